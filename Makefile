@@ -1,0 +1,32 @@
+# `make demo` and `make test` do all set-up on a fresh machine with Python 3.11, a C library and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_DIR ?= runs/demo
+
+.PHONY: setup demo test check bench clean
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/candor testbed --agents 8 --topology ring --task digits --rounds 60 --strategy a3=scale:3 --run-dir $(DEMO_DIR) --overwrite
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/candor bench round --agents 8 --topology ring --parameters 1000000 --rounds 30
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,52 @@
+"""Decentralized stochastic gradient descent: adapt with the local gradient, then combine."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+
+from torch import Tensor
+
+from agent.effects import Algorithm, LocalSteps, Mix, Report
+
+
+@dataclass(frozen=True, slots=True)
+class Hyper:
+    """What every agent agrees on: `step_size(t)` is lambda_t of round t (from 1), above 0."""
+
+    step_size: Callable[[int], float]
+
+
+def step_schedule(step_size: float, decay: float) -> Callable[[int], float]:
+    """lambda_t = step_size * t**-decay; above 1/2 the decay bounds the gain of any deviation."""
+
+    def step(t: int) -> float:
+        return step_size * math.pow(t, -decay)
+
+    return step
+
+
+def decentralized_sgd(x: Tensor, hyper: Hyper, start: int = 1) -> Algorithm:
+    """Yield the effects of adapt-then-combine SGD from round `start` on, without end.
+
+        y_t     = x_t - lambda_t m_t
+        x_{t+1} = W y_t
+
+    The setting is D-PSGD (Lian et al., NeurIPS 2017); the order of its two steps is that of
+    adapt-then-combine diffusion (Chen & Sayed, IEEE Trans. Signal Processing 2012). Deliberate
+    differences from D-PSGD's Algorithm 1: the local step comes before the averaging, so that one
+    vector a neighbour and round crosses the wire and every injected update can be measured from
+    it; m_t may be the pseudo-gradient of several local steps; and it is a *report*, which an
+    agent's strategy may have altered.
+
+    Args:
+        x: the model of round `start`, (agents, dim): one row in the daemon, all in a simulation.
+        hyper: the step sizes.
+        start: the first round; above 1 when a checkpoint is continued.
+    """
+    for t in count(start):
+        gradient = yield LocalSteps(x, t)  # (agents, dim)
+        report = yield Report(gradient, t)
+        # A fresh tensor: y may be on its way to neighbours while x is already overwritten.
+        y = x - hyper.step_size(t) * report
+        x = yield Mix(y, t)

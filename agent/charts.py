@@ -1,0 +1,324 @@
+"""The drawings of a run's report: lines by round and the graph of payments, as SVG.
+
+Arrays and names in, SVG bytes out; what the numbers mean is the report's business. The colours come
+from Paul Tol's muted scheme, which colour-blind readers can tell apart, and every line carries its
+name at its end, so that no chart depends on colour alone. The first chart loads matplotlib.
+"""
+
+import io
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import cycle, repeat
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    import networkx as nx
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.typing import DrawStyleType
+
+Point: TypeAlias = tuple[float, float]
+
+INK, FAINT, GRID = "#1f2933", "#8a94a0", "#e4e8ec"
+PAID, RECEIVED, EVEN = "#c8553d", "#33629c", "#eef0f2"
+_PALETTE = (
+    "#332288", "#44aa99", "#3a9bc1", "#117733", "#999933", "#6699cc", "#777777", "#ddaa33",
+    "#661100", "#aa4499", "#225555", "#aa9977",
+)  # fmt: skip
+_MARKED_PALETTE = ("#cc3311", "#ee7733", "#882255", "#cc6677")
+
+# More lines than this cannot each have a colour and a name: the unmarked ones turn grey.
+NAMED_LINES_MAX = len(_PALETTE)
+# Above this many points vector lines make a page of megabytes: they are drawn as pixels.
+_VECTOR_POINTS_MAX = 20_000
+_LABELLED_NODES_MAX = 40
+_LABELLED_EDGES_MAX = 24
+_ARROWS_MAX = 300
+
+# Typed as the library edge it is: the keys are known to some versions of its annotations only.
+_STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "lines.linewidth": 1.5,
+    "svg.fonttype": "path",  # the same letters on every machine, and no font to load
+    "svg.hashsalt": "candor",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A named line: `rounds` and `values` have one length; a marked line stands out."""
+
+    name: str
+    rounds: Sequence[int]
+    values: Sequence[float]
+    marked: bool = False
+
+
+def lines_by_round(
+    lines: Sequence[Line],
+    quantity: str,
+    *,
+    references: Mapping[str, float] | None = None,
+    logarithmic: bool = False,
+    stepped: bool = False,
+) -> bytes:
+    """Lines over rounds, each named at its end; references are dashed horizontal lines; stepped
+    ones hold their value until the next round."""
+    with _canvas(7.4, 3.5) as (figure, axes):
+        drawn = [_finite(line) for line in lines]
+        points = sum(len(line.values) for line in drawn)
+        ends: list[tuple[float, str, str]] = []
+        for line, colour in zip(drawn, _colours(drawn), strict=True):
+            if line.values:
+                style: DrawStyleType = "steps-post" if stepped else "default"
+                _draw_line(axes, line, colour, style, rasterized=points > _VECTOR_POINTS_MAX)
+                if line.marked or colour != FAINT:
+                    ends.append((line.values[-1], line.name, colour))
+        for name, value in (references or {}).items():
+            axes.axhline(value, color=INK, linestyle=(0, (4, 3)), linewidth=1.1)
+            ends.append((value, name, INK))
+        if logarithmic:
+            axes.set_yscale("log")
+        axes.margins(x=0.01)
+        _label_axes(axes, quantity)
+        _name_ends(figure, axes, ends)
+        return _svg(figure)
+
+
+def payment_graph(
+    graph: "nx.Graph[str]",
+    balances: Mapping[str, int],
+    payments: Sequence[tuple[str, str, int]],
+    marks: Mapping[str, str],
+) -> bytes:
+    """The graph with arrows from payer to receiver; `balances` and `payments` in micro-credits,
+    `marks` name the nodes that stand out."""
+    with _canvas(7.4, 5.0) as (figure, axes):
+        positions = _positions(graph)
+        axes.axis("off")
+        axes.set_aspect("equal")
+        _draw_edges(axes, positions, graph.edges, payments)
+        scale = max((abs(balance) for balance in balances.values()), default=0) or 1
+        for node, position in positions.items():
+            balance = balances.get(node, 0)
+            share = math.copysign(math.sqrt(abs(balance) / scale), balance)  # small ones show too
+            _draw_node(axes, position, share, marked=node in marks)
+            if len(positions) <= _LABELLED_NODES_MAX or node in marks:
+                _label_node(axes, position, node, balance, marks.get(node))
+        axes.margins(0.16)
+        return _svg(figure)
+
+
+@contextmanager
+def _canvas(width_in: float, height_in: float) -> "Iterator[tuple[Figure, Axes]]":
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    # A figure of its own, outside pyplot: no window, no backend, no global state.
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width_in, height_in), layout="constrained")
+        yield figure, figure.add_subplot()
+
+
+def _svg(figure: "Figure") -> bytes:
+    out = io.BytesIO()
+    # No date: the same run gives the same bytes.
+    figure.savefig(out, format="svg", dpi=150, transparent=True, metadata={"Date": None})
+    return out.getvalue()
+
+
+def _finite(line: Line) -> Line:
+    kept = [(t, v) for t, v in zip(line.rounds, line.values, strict=True) if math.isfinite(v)]
+    return replace(line, rounds=[t for t, _ in kept], values=[v for _, v in kept])
+
+
+def _colours(lines: Sequence[Line]) -> list[str]:
+    """Warm colours for the marked lines, cool ones for the others while they can be told apart."""
+    marked = cycle(_MARKED_PALETTE)
+    plain = iter(_PALETTE) if len(lines) <= NAMED_LINES_MAX else repeat(FAINT)
+    return [next(marked) if line.marked else next(plain) for line in lines]
+
+
+def _draw_line(
+    axes: "Axes", line: Line, colour: str, style: "DrawStyleType", *, rasterized: bool
+) -> None:
+    axes.plot(
+        line.rounds,
+        line.values,
+        color=colour,
+        drawstyle=style,
+        linewidth=2.4 if line.marked else 0.8 if colour == FAINT else 1.5,
+        alpha=0.6 if colour == FAINT else 1.0,
+        marker="o" if len(line.values) == 1 else None,
+        zorder=3 if line.marked else 2,
+        rasterized=rasterized,
+    )
+
+
+def _label_axes(axes: "Axes", quantity: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_title(quantity, loc="left", fontsize=9.5, pad=8)
+    axes.set_xlabel("round")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.tick_params(length=0)
+
+
+def _name_ends(figure: "Figure", axes: "Axes", ends: Sequence[tuple[float, str, str]]) -> None:
+    """Names right of the lines' ends, moved apart so that none covers another."""
+    figure.draw_without_rendering()  # fixes the limits that the heights below refer to
+    to_axes = axes.transData + axes.transAxes.inverted()
+    x = axes.get_xlim()[1]
+    heights = [float(to_axes.transform((x, value))[1]) for value, _, _ in ends]
+    for (_, name, colour), height, at in zip(ends, heights, _spread(heights, 0.052), strict=True):
+        axes.annotate(
+            name,
+            xy=(1.0, height),
+            xytext=(1.04, at),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            color=colour,
+            fontsize=8.5,
+            fontweight="bold",
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "lw": 0.6,
+                "shrinkA": 1,
+                "shrinkB": 0,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
+def _spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Heights at least `gap` apart, in the same order: names that would overlap are spread around
+    their common centre, the others stay where they are."""
+    order = sorted(range(len(heights)), key=heights.__getitem__)
+    groups: list[tuple[list[int], float]] = []  # members from below, and the centre they share
+    for index in order:
+        members, centre = [index], heights[index]
+        while groups and centre - groups[-1][1] < gap * (len(members) + len(groups[-1][0])) / 2:
+            members = groups.pop()[0] + members
+            centre = sum(heights[member] for member in members) / len(members)
+        groups.append((members, centre))
+    moved = list(heights)
+    for members, centre in groups:
+        for place, member in enumerate(members):
+            moved[member] = centre + gap * (place - (len(members) - 1) / 2)
+    return moved
+
+
+def _positions(graph: "nx.Graph[str]") -> dict[str, Point]:
+    """Node positions about the origin; the same graph is always drawn the same way."""
+    import networkx as nx
+    import numpy as np
+
+    circle = nx.circular_layout(graph)
+    ring_like = all(degree <= 2 for _, degree in graph.degree)
+    complete = nx.density(graph) == 1.0
+    if ring_like or complete or len(graph) <= 3:
+        # From the top, clockwise.
+        turned = {node: (at[1], at[0]) for node, at in circle.items()}
+        return {node: (float(x), float(y)) for node, (x, y) in turned.items()}
+    if len(graph) <= 60 and nx.is_connected(graph):
+        found = nx.kamada_kawai_layout(graph, pos=circle)
+    else:
+        found = nx.spring_layout(graph, pos=circle, seed=0, iterations=60)
+    centre = np.mean(list(found.values()), axis=0)
+    return {
+        node: (float(x), float(y)) for node, (x, y) in ((n, p - centre) for n, p in found.items())
+    }
+
+
+def _draw_edges(
+    axes: "Axes",
+    positions: Mapping[str, Point],
+    edges: Iterable[tuple[str, str]],
+    payments: Sequence[tuple[str, str, int]],
+) -> None:
+    for u, v in edges:
+        axes.plot(*zip(positions[u], positions[v], strict=True), color="#c9d0d6", lw=1.0, zorder=1)
+    largest = max((amount for _, _, amount in payments), default=1)
+    for payer, receiver, amount in payments[:_ARROWS_MAX]:
+        start, end = positions[payer], positions[receiver]
+        width = 0.8 + 2.6 * math.sqrt(amount / largest)
+        axes.annotate(
+            "",
+            xy=end,
+            xytext=start,
+            arrowprops={
+                "arrowstyle": "-|>,head_width=0.28,head_length=0.5",
+                "color": "#6b7680",
+                "lw": width,
+                "shrinkA": 10,
+                "shrinkB": 11,
+                "mutation_scale": 12,
+            },
+            zorder=1.5,
+        )
+        if len(payments) <= _LABELLED_EDGES_MAX:
+            middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
+            _text(axes, middle, _short(amount), size=7.5, colour="#4a5560")
+
+
+def _draw_node(axes: "Axes", position: Point, share: float, *, marked: bool) -> None:
+    """`share` sets the colour, from -1 for the most paid to 1 for the most received."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colours = LinearSegmentedColormap.from_list("balance", [PAID, EVEN, RECEIVED])
+    axes.scatter(
+        *position,
+        s=260,
+        color=[colours(0.5 + share / 2)],
+        edgecolors=INK,
+        linewidths=2.6 if marked else 0.9,
+        marker="D" if marked else "o",
+        zorder=2,
+    )
+
+
+def _label_node(axes: "Axes", position: Point, node: str, balance: int, mark: str | None) -> None:
+    """The name and balance beside the node, on the side away from the centre."""
+    x, y = position
+    away = math.hypot(x, y) or 1.0
+    lines = [node, _short(balance, signed=True), *([mark] if mark else [])]
+    axes.annotate(
+        "\n".join(lines),
+        xy=position,
+        xytext=(24 * x / away, 22 * y / away),
+        textcoords="offset points",
+        ha="left" if x / away > 0.35 else "right" if x / away < -0.35 else "center",
+        va="bottom" if y / away > 0.5 else "top" if y / away < -0.5 else "center",
+        fontsize=8.5,
+        linespacing=1.25,
+        fontweight="bold" if mark else "normal",
+        zorder=4,
+        bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.8},
+    )
+
+
+def _text(axes: "Axes", at: Point, text: str, *, size: float, colour: str) -> None:
+    box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.9}
+    axes.text(*at, text, fontsize=size, color=colour, ha="center", va="center", bbox=box, zorder=3)
+
+
+def _short(micro_credits: int, *, signed: bool = False) -> str:
+    """Credits to three significant digits, for a drawing; the tables have them all."""
+    return f"{micro_credits / 1e6:{'+' if signed else ''}.3g}"

@@ -1,0 +1,110 @@
+"""`candor agent`: the daemon of one agent, from its start to the end of the run."""
+
+import logging
+from pathlib import Path
+
+import click
+
+from agent.options import data_root_option
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+@click.command("agent")
+@click.option(
+    "--cluster",
+    "cluster_path",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The cluster file that all agents share.",
+)
+@click.option("--id", "agent", required=True, help="Which agent of the cluster file this is.")
+@click.option(
+    "--keys",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The directory that `candor keygen` made.",
+)
+@click.option(
+    "--data-dir",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where this agent keeps its ledger, metrics, status and model.",
+)
+@click.option(
+    "--listen",
+    metavar="ENDPOINT",
+    help="Bind here instead of the endpoint in the cluster file, such as tcp://0.0.0.0:7000.",
+)
+@click.option(
+    "--strategy",
+    default="honest",
+    show_default=True,
+    help="How the gradient becomes a report: honest, scale:A, noise:B or module:Class.",
+)
+@data_root_option
+@click.option(
+    "--evaluate-every",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="Measure the test metric every this many rounds; 0 never.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of torch.  [default: its own]")
+@click.option(
+    "--log-level",
+    type=click.Choice(LEVELS),
+    default="info",
+    show_default=True,
+    help="What goes to standard error; log.jsonl always has info and above.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the last status as JSON at the end.")
+@click.option("--record-sketches", is_flag=True, hidden=True)
+@click.option("--exit-with-parent", is_flag=True, hidden=True)
+@click.pass_context
+def command(
+    context: click.Context,
+    cluster_path: Path,
+    agent: str,
+    keys: Path,
+    data_dir: Path,
+    listen: str | None,
+    strategy: str,
+    data_root: Path | None,
+    evaluate_every: int,
+    threads: int | None,
+    log_level: str,
+    as_json: bool,
+    record_sketches: bool,
+    exit_with_parent: bool,
+) -> None:
+    """Run one agent: train on this host's data, gossip, witness and settle until the run is over.
+
+    Stop it with Ctrl-C or SIGTERM; started again on the same data directory it keeps its ledger and
+    enters the run again from a neighbour's model.
+
+    \b
+    Example:
+      candor agent --cluster cluster.toml --id a3 --keys keys/a3 --data-dir data/a3
+    """
+    from agent.runtimes.host import HostSettings, run_agent  # imports torch
+
+    settings = HostSettings(
+        agent=agent,
+        keys=keys,
+        data_dir=data_dir,
+        listen=listen,
+        strategy=strategy,
+        data_root=data_root,
+        evaluate_every=evaluate_every,
+        threads=threads,
+        log_level=getattr(logging, log_level.upper()),
+        record_sketches=record_sketches,
+        exit_with_parent=exit_with_parent,
+    )
+    failure, code = run_agent(cluster_path, settings)
+    if as_json:
+        click.echo((data_dir / "status.json").read_text(encoding="utf-8"), nl=False)
+    if failure is not None:
+        click.echo(f"candor: error: {agent}: {failure}", err=True)
+    context.exit(code)

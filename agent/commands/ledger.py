@@ -1,0 +1,282 @@
+"""`candor ledger`: show, verify, audit and export the signed ledgers of a run."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from agent.ledger_files import (
+    AGENTS_NAME,
+    audit_facts,
+    audit_run_directory,
+    read_export,
+    write_exports,
+)
+from agent.options import json_option
+from mechanisms.audit import Finding, RunAudit, audit_export
+from mechanisms.credits import format_credits
+from topologies.cluster import load_cluster
+from topologies.specs import ConfigurationError
+
+if TYPE_CHECKING:
+    from agent.store import Store  # with torch behind it: imported where a database is opened
+
+VERIFICATION_FAILED: Final = 3
+STORE_NAME: Final = "ledger.sqlite"
+
+_directory = click.Path(path_type=Path, file_okay=False)
+
+
+@click.group("ledger")
+def command() -> None:
+    """Show, verify, audit and export signed ledgers.
+
+    Each edge of a run has one: a chain of settlements that both ends have signed. Audits need the
+    exports and the cluster file only, no daemon and no database.
+
+    \b
+    Examples:
+      candor ledger show runs/demo
+      candor ledger audit runs/demo
+      candor ledger verify a0-a1.jsonl --cluster c.toml
+    """
+
+
+@command.command()
+@click.argument("directory", type=_directory)
+@json_option
+def show(directory: Path, as_json: bool) -> None:
+    """Show the channels of a data directory, or of every agent of a run directory.
+
+    Balances are what the agent has received net from the neighbour, in credits. A pending proposal
+    waits for the neighbour's signature; a disputed or frozen channel no longer settles.
+
+    \b
+    Examples:
+      candor ledger show /var/lib/candor/a3
+      candor ledger show runs/demo --json
+    """
+    data_dirs = _data_dirs(directory)
+    shown = {path.resolve().name: _channels(path) for path in data_dirs}
+    if as_json:
+        click.echo(json.dumps({"agents": shown}, indent=2))
+        return
+    for name, channels in shown.items():
+        click.echo(f"{name}")
+        for row in channels:
+            click.echo(_channel_line(row))
+
+
+def _data_dirs(directory: Path) -> list[Path]:
+    if (directory / STORE_NAME).exists():
+        return [directory]
+    found = sorted(path.parent for path in (directory / AGENTS_NAME).glob(f"*/{STORE_NAME}"))
+    if not found:
+        raise ConfigurationError(
+            f"{directory}: no {STORE_NAME} here and none in {AGENTS_NAME}/*; "
+            "name the data directory of an agent or the directory of a run"
+        )
+    return found
+
+
+def _channels(data_dir: Path) -> list[dict[str, Any]]:
+    from agent.store import Store, StoreError
+
+    with Store.open(data_dir / STORE_NAME) as store:
+        try:
+            return _channel_rows(store)
+        except StoreError as exc:
+            raise ConfigurationError(str(exc)) from exc
+
+
+def _channel_rows(store: "Store") -> list[dict[str, Any]]:
+    from mechanisms.ledger_bodies import Position
+
+    rows = []
+    for terms in store.channels():
+        state = store.channel_state(terms.channel_id)
+        position = Position.of(state.last.body) if state.last else Position()
+        rows.append(
+            {
+                "lo": terms.lo,
+                "hi": terms.hi,
+                "seq": position.seq,
+                "window": position.window,
+                "balance_lo": -position.balance,
+                "balance_hi": position.balance,
+                "pending": state.pending is not None,
+                "status": str(state.status),
+                "reason": state.reason,
+                "credit_limit": terms.credit_limit,
+            }
+        )
+    return rows
+
+
+def _channel_line(row: dict[str, Any]) -> str:
+    notes = [row["status"]] if row["status"] != "open" else []
+    notes += [row["reason"]] if row["reason"] else []
+    notes += ["one proposal pending"] if row["pending"] else []
+    settled = "no window yet" if row["window"] < 0 else f"up to window {row['window']}"
+    paid = _paid(row["lo"], row["hi"], row["balance_lo"])
+    tail = f"  ({', '.join(notes)})" if notes else ""
+    return f"  {row['lo']}-{row['hi']}  record {row['seq']}, {settled}: {paid}{tail}"
+
+
+def _paid(lo: str, hi: str, balance_lo: int) -> str:
+    """Who paid whom, from what lo received net."""
+    if balance_lo == 0:
+        return f"{lo} and {hi} are even"
+    payer, payee = (hi, lo) if balance_lo > 0 else (lo, hi)
+    return f"{payer} paid {payee} {format_credits(abs(balance_lo))[1:]}"
+
+
+@command.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--cluster",
+    "cluster_path",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The cluster file of the run: public keys, edges and payment rule.",
+)
+@json_option
+@click.pass_context
+def verify(
+    context: click.Context, files: tuple[Path, ...], cluster_path: Path, as_json: bool
+) -> None:
+    """Verify ledger exports one by one; exit 3 when one does not hold.
+
+    Keep the file's name, <lo>-<hi>.jsonl: it says which edge it must be of.
+
+    \b
+    Example:
+      candor ledger verify runs/demo/agents/a0/ledger/*.jsonl --cluster runs/demo/cluster.toml
+    """
+    facts = audit_facts(load_cluster(cluster_path))
+    audits = [audit_export(str(path), read_export(path), facts) for path in files]
+    findings = [finding for audit in audits for finding in audit.findings]
+    if as_json:
+        rows = [
+            {
+                "file": audit.name,
+                "edge": audit.edge,
+                "exporter": audit.exporter,
+                "seq": audit.position.seq,
+                "balance_lo": -audit.position.balance,
+                "findings": [asdict(finding) for finding in audit.findings],
+            }
+            for audit in audits
+        ]
+        click.echo(json.dumps({"ok": not findings, "files": rows}, indent=2))
+    else:
+        for audit in audits:
+            if not audit.findings:
+                paid = _paid(audit.lo, audit.hi, -audit.position.balance)
+                click.echo(f"{audit.name}: ok, {len(audit.windows)} windows, {paid}")
+        _print_findings(findings)
+    context.exit(VERIFICATION_FAILED if findings else 0)
+
+
+@command.command()
+@click.argument("run_dir", type=_directory)
+@json_option
+@click.pass_context
+def audit(context: click.Context, run_dir: Path, as_json: bool) -> None:
+    """Audit all ledgers of a run; exit 3 and name file, edge and record when one does not hold.
+
+    Checks every signature, recomputes every payment from the signed claims through the run's rule,
+    compares both ends of each edge, and adds up what every agent received.
+
+    \b
+    Example:
+      candor ledger audit runs/demo
+    """
+    cluster, result = audit_run_directory(run_dir)
+    if as_json:
+        click.echo(json.dumps(_audit_json(result), indent=2))
+    else:
+        _print_audit(cluster.run_id, result)
+    context.exit(VERIFICATION_FAILED if result.findings else 0)
+
+
+def _audit_json(result: RunAudit) -> dict[str, Any]:
+    return {
+        "audit": "violated" if result.findings else "ok",
+        "findings": [asdict(finding) for finding in result.findings],
+        "notes": [asdict(note) for note in result.notes],
+        "edges": [asdict(edge) for edge in result.edges],
+        "nets": dict(result.nets),
+        "sum": sum(result.nets.values()),
+    }
+
+
+def _print_audit(run_id: str, result: RunAudit) -> None:
+    for edge in result.edges:
+        paid = _paid(edge.lo, edge.hi, edge.balance_lo)
+        late = ", the last one known to one end only" if edge.unacknowledged else ""
+        click.echo(f"{edge.lo}-{edge.hi}  {edge.windows} windows: {paid}{late}")
+    for agent, net in result.nets.items():
+        click.echo(f"{agent} received {format_credits(net)} net")
+    click.echo(f"sum of all nets: {format_credits(sum(result.nets.values()))}")
+    _print_findings(result.findings)
+    verdict = f"violated, {len(result.findings)} findings" if result.findings else "ok"
+    click.echo(f"ledger audit of {run_id}: {verdict}")
+
+
+def _print_findings(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        click.echo(f"VIOLATION {finding}")
+
+
+@command.command()
+@click.argument("data_dir", type=_directory)
+@click.option(
+    "--cluster",
+    "cluster_path",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The cluster file of the run.",
+)
+@click.option(
+    "--keys",
+    "keys_dir",
+    required=True,
+    type=_directory,
+    help="The agent's keys; the export is signed with its identity.",
+)
+@click.option("-o", "--output", type=_directory, help="Where to write; by default DATA_DIR/ledger.")
+@json_option
+def export(
+    data_dir: Path, cluster_path: Path, keys_dir: Path, output: Path | None, as_json: bool
+) -> None:
+    """Export the ledgers of one agent as signed JSON lines, one file an edge.
+
+    \b
+    Example:
+      candor ledger export /var/lib/candor/a3 --cluster c.toml --keys keys/a3 -o exports
+    """
+    from agent import keys
+    from agent.store import Store, StoreError
+
+    cluster = load_cluster(cluster_path)
+    key = keys.load(keys_dir).signing_key
+    agent_id = next((a.id for a in cluster.agents if a.identity == key.public.hex()), None)
+    if agent_id is None:
+        raise ConfigurationError(
+            f"{keys_dir}: no agent of run {cluster.run_id!r} has these keys; "
+            "name the keys of the agent whose data directory it is"
+        )
+    with Store.open(data_dir / STORE_NAME) as store:
+        try:
+            written = write_exports(store, cluster, agent_id, key, data_dir, output)
+        except StoreError as exc:
+            raise ConfigurationError(str(exc)) from exc
+    if as_json:
+        click.echo(json.dumps({"agent": agent_id, "files": [str(path) for path in written]}))
+    else:
+        for path in written:
+            click.echo(f"{path}")

@@ -1,0 +1,546 @@
+"""The agent's core: sessions, rounds, evidence and settlement as one pure state machine.
+
+Phases: starting -> running -> settling -> leaving -> done; rejoining stands for running when this
+agent was there before, or comes late, and waits to take a neighbour's payload.
+Events are the public methods; each returns effects (`agent.effects`) in the order in which they
+must be performed. The core reads no clock, socket, disk or global generator: time is an argument.
+Invariants: nothing unverified is ever in a `Combine`; a round is stated once in the life of the
+data directory (a reserve is persisted before the first statement beyond it is sent); every wait on
+a neighbour ends at a deadline; memory is bounded by the slots of each neighbour.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.book import EvidenceBook
+from agent.effects import (
+    Arrived,
+    Begin,
+    Combine,
+    Effect,
+    Finished,
+    Log,
+    Persist,
+    PutValue,
+    ReadRecords,
+    Send,
+    Verify,
+)
+from agent.neighbour import Neighbour, ahead
+from agent.settlement import Settlement, Step
+from mechanisms.evidence import Examined, Examiner
+from mechanisms.ledger import Record
+from mechanisms.statements import EvidenceError, SignedStatement, Statement
+from network.errors import RemoteProtocolError
+from network.messages import (
+    WITNESSES_MAX,
+    Ack,
+    Bye,
+    Chunk,
+    ClaimMessage,
+    Hello,
+    LedgerMessage,
+    Message,
+    Update,
+    Witnesses,
+    from_envelope,
+    to_envelope,
+)
+from network.rounds import BufferPool
+from network.wire import Buffer, decode
+from topologies.canonical import MalformedError
+from topologies.signatures import SigningKey
+
+# A statement beyond the reserve costs one fsync; a restart waits until its neighbours are past it.
+RESERVE_ROUNDS: Final = 8
+RESERVED_KEY: Final = "reserved_round"
+BYE_RETRY_S: Final = 0.5
+
+
+class Phase(StrEnum):
+    """Where the agent is in the run."""
+
+    STARTING = "starting"
+    REJOINING = "rejoining"
+    RUNNING = "running"
+    SETTLING = "settling"
+    LEAVING = "leaving"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class CoreSettings:
+    """What the core needs of the cluster file and the data directory.
+
+    `mixing` holds the weights w_ik of the neighbours; `reserved_round` the last round that an
+    earlier life may have stated (0 for a fresh data directory).
+    """
+
+    agent: str
+    mixing: Mapping[str, float]
+    endpoints: Mapping[str, str]
+    rounds: int
+    deadline_s: float
+    start_deadline_s: float
+    chunk_bytes: int
+    reserved_round: int
+
+
+class AgentCore:
+    """One agent of a run; see the module for its contract."""
+
+    def __init__(
+        self,
+        settings: CoreSettings,
+        *,
+        key: SigningKey,
+        examiner: Examiner,
+        neighbours: Mapping[str, Neighbour],
+        pool: BufferPool,
+        settlement: Settlement,
+        book: EvidenceBook,
+        link_reason: Callable[[str], str | None],
+    ) -> None:
+        self.settings = settings
+        self.phase = Phase.STARTING
+        self.round = 0
+        self.neighbours = neighbours
+        self.settlement = settlement
+        self.book = book
+        self.injected_norm: float | None = None
+        self._key = key
+        self._examiner = examiner
+        self._pool = pool
+        self._link_reason = link_reason
+        self._reserved = settings.reserved_round
+        self._own: NDArray[np.float32] | None = None  # this round's payload once published
+        self._lent: list[NDArray[np.float32]] = []  # buffers inside a Combine under way
+        self._combining = False
+        self._deadline_s = 0.0
+        self._bye_s = 0.0
+        self.missing: tuple[str, ...] = ()
+
+    # --- events -----------------------------------------------------------------------------
+
+    def start(self, now_s: float) -> list[Effect]:
+        """Greet the neighbours; an agent without any begins at once."""
+        self._deadline_s = now_s + self.settings.start_deadline_s
+        return [*self.tick(now_s)]
+
+    def tick(self, now_s: float) -> list[Effect]:
+        """Time has passed: retries and deadlines."""
+        effects: list[Effect] = []
+        for neighbour in self.neighbours.values():
+            effects += [
+                Send(neighbour.agent, to_envelope(hello, b""))
+                for hello in neighbour.session.tick(now_s, self.round)
+            ]
+            if neighbour.served:
+                effects += self._addressed(neighbour, self.settlement.tick(neighbour.agent, now_s))
+        return effects + self._advance(now_s)
+
+    def received(
+        self, sender: str, frames: Sequence[Buffer], now_s: float, wall_s: float
+    ) -> list[Effect]:
+        """A message from an authenticated sender; whatever it holds, the core stays sound."""
+        neighbour = self.neighbours.get(sender)
+        if neighbour is None:
+            return [_log(logging.WARNING, "message_refused", peer=sender, code="not-a-neighbour")]
+        try:
+            envelope = decode(frames)
+            message = from_envelope(envelope)
+            if isinstance(message, Hello):
+                effects = self._hello(neighbour, message, now_s, wall_s)
+            elif envelope.nonce != neighbour.session.nonce or not neighbour.session.established:
+                return []  # said to an earlier life, or before the greeting: expected, not served
+            else:
+                effects = self._dispatch(neighbour, message, now_s)
+        except (RemoteProtocolError, EvidenceError) as exc:
+            effects = [
+                _log(
+                    logging.WARNING, "message_refused", peer=sender, code=exc.code, detail=str(exc)
+                )
+            ]
+        except MalformedError as exc:
+            effects = [
+                _log(
+                    logging.WARNING,
+                    "message_refused",
+                    peer=sender,
+                    code="malformed",
+                    detail=str(exc),
+                )
+            ]
+        return effects + self._advance(now_s)
+
+    def published(
+        self, payload: NDArray[np.float32], statement: Statement, now_s: float
+    ) -> list[Effect]:
+        """This agent's y of the current round is ready: state it and send it to every neighbour.
+
+        `payload` (dim,) must not change any more; `statement` comes from `Examiner.state`.
+        """
+        assert self.phase is Phase.RUNNING
+        assert statement.round == self.round
+        signed = SignedStatement.sign(statement, self._key)
+        witnesses = self.book.witnesses(self.round)
+        self.injected_norm = float(np.sqrt(self.book.add_own(signed).energy))
+        effects: list[Effect] = []
+        if self.round > self._reserved:
+            self._reserved = self.round + RESERVE_ROUNDS
+            effects.append(Persist((PutValue(RESERVED_KEY, str(self._reserved).encode()),)))
+        self._own = payload
+        self._deadline_s = now_s + self.settings.deadline_s
+        messages = list(self._bulk(signed, witnesses, payload))
+        for neighbour in self.neighbours.values():
+            nonce = neighbour.session.peer_nonce
+            if neighbour.served and not neighbour.left and nonce is not None:
+                effects += [
+                    Send(neighbour.agent, to_envelope(message, nonce), bulk_round=self.round)
+                    for message in messages
+                ]
+        return effects + self._advance(now_s)
+
+    def verified(
+        self, peer: str, update: Arrived, outcome: Examined | EvidenceError, now_s: float
+    ) -> list[Effect]:
+        """The verdict on an update that was handed out by `Verify`."""
+        neighbour, slot = self.neighbours[peer], update.slot
+        neighbour.verifying.discard(slot.round)
+        if isinstance(outcome, EvidenceError):
+            self._pool.give(slot.buffer)
+            return self._refuse(neighbour, slot.round, outcome) + self._advance(now_s)
+        self.book.add(slot.statement, outcome)
+        neighbour.given_up = False
+        neighbour.keep(slot.round, slot.buffer, self.round, self._pool)
+        return [*self._send(neighbour, Ack(slot.round, "")), *self._advance(now_s)]
+
+    def combined(self, round_number: int, now_s: float) -> list[Effect]:
+        """The driver has formed x of the next round; its source buffers are free again."""
+        for buffer in self._lent:
+            self._pool.give(buffer)
+        self._lent, self._combining, self._own = [], False, None
+        self.round = round_number + 1
+        for neighbour in self.neighbours.values():
+            neighbour.forget_before(self.round, self._pool)
+        effects = self._settle(now_s)
+        if self.round > self.settings.rounds:
+            self.phase = Phase.SETTLING
+            self._deadline_s = now_s + self.settings.deadline_s
+        return effects + self._advance(now_s)
+
+    def records_read(self, peer: str, records: list[Record], now_s: float) -> list[Effect]:
+        """The answer to `ReadRecords`."""
+        neighbour = self.neighbours[peer]
+        steps = self.settlement.records_read(peer, records)
+        return self._addressed(neighbour, steps) + self._advance(now_s)
+
+    def stop(self) -> list[Effect]:
+        """The operator asks to leave now: tell the neighbours, so that none waits for us."""
+        self.phase = Phase.DONE
+        effects: list[Effect] = []
+        for neighbour in self.neighbours.values():
+            effects += self._send(neighbour, Bye(neighbour.left))
+        return [*effects, Finished("stopped before the last round", 1)]
+
+    # --- messages ---------------------------------------------------------------------------
+
+    def _dispatch(self, neighbour: Neighbour, message: Message, now_s: float) -> list[Effect]:
+        match message:
+            case Update():
+                return self._update(neighbour, message)
+            case Witnesses(number, statements):
+                slot = neighbour.inbox.slot(number)
+                if slot is not None:
+                    for body, signature in statements:
+                        witness = self._decode(body, signature)
+                        slot.witnesses[witness.statement.agent] = witness
+                return []
+            case Chunk(number, offset, data):
+                return self._chunk(neighbour, number, offset, data)
+            case Ack(number, code):
+                if not code:
+                    return []
+                return [
+                    _log(
+                        logging.WARNING,
+                        "own_update_refused",
+                        peer=neighbour.agent,
+                        round=number,
+                        code=code,
+                    )
+                ]
+            case ClaimMessage(claim):
+                effects = self.settlement.claimed(neighbour.agent, claim, now_s)
+                return self._addressed(neighbour, effects)
+            case LedgerMessage(kind, fields):
+                effects = self.settlement.received(neighbour.agent, kind, fields, now_s)
+                return self._addressed(neighbour, effects)
+            case Bye(heard):
+                return self._bye(neighbour, heard)
+        raise RemoteProtocolError("kind", type(message).__name__)
+
+    def _hello(
+        self, neighbour: Neighbour, hello: Hello, now_s: float, wall_s: float
+    ) -> list[Effect]:
+        greeted = neighbour.session.received(hello, wall_s, self.round)
+        effects: list[Effect] = [
+            Send(neighbour.agent, to_envelope(reply, b"")) for reply in greeted.replies
+        ]
+        if greeted.refused is not None:
+            effects.append(
+                _log(logging.ERROR, "peer_refused", peer=neighbour.agent, detail=greeted.refused)
+            )
+        if greeted.established:
+            neighbour.restarted()
+            effects.append(_log(logging.INFO, "session_established", peer=neighbour.agent))
+            nonce = neighbour.session.peer_nonce
+            assert nonce is not None
+            connected = self.settlement.connected(
+                neighbour.agent, neighbour.session.nonce, nonce, now_s
+            )
+            effects += self._addressed(neighbour, connected)
+        return effects
+
+    def _update(self, neighbour: Neighbour, message: Update) -> list[Effect]:
+        if not neighbour.served:
+            return []
+        signed = self._decode(message.body, message.signature)
+        number = signed.statement.round
+        try:
+            self._examiner.examine_header(signed, neighbour.agent)
+        except EvidenceError as exc:
+            return self._refuse(neighbour, number, exc)
+        neighbour.inbox.announce(number, signed, message.payload_bytes)
+        return []
+
+    def _decode(self, body: bytes, signature: bytes) -> SignedStatement:
+        limit = self._examiner.terms.sketch_bytes
+        return SignedStatement.decode(body, signature, sketch_bytes_max=limit)
+
+    def _chunk(self, neighbour: Neighbour, number: int, offset: int, data: Buffer) -> list[Effect]:
+        slot = neighbour.inbox.slot(number)
+        if slot is None:
+            return []  # displaced by a later round, or refused at its header
+        try:
+            slot.write(offset, data)
+        except RemoteProtocolError as exc:
+            neighbour.inbox.drop(number)
+            return self._refuse(neighbour, number, EvidenceError(exc.code, exc.detail))
+        if not slot.complete:
+            return []
+        neighbour.inbox.take(number)
+        neighbour.verifying.add(number)
+        trusted = dict(self.book.statements(number - 1))
+        return [Verify(neighbour.agent, Arrived(slot, trusted))]
+
+    def _refuse(self, neighbour: Neighbour, number: int, error: EvidenceError) -> list[Effect]:
+        neighbour.refuse(number, error.code)
+        return [
+            _log(
+                logging.WARNING,
+                "update_refused",
+                peer=neighbour.agent,
+                round=number,
+                code=error.code,
+                detail=str(error),
+            ),
+            *self._send(neighbour, Ack(number, error.code)),
+        ]
+
+    def _bye(self, neighbour: Neighbour, heard: bool) -> list[Effect]:
+        answer = not neighbour.left and self.phase in (Phase.LEAVING, Phase.DONE)
+        neighbour.left = True
+        neighbour.heard_our_bye = neighbour.heard_our_bye or heard
+        return self._send(neighbour, Bye(True)) if answer else []
+
+    # --- progress ---------------------------------------------------------------------------
+
+    def _advance(self, now_s: float) -> list[Effect]:
+        match self.phase:
+            case Phase.STARTING:
+                return self._try_begin(now_s)
+            case Phase.REJOINING:
+                return self._try_rejoin(now_s)
+            case Phase.RUNNING:
+                return self._try_combine(now_s)
+            case Phase.SETTLING:
+                return self._try_leave(now_s)
+            case Phase.LEAVING:
+                return self._try_finish(now_s)
+            case Phase.DONE:
+                return []
+
+    def _try_begin(self, now_s: float) -> list[Effect]:
+        sessions = {agent: n.session for agent, n in self.neighbours.items()}
+        there = [agent for agent, session in sessions.items() if session.established]
+        refused = [session.reason for session in sessions.values() if session.state == "refused"]
+        if sessions and len(refused) == len(sessions):
+            return self._finish(str(refused[0]), exit_code=2)
+        if len(there) + len(refused) < len(sessions) and now_s < self._deadline_s:
+            return []
+        absent = [agent for agent in sessions if agent not in there]
+        if sessions and not there:
+            named = "; ".join(map(self._unreachable, absent))
+            waited = f"{self.settings.start_deadline_s:g} s"
+            return self._finish(f"no neighbour could be reached in {waited}: {named}")
+        effects: list[Effect] = [
+            _log(logging.WARNING, "starts_without", peer=agent, detail=self._unreachable(agent))
+            for agent in absent
+        ]
+        if self._reserved > 0 or any(sessions[agent].peer_round >= 2 for agent in there):
+            self.phase = Phase.REJOINING
+            self._deadline_s = now_s + self.settings.start_deadline_s
+            return [*effects, _log(logging.INFO, "rejoining"), *self._try_rejoin(now_s)]
+        self.phase, self.round = Phase.RUNNING, 1
+        return [*effects, Begin()]
+
+    def _unreachable(self, agent: str) -> str:
+        reason = self.neighbours[agent].reason or self._link_reason(agent) or "no answer"
+        return f"{agent} ({self.settings.endpoints[agent]}): {reason}"
+
+    def _try_rejoin(self, now_s: float) -> list[Effect]:
+        if self._combining:
+            return []
+        lead = ahead(self.neighbours, -1)
+        if lead is not None and lead[0] >= max(1, self._reserved):
+            return self._reenter(*lead)
+        if all(n.left for n in self.neighbours.values()) or now_s >= self._deadline_s:
+            stated = f"; rounds up to {self._reserved} may be stated already" * (self._reserved > 0)
+            return self._finish(f"no neighbour is in a round to re-enter from{stated}")
+        return []
+
+    def _try_combine(self, now_s: float) -> list[Effect]:
+        if self._own is None or self._combining:
+            return []
+        lead = ahead(self.neighbours, self.round)
+        if lead is not None:
+            return self._reenter(*lead)
+        awaited = [n for n in self.neighbours.values() if n.awaited(self.round)]
+        if awaited and now_s < self._deadline_s:
+            return []
+        effects: list[Effect] = []
+        for neighbour in awaited:
+            neighbour.given_up = True
+            effects.append(
+                _log(logging.WARNING, "neighbour_missed", peer=neighbour.agent, round=self.round)
+            )
+        return [*effects, self._combine()]
+
+    def _combine(self) -> Effect:
+        own, number, agent = self._own, self.round, self.settings.agent
+        assert own is not None
+        weights: dict[str, float] = {}
+        payloads = {agent: own}
+        for peer, weight in sorted(self.settings.mixing.items()):
+            buffer = self.neighbours[peer].ready.pop(number, None)
+            if buffer is not None:
+                weights[peer], payloads[peer] = weight, buffer
+                self._lent.append(buffer)
+        self.missing = tuple(peer for peer in sorted(self.settings.mixing) if peer not in weights)
+        weights[agent] = 1.0 - sum(weights.values())  # the weight of the missing goes to self
+        self.book.mixed(number, weights)
+        self._combining = True
+        parts = tuple((weights[peer], payloads[peer]) for peer in sorted(weights))
+        return Combine(number, parts, reentry=False)
+
+    def _reenter(self, number: int, peer: str) -> list[Effect]:
+        buffer = self.neighbours[peer].ready.pop(number)
+        self._lent.append(buffer)
+        self.book.mixed(number, {peer: 1.0})
+        self._combining = True
+        self.missing = tuple(agent for agent in sorted(self.settings.mixing) if agent != peer)
+        self.phase = Phase.RUNNING
+        return [
+            _log(logging.INFO, "re_entered", peer=peer, round=number + 1),
+            Combine(number, ((1.0, buffer),), reentry=True),
+        ]
+
+    def _settle(self, now_s: float) -> list[Effect]:
+        """Claim the windows that ended with the last round, and settle them edge by edge."""
+        effects: list[Effect] = []
+        for step in self.settlement.round_over(self.round - 1, self.settings.rounds):
+            effects += [Persist(step.persist)] if step.persist else []
+            for neighbour in self.neighbours.values():
+                effects += self._send(neighbour, ClaimMessage(step.claim))
+                settled = self.settlement.settle(neighbour.agent, now_s)
+                effects += self._addressed(neighbour, settled)
+        return effects
+
+    def _try_leave(self, now_s: float) -> list[Effect]:
+        open_edges = [
+            agent
+            for agent, n in self.neighbours.items()
+            if n.served and not n.left and not self.settlement.settled(agent)
+        ]
+        if open_edges and now_s < self._deadline_s:
+            return []
+        effects: list[Effect] = [
+            _log(logging.WARNING, "edge_unsettled", peer=agent) for agent in open_edges
+        ]
+        self.phase = Phase.LEAVING
+        self._deadline_s = now_s + self.settings.deadline_s
+        self._bye_s = 0.0
+        return effects + self._try_finish(now_s)
+
+    def _try_finish(self, now_s: float) -> list[Effect]:
+        waiting = [
+            n
+            for n in self.neighbours.values()
+            if n.session.established and not (n.left and n.heard_our_bye)
+        ]
+        if not waiting or now_s >= self._deadline_s:
+            return self._finish(None)
+        if now_s < self._bye_s:
+            return []
+        self._bye_s = now_s + BYE_RETRY_S
+        return [effect for n in waiting for effect in self._send(n, Bye(n.left))]
+
+    def _finish(self, failure: str | None, exit_code: int = 1) -> list[Effect]:
+        self.phase = Phase.DONE
+        return [Finished(failure, exit_code if failure else 0)]
+
+    # --- sending ----------------------------------------------------------------------------
+
+    def _bulk(
+        self,
+        signed: SignedStatement,
+        witnesses: Sequence[SignedStatement],
+        payload: NDArray[np.float32],
+    ) -> Sequence[Message]:
+        view = payload.data.cast("B").toreadonly()
+        number = signed.statement.round
+        messages: list[Message] = [Update(signed.body, signed.signature, len(view))]
+        for start in range(0, len(witnesses), WITNESSES_MAX):
+            batch = witnesses[start : start + WITNESSES_MAX]
+            messages.append(Witnesses(number, tuple((w.body, w.signature) for w in batch)))
+        step = self.settings.chunk_bytes
+        messages += [Chunk(number, at, view[at : at + step]) for at in range(0, len(view), step)]
+        return messages
+
+    def _send(self, neighbour: Neighbour, message: Message) -> list[Effect]:
+        nonce = neighbour.session.peer_nonce
+        if not neighbour.session.established or nonce is None:
+            return []
+        return [Send(neighbour.agent, to_envelope(message, nonce))]
+
+    def _addressed(self, neighbour: Neighbour, steps: Sequence[Step]) -> list[Effect]:
+        """Settlement's steps as effects, in order; a bar it put on the neighbour takes effect."""
+        effects: list[Effect] = []
+        for step in steps:
+            if isinstance(step, Persist | ReadRecords | Log):
+                effects.append(step)
+            else:
+                effects += self._send(neighbour, step)
+        neighbour.barred = self.settlement.barred(neighbour.agent)
+        return effects
+
+
+def _log(level: int, event: str, **fields: str | int | float) -> Log:
+    return Log(level, event, fields)

@@ -1,0 +1,62 @@
+"""Structured logging: one JSON object a line for machines, one short line for the person watching.
+
+An event has a stable name and flat fields; keys and tensors never go in.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+FILE_NAME: Final = "log.jsonl"
+LOGGER_NAME: Final = "candor"
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {
+            "time_s": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        return json.dumps(fields, ensure_ascii=False)
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fields = getattr(record, "fields", {})
+        told = " ".join(f"{key}={value}" for key, value in fields.items())
+        name = getattr(record, "agent", "")
+        return f"candor {name}: {record.levelname.lower()}: {record.getMessage()} {told}".rstrip()
+
+
+class Journal:
+    """The log of one agent: everything to log.jsonl, `level` and above to standard error."""
+
+    def __init__(self, agent: str, data_dir: Path, level: int) -> None:
+        self._agent = agent
+        self._logger = logging.getLogger(f"{LOGGER_NAME}.{agent}")
+        self._logger.setLevel(logging.DEBUG)
+        self._logger.propagate = False
+        to_file = logging.FileHandler(data_dir / FILE_NAME, encoding="utf-8")
+        to_file.setFormatter(_JsonLines())
+        to_file.setLevel(logging.INFO)
+        to_person = logging.StreamHandler(sys.stderr)
+        to_person.setFormatter(_OneLine())
+        to_person.setLevel(level)
+        self._handlers = (to_file, to_person)
+        for handler in self._handlers:
+            self._logger.addHandler(handler)
+
+    def log(self, level: int, event: str, fields: Mapping[str, str | int | float]) -> None:
+        """Record an event."""
+        self._logger.log(level, event, extra={"fields": dict(fields), "agent": self._agent})
+
+    def close(self) -> None:
+        """Flush and release the file."""
+        for handler in self._handlers:
+            self._logger.removeHandler(handler)
+            handler.close()

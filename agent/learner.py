@@ -1,0 +1,274 @@
+"""Local training with a leading agent axis: flat parameter vectors in, pseudo-gradients out.
+
+The daemon holds a learner of one shard, a simulation one of all shards; both run the same
+arithmetic and draw the same batches. The learner knows nothing of reports, mixing or neighbours.
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from itertools import accumulate, pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from agent.partition import Shard
+from agent.tasks.base import Batch, Task, faults_of
+from topologies.cluster import AlgorithmSettings, TaskSettings, model_digest
+from topologies.specs import ConfigurationError
+
+
+class Learner:
+    """H steps of SGD with momentum for each row, from batches drawn with replacement.
+
+    Momentum is kept from round to round (it is private, and part of what an agent injects); mixing
+    does not touch it. Batches depend only on seed, agent and round, so that a restart needs no
+    generator state and every runtime sees the same ones.
+
+    Args:
+        task: the model, data, loss and metric.
+        shards: whose rows these are; row r trains on the samples of `shards[r]`.
+        algorithm: local steps and momentum; the step size is an argument of each call.
+        batch_size: samples of one step.
+        seed: the run's seed.
+        device: where rows and data live.
+
+    Raises:
+        ConfigurationError: the model has buffers or is not float32, a shard's data are empty or
+            unlike the others', or the loss does not run under `torch.func`.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        shards: Sequence[Shard],
+        algorithm: AlgorithmSettings,
+        batch_size: int,
+        seed: int,
+        device: str = "cpu",
+    ) -> None:
+        self._task = task
+        self._agents = tuple(shard.index for shard in shards)
+        self._steps = algorithm.local_steps
+        self._momentum = algorithm.momentum
+        self._batch_size = batch_size
+        self._seed = seed
+        self._device = torch.device(device)
+        model = _build(task, seed).to(self._device)
+        self._wrapper = _LossModule(task, model)
+        self._evaluated = deepcopy(model).eval()  # its own, for `functional_call` swaps parameters
+        parameters = dict(model.named_parameters())
+        self.names: tuple[str, ...] = tuple(parameters)
+        self.shapes: tuple[torch.Size, ...] = tuple(p.shape for p in parameters.values())
+        self._bounds = (0, *accumulate(shape.numel() for shape in self.shapes))
+        self.dim: int = self._bounds[-1]
+        self._velocity: Tensor | None = None  # (agents, dim) once there is momentum
+        pooled, self._lengths = _pool([_load(task, shard, seed) for shard in shards])
+        self._data = tuple(tensor.to(self._device) for tensor in pooled)
+        self._offsets = np.concatenate(([0], np.cumsum(self._lengths)[:-1]))
+        self._check_loss()
+
+    def local_steps(self, x: Tensor, t: int, step_size: float) -> tuple[Tensor, Tensor]:
+        """Train H steps from x (agents, dim) with the batches of round t.
+
+        Returns:
+            m (agents, dim) = (x - z_H) / step_size, where z_H is what H steps lead to; for H = 1 it
+            is the velocity itself (without momentum: the gradient), not its rounded difference.
+            And the mean loss of the steps (agents,); a diverged row shows as inf or nan, as does m.
+        """
+        batches = self._draw(t)  # (H, agents, batch)
+        z, losses = x, torch.zeros(len(x), device=self._device)
+        for indices in batches:
+            batch = tuple(tensor[indices] for tensor in self._data)  # (agents, batch, ...)
+            gradient, loss = self._gradient(z, batch)
+            update = self._accelerate(gradient)
+            if self._steps == 1:
+                return update, loss
+            z = torch.sub(z, update, alpha=step_size)
+            losses += loss
+        return (x - z).div_(step_size), losses / self._steps
+
+    def reset_momentum(self) -> None:
+        """Forget the velocity: after a restart, or when a neighbour's model was taken over."""
+        self._velocity = None
+
+    def evaluate(self, x: Tensor) -> list[float]:
+        """The task's metric of each row of x (agents, dim); 0 where it is undefined (nan).
+
+        Raises:
+            ConfigurationError: the user's metric is not a number from 0 to 1.
+        """
+        return [self._metric(self._fill(self._evaluated, row)) for row in x]
+
+    def module(self, x: Tensor) -> nn.Module:
+        """A model of its own holding the parameters x (dim,), in evaluation mode."""
+        return self._fill(deepcopy(self._evaluated), x)
+
+    def state_dict(self, x: Tensor) -> Mapping[str, Tensor]:
+        """The parameters x (dim,) by name, in their shapes: contiguous copies, fit to be saved."""
+        rows = self._views(x.unsqueeze(0))
+        return {name: view[0].clone() for name, view in zip(self.names, rows, strict=True)}
+
+    def _views(self, x: Tensor) -> tuple[Tensor, ...]:
+        """x (agents, dim) as one view (agents, *shape) a parameter."""
+        return tuple(
+            x[:, low:high].reshape(len(x), *shape)
+            for (low, high), shape in zip(pairwise(self._bounds), self.shapes, strict=True)
+        )
+
+    @torch.no_grad()
+    def _fill(self, model: nn.Module, x: Tensor) -> nn.Module:
+        """Overwrite the parameters of `model` with x (dim,)."""
+        for parameter, view in zip(model.parameters(), self._views(x.unsqueeze(0)), strict=True):
+            parameter.copy_(view[0])
+        return model
+
+    def _gradient(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Each row's gradient (agents, dim) and loss (agents,) on its batch (agents, batch, ...).
+
+        Rows do not interact, so the gradient of the summed losses holds each row's own: the same
+        as `vmap(grad(loss))`, in less time and without the compiler that `torch.func.grad` imports
+        (1.1 s of a core in every daemon).
+        """
+        parameters = tuple(view.detach().requires_grad_() for view in self._views(x))
+        with torch.enable_grad():  # whoever calls may have switched gradients off
+            losses: Tensor = vmap(self._loss)(parameters, batch)
+            total = losses.sum()
+        gradients = torch.autograd.grad(
+            total, parameters, allow_unused=True, materialize_grads=True
+        )
+        return torch.cat([g.reshape(len(x), -1) for g in gradients], dim=1), losses.detach()
+
+    def _loss(self, parameters: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        """The loss of one agent."""
+        named = {f"model.{name}": value for name, value in zip(self.names, parameters, strict=True)}
+        loss: Tensor = functional_call(self._wrapper, named, (batch,))
+        return loss
+
+    def _accelerate(self, gradient: Tensor) -> Tensor:
+        """Heavy-ball velocity v <- momentum v + g, the form of `torch.optim.SGD`."""
+        if self._momentum == 0:
+            return gradient
+        if self._velocity is None:
+            self._velocity = torch.zeros_like(gradient)
+        # A fresh tensor: the last one may still be held as a report.
+        self._velocity = torch.add(gradient, self._velocity, alpha=self._momentum)
+        return self._velocity
+
+    def _draw(self, t: int) -> Tensor:
+        """Rows of the pooled data for round t: (H, agents, batch)."""
+        size = (self._steps, self._batch_size)
+        draws = [
+            np.random.default_rng([self._seed, agent, t]).integers(length, size=size) + offset
+            for agent, length, offset in zip(
+                self._agents, self._lengths, self._offsets, strict=True
+            )
+        ]
+        return torch.from_numpy(np.stack(draws, axis=1)).to(self._device)
+
+    def _metric(self, model: nn.Module) -> float:
+        with torch.no_grad(), faults_of("evaluate"):
+            value = float(self._task.evaluate(model))
+        if np.isnan(value):
+            return 0.0
+        if not 0.0 <= value <= 1.0:
+            raise ConfigurationError(f"task: evaluate() gave {value}, which is not from 0 to 1")
+        return value
+
+    def _check_loss(self) -> None:
+        """Run the loss once, so that a task that cannot be trained is refused before the run."""
+        x = torch.cat([p.detach().flatten() for p in self._wrapper.model.parameters()])
+        batch = tuple(tensor[:2].unsqueeze(0) for tensor in self._data)
+        with faults_of("loss"):
+            _, losses = self._gradient(x.unsqueeze(0), batch)
+        if losses.ndim != 1:
+            raise ConfigurationError(
+                f"task: loss() gave shape {tuple(losses.shape[1:])}, which is not a scalar"
+            )
+
+
+class _LossModule(nn.Module):
+    """A model and its loss as one module, which is what `functional_call` needs."""
+
+    def __init__(self, task: Task, model: nn.Module) -> None:
+        super().__init__()
+        self._task = task
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self._task.loss(self.model, batch)
+
+
+def initial_parameters(task: Task, seed: int) -> Tensor:
+    """The model every agent starts from (dim,), drawn from the run's seed alone.
+
+    Raises:
+        ConfigurationError: the model has buffers, no parameters, or is not float32.
+    """
+    model = _build(task, seed)
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def verified_initial_parameters(task: Task, settings: TaskSettings, seed: int) -> Tensor:
+    """The initial model (dim,), which must be the one the cluster file states.
+
+    Raises:
+        ConfigurationError: this machine's task builds another model than the file's author had.
+    """
+    x = initial_parameters(task, seed)
+    digest = model_digest(x.numpy())
+    if len(x) != settings.parameters or digest != settings.model_digest:
+        raise ConfigurationError(
+            f"task {settings.name!r} builds another initial model here ({len(x)} parameters, "
+            f"digest {digest[:12]}…) than the cluster file states ({settings.parameters}, "
+            f"{settings.model_digest[:12]}…); use the same task code and torch version everywhere"
+        )
+    return x
+
+
+def _build(task: Task, seed: int) -> nn.Module:
+    """The task's model, drawn from `seed` without touching the generator of the rest."""
+    # Not torch.manual_seed, which would reseed accelerators too.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        with faults_of("build_model"):
+            model = task.build_model()
+    if not isinstance(model, nn.Module):
+        raise ConfigurationError(f"task: build_model() gave a {type(model).__name__}, not a Module")
+    # Buffers that are not saved are constants, such as a mask; saved ones change in training.
+    named = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    for name in model.state_dict():
+        if name not in named:
+            raise ConfigurationError(
+                f"task: its model has a buffer ({name}), which gossip does not carry; use GroupNorm "
+                "or LayerNorm in place of BatchNorm, and persistent=False for a constant"
+            )
+    kinds = {parameter.dtype for parameter in model.parameters()}
+    if kinds != {torch.float32}:
+        raise ConfigurationError("task: its model must have parameters, all of them float32")
+    return model
+
+
+def _load(task: Task, shard: Shard, seed: int) -> Batch:
+    """One agent's samples, checked."""
+    with faults_of("load_data"):
+        data = task.load_data(shard, seed)
+    if not isinstance(data, tuple) or not all(isinstance(tensor, Tensor) for tensor in data):
+        raise ConfigurationError("task: load_data() must give a tuple of tensors")
+    lengths = {len(tensor) if tensor.ndim else 0 for tensor in data}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ConfigurationError(
+            "task: load_data() must give tensors of one and the same length above 0"
+        )
+    return data
+
+
+def _pool(parts: Sequence[Batch]) -> tuple[Batch, NDArray[np.int64]]:
+    """All agents' samples one after the other, and how many each has (agents,)."""
+    try:
+        pooled = tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    except (RuntimeError, ValueError) as exc:
+        raise ConfigurationError(f"task: the agents' data differ in shape ({exc})") from exc
+    return pooled, np.array([len(part[0]) for part in parts], np.int64)

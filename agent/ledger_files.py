@@ -1,0 +1,133 @@
+"""Ledger exports as files: written from a daemon's database, read back for the audit of a run.
+
+DATA_DIR/ledger/<lo>-<hi>.jsonl                  one export an edge of the agent
+RUN_DIR/cluster.toml, RUN_DIR/agents/<id>/       the data directories of a whole run
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mechanisms.audit import AuditFacts, ExportFile, RunAudit, audit_run
+from mechanisms.export import LINE_BYTES_MAX, export_channel, file_name
+from mechanisms.payments import parse_rule
+from topologies.cluster import Cluster, load_cluster
+from topologies.signatures import SigningKey
+from topologies.specs import ConfigurationError
+
+if TYPE_CHECKING:
+    from agent.store import Store  # only to write: the audit needs no database
+
+CLUSTER_NAME: Final = "cluster.toml"
+AGENTS_NAME: Final = "agents"
+LEDGER_NAME: Final = "ledger"
+EXPORT_BYTES_MAX: Final = 64 * LINE_BYTES_MAX
+
+
+def audit_facts(cluster: Cluster) -> AuditFacts:
+    """What exports of this run are judged against.
+
+    Raises:
+        ConfigurationError: the cluster's payment rule is not known here.
+    """
+    return AuditFacts(
+        run_id=cluster.run_id,
+        fingerprint=bytes.fromhex(cluster.fingerprint),
+        credit_limit=cluster.payments.credit_limit,
+        window_rounds=cluster.payments.window,
+        keys={agent.id: bytes.fromhex(agent.identity) for agent in cluster.agents},
+        edges=frozenset((min(edge), max(edge)) for edge in cluster.graph.edges),
+        payments=parse_rule(cluster.payments.rule),
+    )
+
+
+def export_channels(
+    store: "Store", cluster: Cluster, agent_id: str, key: SigningKey
+) -> dict[str, bytes]:
+    """The export of each edge of an agent, by file name; an edge without records is included.
+
+    Raises:
+        ConfigurationError: the key or the database is not the agent's.
+    """
+    if key.public.hex() != cluster.agent(agent_id).identity:
+        raise ConfigurationError(
+            f"the key is not that of agent {agent_id!r} in run {cluster.run_id!r}"
+        )
+    facts = audit_facts(cluster)
+    known = {terms.channel_id for terms in store.channels()}
+    exports: dict[str, bytes] = {}
+    for neighbour in cluster.neighbours(agent_id):
+        lo, hi = sorted((agent_id, neighbour))
+        terms = facts.terms(lo, hi)
+        if terms.channel_id not in known:
+            raise ConfigurationError(
+                f"the database has no channel {lo}-{hi} of run {cluster.run_id!r}: "
+                "it belongs to another run or agent"
+            )
+        records = store.records(terms.channel_id)
+        exports[file_name(lo, hi)] = export_channel(terms, agent_id, key, records)
+    return exports
+
+
+def write_exports(
+    store: "Store",
+    cluster: Cluster,
+    agent_id: str,
+    key: SigningKey,
+    data_dir: Path,
+    output: Path | None = None,
+) -> list[Path]:
+    """Write an agent's exports to `output`, by default DATA_DIR/ledger; each is replaced whole.
+
+    Raises:
+        ConfigurationError: the key is not the agent's, or the system refused to write.
+    """
+    directory = output or data_dir / LEDGER_NAME
+    written = []
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, data in export_channels(store, cluster, agent_id, key).items():
+            path = directory / name
+            draft = path.with_name(f"{name}.tmp")
+            draft.write_bytes(data)
+            os.replace(draft, path)
+            written.append(path)
+    except OSError as exc:
+        raise ConfigurationError(f"{directory}: cannot write exports: {exc.strerror}") from exc
+    return written
+
+
+def read_export(path: Path) -> bytes:
+    """The bytes of an export.
+
+    Raises:
+        ConfigurationError: unreadable, or too large to be one.
+    """
+    try:
+        size = path.stat().st_size
+        if size > EXPORT_BYTES_MAX:
+            raise ConfigurationError(f"{path}: {size} bytes, too large for a ledger export")
+        return path.read_bytes()
+    except OSError as exc:
+        raise ConfigurationError(f"{path}: cannot read it: {exc.strerror}") from exc
+
+
+def audit_run_directory(run_dir: Path) -> tuple[Cluster, RunAudit]:
+    """Judge all exports in a run directory, by its cluster file.
+
+    Raises:
+        ConfigurationError: no readable cluster file, or no export at all where the rule settles.
+    """
+    cluster = load_cluster(run_dir / CLUSTER_NAME)
+    facts = audit_facts(cluster)
+    paths = sorted((run_dir / AGENTS_NAME).glob(f"*/{LEDGER_NAME}/*.jsonl"))
+    if not paths and facts.edges and facts.payments.settles:
+        raise ConfigurationError(
+            f"{run_dir}: no ledger exports in {AGENTS_NAME}/*/{LEDGER_NAME}; "
+            "daemons write them when they end, `candor ledger export` at any time"
+        )
+    files = [
+        ExportFile(str(path.relative_to(run_dir)), path.parts[-3], read_export(path))
+        for path in paths
+    ]
+    return cluster, audit_run(files, facts)

@@ -1,0 +1,112 @@
+"""What the core knows of one neighbour: its session, its receive slots and its verified updates."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mechanisms.statements import SignedStatement
+from network.rounds import BufferPool, Inbox
+from network.session import Session, SessionState
+
+# The current round, the next, and the one after that shows that we have fallen behind.
+READY_KEPT: Final = 3
+
+
+@dataclass(slots=True)
+class Neighbour:
+    """Membership of one neighbour in the rounds.
+
+    `given_up`: it missed a round's deadline and is not waited for until it is heard again.
+    `barred`: why it is no longer served at all (a frozen or disputed ledger, its credit limit).
+    """
+
+    agent: str
+    session: Session
+    inbox: Inbox[SignedStatement]
+    ready: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    verifying: set[int] = field(default_factory=set)
+    refused: dict[int, str] = field(default_factory=dict)
+    given_up: bool = False
+    barred: str | None = None
+    left: bool = False
+    heard_our_bye: bool = False
+    last_round: int = 0
+
+    @property
+    def served(self) -> bool:
+        """Whether updates are exchanged with it."""
+        return self.session.established and self.barred is None
+
+    @property
+    def state(self) -> str:
+        """One word for status: what it is to us now."""
+        if self.barred is not None:
+            return "barred"
+        if self.session.state is SessionState.ESTABLISHED:
+            return "left" if self.left else "late" if self.given_up else "present"
+        return self.session.state.value
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is not simply present."""
+        return self.barred or self.session.reason
+
+    def awaited(self, round_number: int) -> bool:
+        """Whether a round should wait for its update: it may still come and has no verdict yet."""
+        if not self.served or self.given_up or self.left:
+            return False
+        if round_number in self.ready or round_number in self.refused:
+            return False
+        if round_number in self.verifying or self.inbox.slot(round_number) is not None:
+            return True
+        # One connection keeps its order: after a later round, an earlier one will not come.
+        return self.inbox.latest_round <= round_number
+
+    def keep(
+        self, round_number: int, payload: NDArray[np.float32], current: int, pool: BufferPool
+    ) -> None:
+        """Hold a verified payload unless its round is over; the buffer goes back otherwise."""
+        self.last_round = max(self.last_round, round_number)
+        if round_number < current:
+            pool.give(payload)
+            return
+        self.ready[round_number] = payload
+        while len(self.ready) > READY_KEPT:
+            pool.give(self.ready.pop(min(self.ready)))
+
+    def forget_before(self, round_number: int, pool: BufferPool) -> None:
+        """Drop what belongs to rounds that are over."""
+        for old in [r for r in self.ready if r < round_number]:
+            pool.give(self.ready.pop(old))
+        for old in [r for r in self.refused if r < round_number]:
+            del self.refused[old]
+        self.inbox.drop_before(round_number)
+
+    def refuse(self, round_number: int, code: str) -> None:
+        """Record a verdict against an update; the latest few suffice."""
+        self.refused[round_number] = code
+        while len(self.refused) > READY_KEPT:
+            del self.refused[min(self.refused)]
+
+    def restarted(self) -> None:
+        """A fresh session: it speaks anew, from whatever round it is in."""
+        self.inbox.restart()
+        self.given_up = self.left = self.heard_our_bye = False
+
+
+def ahead(neighbours: Mapping[str, Neighbour], round_number: int) -> tuple[int, str] | None:
+    """The (round, agent) to re-enter from when more than half of those that speak are 2 rounds on.
+
+    One fast neighbour is not enough: it alone could otherwise make this agent take its model.
+    """
+    speaking = [n for n in neighbours.values() if n.served and not n.given_up and not n.left]
+    leads = [
+        (max(n.ready), n.agent) for n in speaking if n.ready and max(n.ready) >= round_number + 2
+    ]
+    if not leads or 2 * len(leads) <= len(speaking):
+        return None
+    target = max(lead for lead, _ in leads)
+    return target, min(agent for lead, agent in leads if lead == target)

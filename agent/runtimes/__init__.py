@@ -1,0 +1,1 @@
+"""Drivers that perform what the core and the algorithms ask for."""

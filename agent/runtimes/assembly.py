@@ -1,0 +1,161 @@
+"""Puts an agent together from its parts: cluster file, identity, store and initial model.
+
+Used by every runtime that runs the real core; drivers differ in clock, sockets and disk only.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.algorithms import step_schedule
+from agent.book import EvidenceBook
+from agent.core import RESERVED_KEY, AgentCore, CoreSettings
+from agent.neighbour import Neighbour
+from agent.settlement import Edge, Settlement, claim_key
+from agent.store import Store
+from mechanisms.claims import SignedClaim
+from mechanisms.evidence import Examiner, Terms
+from mechanisms.ledger import Channel, ChannelTerms
+from mechanisms.payments import parse_rule
+from mechanisms.sketch import window_of
+from network.identity import Identity, issue
+from network.rounds import SLOTS_PER_NEIGHBOUR, BufferPool, Inbox
+from network.session import Party, Session
+from topologies.cluster import Cluster
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """The core of one agent and what its driver needs beside it."""
+
+    core: AgentCore
+    examiner: Examiner
+
+
+def evidence_terms(cluster: Cluster, initial: NDArray[np.float32]) -> Terms:
+    """What every statement of the run is judged against."""
+    matrix, ids = cluster.mixing_matrix(), cluster.ids
+    mixing = {
+        agent: {k: float(matrix[cluster.index(agent), cluster.index(k)]) for k in neighbours}
+        for agent, neighbours in ((agent, cluster.neighbours(agent)) for agent in ids)
+    }
+    algorithm = cluster.algorithm
+    return Terms(
+        run=bytes.fromhex(cluster.fingerprint),
+        dim=cluster.task.parameters,
+        sketch_size=cluster.payments.sketch_size,
+        window_rounds=cluster.payments.window,
+        publics={entry.id: bytes.fromhex(entry.identity) for entry in cluster.agents},
+        mixing=mixing,
+        step_size=step_schedule(algorithm.step_size, algorithm.step_decay),
+        initial=initial,
+    )
+
+
+def channel_terms(cluster: Cluster, agent: str) -> dict[str, ChannelTerms]:
+    """The terms of an agent's channels, by neighbour."""
+    return {peer: _terms(cluster, *sorted((agent, peer))) for peer in cluster.neighbours(agent)}
+
+
+def _terms(cluster: Cluster, lo: str, hi: str) -> ChannelTerms:
+    return ChannelTerms(
+        lo=lo,
+        hi=hi,
+        public_lo=bytes.fromhex(cluster.agent(lo).identity),
+        public_hi=bytes.fromhex(cluster.agent(hi).identity),
+        run_id=cluster.run_id,
+        fingerprint=bytes.fromhex(cluster.fingerprint),
+        credit_limit=cluster.payments.credit_limit,
+    )
+
+
+def assemble(
+    cluster: Cluster,
+    agent: str,
+    identity: Identity,
+    store: Store,
+    initial: NDArray[np.float32],
+    *,
+    nonce: bytes,
+    chunk_bytes: int,
+    link_reason: Callable[[str], str | None],
+) -> Assembled:
+    """The core of `agent`, as the store left it; `nonce` (16 random bytes) is this life's own."""
+    terms = evidence_terms(cluster, initial)
+    examiner = Examiner(terms)
+    book = EvidenceBook(agent, examiner)
+    peers = cluster.neighbours(agent)
+    pool = BufferPool(terms.dim, spare_max=(SLOTS_PER_NEIGHBOUR + 1) * max(1, len(peers)))
+    key = identity.signing_key
+    own = _party(cluster, agent)
+    certificate = issue(
+        key, run_id=cluster.run_id, curve=own.curve, endpoint=own.endpoint, serial=1
+    ).encode()
+    neighbours = {
+        peer: Neighbour(
+            peer,
+            Session(
+                key=key,
+                own=own,
+                peer=_party(cluster, peer),
+                run_id=cluster.run_id,
+                fingerprint=cluster.fingerprint,
+                certificate=certificate,
+                nonce=nonce,
+            ),
+            Inbox(pool),
+        )
+        for peer in peers
+    }
+    edges = {
+        peer: Edge(
+            Channel(channel, key, store.channel_state(channel.channel_id)),
+            terms.publics[peer],
+        )
+        for peer, channel in channel_terms(cluster, agent).items()
+    }
+    reserved_round = int(store.value(RESERVED_KEY) or b"0")
+    settlement = Settlement(
+        key,
+        book,
+        parse_rule(cluster.payments.rule),
+        edges,
+        _own_claims(store, reserved_round, terms.window_rounds),
+    )
+    settings = CoreSettings(
+        agent=agent,
+        mixing=terms.mixing[agent],
+        endpoints={peer: cluster.agent(peer).endpoint for peer in peers},
+        rounds=cluster.rounds.rounds,
+        deadline_s=cluster.rounds.deadline_s,
+        start_deadline_s=cluster.rounds.start_deadline_s,
+        chunk_bytes=chunk_bytes,
+        reserved_round=reserved_round,
+    )
+    core = AgentCore(
+        settings,
+        key=key,
+        examiner=examiner,
+        neighbours=neighbours,
+        pool=pool,
+        settlement=settlement,
+        book=book,
+        link_reason=link_reason,
+    )
+    return Assembled(core, examiner)
+
+
+def _party(cluster: Cluster, agent: str) -> Party:
+    entry = cluster.agent(agent)
+    return Party(agent, bytes.fromhex(entry.identity), entry.curve, entry.endpoint)
+
+
+def _own_claims(store: Store, reserved_round: int, window_rounds: int) -> dict[int, SignedClaim]:
+    """Claims of an earlier life that a neighbour may not have settled yet."""
+    last = window_of(reserved_round, window_rounds)
+    stored = {
+        window: store.value(claim_key(window)) for window in range(max(0, last - 2), last + 1)
+    }
+    return {window: SignedClaim.decode(data) for window, data in stored.items() if data}

@@ -1,0 +1,419 @@
+"""The daemon: one agent of a run over ZeroMQ, asyncio and one worker thread for arithmetic.
+
+It performs what the core and the algorithm ask for and tells them what happened; it decides
+nothing. The event loop only moves messages: training, digests, sketches, verification and mixing
+run in the worker thread, SQLite in the store's own thread.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from agent.algorithms import AlgorithmFunction, Hyper
+from agent.core import AgentCore, Phase
+from agent.effects import (
+    Arrived,
+    Begin,
+    Combine,
+    Effect,
+    Finished,
+    LocalSteps,
+    Log,
+    Mix,
+    Persist,
+    ReadRecords,
+    Report,
+    Send,
+    Verify,
+)
+from agent.journal import Journal
+from agent.store import Store
+from mechanisms.evidence import Examined, Examiner
+from mechanisms.statements import EvidenceError, Statement
+from mechanisms.strategies import Strategy, StrategyContext
+from network.transport import Transport
+from network.wire import encode
+
+TICK_S: Final = 0.05  # the resolution of every deadline
+DRAIN_S: Final = 2.0
+INTERRUPTED: Final = 130
+
+T = TypeVar("T")
+
+
+class Trainer(Protocol):
+    """What the daemon needs of `agent.learner.Learner`."""
+
+    def local_steps(self, x: Tensor, t: int, step_size: float) -> tuple[Tensor, Tensor]: ...
+    def evaluate(self, x: Tensor) -> list[float]: ...
+    def reset_momentum(self) -> None: ...
+
+
+class Observer(Protocol):
+    """Told of every finished round; writes metrics, status and sketches."""
+
+    def started(self, core: AgentCore) -> None: ...
+    def stated(self, statement: Statement) -> None: ...
+    def round_over(self, outcome: "RoundOutcome", core: AgentCore) -> None: ...
+    def ticked(self, core: AgentCore) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOutcome:
+    """One finished round: `accuracy` is None where the round was not evaluated."""
+
+    round: int
+    train_loss: float
+    accuracy: float | None
+    injected_norm: float
+    mixed: int
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How it ended: exit code, one line of failure, the final model (dim,)."""
+
+    exit_code: int
+    failure: str | None
+    x: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the daemon does between messages; `index` is the agent's row in the cluster file."""
+
+    algorithm: AlgorithmFunction
+    hyper: Hyper
+    trainer: Trainer
+    strategy: Strategy
+    initial: Tensor
+    index: int
+    seed: int
+    rounds: int
+    evaluate_every: int
+
+
+class Daemon:
+    """Runs one agent to the end of the run; `seconds` adds up where the time of rounds goes."""
+
+    def __init__(
+        self,
+        core: AgentCore,
+        examiner: Examiner,
+        transport: Transport,
+        store: Store,
+        work: Work,
+        journal: Journal,
+        observer: Observer,
+        parent_pid: int | None = None,
+    ) -> None:
+        self._core = core
+        self._examiner = examiner
+        self._transport = transport
+        self._store = store
+        self._work = work
+        self._journal = journal
+        self._observer = observer
+        self._parent_pid = parent_pid
+        self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._pending: deque[Effect] = deque()
+        self._persisting = False
+        self._x = work.initial.unsqueeze(0)  # (1, dim), the model of the current round
+        self.seconds: dict[str, float] = dict.fromkeys(
+            ("train", "state", "send", "wait", "verify", "mix", "settle", "rest"), 0.0
+        )
+
+    # --- life -------------------------------------------------------------------------------
+
+    async def run(self) -> Result:
+        """Run to the end; always stops every task, thread and socket it started.
+
+        Raises:
+            TransportError: the endpoint cannot be bound, or the sockets failed.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._begun: asyncio.Future[tuple[Tensor, int]] = self._loop.create_future()
+        self._combined: asyncio.Future[tuple[Tensor, bool]] | None = None
+        self._finished: asyncio.Future[Finished] = self._loop.create_future()
+        self._interrupted = False
+        await self._transport.start()
+        try:
+            with self._signals():
+                ended = await self._run_tasks()
+        except BaseExceptionGroup as group:
+            raise _first(group) from group
+        finally:
+            self._compute.shutdown(wait=True, cancel_futures=True)
+            await self._transport.close(DRAIN_S)
+        code = INTERRUPTED if self._interrupted else ended.exit_code
+        return Result(code, ended.failure, self._x[0])
+
+    async def _run_tasks(self) -> Finished:
+        self._perform(self._core.start(self._now()))
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(job)
+                for job in (self._receive_loop(), self._tick_loop(), self._train_loop())
+            ]
+            ended = await self._finished
+            for task in tasks:
+                task.cancel()
+        return ended
+
+    @contextlib.contextmanager
+    def _signals(self):  # type: ignore[no-untyped-def]
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(number, self._interrupt)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._loop.remove_signal_handler(number)
+
+    def _interrupt(self) -> None:
+        self._interrupted = True
+        self._journal.log(logging.INFO, "interrupted", {"round": self._core.round})
+        self._perform(self._core.stop())
+
+    def _now(self) -> float:
+        return self._loop.time()
+
+    # --- loops ------------------------------------------------------------------------------
+
+    async def _receive_loop(self) -> None:
+        while True:
+            delivery = await self._transport.receive()
+            self._perform(
+                self._core.received(delivery.sender, delivery.frames, self._now(), time.time())
+            )
+
+    async def _tick_loop(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            if self._parent_pid is not None and os.getppid() != self._parent_pid:
+                self._interrupt()
+            self._perform(self._core.tick(self._now()))
+            self._observer.ticked(self._core)
+
+    async def _train_loop(self) -> None:
+        x, start = await self._begun
+        self._observer.started(self._core)
+        while start <= self._work.rounds:
+            x, start = await self._run_algorithm(x, start)
+
+    async def _run_algorithm(self, x: Tensor, start: int) -> tuple[Tensor, int]:
+        """Drive the algorithm's generator from round `start` until the run ends or re-enters."""
+        work, agents = self._work, (self._work.index,)
+        self._x = x
+        steps = work.algorithm(x, work.hyper, start)
+        effect = next(steps)
+        loss = float("nan")
+        while True:
+            match effect:
+                case LocalSteps(x, t):
+                    step_size = work.hyper.step_size(t)
+                    m, losses = await self._timed(
+                        "train", work.trainer.local_steps, x, t, step_size
+                    )
+                    loss = float(losses[0])
+                    effect = steps.send(m)
+                case Report(gradient, t):
+                    context = StrategyContext(round=t, seed=work.seed, agents=agents)
+                    report = await self._timed("train", work.strategy.report, gradient, context)
+                    effect = steps.send(report)
+                case Mix(y, t):
+                    x, reentered = await self._mix(y, t)
+                    self._x = x
+                    if reentered:
+                        work.trainer.reset_momentum()
+                        return x, self._core.round
+                    await self._round_over(t, x, loss)
+                    if t == work.rounds:
+                        return x, t + 1
+                    effect = steps.send(x)
+
+    async def _mix(self, y: Tensor, t: int) -> tuple[Tensor, bool]:
+        """A round of network traffic: state y (1, dim), send it, wait, combine."""
+        payload: NDArray[np.float32] = y[0].contiguous().numpy()
+        payload.flags.writeable = False  # it stays on its way to neighbours for a while
+        statement = await self._timed(
+            "state",
+            self._examiner.state,
+            t,
+            self._core.settings.agent,
+            payload,
+            self._core.book.row,
+        )
+        self._observer.stated(statement)
+        self._combined = self._loop.create_future()
+        began = time.perf_counter()
+        self._perform(self._core.published(payload, statement, self._now()))
+        self.seconds["send"] += time.perf_counter() - began
+        busy = self.seconds["verify"] + self.seconds["mix"]
+        began = time.perf_counter()
+        outcome = await self._combined
+        waited = time.perf_counter() - began
+        # Verifying and mixing happen inside the wait: what is left is waiting for neighbours.
+        self.seconds["wait"] += max(
+            0.0, waited - (self.seconds["verify"] + self.seconds["mix"] - busy)
+        )
+        return outcome
+
+    async def _round_over(self, t: int, x: Tensor, loss: float) -> None:
+        work, core = self._work, self._core
+        accuracy: float | None = None
+        if work.evaluate_every and (t % work.evaluate_every == 0 or t == work.rounds):
+            accuracy = (await self._timed("rest", work.trainer.evaluate, x))[0]
+        mixed = len(core.settings.mixing) - len(core.missing)
+        norm = core.injected_norm if core.injected_norm is not None else float("nan")
+        began = time.perf_counter()
+        self._observer.round_over(RoundOutcome(t, loss, accuracy, norm, mixed, core.missing), core)
+        self.seconds["rest"] += time.perf_counter() - began
+
+    async def _timed(self, phase: str, job: Callable[..., T], *args: object) -> T:
+        """Run a job in the worker thread and add its time to a phase."""
+
+        def timed() -> T:
+            began = time.perf_counter()
+            try:
+                return job(*args)
+            finally:
+                self.seconds[phase] += time.perf_counter() - began
+
+        return await self._loop.run_in_executor(self._compute, timed)
+
+    # --- effects ----------------------------------------------------------------------------
+
+    def _perform(self, effects: list[Effect]) -> None:
+        """Do effects in order; what follows a Persist waits until it is on disk."""
+        self._pending.extend(effects)
+        if not self._persisting:
+            self._drain()
+
+    def _drain(self) -> None:
+        while self._pending:
+            effect = self._pending.popleft()
+            if isinstance(effect, Persist):
+                self._persisting = True
+                began = time.perf_counter()
+                future = self._store.commit(effect.operations)
+                future.add_done_callback(partial(self._persisted_soon, began))
+                return
+            self._do(effect)
+
+    def _persisted_soon(self, began: float, done: Future[None]) -> None:
+        self._loop.call_soon_threadsafe(self._persisted, done, began)
+
+    def _persisted(self, done: Future[None], began: float) -> None:
+        self.seconds["settle"] += time.perf_counter() - began
+        self._persisting = False
+        error = done.exception()
+        if error is not None:
+            # Nothing that depends on it may be sent: stop here, with the promise unmade.
+            self._pending.clear()
+            self._end(Finished(f"the ledger cannot be written: {error}", 1))
+            return
+        self._drain()
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case Send(peer, envelope, bulk_round):
+                self._transport.post(peer, encode(envelope), bulk_round=bulk_round)
+            case Verify(peer, update):
+                self._in_worker(
+                    "verify", lambda: self._examine(update), self._verified(peer, update)
+                )
+            case Begin():
+                self._begun.set_result((self._x, 1))
+            case Combine(number, parts, reentry):
+                self._in_worker("mix", lambda: combine(parts), self._mixed(number, reentry))
+            case ReadRecords(peer, channel_id, first, count):
+                self._perform(
+                    self._core.records_read(
+                        peer, self._store.records(channel_id, first, count), self._now()
+                    )
+                )
+            case Log(level, event, fields):
+                self._journal.log(level, event, fields)
+            case Finished():
+                self._end(effect)
+            case Persist():
+                raise AssertionError("performed by _drain")
+
+    def _end(self, ended: Finished) -> None:
+        if not self._finished.done():
+            self._finished.set_result(ended)
+
+    def _in_worker(self, phase: str, job: Callable[[], T], done: Callable[[T], None]) -> None:
+        task = self._loop.create_task(self._timed(phase, job))
+
+        def finish(task: "asyncio.Task[T]") -> None:
+            if task.cancelled() or self._core.phase is Phase.DONE:
+                return
+            error = task.exception()
+            if error is None:
+                done(task.result())
+            elif not self._finished.done():
+                self._finished.set_exception(error)
+
+        task.add_done_callback(finish)
+
+    def _examine(self, update: Arrived) -> Examined | EvidenceError:
+        slot = update.slot
+        try:
+            return self._examiner.examine(
+                slot.statement, slot.buffer, slot.witnesses, update.trusted
+            )
+        except EvidenceError as exc:
+            return exc
+
+    def _verified(self, peer: str, update: Arrived) -> Callable[[Examined | EvidenceError], None]:
+        return lambda outcome: self._perform(
+            self._core.verified(peer, update, outcome, self._now())
+        )
+
+    def _mixed(self, number: int, reentry: bool) -> Callable[[Tensor], None]:
+        def mixed(x: Tensor) -> None:
+            self._perform(self._core.combined(number, self._now()))
+            if self._combined is not None and not self._combined.done():
+                self._combined.set_result((x, reentry))
+            elif not self._begun.done():
+                self._begun.set_result((x, number + 1))
+
+        return mixed
+
+    def link_bytes(self) -> Mapping[str, tuple[int, int]]:
+        """(sent, received) by neighbour."""
+        links = {peer: self._transport.link(peer) for peer in self._core.neighbours}
+        return {peer: (link.bytes_sent, link.bytes_received) for peer, link in links.items()}
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first of several failures: the others follow from it."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def combine(parts: tuple[tuple[float, NDArray[np.float32]], ...]) -> Tensor:
+    """The weighted sum (1, dim) of payloads (dim,), added in the order given, in float32."""
+    (weight, first), *others = parts
+    # Read-only payloads are only read: torch has no notion of that and would warn.
+    out = np.multiply(first, np.float32(weight))
+    for weight, payload in others:
+        out += np.float32(weight) * payload
+    return torch.from_numpy(out).unsqueeze(0)

@@ -1,0 +1,199 @@
+"""One daemon on its host: reads keys and cluster file, runs, and leaves its outputs."""
+
+import asyncio
+import os
+import secrets
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors.torch import save_file
+
+from agent import keys
+from agent.algorithms import Hyper, resolve_algorithm, step_schedule
+from agent.journal import Journal
+from agent.learner import Learner, verified_initial_parameters
+from agent.ledger_files import write_exports
+from agent.partition import Shard
+from agent.recorder import Recorder
+from agent.runtimes.assembly import assemble, channel_terms
+from agent.runtimes.daemon import Daemon, Result, Work
+from agent.status import DataDirLock
+from agent.store import FILE_NAME as STORE_NAME
+from agent.store import Store
+from agent.tasks import resolve_task
+from mechanisms.strategies import parse_strategy
+from network.identity import Identity
+from network.transport import PeerAddress, TransportLimits
+from network.zeromq import ZeroMqTransport
+from topologies.cluster import Cluster, load_cluster
+from topologies.specs import ConfigurationError
+
+MODEL_NAME: Final = "model.safetensors"
+NONCE_BYTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class HostSettings:
+    """What is this host's own business; everything shared is in the cluster file."""
+
+    agent: str
+    keys: Path
+    data_dir: Path
+    listen: str | None = None
+    strategy: str = "honest"
+    data_root: Path | None = None
+    evaluate_every: int = 1
+    threads: int | None = None
+    log_level: int = 20
+    record_sketches: bool = False
+    exit_with_parent: bool = False
+
+
+def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, int]:
+    """Run a daemon to its end; answers with one line of failure, if any, and the exit code.
+
+    Raises:
+        ConfigurationError: anything wrong with cluster file, keys, task, strategy or directory.
+        TransportError: the endpoint cannot be bound.
+    """
+    cluster = load_cluster(cluster_path)
+    identity = own_identity(cluster, settings)
+    work, learner = prepare(cluster, settings)
+    _make_data_dir(settings.data_dir)
+    with ExitStack() as stack:
+        stack.enter_context(DataDirLock(settings.data_dir))
+        terms = list(channel_terms(cluster, settings.agent).values())
+        path = settings.data_dir / STORE_NAME
+        store = stack.enter_context(
+            Store.open(path, fingerprint=cluster.fingerprint, channels=terms)
+        )
+        result = _run(cluster, identity, settings, work, store, stack)
+        write_exports(store, cluster, settings.agent, identity.signing_key, settings.data_dir)
+        save_file(dict(learner.state_dict(result.x)), settings.data_dir / MODEL_NAME)
+    return result.failure, result.exit_code
+
+
+def own_identity(cluster: Cluster, settings: HostSettings) -> Identity:
+    """The keys, which must be those the cluster file has for this agent.
+
+    Raises:
+        ConfigurationError: unknown agent, unusable keys, or another agent's.
+    """
+    entry = cluster.agent(settings.agent)
+    identity = keys.load(settings.keys)
+    if (identity.public.identity.hex(), identity.public.curve) != (entry.identity, entry.curve):
+        raise ConfigurationError(
+            f"{settings.keys}: these are not the keys that the cluster file has for "
+            f"{settings.agent}; give --keys the directory whose public.toml went into it"
+        )
+    return identity
+
+
+def prepare(cluster: Cluster, settings: HostSettings) -> tuple[Work, Learner]:
+    """The algorithm and the training of one agent on its own shard."""
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    task = resolve_task(cluster.task.name, settings.data_root)
+    strategy = parse_strategy(settings.strategy)
+    index, algorithm = cluster.index(settings.agent), cluster.algorithm
+    initial = verified_initial_parameters(task, cluster.task, cluster.seed)
+    shard = Shard(index, len(cluster.ids), cluster.task.partition)
+    learner = Learner(task, [shard], algorithm, cluster.task.batch_size, cluster.seed)
+    work = Work(
+        algorithm=resolve_algorithm(algorithm.name),
+        hyper=Hyper(step_schedule(algorithm.step_size, algorithm.step_decay)),
+        trainer=learner,
+        strategy=strategy,
+        initial=initial,
+        index=index,
+        seed=cluster.seed,
+        rounds=cluster.rounds.rounds,
+        evaluate_every=settings.evaluate_every,
+    )
+    return work, learner
+
+
+def _make_data_dir(data_dir: Path) -> None:
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigurationError(f"--data-dir {data_dir}: {exc.strerror}") from exc
+    if not os.access(data_dir, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"--data-dir {data_dir}: not writable")
+
+
+def _run(
+    cluster: Cluster,
+    identity: Identity,
+    settings: HostSettings,
+    work: Work,
+    store: Store,
+    stack: ExitStack,
+) -> Result:
+    agent, data_dir = settings.agent, settings.data_dir
+    limits = TransportLimits()
+    transport = make_transport(cluster, agent, identity, settings.listen, limits)
+    assembled = assemble(
+        cluster,
+        agent,
+        identity,
+        store,
+        work.initial.numpy(),
+        nonce=secrets.token_bytes(NONCE_BYTES),
+        chunk_bytes=limits.chunk_bytes,
+        link_reason=lambda peer: transport.link(peer).reason,
+    )
+    journal = Journal(agent, data_dir, settings.log_level)
+    stack.callback(journal.close)
+    recorder = stack.enter_context(
+        Recorder(
+            data_dir,
+            run_id=cluster.run_id,
+            fingerprint=cluster.fingerprint,
+            rounds=cluster.rounds.rounds,
+            record_sketches=settings.record_sketches,
+        )
+    )
+    parent_pid = os.getppid() if settings.exit_with_parent else None
+    daemon = Daemon(
+        assembled.core,
+        assembled.examiner,
+        transport,
+        store,
+        work,
+        journal,
+        recorder,
+        parent_pid,
+    )
+    recorder.link_bytes = daemon.link_bytes
+    ended = None
+    try:
+        ended = asyncio.run(daemon.run())
+        return ended
+    finally:
+        recorder.ended(assembled.core, failed=ended is None or ended.exit_code != 0)
+
+
+def make_transport(
+    cluster: Cluster,
+    agent: str,
+    identity: Identity,
+    listen: str | None,
+    limits: TransportLimits,
+) -> ZeroMqTransport:
+    """The sockets of one agent, closed to everyone but its neighbours."""
+    peers = {
+        peer: PeerAddress(cluster.agent(peer).endpoint, cluster.agent(peer).curve)
+        for peer in cluster.neighbours(agent)
+    }
+    return ZeroMqTransport(
+        agent,
+        listen or cluster.agent(agent).endpoint,
+        identity.curve_public,
+        identity.curve_secret,
+        peers,
+        limits,
+    )

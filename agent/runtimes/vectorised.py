@@ -1,0 +1,267 @@
+"""The vectorised runtime: every agent of a run is a row, and a round of traffic one matrix product.
+
+It performs the same algorithm generator as the daemon, draws the same batches and strategies, and
+does the same evidence arithmetic on the same sketches, so that it predicts a run's models and
+balances up to floating-point rounding. It knows no messages, signatures, faults or deadlines: every
+agent hears all its neighbours in every round.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from agent.algorithms import Hyper, resolve_algorithm, step_schedule
+from agent.effects import LocalSteps, Mix, Report
+from agent.learner import Learner, verified_initial_parameters
+from agent.partition import Shard
+from agent.tasks import Task, resolve_task
+from mechanisms.credits import AmountError
+from mechanisms.evidence import energy, injected
+from mechanisms.payments import Payments, net_balances, parse_rule, window_energies
+from mechanisms.sketch import SignSketch, signs_seed, window_of
+from mechanisms.strategies import Strategy, StrategyContext, parse_strategy
+from topologies.cluster import Cluster
+from topologies.specs import ConfigurationError
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundResult:
+    """One finished round: `parameters` (agents, dim) after mixing, `losses` and `injected_norms`
+    (agents,), the norms from sketches as neighbours measure them."""
+
+    round: int
+    parameters: Tensor
+    losses: Floats
+    injected_norms: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class VectorisedResult:
+    """A finished run; rows in the order of the cluster file.
+
+    `parameters` (agents, dim) float32 after the last mixing; `balances` net micro-credits received;
+    `losses` and `injected_norms` (rounds, agents); `accuracy` 0 to 1.
+    """
+
+    parameters: Tensor
+    balances: dict[str, int]
+    losses: Floats
+    injected_norms: Floats
+    accuracy: dict[str, float]
+
+
+def run_vectorised(
+    cluster: Cluster,
+    strategies: Mapping[str, str],
+    data_root: Path | None = None,
+    rounds: int | None = None,
+    on_round: Callable[[RoundResult], None] | None = None,
+) -> VectorisedResult:
+    """Simulate a run.
+
+    Args:
+        cluster: the run; its keys and endpoints are not used.
+        strategies: specs of the agents that do not report honestly, by id.
+        data_root: where the task finds its data.
+        rounds: how many, in place of the cluster file's number.
+        on_round: called after each round.
+
+    Raises:
+        ConfigurationError: the task, a strategy, the rule or an id is not usable.
+    """
+    payments = parse_rule(cluster.payments.rule)
+    reporting = _Reporting(cluster, strategies)
+    task = resolve_task(cluster.task.name, data_root)
+    learner = _learner(cluster, task, _shards(cluster))
+    x = verified_initial_parameters(task, cluster.task, cluster.seed)
+    evidence = _Evidence(cluster, x.numpy())
+    losses: list[Floats] = []
+    norms: list[Floats] = []
+
+    def observe(t: int, y: Tensor, mixed: Tensor, loss: Tensor) -> None:
+        losses.append(loss.double().numpy())
+        norms.append(evidence.observe(t, y.numpy()))
+        if on_round is not None:
+            on_round(RoundResult(t, mixed, losses[-1], norms[-1]))
+
+    mixing = torch.from_numpy(cluster.mixing_matrix()).float()
+    rows = x.repeat(len(cluster.ids), 1)
+    total = cluster.rounds.rounds if rounds is None else rounds
+    parameters = _train(cluster, learner, rows, mixing, total, reporting.report, observe)
+    balances = _settle(cluster, payments, evidence)
+    return VectorisedResult(
+        parameters=parameters,
+        balances=balances,
+        losses=np.stack(losses),
+        injected_norms=np.stack(norms),
+        accuracy=dict(zip(cluster.ids, learner.evaluate(parameters), strict=True)),
+    )
+
+
+def centralised_accuracy(cluster: Cluster, data_root: Path | None = None) -> float:
+    """What one honest agent with everyone's data reaches in as many rounds and steps: 0 to 1.
+
+    Raises:
+        ConfigurationError: the task is not usable.
+    """
+    shard = Shard(0, 1, cluster.task.partition)
+    return _without_mixing(cluster, (shard,), data_root)[0]
+
+
+def alone_accuracy(cluster: Cluster, data_root: Path | None = None) -> dict[str, float]:
+    """What each agent reaches on its own data without any neighbour: 0 to 1 by id.
+
+    Raises:
+        ConfigurationError: the task is not usable.
+    """
+    accuracies = _without_mixing(cluster, _shards(cluster), data_root)
+    return dict(zip(cluster.ids, accuracies, strict=True))
+
+
+class _Reporting:
+    """Every agent's strategy, with the rows of one spec handed to one strategy at once."""
+
+    def __init__(self, cluster: Cluster, specs: Mapping[str, str]) -> None:
+        self._seed = cluster.seed
+        rows: dict[str, list[int]] = {}
+        for agent, spec in specs.items():
+            rows.setdefault(spec, []).append(cluster.index(agent))
+        self._groups: list[tuple[Strategy, list[int]]] = [
+            (parse_strategy(spec), sorted(indices)) for spec, indices in rows.items()
+        ]
+
+    def report(self, gradient: Tensor, t: int) -> Tensor:
+        """The reports (agents, dim) of round t; agents without a spec are honest."""
+        reports = gradient.clone() if self._groups else gradient
+        for strategy, rows in self._groups:
+            context = StrategyContext(t, self._seed, tuple(rows))
+            reports[rows] = strategy.report(gradient[rows], context)
+        return reports
+
+
+class _Evidence:
+    """What neighbours measure: the injected updates in sketch space, round by round."""
+
+    def __init__(self, cluster: Cluster, initial: NDArray[np.float32]) -> None:
+        self._run = bytes.fromhex(cluster.fingerprint)
+        self._settings = cluster.payments
+        self._step_size = _step_size(cluster)
+        self._mixing = cluster.mixing_matrix()
+        self._dim = len(initial)
+        # Round 0 is the initial model, which everyone states alike and starts from unmixed.
+        self._before = np.tile(initial, (len(cluster.ids), 1))  # (agents, dim), the y of round t-1
+        self._stated_before: Floats = np.empty(0)  # (agents, k), its sketch, signs of round t-1
+        self._window = -1
+        self.energies: list[Floats] = []  # (agents,) a round
+        self.directions: list[Floats] = []  # (agents, k) a window, the sum of injected sketches
+
+    def observe(self, t: int, y: NDArray[np.float32]) -> Floats:
+        """Take the y (agents, dim) of round t; the norms (agents,) of what each agent injected."""
+        # A diverged row stays a row of numbers that are not finite; it needs no warning here.
+        with np.errstate(over="ignore", invalid="ignore"):
+            update = self._injected(t, y)
+            energies = energy(update)
+        # Neighbours refuse an update that is not finite, so nobody claims or pays for it.
+        finite = np.isfinite(energies)
+        self.energies.append(np.where(finite, energies, 0.0))
+        self.directions[-1] += np.where(finite[:, None], update, 0.0)
+        return np.sqrt(energies)
+
+    def _injected(self, t: int, y: NDArray[np.float32]) -> Floats:
+        """The sketches (agents, k) of what each agent injected, by the signs of round t."""
+        window = window_of(t, self._settings.window)
+        if window != self._window:
+            self._window = window
+            seed = signs_seed(self._run, window)
+            self._sketch = SignSketch(seed, self._dim, self._settings.sketch_size)
+            self._stated_before = self._sketch(self._before)
+            self.directions.append(np.zeros_like(self._stated_before))
+        stated = self._sketch(y)
+        mixed = self._stated_before if t == 1 else self._mixing @ self._stated_before
+        self._before, self._stated_before = y, stated
+        return injected(mixed, stated, self._step_size(t))
+
+
+def _settle(cluster: Cluster, payments: Payments, evidence: _Evidence) -> dict[str, int]:
+    """Everyone's net micro-credits over all windows, a last partial one included."""
+    edges = [(cluster.index(a), cluster.index(b)) for a, b in cluster.graph.edges]
+    try:
+        energies = window_energies(np.stack(evidence.energies), cluster.payments.window)
+        received = net_balances(payments, energies, edges, np.stack(evidence.directions))
+    except AmountError as exc:
+        raise ConfigurationError(
+            f"the run diverged: {exc}; use a smaller step size or a milder strategy"
+        ) from exc
+    return dict(zip(cluster.ids, received.tolist(), strict=True))
+
+
+def _train(
+    cluster: Cluster,
+    learner: Learner,
+    x: Tensor,
+    mixing: Tensor | None,
+    rounds: int,
+    report: Callable[[Tensor, int], Tensor],
+    observe: Callable[[int, Tensor, Tensor, Tensor], None],
+) -> Tensor:
+    """Perform the effects of the cluster's algorithm from x for some rounds; the final x.
+
+    `observe(t, y, mixed, losses)` is called after each round; a `mixing` of None leaves y as it is.
+    """
+    if rounds < 1:
+        raise ConfigurationError(f"rounds: {rounds} is below 1")
+    step_size = _step_size(cluster)
+    algorithm = resolve_algorithm(cluster.algorithm.name)(x, Hyper(step_size))
+    effect = next(algorithm)
+    losses = torch.zeros(len(x))
+    while True:
+        match effect:
+            case LocalSteps(x, t):
+                answer, losses = learner.local_steps(x, t, step_size(t))
+            case Report(gradient, t):
+                answer = report(gradient, t)
+            case Mix(y, t):
+                answer = y if mixing is None else mixing @ y
+                observe(t, y, answer, losses)
+                if t == rounds:
+                    algorithm.close()
+                    return answer
+        effect = algorithm.send(answer)
+
+
+def _without_mixing(
+    cluster: Cluster, shards: tuple[Shard, ...], data_root: Path | None
+) -> list[float]:
+    """Accuracy of each shard's agent after the cluster's rounds of honest training, unmixed."""
+    task = resolve_task(cluster.task.name, data_root)
+    learner = _learner(cluster, task, shards)
+    x = verified_initial_parameters(task, cluster.task, cluster.seed).repeat(len(shards), 1)
+
+    def honest(gradient: Tensor, _t: int) -> Tensor:
+        return gradient
+
+    def ignore(_t: int, _y: Tensor, _mixed: Tensor, _losses: Tensor) -> None:
+        return None
+
+    final = _train(cluster, learner, x, None, cluster.rounds.rounds, honest, ignore)
+    return learner.evaluate(final)
+
+
+def _learner(cluster: Cluster, task: Task, shards: tuple[Shard, ...]) -> Learner:
+    return Learner(task, shards, cluster.algorithm, cluster.task.batch_size, cluster.seed)
+
+
+def _shards(cluster: Cluster) -> tuple[Shard, ...]:
+    count = len(cluster.ids)
+    return tuple(Shard(index, count, cluster.task.partition) for index in range(count))
+
+
+def _step_size(cluster: Cluster) -> Callable[[int], float]:
+    return step_schedule(cluster.algorithm.step_size, cluster.algorithm.step_decay)

@@ -1,0 +1,284 @@
+"""Settlement of all edges of one agent: claims made and checked, bills, and a channel an edge.
+
+A window is claimed when its last round is over, settled with each neighbour once both claims are
+here, and never twice: the channel sees to that. Pure: it answers with steps for the core, in order.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from agent.book import EvidenceBook
+from agent.effects import Log, Persist, PutValue, ReadRecords
+from mechanisms import ledger
+from mechanisms.claims import Claim, SignedClaim
+from mechanisms.credits import AmountError
+from mechanisms.evidence import check_claim
+from mechanisms.payments import Payments, edge_bills
+from mechanisms.sketch import window_of
+from mechanisms.statements import EvidenceError
+from network.errors import RemoteProtocolError
+from network.messages import ClaimMessage, LedgerMessage
+from network.wire import Kind
+from topologies.canonical import Value
+from topologies.signatures import SigningKey
+
+# A proposal or a state without an answer is repeated this often; the first nearly always lands.
+RESEND_S: Final = 1.0
+# Claims of a neighbour that is ahead wait here until our own window is over.
+CLAIMS_KEPT: Final = 3
+
+Step: TypeAlias = Persist | ReadRecords | Log | ClaimMessage | LedgerMessage
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimStep:
+    """A window that ended: what to persist before the claim is sent to every neighbour."""
+
+    window: int
+    persist: tuple[PutValue, ...]
+    claim: bytes
+
+
+@dataclass(slots=True)
+class Edge:
+    """The settlement state of one edge; `claims` are the neighbour's, by window."""
+
+    channel: ledger.Channel
+    public: bytes
+    claims: dict[int, SignedClaim] = field(default_factory=dict)
+    skipped: set[int] = field(default_factory=set)
+    over_limit: bool = False
+    resend_s: float = 0.0
+
+
+class Settlement:
+    """Claims and channels of agent `book.agent`; `claims` are its own of an earlier life."""
+
+    def __init__(
+        self,
+        key: SigningKey,
+        book: EvidenceBook,
+        payments: Payments,
+        edges: Mapping[str, Edge],
+        claims: Mapping[int, SignedClaim],
+    ) -> None:
+        self._key = key
+        self._book = book
+        self._payments = payments
+        self._edges = edges
+        self._own = dict(claims)
+        self._next_window: int | None = None
+
+    # --- what the core asks -----------------------------------------------------------------
+
+    @property
+    def balance(self) -> int:
+        """Micro-credits received net over all edges."""
+        return sum(edge.channel.received for edge in self._edges.values())
+
+    def edge_balance(self, agent: str) -> int:
+        """Micro-credits received net from one neighbour."""
+        return self._edges[agent].channel.received
+
+    def barred(self, agent: str) -> str | None:
+        """Why a neighbour is not served, or None: its ledger stopped or its credit is used up."""
+        edge = self._edges[agent]
+        if edge.channel.status is not ledger.Status.OPEN:
+            return f"ledger {edge.channel.status}: {edge.channel.reason}"
+        return "credit limit reached" if edge.over_limit else None
+
+    def settled(self, agent: str) -> bool:
+        """Whether nothing is left to settle with a neighbour."""
+        edge = self._edges[agent]
+        if not edge.channel.idle:
+            return False
+        if not self._payments.settles or not self._own:
+            return True
+        last = max(self._own)
+        return edge.channel.settled_window >= last or last in edge.skipped
+
+    # --- events -----------------------------------------------------------------------------
+
+    def connected(
+        self, agent: str, own_nonce: bytes, peer_nonce: bytes, now_s: float
+    ) -> Sequence[Step]:
+        """A session began: exchange ledger states, and claims that may have been lost."""
+        edge = self._edges[agent]
+        edge.resend_s = now_s + RESEND_S
+        steps = self._steps(agent, edge.channel.connected(own_nonce, peer_nonce))
+        return steps + [
+            ClaimMessage(claim.encode())
+            for window, claim in sorted(self._own.items())
+            if window > edge.channel.settled_window
+        ]
+
+    def tick(self, agent: str, now_s: float) -> Sequence[Step]:
+        """Repeat what the neighbour has not answered."""
+        edge = self._edges[agent]
+        if edge.channel.idle or now_s < edge.resend_s:
+            return []
+        edge.resend_s = now_s + RESEND_S
+        return self._steps(agent, edge.channel.resend())
+
+    def received(
+        self, agent: str, kind: Kind, fields: Sequence[Value], now_s: float
+    ) -> Sequence[Step]:
+        """A ledger message.
+
+        Raises:
+            RemoteProtocolError, MalformedError: the peer's fault; nothing has changed.
+        """
+        edge = self._edges[agent]
+        message = ledger.parse_message(kind.name, fields)
+        try:
+            effects = edge.channel.received_from_peer(message)
+        except ledger.LedgerViolation as exc:
+            raise RemoteProtocolError(f"ledger-{exc.code}", exc.detail) from exc
+        edge.resend_s = now_s + RESEND_S
+        return self._steps(agent, effects)
+
+    def records_read(self, agent: str, records: list[ledger.Record]) -> Sequence[Step]:
+        """The answer to `ReadRecords`."""
+        return self._steps(agent, self._edges[agent].channel.records_read(records))
+
+    def claimed(self, agent: str, data: bytes, now_s: float) -> Sequence[Step]:
+        """A neighbour's claim: kept until our own window is over, then held against the evidence.
+
+        Raises:
+            RemoteProtocolError, MalformedError: not its claim, or a second one that differs.
+        """
+        edge = self._edges[agent]
+        signed = SignedClaim.decode(data)
+        claim = signed.claim()
+        if claim.agent != agent or not signed.verify(edge.public):
+            raise RemoteProtocolError("claim-signature", f"not {agent}'s")
+        if claim.window <= edge.channel.settled_window or claim.window in edge.skipped:
+            return []
+        if not self._wanted(claim.window):
+            return [_log(logging.INFO, "claim_ignored", peer=agent, window=claim.window)]
+        known = edge.claims.setdefault(claim.window, signed)
+        if known.body != signed.body:
+            raise RemoteProtocolError("claim-changed", f"window {claim.window}")
+        return self.settle(agent, now_s)
+
+    def round_over(self, round_number: int, rounds: int) -> list[ClaimStep]:
+        """Own claims of the windows that end with this round, or were jumped over by a re-entry."""
+        if not self._payments.settles:
+            return []
+        window_rounds = self._book.examiner.terms.window_rounds
+        window = window_of(round_number, window_rounds)
+        if self._next_window is None:
+            self._next_window = window
+        over = round_number == rounds or window_of(round_number + 1, window_rounds) != window
+        steps = [
+            self._claim(ended)
+            for ended in range(self._next_window, window + over)
+            if ended not in self._own and self._book.seen(self._book.agent, ended).energies
+        ]
+        self._next_window = window + over
+        for edge in self._edges.values():
+            edge.claims = {w: c for w, c in edge.claims.items() if self._wanted(w)}
+        return steps
+
+    def settle(self, agent: str, now_s: float) -> Sequence[Step]:
+        """Settle with a neighbour every window for which both claims are here."""
+        edge = self._edges[agent]
+        steps: list[Step] = []
+        for window in sorted(set(edge.claims) & set(self._own)):
+            steps += self._settle_window(agent, edge, window)
+            edge.claims.pop(window)
+        if steps:
+            edge.resend_s = now_s + RESEND_S
+        return steps
+
+    # --- inside -----------------------------------------------------------------------------
+
+    def _wanted(self, window: int) -> bool:
+        """Whether a neighbour's claim can still be settled: a window open here, or claimed."""
+        coming = self._next_window or 0
+        return window in self._own or coming <= window < coming + CLAIMS_KEPT
+
+    def _claim(self, window: int) -> ClaimStep:
+        signed = SignedClaim.sign(self._book.claim(window), self._key)
+        self._own[window] = signed
+        self._forget_settled(window)
+        data = signed.encode()
+        return ClaimStep(window, (PutValue(claim_key(window), data),), data)
+
+    def _forget_settled(self, window: int) -> None:
+        """Own claims that every edge has settled, or that are far behind, are not needed again."""
+        done = min((e.channel.settled_window for e in self._edges.values()), default=window)
+        for old in [w for w in self._own if w <= done or w < window - CLAIMS_KEPT]:
+            del self._own[old]
+
+    def _settle_window(self, agent: str, edge: Edge, window: int) -> Sequence[Step]:
+        own, theirs = self._own[window], edge.claims[window]
+        try:
+            self._check(agent, theirs.claim(), window)
+            lo, hi = (own, theirs) if self._book.agent < agent else (theirs, own)
+            bills = edge_bills(self._payments, lo, hi)
+        except (EvidenceError, AmountError) as exc:
+            edge.skipped.add(window)
+            refused = _log(
+                logging.WARNING, "claim_refused", peer=agent, window=window, detail=str(exc)
+            )
+            return [refused, *self._steps(agent, edge.channel.skip(window))]
+        claims = (lo.encode(), hi.encode())
+        settled = edge.channel.settle(window, bills.delta, bills.bill_lo, bills.bill_hi, claims)
+        return self._steps(agent, settled)
+
+    def _check(self, agent: str, claim: Claim, window: int) -> None:
+        seen = self._book.seen(agent, window)
+        claimed = {entry.round for entry in claim.rounds}
+        whole = seen.direction is not None and claimed == set(seen.energies)
+        direction = np.asarray(seen.direction) if whole else None
+        check_claim(claim, self._book.examiner.terms, seen.energies, direction)
+
+    def _steps(self, agent: str, effects: Sequence[ledger.Effect]) -> list[Step]:
+        return [step for effect in effects for step in self._step(agent, effect)]
+
+    def _step(self, agent: str, effect: ledger.Effect) -> list[Step]:
+        match effect:
+            case ledger.StorePending() | ledger.StoreRecord() | ledger.StoreStatus():
+                return [Persist((effect,))]
+            case ledger.ReadRecords(channel_id, first, count):
+                return [ReadRecords(agent, channel_id, first, count)]
+            case ledger.Transmit(message):
+                return [LedgerMessage(Kind[message.kind], message.to_fields())]
+            case ledger.Settled(seq, window, delta, balance):
+                fields = {"seq": seq, "window": window, "delta": delta, "balance_lo_paid": balance}
+                return [_log(logging.INFO, "settled", peer=agent, **fields)]
+            case ledger.OverLimit(window, balance):
+                own_lo = self._book.agent < agent
+                # The neighbour that owes is not served until it settles; the one owed to goes on.
+                self._edges[agent].over_limit = (balance < 0) if own_lo else (balance > 0)
+                return [
+                    _log(
+                        logging.WARNING,
+                        "credit_limit",
+                        peer=agent,
+                        window=window,
+                        balance_lo_paid=balance,
+                    )
+                ]
+            case ledger.Disputed(code):
+                return [_log(logging.ERROR, "ledger_disputed", peer=agent, code=code)]
+            case ledger.PeerRejected(code):
+                return [_log(logging.ERROR, "ledger_rejected_by_peer", peer=agent, code=code)]
+            case ledger.Froze(reason, _):
+                return [_log(logging.ERROR, "ledger_frozen", peer=agent, reason=reason)]
+            case ledger.Ignored(code):
+                return [_log(logging.DEBUG, "ledger_ignored", peer=agent, code=code)]
+
+
+def claim_key(window: int) -> str:
+    """Where an own claim is kept in the store."""
+    return f"claim/{window}"
+
+
+def _log(level: int, event: str, **fields: str | int | float) -> Log:
+    return Log(level, event, fields)

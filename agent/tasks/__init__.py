@@ -1,0 +1,61 @@
+"""Tasks by name: the built-in ones, and the user's own as `module:Class`."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, cast
+
+from agent.partition import Shard
+from agent.tasks.base import Batch, Task
+from agent.tasks.digits import digits_from_spec
+from topologies.specs import ConfigurationError, Spec, is_import_path, load_object, parse_spec
+
+__all__ = ["TASKS", "Batch", "Shard", "Task", "resolve_task"]
+
+TaskBuilder = Callable[[Spec, Path | None], Task]
+
+TASKS: Final[Mapping[str, TaskBuilder]] = MappingProxyType(
+    {"digits": lambda spec, _data_root: digits_from_spec(spec)}
+)
+
+_METHODS: Final = ("build_model", "load_data", "loss", "evaluate")
+
+
+def resolve_task(name: str, data_root: Path | None = None) -> Task:
+    """Build the task a cluster file names.
+
+    Args:
+        name: a built-in's spec such as `digits:hidden=64`, or `module:Class` on the Python path.
+        data_root: the directory of data sets; handed to the built-in ones that read files and to a
+            user's constructor that has a parameter of this name.
+
+    Raises:
+        ConfigurationError: unknown, or the user's class does not import, lacks a method or fails.
+    """
+    if is_import_path(name):
+        return _users_task(name, data_root)
+    spec = parse_spec(name)
+    if spec.name not in TASKS:
+        known = ", ".join(TASKS)
+        raise ConfigurationError(
+            f"task {name!r} is unknown; known: {known}, or your own as module:Class"
+        )
+    return TASKS[spec.name](spec, data_root)
+
+
+def _users_task(path: str, data_root: Path | None) -> Task:
+    factory = load_object(path, "task")
+    if not isinstance(factory, type):
+        raise ConfigurationError(f"task {path!r} is not a class")
+    missing = [method for method in _METHODS if not callable(getattr(factory, method, None))]
+    if missing:
+        raise ConfigurationError(f"task {path!r} lacks the method {missing[0]}()")
+    try:
+        takes_root = "data_root" in inspect.signature(factory).parameters
+        task = factory(data_root=data_root) if takes_root else factory()
+    except Exception as exc:  # the user's constructor may raise anything
+        raise ConfigurationError(
+            f"task {path!r}: its constructor failed ({type(exc).__name__}: {exc})"
+        ) from exc
+    return cast(Task, task)

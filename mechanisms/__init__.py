@@ -1,0 +1,1 @@
+"""What makes lying unprofitable: evidence, payments, the ledger, strategies; pure computations."""

@@ -1,0 +1,118 @@
+"""What an agent says it injected in a window, signed: the basis of every bill.
+
+Only layout and signature; `mechanisms.evidence.check_claim` holds a claim against statements.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final, Self
+
+from topologies.canonical import MalformedError, Value, pack, sha256, unpack
+from topologies.signatures import SIGNATURE_BYTES, SigningKey, verify
+
+CLAIM_DOMAIN: Final = "candor/claim/v1"
+# 16 rounds of 4,096 neighbours and a sketch of 1,024 buckets fit many times over.
+CLAIM_BYTES_MAX: Final = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedRound:
+    """One round of a claim: the energy ||S u||^2 and the neighbours whose updates were mixed."""
+
+    round: int
+    energy: float
+    heard: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What an agent says it injected in a window; `direction` is S U, little-endian float64."""
+
+    run: bytes
+    window: int
+    agent: str
+    rounds: tuple[ClaimedRound, ...]
+    direction: bytes
+
+    def encode(self) -> bytes:
+        """The canonical bytes that are signed."""
+        rounds: list[Value] = [[r.round, r.energy, r.heard] for r in self.rounds]
+        return pack([1, self.run, self.window, self.agent, rounds, self.direction])
+
+    @classmethod
+    def decode(cls, body: bytes, *, bytes_max: int = CLAIM_BYTES_MAX) -> Self:
+        """Parse canonical bytes.
+
+        Raises:
+            MalformedError: wrong layout, types or order.
+        """
+        match unpack(body, bytes_max=bytes_max):
+            case [1, bytes(run), int(window), str(agent), list(rounds), bytes(direction)] if (
+                len(run) == 32 and window >= 0 and len(direction) % 8 == 0
+            ):
+                claimed = tuple(_claimed_round(entry) for entry in rounds)
+            case _:
+                raise MalformedError("not a claim")
+        numbers = [entry.round for entry in claimed]
+        if numbers != sorted(set(numbers)):
+            raise MalformedError("a claim's rounds must be ascending")
+        return cls(run, window, agent, claimed, direction)
+
+
+def _claimed_round(entry: Value) -> ClaimedRound:
+    match entry:
+        case [int(number), float(squared), list(heard)] if (
+            number >= 1 and math.isfinite(squared) and squared >= 0
+        ):
+            ids = tuple(agent for agent in heard if isinstance(agent, str))
+            if len(ids) == len(heard) and list(ids) == sorted(set(ids)):
+                return ClaimedRound(number, squared, ids)
+    raise MalformedError("not a claimed round")
+
+
+@dataclass(frozen=True, slots=True)
+class SignedClaim:
+    """A claim's signed bytes."""
+
+    body: bytes
+    signature: bytes
+
+    @classmethod
+    def sign(cls, claim: Claim, key: SigningKey) -> Self:
+        """Sign a claim."""
+        body = claim.encode()
+        return cls(body, key.sign(CLAIM_DOMAIN, body))
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the body (32 bytes), by which bills refer to it."""
+        return sha256(self.body)
+
+    def claim(self) -> Claim:
+        """The parsed body; raises MalformedError."""
+        return Claim.decode(self.body)
+
+    def verify(self, public: bytes) -> bool:
+        """Whether `public` signed this body."""
+        return verify(public, self.signature, CLAIM_DOMAIN, self.body)
+
+    def encode(self) -> bytes:
+        """Body and signature as one canonical byte string."""
+        return pack([self.body, self.signature])
+
+    @classmethod
+    def decode(cls, data: bytes, *, bytes_max: int = CLAIM_BYTES_MAX) -> Self:
+        """Parse `encode`'s bytes; raises MalformedError."""
+        match unpack(data, bytes_max=bytes_max):
+            case [bytes(body), bytes(signature)] if len(signature) == SIGNATURE_BYTES:
+                Claim.decode(body)
+                return cls(body, signature)
+            case _:
+                raise MalformedError("not a signed claim")
+
+
+def common_rounds(a: Claim, b: Claim) -> tuple[int, ...]:
+    """The rounds, ascending, in which each of the two says it mixed the other's update."""
+    heard_a = {r.round for r in a.rounds if b.agent in r.heard}
+    heard_b = {r.round for r in b.rounds if a.agent in r.heard}
+    return tuple(sorted(heard_a & heard_b))

@@ -1,0 +1,71 @@
+"""Money: integer micro-credits, and the one place where a real amount becomes an integer.
+
+A balance above 0 is money received. Sums of `Credits` are exact, so transfers cancel to the last
+unit; floating point ends at `to_micro` and never comes back.
+"""
+
+import math
+from typing import Final, NewType
+
+import numpy as np
+from numpy.typing import NDArray
+
+Credits = NewType("Credits", int)
+
+MICRO: Final = 1_000_000
+"""Micro-credits in one credit."""
+
+AMOUNT_MAX: Final = 2**62 - 1
+"""Largest magnitude of an amount or balance; the sum of two still fits a signed 64-bit column."""
+
+UNIT: Final = "micro-credit"
+
+
+class AmountError(ValueError):
+    """An amount that is not finite or too large to be money."""
+
+
+def to_micro(credits: float) -> Credits:
+    """Credits to micro-credits, rounded once, half to even.
+
+    Raises:
+        AmountError: not finite, or 2**62 micro-credits and more.
+    """
+    return Credits(int(to_micro_each(np.float64(credits))))
+
+
+def to_micro_each(credits: NDArray[np.float64] | np.float64) -> NDArray[np.int64]:
+    """`to_micro` of every element, any shape.
+
+    Raises:
+        AmountError: an element is not finite, or 2**62 micro-credits and more.
+    """
+    # An overflow shows as an infinity, which is refused below: no warning is needed on the way.
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = credits * np.float64(MICRO)
+    # As floats: 2**62 is exact where 2**62 - 1 is not, and NaN compares false.
+    if not bool(np.all(np.abs(scaled) < float(AMOUNT_MAX + 1))):
+        raise AmountError("not an amount of less than 2**62 micro-credits")
+    return np.asarray(np.rint(scaled), dtype=np.int64)
+
+
+def format_credits(amount: int) -> str:
+    """Micro-credits as signed credits with six decimals, exactly: `+1.234567`."""
+    sign = "-" if amount < 0 else "+"
+    whole, micro = divmod(abs(amount), MICRO)
+    return f"{sign}{whole}.{micro:06d}"
+
+
+def total_energy(energies: list[float]) -> float:
+    """The correctly rounded sum of round energies: the same in every order and on every machine.
+
+    Raises:
+        AmountError: the sum is not finite.
+    """
+    try:
+        total = math.fsum(energies)
+    except (OverflowError, ValueError) as exc:
+        raise AmountError(f"energies do not add up: {exc}") from exc
+    if not math.isfinite(total):
+        raise AmountError("energies do not add up to a finite number")
+    return total

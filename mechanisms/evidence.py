@@ -1,0 +1,273 @@
+"""Statements, claims and what they prove: the update an agent injected, from signed values alone.
+
+In round t agent i sends y_i,t to its neighbours and signs a statement of it: the payload's digest
+and sketch S y_i,t, the step size, and the mixing row w_i that formed the x_i,t it started from. As
+mixing is linear, anyone who holds the statements of round t-1 named in that row computes
+
+    S u_i,t = (sum_k w_ik S y_k,t-1 - S y_i,t) / lambda_t
+
+the sketch of what i injected, wherever it lied. Round 0 is the initial model of the cluster file,
+which everyone states alike. Sums run over agents in ascending order of id, in binary64.
+
+This module computes and judges; it signs only what it is given a key for and stores nothing.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mechanisms.claims import Claim as Claim
+from mechanisms.claims import ClaimedRound as ClaimedRound
+from mechanisms.claims import SignedClaim as SignedClaim
+from mechanisms.claims import common_rounds as common_rounds
+from mechanisms.sketch import SignSketch, signs_seed, window_of
+from mechanisms.statements import EvidenceError, Floats, SignedStatement, Statement
+from topologies.canonical import payload_digest
+
+# Claims are compared with what the neighbour computed itself; only the order of a dot product's
+# additions may differ between two machines, which moves the last few of 53 bits.
+CLAIM_TOLERANCE: Final = 1e-9
+ROW_TOLERANCE: Final = 1e-12
+
+
+def injected(mixed: Floats, stated: Floats, step_size: float) -> Floats:
+    """Sketch of the injected update (..., k) from the mixed and the stated sketch (..., k)."""
+    return (mixed - stated) / step_size
+
+
+def energy(sketches: Floats) -> Floats:
+    """Squared norms (...) of sketches (..., k)."""
+    squared: Floats = np.einsum("...k,...k->...", sketches, sketches)
+    return squared
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What all agents of a run know in advance and every statement is judged against.
+
+    `mixing[i][k]` is the cluster's weight w_ik for the neighbours k of i (self left out);
+    `initial` the initial model (dim,) float32; `step_size(t)` the schedule.
+    """
+
+    run: bytes
+    dim: int
+    sketch_size: int
+    window_rounds: int
+    publics: Mapping[str, bytes]
+    mixing: Mapping[str, Mapping[str, float]]
+    step_size: Callable[[int], float]
+    initial: NDArray[np.float32]
+
+    @property
+    def sketch_bytes(self) -> int:
+        """Length of an encoded sketch."""
+        return 8 * min(self.dim, self.sketch_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What an accepted update proves: the injected sketch (k,) and its squared norm."""
+
+    injected: Floats
+    energy: float
+
+
+class Examiner:
+    """Makes and judges statements under one run's terms; caches the signs of the last windows."""
+
+    # The present window, the one before (late updates) and the next (a window's last round).
+    WINDOWS_CACHED: Final = 3
+
+    def __init__(self, terms: Terms) -> None:
+        self.terms = terms
+        self._sketches: dict[int, SignSketch] = {}
+        self._initial: dict[int, Floats] = {}
+
+    def sketch(self, window: int) -> SignSketch:
+        """The sketch under a window's signs."""
+        found = self._sketches.get(window)
+        if found is None:
+            terms = self.terms
+            found = SignSketch(signs_seed(terms.run, window), terms.dim, terms.sketch_size)
+            # Threads may race here; the loser's work is only repeated, never wrong.
+            for old in sorted(self._sketches)[: -(self.WINDOWS_CACHED - 1)]:
+                self._sketches.pop(old, None)
+            self._sketches[window] = found
+        return found
+
+    def state(
+        self, t: int, agent: str, payload: NDArray[np.float32], row: Mapping[str, float]
+    ) -> Statement:
+        """The statement of `payload` (dim,) sent in round t, started from what `row` mixed."""
+        terms = self.terms
+        window = window_of(t, terms.window_rounds)
+        digest = payload_digest(payload.data.cast("B"))
+        return Statement(
+            run=terms.run,
+            round=t,
+            agent=agent,
+            digest=digest,
+            dim=terms.dim,
+            row=tuple(sorted(row.items())),
+            step_size=terms.step_size(t),
+            sketch=self.sketch(window)(payload).astype("<f8").tobytes(),
+            next_sketch=self._next_sketch(t, payload),
+        )
+
+    def _next_sketch(self, t: int, payload: NDArray[np.float32]) -> bytes:
+        terms = self.terms
+        window = window_of(t, terms.window_rounds)
+        if window_of(t + 1, terms.window_rounds) == window:
+            return b""
+        return self.sketch(window + 1)(payload).astype("<f8").tobytes()
+
+    def examine_header(self, signed: SignedStatement, sender: str) -> None:
+        """Judge what a statement says by itself: signature, run, size, schedule, mixing row.
+
+        Raises:
+            EvidenceError
+        """
+        statement, terms = signed.statement, self.terms
+        if statement.agent != sender:
+            raise EvidenceError("statement-agent", f"it names {statement.agent}")
+        if not signed.verify(terms.publics[sender]):
+            raise EvidenceError("statement-signature")
+        if statement.run != terms.run:
+            raise EvidenceError("statement-run")
+        if statement.dim != terms.dim or len(statement.sketch) != terms.sketch_bytes:
+            raise EvidenceError("statement-size", f"{statement.dim} parameters")
+        if statement.step_size != terms.step_size(statement.round):
+            raise EvidenceError("step-size", f"{statement.step_size}")
+        self._examine_row(statement)
+
+    def _examine_row(self, statement: Statement) -> None:
+        agent, row = statement.agent, dict(statement.row)
+        if statement.round == 1:
+            if row != {agent: 1.0}:
+                raise EvidenceError("mixing-row", "round 1 starts from the initial model")
+            return
+        weights = self.terms.mixing[agent]
+        if len(row) == 1 and set(row.values()) == {1.0} and set(row) <= set(weights):
+            return  # a re-entry: one neighbour's payload as it is
+        own = row.pop(agent, None)
+        if own is None or any(weights.get(k) != w for k, w in row.items()):
+            raise EvidenceError("mixing-row", "weights are not those of the cluster file")
+        if own < 0 or abs(own + math.fsum(row.values()) - 1.0) > ROW_TOLERANCE:
+            raise EvidenceError("mixing-row", "weights do not sum to one")
+
+    def examine(
+        self,
+        signed: SignedStatement,
+        payload: NDArray[np.float32],
+        witnesses: Mapping[str, SignedStatement],
+        trusted: Mapping[str, SignedStatement],
+    ) -> Examined:
+        """Judge a whole update: digest, sketch, finite values, witnesses, in this order.
+
+        Args:
+            signed: the sender's statement, already passed by `examine_header`.
+            payload: (dim,) float32 as received.
+            witnesses: statements of the round before, by agent, as forwarded by the sender.
+            trusted: statements of the round before that this agent verified itself.
+
+        Raises:
+            EvidenceError: the update must not reach the model.
+        """
+        statement = signed.statement
+        if payload_digest(payload.data.cast("B")) != statement.digest:
+            raise EvidenceError("payload-digest")
+        window = window_of(statement.round, self.terms.window_rounds)
+        measured = self.sketch(window)(payload)
+        if measured.astype("<f8").tobytes() != statement.sketch:
+            raise EvidenceError("payload-sketch")
+        if self._next_sketch(statement.round, payload) != statement.next_sketch:
+            raise EvidenceError("payload-sketch", "under the next window's signs")
+        if not np.isfinite(measured).all():  # a sum with one non-finite term is not finite
+            raise EvidenceError("payload-not-finite")
+        sources = self._sources(statement, witnesses, trusted)
+        vector = self.injected(statement, sources)
+        squared = float(energy(vector))
+        if not math.isfinite(squared):
+            raise EvidenceError("injected-not-finite")
+        return Examined(vector, squared)
+
+    def _sources(
+        self,
+        statement: Statement,
+        witnesses: Mapping[str, SignedStatement],
+        trusted: Mapping[str, SignedStatement],
+    ) -> dict[str, Statement]:
+        """The verified statements of the round before that the row names."""
+        sources: dict[str, Statement] = {}
+        if statement.round == 1:
+            return sources
+        for agent, _ in statement.row:
+            known, witness = trusted.get(agent), witnesses.get(agent)
+            if witness is None or (known is not None and known.body == witness.body):
+                if known is None:
+                    raise EvidenceError("witness-missing", agent)
+                sources[agent] = known.statement
+                continue
+            said = witness.statement
+            if said.agent != agent or said.round != statement.round - 1:
+                raise EvidenceError("witness-round", agent)
+            if said.run != self.terms.run or len(said.sketch) != self.terms.sketch_bytes:
+                raise EvidenceError("witness-run", agent)
+            if not witness.verify(self.terms.publics[agent]):
+                raise EvidenceError("witness-signature", agent)
+            sources[agent] = said
+        return sources
+
+    def injected(self, statement: Statement, sources: Mapping[str, Statement]) -> Floats:
+        """S u (k,) of a statement whose row's statements are `sources` (empty in round 1)."""
+        rounds = self.terms.window_rounds
+        window = window_of(statement.round, rounds)
+        stated = np.frombuffer(statement.sketch, "<f8")
+        if statement.round == 1:
+            return injected(self._initial_sketch(window), stated, statement.step_size)
+        mixed = np.zeros_like(stated)
+        for agent, weight in statement.row:
+            mixed += weight * self._values(sources[agent], window)
+        return injected(mixed, stated, statement.step_size)
+
+    def _values(self, source: Statement, window: int) -> Floats:
+        if self.terms.dim <= self.terms.sketch_size:
+            return np.frombuffer(source.sketch, "<f8")  # its own sketch under any signs
+        return source.values(window, self.terms.window_rounds)
+
+    def _initial_sketch(self, window: int) -> Floats:
+        if window not in self._initial:
+            self._initial[window] = self.sketch(window)(self.terms.initial)
+        return self._initial[window]
+
+
+def check_claim(
+    claim: Claim, terms: Terms, energies: Mapping[int, float], direction: Floats | None
+) -> None:
+    """Hold a neighbour's claim against the energies (by round) computed from its statements.
+
+    `direction` (k,) is the sum of its injected sketches when every claimed round was seen, else
+    None: a round this agent did not see cannot be checked here.
+
+    Raises:
+        EvidenceError: the claim contradicts the statements.
+    """
+    if claim.run != terms.run:
+        raise EvidenceError("claim-run")
+    for entry in claim.rounds:
+        if window_of(entry.round, terms.window_rounds) != claim.window:
+            raise EvidenceError("claim-round", f"{entry.round} is not of window {claim.window}")
+        seen = energies.get(entry.round)
+        if seen is not None and abs(seen - entry.energy) > CLAIM_TOLERANCE * max(seen, 1e-300):
+            raise EvidenceError("claim-energy", f"round {entry.round}: {entry.energy}, seen {seen}")
+    if len(claim.direction) != terms.sketch_bytes:
+        raise EvidenceError("claim-direction", "wrong length")
+    if direction is not None:
+        claimed = np.frombuffer(claim.direction, "<f8")
+        scale = math.sqrt(float(energy(direction))) + 1e-300
+        if not math.sqrt(float(energy(claimed - direction))) <= CLAIM_TOLERANCE * scale * 1e3:
+            raise EvidenceError("claim-direction")

@@ -1,0 +1,245 @@
+"""The audit of one ledger export by public keys and the run's terms alone.
+
+Checked, in this order and in the order of the records: form, stated terms, chain and credit limit,
+evidence, both signatures, the claims' signatures, every bill and delta recomputed from the claims
+through the run's rule, and the end line.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mechanisms.claims import Claim, SignedClaim
+from mechanisms.credits import AmountError
+from mechanisms.export import Export, ExportError, Footer, file_name, header_of, parse_export
+from mechanisms.ledger_bodies import (
+    Body,
+    ChannelTerms,
+    LedgerViolation,
+    Position,
+    check_successor,
+)
+from mechanisms.ledger_records import Record, check_evidence, check_signatures
+from mechanisms.payments import Payments, edge_bills
+from mechanisms.sketch import window_of
+from topologies.canonical import MalformedError
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFacts:
+    """What the cluster file says: `keys` by agent, `edges` as (lo, hi), `fingerprint` 32 bytes."""
+
+    run_id: str
+    fingerprint: bytes
+    credit_limit: int
+    window_rounds: int
+    keys: Mapping[str, bytes]
+    edges: frozenset[tuple[str, str]]
+    payments: Payments
+
+    def terms(self, lo: str, hi: str) -> ChannelTerms:
+        """The terms of an edge."""
+        return ChannelTerms(
+            lo=lo,
+            hi=hi,
+            public_lo=self.keys[lo],
+            public_hi=self.keys[hi],
+            run_id=self.run_id,
+            fingerprint=self.fingerprint,
+            credit_limit=self.credit_limit,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong, at one place; `seq` counts as `mechanisms.export` describes."""
+
+    file: str
+    edge: str
+    seq: int
+    code: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: edge {self.edge}, seq {self.seq}: {self.code}: {self.detail}"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportAudit:
+    """What one export says, as far as it could be read.
+
+    `positions`: after each good record; `claims`: (record number, claim) of every good record.
+    """
+
+    name: str
+    lo: str
+    hi: str
+    exporter: str
+    findings: tuple[Finding, ...]
+    positions: tuple[Position, ...] = ()
+    windows: tuple[int, ...] = ()
+    claims: tuple[tuple[int, SignedClaim], ...] = ()
+
+    @property
+    def edge(self) -> str:
+        """The edge as findings name it."""
+        return f"{self.lo}-{self.hi}"
+
+    @property
+    def position(self) -> Position:
+        """Where the chain stands."""
+        return self.positions[-1] if self.positions else Position()
+
+
+@dataclass(slots=True)
+class _Report:
+    """Collects findings of one file."""
+
+    name: str
+    edge: str
+    findings: list[Finding] = field(default_factory=list)
+
+    def add(self, seq: int, code: str, detail: str) -> None:
+        self.findings.append(Finding(self.name, self.edge, seq, code, detail))
+
+
+def audit_export(
+    name: str, data: bytes, facts: AuditFacts, exporter: str | None = None
+) -> ExportAudit:
+    """Judge one export.
+
+    Args:
+        name: how findings name the file; the last part of the path must be the edge's file name.
+        exporter: who must have exported it, where that is known.
+    """
+    base = name.replace("\\", "/").rpartition("/")[2]
+    edge = next((edge for edge in sorted(facts.edges) if file_name(*edge) == base), None)
+    if edge is None:
+        finding = Finding(name, base.removesuffix(".jsonl"), 0, "edge", "no such edge in this run")
+        return ExportAudit(name, "", "", exporter or "", (finding,))
+    lo, hi = edge
+    report = _Report(name, f"{lo}-{hi}")
+    try:
+        export = parse_export(data)
+    except ExportError as exc:
+        report.add(exc.seq, exc.code, exc.detail)
+        return ExportAudit(name, lo, hi, exporter or "", tuple(report.findings))
+    terms = facts.terms(lo, hi)
+    stated = _check_header(export, terms, exporter, report)
+    positions, claims = _check_chain(export.records, terms, facts, report)
+    if len(positions) == len(export.records):
+        _check_footer(export, terms, positions[-1] if positions else Position(), report)
+    windows = tuple(position.window for position in positions[1:])
+    return ExportAudit(
+        name, lo, hi, stated, tuple(report.findings), tuple(positions), windows, tuple(claims)
+    )
+
+
+def _check_header(
+    export: Export, terms: ChannelTerms, exporter: str | None, report: _Report
+) -> str:
+    """Compare the header with the terms; return who exported the file."""
+    stated = export.header["exporter"]
+    allowed = (terms.lo, terms.hi) if exporter is None else (exporter,)
+    if stated not in allowed:
+        report.add(0, "header", f"exporter is {stated!r}, expected {' or '.join(allowed)}")
+        stated = allowed[0]
+    for key, value in header_of(terms, stated).items():
+        if key != "exporter" and not _same(export.header[key], value):
+            report.add(0, "header", f"{key} is {export.header[key]!r}, expected {value!r}")
+    return str(stated)
+
+
+def _same(found: Any, expected: object) -> bool:
+    return type(found) is type(expected) and found == expected  # True is not 1 here
+
+
+def _check_chain(
+    records: Sequence[Record], terms: ChannelTerms, facts: AuditFacts, report: _Report
+) -> tuple[list[Position], list[tuple[int, SignedClaim]]]:
+    """Walk the chain up to the first record that breaks it."""
+    positions: list[Position] = []
+    claims: list[tuple[int, SignedClaim]] = []
+    position = Position()
+    for seq, record in enumerate(records):
+        try:
+            body = Body.decode(record.body)
+            check_successor(terms, position, body)
+            if abs(body.balance_after) > terms.credit_limit:
+                raise LedgerViolation("credit-limit", f"balance {body.balance_after}")
+            pair = check_evidence(terms, body, record.evidence)
+            check_signatures(terms, seq, record)
+        except MalformedError as exc:
+            report.add(seq, "body", str(exc))
+            return positions, claims
+        except LedgerViolation as exc:
+            report.add(seq, exc.code, exc.detail)
+            return positions, claims
+        if pair is not None:
+            _check_settlement(seq, body, record, pair, terms, facts, report)
+            claims += [(seq, claim) for claim in pair]
+        position = Position.of(record.body)
+        positions.append(position)
+    return positions, claims
+
+
+def _check_settlement(
+    seq: int,
+    body: Body,
+    record: Record,
+    pair: tuple[SignedClaim, SignedClaim],
+    terms: ChannelTerms,
+    facts: AuditFacts,
+    report: _Report,
+) -> None:
+    """Check the claims of a record and recompute its bills and delta from them."""
+    for signed, public in zip(pair, (terms.public_lo, terms.public_hi), strict=True):
+        claim = signed.claim()
+        if not signed.verify(public):
+            report.add(seq, "claim-signature", f"the claim of {claim.agent} is not signed by it")
+        fault = _claim_fault(claim, body, facts)
+        if fault:
+            report.add(seq, "claim", f"the claim of {claim.agent} {fault}")
+    try:
+        due = edge_bills(facts.payments, *pair)
+    except (AmountError, MalformedError) as exc:
+        report.add(seq, "rule", f"the claims cannot be settled: {exc}")
+        return
+    if due.delta != body.delta:
+        rule = facts.payments.text
+        report.add(seq, "delta", f"{body.delta} where {rule} gives {due.delta} from the claims")
+    if (due.bill_lo, due.bill_hi) != record.evidence[2:]:
+        report.add(seq, "bill", "not the bills that the rule gives from the claims")
+
+
+def _claim_fault(claim: Claim, body: Body, facts: AuditFacts) -> str:
+    if claim.run != facts.fingerprint:
+        return "is of another run"
+    if claim.window != body.window:
+        return f"is of window {claim.window}, the record settles {body.window}"
+    if any(window_of(r.round, facts.window_rounds) != claim.window for r in claim.rounds):
+        return "has rounds outside its window"
+    return ""
+
+
+def _check_footer(export: Export, terms: ChannelTerms, position: Position, report: _Report) -> None:
+    footer, number = export.footer, len(export.records)
+    said = (footer.seq, footer.head, footer.balance)
+    if said != (position.seq, position.head, position.balance):
+        report.add(number, "end", "the end line does not state where the chain ends")
+        return
+    exporter = export.header["exporter"]
+    other = terms.hi if exporter == terms.lo else terms.lo
+    if _signed_by(footer, terms, exporter):
+        return
+    if _signed_by(footer, terms, other):
+        report.add(0, "header", f"exporter is {exporter!r}, but {other} signed the end line")
+    else:
+        report.add(number, "end-signature", f"the end line is not signed by {exporter}")
+
+
+def _signed_by(footer: Footer, terms: ChannelTerms, exporter: object) -> bool:
+    if exporter not in (terms.lo, terms.hi):
+        return False
+    public = terms.public_lo if exporter == terms.lo else terms.public_hi
+    return footer.verify(public, terms.channel_id, str(exporter))

@@ -1,0 +1,415 @@
+"""The ledger of one edge: a hash chain that both ends sign, kept by two equal state machines.
+
+States
+    status   open -> disputed (a proposal was refused) or frozen (the chains contradict each other)
+    session  none -> syncing (`connected`) -> synced (the peer's equal STATE was seen); a proposal
+             is made or accepted only when synced, so an end that lost records catches up first
+    pending  at most one own proposal, stored before it is sent, resent byte for byte
+    held     at most one proposal of the peer for a window that is not settled here yet
+    due      settlements computed here, by window, that no record holds yet
+
+Events    `connected`, `settle`, `skip`, `received_from_peer`, `records_read`, `resend`. Each
+          returns effects to be performed in order. A peer's fault raises and changes nothing.
+
+Invariants
+    Record seq is proposed by lo when even and by hi when odd; record 0 is the genesis.
+    Numbers are contiguous, each body names the hash before it, balance_after = previous + delta.
+    |balance_after| <= credit limit. Windows ascend; one that an end skipped is never settled.
+    One (seq, attempt) is signed with one body only: stored bytes are sent, never rebuilt.
+    The two chains differ by at most one record, which the proposer has not seen accepted.
+
+A proposal waits in `held` until its window is settled here too, so the driver exchanges claims
+reliably, and calls `skip` for a window that it has refused to settle.
+No clock, no disk, no socket here.
+"""
+
+from typing import Final, assert_never
+
+from mechanisms.ledger_bodies import (
+    GENESIS,
+    GENESIS_WINDOW,
+    NO_HASH,
+    NONCE_BYTES,
+    SETTLEMENT,
+    Body,
+    Position,
+    check_successor,
+)
+from mechanisms.ledger_bodies import ChannelTerms as ChannelTerms
+from mechanisms.ledger_bodies import LedgerViolation as LedgerViolation
+from mechanisms.ledger_chain import Chain
+from mechanisms.ledger_effects import ChannelState as ChannelState
+from mechanisms.ledger_effects import Disputed as Disputed
+from mechanisms.ledger_effects import Effect as Effect
+from mechanisms.ledger_effects import Froze as Froze
+from mechanisms.ledger_effects import Ignored as Ignored
+from mechanisms.ledger_effects import OverLimit as OverLimit
+from mechanisms.ledger_effects import PeerRejected as PeerRejected
+from mechanisms.ledger_effects import Pending as Pending
+from mechanisms.ledger_effects import Persist as Persist
+from mechanisms.ledger_effects import ReadRecords as ReadRecords
+from mechanisms.ledger_effects import Settled as Settled
+from mechanisms.ledger_effects import Status as Status
+from mechanisms.ledger_effects import StorePending as StorePending
+from mechanisms.ledger_effects import StoreRecord as StoreRecord
+from mechanisms.ledger_effects import StoreStatus as StoreStatus
+from mechanisms.ledger_effects import Transmit as Transmit
+from mechanisms.ledger_messages import RECORDS_MAX, Accept, Propose, Records, Reject, StateMessage
+from mechanisms.ledger_messages import Message as Message
+from mechanisms.ledger_messages import parse_message as parse_message
+from mechanisms.ledger_records import (
+    Evidence,
+    sign_acceptance,
+    sign_proposal,
+    verify_acceptance,
+    verify_proposal,
+)
+from mechanisms.ledger_records import Record as Record
+from topologies.canonical import sha256
+from topologies.signatures import SigningKey
+
+CODE_CREDIT_LIMIT: Final = "credit-limit"
+CODE_MISMATCH: Final = "mismatch"
+CODE_SKIPPED: Final = "window-skipped"
+
+
+class Channel:
+    """One end of an edge.
+
+    Args:
+        terms: of the edge; `key` must be one of its two.
+        state: what the store holds of this channel; nothing for a new one.
+    """
+
+    def __init__(
+        self, terms: ChannelTerms, key: SigningKey, state: ChannelState | None = None
+    ) -> None:
+        if key.public not in (terms.public_lo, terms.public_hi):
+            raise ValueError(f"the key is not of the edge {terms.lo}-{terms.hi}")
+        state = state or ChannelState()
+        self.terms = terms
+        self.channel_id = terms.channel_id
+        self.status = state.status
+        self.reason = state.reason
+        self.synced = False
+        self._key = key
+        self._is_lo = key.public == terms.public_lo
+        self._peer = terms.public_hi if self._is_lo else terms.public_lo
+        self._chain = Chain(terms, state.heads, state.last)
+        self._pending = state.pending
+        self._held: Propose | None = None
+        self._due: dict[int, tuple[int, Evidence]] = {}
+        self._over_limit_window = GENESIS_WINDOW
+        self._nonces: tuple[bytes, bytes] | None = None  # own, peer
+
+    @property
+    def position(self) -> Position:
+        """Where this end's chain stands."""
+        return self._chain.position
+
+    @property
+    def received(self) -> int:
+        """Micro-credits that this end has received net, in settled windows."""
+        return -self.position.balance if self._is_lo else self.position.balance
+
+    @property
+    def settled_window(self) -> int:
+        """The last settled window; after a restart, give the later ones to `settle` again."""
+        return self.position.window
+
+    @property
+    def idle(self) -> bool:
+        """Whether the chain is open, synced and complete: nothing due, pending or held."""
+        waiting = self._pending is not None or self._held is not None or bool(self._due)
+        return self.status is Status.OPEN and self.synced and not waiting and self.position.seq >= 0
+
+    def connected(self, own_nonce: bytes, peer_nonce: bytes) -> list[Effect]:
+        """A session with the peer began: exchange states before anything else."""
+        if len(own_nonce) != NONCE_BYTES or len(peer_nonce) != NONCE_BYTES:
+            raise ValueError(f"nonces take {NONCE_BYTES} bytes")
+        self._nonces = (own_nonce, peer_nonce)
+        self.synced = False
+        self._held = None  # the peer resends what it still has pending
+        return [self._state(peer_nonce, answer_wanted=True)]
+
+    def settle(
+        self, window: int, delta: int, bill_lo: bytes, bill_hi: bytes, claims: tuple[bytes, bytes]
+    ) -> list[Effect]:
+        """Settle a window: `delta` and bills as `payments.edge_bills` gives them, `claims` of lo
+        and hi encoded. A window that is not after the last settled one is ignored."""
+        if window <= self.position.window:
+            return [Ignored("window-settled")]
+        self._due[window] = (delta, (*claims, bill_lo, bill_hi))
+        return self._advance()
+
+    def skip(self, window: int) -> list[Effect]:
+        """This end will never settle `window`: refuse a proposal for it instead of holding it."""
+        self._due.pop(window, None)
+        held = self._held
+        if held is not None and Body.decode(held.body).window == window:
+            return self._refuse(held, CODE_SKIPPED)
+        return []
+
+    def resend(self) -> list[Effect]:
+        """The driver's timer: repeat what the peer has not answered."""
+        if self._nonces is None or self.status is Status.FROZEN:
+            return []
+        if not self.synced:
+            return [self._state(self._nonces[1], answer_wanted=True)]
+        return self._resend_pending()
+
+    def received_from_peer(self, message: Message) -> list[Effect]:
+        """A message of the peer's, in the present session.
+
+        Raises:
+            MalformedError: bytes inside it that are not what they should be.
+            LedgerViolation: it is not allowed; nothing has changed.
+        """
+        if self._nonces is None:
+            return [Ignored("no-session")]
+        if isinstance(message, StateMessage):
+            return self._on_state(message, *self._nonces)
+        if self.status is Status.FROZEN:
+            return [Ignored("frozen")]
+        match message:
+            case Propose():
+                return self._on_propose(message)
+            case Accept():
+                return self._on_accept(message)
+            case Reject():
+                return self._on_reject(message)
+            case Records():
+                return self._on_records(message)
+            case _:
+                assert_never(message)
+
+    def records_read(self, records: list[Record]) -> list[Effect]:
+        """The answer to `ReadRecords`."""
+        return [Transmit(Records.fitting(records))] if records else []
+
+    # Catching up
+
+    def _state(self, peer_nonce: bytes, *, answer_wanted: bool) -> Transmit:
+        seq, head = self.position.seq, self.position.head
+        return Transmit(
+            StateMessage.sign(
+                self._key, self.channel_id, peer_nonce, seq, head, answer_wanted=answer_wanted
+            )
+        )
+
+    def _on_state(self, message: StateMessage, own_nonce: bytes, peer_nonce: bytes) -> list[Effect]:
+        if message.echoed_nonce != own_nonce:
+            return [Ignored("state-of-another-session")]
+        if not message.verify(self._peer, self.channel_id):
+            raise LedgerViolation("state-signature", "not the peer's")
+        effects: list[Effect] = []
+        if message.answer_wanted:
+            effects.append(self._state(peer_nonce, answer_wanted=False))
+        if self.status is Status.FROZEN:
+            return effects
+        if message.seq > self.position.seq:
+            self.synced = False  # the peer sends RECORDS when it learns where this end stands
+            return effects
+        if self._chain.head_at(message.seq) != message.head:
+            return effects + self._freeze("heads-conflict")
+        if message.seq < self.position.seq:
+            return [*effects, ReadRecords(self.channel_id, message.seq + 1, RECORDS_MAX)]
+        if self.synced:
+            return effects
+        self.synced = True
+        return effects + self._resend_pending() + self._advance()
+
+    def _on_records(self, message: Records) -> list[Effect]:
+        adopted, conflicting = self._chain.examine(message.records)
+        conflicting = conflicting or self._contradicts_pending(adopted)
+        if conflicting is not None:
+            return self._freeze("records-conflict", ((conflicting.body, conflicting.sig_p),))
+        if not adopted and self.synced:
+            return [Ignored("known-records")]
+        effects: list[Effect] = []
+        for record in adopted:
+            effects += self._commit(record)
+        self.synced = False
+        assert self._nonces is not None
+        return [*effects, self._state(self._nonces[1], answer_wanted=True)]
+
+    def _contradicts_pending(self, adopted: list[Record]) -> Record | None:
+        """The record that took the place of the pending proposal with another body."""
+        pending = self._pending
+        if pending is None or not adopted or adopted[0].body == pending.body:
+            return None
+        return adopted[0]  # a pending proposal is always the successor of the last record
+
+    # Settling
+
+    def _advance(self) -> list[Effect]:
+        """Whatever the state allows next: accept what is held, or propose what is due."""
+        if self.status is not Status.OPEN or not self.synced or self._pending is not None:
+            return []
+        if self._held is not None:
+            return self._judge(self._held)
+        my_turn = self.terms.proposer(self.position.seq + 1) == self._key.public
+        if self.position.seq < 0:
+            return self._propose(GENESIS, GENESIS_WINDOW, 0, ()) if my_turn else []
+        if not self._due:
+            return []
+        window = min(self._due)
+        delta, evidence = self._due[window]
+        if not self._within_limit(self.position.balance + delta):
+            return self._report_over_limit(window, self.position.balance + delta)
+        return self._propose(SETTLEMENT, window, delta, evidence) if my_turn else []
+
+    def _within_limit(self, balance: int) -> bool:
+        return abs(balance) <= self.terms.credit_limit
+
+    def _report_over_limit(self, window: int, balance: int) -> list[Effect]:
+        if window == self._over_limit_window:
+            return []
+        self._over_limit_window = window
+        return [OverLimit(window, balance)]
+
+    def _propose(self, kind: str, window: int, delta: int, evidence: Evidence) -> list[Effect]:
+        assert self._nonces is not None
+        own, peer = self._nonces
+        bill_lo, bill_hi = (sha256(bill) for bill in evidence[2:]) if evidence else (NO_HASH,) * 2
+        body = Body(
+            channel_id=self.channel_id,
+            seq=self.position.seq + 1,
+            attempt=0,
+            prev=self.position.head,
+            proposer=self._key.public,
+            window=window,
+            kind=kind,
+            delta=delta,
+            balance_after=self.position.balance + delta,
+            bill_digest_lo=bill_lo,
+            bill_digest_hi=bill_hi,
+            nonce_lo=own if self._is_lo else peer,
+            nonce_hi=peer if self._is_lo else own,
+        ).encode()
+        sig_p = sign_proposal(self._key, body)
+        self._pending = Pending(body, sig_p, evidence)
+        return [
+            StorePending(self.channel_id, body, sig_p, evidence),
+            Transmit(Propose(body, sig_p)),
+        ]
+
+    def _resend_pending(self) -> list[Effect]:
+        if self._pending is None or self.status is not Status.OPEN:
+            return []
+        return [Transmit(Propose(self._pending.body, self._pending.sig_p))]
+
+    def _on_propose(self, message: Propose) -> list[Effect]:
+        body = Body.decode(message.body)
+        if body.channel_id != self.channel_id:
+            raise LedgerViolation("channel", "the proposal is of another channel")
+        if body.proposer != self._peer or self.terms.proposer(body.seq) != self._peer:
+            raise LedgerViolation("proposer", f"record {body.seq} is not the peer's to propose")
+        if not verify_proposal(self._peer, message.body, message.sig_p):
+            raise LedgerViolation("sig-p", "not the proposer's signature")
+        if body.seq <= self.position.seq:
+            return self._on_known_proposal(body.seq, message)
+        if self.status is Status.DISPUTED:
+            return [self._rejection(message, self.reason)]
+        if not self.synced or body.seq > self.position.seq + 1:
+            return [Ignored("proposal-before-sync")]
+        check_successor(self.terms, self.position, body)
+        if not self._within_limit(body.balance_after):
+            return self._refuse(message, CODE_CREDIT_LIMIT)
+        if self._held is not None and self._held.body != message.body:
+            return self._freeze_double(self._held, message)
+        self._held = message
+        return self._advance()
+
+    def _on_known_proposal(self, seq: int, message: Propose) -> list[Effect]:
+        head = sha256(message.body)
+        last = self._chain.last
+        assert last is not None
+        if self._chain.head_at(seq) != head:
+            if seq == self.position.seq:
+                return self._freeze_double(Propose(last.body, last.sig_p), message)
+            return self._freeze("conflicting-proposal", ((message.body, message.sig_p),))
+        if seq == self.position.seq:
+            return [Transmit(Accept(head, last.sig_a))]
+        return [Ignored("old-proposal")]
+
+    def _judge(self, proposal: Propose) -> list[Effect]:
+        """Accept or refuse a proposal that fits the chain, once its window is settled here."""
+        body = Body.decode(proposal.body)
+        evidence: Evidence = ()
+        if body.kind == SETTLEMENT:
+            if body.window not in self._due:
+                return []
+            delta, evidence = self._due[body.window]
+            digests = (sha256(evidence[2]), sha256(evidence[3]))
+            if (body.delta, body.bill_digest_lo, body.bill_digest_hi) != (delta, *digests):
+                return self._refuse(proposal, CODE_MISMATCH)
+        sig_a = sign_acceptance(self._key, proposal.body, proposal.sig_p)
+        record = Record(proposal.body, proposal.sig_p, sig_a, evidence)
+        store, *reports = self._commit(record)
+        return [store, Transmit(Accept(record.head, sig_a)), *reports, *self._advance()]
+
+    def _on_accept(self, message: Accept) -> list[Effect]:
+        pending = self._pending
+        if pending is None or sha256(pending.body) != message.head:
+            if message.head in self._chain:
+                return [Ignored("repeated-accept")]
+            raise LedgerViolation("unknown-accept", "of a record that was not proposed")
+        if not verify_acceptance(self._peer, pending.body, pending.sig_p, message.sig_a):
+            raise LedgerViolation("sig-a", "not the acceptor's signature")
+        if self.status is not Status.OPEN:
+            return [Ignored(str(self.status))]
+        record = Record(pending.body, pending.sig_p, message.sig_a, pending.evidence)
+        return self._commit(record) + self._advance()
+
+    def _commit(self, record: Record) -> list[Effect]:
+        """Take a record into the chain: the persist effect first, then the report."""
+        body = self._chain.append(record)
+        self._pending = None
+        self._held = None
+        self._due = {w: due for w, due in self._due.items() if w > body.window}
+        effects: list[Effect] = [
+            StoreRecord(
+                self.channel_id, body.seq, record.body, record.sig_p, record.sig_a, record.evidence
+            )
+        ]
+        if body.kind == SETTLEMENT:
+            effects.append(Settled(body.seq, body.window, body.delta, body.balance_after))
+        return effects
+
+    # Stopping
+
+    def _rejection(self, proposal: Propose, code: str) -> Transmit:
+        body_hash = sha256(proposal.body)
+        return Transmit(Reject.sign(self._key, self.channel_id, body_hash, code))
+
+    def _refuse(self, proposal: Propose, code: str) -> list[Effect]:
+        self._held = None
+        stop = self._stop(Status.DISPUTED, code)
+        return [stop, self._rejection(proposal, code), Disputed(code)]
+
+    def _on_reject(self, message: Reject) -> list[Effect]:
+        pending = self._pending
+        if pending is None or sha256(pending.body) != message.body_hash:
+            return [Ignored("reject-of-nothing-pending")]
+        if not message.verify(self._peer, self.channel_id):
+            raise LedgerViolation("reject-signature", "not the acceptor's")
+        if self.status is not Status.OPEN:
+            return [Ignored("repeated-reject")]
+        return [self._stop(Status.DISPUTED, message.code), PeerRejected(message.code)]
+
+    def _freeze_double(self, first: Propose, second: Propose) -> list[Effect]:
+        """Two bodies of the peer's for one number: malice when both are of one session (E1), else
+        malice or a restored backup (E2)."""
+        one, two = Body.decode(first.body), Body.decode(second.body)
+        same = (one.nonce_lo, one.nonce_hi) == (two.nonce_lo, two.nonce_hi)
+        reason = "double-signed" if same else "conflicting-proposal"
+        return self._freeze(reason, ((first.body, first.sig_p), (second.body, second.sig_p)))
+
+    def _freeze(self, reason: str, proof: tuple[tuple[bytes, bytes], ...] = ()) -> list[Effect]:
+        self._held = None
+        return [self._stop(Status.FROZEN, reason), Froze(reason, proof)]
+
+    def _stop(self, status: Status, reason: str) -> StoreStatus:
+        self.status, self.reason = status, reason
+        return StoreStatus(self.channel_id, status, reason)

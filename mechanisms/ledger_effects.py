@@ -1,0 +1,150 @@
+"""What a channel asks of its driver, and the stored state from which it is rebuilt.
+
+Effects are performed in order. A persist effect (`Store…`) must be durable before the effects
+after it are performed: that is what makes a crash at any point harmless.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+from mechanisms.ledger_messages import Message
+from mechanisms.ledger_records import Evidence, Record
+
+
+class Status(StrEnum):
+    """Whether a channel settles: `disputed` after a refused proposal, `frozen` when the two chains
+    contradict each other. Neither ends by itself."""
+
+    OPEN = "open"
+    DISPUTED = "disputed"
+    FROZEN = "frozen"
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An own proposal whose ACCEPT has not come; resent as these bytes, never rebuilt."""
+
+    body: bytes
+    sig_p: bytes
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelState:
+    """Everything of a channel that survives a crash; `heads[seq]` is the hash of record `seq`."""
+
+    heads: tuple[bytes, ...] = ()
+    last: Record | None = None
+    pending: Pending | None = None
+    status: Status = Status.OPEN
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StorePending:
+    """Persist: an own proposal, before it is sent."""
+
+    channel_id: bytes
+    body: bytes
+    sig_p: bytes
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRecord:
+    """Persist: a record with both signatures; the same transaction clears the pending proposal."""
+
+    channel_id: bytes
+    seq: int
+    body: bytes
+    sig_p: bytes
+    sig_a: bytes
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatus:
+    """Persist: the channel stopped settling, so that a restart does not forget it."""
+
+    channel_id: bytes
+    status: Status
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRecords:
+    """Read up to `count` records from `first` on and hand them to `Channel.records_read`."""
+
+    channel_id: bytes
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transmit:
+    """Send to the peer; may be lost."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A window is settled by both signatures; `delta`, `balance`: micro-credits lo paid hi."""
+
+    seq: int
+    window: int
+    delta: int
+    balance: int
+
+
+@dataclass(frozen=True, slots=True)
+class OverLimit:
+    """Settling `window` would bring the balance to `balance`, beyond the credit limit: nothing is
+    proposed, and the end that owes should no longer be served. Above 0 lo owes, below 0 hi."""
+
+    window: int
+    balance: int
+
+
+@dataclass(frozen=True, slots=True)
+class Disputed:
+    """This end refused the peer's proposal: the channel no longer settles."""
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRejected:
+    """The peer refused this end's proposal: the channel no longer settles."""
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Froze:
+    """The chains contradict each other. `proof`: the peer's signed (body, sig_p) pairs, if any."""
+
+    reason: str
+    proof: tuple[tuple[bytes, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """A late, repeated or early message changed nothing; `code` is for the log."""
+
+    code: str
+
+
+Persist: TypeAlias = StorePending | StoreRecord | StoreStatus
+Effect: TypeAlias = (
+    Persist
+    | ReadRecords
+    | Transmit
+    | Settled
+    | OverLimit
+    | Disputed
+    | PeerRejected
+    | Froze
+    | Ignored
+)

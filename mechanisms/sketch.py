@@ -1,0 +1,73 @@
+"""Sign sketches: a short linear image of a long vector that keeps inner products.
+
+Coordinate i is multiplied by a random sign and added to bucket i mod k (a count sketch whose
+buckets are dealt round robin; Charikar, Chen, Farach-Colton 2002). For any u, v the expectation of
+<S u, S v> over the signs is <u, v>, with relative deviation about sqrt(2 / k). Linearity is what
+evidence needs: the sketch of a mixture is the mixture of the sketches. Vectors of at most k
+coordinates are their own sketch.
+
+A sketch is exact: products with a sign are exact, and each bucket is summed in binary64 in
+ascending order of i, so every implementation gets the same bytes. Not hiding: signs are known
+before sending, so a modified client can place an update in the null space.
+"""
+
+from typing import Final
+
+import blake3
+import numpy as np
+from numpy.typing import NDArray
+
+from topologies.canonical import pack
+
+SIGNS_DOMAIN: Final = "candor/sketch-signs/v1"
+
+
+def window_of(round_number: int, window_rounds: int) -> int:
+    """The window (from 0) in which a round (from 1) is settled; round 0 belongs to window 0."""
+    return max(round_number - 1, 0) // window_rounds
+
+
+def signs_seed(run_fingerprint: bytes, window: int) -> bytes:
+    """The seed of a window's signs: canonical [domain, run fingerprint, window]."""
+    return pack([SIGNS_DOMAIN, run_fingerprint, window])
+
+
+class SignSketch:
+    """The sketch of one window: a linear map from (..., dim) to (..., size).
+
+    Args:
+        seed: what the signs are drawn from; sign i is bit i (little-endian within a byte) of the
+            BLAKE3 extendable output over it, 0 for +1 and 1 for -1.
+        dim: coordinates of the vectors.
+        size_max: k, the number of buckets; a vector of dim <= k is its own sketch.
+    """
+
+    __slots__ = ("_signs", "dim", "size")
+
+    def __init__(self, seed: bytes, dim: int, size_max: int) -> None:
+        self.dim = dim
+        self.size = min(dim, size_max)
+        self._signs: NDArray[np.float32] | None = None
+        if dim > size_max:
+            stream = blake3.blake3(seed).digest(length=(dim + 7) // 8)
+            bits = np.unpackbits(np.frombuffer(stream, np.uint8), count=dim, bitorder="little")
+            self._signs = 1.0 - 2.0 * bits.astype(np.float32)
+
+    def __call__(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Sketch float32 vectors (..., dim) into float64 (..., size)."""
+        if self._signs is None:
+            return vectors.astype(np.float64)
+        rows = vectors.reshape(-1, self.dim)
+        out = np.stack([self._one(row, self._signs) for row in rows])  # (rows, size)
+        return out.reshape(*vectors.shape[:-1], self.size)
+
+    def _one(self, vector: NDArray[np.float32], signs: NDArray[np.float32]) -> NDArray[np.float64]:
+        signed = vector * signs  # (dim,)
+        whole = self.dim - self.dim % self.size
+        # Reducing the leading axis of a contiguous array adds whole rows in order: bucket by bucket
+        # the additions are sequential, which is what makes the result the same everywhere.
+        out: NDArray[np.float64] = np.add.reduce(
+            signed[:whole].reshape(-1, self.size), axis=0, dtype=np.float64
+        )
+        out[: self.dim - whole] += signed[whole:]
+        return out

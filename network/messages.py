@@ -1,0 +1,160 @@
+"""The messages between neighbours as values; ledger messages pass through as opaque fields.
+
+Each message knows its fields on the wire; parsing refuses wrong types, lengths and ranges.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias, assert_never
+
+from network.errors import RemoteProtocolError
+from network.wire import LEDGER_KINDS, NONCE_BYTES, Buffer, Envelope, Kind
+from topologies.canonical import Value
+
+WITNESSES_MAX: Final = 32  # in one message: 32 statements of two 1,024-bucket sketches, 0.5 MiB
+CODE_CHARS_MAX: Final = 64
+ROUND_MAX: Final = 2**53
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Opens or re-opens a session; `body` is what `signature` covers."""
+
+    body: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Announces a round: the signed statement; witnesses and `payload_bytes` in chunks follow."""
+
+    body: bytes
+    signature: bytes
+    payload_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Witnesses:
+    """Statements (body, signature) of round - 1 that the sender mixed into its model."""
+
+    round: int
+    statements: tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of the payload of a round, at a byte offset."""
+
+    round: int
+    offset: int
+    data: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """What became of an update: an empty code when it was accepted, else why it was refused."""
+
+    round: int
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimMessage:
+    """A signed claim of a window."""
+
+    claim: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerMessage:
+    """A message of the edge's ledger protocol, parsed by the ledger itself."""
+
+    kind: Kind
+    fields: Sequence[Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    """The sender has finished; `heard` says that it has received ours."""
+
+    heard: bool
+
+
+Message: TypeAlias = Hello | Update | Witnesses | Chunk | Ack | ClaimMessage | LedgerMessage | Bye
+
+
+def to_envelope(message: Message, nonce: bytes) -> Envelope:
+    """Address a message to the receiver whose session nonce is `nonce` (empty for HELLO)."""
+    match message:
+        case Hello(body, signature):
+            return Envelope(Kind.HELLO, b"", [body, signature])
+        case Update(body, signature, payload_bytes):
+            return Envelope(Kind.UPDATE, nonce, [body, signature, payload_bytes])
+        case Witnesses(number, statements):
+            return Envelope(Kind.WITNESSES, nonce, [number, [list(pair) for pair in statements]])
+        case Chunk(number, offset, data):
+            return Envelope(Kind.CHUNK, nonce, [number, offset], data)
+        case Ack(number, code):
+            return Envelope(Kind.ACK, nonce, [number, code])
+        case ClaimMessage(claim):
+            return Envelope(Kind.CLAIM, nonce, [claim])
+        case LedgerMessage(kind, fields):
+            return Envelope(kind, nonce, fields)
+        case Bye(heard):
+            return Envelope(Kind.BYE, nonce, [heard])
+        case _:
+            assert_never(message)
+
+
+def from_envelope(envelope: Envelope) -> Message:
+    """The message in an envelope.
+
+    Raises:
+        RemoteProtocolError: fields of wrong number, type, length or range.
+    """
+    kind, fields = envelope.kind, list(envelope.fields)
+    if kind in LEDGER_KINDS:
+        return LedgerMessage(kind, fields)
+    match kind, fields:
+        case Kind.HELLO, [bytes(body), bytes(signature)]:
+            return Hello(body, signature)
+        case Kind.UPDATE, [bytes(body), bytes(signature), int(size)] if _counts(size):
+            return Update(body, signature, size)
+        case Kind.WITNESSES, [int(number), list(pairs)] if _counts(number):
+            return Witnesses(number, _statements(pairs))
+        case Kind.CHUNK, [int(number), int(offset)] if _counts(number) and _counts(offset):
+            if envelope.data is not None:
+                return Chunk(number, offset, envelope.data)
+        case Kind.ACK, [int(number), str(code)] if _counts(number) and len(code) <= CODE_CHARS_MAX:
+            return Ack(number, code)
+        case Kind.CLAIM, [bytes(claim)]:
+            return ClaimMessage(claim)
+        case Kind.BYE, [bool(heard)]:
+            return Bye(heard)
+    raise _wrong_fields(kind)
+
+
+def _counts(number: int) -> bool:
+    return not isinstance(number, bool) and 0 <= number <= ROUND_MAX
+
+
+def _statements(pairs: Sequence[Value]) -> tuple[tuple[bytes, bytes], ...]:
+    if len(pairs) > WITNESSES_MAX:
+        raise RemoteProtocolError("witnesses", f"{len(pairs)} in one message")
+    statements: list[tuple[bytes, bytes]] = []
+    for pair in pairs:
+        match pair:
+            case [bytes(body), bytes(signature)]:
+                statements.append((body, signature))
+            case _:
+                raise _wrong_fields(Kind.WITNESSES)
+    return tuple(statements)
+
+
+def _wrong_fields(kind: Kind) -> RemoteProtocolError:
+    return RemoteProtocolError("fields", f"not those of a {kind.name}")
+
+
+def valid_nonce(nonce: bytes) -> bool:
+    """Whether a nonce has the protocol's length."""
+    return len(nonce) == NONCE_BYTES

@@ -1,0 +1,237 @@
+"""One session with one neighbour: the signed HELLO handshake, as a pure state machine.
+
+States: connecting -> established | refused; a HELLO with a new nonce (the peer restarted) or with
+the right fingerprint (its operator mended the file) moves either of them on again.
+Events: `tick`, `received`, `lost`. Effects: HELLOs to send, returned in order.
+Invariants: a session is established only by a HELLO, signed by the identity in the cluster file,
+that echoes our own nonce (so it is not a recording) and bears our fingerprint; every other message
+must carry our nonce, and what we send carries the peer's.
+
+The HELLO's signature covers both CURVE keys and both nonces; the certificate in it binds the peer's
+CURVE key, which the transport has authenticated, to its identity.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Self
+
+from network.errors import RemoteProtocolError
+from network.identity import SignedCertificate
+from network.messages import Hello, valid_nonce
+from topologies.canonical import MalformedError, pack, unpack
+from topologies.signatures import SigningKey, verify
+
+HELLO_DOMAIN: Final = "candor/hello/v1"
+HELLO_BYTES_MAX: Final = 4096
+# A lost HELLO costs one retry interval at the start of a run; more than one a second is noise.
+HELLO_RETRY_FIRST_S: Final = 0.2
+HELLO_RETRY_LAST_S: Final = 2.0
+
+
+class SessionState(StrEnum):
+    """Where a session stands."""
+
+    CONNECTING = "connecting"
+    ESTABLISHED = "established"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """An end of a session, as the cluster file names it."""
+
+    agent: str
+    identity: bytes
+    curve: str
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """The body of a HELLO. `round` is the sender's current round, 0 before it starts."""
+
+    fingerprint: str
+    sender: str
+    receiver: str
+    sender_curve: str
+    receiver_curve: str
+    nonce: bytes
+    echo: bytes
+    established: bool
+    round: int
+    certificate: bytes
+
+    def encode(self) -> bytes:
+        """The canonical bytes that are signed."""
+        return pack(
+            [
+                1,
+                self.fingerprint,
+                self.sender,
+                self.receiver,
+                self.sender_curve,
+                self.receiver_curve,
+                self.nonce,
+                self.echo,
+                self.established,
+                self.round,
+                self.certificate,
+            ]
+        )
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        """Parse canonical bytes; raises RemoteProtocolError."""
+        try:
+            fields = unpack(body, bytes_max=HELLO_BYTES_MAX)
+        except MalformedError as exc:
+            raise RemoteProtocolError("hello", str(exc)) from exc
+        match fields:
+            case [
+                1,
+                str(fingerprint),
+                str(sender),
+                str(receiver),
+                str(sender_curve),
+                str(receiver_curve),
+                bytes(nonce),
+                bytes(echo),
+                bool(established),
+                int(number),
+                bytes(certificate),
+            ] if valid_nonce(nonce) and (not echo or valid_nonce(echo)) and number >= 0:
+                return cls(
+                    fingerprint,
+                    sender,
+                    receiver,
+                    sender_curve,
+                    receiver_curve,
+                    nonce,
+                    echo,
+                    established,
+                    number,
+                    certificate,
+                )
+        raise RemoteProtocolError("hello", "not a greeting")
+
+
+@dataclass(frozen=True, slots=True)
+class Greeted:
+    """What a HELLO changed: `established` and `refused` are set only when the state moved there."""
+
+    replies: tuple[Hello, ...] = ()
+    established: bool = False
+    refused: str | None = None
+
+
+class Session:
+    """The handshake with one neighbour; `peer_nonce` addresses what is sent to it."""
+
+    def __init__(
+        self,
+        *,
+        key: SigningKey,
+        own: Party,
+        peer: Party,
+        run_id: str,
+        fingerprint: str,
+        certificate: bytes,
+        nonce: bytes,
+    ) -> None:
+        self._key = key
+        self._own = own
+        self._peer = peer
+        self._run_id = run_id
+        self._fingerprint = fingerprint
+        self._certificate = certificate
+        self.nonce = nonce
+        self.peer_nonce: bytes | None = None
+        self.peer_round = 0
+        self.state = SessionState.CONNECTING
+        self.reason: str | None = None
+        self._candidate = b""  # the peer's latest nonce, echoed but not yet proven fresh
+        self._echoed = b""
+        self._next_hello_s = 0.0
+        self._retry_s = HELLO_RETRY_FIRST_S
+
+    @property
+    def established(self) -> bool:
+        """Whether messages may flow."""
+        return self.state is SessionState.ESTABLISHED
+
+    def tick(self, now_s: float, own_round: int) -> list[Hello]:
+        """HELLOs due now: repeated with growing intervals until the session is established."""
+        if self.established or now_s < self._next_hello_s:
+            return []
+        self._next_hello_s = now_s + self._retry_s
+        self._retry_s = min(2 * self._retry_s, HELLO_RETRY_LAST_S)
+        return [self._hello(own_round)]
+
+    def received(self, hello: Hello, wall_s: float, own_round: int) -> Greeted:
+        """Judge a HELLO that came over the peer's CURVE connection; `wall_s` is Unix time.
+
+        Raises:
+            RemoteProtocolError: it is not this peer's, not for us, or malformed.
+        """
+        greeting = Greeting.decode(hello.body)
+        peer = self._peer
+        if not verify(peer.identity, hello.signature, HELLO_DOMAIN, hello.body):
+            raise RemoteProtocolError("hello-signature", f"not {peer.agent}'s identity")
+        if (greeting.sender, greeting.receiver) != (peer.agent, self._own.agent):
+            raise RemoteProtocolError("hello-address", f"{greeting.sender} to {greeting.receiver}")
+        if (greeting.sender_curve, greeting.receiver_curve) != (peer.curve, self._own.curve):
+            raise RemoteProtocolError("hello-curve", "other CURVE keys than the connection's")
+        reply = not greeting.established or greeting.nonce != self._echoed
+        self._candidate = greeting.nonce
+        if greeting.fingerprint != self._fingerprint:
+            return self._refuse(greeting, reply, own_round)
+        self._check_certificate(greeting, wall_s)
+        self.peer_round = greeting.round
+        fresh = greeting.echo == self.nonce
+        moved = fresh and (not self.established or self.peer_nonce != greeting.nonce)
+        if moved:
+            self.peer_nonce = greeting.nonce
+            self.state, self.reason = SessionState.ESTABLISHED, None
+            self._retry_s = HELLO_RETRY_FIRST_S
+        return Greeted((self._hello(own_round),) if reply else (), established=moved)
+
+    def lost(self, reason: str) -> None:
+        """The peer is gone or no longer served; greet it again."""
+        self.state, self.reason = SessionState.CONNECTING, reason
+        self._retry_s = HELLO_RETRY_FIRST_S
+
+    def _refuse(self, greeting: Greeting, reply: bool, own_round: int) -> Greeted:
+        reason = (
+            f"cluster files differ: {self._own.agent} has {self._fingerprint[:16]}, "
+            f"{self._peer.agent} has {greeting.fingerprint[:16]}"
+        )
+        moved = self.reason != reason
+        self.state, self.reason, self.peer_nonce = SessionState.REFUSED, reason, None
+        # The peer learns of it from our own fingerprint; one reply to each of its lives is enough.
+        replies = (self._hello(own_round),) if reply and moved else ()
+        return Greeted(replies, refused=reason if moved else None)
+
+    def _check_certificate(self, greeting: Greeting, wall_s: float) -> None:
+        try:
+            certificate = SignedCertificate.decode(greeting.certificate)
+        except MalformedError as exc:
+            raise RemoteProtocolError("certificate", str(exc)) from exc
+        peer = self._peer
+        certificate.check(peer.identity, self._run_id, peer.curve, peer.endpoint, wall_s)
+
+    def _hello(self, own_round: int) -> Hello:
+        self._echoed = self._candidate
+        greeting = Greeting(
+            fingerprint=self._fingerprint,
+            sender=self._own.agent,
+            receiver=self._peer.agent,
+            sender_curve=self._own.curve,
+            receiver_curve=self._peer.curve,
+            nonce=self.nonce,
+            echo=self._candidate,
+            established=self.established,
+            round=own_round,
+            certificate=self._certificate,
+        )
+        body = greeting.encode()
+        return Hello(body, self._key.sign(HELLO_DOMAIN, body))

@@ -1,0 +1,281 @@
+"""What carries messages between neighbours: interface, limits, and a seeded in-memory twin.
+
+Messages are short tuples of frames, delivered at most once, in order while one connection lives,
+and attributed to the agent whose CURVE key authenticated it. Deliberately not here:
+acknowledgement, resending, meaning. Whatever must arrive is acknowledged by the protocol above,
+because a socket cannot know what a peer that died had already read.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from network.errors import LocalProtocolError
+
+Buffer = bytes | memoryview
+KIB, MIB = 1024, 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class TransportLimits:
+    """Every bound of the transport. The defaults carry their reasons; both ends may differ."""
+
+    # Chunks of a vector travel as separate messages, so that the high-water mark counts them. 1 MiB
+    # hides the cost a message (about 40 us) behind the cost of its bytes (about 1 ms encrypted).
+    chunk_bytes: int = MIB
+    # What a message holds beside a chunk: header, signed statement, witnesses' statements.
+    header_bytes_max: int = 64 * KIB
+    # A header, a chunk, and two to spare; without a bound one message could hold millions.
+    frames_max: int = 4
+    # Messages libzmq may hold each way for one peer: enough to keep the wire busy, small enough
+    # that a newer round is not stuck behind many megabytes of an older one.
+    high_water_mark: int = 8
+    # Small messages waiting for a peer that does not read: a few rounds of settlement traffic.
+    outbox_control_messages_max: int = 1024
+    # Chunks waiting for a peer: one round of 4 GiB. They share the payload's memory.
+    outbox_bulk_messages_max: int = 4096
+    # A peer that connects and says nothing holds a socket no longer than this.
+    handshake_s: float = 2.0
+    # A vanished host (no FIN) is noticed within 10 s, five beats; a busy one is not given up.
+    heartbeat_s: float = 2.0
+    heartbeat_timeout_s: float = 10.0
+    # A neighbour that restarts is back at once; one that is down for a day costs a dial in 10 s.
+    reconnect_s_min: float = 0.1
+    reconnect_s_max: float = 10.0
+
+    @property
+    def frame_bytes_max(self) -> int:
+        """The largest frame that is sent or delivered, bytes."""
+        return self.chunk_bytes + self.header_bytes_max
+
+    @property
+    def undelivered_bytes_max(self) -> int:
+        """The most that an honest connection can have in flight to us.
+
+        The high-water mark's messages, one being sent, one being read, and 16 MiB for the kernel's
+        buffers. Only an endless multipart message, which no mark counts, goes beyond.
+        """
+        return (self.high_water_mark + 2) * self.frames_max * self.frame_bytes_max + 16 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAddress:
+    """Where a neighbour listens and the CURVE key (z85, 40 characters) it must prove to hold."""
+
+    endpoint: str
+    curve_public: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message. `sender` is the agent whose CURVE key authenticated it, never a claimed name."""
+
+    sender: str
+    frames: tuple[Buffer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStats:
+    """Counters of one neighbour, and why it is not connected (for people; None when all is well).
+
+    `messages_dropped` counts both ways: ours that a bound of the outbox discarded, and theirs that
+    broke a limit of the transport.
+    """
+
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    messages_sent: int = 0
+    messages_received: int = 0
+    messages_dropped: int = 0
+    connected: bool = False
+    reason: str | None = None
+
+
+class Transport(Protocol):
+    """What the runtimes drive. Not thread-safe: all calls from the loop that started it."""
+
+    async def start(self) -> None:
+        """Begin to listen and to dial the peers. Raises TransportError: port taken, bad address."""
+
+    def post(self, peer: str, frames: Sequence[Buffer], *, bulk_round: int | None = None) -> None:
+        """Queue a message; never blocks. Bulk of a newer round displaces unsent bulk of older ones.
+
+        Raises:
+            LocalProtocolError: unknown peer, no frame, too many frames, or a frame above the limit.
+        """
+
+    async def receive(self) -> Delivery:
+        """The next message from any peer. Raises TransportError: failed or closed."""
+
+    async def close(self, drain_s: float) -> None:
+        """Send what waits for connected peers, for at most `drain_s`, then release everything."""
+
+    def link(self, peer: str) -> LinkStats:
+        """The counters of one peer. Raises LocalProtocolError: unknown peer."""
+
+
+def freeze(frames: Sequence[Buffer], limits: TransportLimits) -> tuple[Buffer, ...]:
+    """The frames out of reach of later changes: writable buffers are copied, others kept.
+
+    A read-only view is taken at its word: who made it must not change the memory behind it.
+
+    Raises:
+        LocalProtocolError: no frame, too many frames, or a frame above the limit.
+    """
+    if not 1 <= len(frames) <= limits.frames_max:
+        raise LocalProtocolError(f"{len(frames)} frames: a message has 1 to {limits.frames_max}")
+    frozen = tuple(_frozen(frame) for frame in frames)
+    largest = max(byte_count(frame) for frame in frozen)
+    if largest > limits.frame_bytes_max:
+        raise LocalProtocolError(f"frame of {largest} bytes: at most {limits.frame_bytes_max}")
+    return frozen
+
+
+def _frozen(frame: Buffer) -> Buffer:
+    if isinstance(frame, bytes):
+        return frame
+    view = memoryview(frame)
+    return view if view.readonly and view.c_contiguous else view.tobytes()
+
+
+def byte_count(frame: Buffer) -> int:
+    """Bytes, where len() of a typed view counts items."""
+    return frame.nbytes if isinstance(frame, memoryview) else len(frame)
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEntry:
+    """A message waiting to be sent; `bulk_round` is None for control messages."""
+
+    frames: tuple[Buffer, ...]
+    bulk_round: int | None
+
+
+class Outbox:
+    """What waits for one peer: first in, first out, bounded. `dropped` counts what was
+    discarded."""
+
+    def __init__(self, limits: TransportLimits) -> None:
+        self._limits = limits
+        self._entries: deque[OutboxEntry] = deque()
+        self._bulk_count = 0
+        self._round_newest = 0
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def put(self, entry: OutboxEntry) -> None:
+        """Append, then discard what the entry displaces."""
+        if entry.bulk_round is None:
+            self._entries.append(entry)
+            if len(self._entries) - self._bulk_count > self._limits.outbox_control_messages_max:
+                self._drop_oldest(bulk=False)
+            return
+        if entry.bulk_round < self._round_newest:  # stale already: nobody waits for that round
+            self.dropped += 1
+            return
+        if entry.bulk_round > self._round_newest:
+            self._round_newest = entry.bulk_round
+            self._drop_bulk()
+        self._entries.append(entry)
+        self._bulk_count += 1
+        if self._bulk_count > self._limits.outbox_bulk_messages_max:
+            self._drop_oldest(bulk=True)
+
+    def first(self) -> OutboxEntry:
+        """The entry to send next."""
+        return self._entries[0]
+
+    def remove_first(self) -> None:
+        """Forget the first entry: it has been handed over."""
+        self._bulk_count -= self._entries.popleft().bulk_round is not None
+
+    def _drop_bulk(self) -> None:
+        if self._bulk_count:
+            self._entries = deque(entry for entry in self._entries if entry.bulk_round is None)
+            self.dropped += self._bulk_count
+            self._bulk_count = 0
+
+    def _drop_oldest(self, *, bulk: bool) -> None:
+        oldest = next(
+            i for i, entry in enumerate(self._entries) if (entry.bulk_round is not None) is bulk
+        )
+        del self._entries[oldest]
+        self._bulk_count -= bulk
+        self.dropped += 1
+
+
+class MemoryNetwork:
+    """A network in memory that loses, repeats, delays and reorders as its seed says.
+
+    The same seed and calls give the same deliveries. Probabilities are 0..1 a message; `delay_s` is
+    the range of a uniform delay; without `reorder` each directed link keeps its order.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        loss: float = 0.0,
+        duplicate: float = 0.0,
+        delay_s: tuple[float, float] = (0.0, 0.0),
+        reorder: bool = False,
+        limits: TransportLimits | None = None,
+    ) -> None:
+        self._random = np.random.default_rng(seed)
+        self._loss, self._duplicate, self._reorder = loss, duplicate, reorder
+        self._delay_s = delay_s
+        self._limits = limits or TransportLimits()
+        self._in_flight: list[tuple[float, int, str, Delivery]] = []  # a heap by time, then by post
+        self._posted = 0
+        self._link_busy_until_s: dict[tuple[str, str], float] = {}
+        self._group_of: dict[str, int] = {}
+
+    def post(self, sender: str, receiver: str, frames: Sequence[Buffer], now_s: float) -> None:
+        """Send at `now_s`. Raises LocalProtocolError like a real transport."""
+        delivery = Delivery(sender, freeze(frames, self._limits))
+        lost, repeated, *delays = (float(draw) for draw in self._random.random(4))
+        if lost < self._loss:
+            return
+        for delay in delays[: 2 if repeated < self._duplicate else 1]:
+            self._fly(receiver, delivery, now_s, delay)
+
+    def deliver(self, now_s: float) -> list[tuple[str, Delivery]]:
+        """Everything due at `now_s`, as (receiver, delivery), in order of arrival."""
+        arrived: list[tuple[str, Delivery]] = []
+        while self._in_flight and self._in_flight[0][0] <= now_s:
+            _, _, receiver, delivery = heapq.heappop(self._in_flight)
+            if self._connected(delivery.sender, receiver):  # a cut also takes what is in flight
+                arrived.append((receiver, delivery))
+        return arrived
+
+    @property
+    def next_delivery_s(self) -> float | None:
+        """When the next message is due, None with nothing in flight."""
+        return self._in_flight[0][0] if self._in_flight else None
+
+    def partition(self, groups: Iterable[Collection[str]]) -> None:
+        """Cut the network into groups; agents that none names form one more group together."""
+        self._group_of = {agent: number for number, group in enumerate(groups) for agent in group}
+
+    def heal(self) -> None:
+        """Undo the partition."""
+        self._group_of = {}
+
+    def _connected(self, sender: str, receiver: str) -> bool:
+        return self._group_of.get(sender, -1) == self._group_of.get(receiver, -1)
+
+    def _fly(self, receiver: str, delivery: Delivery, now_s: float, draw: float) -> None:
+        low_s, high_s = self._delay_s
+        due_s = now_s + low_s + draw * (high_s - low_s)
+        link = (delivery.sender, receiver)
+        if not self._reorder:
+            due_s = max(due_s, self._link_busy_until_s.get(link, due_s))
+            self._link_busy_until_s[link] = due_s
+        heapq.heappush(self._in_flight, (due_s, self._posted, receiver, delivery))
+        self._posted += 1

@@ -1,0 +1,260 @@
+"""The outgoing half of one neighbour: its outbox, its DEALER, and what is known of the connection.
+
+States, from the socket monitor's events: dialling -> shaking hands -> connected -> dialling.
+Everything is driven by callbacks on the socket's descriptor and nothing here awaits the peer, so
+that no peer, however slow, can hold anything up.
+"""
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from network.errors import TransportError
+from network.transport import (
+    LinkStats,
+    Outbox,
+    OutboxEntry,
+    PeerAddress,
+    TransportLimits,
+    byte_count,
+)
+from network.zeromq_options import Context, Socket, os_reason, sending_socket
+
+# Below this, copying into libzmq is cheaper than keeping the buffer alive until it is sent.
+ZERO_COPY_BYTES_MIN = 64 * 1024
+_PROBE_TIMEOUT_S = 2.0
+_REDIAL_S = 1.0
+_EVENTS = (
+    zmq.EVENT_CONNECTED
+    | zmq.EVENT_CONNECT_RETRIED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
+_REFUSED = "handshake refused: they do not know our key"
+_NOT_THEIR_KEY = "handshake failed: the key they hold is not the one we have for them"
+_NOT_CURVE = "handshake failed: what listens there does not speak our protocol"
+_SILENT = "handshake failed: no answer in time"
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the transport counts of one peer, both directions."""
+
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    messages_sent: int = 0
+    messages_received: int = 0
+    messages_refused: int = 0
+
+
+class Link:
+    """Sends to one peer. `guard` wraps each callback so that its exception fails the transport."""
+
+    def __init__(
+        self,
+        context: Context,
+        address: PeerAddress,
+        keys: tuple[str, str],
+        limits: TransportLimits,
+        guard: Callable[[Callable[[], None]], Callable[[], None]],
+    ) -> None:
+        """`keys`: our own CURVE public and secret key, z85."""
+        self.counters = Counters()
+        self._address, self._guard = address, guard
+        self._outbox = Outbox(limits)
+        self._connected = False
+        self._reached = False  # the TCP connection of this attempt was made
+        self._reason: str | None = "not connected yet"
+        self._loop = asyncio.get_running_loop()
+        self._redial_timer: asyncio.TimerHandle | None = None
+        self._redialled_at_s = self._loop.time()
+        self._redial_s, self._redial_s_max = _REDIAL_S, limits.reconnect_s_max
+        self._probe: asyncio.Task[None] | None = None
+        self._waiting_for_room = False
+        self._socket = sending_socket(
+            context, address.endpoint, address.curve_public, *keys, limits
+        )
+        self._monitor: Socket = self._socket.get_monitor_socket(_EVENTS)
+        self._loop.add_reader(self._monitor.FD, guard(self._on_events))
+
+    def dial(self) -> None:
+        """Start to connect. Raises TransportError: a malformed endpoint."""
+        try:
+            self._socket.connect(self._address.endpoint)
+        except zmq.ZMQError as exc:
+            reason = os_reason(exc)
+            raise TransportError(f"cannot dial {self._address.endpoint}: {reason}") from exc
+
+    @property
+    def stats(self) -> LinkStats:
+        """The counters as a snapshot."""
+        counters = self.counters
+        return LinkStats(
+            counters.bytes_sent,
+            counters.bytes_received,
+            counters.messages_sent,
+            counters.messages_received,
+            counters.messages_refused + self._outbox.dropped,
+            self._connected,
+            self._reason,
+        )
+
+    @property
+    def drained(self) -> bool:
+        """Nothing waits, or nobody is there to send it to."""
+        return not (self._connected and len(self._outbox))
+
+    def post(self, entry: OutboxEntry) -> None:
+        """Queue an entry and send at once what the peer has room for."""
+        self._outbox.put(entry)
+        if not self._waiting_for_room:
+            self._send_waiting()
+
+    def heard_from(self) -> None:
+        """The peer reached us: if we wait to dial it again, the wait is over."""
+        now_s = self._loop.time()
+        if not self._connected and not self._reached and now_s - self._redialled_at_s > _REDIAL_S:
+            self._redial()
+
+    async def close(self, linger_s: float) -> None:
+        """Leave libzmq at most `linger_s` to send what it holds."""
+        self._cancel_redial()
+        if self._probe is not None:
+            self._probe.cancel()
+            await asyncio.wait({self._probe})
+        self._wait_for_room(False)
+        self._loop.remove_reader(self._monitor.FD)
+        self._socket.disable_monitor()
+        self._monitor.close(0)
+        self._socket.close(round(linger_s * 1000))
+
+    # Sending
+
+    def _send_waiting(self) -> None:
+        while self._has_room() and len(self._outbox):
+            frames = self._outbox.first().frames
+            size = sum(byte_count(frame) for frame in frames)
+            try:
+                # Room for the first frame is room for all: libzmq counts whole messages.
+                self._socket.send_multipart(
+                    frames, zmq.NOBLOCK, copy=size < ZERO_COPY_BYTES_MIN, track=False
+                )
+            except zmq.Again:  # the peer left between the two calls
+                break
+            self._outbox.remove_first()
+            self.counters.messages_sent += 1
+            self.counters.bytes_sent += size
+        self._wait_for_room(len(self._outbox) > 0)
+
+    def _has_room(self) -> bool:
+        # Asking for EVENTS also takes in libzmq's own commands, which clears the descriptor: a
+        # descriptor that stays ready would spin the loop.
+        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLOUT)
+
+    def _wait_for_room(self, wait: bool) -> None:
+        if wait and not self._waiting_for_room:
+            self._loop.add_reader(self._socket.FD, self._guard(self._send_waiting))
+        elif not wait and self._waiting_for_room:
+            self._loop.remove_reader(self._socket.FD)
+        self._waiting_for_room = wait
+
+    # The connection's state
+
+    def _on_events(self) -> None:
+        while True:
+            try:
+                message = self._monitor.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            event = parse_monitor_message(message)
+            self._on_event(zmq.Event(event["event"]), event["value"])
+
+    def _on_event(self, event: zmq.Event, value: int) -> None:
+        match event:
+            case zmq.Event.CONNECTED:
+                self._reached = True
+            case zmq.Event.HANDSHAKE_SUCCEEDED:
+                self._connected, self._reason = True, None
+                self._redial_s = _REDIAL_S
+                self._cancel_redial()
+            case zmq.Event.HANDSHAKE_FAILED_AUTH:
+                self._lost(_REFUSED)
+            case zmq.Event.HANDSHAKE_FAILED_PROTOCOL:
+                self._lost(_NOT_CURVE)
+            case zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:
+                # A server that cannot open our first message just hangs up.
+                self._lost(_SILENT if value == zmq.EAGAIN else _NOT_THEIR_KEY)
+            case zmq.Event.DISCONNECTED:
+                self._lost("connection lost" if self._connected else self._reason)
+            case zmq.Event.CONNECT_RETRIED:
+                self._on_retried()
+            case _:  # the monitor's own end
+                pass
+
+    def _lost(self, reason: str | None) -> None:
+        self._connected, self._reason = False, reason
+        # libzmq gives up for good after a refusal or a protocol error of the peer's, so that a peer
+        # that first had an older cluster file would never be reached: dial again ourselves, unless
+        # libzmq says that it does.
+        if self._redial_timer is None:
+            self._redial_timer = self._loop.call_later(self._redial_s, self._guard(self._redial))
+            self._redial_s = min(2 * self._redial_s, self._redial_s_max)
+
+    def _on_retried(self) -> None:
+        self._cancel_redial()
+        if not self._reached and (self._probe is None or self._probe.done()):
+            self._probe = self._loop.create_task(self._explain())
+            self._probe.add_done_callback(self._on_explained)
+        self._reached = False
+
+    def _cancel_redial(self) -> None:
+        if self._redial_timer is not None:
+            self._redial_timer.cancel()
+            self._redial_timer = None
+
+    def _redial(self) -> None:
+        self._cancel_redial()
+        self._redialled_at_s = self._loop.time()
+        self._reached = False
+        try:
+            self._socket.disconnect(self._address.endpoint)
+        except zmq.ZMQError as exc:
+            if exc.errno != errno.ENOENT:  # ENOENT: libzmq had given the connection up itself
+                raise
+        self.dial()
+
+    async def _explain(self) -> None:
+        """Learn why TCP does not connect: the monitor says that it failed, not why."""
+        reason = await _why_unreachable(self._address.endpoint)
+        if reason is not None and not self._connected and not self._reached:
+            self._reason = reason
+
+    def _on_explained(self, probe: asyncio.Task[None]) -> None:
+        if not probe.cancelled():
+            self._guard(probe.result)()
+
+
+async def _why_unreachable(endpoint: str) -> str | None:
+    """The system's words for why a TCP connection fails, None when it does not."""
+    parts = urlsplit(endpoint)
+    try:
+        async with asyncio.timeout(_PROBE_TIMEOUT_S):
+            _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            writer.close()
+            await writer.wait_closed()
+    except TimeoutError:
+        return "no answer"
+    except OSError as exc:
+        if exc.errno is not None and exc.errno > 0:
+            return os.strerror(exc.errno).lower()
+        return (exc.strerror or str(exc)).lower()
+    return None

@@ -1,0 +1,176 @@
+"""Graphs: every family is simple and connected, and every mistake is one line."""
+
+from pathlib import Path
+
+import networkx as nx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from topologies import graphs
+from topologies.families import EDGES_MAX, FAMILIES
+from topologies.specs import ConfigurationError
+
+COUNTS = {"ring": 7, "complete": 7, "star": 7, "torus": 12, "erdos-renyi": 7}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_is_simple_connected_and_named_in_order(name: str) -> None:
+    graph = graphs.build(name, COUNTS[name])
+    assert list(graph) == [f"a{i}" for i in range(COUNTS[name])]
+    assert nx.is_connected(graph)
+    assert nx.number_of_selfloops(graph) == 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "agents", "edges", "degrees"),
+    [
+        ("ring", 1, 0, {0}),
+        ("ring", 2, 1, {1}),
+        ("ring", 3, 3, {2}),
+        ("ring", 8, 8, {2}),
+        ("complete", 1, 0, {0}),
+        ("complete", 6, 15, {5}),
+        ("star", 1, 0, {0}),
+        ("star", 6, 5, {1, 5}),
+        ("torus", 4, 4, {2}),
+        ("torus", 8, 12, {3}),
+        ("torus", 9, 18, {4}),
+        ("torus", 16, 32, {4}),
+        ("erdos-renyi:p=1", 5, 10, {4}),
+        ("erdos-renyi", 1, 0, {0}),
+    ],
+)
+def test_edges_and_degrees(spec: str, agents: int, edges: int, degrees: set[int]) -> None:
+    graph = graphs.build(spec, agents)
+    assert graph.number_of_edges() == edges
+    assert {degree for _, degree in graph.degree} == degrees
+
+
+def test_the_star_has_its_hub_first() -> None:
+    assert graphs.build("star", 5).degree["a0"] == 4
+
+
+@given(st.integers(2, 12), st.floats(0.5, 1.0), st.integers(0, 1000))
+def test_a_random_graph_is_connected_and_follows_its_seed(agents: int, p: float, seed: int) -> None:
+    graph = graphs.build(f"erdos-renyi:p={p!r}", agents, seed)
+    assert nx.is_connected(graph)
+    again = graphs.build(f"erdos-renyi:p={p!r},seed={seed}", agents)
+    assert graphs.sorted_edges(graph) == graphs.sorted_edges(again)
+
+
+def test_another_seed_draws_another_graph() -> None:
+    drawn = {tuple(graphs.sorted_edges(graphs.build("erdos-renyi", 10, seed))) for seed in range(5)}
+    assert len(drawn) > 1
+
+
+def test_a_seed_in_the_spec_wins() -> None:
+    given_edges = graphs.sorted_edges(graphs.build("erdos-renyi:p=0.4,seed=3", 10, seed=9))
+    assert given_edges == graphs.sorted_edges(graphs.build("erdos-renyi:p=0.4", 10, seed=3))
+
+
+def test_a_lone_value_is_the_first_parameter() -> None:
+    assert graphs.build("erdos-renyi:1", 5).number_of_edges() == 10
+
+
+@pytest.mark.parametrize(
+    ("spec", "agents", "message"),
+    [
+        ("hypercube", 8, "known: ring, complete, star, torus, erdos-renyi"),
+        ("ring", None, "--agents N"),
+        ("ring", 0, "agents must be 1 to 10000, not 0"),
+        ("ring", 10_001, "agents must be 1 to 10000"),
+        ("ring:5", 8, "ring takes no value"),
+        ("ring:p=0.5", 8, "unknown 'p'; it takes nothing"),
+        ("torus", 7, "7 agents do not fill a grid"),
+        ("torus", 1, "1 agents do not fill a grid"),
+        ("erdos-renyi:q=0.5", 8, "unknown 'q'; it takes p, seed"),
+        ("erdos-renyi:p=1.5", 8, "p must be a number from 0 to 1, not 1.5"),
+        ("erdos-renyi:p=nan", 8, "p must be a number from 0 to 1, not nan"),
+        ("erdos-renyi:p=high", 8, "p must be a number from 0 to 1, not 'high'"),
+        ("erdos-renyi:seed=1.5", 8, "seed must be a whole number"),
+        ("erdos-renyi:seed=-1", 8, "seed must be a whole number"),
+        ("erdos-renyi:p=0", 8, "left 8 agents disconnected in 100 draws"),
+        ("complete", 10_000, f"more than {EDGES_MAX}"),
+        ("erdos-renyi:p=0.9", 10_000, f"more than {EDGES_MAX}"),
+        ("Ring", 8, "lower-case name"),
+    ],
+)
+def test_a_bad_spec_is_told_in_one_line(spec: str, agents: int | None, message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        graphs.build(spec, agents)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_topology_file_gives_the_same_graph_back(name: str, tmp_path: Path) -> None:
+    graph = graphs.build(name, COUNTS[name])
+    path = tmp_path / "t.toml"
+    path.write_text(graphs.dump(graph, name, "max-degree"))
+    read = graphs.load(path)
+    assert (read.topology, read.mixing) == (name, "max-degree")
+    for again in (read.graph(), graphs.build(str(path), None), graphs.build(str(path), len(graph))):
+        assert list(again) == list(graph)
+        assert graphs.sorted_edges(again) == graphs.sorted_edges(graph)
+
+
+def test_a_file_keeps_its_own_number_of_agents(tmp_path: Path) -> None:
+    path = tmp_path / "t.toml"
+    path.write_text(graphs.dump(graphs.build("ring", 4), "ring", "metropolis-hastings"))
+    with pytest.raises(ConfigurationError, match="has 4 agents, not the 5 asked for"):
+        graphs.build(str(path), 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('topology = "mine"\nagents = ["x"]\n', "edges is missing"),
+        ('topology = "mine"\nagents = []\nedges = []\n', "at least one is needed"),
+        ('topology = "mine"\nagents = ["x", "x"]\nedges = []\n', "'x' is used twice"),
+        ('topology = "mine"\nagents = ["x", "y"]\nedges = []\n', "no path from 'x' to 'y'"),
+        ('topology = "m"\nagents = ["x"]\nedges = [["x", "x"]]\n', "not its own neighbour"),
+        ('topology = "m"\nagents = ["x"]\nedges = [["x", "q"]]\n', "there is no agent 'q'"),
+        (
+            'topology = "m"\nagents = ["x", "y"]\nedges = [["x", "y"], ["y", "x"]]\n',
+            "stands twice",
+        ),
+        ('topology = "m"\nagents = ["x/y"]\nedges = []\n', "agent id 'x/y'"),
+        ('topology = "m"\nagents = ["x"]\nedges = [["x"]]\n', "edges[0]"),
+        ('topology = "m"\nmixing = "no"\nagents = ["x"]\nedges = []\n', "unknown mixing 'no'"),
+        ('topology = "m"\nagents = ["x"]\nedge = []\n', "unknown key edge"),
+        ("topology = ", "is not TOML"),
+    ],
+)
+def test_a_bad_file_is_told_in_one_line(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        graphs.load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_told_with_the_systems_reason(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="No such file"):
+        graphs.build(str(tmp_path / "none.toml"), 3)
+
+
+@pytest.mark.parametrize("agent", ["a", "A-1.b_c", "x" * 32])
+def test_an_id_within_bounds_is_accepted(agent: str) -> None:
+    graphs.check_graph([agent], [])
+
+
+@pytest.mark.parametrize("agent", ["", "-a", ".a", "x" * 33, "a b", "ä", "a\n", "a/b"])
+def test_an_id_out_of_bounds_is_refused(agent: str) -> None:
+    with pytest.raises(ConfigurationError, match="agent id"):
+        graphs.check_graph([agent], [])
+
+
+def test_relabelling_keeps_places() -> None:
+    star = graphs.relabelled(graphs.build("star", 3), ["hub", "b", "a"])
+    assert list(star) == ["hub", "b", "a"]
+    assert graphs.sorted_edges(star) == [("b", "hub"), ("a", "hub")]
+    with pytest.raises(ConfigurationError, match="has 3 agents, but 2 are named"):
+        graphs.relabelled(graphs.build("star", 3), ["x", "y"])

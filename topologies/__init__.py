@@ -1,0 +1,1 @@
+"""Graphs, mixing matrices and the cluster file: who is in a run and how they are connected."""

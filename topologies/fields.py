@@ -1,0 +1,108 @@
+"""Types of the fields that cluster and topology files have, each refusing what it cannot mean."""
+
+import ipaddress
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from topologies import canonical, mixing, z85
+from topologies.specs import ConfigurationError
+
+_AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_ENDPOINT = re.compile(r"tcp://(\[[^\[\]]+\]|[^\[\]:/]+):([0-9]{1,5})")
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_.])?")
+_HEX_64 = re.compile(r"[0-9a-f]{64}")
+
+
+def check_id(agent: str) -> str:
+    """`agent` itself.
+
+    Raises:
+        ConfigurationError: not an agent id.
+    """
+    if not _AGENT_ID.fullmatch(agent):
+        raise ConfigurationError(
+            f"agent id {agent!r}: use 1 to 32 letters, digits, dots, dashes or underscores, "
+            "starting with a letter or digit"
+        )
+    return agent
+
+
+def split_endpoint(endpoint: str) -> tuple[str, int]:
+    """Host (lower case, IPv6 without its brackets) and port of `tcp://host:port`.
+
+    Raises:
+        ConfigurationError: anything else, and addresses that one can bind but not dial.
+    """
+    match = _ENDPOINT.fullmatch(endpoint)
+    host = match[1].strip("[]").lower() if match else ""
+    port = int(match[2]) if match else 0
+    valid_host = _is_ipv6(host) if "[" in endpoint else bool(_HOST.fullmatch(host))
+    if not valid_host or not 1 <= port <= 65535:
+        raise ConfigurationError(
+            f"endpoint {endpoint!r}: write tcp://host:port, port 1 to 65535, IPv6 in brackets"
+        )
+    if host in ("0.0.0.0", "::"):  # noqa: S104  refused, not bound
+        raise ConfigurationError(
+            f"endpoint {endpoint!r}: no neighbour can dial it; write the host's own address"
+        )
+    return host, port
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_endpoint(endpoint: str) -> str:
+    split_endpoint(endpoint)
+    return endpoint
+
+
+def _check_hex(text: str) -> str:
+    if not _HEX_64.fullmatch(text):
+        raise ConfigurationError(f"{text!r} is not 64 lower-case hexadecimal digits")
+    return text
+
+
+def _check_curve(text: str) -> str:
+    try:
+        key = z85.decode(text)
+    except canonical.MalformedError as exc:
+        raise ConfigurationError(f"{text!r} is not a Z85 key: {exc}") from exc
+    if len(key) != 32:
+        raise ConfigurationError(f"{text!r} is not a Z85 key of 40 characters")
+    return text
+
+
+def _check_run_id(text: str) -> str:
+    if not _RUN_ID.fullmatch(text):
+        raise ConfigurationError(
+            f"{text!r}: use 1 to 64 letters, digits, dots, dashes or underscores, "
+            "starting with a letter or digit"
+        )
+    return text
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ConfigurationError("must be one line of printable characters")
+    return text
+
+
+# Strict: true is not 1 and "8" is not 8, in a file whose bytes everyone must read alike.
+Count = Annotated[int, Field(strict=True, ge=1, lt=1 << 53)]
+Number = Annotated[float, Field(strict=True)]
+Line = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_printable)]
+Hex64 = Annotated[str, AfterValidator(_check_hex)]
+CurveKey = Annotated[str, AfterValidator(_check_curve)]
+Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
+AgentId = Annotated[str, AfterValidator(check_id)]
+RunId = Annotated[str, AfterValidator(_check_run_id)]
+MixingName = Annotated[str, AfterValidator(mixing.check_name)]
+Edge = tuple[str, str]

@@ -1,0 +1,166 @@
+"""Who is connected with whom: graphs by spec, topology files, and what every graph must hold.
+
+Graphs are simple, undirected and connected. Nodes are agent ids, and their order counts: `build`
+names a family's nodes `a0`, `a1`, … in order, a file's keep the order of the file.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import networkx as nx
+import tomli_w
+
+from topologies import families
+from topologies.fields import Edge, Line, MixingName, check_id
+from topologies.files import FilePath, Section, read_toml, validated
+from topologies.mixing import DEFAULT_MIXING
+from topologies.specs import ConfigurationError, parse_spec
+
+AGENTS_MAX = 10_000
+
+
+class TopologyFile(Section):
+    """A topology on disk: who is connected with whom, without keys or addresses."""
+
+    topology: Line
+    mixing: MixingName = DEFAULT_MIXING
+    agents: tuple[str, ...]
+    edges: tuple[Edge, ...]
+
+    def graph(self) -> "nx.Graph[str]":
+        """The graph, nodes in the file's order."""
+        return make_graph(self.agents, self.edges)
+
+
+def build(spec: str, agents: int | None, seed: int = 0) -> "nx.Graph[str]":
+    """The graph of a family spec with `agents` agents, or of a topology file.
+
+    `seed` serves the random families; a `seed=` inside the spec wins over it.
+
+    Raises:
+        ConfigurationError: unknown family, a bad parameter, a number of agents it cannot have.
+    """
+    if is_file(spec):
+        graph = load(spec).graph()
+        if agents not in (None, len(graph)):
+            raise ConfigurationError(f"{spec}: has {len(graph)} agents, not the {agents} asked for")
+        return graph
+    parsed = parse_spec(spec)
+    family = families.family_named(parsed.name)
+    if agents is None:
+        raise ConfigurationError(f"topology {spec!r}: say how many agents it has (--agents N)")
+    if not 1 <= agents <= AGENTS_MAX:
+        raise ConfigurationError(
+            f"topology {spec!r}: agents must be 1 to {AGENTS_MAX}, not {agents}"
+        )
+    drawn = family.draw(agents, families.values(spec, parsed, family, seed))
+    graph = make_graph(
+        [f"a{i}" for i in range(agents)], ((f"a{u}", f"a{v}") for u, v in drawn.edges)
+    )
+    check_connected(graph)
+    return graph
+
+
+def is_file(spec: str) -> bool:
+    """Whether a topology spec names a file: it ends in `.toml` or has a slash."""
+    return spec.endswith(".toml") or "/" in spec
+
+
+def load(path: FilePath) -> TopologyFile:
+    """Read a topology file and check its graph.
+
+    Raises:
+        ConfigurationError: unreadable, malformed, or not a simple connected graph.
+    """
+    read = validated(TopologyFile, read_toml(path, "topology file"), str(path))
+    try:
+        check_graph(read.agents, read.edges)
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"{path}: {exc}") from exc
+    return read
+
+
+def dump(graph: "nx.Graph[str]", topology: str, mixing_name: str) -> str:
+    """The text of a topology file, one edge a line."""
+    agents = "".join(f'  "{agent}",\n' for agent in graph)
+    return (
+        "# Candor topology file: `candor topology show FILE` draws it.\n"
+        f"{tomli_w.dumps({'topology': topology, 'mixing': mixing_name})}"
+        f"agents = [\n{agents}]\nedges = {edges_toml(sorted_edges(graph))}\n"
+    )
+
+
+def edges_toml(edges: Iterable[Edge]) -> str:
+    """Edges as a TOML array, one a line; ids need no escaping."""
+    return "[\n" + "".join(f'  ["{u}", "{v}"],\n' for u, v in edges) + "]"
+
+
+def sorted_edges(graph: "nx.Graph[str]") -> list[Edge]:
+    """All edges as (lo, hi), ordered by their agents' positions in the graph."""
+    position = {agent: i for i, agent in enumerate(graph)}
+    ordered = sorted(sorted((position[u], position[v])) for u, v in graph.edges)
+    names = list(graph)
+    return [(min(names[i], names[j]), max(names[i], names[j])) for i, j in ordered]
+
+
+def relabelled(graph: "nx.Graph[str]", ids: Sequence[str]) -> "nx.Graph[str]":
+    """The same graph with its nodes renamed to `ids`, in order.
+
+    Raises:
+        ConfigurationError: another number of ids.
+    """
+    if len(ids) != len(graph):
+        raise ConfigurationError(f"the topology has {len(graph)} agents, but {len(ids)} are named")
+    names = dict(zip(graph, ids, strict=True))
+    return make_graph(ids, ((names[u], names[v]) for u, v in graph.edges))
+
+
+def make_graph(ids: Iterable[str], edges: Iterable[Edge]) -> "nx.Graph[str]":
+    """A graph whose nodes keep the order of `ids`."""
+    graph: nx.Graph[str] = nx.Graph()
+    graph.add_nodes_from(ids)
+    graph.add_edges_from(edges)
+    return graph
+
+
+def check_graph(ids: Sequence[str], edges: Sequence[Edge]) -> None:
+    """Check that `edges` make one simple connected graph on `ids`.
+
+    Raises:
+        ConfigurationError: no agents, bad or repeated ids, unknown agents, loops, repeated edges,
+            or agents that no path connects.
+    """
+    if not ids:
+        raise ConfigurationError("agents: at least one is needed")
+    for agent in ids:
+        check_id(agent)
+    known = set(ids)
+    if len(known) < len(ids):
+        twice = next(agent for agent in ids if ids.count(agent) > 1)
+        raise ConfigurationError(f"agents: the id {twice!r} is used twice")
+    seen: set[Edge] = set()
+    for u, v in edges:
+        for agent in (u, v):
+            if agent not in known:
+                raise ConfigurationError(f"edge {u!r}-{v!r}: there is no agent {agent!r}")
+        if u == v:
+            raise ConfigurationError(f"edge {u!r}-{v!r}: an agent is not its own neighbour")
+        edge = (min(u, v), max(u, v))
+        if edge in seen:
+            raise ConfigurationError(f"edge {u!r}-{v!r} stands twice; remove one")
+        seen.add(edge)
+    check_connected(make_graph(ids, edges))
+
+
+def check_connected(graph: "nx.Graph[str]") -> None:
+    """Check that a path connects every two agents.
+
+    Raises:
+        ConfigurationError: names an agent that the first one cannot reach.
+    """
+    first = next(iter(graph))
+    reached = nx.node_connected_component(graph, first)
+    if len(reached) < len(graph):
+        lost = next(agent for agent in graph if agent not in reached)
+        raise ConfigurationError(
+            f"the graph is not connected: no path from {first!r} to {lost!r}; add an edge"
+        )

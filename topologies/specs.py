@@ -1,0 +1,90 @@
+"""The grammar of every command-line spec: `name`, `name:value` or `name:key=value,key=value`.
+
+One grammar serves topologies, strategies, partitions, tasks and rules. A name with a capital after
+its colon, such as `my_module:MyClass`, is the user's own class; `is_import_path` tells it apart.
+"""
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+Scalar = int | float | str
+
+_NAME = re.compile(r"[a-z][a-z0-9-]*")
+_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+class ConfigurationError(ValueError):
+    """A user's mistake, as one line that says what, where and how to mend it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A parsed spec: `value` is the positional one, `options` the keyed ones."""
+
+    name: str
+    value: Scalar | None = None
+    options: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+def parse_spec(text: str) -> Spec:
+    """Parse a spec.
+
+    Raises:
+        ConfigurationError: the text does not follow the grammar.
+    """
+    name, colon, rest = text.strip().partition(":")
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"spec {text!r}: expected name, name:value or name:key=value,… with a lower-case name"
+        )
+    if not colon:
+        return Spec(name)
+    if not rest:
+        raise ConfigurationError(f"spec {text!r}: nothing after the colon")
+    if "=" not in rest:
+        return Spec(name, value=_scalar(rest))
+    options: dict[str, Scalar] = {}
+    for item in rest.split(","):
+        key, equals, value = item.strip().partition("=")
+        if not equals or not key or not value:
+            raise ConfigurationError(f"spec {text!r}: {item!r} is not key=value")
+        if key in options:
+            raise ConfigurationError(f"spec {text!r}: {key} is given twice")
+        options[key] = _scalar(value)
+    return Spec(name, options=options)
+
+
+def is_import_path(text: str) -> bool:
+    """Whether `text` names a Python object as `module:Class` (the class starts with a capital)."""
+    return bool(_IMPORT_PATH.fullmatch(text)) and text.rpartition(":")[2][0].isupper()
+
+
+def load_object(path: str, what: str) -> object:
+    """Import `module:Class`.
+
+    Raises:
+        ConfigurationError: the module does not import or has no such attribute.
+    """
+    module_name, _, attribute = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as exc:  # the user's module may raise anything while it is imported
+        raise ConfigurationError(
+            f"{what} {path!r}: cannot import {module_name!r} ({type(exc).__name__}: {exc}); "
+            "is it on the Python path?"
+        ) from exc
+    try:
+        return getattr(module, attribute)
+    except AttributeError as exc:
+        raise ConfigurationError(f"{what} {path!r}: {module_name!r} has no {attribute!r}") from exc
+
+
+def _scalar(text: str) -> Scalar:
+    for convert in (int, float):
+        try:
+            return convert(text)
+        except ValueError:
+            continue
+    return text
