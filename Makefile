@@ -24,6 +24,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint deploy/Dockerfile
 
 bench: setup
 	$(BIN)/candor bench round --agents 8 --topology ring --parameters 1000000 --rounds 30

@@ -4,7 +4,7 @@ It answers three questions: which statements do I forward as witnesses, what did
 inject in a window, and what do I claim for myself. Pure bookkeeping over `mechanisms.evidence`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,11 +14,13 @@ from mechanisms.claims import Claim, ClaimedRound
 from mechanisms.evidence import Examined, Examiner, energy
 from mechanisms.sketch import window_of
 from mechanisms.statements import Floats, SignedStatement
+from topologies.canonical import MalformedError, Value, pack, unpack
 
 # Round t is judged with the statements of t - 1, and a late neighbour may still be one behind.
 ROUNDS_KEPT: Final = 4
 # Claims of a window arrive during the next one.
 WINDOWS_KEPT: Final = 3
+SEEN_BYTES_MAX: Final = 2**26  # our own file: thousands of neighbours
 
 
 @dataclass(slots=True)
@@ -36,6 +38,24 @@ class Seen:
         if self.direction is None:
             self.direction = np.zeros_like(examined.injected)
         self.direction += examined.injected
+
+    def fields(self, agent: str) -> Value:
+        """[agent, [[round, energy], …], direction]."""
+        energies: list[Value] = [[number, value] for number, value in self.energies.items()]
+        direction = b"" if self.direction is None else self.direction.astype("<f8").tobytes()
+        return [agent, energies, direction]
+
+
+def _seen_from(fields: Value) -> tuple[str, Seen]:
+    match fields:
+        case [str(agent), [*energies], bytes(direction)]:
+            seen = Seen(direction=np.frombuffer(direction, "<f8").copy() if direction else None)
+            for entry in energies:
+                match entry:
+                    case [int(number), float(value)]:
+                        seen.energies[number] = value
+            return agent, seen
+    raise MalformedError("not what an agent saw in a window")
 
 
 class EvidenceBook:
@@ -113,6 +133,24 @@ class EvidenceBook:
             rounds,
             direction.astype("<f8").tobytes(),
         )
+
+    def encode_seen(self, window: int) -> bytes:
+        """What was seen in a window, as bytes to be stored with this agent's claim for it."""
+        return pack([seen.fields(agent) for agent, seen in self._window_seen(window)])
+
+    def restore_seen(self, window: int, data: bytes) -> None:
+        """Take back what an earlier life stored, so that it can still check claims.
+
+        Raises:
+            MalformedError: our own file is damaged.
+        """
+        kept = self._seen.setdefault(window, {})
+        match unpack(data, bytes_max=SEEN_BYTES_MAX):
+            case [*entries]:
+                kept.update(map(_seen_from, entries))
+
+    def _window_seen(self, window: int) -> Iterable[tuple[str, Seen]]:
+        return self._seen.get(window, {}).items()
 
     def _window(self, round_number: int) -> int:
         return window_of(round_number, self.examiner.terms.window_rounds)

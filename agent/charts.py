@@ -113,12 +113,13 @@ def payment_graph(
         axes.set_aspect("equal")
         _draw_edges(axes, positions, graph.edges, payments)
         scale = max((abs(balance) for balance in balances.values()), default=0) or 1
+        sides = _free_sides(positions)
         for node, position in positions.items():
             balance = balances.get(node, 0)
             share = math.copysign(math.sqrt(abs(balance) / scale), balance)  # small ones show too
             _draw_node(axes, position, share, marked=node in marks)
             if len(positions) <= _LABELLED_NODES_MAX or node in marks:
-                _label_node(axes, position, node, balance, marks.get(node))
+                _label_node(axes, position, sides[node], node, balance, marks.get(node))
         axes.margins(0.16)
         return _svg(figure)
 
@@ -294,23 +295,45 @@ def _draw_node(axes: "Axes", position: Point, share: float, *, marked: bool) -> 
     )
 
 
-def _label_node(axes: "Axes", position: Point, node: str, balance: int, mark: str | None) -> None:
-    """The name and balance beside the node, on the side away from the centre."""
-    x, y = position
-    away = math.hypot(x, y) or 1.0
+def _free_sides(positions: Mapping[str, Point]) -> dict[str, Point]:
+    """For each node the unit vector to the side on which a label meets the fewest others."""
+    extent = max((math.hypot(*at) for at in positions.values()), default=1.0) or 1.0
+    reach = 0.22 * extent
+    taken = list(positions.values())
+    sides: dict[str, Point] = {}
+    for node, (x, y) in positions.items():
+        outward = math.atan2(y, x)
+        angles = [outward + step * math.pi / 8 for step in range(16)]  # outward wins a tie
+
+        def room(angle: float, x: float = x, y: float = y) -> float:
+            at = (x + reach * math.cos(angle), y + reach * math.sin(angle))
+            nearest = min(math.dist(at, other) for other in taken)
+            return round(min(nearest, reach), 6)
+
+        best = max(angles, key=room)
+        sides[node] = (math.cos(best), math.sin(best))
+        taken.append((x + reach * math.cos(best), y + reach * math.sin(best)))
+    return sides
+
+
+def _label_node(
+    axes: "Axes", position: Point, side: Point, node: str, balance: int, mark: str | None
+) -> None:
+    """The name and balance beside the node, on the given side."""
+    across, up = side
     lines = [node, _short(balance, signed=True), *([mark] if mark else [])]
     axes.annotate(
         "\n".join(lines),
         xy=position,
-        xytext=(24 * x / away, 22 * y / away),
+        xytext=(14 * across, 14 * up),
         textcoords="offset points",
-        ha="left" if x / away > 0.35 else "right" if x / away < -0.35 else "center",
-        va="bottom" if y / away > 0.5 else "top" if y / away < -0.5 else "center",
+        ha="left" if across > 0.35 else "right" if across < -0.35 else "center",
+        va="bottom" if up > 0.5 else "top" if up < -0.5 else "center",
         fontsize=8.5,
         linespacing=1.25,
         fontweight="bold" if mark else "normal",
-        zorder=4,
-        bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.8},
+        zorder=1.9,  # over the edges, under the nodes
+        bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.75},
     )
 
 

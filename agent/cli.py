@@ -5,6 +5,7 @@ Commands are imported when they are used, so that `candor --help` and tab comple
 """
 
 import importlib
+import os
 import sys
 from typing import Final, NoReturn
 
@@ -60,6 +61,8 @@ def command() -> None:
 
 def main() -> NoReturn:
     """The entry point of the `candor` command."""
+    # A user's `module:Class` lies where the user stands; last, so that it shadows nothing.
+    sys.path.append(os.getcwd())
     sys.exit(run(sys.argv[1:]))
 
 

@@ -10,6 +10,7 @@ a neighbour ends at a deadline; memory is bounded by the slots of each neighbour
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -48,6 +49,7 @@ from network.messages import (
     LedgerMessage,
     Message,
     Update,
+    Waiting,
     Witnesses,
     from_envelope,
     to_envelope,
@@ -115,13 +117,14 @@ class AgentCore:
         self.book = book
         self.injected_norm: float | None = None
         self._key = key
-        self._examiner = examiner
+        self.examiner = examiner
         self._pool = pool
         self._link_reason = link_reason
         self._reserved = settings.reserved_round
         self._own: NDArray[np.float32] | None = None  # this round's payload once published
         self._lent: list[NDArray[np.float32]] = []  # buffers inside a Combine under way
         self._combining = False
+        self._asked = False  # for patience, in this round
         self._deadline_s = 0.0
         self._bye_s = 0.0
         self.missing: tuple[str, ...] = ()
@@ -190,12 +193,15 @@ class AgentCore:
         assert statement.round == self.round
         signed = SignedStatement.sign(statement, self._key)
         witnesses = self.book.witnesses(self.round)
-        self.injected_norm = float(np.sqrt(self.book.add_own(signed).energy))
+        energy = self.book.add_own(signed).energy
+        if not math.isfinite(energy):
+            return self._diverged()
+        self.injected_norm = math.sqrt(energy)
         effects: list[Effect] = []
         if self.round > self._reserved:
             self._reserved = self.round + RESERVE_ROUNDS
             effects.append(Persist((PutValue(RESERVED_KEY, str(self._reserved).encode()),)))
-        self._own = payload
+        self._own, self._asked = payload, False
         self._deadline_s = now_s + self.settings.deadline_s
         messages = list(self._bulk(signed, witnesses, payload))
         for neighbour in self.neighbours.values():
@@ -241,13 +247,20 @@ class AgentCore:
         steps = self.settlement.records_read(peer, records)
         return self._addressed(neighbour, steps) + self._advance(now_s)
 
-    def stop(self) -> list[Effect]:
-        """The operator asks to leave now: tell the neighbours, so that none waits for us."""
+    def stop(self, failure: str = "stopped before the last round") -> list[Effect]:
+        """Leave now, at the operator's wish: tell the neighbours, so that none waits for us."""
         self.phase = Phase.DONE
         effects: list[Effect] = []
         for neighbour in self.neighbours.values():
             effects += self._send(neighbour, Bye(neighbour.left))
-        return [*effects, Finished("stopped before the last round", 1)]
+        return [*effects, Finished(failure, 1)]
+
+    def _diverged(self) -> list[Effect]:
+        """Every neighbour would refuse such an update: better to say so here."""
+        return self.stop(
+            f"training diverged: the model of round {self.round} is not finite; "
+            "a smaller --step-size or fewer --local-steps may help"
+        )
 
     # --- messages ---------------------------------------------------------------------------
 
@@ -282,6 +295,9 @@ class AgentCore:
             case LedgerMessage(kind, fields):
                 effects = self.settlement.received(neighbour.agent, kind, fields, now_s)
                 return self._addressed(neighbour, effects)
+            case Waiting():
+                neighbour.waiting = True
+                return []
             case Bye(heard):
                 return self._bye(neighbour, heard)
         raise RemoteProtocolError("kind", type(message).__name__)
@@ -298,7 +314,7 @@ class AgentCore:
                 _log(logging.ERROR, "peer_refused", peer=neighbour.agent, detail=greeted.refused)
             )
         if greeted.established:
-            neighbour.restarted()
+            neighbour.restarted(self.round)
             effects.append(_log(logging.INFO, "session_established", peer=neighbour.agent))
             nonce = neighbour.session.peer_nonce
             assert nonce is not None
@@ -314,14 +330,14 @@ class AgentCore:
         signed = self._decode(message.body, message.signature)
         number = signed.statement.round
         try:
-            self._examiner.examine_header(signed, neighbour.agent)
+            self.examiner.examine_header(signed, neighbour.agent)
         except EvidenceError as exc:
             return self._refuse(neighbour, number, exc)
         neighbour.inbox.announce(number, signed, message.payload_bytes)
         return []
 
     def _decode(self, body: bytes, signature: bytes) -> SignedStatement:
-        limit = self._examiner.terms.sketch_bytes
+        limit = self.examiner.terms.sketch_bytes
         return SignedStatement.decode(body, signature, sketch_bytes_max=limit)
 
     def _chunk(self, neighbour: Neighbour, number: int, offset: int, data: Buffer) -> list[Effect]:
@@ -423,8 +439,8 @@ class AgentCore:
         if lead is not None:
             return self._reenter(*lead)
         awaited = [n for n in self.neighbours.values() if n.awaited(self.round)]
-        if awaited and now_s < self._deadline_s:
-            return []
+        if any(now_s < self._patience_s(n) for n in awaited):
+            return self._ask_for_patience(awaited, now_s)
         effects: list[Effect] = []
         for neighbour in awaited:
             neighbour.given_up = True
@@ -432,6 +448,19 @@ class AgentCore:
                 _log(logging.WARNING, "neighbour_missed", peer=neighbour.agent, round=self.round)
             )
         return [*effects, self._combine()]
+
+    def _patience_s(self, neighbour: Neighbour) -> float:
+        """Until when an update is waited for. A dead agent holds its neighbours up for a deadline,
+        and they theirs: without a second one for those that say so, the wait would spread over
+        the whole graph as agents giving up on living ones."""
+        return self._deadline_s + self.settings.deadline_s * neighbour.waiting
+
+    def _ask_for_patience(self, awaited: Sequence[Neighbour], now_s: float) -> list[Effect]:
+        if self._asked or now_s < self._deadline_s - self.settings.deadline_s / 2:
+            return []
+        self._asked = True
+        others = [n for n in self.neighbours.values() if n.served and n not in awaited]
+        return [effect for n in others for effect in self._send(n, Waiting(self.round))]
 
     def _combine(self) -> Effect:
         own, number, agent = self._own, self.round, self.settings.agent

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from agent.partition import Shard
-from agent.tasks.base import Batch, Task, faults_of
+from agent.tasks.base import Batch, Task
+from agent.tasks.checked import build_model, faults_of, load_data
 from topologies.cluster import AlgorithmSettings, TaskSettings, model_digest
 from topologies.specs import ConfigurationError
 
@@ -56,7 +57,7 @@ class Learner:
         self._batch_size = batch_size
         self._seed = seed
         self._device = torch.device(device)
-        model = _build(task, seed).to(self._device)
+        model = build_model(task, seed).to(self._device)
         self._wrapper = _LossModule(task, model)
         self._evaluated = deepcopy(model).eval()  # its own, for `functional_call` swaps parameters
         parameters = dict(model.named_parameters())
@@ -65,7 +66,7 @@ class Learner:
         self._bounds = (0, *accumulate(shape.numel() for shape in self.shapes))
         self.dim: int = self._bounds[-1]
         self._velocity: Tensor | None = None  # (agents, dim) once there is momentum
-        pooled, self._lengths = _pool([_load(task, shard, seed) for shard in shards])
+        pooled, self._lengths = _pool([load_data(task, shard, seed) for shard in shards])
         self._data = tuple(tensor.to(self._device) for tensor in pooled)
         self._offsets = np.concatenate(([0], np.cumsum(self._lengths)[:-1]))
         self._check_loss()
@@ -207,7 +208,7 @@ def initial_parameters(task: Task, seed: int) -> Tensor:
     Raises:
         ConfigurationError: the model has buffers, no parameters, or is not float32.
     """
-    model = _build(task, seed)
+    model = build_model(task, seed)
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
@@ -226,43 +227,6 @@ def verified_initial_parameters(task: Task, settings: TaskSettings, seed: int) -
             f"{settings.model_digest[:12]}…); use the same task code and torch version everywhere"
         )
     return x
-
-
-def _build(task: Task, seed: int) -> nn.Module:
-    """The task's model, drawn from `seed` without touching the generator of the rest."""
-    # Not torch.manual_seed, which would reseed accelerators too.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        with faults_of("build_model"):
-            model = task.build_model()
-    if not isinstance(model, nn.Module):
-        raise ConfigurationError(f"task: build_model() gave a {type(model).__name__}, not a Module")
-    # Buffers that are not saved are constants, such as a mask; saved ones change in training.
-    named = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    for name in model.state_dict():
-        if name not in named:
-            raise ConfigurationError(
-                f"task: its model has a buffer ({name}), which gossip does not carry; use GroupNorm "
-                "or LayerNorm in place of BatchNorm, and persistent=False for a constant"
-            )
-    kinds = {parameter.dtype for parameter in model.parameters()}
-    if kinds != {torch.float32}:
-        raise ConfigurationError("task: its model must have parameters, all of them float32")
-    return model
-
-
-def _load(task: Task, shard: Shard, seed: int) -> Batch:
-    """One agent's samples, checked."""
-    with faults_of("load_data"):
-        data = task.load_data(shard, seed)
-    if not isinstance(data, tuple) or not all(isinstance(tensor, Tensor) for tensor in data):
-        raise ConfigurationError("task: load_data() must give a tuple of tensors")
-    lengths = {len(tensor) if tensor.ndim else 0 for tensor in data}
-    if len(lengths) != 1 or 0 in lengths:
-        raise ConfigurationError(
-            "task: load_data() must give tensors of one and the same length above 0"
-        )
-    return data
 
 
 def _pool(parts: Sequence[Batch]) -> tuple[Batch, NDArray[np.int64]]:

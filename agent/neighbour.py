@@ -19,7 +19,8 @@ READY_KEPT: Final = 3
 class Neighbour:
     """Membership of one neighbour in the rounds.
 
-    `given_up`: it missed a round's deadline and is not waited for until it is heard again.
+    `waiting`: it said in this round that it waits for others itself, so it gets a second deadline.
+    `given_up`: it missed its deadline and is not waited for until it is heard again.
     `barred`: why it is no longer served at all (a frozen or disputed ledger, its credit limit).
     """
 
@@ -29,6 +30,7 @@ class Neighbour:
     ready: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     verifying: set[int] = field(default_factory=set)
     refused: dict[int, str] = field(default_factory=dict)
+    waiting: bool = False
     given_up: bool = False
     barred: str | None = None
     left: bool = False
@@ -60,9 +62,10 @@ class Neighbour:
             return False
         if round_number in self.ready or round_number in self.refused:
             return False
-        if round_number in self.verifying or self.inbox.slot(round_number) is not None:
+        if round_number in self.verifying:
             return True
-        # One connection keeps its order: after a later round, an earlier one will not come.
+        # One connection keeps its order: once a later round is announced, no more of an earlier one
+        # will come (its sender drops what is unsent of it).
         return self.inbox.latest_round <= round_number
 
     def keep(
@@ -79,6 +82,7 @@ class Neighbour:
 
     def forget_before(self, round_number: int, pool: BufferPool) -> None:
         """Drop what belongs to rounds that are over."""
+        self.waiting = False
         for old in [r for r in self.ready if r < round_number]:
             pool.give(self.ready.pop(old))
         for old in [r for r in self.refused if r < round_number]:
@@ -91,10 +95,12 @@ class Neighbour:
         while len(self.refused) > READY_KEPT:
             del self.refused[min(self.refused)]
 
-    def restarted(self) -> None:
-        """A fresh session: it speaks anew, from whatever round it is in."""
+    def restarted(self, current: int) -> None:
+        """A fresh session. In mid-run it is not waited for until it has entered a round: it waits
+        for ours to do that."""
         self.inbox.restart()
-        self.given_up = self.left = self.heard_our_bye = False
+        self.given_up = current > 1
+        self.left = self.heard_our_bye = False
 
 
 def ahead(neighbours: Mapping[str, Neighbour], round_number: int) -> tuple[int, str] | None:

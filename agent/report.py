@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from agent.charts import Line, lines_by_round, payment_graph
-from agent.display import format_bytes, format_credits, format_share, mean_share, payments_of
+from agent.display import MICRO, format_bytes, format_credits, format_share, mean_share, payments_of
 from agent.page import card, escape, image, page, table
 from agent.run_directory import (
     AgentRun,
@@ -114,17 +114,22 @@ def _accuracy(run: RunDirectory) -> str:
 
 
 def _balances(run: RunDirectory) -> str:
-    lines = [
-        _line(run, one, [(m.round, m.balance / 1e6) for m in one.rounds]) for one in run.agents
-    ]
     return _lines_card(
         "Balances",
-        lines,
+        [_line(run, one, _balance_points(run, one)) for one in run.agents],
         "balance (credits, above 0 is money received)",
         "What each agent has received less what it has paid, over all its edges. The steps are the "
-        "ends of windows.",
+        "ends of windows; the last window is settled after the last round.",
         stepped=True,
     )
+
+
+def _balance_points(run: RunDirectory, one: AgentRun) -> list[tuple[int, float]]:
+    """(round, credits), ending with what the last settlement made of it."""
+    points = [(m.round, m.balance / MICRO) for m in one.rounds]
+    if points and one.agent in run.balances:
+        points.append((points[-1][0], run.balances[one.agent] / MICRO))
+    return points
 
 
 def _injected(run: RunDirectory) -> str:
@@ -201,7 +206,7 @@ def _agent_row(run: RunDirectory, one: AgentRun) -> tuple[str, ...]:
         str(last.round) if last else "-",
         _share(accuracy) or "-",
         format_credits(run.balances.get(one.agent, 0)),
-        format_bytes(last.bytes_sent) if last else "-",
+        format_bytes(one.status.bytes_sent) if one.status else "-",
         str(missed),
     )
 

@@ -60,8 +60,14 @@ class RunDirectory:
 
     @property
     def balances(self) -> dict[str, int]:
-        """Micro-credits of every agent at the end, from its last round where no summary says."""
-        found = {run.agent: run.rounds[-1].balance for run in self.agents if run.rounds}
+        """Micro-credits of every agent at the end: the last window is settled after the last round,
+        so the summary and the status know more than the metrics."""
+        found: dict[str, int] = {}
+        for run in self.agents:
+            if run.status is not None:
+                found[run.agent] = run.status.balance
+            elif run.rounds:
+                found[run.agent] = run.rounds[-1].balance
         stated = section(self.summary, "balances")
         return found | {agent: value for agent, value in stated.items() if type(value) is int}
 

@@ -11,10 +11,10 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from agent.book import EvidenceBook
+from agent.book import SEEN_BYTES_MAX, EvidenceBook
 from agent.effects import Log, Persist, PutValue, ReadRecords
 from mechanisms import ledger
-from mechanisms.claims import Claim, SignedClaim
+from mechanisms.claims import Claim, SignedClaim, common_rounds
 from mechanisms.credits import AmountError
 from mechanisms.evidence import check_claim
 from mechanisms.payments import Payments, edge_bills
@@ -23,7 +23,7 @@ from mechanisms.statements import EvidenceError
 from network.errors import RemoteProtocolError
 from network.messages import ClaimMessage, LedgerMessage
 from network.wire import Kind
-from topologies.canonical import Value
+from topologies.canonical import Value, pack, unpack
 from topologies.signatures import SigningKey
 
 # A proposal or a state without an answer is repeated this often; the first nearly always lands.
@@ -56,7 +56,7 @@ class Edge:
 
 
 class Settlement:
-    """Claims and channels of agent `book.agent`; `claims` are its own of an earlier life."""
+    """Claims and channels of agent `book.agent`, an edge a neighbour."""
 
     def __init__(
         self,
@@ -64,13 +64,12 @@ class Settlement:
         book: EvidenceBook,
         payments: Payments,
         edges: Mapping[str, Edge],
-        claims: Mapping[int, SignedClaim],
     ) -> None:
         self._key = key
         self._book = book
         self._payments = payments
         self._edges = edges
-        self._own = dict(claims)
+        self._own: dict[int, SignedClaim] = {}
         self._next_window: int | None = None
 
     # --- what the core asks -----------------------------------------------------------------
@@ -110,19 +109,15 @@ class Settlement:
         edge = self._edges[agent]
         edge.resend_s = now_s + RESEND_S
         steps = self._steps(agent, edge.channel.connected(own_nonce, peer_nonce))
-        return steps + [
-            ClaimMessage(claim.encode())
-            for window, claim in sorted(self._own.items())
-            if window > edge.channel.settled_window
-        ]
+        return [*steps, *self._open_claims(edge)]
 
     def tick(self, agent: str, now_s: float) -> Sequence[Step]:
         """Repeat what the neighbour has not answered."""
         edge = self._edges[agent]
-        if edge.channel.idle or now_s < edge.resend_s:
+        if now_s < edge.resend_s or self.settled(agent):
             return []
         edge.resend_s = now_s + RESEND_S
-        return self._steps(agent, edge.channel.resend())
+        return [*self._open_claims(edge), *self._steps(agent, edge.channel.resend())]
 
     def received(
         self, agent: str, kind: Kind, fields: Sequence[Value], now_s: float
@@ -195,6 +190,13 @@ class Settlement:
             edge.resend_s = now_s + RESEND_S
         return steps
 
+    def restore(self, window: int, data: bytes) -> None:
+        """Take back the claim of an earlier life, with the evidence it kept for its neighbours'."""
+        match unpack(data, bytes_max=2 * SEEN_BYTES_MAX):
+            case [bytes(claim), bytes(seen)]:
+                self._own[window] = SignedClaim.decode(claim)
+                self._book.restore_seen(window, seen)
+
     # --- inside -----------------------------------------------------------------------------
 
     def _wanted(self, window: int) -> bool:
@@ -206,8 +208,17 @@ class Settlement:
         signed = SignedClaim.sign(self._book.claim(window), self._key)
         self._own[window] = signed
         self._forget_settled(window)
-        data = signed.encode()
-        return ClaimStep(window, (PutValue(claim_key(window), data),), data)
+        claim = signed.encode()
+        stored = pack([claim, self._book.encode_seen(window)])
+        return ClaimStep(window, (PutValue(claim_key(window), stored),), claim)
+
+    def _open_claims(self, edge: Edge) -> list[ClaimMessage]:
+        """Own claims that an edge has not settled yet, oldest first."""
+        return [
+            ClaimMessage(claim.encode())
+            for window, claim in sorted(self._own.items())
+            if window > edge.channel.settled_window and window not in edge.skipped
+        ]
 
     def _forget_settled(self, window: int) -> None:
         """Own claims that every edge has settled, or that are far behind, are not needed again."""
@@ -218,7 +229,7 @@ class Settlement:
     def _settle_window(self, agent: str, edge: Edge, window: int) -> Sequence[Step]:
         own, theirs = self._own[window], edge.claims[window]
         try:
-            self._check(agent, theirs.claim(), window)
+            self._check(agent, own.claim(), theirs.claim())
             lo, hi = (own, theirs) if self._book.agent < agent else (theirs, own)
             bills = edge_bills(self._payments, lo, hi)
         except (EvidenceError, AmountError) as exc:
@@ -231,8 +242,11 @@ class Settlement:
         settled = edge.channel.settle(window, bills.delta, bills.bill_lo, bills.bill_hi, claims)
         return self._steps(agent, settled)
 
-    def _check(self, agent: str, claim: Claim, window: int) -> None:
-        seen = self._book.seen(agent, window)
+    def _check(self, agent: str, own: Claim, claim: Claim) -> None:
+        seen = self._book.seen(agent, claim.window)
+        unseen = set(common_rounds(own, claim)) - set(seen.energies)
+        if unseen:
+            raise EvidenceError("claim-unseen", f"no evidence here of round {min(unseen)}")
         claimed = {entry.round for entry in claim.rounds}
         whole = seen.direction is not None and claimed == set(seen.energies)
         direction = np.asarray(seen.direction) if whole else None

@@ -2,8 +2,8 @@
 
 One connection on one thread does everything, so transactions never interleave and the event loop
 never waits for a disk. WAL with synchronous=FULL: a commit whose future is done survives a power
-cut. That two daemons do not share a file is the data directory's lock's business. The tables are described in
-`agent.store_tables`.
+cut. That two daemons do not share a file is the data directory's lock's business. The tables are
+described in `agent.store_tables`.
 """
 
 import sqlite3
@@ -21,6 +21,7 @@ from topologies.specs import ConfigurationError
 FILE_NAME: Final = "ledger.sqlite"
 BUSY_TIMEOUT_S: Final = 5.0
 """A reader such as `candor ledger show` holds the file for milliseconds."""
+
 T = TypeVar("T")
 
 
@@ -149,6 +150,8 @@ def _open(
             store_tables.check_schema(connection, path)
         else:
             connection.execute("PRAGMA journal_mode=WAL")
+            if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                raise sqlite3.DatabaseError("database disk image is malformed")
             connection.execute("PRAGMA synchronous=FULL")
             store_tables.prepare(connection, path, fingerprint, channels)
     except BaseException:

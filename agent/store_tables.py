@@ -176,6 +176,8 @@ def channel_state(connection: sqlite3.Connection, channel_id: bytes) -> ChannelS
         "SELECT head FROM records WHERE channel_id = ? ORDER BY seq", (channel_id,)
     ).fetchall()
     last = records(connection, channel_id, len(heads) - 1, 1) if heads else []
+    if last and last[0].head != heads[-1][0]:
+        raise sqlite3.DatabaseError("the chain of records is malformed")
     row = connection.execute(
         "SELECT body, sig_p, evidence FROM pending WHERE channel_id = ?", (channel_id,)
     ).fetchone()

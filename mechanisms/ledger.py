@@ -352,9 +352,8 @@ class Channel:
     def _on_accept(self, message: Accept) -> list[Effect]:
         pending = self._pending
         if pending is None or sha256(pending.body) != message.head:
-            if message.head in self._chain:
-                return [Ignored("repeated-accept")]
-            raise LedgerViolation("unknown-accept", "of a record that was not proposed")
+            # Of a record that is complete, or of a proposal from before a backup was restored.
+            return [Ignored("accept-of-nothing-pending")]
         if not verify_acceptance(self._peer, pending.body, pending.sig_p, message.sig_a):
             raise LedgerViolation("sig-a", "not the acceptor's signature")
         if self.status is not Status.OPEN:

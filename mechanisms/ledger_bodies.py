@@ -160,8 +160,10 @@ class Body:
                     nonce_lo,
                     nonce_hi,
                 )
-                # Encoding again settles what patterns leave open: the version, bools for integers.
-                if body._in_bounds() and body.encode() == data:
+                # Encoding again settles the version; a bool would pass for an integer.
+                numbers = (seq, attempt, window, delta, balance_after)
+                bools = any(isinstance(number, bool) for number in numbers)
+                if not bools and body._in_bounds() and body.encode() == data:
                     return body
         raise MalformedError("not a ledger record of this version")
 

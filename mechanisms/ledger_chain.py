@@ -18,9 +18,6 @@ class Chain:
         self.position = Position.of(last.body) if last else Position()
         self._heads = list(heads)
 
-    def __contains__(self, head: bytes) -> bool:
-        return head in self._heads
-
     def head_at(self, seq: int) -> bytes:
         """The hash of record `seq`; zeros for -1, before genesis."""
         return self._heads[seq] if seq >= 0 else NO_HASH
@@ -35,8 +32,8 @@ class Chain:
         return body
 
     def examine(self, records: Sequence[Record]) -> tuple[list[Record], Record | None]:
-        """Records from a peer: the new ones that may be appended in turn, and, if there is one,
-        the first that contradicts the chain although both ends signed it.
+        """Records from a peer: the new ones that may be appended in turn (none when they start
+        beyond the next), and the first that contradicts the chain although both ends signed it.
 
         Raises:
             MalformedError: a body does not decode.
@@ -51,6 +48,8 @@ class Chain:
                     check_signatures(self.terms, body.seq, record)
                     return new, record
                 continue
+            if not new and body.seq > position.seq + 1:
+                break  # the answer to a state from before this end lost records
             check_successor(self.terms, position, body)
             check_signatures(self.terms, body.seq, record)
             check_evidence(self.terms, body, record.evidence)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mechanisms.claims import Claim, SignedClaim, common_rounds
-from mechanisms.credits import AMOUNT_MAX, Credits, total_energy
+from mechanisms.credits import AMOUNT_MAX, AmountError, Credits, total_energy
 from mechanisms.rules import Payments as Payments
 from mechanisms.rules import Rule as Rule
 from mechanisms.rules import parse_rule as parse_rule
@@ -67,8 +67,9 @@ class Bill:
                 amounts = tuple(_amount(row) for row in rows)
                 claims = tuple(_digest(digest) for digest in digests)
                 bill = cls(run, window, referee, rule, amounts, claims)
-                # Encoding again settles what patterns leave open: the version, bools for integers.
-                if len(run) == 32 and 0 <= window < WINDOW_LIMIT and bill.encode() == data:
+                # Encoding again settles the version; a bool would pass for an integer.
+                in_bounds = len(run) == 32 and 0 <= window < WINDOW_LIMIT
+                if in_bounds and not isinstance(window, bool) and bill.encode() == data:
                     return bill
         raise MalformedError("not a bill of this version")
 
@@ -76,7 +77,8 @@ class Bill:
 def _amount(entry: object) -> tuple[str, int]:
     match entry:
         case [str(member), int(amount)] if abs(amount) <= AMOUNT_MAX:
-            return member, amount
+            if not isinstance(amount, bool):
+                return member, amount
     raise MalformedError("bill: an amount is not [member, micro-credits]")
 
 
@@ -124,7 +126,10 @@ def edge_bills(payments: Payments, claim_lo: SignedClaim, claim_hi: SignedClaim)
 
     bill_lo, hi_pays = bill(lo, hi)
     bill_hi, lo_pays = bill(hi, lo)
-    return EdgeSettlement(bill_lo, bill_hi, lo_pays - hi_pays)
+    delta = lo_pays - hi_pays
+    if abs(delta) > AMOUNT_MAX:
+        raise AmountError(f"a net of {delta} micro-credits is not an amount")
+    return EdgeSettlement(bill_lo, bill_hi, delta)
 
 
 def _charge(payments: Payments, claim: Claim, rounds: frozenset[int]) -> Credits:

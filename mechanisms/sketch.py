@@ -66,8 +66,9 @@ class SignSketch:
         whole = self.dim - self.dim % self.size
         # Reducing the leading axis of a contiguous array adds whole rows in order: bucket by bucket
         # the additions are sequential, which is what makes the result the same everywhere.
-        out: NDArray[np.float64] = np.add.reduce(
-            signed[:whole].reshape(-1, self.size), axis=0, dtype=np.float64
-        )
-        out[: self.dim - whole] += signed[whole:]
+        with np.errstate(invalid="ignore"):  # infinities may cancel; evidence refuses the result
+            out: NDArray[np.float64] = np.add.reduce(
+                signed[:whole].reshape(-1, self.size), axis=0, dtype=np.float64
+            )
+            out[: self.dim - whole] += signed[whole:]
         return out

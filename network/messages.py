@@ -74,13 +74,22 @@ class LedgerMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """The sender is alive in this round and waits for a neighbour itself: be patient with it."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
 class Bye:
     """The sender has finished; `heard` says that it has received ours."""
 
     heard: bool
 
 
-Message: TypeAlias = Hello | Update | Witnesses | Chunk | Ack | ClaimMessage | LedgerMessage | Bye
+Message: TypeAlias = (
+    Hello | Update | Witnesses | Chunk | Ack | ClaimMessage | LedgerMessage | Waiting | Bye
+)
 
 
 def to_envelope(message: Message, nonce: bytes) -> Envelope:
@@ -100,6 +109,8 @@ def to_envelope(message: Message, nonce: bytes) -> Envelope:
             return Envelope(Kind.CLAIM, nonce, [claim])
         case LedgerMessage(kind, fields):
             return Envelope(kind, nonce, fields)
+        case Waiting(number):
+            return Envelope(Kind.WAITING, nonce, [number])
         case Bye(heard):
             return Envelope(Kind.BYE, nonce, [heard])
         case _:
@@ -129,6 +140,8 @@ def from_envelope(envelope: Envelope) -> Message:
             return Ack(number, code)
         case Kind.CLAIM, [bytes(claim)]:
             return ClaimMessage(claim)
+        case Kind.WAITING, [int(number)] if _counts(number):
+            return Waiting(number)
         case Kind.BYE, [bool(heard)]:
             return Bye(heard)
     raise _wrong_fields(kind)

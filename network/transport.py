@@ -156,8 +156,7 @@ class OutboxEntry:
 
 
 class Outbox:
-    """What waits for one peer: first in, first out, bounded. `dropped` counts what was
-    discarded."""
+    """What waits for one peer, in order and bounded; `dropped` counts what was discarded."""
 
     def __init__(self, limits: TransportLimits) -> None:
         self._limits = limits

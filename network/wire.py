@@ -38,6 +38,7 @@ class Kind(IntEnum):
     REJECT = 10
     RECORDS = 12
     BYE = 13
+    WAITING = 14
 
 
 LEDGER_KINDS: Final = frozenset({Kind.STATE, Kind.PROPOSE, Kind.ACCEPT, Kind.REJECT, Kind.RECORDS})

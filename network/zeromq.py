@@ -28,6 +28,7 @@ from network.transport import (
     freeze,
 )
 from network.zeromq_link import Link
+from network.zeromq_memory import keep_freed_memory
 from network.zeromq_options import Context, Socket, bind, receiving_socket
 from network.zeromq_watch import UnfinishedWatch
 from network.zeromq_zap import ZapHandler
@@ -78,6 +79,7 @@ class ZeroMqTransport:
     async def start(self) -> None:
         """Listen and dial. Raises TransportError: port taken, bad address or malformed key."""
         self._loop = asyncio.get_running_loop()
+        keep_freed_memory()
         self._context = zmq.Context()
         self._zap = ZapHandler(
             self._context, {agent: peer.curve_public for agent, peer in self._peers.items()}
@@ -157,6 +159,7 @@ class ZeroMqTransport:
         self._router = receiving_socket(self._context, self.endpoint, *self._keys, self._limits)
         self._monitor = self._router.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         self._loop.add_reader(self._monitor.FD, self._guard(self._on_connections))
+        self._on_connections()  # a descriptor only signals after its socket was once found empty
         self.endpoint = bind(self._router, self.endpoint)
         self._sweep()
 

@@ -85,6 +85,7 @@ class Link:
         )
         self._monitor: Socket = self._socket.get_monitor_socket(_EVENTS)
         self._loop.add_reader(self._monitor.FD, guard(self._on_events))
+        self._on_events()  # a descriptor only signals after its socket was once found empty
 
     def dial(self) -> None:
         """Start to connect. Raises TransportError: a malformed endpoint."""
@@ -149,7 +150,7 @@ class Link:
                     frames, zmq.NOBLOCK, copy=size < ZERO_COPY_BYTES_MIN, track=False
                 )
             except zmq.Again:  # the peer left between the two calls
-                break
+                continue
             self._outbox.remove_first()
             self.counters.messages_sent += 1
             self.counters.bytes_sent += size

@@ -58,12 +58,16 @@ class TaskSettings(Section):
 
 
 class AlgorithmSettings(Section):
-    """How a round moves the model: step_t = step_size * t ** -step_decay, t from 1."""
+    """How a round moves the model: step_t = step_size * t ** -step_decay, t from 1.
+
+    The defaults hold digits within 0.05 of a centralised run on 25 of 25 seeds (ring of 8,
+    Dirichlet 0.5, 60 rounds, one agent exaggerating by 3); docs/architecture.md has the table.
+    """
 
     name: Line = "decentralized-sgd"
-    step_size: Number = Field(default=0.3, gt=0)
-    step_decay: Number = Field(default=0.0, ge=0)
-    local_steps: Count = 8
+    step_size: Number = Field(default=0.4, gt=0)
+    step_decay: Number = Field(default=0.1, ge=0)
+    local_steps: Count = 12
     momentum: Number = Field(default=0.0, ge=0, lt=1)
 
 

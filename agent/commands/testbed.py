@@ -162,7 +162,7 @@ def _showing(
 
 def _conclude(console: Console, bed: testbed.Testbed, seconds: float, as_json: bool) -> int:
     from agent.report import write_report
-    from agent.summary import summarise, write_summary
+    from agent.runtimes.summary import summarise, write_summary
 
     plan = bed.plan
     summary = summarise(

@@ -4,18 +4,16 @@ Used by every runtime that runs the real core; drivers differ in clock, sockets 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.algorithms import step_schedule
-from agent.book import EvidenceBook
+from agent.book import WINDOWS_KEPT, EvidenceBook
 from agent.core import RESERVED_KEY, AgentCore, CoreSettings
 from agent.neighbour import Neighbour
 from agent.settlement import Edge, Settlement, claim_key
 from agent.store import Store
-from mechanisms.claims import SignedClaim
 from mechanisms.evidence import Examiner, Terms
 from mechanisms.ledger import Channel, ChannelTerms
 from mechanisms.payments import parse_rule
@@ -24,14 +22,6 @@ from network.identity import Identity, issue
 from network.rounds import SLOTS_PER_NEIGHBOUR, BufferPool, Inbox
 from network.session import Party, Session
 from topologies.cluster import Cluster
-
-
-@dataclass(frozen=True, slots=True)
-class Assembled:
-    """The core of one agent and what its driver needs beside it."""
-
-    core: AgentCore
-    examiner: Examiner
 
 
 def evidence_terms(cluster: Cluster, initial: NDArray[np.float32]) -> Terms:
@@ -81,7 +71,7 @@ def assemble(
     nonce: bytes,
     chunk_bytes: int,
     link_reason: Callable[[str], str | None],
-) -> Assembled:
+) -> AgentCore:
     """The core of `agent`, as the store left it; `nonce` (16 random bytes) is this life's own."""
     terms = evidence_terms(cluster, initial)
     examiner = Examiner(terms)
@@ -122,8 +112,8 @@ def assemble(
         book,
         parse_rule(cluster.payments.rule),
         edges,
-        _own_claims(store, reserved_round, terms.window_rounds),
     )
+    _restore_claims(settlement, store, window_of(reserved_round, terms.window_rounds))
     settings = CoreSettings(
         agent=agent,
         mixing=terms.mixing[agent],
@@ -134,7 +124,7 @@ def assemble(
         chunk_bytes=chunk_bytes,
         reserved_round=reserved_round,
     )
-    core = AgentCore(
+    return AgentCore(
         settings,
         key=key,
         examiner=examiner,
@@ -144,7 +134,6 @@ def assemble(
         book=book,
         link_reason=link_reason,
     )
-    return Assembled(core, examiner)
 
 
 def _party(cluster: Cluster, agent: str) -> Party:
@@ -152,10 +141,9 @@ def _party(cluster: Cluster, agent: str) -> Party:
     return Party(agent, bytes.fromhex(entry.identity), entry.curve, entry.endpoint)
 
 
-def _own_claims(store: Store, reserved_round: int, window_rounds: int) -> dict[int, SignedClaim]:
-    """Claims of an earlier life that a neighbour may not have settled yet."""
-    last = window_of(reserved_round, window_rounds)
-    stored = {
-        window: store.value(claim_key(window)) for window in range(max(0, last - 2), last + 1)
-    }
-    return {window: SignedClaim.decode(data) for window, data in stored.items() if data}
+def _restore_claims(settlement: Settlement, store: Store, last: int) -> None:
+    """The claims of an earlier life that a neighbour may not have settled yet."""
+    for window in range(max(0, last - WINDOWS_KEPT + 1), last + 1):
+        data = store.value(claim_key(window))
+        if data is not None:
+            settlement.restore(window, data)

@@ -42,7 +42,7 @@ from agent.effects import (
 )
 from agent.journal import Journal
 from agent.store import Store
-from mechanisms.evidence import Examined, Examiner
+from mechanisms.evidence import Examined
 from mechanisms.statements import EvidenceError, Statement
 from mechanisms.strategies import Strategy, StrategyContext
 from network.transport import Transport
@@ -114,7 +114,6 @@ class Daemon:
     def __init__(
         self,
         core: AgentCore,
-        examiner: Examiner,
         transport: Transport,
         store: Store,
         work: Work,
@@ -122,8 +121,8 @@ class Daemon:
         observer: Observer,
         parent_pid: int | None = None,
     ) -> None:
-        self._core = core
-        self._examiner = examiner
+        self.core = core
+        self._examiner = core.examiner
         self._transport = transport
         self._store = store
         self._work = work
@@ -164,7 +163,7 @@ class Daemon:
         return Result(code, ended.failure, self._x[0])
 
     async def _run_tasks(self) -> Finished:
-        self._perform(self._core.start(self._now()))
+        self._perform(self.core.start(self._now()))
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(job)
@@ -187,8 +186,8 @@ class Daemon:
 
     def _interrupt(self) -> None:
         self._interrupted = True
-        self._journal.log(logging.INFO, "interrupted", {"round": self._core.round})
-        self._perform(self._core.stop())
+        self._journal.log(logging.INFO, "interrupted", {"round": self.core.round})
+        self._perform(self.core.stop())
 
     def _now(self) -> float:
         return self._loop.time()
@@ -199,7 +198,7 @@ class Daemon:
         while True:
             delivery = await self._transport.receive()
             self._perform(
-                self._core.received(delivery.sender, delivery.frames, self._now(), time.time())
+                self.core.received(delivery.sender, delivery.frames, self._now(), time.time())
             )
 
     async def _tick_loop(self) -> None:
@@ -207,12 +206,12 @@ class Daemon:
             await asyncio.sleep(TICK_S)
             if self._parent_pid is not None and os.getppid() != self._parent_pid:
                 self._interrupt()
-            self._perform(self._core.tick(self._now()))
-            self._observer.ticked(self._core)
+            self._perform(self.core.tick(self._now()))
+            self._observer.ticked(self.core)
 
     async def _train_loop(self) -> None:
         x, start = await self._begun
-        self._observer.started(self._core)
+        self._observer.started(self.core)
         while start <= self._work.rounds:
             x, start = await self._run_algorithm(x, start)
 
@@ -241,7 +240,7 @@ class Daemon:
                     self._x = x
                     if reentered:
                         work.trainer.reset_momentum()
-                        return x, self._core.round
+                        return x, self.core.round
                     await self._round_over(t, x, loss)
                     if t == work.rounds:
                         return x, t + 1
@@ -255,14 +254,14 @@ class Daemon:
             "state",
             self._examiner.state,
             t,
-            self._core.settings.agent,
+            self.core.settings.agent,
             payload,
-            self._core.book.row,
+            self.core.book.row,
         )
         self._observer.stated(statement)
         self._combined = self._loop.create_future()
         began = time.perf_counter()
-        self._perform(self._core.published(payload, statement, self._now()))
+        self._perform(self.core.published(payload, statement, self._now()))
         self.seconds["send"] += time.perf_counter() - began
         busy = self.seconds["verify"] + self.seconds["mix"]
         began = time.perf_counter()
@@ -275,7 +274,7 @@ class Daemon:
         return outcome
 
     async def _round_over(self, t: int, x: Tensor, loss: float) -> None:
-        work, core = self._work, self._core
+        work, core = self._work, self.core
         accuracy: float | None = None
         if work.evaluate_every and (t % work.evaluate_every == 0 or t == work.rounds):
             accuracy = (await self._timed("rest", work.trainer.evaluate, x))[0]
@@ -344,7 +343,7 @@ class Daemon:
                 self._in_worker("mix", lambda: combine(parts), self._mixed(number, reentry))
             case ReadRecords(peer, channel_id, first, count):
                 self._perform(
-                    self._core.records_read(
+                    self.core.records_read(
                         peer, self._store.records(channel_id, first, count), self._now()
                     )
                 )
@@ -363,7 +362,7 @@ class Daemon:
         task = self._loop.create_task(self._timed(phase, job))
 
         def finish(task: "asyncio.Task[T]") -> None:
-            if task.cancelled() or self._core.phase is Phase.DONE:
+            if task.cancelled() or self.core.phase is Phase.DONE:
                 return
             error = task.exception()
             if error is None:
@@ -383,13 +382,11 @@ class Daemon:
             return exc
 
     def _verified(self, peer: str, update: Arrived) -> Callable[[Examined | EvidenceError], None]:
-        return lambda outcome: self._perform(
-            self._core.verified(peer, update, outcome, self._now())
-        )
+        return lambda outcome: self._perform(self.core.verified(peer, update, outcome, self._now()))
 
     def _mixed(self, number: int, reentry: bool) -> Callable[[Tensor], None]:
         def mixed(x: Tensor) -> None:
-            self._perform(self._core.combined(number, self._now()))
+            self._perform(self.core.combined(number, self._now()))
             if self._combined is not None and not self._combined.done():
                 self._combined.set_result((x, reentry))
             elif not self._begun.done():
@@ -399,7 +396,7 @@ class Daemon:
 
     def link_bytes(self) -> Mapping[str, tuple[int, int]]:
         """(sent, received) by neighbour."""
-        links = {peer: self._transport.link(peer) for peer in self._core.neighbours}
+        links = {peer: self._transport.link(peer) for peer in self.core.neighbours}
         return {peer: (link.bytes_sent, link.bytes_received) for peer, link in links.items()}
 
 

@@ -17,9 +17,9 @@ from agent.journal import Journal
 from agent.learner import Learner, verified_initial_parameters
 from agent.ledger_files import write_exports
 from agent.partition import Shard
-from agent.recorder import Recorder
 from agent.runtimes.assembly import assemble, channel_terms
-from agent.runtimes.daemon import Daemon, Result, Work
+from agent.runtimes.daemon import Daemon, Observer, Result, Work
+from agent.runtimes.recorder import Recorder
 from agent.status import DataDirLock
 from agent.store import FILE_NAME as STORE_NAME
 from agent.store import Store
@@ -27,12 +27,12 @@ from agent.tasks import resolve_task
 from mechanisms.strategies import parse_strategy
 from network.identity import Identity
 from network.transport import PeerAddress, TransportLimits
+from network.wire import NONCE_BYTES
 from network.zeromq import ZeroMqTransport
 from topologies.cluster import Cluster, load_cluster
 from topologies.specs import ConfigurationError
 
 MODEL_NAME: Final = "model.safetensors"
-NONCE_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,18 +134,6 @@ def _run(
     stack: ExitStack,
 ) -> Result:
     agent, data_dir = settings.agent, settings.data_dir
-    limits = TransportLimits()
-    transport = make_transport(cluster, agent, identity, settings.listen, limits)
-    assembled = assemble(
-        cluster,
-        agent,
-        identity,
-        store,
-        work.initial.numpy(),
-        nonce=secrets.token_bytes(NONCE_BYTES),
-        chunk_bytes=limits.chunk_bytes,
-        link_reason=lambda peer: transport.link(peer).reason,
-    )
     journal = Journal(agent, data_dir, settings.log_level)
     stack.callback(journal.close)
     recorder = stack.enter_context(
@@ -157,16 +145,16 @@ def _run(
             record_sketches=settings.record_sketches,
         )
     )
-    parent_pid = os.getppid() if settings.exit_with_parent else None
-    daemon = Daemon(
-        assembled.core,
-        assembled.examiner,
-        transport,
+    daemon = build_daemon(
+        cluster,
+        agent,
+        identity,
         store,
         work,
         journal,
         recorder,
-        parent_pid,
+        listen=settings.listen,
+        parent_pid=os.getppid() if settings.exit_with_parent else None,
     )
     recorder.link_bytes = daemon.link_bytes
     ended = None
@@ -174,22 +162,28 @@ def _run(
         ended = asyncio.run(daemon.run())
         return ended
     finally:
-        recorder.ended(assembled.core, failed=ended is None or ended.exit_code != 0)
+        recorder.ended(daemon.core, failed=ended is None or ended.exit_code != 0)
 
 
-def make_transport(
+def build_daemon(
     cluster: Cluster,
     agent: str,
     identity: Identity,
-    listen: str | None,
-    limits: TransportLimits,
-) -> ZeroMqTransport:
-    """The sockets of one agent, closed to everyone but its neighbours."""
+    store: Store,
+    work: Work,
+    journal: Journal,
+    observer: Observer,
+    *,
+    listen: str | None = None,
+    parent_pid: int | None = None,
+) -> Daemon:
+    """A daemon on ZeroMQ, its sockets closed to everyone but the agent's neighbours."""
+    limits = TransportLimits()
     peers = {
         peer: PeerAddress(cluster.agent(peer).endpoint, cluster.agent(peer).curve)
         for peer in cluster.neighbours(agent)
     }
-    return ZeroMqTransport(
+    transport = ZeroMqTransport(
         agent,
         listen or cluster.agent(agent).endpoint,
         identity.curve_public,
@@ -197,3 +191,14 @@ def make_transport(
         peers,
         limits,
     )
+    core = assemble(
+        cluster,
+        agent,
+        identity,
+        store,
+        work.initial.numpy(),
+        nonce=secrets.token_bytes(NONCE_BYTES),
+        chunk_bytes=limits.chunk_bytes,
+        link_reason=lambda peer: transport.link(peer).reason,
+    )
+    return Daemon(core, transport, store, work, journal, observer, parent_pid)

@@ -5,14 +5,11 @@ per agent, so it must be a plain function of the model and the batch: no in-plac
 model, no `.item()`, and no random draws (dropout), which daemon and simulation could not share.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol, TypeAlias
 
 from torch import Tensor, nn
 
 from agent.partition import Shard
-from topologies.specs import ConfigurationError
 
 Batch: TypeAlias = tuple[Tensor, ...]
 
@@ -40,19 +37,3 @@ class Task(Protocol):
 
         Called without gradients; move the data to the device of the model's parameters."""
         ...
-
-
-@contextmanager
-def faults_of(method: str) -> Iterator[None]:
-    """Turn whatever a task's method raises into one line that names the method.
-
-    Raises:
-        ConfigurationError: in place of any other exception.
-    """
-    try:
-        yield
-    except ConfigurationError:
-        raise
-    except Exception as exc:  # a user's code may raise anything
-        what = (str(exc).strip().splitlines() or [""])[0]
-        raise ConfigurationError(f"task: {method}() failed ({type(exc).__name__}: {what})") from exc

@@ -54,7 +54,7 @@ def _write_run(run_dir: Path) -> Path:
             for metrics in _metrics(index, generator):
                 writer.write(metrics)
         StatusFile(data_dir).write(
-            Status("demo", agent, "ab" * 32, 1, "done", ROUNDS, ROUNDS, seconds=2.4)
+            Status("demo", agent, "ab" * 32, 1, "done", ROUNDS, ROUNDS, bytes_sent=960_000)
         )
         decay = np.exp(-np.arange(ROUNDS) / 10)[:, None]
         sketches = 1 + decay * generator.standard_normal((ROUNDS, WIDTH))
@@ -118,6 +118,7 @@ class _Page(HTMLParser):
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str]] = []
         self.images: list[str] = []
+        self.sources: list[str] = []
         self.text = ""
         self.feed(source)
 
@@ -126,6 +127,7 @@ class _Page(HTMLParser):
         self.attributes += [(name, value or "") for name, value in attrs]
         if tag == "img":
             self.images.append(dict(attrs)["alt"] or "")
+            self.sources.append(dict(attrs)["src"] or "")
 
     def handle_data(self, data: str) -> None:
         self.text += f" {data}"
@@ -220,6 +222,26 @@ def test_an_agent_that_died_is_drawn_as_far_as_it_came(run_dir: Path) -> None:
     page = _render(run_dir)
     assert len(page.images) == 5
     assert "ended early" in page.text
+
+
+def test_the_balance_ends_where_the_last_settlement_left_it(run_dir: Path) -> None:
+    with_last_window = _render(run_dir).sources
+    summary = json.loads((run_dir / "summary.json").read_text())
+    summary["balances"]["a3"] += 3_600_000
+    (run_dir / "summary.json").write_text(json.dumps(summary))
+    without = _render(run_dir).sources
+    changed = [old != new for old, new in zip(with_last_window, without, strict=True)]
+    assert changed == [False, True, True, False, False]  # the graph and the balances
+
+
+def test_without_a_summary_the_status_has_the_last_balance(run_dir: Path) -> None:
+    (run_dir / "summary.json").unlink()
+    StatusFile(run_dir / "agents" / "a5").write(
+        Status("demo", "a5", "ab" * 32, 1, "done", ROUNDS, ROUNDS, balance=77)
+    )
+    (run_dir / "agents" / "a6" / "status.json").unlink()
+    balances = read_run_directory(run_dir).balances
+    assert (balances["a5"], balances["a6"]) == (77, 3 * 514_285)
 
 
 def _without_sketches(run_dir: Path) -> None:

@@ -1,0 +1,62 @@
+"""`candor bench`: what a round costs on this machine, and where the time goes."""
+
+import json
+from dataclasses import asdict
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from agent.options import json_option
+
+
+@click.group("bench")
+def command() -> None:
+    """Measure what a round costs on this machine.
+
+    \b
+    Example:
+      candor bench round --agents 8 --topology ring --parameters 1000000 --rounds 30
+    """
+
+
+@command.command("round")
+@click.option("--agents", type=click.IntRange(min=2), default=8, show_default=True)
+@click.option("--topology", default="ring", show_default=True, metavar="SPEC")
+@click.option(
+    "--parameters",
+    type=click.IntRange(min=1),
+    default=1_000_000,
+    show_default=True,
+    help="Float32 parameters of the model.",
+)
+@click.option("--rounds", type=click.IntRange(min=3), default=30, show_default=True)
+@json_option
+def measure_command(
+    agents: int, topology: str, parameters: int, rounds: int, as_json: bool
+) -> None:
+    """Time rounds of real daemons that do not train, next to the raw exchange of the same bytes.
+
+    The raw exchange is plain pyzmq between as many processes, measured in the same run, once in
+    plain text and once with CURVE.
+
+    \b
+    Example:
+      candor bench round --agents 8 --topology ring --parameters 1000000 --rounds 30 --json
+    """
+    from agent.runtimes.bench import measure_round  # imports torch
+
+    cost = measure_round(agents, topology, parameters, rounds)
+    if as_json:
+        click.echo(json.dumps(asdict(cost), indent=2))
+        return
+    table = Table(title=f"{agents} agents, {topology}, {parameters:,} parameters", box=None)
+    table.add_column("a round, median of the slowest agent", style="bold")
+    table.add_column("ms", justify="right")
+    table.add_row("daemons, everything on", f"{1e3 * cost.seconds_per_round:.1f}")
+    table.add_row("raw pyzmq, plain", f"{1e3 * cost.floor_seconds_per_round:.1f}")
+    table.add_row("raw pyzmq, CURVE", f"{1e3 * cost.floor_curve_seconds_per_round:.1f}")
+    for phase, seconds in cost.phases.items():
+        table.add_row(f"  {phase} (an agent)", f"{1e3 * seconds:.2f}")
+    table.add_row("memory of an agent, MiB", f"{cost.memory_mib_per_agent:.0f}")
+    Console().print(table)

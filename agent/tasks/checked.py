@@ -1,0 +1,71 @@
+"""Calls into a task, perhaps the user's own: whatever goes wrong becomes one line naming it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from agent.partition import Shard
+from agent.tasks.base import Batch, Task
+from topologies.specs import ConfigurationError
+
+
+@contextmanager
+def faults_of(method: str) -> Iterator[None]:
+    """Turn whatever a task's method raises into one line that names the method.
+
+    Raises:
+        ConfigurationError: in place of any other exception.
+    """
+    try:
+        yield
+    except ConfigurationError:
+        raise
+    except Exception as exc:  # a user's code may raise anything
+        what = (str(exc).strip().splitlines() or [""])[0]
+        raise ConfigurationError(f"task: {method}() failed ({type(exc).__name__}: {what})") from exc
+
+
+def build_model(task: Task, seed: int) -> nn.Module:
+    """The task's model, drawn from `seed` without touching the global generator.
+
+    Raises:
+        ConfigurationError: it cannot be built, has buffers, or has not only float32 parameters.
+    """
+    # Not torch.manual_seed, which would reseed accelerators too.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        with faults_of("build_model"):
+            model = task.build_model()
+    if not isinstance(model, nn.Module):
+        raise ConfigurationError(f"task: build_model() gave a {type(model).__name__}, not a Module")
+    # Buffers that are not saved are constants, such as a mask; saved ones change in training.
+    named = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    for name in model.state_dict():
+        if name not in named:
+            raise ConfigurationError(
+                f"task: its model has a buffer ({name}), which gossip does not carry; use "
+                "GroupNorm or LayerNorm in place of BatchNorm, persistent=False for a constant"
+            )
+    if {parameter.dtype for parameter in model.parameters()} != {torch.float32}:
+        raise ConfigurationError("task: its model must have parameters, all of them float32")
+    return model
+
+
+def load_data(task: Task, shard: Shard, seed: int) -> Batch:
+    """One agent's samples: a tuple of tensors of one length above 0.
+
+    Raises:
+        ConfigurationError: they cannot be loaded or are something else.
+    """
+    with faults_of("load_data"):
+        data = task.load_data(shard, seed)
+    if not isinstance(data, tuple) or not all(isinstance(tensor, Tensor) for tensor in data):
+        raise ConfigurationError("task: load_data() must give a tuple of tensors")
+    lengths = {len(tensor) if tensor.ndim else 0 for tensor in data}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ConfigurationError(
+            "task: load_data() must give tensors of one and the same length above 0"
+        )
+    return data

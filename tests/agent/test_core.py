@@ -1,0 +1,475 @@
+"""The core under simulated time: real cores, evidence, ledgers and SQLite; no sockets."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agent.core import RESERVE_ROUNDS
+from agent.effects import Persist, PutValue, Send
+from agent.ledger_files import audit_run_directory
+from mechanisms.claims import Claim, SignedClaim
+from mechanisms.ledger import StorePending, StoreRecord
+from mechanisms.statements import SignedStatement, Statement
+from network.messages import Chunk, ClaimMessage, Update, from_envelope, to_envelope
+from network.transport import MemoryNetwork
+from network.wire import Kind
+from tests.runs import DIM, LocalRun, write_cluster
+
+
+@pytest.fixture
+def started(tmp_path):
+    """Start runs that are closed at the end, pass or fail."""
+    runs = []
+
+    def start(topology="ring", agents=4, network=None, reports=None, **options):
+        cluster = write_cluster(tmp_path, topology, agents, **options)
+        run = LocalRun(tmp_path, cluster, network, reports)
+        runs.append(run)
+        return run
+
+    yield start
+    for run in runs:
+        run.close()
+
+
+def finish(run):
+    run.start()
+    run.run()
+    return run
+
+
+def stated_digests(node):
+    """Digest of every round this node stated, as sent to each neighbour."""
+    found = {}
+    for send in node.sent:
+        if send.envelope.kind is Kind.UPDATE:
+            update = from_envelope(send.envelope)
+            statement = Statement.decode(update.body, sketch_bytes_max=8 * DIM)
+            found.setdefault(statement.round, set()).add(statement.digest)
+    return found
+
+
+def test_models_follow_the_matrix_form(started):
+    run = finish(started("ring", 5))
+    matrix = run.cluster.mixing_matrix()
+    x = np.zeros((5, DIM))
+    for t in range(1, run.cluster.rounds.rounds + 1):
+        reports = np.stack([run.nodes[a].report(t) for a in run.cluster.ids])
+        x = matrix @ (x - 0.5 * reports)
+        now = np.stack([run.nodes[a].models[t + 1] for a in run.cluster.ids])
+        np.testing.assert_allclose(now, x, rtol=0, atol=1e-5)
+
+
+def test_the_exaggerator_pays_and_all_nets_sum_to_zero(started, tmp_path):
+    fixed = np.random.default_rng(1).standard_normal(DIM).astype(np.float32)
+    reports = {
+        f"a{i}": lambda t, i=i: fixed * np.float32(3 if i == 2 else 1 + 0.01 * i) for i in range(6)
+    }
+    run = finish(started("ring", 6, reports=reports))
+    balances = {a: n.core.settlement.balance for a, n in run.nodes.items()}
+    others = [b for a, b in balances.items() if a != "a2"]
+    assert sum(balances.values()) == 0
+    assert balances["a2"] < 5 * min(others) < 0
+    run.export()
+    _, audit = audit_run_directory(tmp_path)
+    assert not audit.findings
+    assert audit.nets == balances
+
+
+def test_payments_leave_the_model_untouched_bit_for_bit(tmp_path):
+    finals = []
+    for rule in ("norm:2e-5", "none"):
+        folder = tmp_path / rule.partition(":")[0]
+        folder.mkdir()
+        run = finish(LocalRun(folder, write_cluster(folder, "ring", 4, rule=rule)))
+        finals.append({a: n.x.tobytes() for a, n in run.nodes.items()})
+        run.close()
+    assert finals[0] == finals[1]
+
+
+def test_without_a_rule_nothing_is_settled(started):
+    run = finish(started("ring", 3, rule="none"))
+    assert all(n.core.settlement.balance == 0 for n in run.nodes.values())
+    assert not any(n.events("settled") for n in run.nodes.values())
+
+
+@pytest.mark.parametrize("agents", [8, 32])
+@pytest.mark.parametrize("topology", ["ring", "complete", "star", "torus", "erdos-renyi:p=0.4"])
+def test_every_topology_finishes_and_settles(started, topology, agents):
+    run = finish(started(topology, agents, rounds=2, window=2))
+    assert all(n.ended.failure is None for n in run.nodes.values())
+    assert sum(n.core.settlement.balance for n in run.nodes.values()) == 0
+    assert all(len(n.events("settled")) == len(n.core.neighbours) for n in run.nodes.values())
+
+
+def test_one_agent_alone_works(started):
+    run = finish(started("complete", 1))
+    assert run.nodes["a0"].ended.failure is None
+    assert len(run.nodes["a0"].models) == run.cluster.rounds.rounds
+
+
+def test_a_dead_neighbour_costs_one_deadline_and_its_weight_goes_to_self(started):
+    run = started("ring", 4, rounds=30, deadline_s=2.0)
+    run.start()
+    run.advance(0.5)
+    run.kill("a2")
+    began = run.now_s
+    run.run()
+    for neighbour in ("a1", "a3"):
+        node = run.nodes[neighbour]
+        assert [event["peer"] for event in node.events("neighbour_missed")] == ["a2"]
+        assert node.ended.failure is None
+        assert dict(node.core.book.row).keys() == {neighbour, "a0"}
+        assert sum(node.core.book.row.values()) == pytest.approx(1.0)
+    # One round's deadline, one for the settlement and one for the farewell.
+    assert run.now_s - began < 4 * 2.0
+
+
+def test_a_restarted_agent_enters_again_and_never_states_a_round_twice(started, tmp_path):
+    run = started("ring", 4, rounds=150, deadline_s=1.0)
+    run.start()
+    run.advance(0.6)
+    first = run.nodes["a2"]
+    run.kill("a2")
+    run.advance(1.5)
+    run.start("a2")
+    run.run()
+    second = run.nodes["a2"]
+    assert second.ended.failure is None
+    assert second.events("re_entered")
+    # Nobody waits for an agent that is still looking for a round to enter.
+    assert [len(run.nodes[a].events("neighbour_missed")) for a in ("a1", "a3")] == [1, 1]
+    # And nobody gives up on the living while they wait for the dead.
+    assert not run.nodes["a0"].events("neighbour_missed")
+    before, after = stated_digests(first), stated_digests(second)
+    assert before
+    assert after
+    assert not set(before) & set(after)
+    assert all(len(digests) == 1 for digests in (*before.values(), *after.values()))
+    run.export()
+    _, audit = audit_run_directory(tmp_path)
+    assert not audit.findings
+
+
+def test_the_reserve_is_persisted_before_the_first_statement_beyond_it(started):
+    run = started("ring", 3, rounds=2)
+    run.start()
+    node = run.nodes["a0"]
+    run.advance(0.2)
+    stored = int(node.store.value("reserved_round"))
+    assert stored == 1 + RESERVE_ROUNDS
+    core = node.core
+    core._reserved = 0  # as if nothing had been reserved yet
+    core._own, core._combining = None, False
+    core.phase = type(core.phase).RUNNING
+    core.round = 1
+    core.book.row = {"a0": 1.0}
+    payload = np.ones(DIM, np.float32)
+    statement = core.examiner.state(1, "a0", payload, {"a0": 1.0})
+    effects = core.published(payload, statement, run.now_s)
+    kinds = [type(effect) for effect in effects]
+    assert kinds.index(Persist) < kinds.index(Send)
+    assert isinstance(effects[0].operations[0], PutValue)
+
+
+def test_ledger_signatures_are_stored_before_they_are_sent(started, monkeypatch):
+    run = started("ring", 3)
+    order = []
+    perform = run._perform
+
+    def record(agent, effects):
+        order.extend((agent, effect) for effect in effects)
+        perform(agent, effects)
+
+    monkeypatch.setattr(run, "_perform", record)
+    finish(run)
+    proposals = accepts = 0
+    for agent in run.cluster.ids:
+        stored = set()
+        for owner, effect in order:
+            if owner != agent:
+                continue
+            if isinstance(effect, Persist):
+                for operation in effect.operations:
+                    if isinstance(operation, StorePending | StoreRecord):
+                        stored.add(operation.body)
+            if isinstance(effect, Send) and effect.envelope.kind is Kind.PROPOSE:
+                proposals += 1
+                assert effect.envelope.fields[0] in stored
+            if isinstance(effect, Send) and effect.envelope.kind is Kind.ACCEPT:
+                accepts += 1
+                assert any(effect.envelope.fields[0] == _head(body) for body in stored)
+    assert proposals >= 9
+    assert accepts >= 9
+
+
+def _head(body):
+    from topologies.canonical import sha256
+
+    return sha256(body)
+
+
+def test_an_agent_that_was_away_takes_a_neighbours_model(started):
+    run = started("ring", 4, rounds=150, deadline_s=1.0)
+    run.start()
+    run.advance(0.5)
+    run.asleep.add("a2")
+    run.advance(2.5)
+    run.asleep.remove("a2")
+    run.run()
+    node = run.nodes["a2"]
+    assert node.events("re_entered")
+    assert node.ended.failure is None
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_loss_repeats_and_reordering_end_in_clean_ledgers(started, tmp_path, seed):
+    network = MemoryNetwork(seed, loss=0.05, duplicate=0.1, delay_s=(0.001, 0.2), reorder=True)
+    run = started("erdos-renyi:p=0.6", 5, network, rounds=12, deadline_s=0.5)
+    run.start()
+    run.run(200.0)
+    run.export()
+    _, audit = audit_run_directory(tmp_path)
+    assert not audit.findings
+    assert sum(audit.nets.values()) == 0
+    assert all(np.isfinite(node.x).all() for node in run.nodes.values())
+
+
+def tampering(agent, alter):
+    """Alter what `agent` sends, message by message."""
+
+    def tamper(sender, send):
+        if sender != agent:
+            return send
+        message = alter(from_envelope(send.envelope))
+        return replace(send, envelope=to_envelope(message, send.envelope.nonce))
+
+    return tamper
+
+
+def test_a_flipped_payload_byte_is_refused_and_never_mixed(started):
+    run = started("ring", 4, rounds=3)
+
+    def alter(message):
+        if isinstance(message, Chunk) and message.round == 2 and message.offset == 0:
+            data = bytearray(message.data)
+            data[0] ^= 1
+            return replace(message, data=bytes(data))
+        return message
+
+    run.tamper = tampering("a1", alter)
+    finish(run)
+    for neighbour in ("a0", "a2"):
+        (refused,) = run.nodes[neighbour].events("update_refused")
+        assert (refused["peer"], refused["round"], refused["code"]) == ("a1", 2, "payload-digest")
+    told = run.nodes["a1"].events("own_update_refused")
+    assert {(event["peer"], event["code"]) for event in told} == {
+        ("a0", "payload-digest"),
+        ("a2", "payload-digest"),
+    }
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_never_reach_the_model(started, poison):
+    run = started("ring", 4, rounds=3)
+    payload = np.zeros(DIM, np.float32)
+    payload[7] = poison
+
+    def alter(message):
+        node = run.nodes["a1"]
+        if isinstance(message, Update):
+            said = Statement.decode(message.body, sketch_bytes_max=8 * DIM)
+            lie = node.core.examiner.state(said.round, "a1", payload, dict(said.row))
+            signed = SignedStatement.sign(lie, node.identity.signing_key)
+            return Update(signed.body, signed.signature, message.payload_bytes)
+        if isinstance(message, Chunk):
+            data = payload.tobytes()[message.offset : message.offset + len(message.data)]
+            return replace(message, data=data)
+        return message
+
+    run.tamper = tampering("a1", alter)
+    finish(run)
+    for agent in ("a0", "a2", "a3"):
+        assert np.isfinite(run.nodes[agent].x).all()
+        assert run.nodes[agent].ended.failure is None
+    refused = run.nodes["a2"].events("update_refused")
+    assert {(event["peer"], event["code"]) for event in refused} == {("a1", "payload-not-finite")}
+
+
+def test_an_agent_whose_training_diverges_says_so_and_leaves(started):
+    huge = np.full(DIM, np.inf, np.float32)
+    run = finish(started("ring", 4, reports={"a1": lambda t: huge}, rounds=3))
+    assert "training diverged: the model of round 1" in run.nodes["a1"].ended.failure
+    assert all(run.nodes[a].ended.failure is None for a in ("a0", "a2", "a3"))
+    assert not run.nodes["a0"].events("neighbour_missed")
+
+
+def test_an_update_without_its_witnesses_is_not_mixed(started):
+    run = started("ring", 5, rounds=3)
+    run.tamper = lambda agent, send: (
+        None if agent == "a1" and send.envelope.kind is Kind.WITNESSES else send
+    )
+    finish(run)
+    codes = [event["code"] for event in run.nodes["a2"].events("update_refused")]
+    assert codes == ["witness-missing", "witness-missing"]
+
+
+def test_a_false_claim_is_refused_and_settles_nothing(started):
+    run = started("ring", 4, rounds=4, window=4)
+    key = []
+
+    def alter(message):
+        if isinstance(message, ClaimMessage):
+            claim = SignedClaim.decode(message.claim).claim()
+            rounds = tuple(replace(entry, energy=entry.energy / 2) for entry in claim.rounds)
+            lie = Claim(claim.run, claim.window, claim.agent, rounds, claim.direction)
+            return ClaimMessage(SignedClaim.sign(lie, key[0]).encode())
+        return message
+
+    run.tamper = tampering("a1", alter)
+    run.start()
+    key.append(run.nodes["a1"].identity.signing_key)
+    run.run(60.0)
+    for neighbour in ("a0", "a2"):
+        (refused,) = run.nodes[neighbour].events("claim_refused")
+        assert refused["peer"] == "a1"
+        assert "claim-energy" in refused["detail"]
+        assert run.nodes[neighbour].core.settlement.edge_balance("a1") == 0
+        # Their other edge is not touched by it.
+        other = "a3"
+        assert run.nodes[neighbour].core.settlement.edge_balance(other) != 0
+
+
+def test_a_neighbour_beyond_its_credit_is_not_served(started):
+    fixed = np.random.default_rng(1).standard_normal(DIM).astype(np.float32)
+    reports = {"a1": lambda t: 50 * fixed}
+    run = started("ring", 4, reports=reports, rounds=12, window=2, credit_limit=10)
+    run.start()
+    run.run(120.0)
+    for neighbour in ("a0", "a2"):
+        node = run.nodes[neighbour]
+        assert node.core.neighbours["a1"].reason == "credit limit reached"
+        assert abs(node.core.settlement.edge_balance("a1")) <= 10
+        assert "a1" not in node.core.book.row
+
+
+def test_different_cluster_files_are_refused_on_both_sides(tmp_path):
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    ours.mkdir()
+    cluster = write_cluster(ours, "complete", 2)
+    other = cluster.model_copy(update={"seed": 99})
+    theirs.symlink_to(ours)
+    run, stranger = LocalRun(ours, cluster), LocalRun(theirs, other)
+    stranger.network = run.network
+    run.start("a0")
+    stranger.start("a1")
+    for _ in range(40):
+        for one in (run, stranger):
+            one.now_s += 0.05
+            for receiver, delivery in run.network.deliver(one.now_s):
+                side = run if receiver == "a0" else stranger
+                effects = side.nodes[receiver].core.received(
+                    delivery.sender, delivery.frames, side.now_s, 0.0
+                )
+                side._perform(receiver, effects)
+            for agent, node in one.nodes.items():
+                one._perform(agent, node.core.tick(one.now_s))
+    for node in (run.nodes["a0"], stranger.nodes["a1"]):
+        assert node.ended.exit_code == 2
+        assert cluster.fingerprint[:16] in node.ended.failure
+        assert other.fingerprint[:16] in node.ended.failure
+        assert len(node.events("peer_refused")) == 1
+    run.close()
+    stranger.close()
+
+
+def test_no_neighbour_in_reach_ends_with_one_line_that_names_them(started):
+    run = started("ring", 3, start_deadline_s=1.0)
+    run.start("a0")
+    run.run(5.0)
+    ended = run.nodes["a0"].ended
+    assert ended.exit_code == 1
+    assert "a1 (tcp://127.0.0.1:29001)" in ended.failure
+    assert "a2 (tcp://127.0.0.1:29002)" in ended.failure
+
+
+def test_a_run_starts_without_the_neighbour_that_is_missing(started):
+    run = started("ring", 4, start_deadline_s=1.0)
+    run.start("a0", "a1", "a2")
+    run.run()
+    assert all(run.nodes[a].ended.failure is None for a in ("a0", "a1", "a2"))
+    assert [e["peer"] for e in run.nodes["a0"].events("starts_without")] == ["a3"]
+
+
+@pytest.mark.parametrize(("first", "second"), [("a0", "a1"), ("a1", "a0")])
+def test_stopping_tells_the_neighbours(started, first, second):
+    run = started("complete", 2, rounds=200)
+    run.start()
+    run.advance(0.5)
+    run._perform(first, run.nodes[first].core.stop())
+    run.run()
+    assert run.nodes[first].ended.failure == "stopped before the last round"
+    assert run.nodes[second].ended.failure is None
+    # Nobody waited for a round's deadline: the farewell said that none will come.
+    assert not run.nodes[second].events("neighbour_missed")
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_whatever_an_authenticated_peer_sends_the_core_stays_sound(shared_run, data):
+    run = shared_run
+    node = run.nodes["a0"]
+    valid = [send for send in run.nodes["a1"].sent if send.peer == "a0"]
+    from network.wire import encode
+
+    frames = [bytes(f) for f in encode(data.draw(st.sampled_from(valid)).envelope)]
+    index = data.draw(st.integers(0, len(frames) - 1))
+    at = data.draw(st.integers(0, len(frames[index]) - 1))
+    action = data.draw(st.sampled_from(["flip", "cut", "insert", "replay", "noise"]))
+    if action == "flip":
+        changed = bytearray(frames[index])
+        changed[at] ^= 1 << data.draw(st.integers(0, 7))
+        frames[index] = bytes(changed)
+    elif action == "cut":
+        frames[index] = frames[index][:at]
+    elif action == "insert":
+        frames[index] = frames[index][:at] + data.draw(st.binary(max_size=9)) + frames[index][at:]
+    elif action == "noise":
+        frames = data.draw(st.lists(st.binary(max_size=40), max_size=4))
+    before = node.core.settlement.balance
+    effects = node.core.received("a1", frames, run.now_s, 0.0)
+    assert isinstance(effects, list)
+    assert node.core.settlement.balance == before
+
+
+@pytest.fixture(scope="module")
+def shared_run(tmp_path_factory):
+    """A run in mid-flight, attacked by many examples."""
+    folder = tmp_path_factory.mktemp("run")
+    run = LocalRun(folder, write_cluster(folder, "ring", 3, rounds=500))
+    run.start()
+    run.advance(1.0)
+    assert run.nodes["a0"].core.round > 3
+    yield run
+    run.close()
+
+
+def test_messages_of_strangers_and_of_earlier_sessions_are_not_served(started):
+    run = started("ring", 4, rounds=100)
+    run.start()
+    run.advance(0.3)
+    node = run.nodes["a0"]
+    (refused,) = node.core.received("a2", [b"x"], run.now_s, 0.0)[:1]
+    assert refused.fields["code"] == "not-a-neighbour"
+    update = next(
+        s for s in run.nodes["a1"].sent if s.peer == "a0" and s.envelope.kind is Kind.UPDATE
+    )
+    stale = to_envelope(Update(*update.envelope.fields), bytes(16))
+    from network.wire import encode
+
+    assert node.core.received("a1", encode(stale), run.now_s, 0.0) == []

@@ -1,0 +1,699 @@
+"""Two honest ends agree whatever a network and crashes do; a dishonest one is named and changes
+nothing."""
+
+import random
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from mechanisms.claims import Claim, ClaimedRound, SignedClaim
+from mechanisms.ledger import (
+    Channel,
+    ChannelState,
+    ChannelTerms,
+    Disputed,
+    Effect,
+    Froze,
+    Ignored,
+    LedgerViolation,
+    Message,
+    OverLimit,
+    PeerRejected,
+    Pending,
+    ReadRecords,
+    Record,
+    Settled,
+    Status,
+    StorePending,
+    StoreRecord,
+    StoreStatus,
+    Transmit,
+    parse_message,
+)
+from mechanisms.ledger_bodies import GENESIS, Body
+from mechanisms.ledger_messages import Accept, Propose, Records, Reject, StateMessage
+from mechanisms.ledger_records import sign_acceptance, sign_proposal
+from mechanisms.payments import EdgeSettlement, edge_bills, parse_rule
+from topologies.canonical import MalformedError, pack, sha256, unpack
+from topologies.signatures import SigningKey
+
+RUN = sha256(b"run")
+KEYS = {"a0": SigningKey(sha256(b"a0")), "a1": SigningKey(sha256(b"a1"))}
+TERMS = ChannelTerms(
+    lo="a0",
+    hi="a1",
+    public_lo=KEYS["a0"].public,
+    public_hi=KEYS["a1"].public,
+    run_id="test",
+    fingerprint=RUN,
+    credit_limit=10_000_000,
+)
+OTHER = {"a0": "a1", "a1": "a0"}
+WINDOWS = 6
+
+
+def settlement(window: int) -> tuple[EdgeSettlement, tuple[bytes, bytes]]:
+    """Real claims of both ends for a window and what they settle."""
+    rng = random.Random(window)
+    signed = []
+    for agent, other in OTHER.items():
+        rounds = (ClaimedRound(window * 16 + 1, rng.uniform(0, 9), (other,)),)
+        claim = Claim(RUN, window, agent, rounds, struct.pack("<d", rng.random()))
+        signed.append(SignedClaim.sign(claim, KEYS[agent]))
+    lo, hi = signed
+    return edge_bills(parse_rule("norm:0.1"), lo, hi), (lo.encode(), hi.encode())
+
+
+SETTLEMENTS = [settlement(window) for window in range(WINDOWS)]
+
+
+@dataclass
+class Disk:
+    """What survives a crash."""
+
+    records: list[Record] = field(default_factory=list)
+    pending: Pending | None = None
+    status: Status = Status.OPEN
+    reason: str = ""
+
+    def state(self) -> ChannelState:
+        return ChannelState(
+            heads=tuple(record.head for record in self.records),
+            last=self.records[-1] if self.records else None,
+            pending=self.pending,
+            status=self.status,
+            reason=self.reason,
+        )
+
+    def copy(self) -> "Disk":
+        return replace(self, records=list(self.records))
+
+
+@dataclass
+class End:
+    name: str
+    channel: Channel
+    disk: Disk
+    nonce: bytes
+    known_windows: int = 0  # claims of windows below this are on disk
+    backups: list[Disk] = field(default_factory=list)
+
+
+class Twin:
+    """Two ends over a network that a seed makes lose, repeat, delay and reorder."""
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        loss: float = 0.0,
+        crash: float = 0.0,
+        restore: float = 0.0,
+        reorder: Callable[[list[Effect]], list[Effect]] = list,
+        terms: ChannelTerms = TERMS,
+    ) -> None:
+        self.rng = random.Random(seed)
+        self.loss, self.crash, self.restore = loss, crash, restore
+        self.reorder = reorder
+        self.terms = terms
+        self.flying: list[tuple[str, bytes, str, bytes]] = []  # to, its nonce, kind, fields
+        self.signed: dict[tuple[str, int, int, bytes], set[bytes]] = {}
+        self.reports: list[tuple[str, Effect]] = []
+        self.crashes = 0
+        self.ends = {name: self._boot(name, Disk()) for name in OTHER}
+        for name in OTHER:
+            self._connect(name)
+
+    def _boot(self, name: str, disk: Disk) -> End:
+        channel = Channel(self.terms, KEYS[name], disk.state())
+        return End(name, channel, disk, self.rng.randbytes(16))
+
+    def _connect(self, name: str) -> None:
+        end, peer = self.ends[name], self.ends[OTHER[name]]
+        self.perform(name, end.channel.connected(end.nonce, peer.nonce))
+
+    def restart(self, name: str) -> None:
+        self.crashes += 1
+        old = self.ends[name]
+        disk = old.disk.copy()
+        if old.backups and self.rng.random() < self.restore:
+            disk = self.rng.choice(old.backups).copy()
+        end = self._boot(name, disk)
+        end.known_windows, end.backups = old.known_windows, old.backups
+        self.ends[name] = end
+        self._connect(name)
+        self._connect(OTHER[name])
+        for window in range(end.channel.settled_window + 1, end.known_windows):
+            self.settle(name, window)
+
+    def perform(self, name: str, effects: list[Effect]) -> None:
+        end = self.ends[name]
+        for effect in self.reorder(effects):
+            if self.ends[name] is not end:
+                return  # it crashed while an earlier effect was performed
+            if self.rng.random() < self.crash:
+                self.restart(name)
+                return
+            self._perform(end, effect)
+
+    def _perform(self, end: End, effect: Effect) -> None:
+        disk = end.disk
+        match effect:
+            case StorePending(_, body, sig_p, evidence):
+                assert disk.pending is None
+                disk.pending = Pending(body, sig_p, evidence)
+            case StoreRecord(_, seq, body, sig_p, sig_a, evidence):
+                assert seq == len(disk.records)
+                disk.records.append(Record(body, sig_p, sig_a, evidence))
+                disk.pending = None
+                end.backups.append(disk.copy())
+            case StoreStatus(_, status, reason):
+                disk.status, disk.reason = status, reason
+            case ReadRecords(_, first, count):
+                records = disk.records[first : first + count]
+                self.perform(end.name, end.channel.records_read(records))
+            case Transmit(message):
+                self._transmit(end, message)
+            case _:
+                self.reports.append((end.name, effect))
+
+    def _transmit(self, end: End, message: Message) -> None:
+        to = OTHER[end.name]
+        if isinstance(message, Propose):
+            self._note_signature(end, message.body)
+        elif isinstance(message, Accept):
+            self._note_signature(end, end.disk.records[-1].body if end.disk.records else b"")
+        copies = 0 if self.rng.random() < self.loss else 1 + (self.rng.random() < self.loss / 2)
+        flight = (to, self.ends[to].nonce, message.kind, pack(message.to_fields()))
+        self.flying += [flight] * copies
+
+    def _note_signature(self, end: End, data: bytes) -> None:
+        body = Body.decode(data)
+        # A restored backup may sign again, in another session: the nonces tell it from malice.
+        session = body.nonce_lo + body.nonce_hi if self.restore else b""
+        self.signed.setdefault((end.name, body.seq, body.attempt, session), set()).add(data)
+
+    def deliver(self, index: int = 0) -> None:
+        to, nonce, kind, data = self.flying.pop(index)
+        end = self.ends[to]
+        if nonce != end.nonce:
+            return  # the network layer drops what is addressed to an earlier life
+        fields = unpack(data, bytes_max=2**20)
+        assert isinstance(fields, list)
+        self.perform(to, end.channel.received_from_peer(parse_message(kind, fields)))
+
+    def settle(self, name: str, window: int) -> None:
+        end = self.ends[name]
+        end.known_windows = max(end.known_windows, window + 1)
+        due, claims = SETTLEMENTS[window]
+        self.perform(name, end.channel.settle(window, due.delta, due.bill_lo, due.bill_hi, claims))
+
+    def drain(self, steps_max: int = 2_000) -> None:
+        """A network that works from now on, until nobody has anything left to say."""
+        self.loss = self.crash = 0.0
+        for _ in range(steps_max):
+            if self.flying:
+                self.deliver()
+            elif all(end.channel.idle for end in self.ends.values()):
+                return
+            else:
+                said = 0
+                for name, end in self.ends.items():
+                    self.perform(name, end.channel.resend())
+                    said = len(self.flying)
+                if not said:
+                    return
+
+    def chaos(self, steps: int) -> None:
+        for _ in range(steps):
+            name = self.rng.choice(["a0", "a1"])
+            end = self.ends[name]
+            what = self.rng.random()
+            if what < 0.6 and self.flying:
+                self.deliver(self.rng.randrange(min(len(self.flying), 6)))
+            elif what < 0.8:
+                if end.known_windows < WINDOWS:
+                    self.settle(name, end.known_windows)
+            else:
+                self.perform(name, end.channel.resend())
+
+    def settle_all(self, windows: Sequence[int] = range(WINDOWS)) -> None:
+        for window in windows:
+            for name in OTHER:
+                self.settle(name, window)
+            self.drain()
+
+    def reported(self, kind: type[Effect]) -> list[tuple[str, Effect]]:
+        return [report for report in self.reports if isinstance(report[1], kind)]
+
+
+def finish(twin: Twin, steps: int = 90) -> None:
+    twin.chaos(steps)
+    twin.crash = 0.0
+    for name, end in twin.ends.items():
+        for window in range(end.known_windows, WINDOWS):
+            twin.settle(name, window)
+    twin.drain()
+
+
+def double_signatures(twin: Twin) -> int:
+    return sum(len(bodies) > 1 for bodies in twin.signed.values())
+
+
+CHUNKS = 10
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_ends_agree_after_crashes_loss_repetition_and_reordering(chunk: int) -> None:
+    crashes = 0
+    for seed in range(chunk, 250, CHUNKS):
+        twin = Twin(seed, loss=0.2, crash=0.06)
+        finish(twin)
+        lo, hi = twin.ends["a0"], twin.ends["a1"]
+        assert lo.disk.records == hi.disk.records, f"seed {seed}"
+        assert len(lo.disk.records) == WINDOWS + 1, f"seed {seed}"
+        assert lo.channel.received + hi.channel.received == 0, f"seed {seed}"
+        assert hi.channel.received == sum(due.delta for due, _ in SETTLEMENTS), f"seed {seed}"
+        assert lo.disk.pending is None is hi.disk.pending, f"seed {seed}"
+        assert double_signatures(twin) == 0, f"seed {seed}"
+        crashes += twin.crashes
+    assert crashes > 50
+
+
+def test_restored_backups_freeze_at_worst_and_never_look_like_malice() -> None:
+    agreed = restored = 0
+    for seed in range(60):
+        twin = Twin(seed, loss=0.2, crash=0.06, restore=0.5)
+        finish(twin)
+        restored += twin.crashes
+        for _, effect in twin.reported(Froze):
+            assert isinstance(effect, Froze)
+            assert effect.reason != "double-signed", f"seed {seed}"
+        assert double_signatures(twin) == 0, f"seed {seed}"
+        if not twin.reported(Froze):
+            assert twin.ends["a0"].disk.records == twin.ends["a1"].disk.records, f"seed {seed}"
+            agreed += 1
+    assert agreed > 30 < restored
+
+
+def test_sending_before_storing_double_signs_so_the_twin_would_notice() -> None:
+    def send_first(effects: list[Effect]) -> list[Effect]:
+        return sorted(effects, key=lambda effect: not isinstance(effect, Transmit))
+
+    caught = 0
+    for seed in range(60):
+        twin = Twin(seed, loss=0.2, crash=0.06, reorder=send_first)
+        try:
+            finish(twin)
+        except (LedgerViolation, AssertionError, MalformedError):
+            caught += 1
+            continue
+        caught += double_signatures(twin) > 0
+    assert caught > 5
+
+
+def test_a_peer_that_lost_many_records_is_brought_up_to_date() -> None:
+    twin = Twin()
+    twin.settle_all()
+    twin.ends["a1"].disk = Disk()
+    twin.ends["a1"].known_windows = 0
+    twin.restart("a1")
+    twin.drain()
+    assert twin.ends["a1"].disk.records == twin.ends["a0"].disk.records
+    assert twin.ends["a1"].channel.received == -twin.ends["a0"].channel.received
+
+
+def test_nothing_is_proposed_before_catching_up() -> None:
+    twin = Twin()
+    twin.settle_all(range(4))  # records 0 to 4: the next proposer is hi
+    twin.ends["a1"].disk.records = twin.ends["a1"].disk.records[:3]  # and 3 would be hi's too
+    twin.ends["a1"].known_windows = WINDOWS
+    twin.flying.clear()
+    twin.restart("a1")
+    assert {kind for _, _, kind, _ in twin.flying} == {"STATE"}
+    assert twin.ends["a1"].disk.pending is None
+
+
+def test_a_window_that_the_proposer_could_not_settle_is_skipped() -> None:
+    twin = synced_twin()  # hi proposes record 1
+    twin.settle("a0", 0)
+    twin.settle("a0", 1)
+    twin.settle("a1", 1)
+    twin.drain()
+    for end in twin.ends.values():
+        assert [Body.decode(r.body).window for r in end.disk.records] == [-1, 1]
+        assert end.channel.idle
+    due, _ = SETTLEMENTS[0]
+    late = twin.ends["a1"].channel.settle(0, due.delta, due.bill_lo, due.bill_hi, (b"", b""))
+    assert late == [Ignored("window-settled")]
+    assert twin.reported(Settled)[0] == ("a0", Settled(1, 1, *[SETTLEMENTS[1][0].delta] * 2))
+
+
+def synced_twin() -> Twin:
+    """Genesis done on both ends; record 1 is hi's to propose."""
+    twin = Twin()
+    twin.drain()
+    return twin
+
+
+def proposal(twin: Twin, **changes: object) -> Propose:
+    """What hi would propose for window 0, altered and signed again."""
+    due, _ = SETTLEMENTS[0]
+    position = twin.ends["a0"].channel.position
+    body = Body(
+        channel_id=TERMS.channel_id,
+        seq=1,
+        attempt=0,
+        prev=position.head,
+        proposer=TERMS.public_hi,
+        window=0,
+        kind="settlement",
+        delta=due.delta,
+        balance_after=due.delta,
+        bill_digest_lo=sha256(due.bill_lo),
+        bill_digest_hi=sha256(due.bill_hi),
+        nonce_lo=twin.ends["a0"].nonce,
+        nonce_hi=twin.ends["a1"].nonce,
+    )
+    data = replace(body, **changes).encode()  # type: ignore[arg-type]
+    return Propose(data, sign_proposal(KEYS["a1"], data))
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"channel_id": bytes(32)}, "channel"),
+        ({"prev": bytes(32)}, "prev"),
+        ({"proposer": TERMS.public_lo}, "proposer"),
+        ({"seq": 2}, "proposer"),
+        ({"attempt": 1}, "attempt"),
+        ({"balance_after": 7}, "balance"),
+        ({"window": -1}, "window"),
+        ({"kind": GENESIS}, "window"),
+    ],
+)
+def test_a_proposal_that_does_not_fit_the_chain_is_a_violation(
+    changes: dict[str, object], code: str
+) -> None:
+    twin = synced_twin()
+    channel = twin.ends["a0"].channel
+    before = channel.position
+    with pytest.raises(LedgerViolation) as caught:
+        channel.received_from_peer(proposal(twin, **changes))
+    assert caught.value.code == code
+    assert channel.position == before
+    assert channel.status is Status.OPEN
+    twin.settle_all([0])
+    assert channel.position.seq == 1
+
+
+def test_a_forged_signature_is_a_violation() -> None:
+    twin = synced_twin()
+    forged = replace(proposal(twin), sig_p=bytes(64))
+    with pytest.raises(LedgerViolation, match="sig-p"):
+        twin.ends["a0"].channel.received_from_peer(forged)
+
+
+def test_a_proposal_waits_until_its_window_is_settled_here() -> None:
+    twin = synced_twin()
+    twin.settle("a1", 0)
+    twin.deliver()
+    assert len(twin.ends["a0"].disk.records) == 1
+    assert not twin.flying
+    twin.settle("a0", 0)
+    assert len(twin.ends["a0"].disk.records) == 2
+    twin.drain()
+    assert twin.ends["a1"].disk.records == twin.ends["a0"].disk.records
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"delta": 5, "balance_after": 5},
+        {"bill_digest_lo": bytes(32)},
+        {"bill_digest_hi": bytes(32)},
+    ],
+)
+def test_a_proposal_that_contradicts_the_claims_is_disputed_on_both_ends(
+    changes: dict[str, object],
+) -> None:
+    twin = synced_twin()
+    lo, hi = twin.ends["a0"], twin.ends["a1"]
+    false = proposal(twin, **changes)
+    hi.disk.pending = Pending(false.body, false.sig_p, ())
+    twin.restart("a1")
+    twin.drain()
+    twin.settle("a0", 0)
+    twin.drain()
+    assert lo.channel.status is Status.DISPUTED is twin.ends["a1"].channel.status
+    assert lo.disk.status is Status.DISPUTED is twin.ends["a1"].disk.status
+    assert twin.reported(Disputed) == [("a0", Disputed("mismatch"))]
+    assert twin.reported(PeerRejected) == [("a1", PeerRejected("mismatch"))]
+    assert len(lo.disk.records) == 1
+    twin.restart("a0")  # a restart forgets neither the dispute nor how to answer
+    twin.perform("a0", twin.ends["a0"].channel.received_from_peer(false))
+    assert twin.flying[-1][2] == "REJECT"
+
+
+def test_a_refused_window_is_rejected_instead_of_held() -> None:
+    twin = synced_twin()
+    twin.settle("a1", 0)
+    twin.deliver()
+    twin.perform("a0", twin.ends["a0"].channel.skip(0))
+    twin.drain()
+    assert twin.reported(PeerRejected) == [("a1", PeerRejected("window-skipped"))]
+
+
+def test_the_credit_limit_stops_the_proposer_and_a_proposal_beyond_it_is_refused() -> None:
+    delta = SETTLEMENTS[0][0].delta
+    at_limit = Twin(terms=replace(TERMS, credit_limit=abs(delta)))
+    at_limit.settle_all([0])
+    assert len(at_limit.ends["a0"].disk.records) == 2
+
+    below = Twin(terms=replace(TERMS, credit_limit=abs(delta) - 1))
+    below.settle_all([0])
+    assert len(below.ends["a0"].disk.records) == 1
+    warned = [(name, OverLimit(0, delta)) for name in OTHER]
+    assert sorted(below.reported(OverLimit), key=lambda report: report[0]) == warned
+
+    twin = synced_twin()
+    beyond = TERMS.credit_limit + 1
+    effects = twin.ends["a0"].channel.received_from_peer(
+        proposal(twin, delta=beyond, balance_after=beyond)
+    )
+    assert [type(effect) for effect in effects] == [StoreStatus, Transmit, Disputed]
+    assert effects[-1] == Disputed("credit-limit")
+
+
+def test_two_bodies_for_one_number_in_one_session_freeze_with_proof() -> None:
+    twin = synced_twin()
+    channel = twin.ends["a0"].channel
+    first, second = proposal(twin), proposal(twin, window=1)
+    assert channel.received_from_peer(first) == []
+    effects = channel.received_from_peer(second)
+    assert effects[-1] == Froze(
+        "double-signed", ((first.body, first.sig_p), (second.body, second.sig_p))
+    )
+    assert channel.received_from_peer(first) == [Ignored("frozen")]
+    assert channel.status is Status.FROZEN
+
+
+def test_the_same_number_signed_in_another_session_freezes_without_an_accusation() -> None:
+    twin = synced_twin()
+    channel = twin.ends["a0"].channel
+    channel.received_from_peer(proposal(twin))
+    effects = channel.received_from_peer(proposal(twin, nonce_hi=bytes(16)))
+    assert isinstance(effects[-1], Froze)
+    assert effects[-1].reason == "conflicting-proposal"
+
+
+def test_heads_that_conflict_freeze_the_channel() -> None:
+    twin = synced_twin()
+    lo = twin.ends["a0"]
+    lied = StateMessage.sign(
+        KEYS["a1"], TERMS.channel_id, lo.nonce, 0, sha256(b"x"), answer_wanted=False
+    )
+    effects = lo.channel.received_from_peer(lied)
+    assert effects[-1] == Froze("heads-conflict")
+    twin.perform("a0", effects)
+    twin.restart("a0")
+    assert twin.ends["a0"].channel.status is Status.FROZEN
+    assert twin.ends["a0"].channel.resend() == []
+
+
+def test_a_state_of_another_session_is_ignored_and_a_forged_one_is_a_violation() -> None:
+    twin = synced_twin()
+    channel, nonce = twin.ends["a0"].channel, twin.ends["a0"].nonce
+
+    def state(key: SigningKey, echoed: bytes) -> StateMessage:
+        return StateMessage.sign(
+            key, TERMS.channel_id, echoed, 0, channel.position.head, answer_wanted=False
+        )
+
+    stale = channel.received_from_peer(state(KEYS["a1"], bytes(16)))
+    assert stale == [Ignored("state-of-another-session")]
+    with pytest.raises(LedgerViolation, match="state-signature"):
+        channel.received_from_peer(state(KEYS["a0"], nonce))
+
+
+def test_a_repeated_proposal_gets_the_stored_acceptance() -> None:
+    twin = synced_twin()
+    for name in OTHER:
+        twin.settle(name, 0)
+    flight = twin.flying[0]
+    twin.drain()
+    twin.flying = [flight]
+    before = twin.ends["a0"].channel.position
+    twin.deliver()
+    assert [kind for _, _, kind, _ in twin.flying] == ["ACCEPT"]
+    assert twin.ends["a0"].channel.position == before
+
+
+def test_acceptances_and_rejections_of_what_was_not_proposed() -> None:
+    twin = synced_twin()
+    channel = twin.ends["a1"].channel
+    head = channel.position.head
+    ignored = [Ignored("accept-of-nothing-pending")]
+    assert channel.received_from_peer(Accept(head, bytes(64))) == ignored
+    assert channel.received_from_peer(Accept(bytes(32), bytes(64))) == ignored
+    reject = Reject.sign(KEYS["a0"], TERMS.channel_id, bytes(32), "mismatch")
+    assert channel.received_from_peer(reject) == [Ignored("reject-of-nothing-pending")]
+    twin.settle("a1", 0)
+    pending = twin.ends["a1"].disk.pending
+    assert pending is not None
+    with pytest.raises(LedgerViolation, match="sig-a"):
+        channel.received_from_peer(Accept(sha256(pending.body), bytes(64)))
+    forged = Reject.sign(KEYS["a1"], TERMS.channel_id, sha256(pending.body), "mismatch")
+    with pytest.raises(LedgerViolation, match="reject-signature"):
+        channel.received_from_peer(forged)
+
+
+def lagging_twin() -> tuple[Twin, list[Record]]:
+    """lo has records 0 to 4, hi only 0 and 1; returns what hi lacks."""
+    twin = Twin()
+    twin.settle_all(range(4))
+    missing = twin.ends["a1"].disk.records[2:]
+    twin.ends["a1"].disk.records = twin.ends["a1"].disk.records[:2]
+    twin.ends["a1"].known_windows = 0
+    twin.restart("a1")
+    return twin, missing
+
+
+@pytest.mark.parametrize(
+    ("tamper", "code"),
+    [
+        (lambda r: replace(r, sig_p=bytes(64)), "sig-p"),
+        (lambda r: replace(r, sig_a=bytes(64)), "sig-a"),
+        (lambda r: replace(r, evidence=()), "evidence"),
+        (lambda r: replace(r, evidence=(*r.evidence[:3], r.evidence[2])), "bill-digest"),
+        (lambda r: replace(r, evidence=(r.evidence[1], *r.evidence[1:])), "evidence"),
+        (
+            lambda r: replace(
+                r, evidence=(SETTLEMENTS[5][1][0], SETTLEMENTS[5][1][1], *r.evidence[2:])
+            ),
+            "claim-digest",
+        ),
+    ],
+)
+def test_records_are_adopted_only_with_both_signatures_and_their_evidence(
+    tamper: Callable[[Record], Record], code: str
+) -> None:
+    twin, missing = lagging_twin()
+    channel = twin.ends["a1"].channel
+    with pytest.raises(LedgerViolation) as caught:
+        channel.received_from_peer(Records((missing[0], tamper(missing[1]))))
+    assert caught.value.code == code
+    assert channel.position.seq == 1  # not even the good record before it
+    effects = channel.received_from_peer(Records(tuple(missing)))
+    assert [type(e) for e in effects].count(StoreRecord) == len(missing)
+    assert channel.position.seq == 4
+
+
+def test_two_fully_signed_records_with_one_number_freeze_the_channel() -> None:
+    twin = synced_twin()
+    twin.settle_all([0])
+    other = proposal_after_genesis(twin)
+    effects = twin.ends["a0"].channel.received_from_peer(Records((other,)))
+    assert isinstance(effects[-1], Froze)
+    assert effects[-1].reason == "records-conflict"
+
+
+def proposal_after_genesis(twin: Twin) -> Record:
+    genesis = twin.ends["a0"].disk.records[0]
+    made = proposal(twin, prev=genesis.head, window=3)
+    sig_a = sign_acceptance(KEYS["a0"], made.body, made.sig_p)
+    return Record(made.body, made.sig_p, sig_a, ())
+
+
+def test_every_message_survives_the_wire_and_nothing_else_parses() -> None:
+    twin = Twin()
+    twin.settle_all([0])
+    records = twin.ends["a0"].disk.records
+    messages: list[Message] = [
+        StateMessage.sign(
+            KEYS["a0"], TERMS.channel_id, bytes(16), -1, bytes(32), answer_wanted=True
+        ),
+        Propose(records[1].body, records[1].sig_p),
+        Accept(records[1].head, records[1].sig_a),
+        Reject.sign(KEYS["a0"], TERMS.channel_id, bytes(32), "mismatch"),
+        Records(tuple(records)),
+    ]
+    for message in messages:
+        fields = unpack(pack(message.to_fields()), bytes_max=2**20)
+        assert isinstance(fields, list)
+        assert parse_message(message.kind, fields) == message
+        for spoiled in ([], [*fields, b""], [None, *fields[1:]]):
+            with pytest.raises(MalformedError):
+                parse_message(message.kind, spoiled)
+    with pytest.raises(MalformedError):
+        parse_message("EVIDENCE", [])
+
+
+def test_a_records_message_is_bounded_in_number_and_bytes() -> None:
+    record = Record(b"b", bytes(64), bytes(64), ())
+    assert len(Records.fitting([record] * 65).records) == 64
+    large = replace(record, evidence=(bytes(200_000),))
+    assert len(Records.fitting([large] * 5).records) == 2
+    huge = replace(record, evidence=(bytes(600_000),))
+    assert len(Records.fitting([huge] * 5).records) == 1
+    with pytest.raises(MalformedError):
+        Records.from_fields([record.to_fields()] * 65)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seq": -1},
+        {"seq": 2**53},
+        {"attempt": -1},
+        {"prev": bytes(31)},
+        {"proposer": bytes(33)},
+        {"window": -2},
+        {"kind": "gift"},
+        {"delta": 2**62},
+        {"balance_after": -(2**62)},
+        {"bill_digest_lo": b""},
+        {"nonce_hi": bytes(15)},
+        {"seq": True},
+        {"delta": 1.0},
+    ],
+)
+def test_a_body_outside_its_bounds_is_malformed(changes: dict[str, object]) -> None:
+    body = Body.decode(proposal(synced_twin()).body)
+    with pytest.raises(MalformedError):
+        Body.decode(replace(body, **changes).encode())  # type: ignore[arg-type]
+
+
+def test_a_body_of_another_version_is_malformed() -> None:
+    fields = unpack(proposal(synced_twin()).body, bytes_max=512)
+    assert isinstance(fields, list)
+    for version in (0, 2, True, 1.0):
+        with pytest.raises(MalformedError):
+            Body.decode(pack([version, *fields[1:]]))
+
+
+def test_a_key_of_neither_end_is_refused() -> None:
+    with pytest.raises(ValueError, match="a0-a1"):
+        Channel(TERMS, SigningKey(bytes(32)))

@@ -1,0 +1,255 @@
+"""Runs for tests: cluster files with real keys, and real cores driven by hand in simulated time."""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent import keys
+from agent.compose import entry_of
+from agent.core import AgentCore
+from agent.effects import (
+    Begin,
+    Combine,
+    Effect,
+    Finished,
+    Log,
+    Persist,
+    ReadRecords,
+    Send,
+    Verify,
+)
+from agent.ledger_files import write_exports
+from agent.runtimes.assembly import assemble, channel_terms
+from agent.runtimes.daemon import combine
+from agent.store import Store
+from mechanisms.statements import EvidenceError
+from network.identity import Identity
+from network.transport import MemoryNetwork
+from network.wire import encode
+from topologies import graphs
+from topologies.cluster import (
+    AlgorithmSettings,
+    Cluster,
+    PaymentSettings,
+    RoundSettings,
+    TaskSettings,
+    assemble_cluster,
+    dump_cluster,
+    model_digest,
+)
+
+DIM = 40
+TICK_S = 0.05
+
+
+def write_cluster(
+    run_dir: Path,
+    topology: str = "ring",
+    agents: int = 4,
+    *,
+    base_port: int = 29_000,
+    rounds: int = 8,
+    window: int = 4,
+    task: TaskSettings | None = None,
+    rule: str = "norm:2e-5",
+    **settings: float,
+) -> Cluster:
+    """Keys in RUN_DIR/agents/<id>/keys and RUN_DIR/cluster.toml; the task is never resolved."""
+    graph = graphs.build(topology, agents)
+    entries = []
+    for i, agent in enumerate(graph):
+        path = run_dir / "agents" / agent / "keys"
+        if not path.exists():
+            keys.generate(path)
+        entries.append(entry_of(agent, path, f"tcp://127.0.0.1:{base_port + i}"))
+    initial = np.zeros(DIM, np.float32)
+    cluster = assemble_cluster(
+        run_id="test",
+        seed=3,
+        graph=graph,
+        topology=topology,
+        agents=entries,
+        task=task or TaskSettings(name="fixed", parameters=DIM, model_digest=model_digest(initial)),
+        algorithm=AlgorithmSettings(step_size=0.5, step_decay=0.0),
+        rounds=RoundSettings(
+            rounds=rounds,
+            deadline_s=settings.get("deadline_s", 2.0),
+            start_deadline_s=settings.get("start_deadline_s", 5.0),
+        ),
+        payments=PaymentSettings(
+            rule=rule,
+            window=window,
+            sketch_size=int(settings.get("sketch_size", 16)),
+            credit_limit=int(settings.get("credit_limit", 10**9)),
+        ),
+    )
+    (run_dir / "cluster.toml").write_text(dump_cluster(cluster), encoding="utf-8")
+    return cluster
+
+
+@dataclass(slots=True)
+class Node:
+    """One agent: its core, its disk and its model, with the effects it was asked to perform."""
+
+    core: AgentCore
+    store: Store
+    identity: Identity
+    report: Callable[[int], NDArray[np.float32]]
+    x: NDArray[np.float32]
+    alive: bool = True
+    due: int = 0  # the round to publish with the next tick: training takes its time
+    ended: Finished | None = None
+    logs: list[Log] = field(default_factory=list)
+    sent: list[Send] = field(default_factory=list)
+    models: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+
+    def events(self, name: str) -> list[Mapping[str, str | int | float]]:
+        """The fields of every logged event of this name."""
+        return [log.fields for log in self.logs if log.event == name]
+
+
+class LocalRun:
+    """All agents of a cluster in one process: real cores and stores, time moved by hand."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        cluster: Cluster,
+        network: MemoryNetwork | None = None,
+        reports: Mapping[str, Callable[[int], NDArray[np.float32]]] | None = None,
+    ) -> None:
+        self.run_dir = run_dir
+        self.cluster = cluster
+        self.network = network or MemoryNetwork(0, delay_s=(0.001, 0.002))
+        self.now_s = 0.0
+        self._reports = reports or {}
+        self._lives = 0
+        self.nodes: dict[str, Node] = {}
+        self.asleep: set[str] = set()  # stopped processes: no ticks, nothing read
+        self.tamper: Callable[[str, Send], Send | None] = lambda agent, send: send
+
+    def start(self, *agents: str) -> None:
+        """Start agents, all of them by default; a dead one comes back with the disk it had."""
+        for agent in agents or self.cluster.ids:
+            self.nodes[agent] = self._node(agent)
+            self._perform(agent, self.nodes[agent].core.start(self.now_s))
+
+    def kill(self, agent: str) -> None:
+        """The process is gone; its disk stays."""
+        self.nodes[agent].alive = False
+        self.nodes[agent].store.close()
+
+    def close(self) -> None:
+        """Close every store."""
+        for node in self.nodes.values():
+            if node.alive:
+                node.store.close()
+
+    def advance(self, seconds: float) -> None:
+        """Move time in ticks, delivering what is due."""
+        until_s = self.now_s + seconds
+        while self.now_s < until_s:
+            self.now_s = min(until_s, self.now_s + TICK_S)
+            self._deliver()
+            for agent, node in self.nodes.items():
+                if self._awake(agent):
+                    self._perform(agent, node.core.tick(self.now_s))
+                    self._perform(agent, self._publish(agent))
+
+    def run(self, until_s: float = 60.0) -> None:
+        """Advance until every living agent has ended; asserts that this happens."""
+        while any(node.alive and node.ended is None for node in self.nodes.values()):
+            assert self.now_s < until_s, {a: n.core.phase for a, n in self.nodes.items()}
+            self.advance(TICK_S)
+
+    def export(self) -> None:
+        """Write every agent's ledger exports into the run directory."""
+        for agent, node in self.nodes.items():
+            key = node.identity.signing_key
+            write_exports(node.store, self.cluster, agent, key, self.run_dir / "agents" / agent)
+
+    def _node(self, agent: str) -> Node:
+        self._lives += 1
+        identity = keys.load(self.run_dir / "agents" / agent / "keys")
+        terms = list(channel_terms(self.cluster, agent).values())
+        path = self.run_dir / "agents" / agent / "ledger.sqlite"
+        store = Store.open(path, fingerprint=self.cluster.fingerprint, channels=terms)
+        core = assemble(
+            self.cluster,
+            agent,
+            identity,
+            store,
+            np.zeros(DIM, np.float32),
+            nonce=self._lives.to_bytes(16, "big"),
+            chunk_bytes=64,
+            link_reason=lambda peer: None,
+        )
+        generator = np.random.default_rng([7, self.cluster.index(agent)])
+        fixed = generator.standard_normal(DIM).astype(np.float32)
+        report = self._reports.get(agent, lambda t: fixed / np.float32(t))
+        return Node(core, store, identity, report, np.zeros(DIM, np.float32))
+
+    def _deliver(self) -> None:
+        while due := self.network.deliver(self.now_s):
+            for receiver, delivery in due:
+                if receiver not in self.nodes or not self._awake(receiver):
+                    continue
+                effects = self.nodes[receiver].core.received(
+                    delivery.sender, delivery.frames, self.now_s, 1_700_000_000.0
+                )
+                self._perform(receiver, effects)
+
+    def _perform(self, agent: str, effects: list[Effect]) -> None:
+        node = self.nodes[agent]
+        queue = deque(effects)
+        while queue:
+            match queue.popleft():
+                case Send() as send:
+                    altered = self.tamper(agent, send)
+                    if altered is not None:
+                        node.sent.append(altered)
+                        frames = encode(altered.envelope)
+                        self.network.post(agent, altered.peer, frames, self.now_s)
+                case Persist(operations):
+                    node.store.commit(operations).result()
+                case ReadRecords(peer, channel_id, first, count):
+                    records = node.store.records(channel_id, first, count)
+                    queue.extend(node.core.records_read(peer, records, self.now_s))
+                case Verify(peer, update):
+                    slot = update.slot
+                    try:
+                        outcome = node.core.examiner.examine(
+                            slot.statement, slot.buffer, slot.witnesses, update.trusted
+                        )
+                    except EvidenceError as exc:
+                        outcome = exc
+                    queue.extend(node.core.verified(peer, update, outcome, self.now_s))
+                case Begin():
+                    node.due = 1
+                case Combine(number, parts, _):
+                    node.x = combine(parts)[0].numpy()
+                    node.models[number + 1] = node.x
+                    queue.extend(node.core.combined(number, self.now_s))
+                    node.due = number + 1 if number < self.cluster.rounds.rounds else 0
+                case Log() as log:
+                    node.logs.append(log)
+                case Finished() as ended:
+                    node.ended = ended
+
+    def _awake(self, agent: str) -> bool:
+        node = self.nodes[agent]
+        return node.alive and node.ended is None and agent not in self.asleep
+
+    def _publish(self, agent: str) -> list[Effect]:
+        node = self.nodes[agent]
+        t, node.due = node.due, 0
+        if t == 0 or node.ended is not None:
+            return []
+        step = np.float32(node.core.examiner.terms.step_size(t))
+        payload = node.x - step * node.report(t)
+        statement = node.core.examiner.state(t, agent, payload, node.core.book.row)
+        return node.core.published(payload, statement, self.now_s)
