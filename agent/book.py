@@ -6,7 +6,7 @@ inject in a window, and what do I claim for myself. Pure bookkeeping over `mecha
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -17,10 +17,13 @@ from mechanisms.statements import Floats, SignedStatement
 from topologies.canonical import MalformedError, Value, pack, unpack
 
 # Round t is judged with the statements of t - 1, and a late neighbour may still be one behind.
+# Ahead of us there must be as many as a neighbour has updates ready, and one more.
 ROUNDS_KEPT: Final = 4
 # Claims of a window arrive during the next one.
 WINDOWS_KEPT: Final = 3
 SEEN_BYTES_MAX: Final = 2**26  # our own file: thousands of neighbours
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -58,6 +61,16 @@ def _seen_from(fields: Value) -> tuple[str, Seen]:
     raise MalformedError("not what an agent saw in a window")
 
 
+def _forget(held: dict[int, T], present: int, kept: int) -> None:
+    """Keep the last `kept` rounds or windows up to the present and the highest `kept` beyond it.
+
+    The second bound is for a sender that runs ahead, truly or not, of an agent that stands still.
+    """
+    beyond = sorted(key for key in held if key > present)
+    for key in [key for key in held if key <= present - kept] + beyond[:-kept]:
+        del held[key]
+
+
 class EvidenceBook:
     """What agent `agent` has verified, by round and by window."""
 
@@ -65,24 +78,25 @@ class EvidenceBook:
         self.agent = agent
         self.examiner = examiner
         self.row: Mapping[str, float] = {agent: 1.0}  # what formed the present x
-        self._statements: dict[int, dict[str, SignedStatement]] = {}
-        self._seen: dict[int, dict[str, Seen]] = {}
-        self._heard: dict[int, dict[int, tuple[str, ...]]] = {}
+        self._mixed_round = 0
+        self._present_window = 0
+        self._statements: dict[str, dict[int, SignedStatement]] = {}  # by agent and round
+        self._seen: dict[str, dict[int, Seen]] = {}  # by agent and window
+        self._heard: dict[int, dict[int, tuple[str, ...]]] = {}  # by window and round
 
     def add(self, signed: SignedStatement, examined: Examined) -> None:
-        """Remember a verified statement, a neighbour's or one's own."""
+        """Remember a verified statement, a neighbour's or one's own: the first of a round."""
         statement = signed.statement
-        self._statements.setdefault(statement.round, {})[statement.agent] = signed
-        window = self._window(statement.round)
-        seen = self._seen.setdefault(window, {}).setdefault(statement.agent, Seen())
-        seen.add(statement.round, examined)
-        for old in [r for r in self._statements if r <= statement.round - ROUNDS_KEPT]:
-            if statement.agent == self.agent:
-                del self._statements[old]
-        for old in [w for w in self._seen if w <= window - WINDOWS_KEPT]:
-            if statement.agent == self.agent:
-                del self._seen[old]
-                self._heard.pop(old, None)
+        agent, window = statement.agent, self._window(statement.round)
+        statements = self._statements.setdefault(agent, {})
+        statements.setdefault(statement.round, signed)
+        seen = self._seen.setdefault(agent, {})
+        seen.setdefault(window, Seen()).add(statement.round, examined)
+        if agent == self.agent:
+            self._present_window = window
+            _forget(self._heard, window, WINDOWS_KEPT)
+        _forget(statements, self._mixed_round, ROUNDS_KEPT)
+        _forget(seen, self._present_window, WINDOWS_KEPT)
 
     def add_own(self, signed: SignedStatement) -> Examined:
         """Remember one's own statement of this round; answers what it shows that was injected."""
@@ -97,12 +111,17 @@ class EvidenceBook:
     def mixed(self, round_number: int, row: Mapping[str, float]) -> None:
         """The row that formed the next x out of this round's payloads."""
         self.row = dict(row)
+        self._mixed_round = round_number
         heard = tuple(sorted(agent for agent in row if agent != self.agent))
         self._heard.setdefault(self._window(round_number), {})[round_number] = heard
 
     def statements(self, round_number: int) -> Mapping[str, SignedStatement]:
         """The verified statements of a round, by agent."""
-        return self._statements.get(round_number, {})
+        return {
+            agent: held[round_number]
+            for agent, held in self._statements.items()
+            if round_number in held
+        }
 
     def witnesses(self, round_number: int) -> list[SignedStatement]:
         """The statements that go with this agent's update of a round: those its row names."""
@@ -113,7 +132,7 @@ class EvidenceBook:
 
     def seen(self, agent: str, window: int) -> Seen:
         """What an agent injected in a window, as far as it was seen here."""
-        return self._seen.get(window, {}).get(agent, Seen())
+        return self._seen.get(agent, {}).get(window, Seen())
 
     def claim(self, window: int) -> Claim:
         """This agent's own claim for a window: the rounds it stated and mixed."""
@@ -144,13 +163,14 @@ class EvidenceBook:
         Raises:
             MalformedError: our own file is damaged.
         """
-        kept = self._seen.setdefault(window, {})
+        self._present_window = max(self._present_window, window)
         match unpack(data, bytes_max=SEEN_BYTES_MAX):
             case [*entries]:
-                kept.update(map(_seen_from, entries))
+                for agent, seen in map(_seen_from, entries):
+                    self._seen.setdefault(agent, {})[window] = seen
 
     def _window_seen(self, window: int) -> Iterable[tuple[str, Seen]]:
-        return self._seen.get(window, {}).items()
+        return [(agent, held[window]) for agent, held in self._seen.items() if window in held]
 
     def _window(self, round_number: int) -> int:
         return window_of(round_number, self.examiner.terms.window_rounds)

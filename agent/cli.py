@@ -61,13 +61,13 @@ def command() -> None:
 
 def main() -> NoReturn:
     """The entry point of the `candor` command."""
-    # A user's `module:Class` lies where the user stands; last, so that it shadows nothing.
-    sys.path.append(os.getcwd())
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
     """Run a command line and return its exit code; prints at most one line about a failure."""
+    # A user's `module:Class` lies where the user stands; last, so that it shadows nothing.
+    sys.path.append(os.getcwd())
     try:
         code = command.main(arguments, prog_name="candor", standalone_mode=False)
         return code if isinstance(code, int) else 0

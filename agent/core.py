@@ -63,6 +63,8 @@ from topologies.signatures import SigningKey
 RESERVE_ROUNDS: Final = 8
 RESERVED_KEY: Final = "reserved_round"
 BYE_RETRY_S: Final = 0.5
+# All is settled by then: a farewell that is not answered costs nothing but this wait.
+FAREWELL_S: Final = 5.0
 
 
 class Phase(StrEnum):
@@ -506,7 +508,7 @@ class AgentCore:
         open_edges = [
             agent
             for agent, n in self.neighbours.items()
-            if n.served and not n.left and not self.settlement.settled(agent)
+            if n.speaking and not self.settlement.settled(agent)
         ]
         if open_edges and now_s < self._deadline_s:
             return []
@@ -514,7 +516,7 @@ class AgentCore:
             _log(logging.WARNING, "edge_unsettled", peer=agent) for agent in open_edges
         ]
         self.phase = Phase.LEAVING
-        self._deadline_s = now_s + self.settings.deadline_s
+        self._deadline_s = now_s + min(self.settings.deadline_s, FAREWELL_S)
         self._bye_s = 0.0
         return effects + self._try_finish(now_s)
 
@@ -522,7 +524,7 @@ class AgentCore:
         waiting = [
             n
             for n in self.neighbours.values()
-            if n.session.established and not (n.left and n.heard_our_bye)
+            if n.speaking or (n.left and not n.heard_our_bye)
         ]
         if not waiting or now_s >= self._deadline_s:
             return self._finish(None)

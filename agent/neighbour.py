@@ -13,6 +13,8 @@ from network.session import Session, SessionState
 
 # The current round, the next, and the one after that shows that we have fallen behind.
 READY_KEPT: Final = 3
+# Complete updates that wait for the worker, each with its buffer: it may be training for minutes.
+VERIFYING_MAX: Final = 3
 
 
 @dataclass(slots=True)
@@ -43,6 +45,11 @@ class Neighbour:
         return self.session.established and self.barred is None
 
     @property
+    def speaking(self) -> bool:
+        """Whether more is to be expected of it: it is served, and neither late nor gone."""
+        return self.served and not self.given_up and not self.left
+
+    @property
     def state(self) -> str:
         """One word for status: what it is to us now."""
         if self.barred is not None:
@@ -58,15 +65,26 @@ class Neighbour:
 
     def awaited(self, round_number: int) -> bool:
         """Whether a round should wait for its update: it may still come and has no verdict yet."""
-        if not self.served or self.given_up or self.left:
+        if round_number in self.verifying:
+            return True  # it has come, even if its sender has left since
+        if not self.speaking:
             return False
         if round_number in self.ready or round_number in self.refused:
             return False
-        if round_number in self.verifying:
-            return True
         # One connection keeps its order: once a later round is announced, no more of an earlier one
         # will come (its sender drops what is unsent of it).
         return self.inbox.latest_round <= round_number
+
+    def announce(self, signed: SignedStatement, payload_bytes: int) -> None:
+        """Open the slot of a round it states; what outruns our worker is skipped, as if lost.
+
+        Raises:
+            RemoteProtocolError: a round out of order, or a wrong size.
+        """
+        statement = signed.statement
+        if len(self.verifying) < VERIFYING_MAX:
+            named = frozenset(agent for agent, _ in statement.row)
+            self.inbox.announce(statement.round, signed, payload_bytes, named)
 
     def keep(
         self, round_number: int, payload: NDArray[np.float32], current: int, pool: BufferPool
@@ -106,13 +124,14 @@ class Neighbour:
 def ahead(neighbours: Mapping[str, Neighbour], round_number: int) -> tuple[int, str] | None:
     """The (round, agent) to re-enter from when more than half of those that speak are 2 rounds on.
 
-    One fast neighbour is not enough: it alone could otherwise make this agent take its model.
+    One fast neighbour is not enough: it alone could otherwise make this agent take its model. The
+    round is the latest that more than half have reached: one liar among those ahead could name any.
     """
-    speaking = [n for n in neighbours.values() if n.served and not n.given_up and not n.left]
+    speaking = [n for n in neighbours.values() if n.speaking]
     leads = [
         (max(n.ready), n.agent) for n in speaking if n.ready and max(n.ready) >= round_number + 2
     ]
     if not leads or 2 * len(leads) <= len(speaking):
         return None
-    target = max(lead for lead, _ in leads)
+    target = sorted((lead for lead, _ in leads), reverse=True)[len(speaking) // 2]
     return target, min(agent for lead, agent in leads if lead == target)

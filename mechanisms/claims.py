@@ -7,10 +7,12 @@ import math
 from dataclasses import dataclass
 from typing import Final, Self
 
-from topologies.canonical import MalformedError, Value, pack, sha256, unpack
+from mechanisms.statements import ID_CHARS_MAX
+from topologies.canonical import MalformedError, Value, is_count, is_name, pack, sha256, unpack
 from topologies.signatures import SIGNATURE_BYTES, SigningKey, verify
 
 CLAIM_DOMAIN: Final = "candor/claim/v1"
+CLAIM_VERSION: Final = 1
 # 16 rounds of 4,096 neighbours and a sketch of 1,024 buckets fit many times over.
 CLAIM_BYTES_MAX: Final = 2**20
 
@@ -37,7 +39,7 @@ class Claim:
     def encode(self) -> bytes:
         """The canonical bytes that are signed."""
         rounds: list[Value] = [[r.round, r.energy, r.heard] for r in self.rounds]
-        return pack([1, self.run, self.window, self.agent, rounds, self.direction])
+        return pack([CLAIM_VERSION, self.run, self.window, self.agent, rounds, self.direction])
 
     @classmethod
     def decode(cls, body: bytes, *, bytes_max: int = CLAIM_BYTES_MAX) -> Self:
@@ -47,8 +49,20 @@ class Claim:
             MalformedError: wrong layout, types or order.
         """
         match unpack(body, bytes_max=bytes_max):
-            case [1, bytes(run), int(window), str(agent), list(rounds), bytes(direction)] if (
-                len(run) == 32 and window >= 0 and len(direction) % 8 == 0
+            case [
+                int(version),
+                bytes(run),
+                int(window),
+                str(agent),
+                list(rounds),
+                bytes(direction),
+            ] if (
+                is_count(version)
+                and version == CLAIM_VERSION
+                and len(run) == 32
+                and is_count(window)
+                and is_name(agent, ID_CHARS_MAX)
+                and len(direction) % 8 == 0
             ):
                 claimed = tuple(_claimed_round(entry) for entry in rounds)
             case _:
@@ -62,9 +76,9 @@ class Claim:
 def _claimed_round(entry: Value) -> ClaimedRound:
     match entry:
         case [int(number), float(squared), list(heard)] if (
-            number >= 1 and math.isfinite(squared) and squared >= 0
+            is_count(number, least=1) and math.isfinite(squared) and squared >= 0
         ):
-            ids = tuple(agent for agent in heard if isinstance(agent, str))
+            ids = tuple(a for a in heard if isinstance(a, str) and is_name(a, ID_CHARS_MAX))
             if len(ids) == len(heard) and list(ids) == sorted(set(ids)):
                 return ClaimedRound(number, squared, ids)
     raise MalformedError("not a claimed round")

@@ -36,12 +36,15 @@ ROW_TOLERANCE: Final = 1e-12
 
 def injected(mixed: Floats, stated: Floats, step_size: float) -> Floats:
     """Sketch of the injected update (..., k) from the mixed and the stated sketch (..., k)."""
-    return (mixed - stated) / step_size
+    # What a peer states may overflow or cancel to NaN; `Examiner.examine` refuses the result.
+    with np.errstate(all="ignore"):
+        return (mixed - stated) / step_size
 
 
 def energy(sketches: Floats) -> Floats:
     """Squared norms (...) of sketches (..., k)."""
-    squared: Floats = np.einsum("...k,...k->...", sketches, sketches)
+    with np.errstate(all="ignore"):
+        squared: Floats = np.einsum("...k,...k->...", sketches, sketches)
     return squared
 
 
@@ -121,7 +124,8 @@ class Examiner:
     def _next_sketch(self, t: int, payload: NDArray[np.float32]) -> bytes:
         terms = self.terms
         window = window_of(t, terms.window_rounds)
-        if window_of(t + 1, terms.window_rounds) == window:
+        whole = terms.dim <= terms.sketch_size  # the vector itself, under any signs
+        if whole or window_of(t + 1, terms.window_rounds) == window:
             return b""
         return self.sketch(window + 1)(payload).astype("<f8").tobytes()
 
@@ -212,6 +216,9 @@ class Examiner:
                     raise EvidenceError("witness-missing", agent)
                 sources[agent] = known.statement
                 continue
+            if known is not None and agent == statement.agent:
+                # It would be measured from a model that it never sent: a jump for nothing.
+                raise EvidenceError("equivocation", f"round {statement.round - 1} stated twice")
             said = witness.statement
             if said.agent != agent or said.round != statement.round - 1:
                 raise EvidenceError("witness-round", agent)
@@ -230,8 +237,9 @@ class Examiner:
         if statement.round == 1:
             return injected(self._initial_sketch(window), stated, statement.step_size)
         mixed = np.zeros_like(stated)
-        for agent, weight in statement.row:
-            mixed += weight * self._values(sources[agent], window)
+        with np.errstate(all="ignore"):
+            for agent, weight in statement.row:
+                mixed += weight * self._values(sources[agent], window)
         return injected(mixed, stated, statement.step_size)
 
     def _values(self, source: Statement, window: int) -> Floats:
@@ -266,8 +274,10 @@ def check_claim(
             raise EvidenceError("claim-energy", f"round {entry.round}: {entry.energy}, seen {seen}")
     if len(claim.direction) != terms.sketch_bytes:
         raise EvidenceError("claim-direction", "wrong length")
+    claimed = np.frombuffer(claim.direction, "<f8")
+    if not np.isfinite(claimed).all():
+        raise EvidenceError("claim-direction", "not finite")
     if direction is not None:
-        claimed = np.frombuffer(claim.direction, "<f8")
         scale = math.sqrt(float(energy(direction))) + 1e-300
         if not math.sqrt(float(energy(claimed - direction))) <= CLAIM_TOLERANCE * scale * 1e3:
             raise EvidenceError("claim-direction")

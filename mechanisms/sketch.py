@@ -6,8 +6,8 @@ buckets are dealt round robin; Charikar, Chen, Farach-Colton 2002). For any u, v
 evidence needs: the sketch of a mixture is the mixture of the sketches. Vectors of at most k
 coordinates are their own sketch.
 
-A sketch is exact: products with a sign are exact, and each bucket is summed in binary64 in
-ascending order of i, so every implementation gets the same bytes. Not hiding: signs are known
+A sketch is exact: products with a sign are exact, and each bucket is summed in binary64 from +0.0
+in ascending order of i, so every implementation gets the same bytes. Not hiding: signs are known
 before sending, so a modified client can place an update in the null space.
 """
 
@@ -39,12 +39,13 @@ class SignSketch:
         seed: what the signs are drawn from; sign i is bit i (little-endian within a byte) of the
             BLAKE3 extendable output over it, 0 for +1 and 1 for -1.
         dim: coordinates of the vectors.
-        size_max: k, the number of buckets; a vector of dim <= k is its own sketch.
+        size_max: k >= 2, the number of buckets; a vector of dim <= k is its own sketch.
     """
 
     __slots__ = ("_signs", "dim", "size")
 
     def __init__(self, seed: bytes, dim: int, size_max: int) -> None:
+        assert size_max >= 2  # a single bucket would be summed pairwise
         self.dim = dim
         self.size = min(dim, size_max)
         self._signs: NDArray[np.float32] | None = None
@@ -62,13 +63,15 @@ class SignSketch:
         return out.reshape(*vectors.shape[:-1], self.size)
 
     def _one(self, vector: NDArray[np.float32], signs: NDArray[np.float32]) -> NDArray[np.float64]:
-        signed = vector * signs  # (dim,)
         whole = self.dim - self.dim % self.size
-        # Reducing the leading axis of a contiguous array adds whole rows in order: bucket by bucket
-        # the additions are sequential, which is what makes the result the same everywhere.
         with np.errstate(invalid="ignore"):  # infinities may cancel; evidence refuses the result
+            signed = vector * signs  # (dim,)
+            # Reducing the leading axis of a contiguous array adds whole rows in order: bucket by
+            # bucket the additions are sequential, which is what makes the result the same
+            # everywhere.
             out: NDArray[np.float64] = np.add.reduce(
                 signed[:whole].reshape(-1, self.size), axis=0, dtype=np.float64
             )
             out[: self.dim - whole] += signed[whole:]
+        out += 0.0  # whether a sum of negative zeros starts from +0.0 depends on numpy's version
         return out

@@ -12,15 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mechanisms.sketch import window_of
-from topologies.canonical import MalformedError, Value, pack, unpack
+from topologies.canonical import MalformedError, Value, is_count, is_name, pack, unpack
 from topologies.signatures import SIGNATURE_BYTES, SigningKey, verify
 
 STATEMENT_DOMAIN: Final = "candor/statement/v1"
+STATEMENT_VERSION: Final = 1
 
 # A statement holds two sketches at most; 4 KiB covers its fixed fields.
 FIXED_BYTES_MAX: Final = 4096
 ROW_LENGTH_MAX: Final = 4096
-ID_BYTES_MAX: Final = 32
+ID_CHARS_MAX: Final = 32
 
 Floats = NDArray[np.float64]
 
@@ -55,7 +56,7 @@ class Statement:
         """The canonical bytes that are signed."""
         return pack(
             [
-                1,
+                STATEMENT_VERSION,
                 self.run,
                 self.round,
                 self.agent,
@@ -75,11 +76,11 @@ class Statement:
         Raises:
             MalformedError: wrong layout, types, lengths or bounds.
         """
-        limit = 2 * sketch_bytes_max + FIXED_BYTES_MAX + ROW_LENGTH_MAX * (ID_BYTES_MAX + 16)
+        limit = 2 * sketch_bytes_max + FIXED_BYTES_MAX + ROW_LENGTH_MAX * (ID_CHARS_MAX + 16)
         fields = unpack(body, bytes_max=limit)
         match fields:
             case [
-                1,
+                int(version),
                 bytes(run),
                 int(round_number),
                 str(agent),
@@ -89,7 +90,14 @@ class Statement:
                 float(step_size),
                 bytes(sketch),
                 bytes(next_sketch),
-            ] if len(run) == len(digest) == 32 and 1 <= round_number < 2**53 and dim >= 1:
+            ] if (
+                is_count(version)
+                and version == STATEMENT_VERSION
+                and len(run) == len(digest) == 32
+                and is_count(round_number, least=1)
+                and is_count(dim, least=1)
+                and is_name(agent, ID_CHARS_MAX)
+            ):
                 pass
             case _:
                 raise MalformedError("not a statement")
@@ -122,8 +130,8 @@ def _row(entries: Sequence[Value]) -> tuple[tuple[str, float], ...]:
             case _:
                 raise MalformedError("not a mixing row")
     ids = [agent for agent, _ in row]
-    if ids != sorted(set(ids)):
-        raise MalformedError("a mixing row must be in ascending order of id")
+    if ids != sorted(set(ids)) or not all(is_name(agent, ID_CHARS_MAX) for agent in ids):
+        raise MalformedError("a mixing row must be of agent ids in ascending order")
     return tuple(row)
 
 

@@ -5,15 +5,16 @@ Each message knows its fields on the wire; parsing refuses wrong types, lengths 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias, assert_never
+from typing import Final, Self, TypeAlias, assert_never
 
 from network.errors import RemoteProtocolError
 from network.wire import LEDGER_KINDS, NONCE_BYTES, Buffer, Envelope, Kind
-from topologies.canonical import Value
+from topologies.canonical import Value, is_count, is_name
 
 WITNESSES_MAX: Final = 32  # in one message: 32 statements of two 1,024-bucket sketches, 0.5 MiB
+# Of larger ones fewer go together, so that a header stays below HEADER_BYTES_MAX.
+WITNESSES_BYTES_MAX: Final = 2**19
 CODE_CHARS_MAX: Final = 64
-ROUND_MAX: Final = 2**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,19 @@ class Witnesses:
 
     round: int
     statements: tuple[tuple[bytes, bytes], ...]
+
+    @classmethod
+    def batches(cls, number: int, statements: Sequence[tuple[bytes, bytes]]) -> list[Self]:
+        """All of them, in order, in as few messages as the bounds allow; one may be longer."""
+        batches: list[list[tuple[bytes, bytes]]] = []
+        room_bytes = 0
+        for body, signature in statements:
+            room_bytes -= len(body) + len(signature)
+            if not batches or room_bytes < 0 or len(batches[-1]) == WITNESSES_MAX:
+                batches.append([])
+                room_bytes = WITNESSES_BYTES_MAX - len(body) - len(signature)
+            batches[-1].append((body, signature))
+        return [cls(number, tuple(batch)) for batch in batches]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,26 +143,26 @@ def from_envelope(envelope: Envelope) -> Message:
     match kind, fields:
         case Kind.HELLO, [bytes(body), bytes(signature)]:
             return Hello(body, signature)
-        case Kind.UPDATE, [bytes(body), bytes(signature), int(size)] if _counts(size):
+        case Kind.UPDATE, [bytes(body), bytes(signature), int(size)] if is_count(size):
             return Update(body, signature, size)
-        case Kind.WITNESSES, [int(number), list(pairs)] if _counts(number):
+        case Kind.WITNESSES, [int(number), list(pairs)] if is_count(number):
             return Witnesses(number, _statements(pairs))
-        case Kind.CHUNK, [int(number), int(offset)] if _counts(number) and _counts(offset):
+        case Kind.CHUNK, [int(number), int(offset)] if is_count(number) and is_count(offset):
             if envelope.data is not None:
                 return Chunk(number, offset, envelope.data)
-        case Kind.ACK, [int(number), str(code)] if _counts(number) and len(code) <= CODE_CHARS_MAX:
+        case Kind.ACK, [int(number), str(code)] if is_count(number) and _is_code(code):
             return Ack(number, code)
         case Kind.CLAIM, [bytes(claim)]:
             return ClaimMessage(claim)
-        case Kind.WAITING, [int(number)] if _counts(number):
+        case Kind.WAITING, [int(number)] if is_count(number):
             return Waiting(number)
         case Kind.BYE, [bool(heard)]:
             return Bye(heard)
     raise _wrong_fields(kind)
 
 
-def _counts(number: int) -> bool:
-    return not isinstance(number, bool) and 0 <= number <= ROUND_MAX
+def _is_code(code: str) -> bool:
+    return not code or is_name(code, CODE_CHARS_MAX)
 
 
 def _statements(pairs: Sequence[Value]) -> tuple[tuple[bytes, bytes], ...]:

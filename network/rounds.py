@@ -23,11 +23,12 @@ S = TypeVar("S")
 
 @dataclass(slots=True)
 class Slot(Generic[S]):
-    """One round of one neighbour; `statements` are the sender's (first) and its witnesses'."""
+    """One round of one neighbour, with the statements of the `named` agents as its witnesses."""
 
     round: int
     statement: S
     buffer: NDArray[np.float32]
+    named: frozenset[str] = frozenset()
     received_bytes: int = 0
     witnesses: dict[str, S] = field(default_factory=dict)
 
@@ -35,6 +36,16 @@ class Slot(Generic[S]):
     def complete(self) -> bool:
         """Whether every byte of the payload is there."""
         return self.received_bytes == self.buffer.nbytes
+
+    def add_witness(self, agent: str, statement: S) -> None:
+        """Keep the statement of an agent that the sender's mixing row names.
+
+        Raises:
+            RemoteProtocolError: nobody asked for it; such statements could fill our memory.
+        """
+        if agent not in self.named:
+            raise RemoteProtocolError("witness-unnamed", agent)
+        self.witnesses[agent] = statement
 
     def write(self, offset: int, data: Buffer) -> None:
         """Append a chunk.
@@ -70,14 +81,20 @@ class BufferPool:
 
 
 class Inbox(Generic[S]):
-    """The slots of one neighbour, by round."""
+    """The slots of one neighbour, by round; no round is ever announced twice, in any session."""
 
     def __init__(self, pool: BufferPool) -> None:
         self._pool = pool
         self._slots: dict[int, Slot[S]] = {}
         self.latest_round = 0
 
-    def announce(self, round_number: int, statement: S, payload_bytes: int) -> Slot[S]:
+    def announce(
+        self,
+        round_number: int,
+        statement: S,
+        payload_bytes: int,
+        named: frozenset[str] = frozenset(),
+    ) -> Slot[S]:
         """Open the slot of a round; the oldest slot makes room when both are in use.
 
         Raises:
@@ -91,7 +108,7 @@ class Inbox(Generic[S]):
             raise RemoteProtocolError("payload-size", f"{payload_bytes} bytes")
         while len(self._slots) >= SLOTS_PER_NEIGHBOUR:
             self.drop(min(self._slots))
-        slot = Slot(round_number, statement, buffer)
+        slot = Slot(round_number, statement, buffer, named)
         self._slots[round_number] = slot
         self.latest_round = round_number
         return slot
@@ -116,7 +133,10 @@ class Inbox(Generic[S]):
             self.drop(old)
 
     def restart(self) -> None:
-        """The peer began a new session: what it had half sent will not be completed."""
-        for round_number in [r for r, slot in self._slots.items() if not slot.complete]:
+        """The peer began a new session: what it had half sent will not be completed.
+
+        `latest_round` stays: an honest agent states no round twice in all its lives, and another
+        could send a second model for a round whose first one was measured.
+        """
+        for round_number in list(self._slots):
             self.drop(round_number)
-        self.latest_round = max(self._slots, default=0)

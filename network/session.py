@@ -11,6 +11,7 @@ The HELLO's signature covers both CURVE keys and both nonces; the certificate in
 CURVE key, which the transport has authenticated, to its identity.
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Self
@@ -18,14 +19,18 @@ from typing import Final, Self
 from network.errors import RemoteProtocolError
 from network.identity import SignedCertificate
 from network.messages import Hello, valid_nonce
-from topologies.canonical import MalformedError, pack, unpack
+from topologies.canonical import MalformedError, is_count, is_name, pack, unpack
 from topologies.signatures import SigningKey, verify
 
 HELLO_DOMAIN: Final = "candor/hello/v1"
+GREETING_VERSION: Final = 1
 HELLO_BYTES_MAX: Final = 4096
+ID_CHARS_MAX: Final = 32
 # A lost HELLO costs one retry interval at the start of a run; more than one a second is noise.
 HELLO_RETRY_FIRST_S: Final = 0.2
 HELLO_RETRY_LAST_S: Final = 2.0
+
+_FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class SessionState(StrEnum):
@@ -48,7 +53,11 @@ class Party:
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """The body of a HELLO. `round` is the sender's current round, 0 before it starts."""
+    """The body of a HELLO.
+
+    `established`: the sender has proof that the life it writes to is the one it hears;
+    `round`: the sender's current round, 0 before it starts.
+    """
 
     fingerprint: str
     sender: str
@@ -65,7 +74,7 @@ class Greeting:
         """The canonical bytes that are signed."""
         return pack(
             [
-                1,
+                GREETING_VERSION,
                 self.fingerprint,
                 self.sender,
                 self.receiver,
@@ -88,7 +97,7 @@ class Greeting:
             raise RemoteProtocolError("hello", str(exc)) from exc
         match fields:
             case [
-                1,
+                int(version),
                 str(fingerprint),
                 str(sender),
                 str(receiver),
@@ -99,7 +108,16 @@ class Greeting:
                 bool(established),
                 int(number),
                 bytes(certificate),
-            ] if valid_nonce(nonce) and (not echo or valid_nonce(echo)) and number >= 0:
+            ] if (
+                is_count(version)
+                and version == GREETING_VERSION
+                and _FINGERPRINT.fullmatch(fingerprint)
+                and is_name(sender, ID_CHARS_MAX)
+                and is_name(receiver, ID_CHARS_MAX)
+                and valid_nonce(nonce)
+                and (not echo or valid_nonce(echo))
+                and is_count(number)
+            ):
                 return cls(
                     fingerprint,
                     sender,
@@ -150,7 +168,7 @@ class Session:
         self.state = SessionState.CONNECTING
         self.reason: str | None = None
         self._candidate = b""  # the peer's latest nonce, echoed but not yet proven fresh
-        self._echoed = b""
+        self._repeated = False
         self._next_hello_s = 0.0
         self._retry_s = HELLO_RETRY_FIRST_S
 
@@ -159,9 +177,16 @@ class Session:
         """Whether messages may flow."""
         return self.state is SessionState.ESTABLISHED
 
+    @property
+    def _settled(self) -> bool:
+        # A restarted peer may take the session for established, and be silent, while we write to
+        # its earlier life: that of the life heard last must be proven. And a proof by another
+        # life than before may be a late message of a dead one: it counts when repeated.
+        return self.established and self._candidate == self.peer_nonce and self._repeated
+
     def tick(self, now_s: float, own_round: int) -> list[Hello]:
-        """HELLOs due now: repeated with growing intervals until the session is established."""
-        if self.established or now_s < self._next_hello_s:
+        """HELLOs due now: repeated with growing intervals until the peer's life is proven."""
+        if self._settled or now_s < self._next_hello_s:
             return []
         self._next_hello_s = now_s + self._retry_s
         self._retry_s = min(2 * self._retry_s, HELLO_RETRY_LAST_S)
@@ -181,7 +206,8 @@ class Session:
             raise RemoteProtocolError("hello-address", f"{greeting.sender} to {greeting.receiver}")
         if (greeting.sender_curve, greeting.receiver_curve) != (peer.curve, self._own.curve):
             raise RemoteProtocolError("hello-curve", "other CURVE keys than the connection's")
-        reply = not greeting.established or greeting.nonce != self._echoed
+        # It needs an answer as long as it lacks ours, or takes an earlier life of ours for this.
+        reply = not greeting.established or greeting.echo != self.nonce
         self._candidate = greeting.nonce
         if greeting.fingerprint != self._fingerprint:
             return self._refuse(greeting, reply, own_round)
@@ -189,6 +215,8 @@ class Session:
         self.peer_round = greeting.round
         fresh = greeting.echo == self.nonce
         moved = fresh and (not self.established or self.peer_nonce != greeting.nonce)
+        if fresh:
+            self._repeated = self.peer_nonce in (None, greeting.nonce)
         if moved:
             self.peer_nonce = greeting.nonce
             self.state, self.reason = SessionState.ESTABLISHED, None
@@ -207,7 +235,7 @@ class Session:
         )
         moved = self.reason != reason
         self.state, self.reason, self.peer_nonce = SessionState.REFUSED, reason, None
-        # The peer learns of it from our own fingerprint; one reply to each of its lives is enough.
+        # The peer learns of it from our own fingerprint; what is lost, the ticks repeat.
         replies = (self._hello(own_round),) if reply and moved else ()
         return Greeted(replies, refused=reason if moved else None)
 
@@ -220,7 +248,6 @@ class Session:
         certificate.check(peer.identity, self._run_id, peer.curve, peer.endpoint, wall_s)
 
     def _hello(self, own_round: int) -> Hello:
-        self._echoed = self._candidate
         greeting = Greeting(
             fingerprint=self._fingerprint,
             sender=self._own.agent,
@@ -229,7 +256,7 @@ class Session:
             receiver_curve=self._peer.curve,
             nonce=self.nonce,
             echo=self._candidate,
-            established=self.established,
+            established=self._settled,
             round=own_round,
             certificate=self._certificate,
         )

@@ -47,6 +47,10 @@ class TransportLimits:
     reconnect_s_min: float = 0.1
     reconnect_s_max: float = 10.0
 
+    def __post_init__(self) -> None:
+        if self.high_water_mark < 2:  # libzmq with authentication then never delivers; seen
+            raise LocalProtocolError(f"high_water_mark of {self.high_water_mark}: at least 2")
+
     @property
     def frame_bytes_max(self) -> int:
         """The largest frame that is sent or delivered, bytes."""
@@ -82,6 +86,8 @@ class Delivery:
 class LinkStats:
     """Counters of one neighbour, and why it is not connected (for people; None when all is well).
 
+    `connected` speaks of our own connection to it, the one we send on; a peer that can reach us
+    while we cannot reach it still delivers.
     `messages_dropped` counts both ways: ours that a bound of the outbox discarded, and theirs that
     broke a limit of the transport.
     """

@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import Final
 
 from network.errors import RemoteProtocolError
-from topologies.canonical import MalformedError, Value, pack, unpack
+from topologies.canonical import MalformedError, Value, is_count, pack, unpack
 
 WIRE_VERSION: Final = 1
 NONCE_BYTES: Final = 16
@@ -73,10 +73,12 @@ def decode(frames: Sequence[Buffer]) -> Envelope:
     except MalformedError as exc:
         raise RemoteProtocolError("header", str(exc)) from exc
     match header:
-        case [int(version), int(kind), bytes(nonce), *fields] if not isinstance(kind, bool):
+        case [int(version), int(kind), bytes(nonce), *fields]:
             pass
         case _:
             raise RemoteProtocolError("header", "not an envelope")
+    if not is_count(version) or not is_count(kind):
+        raise RemoteProtocolError("header", "not an envelope")
     if version != WIRE_VERSION:
         raise RemoteProtocolError("version", f"{version}, ours is {WIRE_VERSION}")
     try:

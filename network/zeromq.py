@@ -128,6 +128,8 @@ class ZeroMqTransport:
 
     def link(self, peer: str) -> LinkStats:
         """The counters of one peer. Raises LocalProtocolError: unknown peer."""
+        if peer in self._peers and peer not in self._links:
+            return LinkStats()  # not started, or start failed
         return self._link(peer).stats
 
     async def close(self, drain_s: float) -> None:
@@ -144,6 +146,7 @@ class ZeroMqTransport:
             await asyncio.sleep(_DRAIN_POLL_S)
         linger_s = max(deadline_s - self._loop.time(), _LINGER_S_MIN) if drain_s > 0 else 0.0
         self._wake()
+        await asyncio.sleep(0)  # a waiting receive() lets go of its descriptor before it closes
         for link in self._links.values():
             await link.close(linger_s)
         self._stop_listening()

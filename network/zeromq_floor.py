@@ -85,6 +85,7 @@ def _process() -> Iterator["subprocess.Popen[str]"]:
         [sys.executable, "-m", __name__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[1],
     ) as process:
@@ -100,15 +101,22 @@ def _tell(process: "subprocess.Popen[str]", message: object) -> None:
     try:
         print(json.dumps(message), file=process.stdin, flush=True)
     except BrokenPipeError as exc:
-        raise TransportError("a process of the floor measurement ended early") from exc
+        raise _failure(process) from exc
 
 
 def _hear(process: "subprocess.Popen[str]") -> Any:
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
-        raise TransportError("a process of the floor measurement failed or ran out of time")
+        raise _failure(process)
     return json.loads(line)
+
+
+def _failure(process: "subprocess.Popen[str]") -> TransportError:
+    assert process.stderr is not None
+    process.kill()
+    *_, last = process.stderr.read().strip().splitlines() or ["it ran out of time"]
+    return TransportError(f"a process of the floor measurement failed: {last}")
 
 
 def _run_agent() -> None:

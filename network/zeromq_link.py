@@ -10,7 +10,6 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
@@ -24,7 +23,7 @@ from network.transport import (
     TransportLimits,
     byte_count,
 )
-from network.zeromq_options import Context, Socket, os_reason, sending_socket
+from network.zeromq_options import Context, Socket, host_and_port, os_reason, sending_socket
 
 # Below this, copying into libzmq is cheaper than keeping the buffer alive until it is sent.
 ZERO_COPY_BYTES_MIN = 64 * 1024
@@ -73,6 +72,7 @@ class Link:
         self._outbox = Outbox(limits)
         self._connected = False
         self._reached = False  # the TCP connection of this attempt was made
+        self._handshake_over = False  # in this attempt, well or badly
         self._reason: str | None = "not connected yet"
         self._loop = asyncio.get_running_loop()
         self._redial_timer: asyncio.TimerHandle | None = None
@@ -90,10 +90,13 @@ class Link:
     def dial(self) -> None:
         """Start to connect. Raises TransportError: a malformed endpoint."""
         try:
+            host_and_port(self._address.endpoint)
             self._socket.connect(self._address.endpoint)
         except zmq.ZMQError as exc:
             reason = os_reason(exc)
             raise TransportError(f"cannot dial {self._address.endpoint}: {reason}") from exc
+        except ValueError as exc:
+            raise TransportError(f"cannot dial {self._address.endpoint}: {exc}") from exc
 
     @property
     def stats(self) -> LinkStats:
@@ -182,9 +185,9 @@ class Link:
     def _on_event(self, event: zmq.Event, value: int) -> None:
         match event:
             case zmq.Event.CONNECTED:
-                self._reached = True
+                self._reached, self._handshake_over = True, False
             case zmq.Event.HANDSHAKE_SUCCEEDED:
-                self._connected, self._reason = True, None
+                self._connected, self._handshake_over, self._reason = True, True, None
                 self._redial_s = _REDIAL_S
                 self._cancel_redial()
             case zmq.Event.HANDSHAKE_FAILED_AUTH:
@@ -195,14 +198,20 @@ class Link:
                 # A server that cannot open our first message just hangs up.
                 self._lost(_SILENT if value == zmq.EAGAIN else _NOT_THEIR_KEY)
             case zmq.Event.DISCONNECTED:
-                self._lost("connection lost" if self._connected else self._reason)
+                self._on_disconnected()
             case zmq.Event.CONNECT_RETRIED:
                 self._on_retried()
             case _:  # the monitor's own end
                 pass
 
-    def _lost(self, reason: str | None) -> None:
-        self._connected, self._reason = False, reason
+    def _on_disconnected(self) -> None:
+        if self._connected:
+            self._lost("connection lost")
+        elif not self._handshake_over:  # not even a failed one: the bytes were no ZMTP
+            self._lost(_NOT_CURVE)
+
+    def _lost(self, reason: str) -> None:
+        self._connected, self._handshake_over, self._reason = False, True, reason
         # libzmq gives up for good after a refusal or a protocol error of the peer's, so that a peer
         # that first had an older cluster file would never be reached: dial again ourselves, unless
         # libzmq says that it does.
@@ -246,10 +255,10 @@ class Link:
 
 async def _why_unreachable(endpoint: str) -> str | None:
     """The system's words for why a TCP connection fails, None when it does not."""
-    parts = urlsplit(endpoint)
+    host, port = host_and_port(endpoint)
     try:
         async with asyncio.timeout(_PROBE_TIMEOUT_S):
-            _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            _, writer = await asyncio.open_connection(host, port)
             writer.close()
             await writer.wait_closed()
     except TimeoutError:

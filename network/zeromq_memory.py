@@ -1,8 +1,8 @@
-"""Keeps the process from giving the memory of each chunk back to the system and fetching it again.
+"""Keeps the process from giving the memory of each chunk back and fetching it again.
 
-libzmq allocates a buffer for every chunk it encrypts, decrypts or receives. glibc returns buffers of
-that size to the kernel when they are freed, and the kernel clears every page of the next one: a sixth
-of the processor time of an encrypted exchange of 4 MB with two neighbours.
+libzmq allocates a buffer for every chunk it encrypts, decrypts or receives. glibc returns buffers
+of that size to the kernel when they are freed, and the kernel clears every page of the next one: a
+sixth of the processor time of an encrypted exchange of 4 MB with two neighbours.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ _MAPPED_BYTES_MIN = 32 * MIB
 
 
 def keep_freed_memory() -> bool:
-    """Tell the C library, for the whole process; False where it is not glibc and nothing was done."""
+    """Tell the C library, for the whole process; False, and nothing done, where it is not glibc."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # musl, macOS, Windows

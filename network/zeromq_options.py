@@ -1,6 +1,7 @@
 """Makes the transport's sockets; each option names the failure it prevents, most of them seen."""
 
 import os
+from urllib.parse import urlsplit
 
 import zmq
 
@@ -57,9 +58,12 @@ def bind(socket: Socket, endpoint: str) -> str:
         TransportError: the port is taken or the address is bad.
     """
     try:
+        host_and_port(endpoint)
         socket.bind(endpoint)
     except zmq.ZMQError as exc:
         raise TransportError(f"cannot listen on {endpoint}: {os_reason(exc)}") from exc
+    except ValueError as exc:
+        raise TransportError(f"cannot listen on {endpoint}: {exc}") from exc
     return socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
 
 
@@ -112,6 +116,18 @@ def _set_common(
     socket.setsockopt(zmq.HEARTBEAT_TTL, milliseconds(limits.heartbeat_timeout_s))
     # Off, a bracketed IPv6 endpoint is refused; on, an IPv4 host without IPv6 cannot bind.
     socket.setsockopt(zmq.IPV6, int("[" in endpoint))
+
+
+def host_and_port(endpoint: str) -> tuple[str, int]:
+    """The parts of `tcp://host:port`. libzmq takes a port of 99999 and uses 34463.
+
+    Raises:
+        ValueError: it is something else; the message says what is wrong.
+    """
+    parts = urlsplit(endpoint)
+    if parts.scheme != "tcp" or not parts.hostname or parts.port is None or parts.path:
+        raise ValueError("an address looks like tcp://host:port")
+    return parts.hostname, parts.port
 
 
 def milliseconds(seconds: float) -> int:

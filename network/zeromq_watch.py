@@ -69,8 +69,8 @@ class UnfinishedWatch:
                 return
             known = self._connections[fd]
             if known is None or known.address != address:
-                self._connections[fd] = _Connection(address, 0)
-            elif known.delivered:
+                known = self._connections[fd] = _Connection(address, 0)
+            if known.delivered:
                 known.delivered, known.bytes_at_delivery = False, received
             elif received - known.bytes_at_delivery > self._limit:
                 self._cut(pinned, address)

@@ -106,6 +106,7 @@ class Node:
     logs: list[Log] = field(default_factory=list)
     sent: list[Send] = field(default_factory=list)
     models: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    jobs: list[Verify] = field(default_factory=list)  # done with the next tick, like a thread's
 
     def events(self, name: str) -> list[Mapping[str, str | int | float]]:
         """The fields of every logged event of this name."""
@@ -159,6 +160,7 @@ class LocalRun:
                 if self._awake(agent):
                     self._perform(agent, node.core.tick(self.now_s))
                     self._perform(agent, self._publish(agent))
+                    self._verify(agent)
 
     def run(self, until_s: float = 60.0) -> None:
         """Advance until every living agent has ended; asserts that this happens."""
@@ -219,15 +221,8 @@ class LocalRun:
                 case ReadRecords(peer, channel_id, first, count):
                     records = node.store.records(channel_id, first, count)
                     queue.extend(node.core.records_read(peer, records, self.now_s))
-                case Verify(peer, update):
-                    slot = update.slot
-                    try:
-                        outcome = node.core.examiner.examine(
-                            slot.statement, slot.buffer, slot.witnesses, update.trusted
-                        )
-                    except EvidenceError as exc:
-                        outcome = exc
-                    queue.extend(node.core.verified(peer, update, outcome, self.now_s))
+                case Verify() as job:
+                    node.jobs.append(job)
                 case Begin():
                     node.due = 1
                 case Combine(number, parts, _):
@@ -239,6 +234,19 @@ class LocalRun:
                     node.logs.append(log)
                 case Finished() as ended:
                     node.ended = ended
+
+    def _verify(self, agent: str) -> None:
+        node = self.nodes[agent]
+        jobs, node.jobs = node.jobs, []
+        for job in jobs:
+            slot = job.update.slot
+            try:
+                outcome = node.core.examiner.examine(
+                    slot.statement, slot.buffer, slot.witnesses, job.update.trusted
+                )
+            except EvidenceError as exc:
+                outcome = exc
+            self._perform(agent, node.core.verified(job.peer, job.update, outcome, self.now_s))
 
     def _awake(self, agent: str) -> bool:
         node = self.nodes[agent]

@@ -40,7 +40,7 @@ PROGRESS_S: Final = 5.0
     help="How an agent deviates, such as a3=scale:3; the others are honest.",
 )
 @click.option("--mixing", "mixing_name", type=click.Choice(list(mixing.WEIGHTS)))
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the run.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the run.")
 @settings_options(partition="dirichlet:0.5")
 @data_root_option
 @click.option(

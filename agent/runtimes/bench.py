@@ -105,11 +105,12 @@ class FixedTrainer:
 class _Stopwatch:
     """Notes when rounds end, and what had been spent by the end of the warm-up."""
 
-    def __init__(self) -> None:
+    def __init__(self, rounds: int) -> None:
+        self._rounds = rounds
         self.ends_s: list[float] = []
         self.seconds: Mapping[str, float] = {}
-        self.warm: dict[str, float] = {}
-        self.warm_io_s = 0.0
+        self._warm: dict[str, float] = {}
+        self._io_s = 0.0
 
     def started(self, core: AgentCore) -> None:
         """Nothing to note."""
@@ -124,19 +125,20 @@ class _Stopwatch:
         """Note the end of a round."""
         self.ends_s.append(time.monotonic())
         if outcome.round == WARM_UP_ROUNDS:
-            self.warm = dict(self.seconds)
-            self.warm_io_s = _io_thread_seconds()
+            self._warm = dict(self.seconds)
+            self._io_s -= _io_thread_seconds()
+        if outcome.round == self._rounds:  # later the threads are gone
+            self._io_s += _io_thread_seconds()
 
     def measured(self, examiner: Examiner, key: SigningKey, agent: str) -> Measured:
         """The figures of this agent: means over the rounds after the warm-up."""
         counted = len(self.ends_s) - WARM_UP_ROUNDS
         walls = {
-            phase: (self.seconds[phase] - self.warm[phase]) / counted
+            phase: (self.seconds[phase] - self._warm[phase]) / counted
             for phase in ("wait", "verify", "mix", "settle")
         }
-        io_s = (_io_thread_seconds() - self.warm_io_s) / counted
         memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        phases = {**_operations(examiner, key, agent), "encrypt_send": io_s, **walls}
+        phases = {**_operations(examiner, key, agent), "encrypt_send": self._io_s / counted, **walls}
         return Measured(tuple(self.ends_s), phases, memory_bytes)
 
 
@@ -234,7 +236,7 @@ def _child(run_dir: Path, agent: str, pipe: Connection) -> None:
         )
         journal = Journal(agent, data_dir, logging.WARNING)
         stack.callback(journal.close)
-        watch = _Stopwatch()
+        watch = _Stopwatch(cluster.rounds.rounds)
         work = _work(cluster, agent)
         daemon = build_daemon(cluster, agent, identity, store, work, journal, watch)
         watch.seconds = daemon.seconds

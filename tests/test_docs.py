@@ -1,0 +1,290 @@
+"""The documentation, held against the code: links, paths, commands, codes, and what it computes."""
+
+import ast
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+
+from agent import cli
+from mechanisms.sketch import SignSketch, signs_seed
+from network.wire import Kind
+from topologies.canonical import pack
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("agent", "mechanisms", "network", "topologies")
+# A backticked path that starts with one of these is a path in the project.
+FOLDERS = (*PACKAGES, "tests", "docs", "deploy")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "deploy" / "README.md"]
+PROTOCOL = ROOT / "docs" / "protocol.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+VECTORS = ROOT / "tests" / "vectors"
+
+# Which argument of a call is a code of the protocol.
+CODE_ARGUMENT = {
+    "EvidenceError": 0,
+    "RemoteProtocolError": 0,
+    "LedgerViolation": 0,
+    "Ignored": 0,
+    "_freeze": 0,
+    "ExportError": 1,
+    "add": 1,  # of the audit's report
+    "Finding": 3,
+}
+CODE_CONSTANT = re.compile(r"CODE_[A-Z]+|UNACKNOWLEDGED")
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+# --- reading pages ------------------------------------------------------------------------------
+
+
+def _fences(page: Path, language: str | None = None) -> list[str]:
+    """The fenced blocks of a page, of one language where it is given."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [text for name, text in found if language is None or name == language]
+
+
+def _prose(page: Path) -> str:
+    """A page without its fenced and indented blocks."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^ {4}.*$", "", text, flags=re.MULTILINE)
+
+
+def _spans(text: str) -> list[str]:
+    """The inline code of a piece of Markdown; a table escapes its bars."""
+    return [span.replace(r"\|", "|") for span in re.findall(r"`([^`\n]+)`", text)]
+
+
+def _tables(page: Path) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """The (header, rows) of each table."""
+    for block in re.findall(r"(?:^\|.*\n)+", page.read_text(), re.MULTILINE):
+        lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines()]
+        header, _, *rows = [[cell.strip() for cell in line] for line in lines]
+        yield header, rows
+
+
+def _anchors(page: Path) -> set[str]:
+    """What a link to a heading of the page may name."""
+    headings = re.findall(r"^#+ (.*)$", _prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+# --- links and paths ----------------------------------------------------------------------------
+
+
+@each_page
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", _prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), f"{target} does not exist"
+        assert not anchor or anchor in _anchors(linked), f"{target}: no such heading"
+
+
+@each_page
+def test_files_and_modules_that_are_named_exist(page: Path) -> None:
+    for span in _spans(_prose(page)):
+        if re.fullmatch(rf"({'|'.join(FOLDERS)})/[\w./@*-]*", span):
+            assert list(ROOT.glob(span.rstrip("/"))), f"there is no {span}"
+        elif re.fullmatch(rf"({'|'.join(PACKAGES)})(\.\w+)+", span):
+            assert _resolves(span), f"there is no {span}"
+        elif re.fullmatch(r"\w+\.py", span):
+            assert any(list((ROOT / name).rglob(span)) for name in FOLDERS), f"there is no {span}"
+
+
+def _resolves(dotted: str) -> bool:
+    """Whether a dotted name is a module of ours, or a name at the top of one."""
+    base, *rest = dotted.split(".")
+    path = ROOT / base
+    while rest and ((path / rest[0]).is_dir() or (path / f"{rest[0]}.py").exists()):
+        path = path / rest.pop(0)
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return not rest or (len(rest) == 1 and rest[0] in _names(source))
+
+
+def _names(source: Path) -> set[str]:
+    """What a module defines or imports at its top."""
+    names: set[str] = set()
+    for node in ast.parse(source.read_text()).body:
+        match node:
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name):
+                names.add(name)
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                names.add(name)
+            case ast.ImportFrom(names=aliases):
+                names |= {alias.asname or alias.name for alias in aliases}
+    return names
+
+
+def test_the_module_map_is_complete() -> None:
+    mapped = [
+        span
+        for header, rows in _tables(ARCHITECTURE)
+        if header[0] == "module"
+        for row in rows
+        for span in _spans(row[0])
+    ]
+    there = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "__init__.py" or len(path.read_text().splitlines()) > 5
+    }
+    assert len(mapped) == len(set(mapped))
+    assert set(mapped) == there
+
+
+# --- commands -----------------------------------------------------------------------------------
+
+
+def _command_lines(page: Path) -> Iterator[list[str]]:
+    """The words of each `candor …` line of a page, in blocks and inline."""
+    for block in _fences(page):
+        for line in re.sub(r"\\\n\s*", " ", block).splitlines():
+            if "candor" not in line:
+                continue
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+            # Behind another program, only a path says that it is ours and not an image's name.
+            starts = [i for i, word in enumerate(words) if word.endswith("/bin/candor")]
+            starts += [0] if words[:1] == ["candor"] else []
+            for start in starts:
+                yield words[start + 1 :]
+    for span in _spans(_prose(page)):
+        if span.startswith("candor "):
+            yield shlex.split(span)[1:]
+
+
+def _walk(words: Sequence[str]) -> tuple[click.Command, list[str]]:
+    """The command that a line names, and its own words."""
+    command: click.Command = cli.command
+    rest = list(words)
+    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
+        name = rest.pop(0)
+        if name == "…":
+            break
+        found = command.get_command(click.Context(command), name)
+        assert found is not None, f"candor has no {' '.join(words)!r}"
+        command = found
+    return command, rest
+
+
+@each_page
+def test_commands_and_their_flags_exist(page: Path) -> None:
+    for words in _command_lines(page):
+        command, rest = _walk(words)
+        known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
+        used = {word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)}
+        assert used <= known | {"--help", "-h"}, f"candor {' '.join(words)}: {used - known}"
+
+
+# --- the protocol's codes, kinds and domains ----------------------------------------------------
+
+
+@cache
+def _sources() -> list[ast.Module]:
+    files = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    return [ast.parse(path.read_text()) for path in files]
+
+
+def _nodes() -> Iterator[ast.AST]:
+    return (node for source in _sources() for node in ast.walk(source))
+
+
+def _raised_codes() -> Iterator[str]:
+    """Every code that the code of this project gives a fault."""
+    for node in _nodes():
+        match node:
+            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=arguments):
+                place = CODE_ARGUMENT.get(name, len(arguments))
+                match arguments[place : place + 1]:
+                    case [ast.Constant(value=str(code))]:
+                        yield code
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.Constant(value=str(code))):
+                if CODE_CONSTANT.fullmatch(name):
+                    yield code
+
+
+def _texts() -> set[str]:
+    """Every piece of text in the code."""
+    return {n.value for n in _nodes() if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+
+
+def _page_codes() -> set[str]:
+    return {
+        code
+        for header, rows in _tables(PROTOCOL)
+        if header[0] == "code"
+        for row in rows
+        for code in _spans(row[0])
+    }
+
+
+def test_every_code_in_the_code_is_on_the_protocol_page() -> None:
+    raised = set(_raised_codes())
+    assert {"payload-digest", "sig-p", "hello", "two-claims", "window-skipped"} <= raised
+    assert raised <= _page_codes() | {"unacknowledged"}
+    assert "`unacknowledged`" in PROTOCOL.read_text()
+
+
+def test_every_code_on_the_protocol_page_is_in_the_code() -> None:
+    assert _page_codes() <= _texts()
+
+
+def test_the_message_kinds_are_those_of_the_code() -> None:
+    [rows] = [rows for header, rows in _tables(PROTOCOL) if header[:2] == ["kind", "name"]]
+    known = {(str(int(kind)), kind.name) for kind in Kind}
+    assert {(row[0], row[1]) for row in rows} == known | {("11", "EVIDENCE")}
+
+
+def test_the_domains_are_those_of_the_code() -> None:
+    domain = re.compile(r"candor/[a-z-]+/v1")
+    assert set(domain.findall(PROTOCOL.read_text())) == set(filter(domain.fullmatch, _texts()))
+
+
+# --- what the page computes ---------------------------------------------------------------------
+
+
+def _page_function(name: str) -> Callable[..., Any]:
+    """A function that the protocol page defines in Python."""
+    [block] = [text for text in _fences(PROTOCOL, "python") if f"def {name}(" in text]
+    namespace: dict[str, Any] = {}
+    exec(block, namespace)
+    function: Callable[..., Any] = namespace[name]
+    return function
+
+
+def test_the_examples_of_the_encoding_hold() -> None:
+    [rows] = [rows for header, rows in _tables(PROTOCOL) if header == ["value", "bytes"]]
+    assert len(rows) > 5
+    for value, data in rows:
+        assert pack(ast.literal_eval(value.strip("`"))).hex() == data.strip("`")
+
+
+def test_the_page_computes_the_fingerprint_of_the_vector() -> None:
+    vector = json.loads((VECTORS / "cluster.json").read_text())
+    assert _page_function("fingerprint")(vector["toml"]) == vector["fingerprint"]
+
+
+@pytest.mark.parametrize(("dim", "size"), [(16, 16), (17, 16), (1000, 64)])
+def test_the_page_computes_the_sketch_of_the_code(dim: int, size: int) -> None:
+    run, window = bytes(range(32)), 3
+    vector = np.random.default_rng(dim).standard_normal(dim, dtype=np.float32)
+    expected = SignSketch(signs_seed(run, window), dim, size)(vector).astype("<f8").tobytes()
+    assert _page_function("sketch")(run, window, vector.tolist(), size) == expected
+
+
+def test_long_hexadecimals_on_the_protocol_page_are_from_the_vectors() -> None:
+    vectors = "".join(path.read_text() for path in VECTORS.glob("*.json"))
+    quoted = re.findall(r"\b[0-9a-f]{32,}\b", PROTOCOL.read_text())
+    assert quoted
+    assert [text for text in quoted if text not in vectors] == []
