@@ -11,7 +11,6 @@ and an endless multipart message is cut only where the system tells what it rece
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import zmq
@@ -33,7 +32,6 @@ from network.zeromq_options import Context, Socket, bind, receiving_socket
 from network.zeromq_watch import UnfinishedWatch
 from network.zeromq_zap import ZapHandler
 
-_log = logging.getLogger(__name__)
 # A frame below this is handed out as bytes: a copy of a few KiB is cheaper than keeping libzmq's
 # buffer.
 _COPY_BYTES_MAX = 16 * 1024

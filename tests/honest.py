@@ -1,0 +1,118 @@
+"""A small network whose agents state and sign what they do, for tests of evidence.
+
+Weights, steps and reports are dyadic, so float32 loses nothing and what evidence shows is exactly
+what was injected. Four agents on a ring; every neighbour weighs 1/4.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mechanisms.evidence import Examined, Examiner, Terms
+from mechanisms.statements import SignedStatement, Statement
+from topologies.canonical import sha256
+from topologies.signatures import SigningKey
+
+RUN = bytes(range(32))
+IDS = ("a0", "a1", "a2", "a3")
+DIM, SKETCH, WINDOW = 40, 8, 3
+NEIGHBOURS = {agent: (IDS[i - 1], IDS[(i + 1) % 4]) for i, agent in enumerate(IDS)}
+KEYS = {agent: SigningKey(sha256(agent.encode())) for agent in IDS}
+
+Vector = NDArray[np.float32]
+
+
+def make_terms(sketch_size: int = SKETCH, **changes: object) -> Terms:
+    """The terms of the ring."""
+    terms = Terms(
+        run=RUN,
+        dim=DIM,
+        sketch_size=sketch_size,
+        window_rounds=WINDOW,
+        publics={agent: key.public for agent, key in KEYS.items()},
+        mixing={agent: dict.fromkeys(NEIGHBOURS[agent], 0.25) for agent in IDS},
+        step_size=lambda t: 0.5 if t < 3 else 0.25,
+        initial=np.arange(DIM, dtype=np.float32) / 8,
+    )
+    return replace(terms, **changes)
+
+
+def report(agent: str, t: int) -> Vector:
+    """An honest gradient: eighths, different for each agent and round."""
+    generator = np.random.default_rng([IDS.index(agent), t])
+    return generator.integers(-8, 9, DIM).astype(np.float32) / 8
+
+
+def sign(statement: Statement, agent: str | None = None) -> SignedStatement:
+    """Signed by the agent it names, or by another."""
+    return SignedStatement.sign(statement, KEYS[agent or statement.agent])
+
+
+@dataclass
+class Ring:
+    """Plays rounds; `rows[t][i]` formed i's model of round t, `payloads[t][i]` is its y."""
+
+    terms: Terms = field(default_factory=make_terms)
+    scales: Mapping[str, float] = field(default_factory=dict)
+    deaf: set[tuple[int, str]] = field(default_factory=set)  # (t, agent): mixes nobody's payload
+    reentries: dict[tuple[int, str], str] = field(default_factory=dict)  # (t, agent): takes whose
+    payloads: dict[int, dict[str, Vector]] = field(default_factory=dict)
+    rows: dict[int, dict[str, dict[str, float]]] = field(default_factory=dict)
+    signed: dict[int, dict[str, SignedStatement]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.examiner = Examiner(self.terms)
+        self.rows[1] = {agent: {agent: 1.0} for agent in IDS}
+        self._x = dict.fromkeys(IDS, self.terms.initial)
+
+    def play(self, rounds: int) -> "Ring":
+        """Play up to and with a round."""
+        for t in range(len(self.signed) + 1, rounds + 1):
+            step = np.float32(self.terms.step_size(t))
+            self.payloads[t] = {
+                i: self._x[i] - step * np.float32(self.scales.get(i, 1)) * report(i, t) for i in IDS
+            }
+            self.signed[t] = {
+                i: sign(self.examiner.state(t, i, self.payloads[t][i], self.rows[t][i]))
+                for i in IDS
+            }
+            self.rows[t + 1] = {i: self._row(t, i) for i in IDS}
+            self._x = {i: self._mixed(t, self.rows[t + 1][i]) for i in IDS}
+        return self
+
+    def _row(self, t: int, agent: str) -> dict[str, float]:
+        if (t, agent) in self.reentries:
+            return {self.reentries[t, agent]: 1.0}
+        if (t, agent) in self.deaf:
+            return {agent: 1.0}
+        return {agent: 0.5, **self.terms.mixing[agent]}
+
+    def _mixed(self, t: int, row: Mapping[str, float]) -> Vector:
+        parts = [np.float32(weight) * self.payloads[t][k] for k, weight in row.items()]
+        return np.sum(parts, axis=0, dtype=np.float32)
+
+    def witnesses(self, t: int, agent: str) -> dict[str, SignedStatement]:
+        """What an agent forwards with its update of round t."""
+        return {k: self.signed[t - 1][k] for k in self.rows[t][agent]} if t > 1 else {}
+
+    def examine(
+        self,
+        t: int,
+        agent: str,
+        *,
+        signed: SignedStatement | None = None,
+        payload: Vector | None = None,
+        witnesses: Mapping[str, SignedStatement] | None = None,
+        trusted: Mapping[str, SignedStatement] | None = None,
+    ) -> Examined:
+        """Judge an agent's update of round t as it was sent, or with parts exchanged."""
+        signed = self.signed[t][agent] if signed is None else signed
+        self.examiner.examine_header(signed, agent)
+        return self.examiner.examine(
+            signed,
+            self.payloads[t][agent] if payload is None else payload,
+            self.witnesses(t, agent) if witnesses is None else witnesses,
+            {} if trusted is None else trusted,
+        )
