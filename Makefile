@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEMO_DIR ?= runs/demo
 
 .PHONY: setup demo test check bench clean
 
@@ -14,7 +13,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	$(BIN)/candor testbed --agents 8 --topology ring --task digits --rounds 60 --strategy a3=scale:3 --run-dir $(DEMO_DIR) --overwrite
+	$(BIN)/candor testbed --agents 8 --topology ring --task digits --rounds 60 --strategy a3=scale:3
 
 test: setup
 	$(BIN)/python -m pytest

@@ -87,12 +87,14 @@ class Testbed:
         return {agent: code for agent, code in codes.items() if code}
 
     def refresh(self) -> None:
-        """Read what the daemons say."""
+        """Read what the daemons say; `statuses` keeps the order of the cluster file."""
+        found = {}
         for agent in self.cluster.ids:
             try:
-                self.statuses[agent] = read_status(self.data_dir(agent))
+                found[agent] = read_status(self.data_dir(agent))
             except ConfigurationError:
                 continue  # not written yet
+        self.statuses = found
 
     def never_trained(self) -> list[str]:
         """Agents that ended badly before their first round: the run is not what was asked."""

@@ -162,7 +162,7 @@ def test_the_length_bound_is_inclusive() -> None:
         unpack(data, bytes_max=len(data) - 1)
 
 
-@pytest.mark.parametrize("depth", [600, 1023, 1024, 1025, 100_000])
+@pytest.mark.parametrize("depth", [1025, 2000, 100_000])
 def test_deep_nesting_is_refused(depth: int) -> None:
     with pytest.raises(MalformedError):
         unpack(b"\x91" * depth + b"\xc0", bytes_max=MIB)
