@@ -401,6 +401,11 @@ class AgentCore:
         refused = [session.reason for session in sessions.values() if session.state == "refused"]
         if sessions and len(refused) == len(sessions):
             return self._finish(str(refused[0]), exit_code=2)
+        if there and (self._reserved > 0 or any(sessions[a].peer_round >= 2 for a in there)):
+            # The run goes on without us: whoever is there can let us in again.
+            self.phase = Phase.REJOINING
+            self._deadline_s = now_s + self.settings.start_deadline_s
+            return [_log(logging.INFO, "rejoining"), *self._try_rejoin(now_s)]
         if len(there) + len(refused) < len(sessions) and now_s < self._deadline_s:
             return []
         absent = [agent for agent in sessions if agent not in there]
@@ -412,10 +417,6 @@ class AgentCore:
             _log(logging.WARNING, "starts_without", peer=agent, detail=self._unreachable(agent))
             for agent in absent
         ]
-        if self._reserved > 0 or any(sessions[agent].peer_round >= 2 for agent in there):
-            self.phase = Phase.REJOINING
-            self._deadline_s = now_s + self.settings.start_deadline_s
-            return [*effects, _log(logging.INFO, "rejoining"), *self._try_rejoin(now_s)]
         self.phase, self.round = Phase.RUNNING, 1
         return [*effects, Begin()]
 
@@ -522,9 +523,7 @@ class AgentCore:
 
     def _try_finish(self, now_s: float) -> list[Effect]:
         waiting = [
-            n
-            for n in self.neighbours.values()
-            if n.speaking or (n.left and not n.heard_our_bye)
+            n for n in self.neighbours.values() if n.speaking or (n.left and not n.heard_our_bye)
         ]
         if not waiting or now_s >= self._deadline_s:
             return self._finish(None)

@@ -154,7 +154,7 @@ class Settlement:
         if claim.window <= edge.channel.settled_window or claim.window in edge.skipped:
             return []
         if not self._wanted(claim.window):
-            return [_log(logging.INFO, "claim_ignored", peer=agent, window=claim.window)]
+            return [_log(logging.DEBUG, "claim_ignored", peer=agent, window=claim.window)]
         known = edge.claims.setdefault(claim.window, signed)
         if known.body != signed.body:
             raise RemoteProtocolError("claim-changed", f"window {claim.window}")

@@ -56,22 +56,22 @@ class SignSketch:
 
     def __call__(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
         """Sketch float32 vectors (..., dim) into float64 (..., size)."""
-        if self._signs is None:
-            return vectors.astype(np.float64)
-        rows = vectors.reshape(-1, self.dim)
-        out = np.stack([self._one(row, self._signs) for row in rows])  # (rows, size)
+        # Infinities may cancel and a peer's NaN may signal; evidence refuses what comes of it.
+        with np.errstate(invalid="ignore"):
+            if self._signs is None:
+                return vectors.astype(np.float64)
+            rows = vectors.reshape(-1, self.dim)
+            out = np.stack([self._one(row, self._signs) for row in rows])  # (rows, size)
         return out.reshape(*vectors.shape[:-1], self.size)
 
     def _one(self, vector: NDArray[np.float32], signs: NDArray[np.float32]) -> NDArray[np.float64]:
+        signed = vector * signs  # (dim,)
         whole = self.dim - self.dim % self.size
-        with np.errstate(invalid="ignore"):  # infinities may cancel; evidence refuses the result
-            signed = vector * signs  # (dim,)
-            # Reducing the leading axis of a contiguous array adds whole rows in order: bucket by
-            # bucket the additions are sequential, which is what makes the result the same
-            # everywhere.
-            out: NDArray[np.float64] = np.add.reduce(
-                signed[:whole].reshape(-1, self.size), axis=0, dtype=np.float64
-            )
-            out[: self.dim - whole] += signed[whole:]
+        # Reducing the leading axis of a contiguous array adds whole rows in order: bucket by bucket
+        # the additions are sequential, which is what makes the result the same everywhere.
+        out: NDArray[np.float64] = np.add.reduce(
+            signed[:whole].reshape(-1, self.size), axis=0, dtype=np.float64
+        )
+        out[: self.dim - whole] += signed[whole:]
         out += 0.0  # whether a sum of negative zeros starts from +0.0 depends on numpy's version
         return out

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import click
@@ -46,16 +47,18 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.rel
 # --- reading pages ------------------------------------------------------------------------------
 
 
+_FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+
+
 def _fences(page: Path, language: str | None = None) -> list[str]:
-    """The fenced blocks of a page, of one language where it is given."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
-    return [text for name, text in found if language is None or name == language]
+    """The fenced blocks of a page, in lists too, of one language where it is given."""
+    found = _FENCE.findall(page.read_text())
+    return [dedent(text) for _, name, text in found if language is None or name == language]
 
 
 def _prose(page: Path) -> str:
     """A page without its fenced and indented blocks."""
-    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    return re.sub(r"^ {4}.*$", "", text, flags=re.MULTILINE)
+    return re.sub(r"^ {4}.*$", "", _FENCE.sub("", page.read_text()), flags=re.MULTILINE)
 
 
 def _spans(text: str) -> list[str]:
@@ -98,8 +101,6 @@ def test_files_and_modules_that_are_named_exist(page: Path) -> None:
             assert list(ROOT.glob(span.rstrip("/"))), f"there is no {span}"
         elif re.fullmatch(rf"({'|'.join(PACKAGES)})(\.\w+)+", span):
             assert _resolves(span), f"there is no {span}"
-        elif re.fullmatch(r"\w+\.py", span):
-            assert any(list((ROOT / name).rglob(span)) for name in FOLDERS), f"there is no {span}"
 
 
 def _resolves(dotted: str) -> bool:
@@ -185,6 +186,12 @@ def test_commands_and_their_flags_exist(page: Path) -> None:
         known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
         used = {word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)}
         assert used <= known | {"--help", "-h"}, f"candor {' '.join(words)}: {used - known}"
+
+
+@each_page
+def test_python_examples_are_python(page: Path) -> None:
+    for block in _fences(page, "python"):
+        compile(block, page.name, "exec")
 
 
 # --- the protocol's codes, kinds and domains ----------------------------------------------------
@@ -273,6 +280,14 @@ def test_the_examples_of_the_encoding_hold() -> None:
 def test_the_page_computes_the_fingerprint_of_the_vector() -> None:
     vector = json.loads((VECTORS / "cluster.json").read_text())
     assert _page_function("fingerprint")(vector["toml"]) == vector["fingerprint"]
+
+
+def test_the_page_computes_the_sketches_of_the_vector() -> None:
+    known = json.loads((VECTORS / "sketch.json").read_text())
+    compute, run = _page_function("sketch"), bytes.fromhex(known["run"])
+    for entry in known["windows"]:
+        data = compute(run, entry["window"], known["vector"], known["sketch_size"])
+        assert data.hex() == entry["sketch"]
 
 
 @pytest.mark.parametrize(("dim", "size"), [(16, 16), (17, 16), (1000, 64)])

@@ -49,7 +49,13 @@ def test_the_exaggerator_is_the_largest_net_payer(demo):
 
 def test_the_summary_tells_what_a_newcomer_wants_to_know(demo):
     run_dir, output = demo
-    for words in ("one model on all data", "agents alone", "a3 paid", "ledger audit", "report.html"):
+    for words in (
+        "one model on all data",
+        "agents alone",
+        "a3 paid",
+        "ledger audit",
+        "report.html",
+    ):
         assert words in output
     assert str(run_dir) in output.replace("\n", "")
     assert (run_dir / "report.html").stat().st_size > 20_000

@@ -39,8 +39,16 @@ PROGRESS_S: Final = 5.0
     metavar="ID=SPEC",
     help="How an agent deviates, such as a3=scale:3; the others are honest.",
 )
+@click.option(
+    "--faults",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="A TOML plan of [[event]]s: at_round or at_s, and kill, restart, stop or continue = ID.",
+)
 @click.option("--mixing", "mixing_name", type=click.Choice(list(mixing.WEIGHTS)))
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the run.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the run."
+)
 @settings_options(partition="dirichlet:0.5")
 @data_root_option
 @click.option(
@@ -65,6 +73,7 @@ def command(
     task: str,
     rounds: int,
     strategies: tuple[str, ...],
+    faults: Path | None,
     mixing_name: str | None,
     seed: int,
     data_root: Path | None,
@@ -104,6 +113,7 @@ def command(
         strategies=deviating,
         evaluate_every=evaluate_every or rounds,
         data_root=data_root,
+        faults=faults,
     )
     bed = testbed.prepare(plan, run_dir or _default_run_dir(task, topology))
     console = Console(stderr=as_json)
@@ -165,6 +175,7 @@ def _conclude(console: Console, bed: testbed.Testbed, seconds: float, as_json: b
     from agent.runtimes.summary import summarise, write_summary
 
     plan = bed.plan
+    bed.export_for_the_dead()
     summary = summarise(
         bed.run_dir, bed.cluster, bed.statuses, plan.strategies, plan.data_root, seconds
     )

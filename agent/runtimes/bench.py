@@ -138,7 +138,8 @@ class _Stopwatch:
             for phase in ("wait", "verify", "mix", "settle")
         }
         memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        phases = {**_operations(examiner, key, agent), "encrypt_send": self._io_s / counted, **walls}
+        operations = _operations(examiner, key, agent)
+        phases = {**operations, "encrypt_send": self._io_s / counted, **walls}
         return Measured(tuple(self.ends_s), phases, memory_bytes)
 
 

@@ -19,7 +19,11 @@ from typing import Final
 
 from agent import keys
 from agent.compose import LOOPBACK, entry_of
+from agent.faults import Fault, load_faults
+from agent.ledger_files import write_exports
 from agent.status import Status, read_status
+from agent.store import FILE_NAME as STORE_NAME
+from agent.store import Store
 from topologies import graphs
 from topologies.cluster import (
     AgentEntry,
@@ -56,17 +60,25 @@ class Plan:
     strategies: Mapping[str, str]
     evaluate_every: int
     data_root: Path | None
+    faults: Path | None = None
 
 
 @dataclass(slots=True)
 class Testbed:
-    """The processes of a run, by agent; `statuses` is what each said last."""
+    """The processes of a run, by agent; `statuses` is what each said last.
+
+    `killed` and `stopped` are the agents that the fault plan has done that to and not undone.
+    """
 
     run_dir: Path
     cluster: Cluster
     plan: Plan
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
     statuses: dict[str, Status] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    killed: set[str] = field(default_factory=set)
+    stopped: set[str] = field(default_factory=set)
+    started_s: float = 0.0
 
     def data_dir(self, agent: str) -> Path:
         """Where an agent keeps its things."""
@@ -74,6 +86,7 @@ class Testbed:
 
     def start(self) -> None:
         """Start every daemon."""
+        self.started_s = time.monotonic()
         for agent in self.cluster.ids:
             self._start(agent)
 
@@ -82,9 +95,37 @@ class Testbed:
         return [agent for agent, process in self.processes.items() if process.poll() is None]
 
     def failed(self) -> dict[str, int]:
-        """Exit codes of the agents that ended badly."""
+        """Exit codes of the agents that ended badly, and not because the fault plan says so."""
         codes = {agent: process.poll() for agent, process in self.processes.items()}
-        return {agent: code for agent, code in codes.items() if code}
+        meant = self.killed | self.stopped
+        return {agent: code for agent, code in codes.items() if code and agent not in meant}
+
+    def inject_faults(self) -> None:
+        """Do what the plan has due: it goes by the round of the foremost agent."""
+        foremost = max((status.round for status in self.statuses.values()), default=0)
+        seconds = time.monotonic() - self.started_s
+        for fault in [fault for fault in self.faults if fault.due(foremost, seconds)]:
+            self.faults.remove(fault)
+            self._inject(fault)
+
+    def _inject(self, fault: Fault) -> None:
+        agent = fault.agent
+        process = self.processes[agent]
+        match fault.action:
+            case "stop" if process.poll() is None:
+                process.send_signal(signal.SIGSTOP)
+                self.stopped.add(agent)
+            case "continue":
+                process.send_signal(signal.SIGCONT)
+                self.stopped.discard(agent)
+            case "kill" | "restart":
+                process.kill()
+                process.wait()
+                self.stopped.discard(agent)
+                self.killed.add(agent)
+        if fault.action == "restart":
+            self._start(agent)
+            self.killed.discard(agent)
 
     def refresh(self) -> None:
         """Read what the daemons say; `statuses` keeps the order of the cluster file."""
@@ -111,10 +152,20 @@ class Testbed:
         last = next((line for line in reversed(lines) if line.strip()), "no message")
         return last.removeprefix("candor: error: ")
 
+    def export_for_the_dead(self) -> None:
+        """Export the ledgers of agents that ended without doing so themselves."""
+        for agent in self.failed().keys() | self.killed:
+            key = keys.load(self.data_dir(agent) / "keys").signing_key
+            path = self.data_dir(agent) / STORE_NAME
+            if path.exists():
+                with Store.open(path) as store:
+                    write_exports(store, self.cluster, agent, key, self.data_dir(agent))
+
     def stop(self) -> None:
         """End every process: politely first, for at most `STOP_S`."""
         for agent in self.running():
             self.processes[agent].terminate()
+            self.processes[agent].send_signal(signal.SIGCONT)  # a stopped one cannot end
         deadline_s = time.monotonic() + STOP_S
         for process in self.processes.values():
             try:
@@ -164,6 +215,7 @@ def prepare(plan: Plan, run_dir: Path) -> Testbed:
         raise ConfigurationError(
             f"--strategy {unknown[0]}=…: no such agent; they are {ids[0]} … {ids[-1]}"
         )
+    faults = list(load_faults(plan.faults, ids)) if plan.faults else []
     _make_run_dir(run_dir)
     for agent in ids:
         keys.generate(run_dir / "agents" / agent / "keys")
@@ -180,7 +232,7 @@ def prepare(plan: Plan, run_dir: Path) -> Testbed:
         payments=plan.payments,
     )
     (run_dir / "cluster.toml").write_text(dump_cluster(cluster), encoding="utf-8")
-    return Testbed(run_dir, cluster, plan)
+    return Testbed(run_dir, cluster, plan, faults=faults)
 
 
 def _make_run_dir(run_dir: Path) -> None:
@@ -250,8 +302,9 @@ def watch(testbed: Testbed, show: Callable[[list[Status]], None]) -> None:
     Raises:
         ConfigurationError: one could not start; the others are stopped by the caller.
     """
-    while testbed.running():
+    while set(testbed.running()) - testbed.stopped:
         testbed.refresh()
+        testbed.inject_faults()
         for agent in testbed.never_trained():
             raise ConfigurationError(f"the run did not start: {testbed.complaint(agent)}")
         show(list(testbed.statuses.values()))

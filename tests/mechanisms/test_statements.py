@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mechanisms.statements import (
+    FIXED_BYTES_MAX,
     ID_CHARS_MAX,
     ROW_LENGTH_MAX,
     EvidenceError,
@@ -181,12 +182,14 @@ def test_the_number_of_fields_is_fixed(count: int) -> None:
 
 def test_the_longest_statement_fits_and_no_longer_body_is_read() -> None:
     row = tuple((f"{i:0{ID_CHARS_MAX}}", 0.5) for i in range(ROW_LENGTH_MAX))
-    longest = replace(
-        STATEMENT, row=row, agent="a" * ID_CHARS_MAX, round=COUNT_MAX, dim=COUNT_MAX
-    )
+    longest = replace(STATEMENT, row=row, agent="a" * ID_CHARS_MAX, round=COUNT_MAX, dim=COUNT_MAX)
     assert decode(longest.encode()) == longest
+    limit = 2 * SKETCH_BYTES + FIXED_BYTES_MAX + ROW_LENGTH_MAX * (ID_CHARS_MAX + 16)
+    assert len(longest.encode()) <= limit
+    with pytest.raises(MalformedError, match="not canonical"):
+        decode(bytes(limit))
     with pytest.raises(MalformedError, match="are allowed"):
-        decode(longest.encode() + bytes(8192))
+        decode(bytes(limit + 1))
 
 
 def test_a_negative_zero_is_not_a_zero() -> None:
@@ -194,9 +197,8 @@ def test_a_negative_zero_is_not_a_zero() -> None:
     assert positive.encode() != negative.encode()
 
 
-def test_a_step_that_is_no_number_decodes_and_equals_no_schedule() -> None:
-    step = decode(with_field("step", math.nan)).step_size
-    assert step != step  # noqa: PLR0124  the comparison that evidence makes
+def test_a_step_that_is_no_number_decodes_and_is_left_to_the_schedule() -> None:
+    assert math.isnan(decode(with_field("step", math.nan)).step_size)
 
 
 def test_the_values_are_those_of_the_window_asked_for() -> None:

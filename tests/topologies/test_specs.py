@@ -50,11 +50,13 @@ def test_written_options_read_back(name: str, options: dict[str, int | float | s
 
 @given(st.text(max_size=30) | st.from_regex(r"[a-z]{1,3}:[a-z=,.0-9]{0,9}", fullmatch=True))
 def test_any_text_is_a_spec_or_one_line_of_complaint(text: str) -> None:
+    complaint = ""
     try:
-        parse_spec(text)
+        assert parse_spec(text).name
     except ConfigurationError as exc:
-        assert "\n" not in str(exc)
-        assert repr(text) in str(exc)
+        complaint = str(exc)
+    assert "\n" not in complaint
+    assert not complaint or repr(text) in complaint
 
 
 @pytest.mark.parametrize(
@@ -111,9 +113,9 @@ def test_a_users_object_is_loaded(
     (folder / "users_broken.py").write_text("raise KeyError('plan')")
     monkeypatch.syspath_prepend(folder)
     assert load_object("users_own:Mine", "task") is sys.modules["users_own"].Mine
-    with pytest.raises(ConfigurationError, match="task 'users_own:Other'.*has no 'Other'"):
+    with pytest.raises(ConfigurationError, match=r"task 'users_own:Other'.*has no 'Other'"):
         load_object("users_own:Other", "task")
-    with pytest.raises(ConfigurationError, match="cannot import 'users_broken' .KeyError: 'plan'"):
+    with pytest.raises(ConfigurationError, match=r"'users_broken' \(KeyError: 'plan'"):
         load_object("users_broken:Mine", "task")
 
 
