@@ -51,14 +51,18 @@ class Seen:
 
 def _seen_from(fields: Value) -> tuple[str, Seen]:
     match fields:
-        case [str(agent), [*energies], bytes(direction)]:
+        case [str(agent), list(energies), bytes(direction)] if len(direction) % 8 == 0:
             seen = Seen(direction=np.frombuffer(direction, "<f8").copy() if direction else None)
-            for entry in energies:
-                match entry:
-                    case [int(number), float(value)]:
-                        seen.energies[number] = value
+            seen.energies.update(map(_energy, energies))
             return agent, seen
     raise MalformedError("not what an agent saw in a window")
+
+
+def _energy(entry: Value) -> tuple[int, float]:
+    match entry:
+        case [int(number), float(value)]:
+            return number, value
+    raise MalformedError("not the energy of a round")
 
 
 def _forget(held: dict[int, T], present: int, kept: int) -> None:
@@ -163,11 +167,12 @@ class EvidenceBook:
         Raises:
             MalformedError: our own file is damaged.
         """
+        entries = unpack(data, bytes_max=SEEN_BYTES_MAX)
+        if not isinstance(entries, list):
+            raise MalformedError("not what was seen in a window")
+        for agent, seen in list(map(_seen_from, entries)):
+            self._seen.setdefault(agent, {})[window] = seen
         self._present_window = max(self._present_window, window)
-        match unpack(data, bytes_max=SEEN_BYTES_MAX):
-            case [*entries]:
-                for agent, seen in map(_seen_from, entries):
-                    self._seen.setdefault(agent, {})[window] = seen
 
     def _window_seen(self, window: int) -> Iterable[tuple[str, Seen]]:
         return [(agent, held[window]) for agent, held in self._seen.items() if window in held]

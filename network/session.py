@@ -2,7 +2,7 @@
 
 States: connecting -> established | refused; a HELLO with a new nonce (the peer restarted) or with
 the right fingerprint (its operator mended the file) moves either of them on again.
-Events: `tick`, `received`, `lost`. Effects: HELLOs to send, returned in order.
+Events: `tick`, `received`, `misaddressed`, `lost`. Effects: HELLOs to send, returned in order.
 Invariants: a session is established only by a HELLO, signed by the identity in the cluster file,
 that echoes our own nonce (so it is not a recording) and bears our fingerprint; every other message
 must carry our nonce, and what we send carries the peer's.
@@ -168,7 +168,7 @@ class Session:
         self.state = SessionState.CONNECTING
         self.reason: str | None = None
         self._candidate = b""  # the peer's latest nonce, echoed but not yet proven fresh
-        self._repeated = False
+        self._addressed = True  # as far as we know, by what the peer writes to us
         self._next_hello_s = 0.0
         self._retry_s = HELLO_RETRY_FIRST_S
 
@@ -180,9 +180,9 @@ class Session:
     @property
     def _settled(self) -> bool:
         # A restarted peer may take the session for established, and be silent, while we write to
-        # its earlier life: that of the life heard last must be proven. And a proof by another
-        # life than before may be a late message of a dead one: it counts when repeated.
-        return self.established and self._candidate == self.peer_nonce and self._repeated
+        # its earlier life: the life heard last must be the proven one. And a late message of a
+        # life that is over may have made the peer write to an earlier life of ours.
+        return self.established and self._candidate == self.peer_nonce and self._addressed
 
     def tick(self, now_s: float, own_round: int) -> list[Hello]:
         """HELLOs due now: repeated with growing intervals until the peer's life is proven."""
@@ -215,13 +215,16 @@ class Session:
         self.peer_round = greeting.round
         fresh = greeting.echo == self.nonce
         moved = fresh and (not self.established or self.peer_nonce != greeting.nonce)
-        if fresh:
-            self._repeated = self.peer_nonce in (None, greeting.nonce)
+        self._addressed = self._addressed or fresh
         if moved:
             self.peer_nonce = greeting.nonce
             self.state, self.reason = SessionState.ESTABLISHED, None
             self._retry_s = HELLO_RETRY_FIRST_S
         return Greeted((self._hello(own_round),) if reply else (), established=moved)
+
+    def misaddressed(self) -> None:
+        """A message came that bears another nonce than ours: tell the peer which one is."""
+        self._addressed = False
 
     def lost(self, reason: str) -> None:
         """The peer is gone or no longer served; greet it again."""

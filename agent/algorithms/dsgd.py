@@ -48,5 +48,5 @@ def decentralized_sgd(x: Tensor, hyper: Hyper, start: int = 1) -> Algorithm:
         gradient = yield LocalSteps(x, t)  # (agents, dim)
         report = yield Report(gradient, t)
         # A fresh tensor: y may be on its way to neighbours while x is already overwritten.
-        y = x - hyper.step_size(t) * report
+        y = x.sub(report, alpha=hyper.step_size(t))
         x = yield Mix(y, t)

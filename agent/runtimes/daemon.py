@@ -26,6 +26,7 @@ from torch import Tensor
 from agent.algorithms import AlgorithmFunction, Hyper
 from agent.core import AgentCore, Phase
 from agent.effects import (
+    Algorithm,
     Arrived,
     Begin,
     Combine,
@@ -217,34 +218,35 @@ class Daemon:
 
     async def _run_algorithm(self, x: Tensor, start: int) -> tuple[Tensor, int]:
         """Drive the algorithm's generator from round `start` until the run ends or re-enters."""
-        work, agents = self._work, (self._work.index,)
         self._x = x
-        steps = work.algorithm(x, work.hyper, start)
-        effect = next(steps)
-        loss = float("nan")
+        steps = self._work.algorithm(x, self._work.hyper, start)
+        mixed: Tensor | None = None
+        while True:
+            (y, t), loss = await self._timed("train", self._adapt, steps, mixed)
+            mixed, reentered = await self._mix(y, t)
+            self._x = mixed
+            if reentered:
+                self._work.trainer.reset_momentum()
+                return mixed, self.core.round
+            await self._round_over(t, mixed, loss)
+            if t == self._work.rounds:
+                return mixed, t + 1
+
+    def _adapt(self, steps: Algorithm, mixed: Tensor | None) -> tuple[tuple[Tensor, int], float]:
+        """From one `Mix` of the algorithm to the next, which is answered (y, t); and the loss."""
+        work, loss = self._work, float("nan")
+        effect = next(steps) if mixed is None else steps.send(mixed)
         while True:
             match effect:
                 case LocalSteps(x, t):
-                    step_size = work.hyper.step_size(t)
-                    m, losses = await self._timed(
-                        "train", work.trainer.local_steps, x, t, step_size
-                    )
+                    m, losses = work.trainer.local_steps(x, t, work.hyper.step_size(t))
                     loss = float(losses[0])
                     effect = steps.send(m)
                 case Report(gradient, t):
-                    context = StrategyContext(round=t, seed=work.seed, agents=agents)
-                    report = await self._timed("train", work.strategy.report, gradient, context)
-                    effect = steps.send(report)
+                    context = StrategyContext(round=t, seed=work.seed, agents=(work.index,))
+                    effect = steps.send(work.strategy.report(gradient, context))
                 case Mix(y, t):
-                    x, reentered = await self._mix(y, t)
-                    self._x = x
-                    if reentered:
-                        work.trainer.reset_momentum()
-                        return x, self.core.round
-                    await self._round_over(t, x, loss)
-                    if t == work.rounds:
-                        return x, t + 1
-                    effect = steps.send(x)
+                    return (y, t), loss
 
     async def _mix(self, y: Tensor, t: int) -> tuple[Tensor, bool]:
         """A round of network traffic: state y (1, dim), send it, wait, combine."""

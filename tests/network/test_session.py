@@ -242,7 +242,10 @@ def test_a_hello_carries_the_round_of_its_sender() -> None:
 
 @dataclass
 class Lossy:
-    """Two agents and a network that loses, delays, reorders and duplicates by a seed."""
+    """Two agents and a network that loses, delays, reorders and duplicates by a seed.
+
+    Besides HELLOs, whoever takes the session for established sends messages to the peer's nonce.
+    """
 
     seed: int
     loss: float
@@ -252,14 +255,13 @@ class Lossy:
     now_s: float = 0.0
     sent_s: float = 0.0  # when something was last said
     lives: int = 1
-    under_way: list[tuple[float, str, Hello]] = field(default_factory=list)
+    under_way: list[tuple[float, str, Hello | bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
         self.sessions = {"a0": session("a0"), "a1": session("a1")}
 
-    def post(self, sender: str, message: Hello) -> None:
-        self.sent_s = self.now_s
+    def post(self, sender: str, message: Hello | bytes) -> None:
         receiver = "a1" if sender == "a0" else "a0"
         for _ in range(1 + (self.duplicates and self.random.random() < 0.3)):
             if self.random.random() >= self.loss:
@@ -270,23 +272,35 @@ class Lossy:
         self.now_s += 0.05
         for agent, one in self.sessions.items():
             for message in one.tick(self.now_s, 0):
+                self.sent_s = self.now_s
                 self.post(agent, message)
+            if one.peer_nonce is not None and self.random.random() < 0.2:
+                self.post(agent, one.peer_nonce)
         due = [entry for entry in self.under_way if entry[0] <= self.now_s]
         self.under_way = [entry for entry in self.under_way if entry[0] > self.now_s]
         for _, receiver, message in self.random.sample(due, len(due)):
-            for reply in self.sessions[receiver].received(message, WALL_S, 0).replies:
-                self.post(receiver, reply)
+            self.deliver(receiver, message)
         if self.restarts and self.random.random() < 0.03:
             # The connection of a life may still deliver when its successor speaks already.
             self.restarts -= 1
             self.lives += 1
+            self.sent_s = self.now_s
             agent = self.random.choice(sorted(self.sessions))
             self.sessions[agent] = session(agent, self.lives)
 
+    def deliver(self, receiver: str, message: Hello | bytes) -> None:
+        one = self.sessions[receiver]
+        if isinstance(message, Hello):
+            for reply in one.received(message, WALL_S, 0).replies:
+                self.sent_s = self.now_s
+                self.post(receiver, reply)
+        elif message != one.nonce:
+            one.misaddressed()
+
     @property
     def quiet(self) -> bool:
-        silence_s = self.now_s - self.sent_s
-        return silence_s > 2 * HELLO_RETRY_LAST_S and not self.under_way and not self.restarts
+        """Nobody has greeted for long enough that all that was ever sent has been heard."""
+        return not self.restarts and self.now_s - self.sent_s > HELLO_RETRY_LAST_S + self.delay_s
 
 
 def settle(network: Lossy, limit_s: float = 120.0) -> None:
@@ -318,9 +332,9 @@ def test_they_find_each_other_again_after_restarts_of_either(
     settle(Lossy(seed, loss, delay_s, restarts=restarts))
 
 
-@pytest.mark.parametrize("seed", [17, 45, 56, 78, 102, 150, 199, 254])
+@pytest.mark.parametrize("seed", [2, 9, 10, 13, 19, 22, 27, 34])
 def test_a_restarted_peer_is_not_taken_for_its_earlier_life(seed: int) -> None:
-    """Each of these once ended with one side writing to a life that was over, for ever."""
+    """Regression: in each of these one side wrote to a life that was over, for ever."""
     settle(Lossy(seed, seed % 4 * 0.2, (0.01, 0.3, 3.0)[seed % 3], restarts=1 + seed % 4))
 
 
@@ -351,6 +365,17 @@ def test_a_peer_that_writes_to_an_earlier_life_of_ours_is_told() -> None:
     assert not reborn.established
 
 
+def test_a_message_to_an_earlier_life_is_answered_by_a_hello() -> None:
+    a, b = session("a0"), session("a1")
+    shake_hands(a, b)
+    a.misaddressed()
+    assert a.established  # what does bear our nonce still counts
+    (message,) = a.tick(100.0, 0)
+    (reply,) = b.received(message, WALL_S, 0).replies
+    a.received(reply, WALL_S, 0)
+    assert not a.tick(200.0, 0)
+
+
 def test_a_recorded_hello_establishes_nothing() -> None:
     a, b = session("a0"), session("a1")
     recorded = [hello(a)]
@@ -375,9 +400,11 @@ def test_a_late_hello_of_an_earlier_life_does_no_lasting_harm() -> None:
     shake_hands(new, a)
     assert stand(a, new)
     a.received(late, WALL_S, 0)
-    (asked,) = a.tick(100.0, 0)
-    (reply,) = new.received(asked, WALL_S, 0).replies
-    a.received(reply, WALL_S, 0)
+    assert a.peer_nonce == old.nonce  # nothing in a late message tells that it is late
+    new.misaddressed()  # but what it makes `a` send does
+    (told,) = new.tick(100.0, 0)
+    for reply in a.received(told, WALL_S, 0).replies:
+        new.received(reply, WALL_S, 0)
     assert stand(a, new)
 
 
