@@ -65,6 +65,13 @@ def _energy(entry: Value) -> tuple[int, float]:
     raise MalformedError("not the energy of a round")
 
 
+def _heard_from(entry: Value) -> tuple[int, tuple[str, ...]]:
+    match entry:
+        case [int(number), [*agents]]:
+            return number, tuple(str(agent) for agent in agents)
+    raise MalformedError("not who was heard in a round")
+
+
 def _forget(held: dict[int, T], present: int, kept: int) -> None:
     """Keep the last `kept` rounds or windows up to the present and the highest `kept` beyond it.
 
@@ -160,6 +167,27 @@ class EvidenceBook:
     def encode_seen(self, window: int) -> bytes:
         """What was seen in a window, as bytes to be stored with this agent's claim for it."""
         return pack([seen.fields(agent) for agent, seen in self._window_seen(window)])
+
+    def snapshot(self) -> bytes:
+        """The window under way as bytes: all that its claim and its neighbours' will need."""
+        window = self._present_window
+        heard: list[Value] = [
+            [number, agents] for number, agents in self._heard.get(window, {}).items()
+        ]
+        return pack([window, self.encode_seen(window), heard])
+
+    def restore(self, data: bytes) -> int:
+        """Take back a snapshot of an earlier life; answers which window it is of.
+
+        Raises:
+            MalformedError: our own file is damaged.
+        """
+        match unpack(data, bytes_max=2 * SEEN_BYTES_MAX):
+            case [int(window), bytes(seen), [*heard]]:
+                self.restore_seen(window, seen)
+                self._heard[window] = dict(map(_heard_from, heard))
+                return window
+        raise MalformedError("not a window under way")
 
     def restore_seen(self, window: int, data: bytes) -> None:
         """Take back what an earlier life stored, so that it can still check claims.

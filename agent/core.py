@@ -30,6 +30,7 @@ from agent.effects import (
     Persist,
     PutValue,
     ReadRecords,
+    Remember,
     Send,
     Verify,
 )
@@ -37,10 +38,10 @@ from agent.neighbour import Neighbour, ahead
 from agent.settlement import Settlement, Step
 from mechanisms.evidence import Examined, Examiner
 from mechanisms.ledger import Record
+from mechanisms.sketch import last_of_window
 from mechanisms.statements import EvidenceError, SignedStatement, Statement
 from network.errors import RemoteProtocolError
 from network.messages import (
-    WITNESSES_MAX,
     Ack,
     Bye,
     Chunk,
@@ -59,8 +60,6 @@ from network.wire import Buffer, decode
 from topologies.canonical import MalformedError
 from topologies.signatures import SigningKey
 
-# A statement beyond the reserve costs one fsync; a restart waits until its neighbours are past it.
-RESERVE_ROUNDS: Final = 8
 RESERVED_KEY: Final = "reserved_round"
 BYE_RETRY_S: Final = 0.5
 # All is settled by then: a farewell that is not answered costs nothing but this wait.
@@ -94,6 +93,7 @@ class CoreSettings:
     start_deadline_s: float
     chunk_bytes: int
     reserved_round: int
+    window_rounds: int
 
 
 class AgentCore:
@@ -110,6 +110,7 @@ class AgentCore:
         settlement: Settlement,
         book: EvidenceBook,
         link_reason: Callable[[str], str | None],
+        taken_over: tuple[PutValue, ...] = (),
     ) -> None:
         self.settings = settings
         self.phase = Phase.STARTING
@@ -122,6 +123,7 @@ class AgentCore:
         self.examiner = examiner
         self._pool = pool
         self._link_reason = link_reason
+        self._taken_over = taken_over
         self._reserved = settings.reserved_round
         self._own: NDArray[np.float32] | None = None  # this round's payload once published
         self._lent: list[NDArray[np.float32]] = []  # buffers inside a Combine under way
@@ -129,6 +131,7 @@ class AgentCore:
         self._asked = False  # for patience, in this round
         self._deadline_s = 0.0
         self._bye_s = 0.0
+        self._rejoining_s = 0.0
         self.missing: tuple[str, ...] = ()
 
     # --- events -----------------------------------------------------------------------------
@@ -136,7 +139,8 @@ class AgentCore:
     def start(self, now_s: float) -> list[Effect]:
         """Greet the neighbours; an agent without any begins at once."""
         self._deadline_s = now_s + self.settings.start_deadline_s
-        return [*self.tick(now_s)]
+        effects: list[Effect] = [Persist(self._taken_over)] if self._taken_over else []
+        return effects + self.tick(now_s)
 
     def tick(self, now_s: float) -> list[Effect]:
         """Time has passed: retries and deadlines."""
@@ -162,8 +166,11 @@ class AgentCore:
             message = from_envelope(envelope)
             if isinstance(message, Hello):
                 effects = self._hello(neighbour, message, now_s, wall_s)
-            elif envelope.nonce != neighbour.session.nonce or not neighbour.session.established:
-                return []  # said to an earlier life, or before the greeting: expected, not served
+            elif envelope.nonce != neighbour.session.nonce:
+                neighbour.session.misaddressed()
+                return []  # said to an earlier life: expected, not served
+            elif not neighbour.session.established:
+                return []
             else:
                 effects = self._dispatch(neighbour, message, now_s)
         except (RemoteProtocolError, EvidenceError) as exc:
@@ -201,8 +208,12 @@ class AgentCore:
         self.injected_norm = math.sqrt(energy)
         effects: list[Effect] = []
         if self.round > self._reserved:
-            self._reserved = self.round + RESERVE_ROUNDS
+            # The whole window at once: a restarted agent claims what it stated in it and sits out
+            # the rest, so that no round is ever stated twice and no window claimed twice.
+            self._reserved = last_of_window(self.round, self.settings.window_rounds)
             effects.append(Persist((PutValue(RESERVED_KEY, str(self._reserved).encode()),)))
+        if self.settlement.settles:
+            effects.append(Remember(self.book.snapshot()))
         self._own, self._asked = payload, False
         self._deadline_s = now_s + self.settings.deadline_s
         messages = list(self._bulk(signed, witnesses, payload))
@@ -275,7 +286,7 @@ class AgentCore:
                 if slot is not None:
                     for body, signature in statements:
                         witness = self._decode(body, signature)
-                        slot.witnesses[witness.statement.agent] = witness
+                        slot.add_witness(witness.statement.agent, witness)
                 return []
             case Chunk(number, offset, data):
                 return self._chunk(neighbour, number, offset, data)
@@ -333,9 +344,9 @@ class AgentCore:
         number = signed.statement.round
         try:
             self.examiner.examine_header(signed, neighbour.agent)
-        except EvidenceError as exc:
+            neighbour.announce(signed, message.payload_bytes)
+        except (EvidenceError, RemoteProtocolError) as exc:
             return self._refuse(neighbour, number, exc)
-        neighbour.inbox.announce(number, signed, message.payload_bytes)
         return []
 
     def _decode(self, body: bytes, signature: bytes) -> SignedStatement:
@@ -350,7 +361,7 @@ class AgentCore:
             slot.write(offset, data)
         except RemoteProtocolError as exc:
             neighbour.inbox.drop(number)
-            return self._refuse(neighbour, number, EvidenceError(exc.code, exc.detail))
+            return self._refuse(neighbour, number, exc)
         if not slot.complete:
             return []
         neighbour.inbox.take(number)
@@ -358,7 +369,9 @@ class AgentCore:
         trusted = dict(self.book.statements(number - 1))
         return [Verify(neighbour.agent, Arrived(slot, trusted))]
 
-    def _refuse(self, neighbour: Neighbour, number: int, error: EvidenceError) -> list[Effect]:
+    def _refuse(
+        self, neighbour: Neighbour, number: int, error: EvidenceError | RemoteProtocolError
+    ) -> list[Effect]:
         neighbour.refuse(number, error.code)
         return [
             _log(
@@ -404,6 +417,7 @@ class AgentCore:
         if there and (self._reserved > 0 or any(sessions[a].peer_round >= 2 for a in there)):
             # The run goes on without us: whoever is there can let us in again.
             self.phase = Phase.REJOINING
+            self._rejoining_s = now_s
             self._deadline_s = now_s + self.settings.start_deadline_s
             return [_log(logging.INFO, "rejoining"), *self._try_rejoin(now_s)]
         if len(there) + len(refused) < len(sessions) and now_s < self._deadline_s:
@@ -428,7 +442,10 @@ class AgentCore:
         if self._combining:
             return []
         lead = ahead(self.neighbours, -1)
-        if lead is not None and lead[0] >= max(1, self._reserved):
+        # The first to answer may be one among many: a majority needs the others to be heard.
+        all_there = all(n.session.established for n in self.neighbours.values())
+        heard_all = all_there or now_s >= self._rejoining_s + self.settings.deadline_s
+        if lead is not None and lead[0] >= max(1, self._reserved) and heard_all:
             return self._reenter(*lead)
         if all(n.left for n in self.neighbours.values()) or now_s >= self._deadline_s:
             stated = f"; rounds up to {self._reserved} may be stated already" * (self._reserved > 0)
@@ -547,9 +564,7 @@ class AgentCore:
         view = payload.data.cast("B").toreadonly()
         number = signed.statement.round
         messages: list[Message] = [Update(signed.body, signed.signature, len(view))]
-        for start in range(0, len(witnesses), WITNESSES_MAX):
-            batch = witnesses[start : start + WITNESSES_MAX]
-            messages.append(Witnesses(number, tuple((w.body, w.signature) for w in batch)))
+        messages += Witnesses.batches(number, [(w.body, w.signature) for w in witnesses])
         step = self.settings.chunk_bytes
         messages += [Chunk(number, at, view[at : at + step]) for at in range(0, len(view), step)]
         return messages

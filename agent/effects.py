@@ -90,6 +90,14 @@ class Persist:
 
 
 @dataclass(frozen=True, slots=True)
+class Remember:
+    """Replace the snapshot of the window under way, for the case that this process dies. It need
+    not outlive the machine, so it costs no sync; it must be written before what follows is sent."""
+
+    snapshot: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ReadRecords:
     """Read up to `count` ledger records from `first` on; answer with `AgentCore.records_read`."""
 
@@ -139,4 +147,6 @@ class Finished:
     exit_code: int = 0
 
 
-Effect: TypeAlias = Send | Persist | ReadRecords | Verify | Begin | Combine | Log | Finished
+Effect: TypeAlias = (
+    Send | Persist | Remember | ReadRecords | Verify | Begin | Combine | Log | Finished
+)

@@ -51,6 +51,7 @@ class Edge:
     public: bytes
     claims: dict[int, SignedClaim] = field(default_factory=dict)
     skipped: set[int] = field(default_factory=set)
+    refused: str | None = None  # why a claim was: whoever does not pay is not served
     over_limit: bool = False
     resend_s: float = 0.0
 
@@ -86,6 +87,8 @@ class Settlement:
     def barred(self, agent: str) -> str | None:
         """Why a neighbour is not served, or None: its ledger stopped or its credit is used up."""
         edge = self._edges[agent]
+        if edge.refused is not None:
+            return edge.refused
         if edge.channel.status is not ledger.Status.OPEN:
             return f"ledger {edge.channel.status}: {edge.channel.reason}"
         return "credit limit reached" if edge.over_limit else None
@@ -190,6 +193,23 @@ class Settlement:
             edge.resend_s = now_s + RESEND_S
         return steps
 
+    @property
+    def settles(self) -> bool:
+        """Whether the rule asks for anything: without, no claims are made."""
+        return self._payments.settles
+
+    def take_over(self, snapshot: bytes) -> tuple[PutValue, ...]:
+        """Claim the window in which an earlier life ended, from its last snapshot; answers what to
+        persist before the claim is sent. A restarted agent sits out the rest of that window.
+
+        Raises:
+            MalformedError: our own file is damaged.
+        """
+        window = self._book.restore(snapshot)
+        if window in self._own or not self._payments.settles:
+            return ()
+        return self._claim(window).persist
+
     def restore(self, window: int, data: bytes) -> None:
         """Take back the claim of an earlier life, with the evidence it kept for its neighbours'."""
         match unpack(data, bytes_max=2 * SEEN_BYTES_MAX):
@@ -234,6 +254,7 @@ class Settlement:
             bills = edge_bills(self._payments, lo, hi)
         except (EvidenceError, AmountError) as exc:
             edge.skipped.add(window)
+            edge.refused = f"claim of window {window} refused: {exc}"
             refused = _log(
                 logging.WARNING, "claim_refused", peer=agent, window=window, detail=str(exc)
             )
@@ -247,6 +268,9 @@ class Settlement:
         unseen = set(common_rounds(own, claim)) - set(seen.energies)
         if unseen:
             raise EvidenceError("claim-unseen", f"no evidence here of round {min(unseen)}")
+        left_out = set(seen.energies) - {entry.round for entry in claim.rounds}
+        if left_out:
+            raise EvidenceError("claim-incomplete", f"round {min(left_out)} was stated")
         claimed = {entry.round for entry in claim.rounds}
         whole = seen.direction is not None and claimed == set(seen.energies)
         direction = np.asarray(seen.direction) if whole else None
@@ -268,7 +292,7 @@ class Settlement:
                 return [_log(logging.INFO, "settled", peer=agent, **fields)]
             case ledger.OverLimit(window, balance):
                 own_lo = self._book.agent < agent
-                # The neighbour that owes is not served until it settles; the one owed to goes on.
+                # The neighbour that owes is no longer served; the one that is owed to goes on.
                 self._edges[agent].over_limit = (balance < 0) if own_lo else (balance > 0)
                 return [
                     _log(
@@ -283,8 +307,12 @@ class Settlement:
                 return [_log(logging.ERROR, "ledger_disputed", peer=agent, code=code)]
             case ledger.PeerRejected(code):
                 return [_log(logging.ERROR, "ledger_rejected_by_peer", peer=agent, code=code)]
-            case ledger.Froze(reason, _):
-                return [_log(logging.ERROR, "ledger_frozen", peer=agent, reason=reason)]
+            case ledger.Froze(reason, proof):
+                bodies = pack([[body, signature] for body, signature in proof])
+                return [
+                    Persist((PutValue(f"proof/{agent}", bodies),)),
+                    _log(logging.ERROR, "ledger_frozen", peer=agent, reason=reason),
+                ]
             case ledger.Ignored(code):
                 return [_log(logging.DEBUG, "ledger_ignored", peer=agent, code=code)]
 

@@ -32,6 +32,7 @@ from topologies.canonical import payload_digest
 # additions may differ between two machines, which moves the last few of 53 bits.
 CLAIM_TOLERANCE: Final = 1e-9
 ROW_TOLERANCE: Final = 1e-12
+STEP_TOLERANCE: Final = 1e-12
 
 
 def injected(mixed: Floats, stated: Floats, step_size: float) -> Floats:
@@ -53,7 +54,7 @@ class Terms:
     """What all agents of a run know in advance and every statement is judged against.
 
     `mixing[i][k]` is the cluster's weight w_ik for the neighbours k of i (self left out);
-    `initial` the initial model (dim,) float32; `step_size(t)` the schedule.
+    `initial` the initial model (dim,) float32; `step_size(t)` the schedule; `rounds` the last one.
     """
 
     run: bytes
@@ -64,6 +65,7 @@ class Terms:
     mixing: Mapping[str, Mapping[str, float]]
     step_size: Callable[[int], float]
     initial: NDArray[np.float32]
+    rounds: int = 2**53
 
     @property
     def sketch_bytes(self) -> int:
@@ -144,7 +146,11 @@ class Examiner:
             raise EvidenceError("statement-run")
         if statement.dim != terms.dim or len(statement.sketch) != terms.sketch_bytes:
             raise EvidenceError("statement-size", f"{statement.dim} parameters")
-        if statement.step_size != terms.step_size(statement.round):
+        if statement.round > terms.rounds:
+            raise EvidenceError("statement-round", f"{statement.round}, the last is {terms.rounds}")
+        # Not bit by bit: the power in a decaying schedule is the C library's.
+        scheduled = terms.step_size(statement.round)
+        if not math.isclose(statement.step_size, scheduled, rel_tol=STEP_TOLERANCE):
             raise EvidenceError("step-size", f"{statement.step_size}")
         self._examine_row(statement)
 

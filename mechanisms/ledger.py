@@ -98,6 +98,7 @@ class Channel:
         self._chain = Chain(terms, state.heads, state.last)
         self._pending = state.pending
         self._held: Propose | None = None
+        self._skipped: set[int] = set()
         self._due: dict[int, tuple[int, Evidence]] = {}
         self._over_limit_window = GENESIS_WINDOW
         self._nonces: tuple[bytes, bytes] | None = None  # own, peer
@@ -145,10 +146,8 @@ class Channel:
     def skip(self, window: int) -> list[Effect]:
         """This end will never settle `window`: refuse a proposal for it instead of holding it."""
         self._due.pop(window, None)
-        held = self._held
-        if held is not None and Body.decode(held.body).window == window:
-            return self._refuse(held, CODE_SKIPPED)
-        return []
+        self._skipped.add(window)
+        return self._advance() if self._held is not None else []
 
     def resend(self) -> list[Effect]:
         """The driver's timer: repeat what the peer has not answered."""
@@ -338,6 +337,8 @@ class Channel:
         body = Body.decode(proposal.body)
         evidence: Evidence = ()
         if body.kind == SETTLEMENT:
+            if body.window in self._skipped:
+                return self._refuse(proposal, CODE_SKIPPED)
             if body.window not in self._due:
                 return []
             delta, evidence = self._due[body.window]

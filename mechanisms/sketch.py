@@ -27,6 +27,11 @@ def window_of(round_number: int, window_rounds: int) -> int:
     return max(round_number - 1, 0) // window_rounds
 
 
+def last_of_window(round_number: int, window_rounds: int) -> int:
+    """The last round of the window that a round belongs to."""
+    return (window_of(round_number, window_rounds) + 1) * window_rounds
+
+
 def signs_seed(run_fingerprint: bytes, window: int) -> bytes:
     """The seed of a window's signs: canonical [domain, run fingerprint, window]."""
     return pack([SIGNS_DOMAIN, run_fingerprint, window])

@@ -17,7 +17,7 @@ from topologies.signatures import SigningKey
 
 RUN = bytes(range(32))
 IDS = ("a0", "a1", "a2", "a3")
-DIM, SKETCH, WINDOW = 40, 8, 3
+DIM, SKETCH, WINDOW, LAST_ROUND = 40, 8, 3, 1000
 NEIGHBOURS = {agent: (IDS[i - 1], IDS[(i + 1) % 4]) for i, agent in enumerate(IDS)}
 KEYS = {agent: SigningKey(sha256(agent.encode())) for agent in IDS}
 
@@ -35,6 +35,7 @@ def make_terms(sketch_size: int = SKETCH, **changes: object) -> Terms:
         mixing={agent: dict.fromkeys(NEIGHBOURS[agent], 0.25) for agent in IDS},
         step_size=lambda t: 0.5 if t < 3 else 0.25,
         initial=np.arange(DIM, dtype=np.float32) / 8,
+        rounds=LAST_ROUND,
     )
     return replace(terms, **changes)
 

@@ -19,6 +19,7 @@ from agent.effects import (
     Log,
     Persist,
     ReadRecords,
+    Remember,
     Send,
     Verify,
 )
@@ -101,6 +102,7 @@ class Node:
     report: Callable[[int], NDArray[np.float32]]
     x: NDArray[np.float32]
     alive: bool = True
+    snapshot: bytes | None = None
     due: int = 0  # the round to publish with the next tick: training takes its time
     ended: Finished | None = None
     logs: list[Log] = field(default_factory=list)
@@ -189,6 +191,7 @@ class LocalRun:
             nonce=self._lives.to_bytes(16, "big"),
             chunk_bytes=64,
             link_reason=lambda peer: None,
+            snapshot=earlier.snapshot if (earlier := self.nodes.get(agent)) else None,
         )
         generator = np.random.default_rng([7, self.cluster.index(agent)])
         fixed = generator.standard_normal(DIM).astype(np.float32)
@@ -218,6 +221,8 @@ class LocalRun:
                         self.network.post(agent, altered.peer, frames, self.now_s)
                 case Persist(operations):
                     node.store.commit(operations).result()
+                case Remember(snapshot):
+                    node.snapshot = snapshot
                 case ReadRecords(peer, channel_id, first, count):
                     records = node.store.records(channel_id, first, count)
                     queue.extend(node.core.records_read(peer, records, self.now_s))

@@ -93,12 +93,13 @@ def test_the_unit_does_not_retry_what_trying_again_cannot_mend() -> None:
     ), "the burst could never be reached within the interval"
 
 
-def test_the_unit_gives_an_agent_time_to_end_its_round() -> None:
-    from topologies.cluster import RoundSettings
+def test_a_stopped_agent_has_time_for_its_farewell_and_did_not_fail() -> None:
+    from agent.cli import INTERRUPTED
+    from agent.runtimes.daemon import DRAIN_S
 
-    deadline_s = RoundSettings.model_fields["deadline_s"].default
     assert _unit()["KillSignal"] == ["SIGTERM"]
-    assert int(_unit()["TimeoutStopSec"][0]) > deadline_s
+    assert int(_unit()["TimeoutStopSec"][0]) >= 5 * DRAIN_S
+    assert _unit()["SuccessExitStatus"] == [str(INTERRUPTED)]
 
 
 def test_the_unit_lets_libzmq_list_interfaces_without_which_it_aborts() -> None:

@@ -88,7 +88,7 @@ class PaymentSettings(Section):
     # 1000 credits in micro-credits: far above what honest agents owe in the measured runs.
     credit_limit: Count = 1_000_000_000
     # 1024 buckets show a norm within 3 % and cost 8 KiB a statement.
-    sketch_size: Annotated[Count, Field(ge=16, le=1 << 20)] = 1024
+    sketch_size: Annotated[Count, Field(ge=16, le=1 << 15)] = 1024
 
 
 class GraphSettings(Section):

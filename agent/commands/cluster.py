@@ -67,9 +67,7 @@ def command() -> None:
     type=click.Choice(list(mixing.WEIGHTS)),
     help="How neighbours are weighted.",
 )
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the run."
-)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the run.")
 @click.option("--rounds", type=int, default=100, show_default=True, help="Rounds to train.")
 @settings_options()
 @data_root_option

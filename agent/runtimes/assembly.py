@@ -41,6 +41,7 @@ def evidence_terms(cluster: Cluster, initial: NDArray[np.float32]) -> Terms:
         mixing=mixing,
         step_size=step_schedule(algorithm.step_size, algorithm.step_decay),
         initial=initial,
+        rounds=cluster.rounds.rounds,
     )
 
 
@@ -71,8 +72,13 @@ def assemble(
     nonce: bytes,
     chunk_bytes: int,
     link_reason: Callable[[str], str | None],
+    snapshot: bytes | None = None,
 ) -> AgentCore:
-    """The core of `agent`, as the store left it; `nonce` (16 random bytes) is this life's own."""
+    """The core of `agent`, as the store left it; `nonce` (16 random bytes) is this life's own.
+
+    `snapshot` is what the last `Remember` of an earlier life left; raises MalformedError when it or
+    the store is damaged.
+    """
     terms = evidence_terms(cluster, initial)
     examiner = Examiner(terms)
     book = EvidenceBook(agent, examiner)
@@ -114,6 +120,7 @@ def assemble(
         edges,
     )
     _restore_claims(settlement, store, window_of(reserved_round, terms.window_rounds))
+    taken_over = settlement.take_over(snapshot) if snapshot else ()
     settings = CoreSettings(
         agent=agent,
         mixing=terms.mixing[agent],
@@ -123,6 +130,7 @@ def assemble(
         start_deadline_s=cluster.rounds.start_deadline_s,
         chunk_bytes=chunk_bytes,
         reserved_round=reserved_round,
+        window_rounds=terms.window_rounds,
     )
     return AgentCore(
         settings,
@@ -133,6 +141,7 @@ def assemble(
         settlement=settlement,
         book=book,
         link_reason=link_reason,
+        taken_over=taken_over,
     )
 
 

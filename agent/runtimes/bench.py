@@ -118,6 +118,9 @@ class _Stopwatch:
     def stated(self, statement: Statement) -> None:
         """Nothing to note."""
 
+    def remember(self, snapshot: bytes) -> None:
+        """Nothing to note."""
+
     def ticked(self, core: AgentCore) -> None:
         """Nothing to note."""
 

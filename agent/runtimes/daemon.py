@@ -37,6 +37,7 @@ from agent.effects import (
     Mix,
     Persist,
     ReadRecords,
+    Remember,
     Report,
     Send,
     Verify,
@@ -69,6 +70,7 @@ class Observer(Protocol):
 
     def started(self, core: AgentCore) -> None: ...
     def stated(self, statement: Statement) -> None: ...
+    def remember(self, snapshot: bytes) -> None: ...
     def round_over(self, outcome: "RoundOutcome", core: AgentCore) -> None: ...
     def ticked(self, core: AgentCore) -> None: ...
 
@@ -343,11 +345,15 @@ class Daemon:
                 self._begun.set_result((self._x, 1))
             case Combine(number, parts, reentry):
                 self._in_worker("mix", lambda: combine(parts), self._mixed(number, reentry))
+            case Remember(snapshot):
+                self._observer.remember(snapshot)
             case ReadRecords(peer, channel_id, first, count):
-                self._perform(
-                    self.core.records_read(
-                        peer, self._store.records(channel_id, first, count), self._now()
-                    )
+                self._in_worker(
+                    "settle",
+                    lambda: self._store.records(channel_id, first, count),
+                    lambda records: self._perform(
+                        self.core.records_read(peer, records, self._now())
+                    ),
                 )
             case Log(level, event, fields):
                 self._journal.log(level, event, fields)

@@ -19,16 +19,17 @@ from agent.ledger_files import write_exports
 from agent.partition import Shard
 from agent.runtimes.assembly import assemble, channel_terms
 from agent.runtimes.daemon import Daemon, Observer, Result, Work
-from agent.runtimes.recorder import Recorder
+from agent.runtimes.recorder import SNAPSHOT_NAME, Recorder
 from agent.status import DataDirLock
 from agent.store import FILE_NAME as STORE_NAME
-from agent.store import Store
+from agent.store import Store, StoreError
 from agent.tasks import resolve_task
 from mechanisms.strategies import parse_strategy
 from network.identity import Identity
 from network.transport import PeerAddress, TransportLimits
 from network.wire import NONCE_BYTES
 from network.zeromq import ZeroMqTransport
+from topologies.canonical import MalformedError
 from topologies.cluster import Cluster, load_cluster
 from topologies.specs import ConfigurationError
 
@@ -70,8 +71,11 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
         store = stack.enter_context(
             Store.open(path, fingerprint=cluster.fingerprint, channels=terms)
         )
-        result = _run(cluster, identity, settings, work, store, stack)
-        write_exports(store, cluster, settings.agent, identity.signing_key, settings.data_dir)
+        try:
+            result = _run(cluster, identity, settings, work, store, stack)
+            write_exports(store, cluster, settings.agent, identity.signing_key, settings.data_dir)
+        except (MalformedError, StoreError) as exc:
+            return f"{settings.data_dir}: {exc}", 1
         save_file(dict(learner.state_dict(result.x)), settings.data_dir / MODEL_NAME)
     return result.failure, result.exit_code
 
@@ -155,6 +159,7 @@ def _run(
         recorder,
         listen=settings.listen,
         parent_pid=os.getppid() if settings.exit_with_parent else None,
+        snapshot=_snapshot(data_dir),
     )
     recorder.link_bytes = daemon.link_bytes
     ended = None
@@ -163,6 +168,13 @@ def _run(
         return ended
     finally:
         recorder.ended(daemon.core, failed=ended is None or ended.exit_code != 0)
+
+
+def _snapshot(data_dir: Path) -> bytes | None:
+    """What an earlier life left of its last window; None for a new directory, or when the machine
+    itself went down before the file reached the disk."""
+    path = data_dir / SNAPSHOT_NAME
+    return path.read_bytes() or None if path.exists() else None
 
 
 def build_daemon(
@@ -176,6 +188,7 @@ def build_daemon(
     *,
     listen: str | None = None,
     parent_pid: int | None = None,
+    snapshot: bytes | None = None,
 ) -> Daemon:
     """A daemon on ZeroMQ, its sockets closed to everyone but the agent's neighbours."""
     limits = TransportLimits()
@@ -200,5 +213,6 @@ def build_daemon(
         nonce=secrets.token_bytes(NONCE_BYTES),
         chunk_bytes=limits.chunk_bytes,
         link_reason=lambda peer: transport.link(peer).reason,
+        snapshot=snapshot,
     )
     return Daemon(core, transport, store, work, journal, observer, parent_pid)

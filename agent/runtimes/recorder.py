@@ -16,6 +16,7 @@ from agent.status import NeighbourStatus, State, Status, StatusFile
 from mechanisms.statements import Statement
 
 STATUS_EVERY_S: Final = 0.25
+SNAPSHOT_NAME: Final = "window.bin"
 
 _STATES: Final[Mapping[Phase, State]] = {
     Phase.STARTING: "starting",
@@ -71,6 +72,12 @@ class Recorder:
         """Keep the sketch of a statement: the distances between agents show the consensus."""
         if self._sketches is not None:
             self._sketches.write(statement.sketch)
+
+    def remember(self, snapshot: bytes) -> None:
+        """Replace the snapshot: the rename is atomic, and a process that dies loses nothing."""
+        draft = self._data_dir / f"{SNAPSHOT_NAME}.tmp"
+        draft.write_bytes(snapshot)
+        os.replace(draft, self._data_dir / SNAPSHOT_NAME)
 
     def round_over(self, outcome: RoundOutcome, core: AgentCore) -> None:
         """One line of metrics; the status at most every quarter of a second."""

@@ -223,6 +223,41 @@ def test_what_was_seen_survives_a_restart() -> None:
     assert held_windows(again, "a0", range(9)) == [0, 1, 2]
 
 
+def test_a_snapshot_holds_all_that_the_claim_of_the_window_under_way_needs() -> None:
+    ring = Ring(deaf={(5, OWN)})
+    book = filled(ring, 5)
+    again = EvidenceBook(OWN, ring.examiner)
+    assert again.restore(book.snapshot()) == 1
+    assert again.claim(1) == book.claim(1)
+    assert [r.round for r in again.claim(1).rounds] == [4, 5]
+    assert again.seen("a0", 1).energies == book.seen("a0", 1).energies
+
+
+def test_a_snapshot_of_a_fresh_book_is_of_the_first_window() -> None:
+    book = EvidenceBook(OWN, Ring().examiner)
+    assert book.restore(book.snapshot()) == 0
+    assert book.claim(0).rounds == ()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        pack([]),
+        pack([1, pack([])]),
+        pack([1, b"", []]),
+        pack([1.0, pack([]), []]),
+        pack([1, pack([]), b"heard"]),
+        pack([1, pack([]), [[1]]]),
+        pack([1, pack([]), [[1, "a0"]]]),
+        pack([1, pack([]), [["1", ["a0"]]]]),
+    ],
+)
+def test_a_damaged_snapshot_is_told(data: bytes) -> None:
+    with pytest.raises(MalformedError):
+        EvidenceBook(OWN, Ring().examiner).restore(data)
+
+
 def test_nothing_seen_is_stored_as_nothing() -> None:
     book = EvidenceBook(OWN, Ring().examiner)
     book.restore_seen(3, book.encode_seen(3))

@@ -331,7 +331,7 @@ def test_show_tells_a_person_who_dials_whom(keys_root: Path) -> None:
     output = run("show", keys_root.parent / "c.toml").output
     assert cluster.fingerprint in output
     assert "a0  tcp://127.0.0.1:7000  dials a1 a3" in output
-    assert "step_size 0.3" in output
+    assert "step_size 0.4" in output
 
 
 @pytest.mark.parametrize("name", ["new", "check", "show"])

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.core import RESERVE_ROUNDS
-from agent.effects import Persist, PutValue, Send
+from agent.effects import Persist, PutValue, Remember, Send
 from agent.ledger_files import audit_run_directory
 from mechanisms.claims import Claim, SignedClaim
 from mechanisms.ledger import StorePending, StoreRecord
@@ -160,7 +159,7 @@ def test_the_reserve_is_persisted_before_the_first_statement_beyond_it(started):
     node = run.nodes["a0"]
     run.advance(0.2)
     stored = int(node.store.value("reserved_round"))
-    assert stored == 1 + RESERVE_ROUNDS
+    assert stored == run.cluster.payments.window
     core = node.core
     core._reserved = 0  # as if nothing had been reserved yet
     core._own, core._combining = None, False
@@ -171,7 +170,7 @@ def test_the_reserve_is_persisted_before_the_first_statement_beyond_it(started):
     statement = core.examiner.state(1, "a0", payload, {"a0": 1.0})
     effects = core.published(payload, statement, run.now_s)
     kinds = [type(effect) for effect in effects]
-    assert kinds.index(Persist) < kinds.index(Send)
+    assert kinds.index(Persist) < kinds.index(Remember) < kinds.index(Send)
     assert isinstance(effects[0].operations[0], PutValue)
 
 
@@ -473,3 +472,58 @@ def test_messages_of_strangers_and_of_earlier_sessions_are_not_served(started):
     from network.wire import encode
 
     assert node.core.received("a1", encode(stale), run.now_s, 0.0) == []
+
+
+def test_a_killed_agent_pays_for_the_window_it_died_in(started, tmp_path):
+    """Crashing is no way out: what was stated before is claimed by the next life and settled."""
+    fixed = np.random.default_rng(1).standard_normal(DIM).astype(np.float32)
+    run = started("complete", 3, reports={"a1": lambda t: 9 * fixed}, rounds=120, window=16)
+    run.start()
+    run.advance(1.2)
+    stated = run.nodes["a1"].core.round
+    assert 5 < stated < 16
+    run.kill("a1")
+    run.advance(0.5)
+    run.start("a1")
+    run.run()
+    run.export()
+    _, audit = audit_run_directory(tmp_path)
+    assert not audit.findings
+    settled = {event["window"] for event in run.nodes["a1"].events("settled")}
+    assert 0 in settled
+    assert audit.nets["a1"] < -1000
+    assert not any(n.events("claim_refused") for n in run.nodes.values())
+
+
+def test_a_claim_must_cover_every_round_that_was_stated(started):
+    run = started("ring", 4, rounds=4, window=4)
+
+    def alter(message):
+        if isinstance(message, ClaimMessage):
+            claim = SignedClaim.decode(message.claim).claim()
+            empty = Claim(claim.run, claim.window, claim.agent, (), claim.direction)
+            key = run.nodes["a1"].identity.signing_key
+            return ClaimMessage(SignedClaim.sign(empty, key).encode())
+        return message
+
+    run.tamper = tampering("a1", alter)
+    finish(run)
+    for neighbour in ("a0", "a2"):
+        (refused,) = run.nodes[neighbour].events("claim_refused")
+        assert "claim-incomplete" in refused["detail"]
+        assert "claim-incomplete" in run.nodes[neighbour].core.neighbours["a1"].reason
+
+
+def test_a_round_beyond_the_run_is_refused(started):
+    run = started("complete", 2, rounds=3)
+    run.start()
+    run.advance(0.2)
+    node, peer = run.nodes["a1"], run.nodes["a0"]
+    far = node.core.examiner.state(10**6, "a1", np.ones(DIM, np.float32), {"a0": 1.0})
+    signed = SignedStatement.sign(far, node.identity.signing_key)
+    update = Update(signed.body, signed.signature, 4 * DIM)
+    from network.wire import encode
+
+    nonce = node.core.neighbours["a0"].session.peer_nonce
+    effects = peer.core.received("a1", encode(to_envelope(update, nonce)), run.now_s, 0.0)
+    assert effects[0].fields["code"] == "statement-round"

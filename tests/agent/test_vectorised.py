@@ -67,7 +67,7 @@ def cluster(
             model_digest=model_digest(x),
         ),
         rounds=RoundSettings(rounds=rounds),
-        algorithm=AlgorithmSettings(step_size=0.3, local_steps=local_steps),
+        algorithm=AlgorithmSettings(step_size=0.3, step_decay=0.0, local_steps=local_steps),
         payments=PaymentSettings(rule=rule, window=window, sketch_size=sketch_size),
     )
 

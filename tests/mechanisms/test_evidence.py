@@ -10,7 +10,19 @@ from mechanisms.claims import Claim, ClaimedRound
 from mechanisms.evidence import Examined, Examiner, Terms, check_claim, energy, injected
 from mechanisms.sketch import window_of
 from mechanisms.statements import EvidenceError, SignedStatement, Statement
-from tests.honest import DIM, IDS, KEYS, RUN, SKETCH, WINDOW, Ring, make_terms, report, sign
+from tests.honest import (
+    DIM,
+    IDS,
+    KEYS,
+    LAST_ROUND,
+    RUN,
+    SKETCH,
+    WINDOW,
+    Ring,
+    make_terms,
+    report,
+    sign,
+)
 
 ROUNDS = 7  # two windows of three, and the first round of a third
 WHOLE = 64  # a sketch that is the vector itself
@@ -112,6 +124,11 @@ HEADER_LIES: dict[str, tuple[int, dict[str, object], str]] = {
     ),
     "another step": (4, {"step_size": 0.125}, "step-size"),
     "the step of another round": (4, {"round": 2}, "step-size"),
+    "beyond the end of the run": (
+        4,
+        {"round": LAST_ROUND + 1, "step_size": 0.25},
+        "statement-round",
+    ),
     "a step of zero": (4, {"step_size": 0.0}, "step-size"),
     "a step that is no number": (4, {"step_size": float("nan")}, "step-size"),
     "an empty row": (4, {"row": ()}, "mixing-row"),
@@ -146,6 +163,24 @@ def test_a_row_sums_to_one_but_for_rounding(own: float) -> None:
     ring.examiner.examine_header(altered(ring, 4, row=near), "a1")
     with refused("mixing-row"):
         ring.examiner.examine_header(altered(ring, 4, row=far), "a1")
+
+
+def test_the_last_round_of_the_run_is_within_it() -> None:
+    ring = Ring().play(4)
+    ring.examiner.examine_header(altered(ring, 4, round=LAST_ROUND), "a1")
+
+
+@pytest.mark.parametrize(("factor", "holds"), [(5e-13, True), (-5e-13, True), (3e-12, False)])
+def test_a_step_is_the_schedules_but_for_the_last_bits_of_a_power(
+    factor: float, holds: bool
+) -> None:
+    ring = Ring().play(4)
+    signed = altered(ring, 4, step_size=0.25 * (1 + factor))
+    if holds:
+        ring.examiner.examine_header(signed, "a1")
+    else:
+        with refused("step-size"):
+            ring.examiner.examine_header(signed, "a1")
 
 
 def test_a_statement_is_signed_by_its_agent() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from mechanisms.sketch import SignSketch, signs_seed, window_of
+from mechanisms.sketch import SignSketch, last_of_window, signs_seed, window_of
 from tests.golden import assert_golden
 
 RUN = bytes(range(32))
@@ -51,7 +51,9 @@ def test_a_window_has_as_many_rounds_as_stated(window_end: int, rounds: int) -> 
     last = window_end * rounds
     assert window_of(last, rounds) == window_end - 1
     assert window_of(last + 1, rounds) == window_end
-    assert window_of(last - rounds + 1, rounds) == window_end - 1
+    first = last - rounds + 1
+    assert window_of(first, rounds) == window_end - 1
+    assert last_of_window(first, rounds) == last_of_window(last, rounds) == last
 
 
 @given(hnp.arrays(np.float32, st.integers(1, 90), elements=FLOATS), st.integers(2, 40))

@@ -54,6 +54,7 @@ def make(topology: str = "ring", count: int = 4, **changes: Any) -> Cluster:
         "agents": [entry(agent, i) for i, agent in enumerate(graph)],
         "task": TaskSettings(name="digits", parameters=3, model_digest=DIGEST),
         "rounds": RoundSettings(rounds=20),
+        "algorithm": AlgorithmSettings(step_size=0.3, step_decay=0.0, local_steps=8),
     }
     return assemble_cluster(**(arguments | changes))
 
