@@ -29,35 +29,22 @@ from agent.effects import (
     Log,
     Persist,
     PutValue,
-    ReadRecords,
     Remember,
-    Send,
-    Verify,
 )
 from agent.neighbour import Neighbour, ahead
-from agent.settlement import Settlement, Step
+from agent.reception import Reception
+from agent.settlement import Settlement
 from mechanisms.evidence import Examined, Examiner
 from mechanisms.ledger import Record
 from mechanisms.sketch import last_of_window
 from mechanisms.statements import EvidenceError, SignedStatement, Statement
-from network.errors import RemoteProtocolError
 from network.messages import (
-    Ack,
     Bye,
-    Chunk,
     ClaimMessage,
-    Hello,
-    LedgerMessage,
-    Message,
-    Update,
     Waiting,
-    Witnesses,
-    from_envelope,
-    to_envelope,
 )
 from network.rounds import BufferPool
-from network.wire import Buffer, decode
-from topologies.canonical import MalformedError
+from network.wire import Buffer
 from topologies.signatures import SigningKey
 
 RESERVED_KEY: Final = "reserved_round"
@@ -123,6 +110,9 @@ class AgentCore:
         self.examiner = examiner
         self._pool = pool
         self._link_reason = link_reason
+        self._reception = Reception(
+            neighbours, settlement, book, examiner, pool, settings.chunk_bytes
+        )
         self._taken_over = taken_over
         self._reserved = settings.reserved_round
         self._own: NDArray[np.float32] | None = None  # this round's payload once published
@@ -144,51 +134,20 @@ class AgentCore:
 
     def tick(self, now_s: float) -> list[Effect]:
         """Time has passed: retries and deadlines."""
-        effects: list[Effect] = []
-        for neighbour in self.neighbours.values():
-            effects += [
-                Send(neighbour.agent, to_envelope(hello, b""))
-                for hello in neighbour.session.tick(now_s, self.round)
-            ]
-            if neighbour.served:
-                effects += self._addressed(neighbour, self.settlement.tick(neighbour.agent, now_s))
-        return effects + self._advance(now_s)
+        return self._reception.tick(now_s, self.round) + self._advance(now_s)
 
     def received(
         self, sender: str, frames: Sequence[Buffer], now_s: float, wall_s: float
     ) -> list[Effect]:
         """A message from an authenticated sender; whatever it holds, the core stays sound."""
-        neighbour = self.neighbours.get(sender)
-        if neighbour is None:
-            return [_log(logging.WARNING, "message_refused", peer=sender, code="not-a-neighbour")]
-        try:
-            envelope = decode(frames)
-            message = from_envelope(envelope)
-            if isinstance(message, Hello):
-                effects = self._hello(neighbour, message, now_s, wall_s)
-            elif envelope.nonce != neighbour.session.nonce:
-                neighbour.session.misaddressed()
-                return []  # said to an earlier life: expected, not served
-            elif not neighbour.session.established:
-                return []
-            else:
-                effects = self._dispatch(neighbour, message, now_s)
-        except (RemoteProtocolError, EvidenceError) as exc:
-            effects = [
-                _log(
-                    logging.WARNING, "message_refused", peer=sender, code=exc.code, detail=str(exc)
-                )
-            ]
-        except MalformedError as exc:
-            effects = [
-                _log(
-                    logging.WARNING,
-                    "message_refused",
-                    peer=sender,
-                    code="malformed",
-                    detail=str(exc),
-                )
-            ]
+        effects = self._reception.received(
+            sender,
+            frames,
+            own_round=self.round,
+            leaving=self.phase in (Phase.LEAVING, Phase.DONE),
+            now_s=now_s,
+            wall_s=wall_s,
+        )
         return effects + self._advance(now_s)
 
     def published(
@@ -216,29 +175,15 @@ class AgentCore:
             effects.append(Remember(self.book.snapshot()))
         self._own, self._asked = payload, False
         self._deadline_s = now_s + self.settings.deadline_s
-        messages = list(self._bulk(signed, witnesses, payload))
-        for neighbour in self.neighbours.values():
-            nonce = neighbour.session.peer_nonce
-            if neighbour.served and not neighbour.left and nonce is not None:
-                effects += [
-                    Send(neighbour.agent, to_envelope(message, nonce), bulk_round=self.round)
-                    for message in messages
-                ]
+        effects += self._reception.update(signed, witnesses, payload)
         return effects + self._advance(now_s)
 
     def verified(
         self, peer: str, update: Arrived, outcome: Examined | EvidenceError, now_s: float
     ) -> list[Effect]:
         """The verdict on an update that was handed out by `Verify`."""
-        neighbour, slot = self.neighbours[peer], update.slot
-        neighbour.verifying.discard(slot.round)
-        if isinstance(outcome, EvidenceError):
-            self._pool.give(slot.buffer)
-            return self._refuse(neighbour, slot.round, outcome) + self._advance(now_s)
-        self.book.add(slot.statement, outcome)
-        neighbour.given_up = False
-        neighbour.keep(slot.round, slot.buffer, self.round, self._pool)
-        return [*self._send(neighbour, Ack(slot.round, "")), *self._advance(now_s)]
+        effects = self._reception.verified(peer, update, outcome, self.round)
+        return effects + self._advance(now_s)
 
     def combined(self, round_number: int, now_s: float) -> list[Effect]:
         """The driver has formed x of the next round; its source buffers are free again."""
@@ -258,14 +203,14 @@ class AgentCore:
         """The answer to `ReadRecords`."""
         neighbour = self.neighbours[peer]
         steps = self.settlement.records_read(peer, records)
-        return self._addressed(neighbour, steps) + self._advance(now_s)
+        return self._reception.addressed(neighbour, steps) + self._advance(now_s)
 
     def stop(self, failure: str = "stopped before the last round") -> list[Effect]:
         """Leave now, at the operator's wish: tell the neighbours, so that none waits for us."""
         self.phase = Phase.DONE
         effects: list[Effect] = []
         for neighbour in self.neighbours.values():
-            effects += self._send(neighbour, Bye(neighbour.left))
+            effects += self._reception.send(neighbour, Bye(neighbour.left))
         return [*effects, Finished(failure, 1)]
 
     def _diverged(self) -> list[Effect]:
@@ -274,122 +219,6 @@ class AgentCore:
             f"training diverged: the model of round {self.round} is not finite; "
             "a smaller --step-size or fewer --local-steps may help"
         )
-
-    # --- messages ---------------------------------------------------------------------------
-
-    def _dispatch(self, neighbour: Neighbour, message: Message, now_s: float) -> list[Effect]:
-        match message:
-            case Update():
-                return self._update(neighbour, message)
-            case Witnesses(number, statements):
-                slot = neighbour.inbox.slot(number)
-                if slot is not None:
-                    for body, signature in statements:
-                        witness = self._decode(body, signature)
-                        slot.add_witness(witness.statement.agent, witness)
-                return []
-            case Chunk(number, offset, data):
-                return self._chunk(neighbour, number, offset, data)
-            case Ack(number, code):
-                if not code:
-                    return []
-                return [
-                    _log(
-                        logging.WARNING,
-                        "own_update_refused",
-                        peer=neighbour.agent,
-                        round=number,
-                        code=code,
-                    )
-                ]
-            case ClaimMessage(claim):
-                effects = self.settlement.claimed(neighbour.agent, claim, now_s)
-                return self._addressed(neighbour, effects)
-            case LedgerMessage(kind, fields):
-                effects = self.settlement.received(neighbour.agent, kind, fields, now_s)
-                return self._addressed(neighbour, effects)
-            case Waiting():
-                neighbour.waiting = True
-                return []
-            case Bye(heard):
-                return self._bye(neighbour, heard)
-        raise RemoteProtocolError("kind", type(message).__name__)
-
-    def _hello(
-        self, neighbour: Neighbour, hello: Hello, now_s: float, wall_s: float
-    ) -> list[Effect]:
-        greeted = neighbour.session.received(hello, wall_s, self.round)
-        effects: list[Effect] = [
-            Send(neighbour.agent, to_envelope(reply, b"")) for reply in greeted.replies
-        ]
-        if greeted.refused is not None:
-            effects.append(
-                _log(logging.ERROR, "peer_refused", peer=neighbour.agent, detail=greeted.refused)
-            )
-        if greeted.established:
-            neighbour.restarted(self.round)
-            effects.append(_log(logging.INFO, "session_established", peer=neighbour.agent))
-            nonce = neighbour.session.peer_nonce
-            assert nonce is not None
-            connected = self.settlement.connected(
-                neighbour.agent, neighbour.session.nonce, nonce, now_s
-            )
-            effects += self._addressed(neighbour, connected)
-        return effects
-
-    def _update(self, neighbour: Neighbour, message: Update) -> list[Effect]:
-        if not neighbour.served:
-            return []
-        signed = self._decode(message.body, message.signature)
-        number = signed.statement.round
-        try:
-            self.examiner.examine_header(signed, neighbour.agent)
-            neighbour.announce(signed, message.payload_bytes)
-        except (EvidenceError, RemoteProtocolError) as exc:
-            return self._refuse(neighbour, number, exc)
-        return []
-
-    def _decode(self, body: bytes, signature: bytes) -> SignedStatement:
-        limit = self.examiner.terms.sketch_bytes
-        return SignedStatement.decode(body, signature, sketch_bytes_max=limit)
-
-    def _chunk(self, neighbour: Neighbour, number: int, offset: int, data: Buffer) -> list[Effect]:
-        slot = neighbour.inbox.slot(number)
-        if slot is None:
-            return []  # displaced by a later round, or refused at its header
-        try:
-            slot.write(offset, data)
-        except RemoteProtocolError as exc:
-            neighbour.inbox.drop(number)
-            return self._refuse(neighbour, number, exc)
-        if not slot.complete:
-            return []
-        neighbour.inbox.take(number)
-        neighbour.verifying.add(number)
-        trusted = dict(self.book.statements(number - 1))
-        return [Verify(neighbour.agent, Arrived(slot, trusted))]
-
-    def _refuse(
-        self, neighbour: Neighbour, number: int, error: EvidenceError | RemoteProtocolError
-    ) -> list[Effect]:
-        neighbour.refuse(number, error.code)
-        return [
-            _log(
-                logging.WARNING,
-                "update_refused",
-                peer=neighbour.agent,
-                round=number,
-                code=error.code,
-                detail=str(error),
-            ),
-            *self._send(neighbour, Ack(number, error.code)),
-        ]
-
-    def _bye(self, neighbour: Neighbour, heard: bool) -> list[Effect]:
-        answer = not neighbour.left and self.phase in (Phase.LEAVING, Phase.DONE)
-        neighbour.left = True
-        neighbour.heard_our_bye = neighbour.heard_our_bye or heard
-        return self._send(neighbour, Bye(True)) if answer else []
 
     # --- progress ---------------------------------------------------------------------------
 
@@ -480,7 +309,7 @@ class AgentCore:
             return []
         self._asked = True
         others = [n for n in self.neighbours.values() if n.served and n not in awaited]
-        return [effect for n in others for effect in self._send(n, Waiting(self.round))]
+        return [effect for n in others for effect in self._reception.send(n, Waiting(self.round))]
 
     def _combine(self) -> Effect:
         own, number, agent = self._own, self.round, self.settings.agent
@@ -517,9 +346,9 @@ class AgentCore:
         for step in self.settlement.round_over(self.round - 1, self.settings.rounds):
             effects += [Persist(step.persist)] if step.persist else []
             for neighbour in self.neighbours.values():
-                effects += self._send(neighbour, ClaimMessage(step.claim))
+                effects += self._reception.send(neighbour, ClaimMessage(step.claim))
                 settled = self.settlement.settle(neighbour.agent, now_s)
-                effects += self._addressed(neighbour, settled)
+                effects += self._reception.addressed(neighbour, settled)
         return effects
 
     def _try_leave(self, now_s: float) -> list[Effect]:
@@ -547,44 +376,11 @@ class AgentCore:
         if now_s < self._bye_s:
             return []
         self._bye_s = now_s + BYE_RETRY_S
-        return [effect for n in waiting for effect in self._send(n, Bye(n.left))]
+        return [effect for n in waiting for effect in self._reception.send(n, Bye(n.left))]
 
     def _finish(self, failure: str | None, exit_code: int = 1) -> list[Effect]:
         self.phase = Phase.DONE
         return [Finished(failure, exit_code if failure else 0)]
-
-    # --- sending ----------------------------------------------------------------------------
-
-    def _bulk(
-        self,
-        signed: SignedStatement,
-        witnesses: Sequence[SignedStatement],
-        payload: NDArray[np.float32],
-    ) -> Sequence[Message]:
-        view = payload.data.cast("B").toreadonly()
-        number = signed.statement.round
-        messages: list[Message] = [Update(signed.body, signed.signature, len(view))]
-        messages += Witnesses.batches(number, [(w.body, w.signature) for w in witnesses])
-        step = self.settings.chunk_bytes
-        messages += [Chunk(number, at, view[at : at + step]) for at in range(0, len(view), step)]
-        return messages
-
-    def _send(self, neighbour: Neighbour, message: Message) -> list[Effect]:
-        nonce = neighbour.session.peer_nonce
-        if not neighbour.session.established or nonce is None:
-            return []
-        return [Send(neighbour.agent, to_envelope(message, nonce))]
-
-    def _addressed(self, neighbour: Neighbour, steps: Sequence[Step]) -> list[Effect]:
-        """Settlement's steps as effects, in order; a bar it put on the neighbour takes effect."""
-        effects: list[Effect] = []
-        for step in steps:
-            if isinstance(step, Persist | ReadRecords | Log):
-                effects.append(step)
-            else:
-                effects += self._send(neighbour, step)
-        neighbour.barred = self.settlement.barred(neighbour.agent)
-        return effects
 
 
 def _log(level: int, event: str, **fields: str | int | float) -> Log:

@@ -65,7 +65,7 @@ class Terms:
     mixing: Mapping[str, Mapping[str, float]]
     step_size: Callable[[int], float]
     initial: NDArray[np.float32]
-    rounds: int = 2**53
+    rounds: int
 
     @property
     def sketch_bytes(self) -> int:

@@ -10,7 +10,7 @@ from typing import ClassVar, Final, Self, TypeAlias
 
 from mechanisms.ledger_bodies import BODY_BYTES_MAX, HASH_BYTES, NONCE_BYTES, SEQ_LIMIT
 from mechanisms.ledger_records import Record
-from topologies.canonical import MalformedError, Value, pack
+from topologies.canonical import MalformedError, Value, is_name, pack
 from topologies.signatures import SIGNATURE_BYTES, SigningKey, verify
 
 STATE_DOMAIN: Final = "candor/state/v1"
@@ -153,7 +153,7 @@ class Reject:
         match list(fields):
             case [bytes(body_hash), str(code), bytes(signature)] if (
                 len(body_hash) == HASH_BYTES
-                and 0 < len(code) <= CODE_CHARS_MAX
+                and is_name(code, CODE_CHARS_MAX)
                 and len(signature) == SIGNATURE_BYTES
             ):
                 return cls(body_hash, code, signature)

@@ -2,7 +2,7 @@
 
 States: connecting -> established | refused; a HELLO with a new nonce (the peer restarted) or with
 the right fingerprint (its operator mended the file) moves either of them on again.
-Events: `tick`, `received`, `misaddressed`, `lost`. Effects: HELLOs to send, returned in order.
+Events: `tick`, `received`, `misaddressed`. Effects: HELLOs to send, returned in order.
 Invariants: a session is established only by a HELLO, signed by the identity in the cluster file,
 that echoes our own nonce (so it is not a recording) and bears our fingerprint; every other message
 must carry our nonce, and what we send carries the peer's.
@@ -225,11 +225,6 @@ class Session:
     def misaddressed(self) -> None:
         """A message came that bears another nonce than ours: tell the peer which one is."""
         self._addressed = False
-
-    def lost(self, reason: str) -> None:
-        """The peer is gone or no longer served; greet it again."""
-        self.state, self.reason = SessionState.CONNECTING, reason
-        self._retry_s = HELLO_RETRY_FIRST_S
 
     def _refuse(self, greeting: Greeting, reply: bool, own_round: int) -> Greeted:
         reason = (

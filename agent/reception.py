@@ -1,0 +1,279 @@
+"""What comes in from a neighbour and what goes out to it: sessions, updates, acknowledgements.
+
+The half of the core that knows messages; `agent.core` knows rounds and phases. Pure: messages come
+in, effects go out in order. Whatever an authenticated peer sends, the state stays sound: a message
+is refused whole, with a code in the log, before anything of it is kept.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.book import EvidenceBook
+from agent.effects import Arrived, Effect, Log, Persist, ReadRecords, Send, Verify
+from agent.neighbour import Neighbour
+from agent.settlement import Settlement, Step
+from mechanisms.evidence import Examined, Examiner
+from mechanisms.statements import EvidenceError, SignedStatement
+from network.errors import RemoteProtocolError
+from network.messages import (
+    Ack,
+    Bye,
+    Chunk,
+    ClaimMessage,
+    Hello,
+    LedgerMessage,
+    Message,
+    Update,
+    Waiting,
+    Witnesses,
+    from_envelope,
+    to_envelope,
+)
+from network.rounds import BufferPool
+from network.wire import Buffer, decode
+from topologies.canonical import MalformedError
+
+
+class Reception:
+    """Reads the neighbours' messages and addresses ours."""
+
+    def __init__(
+        self,
+        neighbours: Mapping[str, Neighbour],
+        settlement: Settlement,
+        book: EvidenceBook,
+        examiner: Examiner,
+        pool: BufferPool,
+        chunk_bytes: int,
+    ) -> None:
+        self._neighbours = neighbours
+        self._settlement = settlement
+        self._book = book
+        self._examiner = examiner
+        self._pool = pool
+        self._chunk_bytes = chunk_bytes
+
+    # --- events -----------------------------------------------------------------------------
+
+    def tick(self, now_s: float, own_round: int) -> list[Effect]:
+        """Greet who has not answered, repeat what is not settled."""
+        effects: list[Effect] = []
+        for neighbour in self._neighbours.values():
+            effects += [
+                Send(neighbour.agent, to_envelope(hello, b""))
+                for hello in neighbour.session.tick(now_s, own_round)
+            ]
+            if neighbour.served:
+                effects += self.addressed(neighbour, self._settlement.tick(neighbour.agent, now_s))
+        return effects
+
+    def received(
+        self,
+        sender: str,
+        frames: Sequence[Buffer],
+        *,
+        own_round: int,
+        leaving: bool,
+        now_s: float,
+        wall_s: float,
+    ) -> list[Effect]:
+        """One message; `leaving` says that a farewell is to be answered with ours."""
+        neighbour = self._neighbours.get(sender)
+        if neighbour is None:
+            return [_refused(sender, "not-a-neighbour")]
+        try:
+            envelope = decode(frames)
+            message = from_envelope(envelope)
+            if isinstance(message, Hello):
+                return self._hello(neighbour, message, own_round, now_s, wall_s)
+            if envelope.nonce != neighbour.session.nonce:
+                neighbour.session.misaddressed()
+                return []  # said to an earlier life: expected, not served
+            if not neighbour.session.established:
+                return []
+            if isinstance(message, Bye):
+                return self._bye(neighbour, message.heard, leaving)
+            return self._dispatch(neighbour, message, now_s)
+        except (RemoteProtocolError, EvidenceError) as exc:
+            return [_refused(sender, exc.code, str(exc))]
+        except MalformedError as exc:
+            return [_refused(sender, "malformed", str(exc))]
+
+    def verified(
+        self, peer: str, update: Arrived, outcome: Examined | EvidenceError, own_round: int
+    ) -> list[Effect]:
+        """The verdict on an update that was handed out by `Verify`."""
+        neighbour, slot = self._neighbours[peer], update.slot
+        neighbour.verifying.discard(slot.round)
+        if isinstance(outcome, EvidenceError):
+            self._pool.give(slot.buffer)
+            return self._refuse(neighbour, slot.round, outcome)
+        self._book.add(slot.statement, outcome)
+        neighbour.given_up = False
+        neighbour.keep(slot.round, slot.buffer, own_round, self._pool)
+        return self.send(neighbour, Ack(slot.round, ""))
+
+    # --- messages ---------------------------------------------------------------------------
+
+    def _dispatch(self, neighbour: Neighbour, message: Message, now_s: float) -> list[Effect]:
+        match message:
+            case Update():
+                return self._update(neighbour, message)
+            case Witnesses(number, statements):
+                slot = neighbour.inbox.slot(number)
+                if slot is not None:
+                    for body, signature in statements:
+                        witness = self._decode(body, signature)
+                        slot.add_witness(witness.statement.agent, witness)
+                return []
+            case Chunk(number, offset, data):
+                return self._chunk(neighbour, number, offset, data)
+            case Ack(number, code):
+                if not code:
+                    return []
+                about: dict[str, str | int] = {"round": number, "code": code}
+                return [_told(logging.WARNING, "own_update_refused", neighbour, about)]
+            case ClaimMessage(claim):
+                effects = self._settlement.claimed(neighbour.agent, claim, now_s)
+                return self.addressed(neighbour, effects)
+            case LedgerMessage(kind, fields):
+                effects = self._settlement.received(neighbour.agent, kind, fields, now_s)
+                return self.addressed(neighbour, effects)
+            case Waiting():
+                neighbour.waiting = True
+                return []
+        raise RemoteProtocolError("kind", type(message).__name__)
+
+    def _hello(
+        self, neighbour: Neighbour, hello: Hello, own_round: int, now_s: float, wall_s: float
+    ) -> list[Effect]:
+        greeted = neighbour.session.received(hello, wall_s, own_round)
+        effects: list[Effect] = [
+            Send(neighbour.agent, to_envelope(reply, b"")) for reply in greeted.replies
+        ]
+        if greeted.refused is not None:
+            about = {"detail": greeted.refused}
+            effects.append(_told(logging.ERROR, "peer_refused", neighbour, about))
+        if greeted.established:
+            neighbour.restarted(own_round)
+            effects.append(_told(logging.INFO, "session_established", neighbour, {}))
+            nonce = neighbour.session.peer_nonce
+            assert nonce is not None
+            connected = self._settlement.connected(
+                neighbour.agent, neighbour.session.nonce, nonce, now_s
+            )
+            effects += self.addressed(neighbour, connected)
+        return effects
+
+    def _update(self, neighbour: Neighbour, message: Update) -> list[Effect]:
+        if not neighbour.served:
+            return []
+        signed = self._decode(message.body, message.signature)
+        number = signed.statement.round
+        try:
+            self._examiner.examine_header(signed, neighbour.agent)
+            neighbour.announce(signed, message.payload_bytes)
+        except (EvidenceError, RemoteProtocolError) as exc:
+            return self._refuse(neighbour, number, exc)
+        return []
+
+    def _decode(self, body: bytes, signature: bytes) -> SignedStatement:
+        limit = self._examiner.terms.sketch_bytes
+        return SignedStatement.decode(body, signature, sketch_bytes_max=limit)
+
+    def _chunk(self, neighbour: Neighbour, number: int, offset: int, data: Buffer) -> list[Effect]:
+        slot = neighbour.inbox.slot(number)
+        if slot is None:
+            return []  # displaced by a later round, or refused at its header
+        try:
+            slot.write(offset, data)
+        except RemoteProtocolError as exc:
+            neighbour.inbox.drop(number)
+            return self._refuse(neighbour, number, exc)
+        if not slot.complete:
+            return []
+        neighbour.inbox.take(number)
+        neighbour.verifying.add(number)
+        trusted = dict(self._book.statements(number - 1))
+        return [Verify(neighbour.agent, Arrived(slot, trusted))]
+
+    def _refuse(
+        self, neighbour: Neighbour, number: int, error: EvidenceError | RemoteProtocolError
+    ) -> list[Effect]:
+        neighbour.refuse(number, error.code)
+        about: dict[str, str | int] = {
+            "round": number,
+            "code": error.code,
+            "detail": str(error),
+        }
+        refused = _told(logging.WARNING, "update_refused", neighbour, about)
+        return [refused, *self.send(neighbour, Ack(number, error.code))]
+
+    def _bye(self, neighbour: Neighbour, heard: bool, leaving: bool) -> list[Effect]:
+        answer = leaving and not neighbour.left
+        neighbour.left = True
+        neighbour.heard_our_bye = neighbour.heard_our_bye or heard
+        return self.send(neighbour, Bye(True)) if answer else []
+
+    # --- sending ----------------------------------------------------------------------------
+
+    def update(
+        self,
+        signed: SignedStatement,
+        witnesses: Sequence[SignedStatement],
+        payload: NDArray[np.float32],
+    ) -> list[Effect]:
+        """Our update of a round to every neighbour that is served: statement, witnesses, chunks."""
+        messages = self._bulk(signed, witnesses, payload)
+        return [
+            effect
+            for neighbour in self._neighbours.values()
+            if neighbour.served and not neighbour.left
+            for message in messages
+            for effect in self.send(neighbour, message, signed.statement.round)
+        ]
+
+    def _bulk(
+        self,
+        signed: SignedStatement,
+        witnesses: Sequence[SignedStatement],
+        payload: NDArray[np.float32],
+    ) -> Sequence[Message]:
+        view = payload.data.cast("B").toreadonly()
+        number = signed.statement.round
+        messages: list[Message] = [Update(signed.body, signed.signature, len(view))]
+        messages += Witnesses.batches(number, [(w.body, w.signature) for w in witnesses])
+        step = self._chunk_bytes
+        messages += [Chunk(number, at, view[at : at + step]) for at in range(0, len(view), step)]
+        return messages
+
+    def send(
+        self, neighbour: Neighbour, message: Message, bulk_round: int | None = None
+    ) -> list[Effect]:
+        """A message addressed to the neighbour's present life; nothing without a session."""
+        nonce = neighbour.session.peer_nonce
+        if not neighbour.session.established or nonce is None:
+            return []
+        return [Send(neighbour.agent, to_envelope(message, nonce), bulk_round)]
+
+    def addressed(self, neighbour: Neighbour, steps: Sequence[Step]) -> list[Effect]:
+        """Settlement's steps as effects, in order; a bar it put on the neighbour takes effect."""
+        effects: list[Effect] = []
+        for step in steps:
+            if isinstance(step, Persist | ReadRecords | Log):
+                effects.append(step)
+            else:
+                effects += self.send(neighbour, step)
+        neighbour.barred = self._settlement.barred(neighbour.agent)
+        return effects
+
+
+def _told(level: int, event: str, neighbour: Neighbour, about: Mapping[str, str | int]) -> Log:
+    return Log(level, event, {"peer": neighbour.agent, **about})
+
+
+def _refused(sender: str, code: str, detail: str = "") -> Log:
+    return Log(logging.WARNING, "message_refused", {"peer": sender, "code": code, "detail": detail})
