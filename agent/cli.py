@@ -71,6 +71,9 @@ def run(arguments: list[str]) -> int:
     try:
         code = command.main(arguments, prog_name="candor", standalone_mode=False)
         return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as exc:
+        click.echo(exc.format_message(), err=True)
+        return BAD_CONFIGURATION
     except click.exceptions.Exit as exc:
         return exc.exit_code
     except click.ClickException as exc:

@@ -49,6 +49,7 @@ from topologies.signatures import SigningKey
 
 RESERVED_KEY: Final = "reserved_round"
 BYE_RETRY_S: Final = 0.5
+KEPT: Final = "its ledger is kept and exported"
 # All is settled by then: a farewell that is not answered costs nothing but this wait.
 FAREWELL_S: Final = 5.0
 
@@ -123,6 +124,13 @@ class AgentCore:
         self._bye_s = 0.0
         self._rejoining_s = 0.0
         self.missing: tuple[str, ...] = ()
+
+    @property
+    def waits_for(self) -> tuple[str, ...]:
+        """The neighbours that this round waits for; empty while this agent trains or mixes."""
+        if self._own is None or self._combining:
+            return ()
+        return tuple(agent for agent, n in self.neighbours.items() if n.awaited(self.round))
 
     # --- events -----------------------------------------------------------------------------
 
@@ -276,9 +284,12 @@ class AgentCore:
         heard_all = all_there or now_s >= self._rejoining_s + self.settings.deadline_s
         if lead is not None and lead[0] >= max(1, self._reserved) and heard_all:
             return self._reenter(*lead)
-        if all(n.left for n in self.neighbours.values()) or now_s >= self._deadline_s:
-            stated = f"; rounds up to {self._reserved} may be stated already" * (self._reserved > 0)
-            return self._finish(f"no neighbour is in a round to re-enter from{stated}")
+        if all(n.left for n in self.neighbours.values()):
+            gone = ", ".join(self.neighbours)
+            return self._finish(f"the run ended without this agent: {gone} have left; {KEPT}")
+        if now_s >= self._deadline_s:
+            stated = f" beyond {self._reserved}" * (self._reserved > 0)
+            return self._finish(f"no neighbour is in a round{stated} to re-enter from; {KEPT}")
         return []
 
     def _try_combine(self, now_s: float) -> list[Effect]:
@@ -365,6 +376,9 @@ class AgentCore:
         self.phase = Phase.LEAVING
         self._deadline_s = now_s + min(self.settings.deadline_s, FAREWELL_S)
         self._bye_s = 0.0
+        # To the late and the rejoining too: nobody should look for a round that will not come.
+        for neighbour in self.neighbours.values():
+            effects += self._reception.send(neighbour, Bye(neighbour.left))
         return effects + self._try_finish(now_s)
 
     def _try_finish(self, now_s: float) -> list[Effect]:
@@ -375,7 +389,9 @@ class AgentCore:
             return self._finish(None)
         if now_s < self._bye_s:
             return []
-        self._bye_s = now_s + BYE_RETRY_S
+        first, self._bye_s = self._bye_s == 0.0, now_s + BYE_RETRY_S
+        if first:
+            return []  # said just now
         return [effect for n in waiting for effect in self._reception.send(n, Bye(n.left))]
 
     def _finish(self, failure: str | None, exit_code: int = 1) -> list[Effect]:

@@ -21,7 +21,7 @@ MICRO = 1_000_000
 # Payments listed in a summary; the rest is counted, and complete in summary.json.
 _PAYMENTS_SHOWN_MAX = 12
 
-_ENDS = ("done", "failed")
+_ENDS = ("done", "interrupted", "failed")
 _STATE_STYLES: Mapping[str, str] = {"done": "green", "failed": "bold red", "starting": "dim"}
 
 
@@ -62,7 +62,7 @@ def status_view(statuses: Sequence[Status], running: Mapping[str, bool], title: 
     notes: list[Text] = []
     for status in statuses:
         dead = not running[status.agent] and status.state not in _ENDS
-        state = Text("stopped", style="red") if dead else _state(status.state)
+        state = Text("died", style="red") if dead else _state(status.state)
         if dead:
             form = "{} is not running, last seen {}"
             notes.append(_sentence(form, status.agent, status.state))
@@ -162,7 +162,7 @@ def _state(state: str) -> Text:
 
 def _refusals(status: Status) -> list[Text]:
     return [
-        _sentence("{} does not serve {}: {}", status.agent, neighbour, seen.reason)
+        _sentence("{} is without {}: {}", status.agent, neighbour, seen.reason)
         for neighbour, seen in sorted(status.neighbours.items())
         if seen.reason is not None
     ]

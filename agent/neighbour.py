@@ -61,7 +61,13 @@ class Neighbour:
     @property
     def reason(self) -> str | None:
         """Why it is not simply present."""
-        return self.barred or self.session.reason
+        if self.barred or self.session.reason:
+            return self.barred or self.session.reason
+        if self.left:
+            return f"left after round {self.last_round}"
+        if self.given_up:
+            return f"late, last heard in round {self.last_round}"
+        return None
 
     def awaited(self, round_number: int) -> bool:
         """Whether a round should wait for its update: it may still come and has no verdict yet."""

@@ -112,9 +112,10 @@ class Reception:
             self._pool.give(slot.buffer)
             return self._refuse(neighbour, slot.round, outcome)
         self._book.add(slot.statement, outcome)
-        neighbour.given_up = False
+        returned, neighbour.given_up = neighbour.given_up, False
         neighbour.keep(slot.round, slot.buffer, own_round, self._pool)
-        return self.send(neighbour, Ack(slot.round, ""))
+        back = _told(logging.INFO, "neighbour_returned", neighbour, {"round": slot.round})
+        return [*([back] if returned else []), *self.send(neighbour, Ack(slot.round, ""))]
 
     # --- messages ---------------------------------------------------------------------------
 
@@ -213,10 +214,12 @@ class Reception:
         return [refused, *self.send(neighbour, Ack(number, error.code))]
 
     def _bye(self, neighbour: Neighbour, heard: bool, leaving: bool) -> list[Effect]:
-        answer = leaving and not neighbour.left
-        neighbour.left = True
+        first, neighbour.left = not neighbour.left, True
         neighbour.heard_our_bye = neighbour.heard_our_bye or heard
-        return self.send(neighbour, Bye(True)) if answer else []
+        if not first:
+            return []
+        left = _told(logging.INFO, "neighbour_left", neighbour, {"round": neighbour.last_round})
+        return [left, *(self.send(neighbour, Bye(True)) if leaving else [])]
 
     # --- sending ----------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from agent.run_directory import (
     read_run_directory,
     section,
 )
+from topologies.specs import ConfigurationError
 
 FILE_NAME = "report.html"
 
@@ -35,11 +36,14 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
     """Write the page of a run to `output`, by default report.html in the run directory.
 
     Raises:
-        ConfigurationError: `run_dir` holds nothing of a run.
+        ConfigurationError: `run_dir` holds nothing of a run, or the page cannot be written.
     """
     run = read_run_directory(run_dir)
     path = output or run_dir / FILE_NAME
-    path.write_text(render(run), encoding="utf-8")
+    try:
+        path.write_text(render(run), encoding="utf-8")
+    except OSError as exc:
+        raise ConfigurationError(f"{path}: cannot write the report ({exc.strerror})") from exc
     return path
 
 

@@ -27,7 +27,9 @@ LOCK_NAME = "lock"
 # Readers hold the lock shared for microseconds; this many collisions in a row are no reader.
 _ACQUIRE_TRIES_MAX = 10_000
 
-State: TypeAlias = Literal["starting", "training", "mixing", "settling", "done", "failed"]
+State: TypeAlias = Literal[
+    "starting", "training", "mixing", "settling", "done", "interrupted", "failed"
+]
 
 
 @dataclass(frozen=True, slots=True)

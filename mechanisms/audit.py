@@ -71,7 +71,9 @@ def audit_run(files: Iterable[ExportFile], facts: AuditFacts) -> RunAudit:
         edge = _compare(lo, hi, known, findings, notes)
         if edge is not None:
             edges.append(edge)
-        for agent, end in zip((lo, hi), ends, strict=True):
+        for agent, place in ((lo, 0), (hi, 1)):
+            # What one end alone shows is better than nothing; that it is alone is a finding.
+            end = ends[place] or ends[1 - place]
             if end is not None:
                 balance = _settled_balance(end, known, edge)
                 nets[agent] += balance if agent == hi else -balance

@@ -186,4 +186,20 @@ def _user_rule(path: str) -> Rule:
         raise ConfigurationError(
             f"rule {path!r}: edge_local is false; this version settles edge-local rules only"
         )
+    _try_out(rule, path)
     return rule
+
+
+def _try_out(rule: Rule, path: str) -> None:
+    """Run a user's rule once, so that a bad one is refused before a run and not in it."""
+    try:
+        charges = np.asarray(rule.charges(np.ones(2), np.ones((2, 4))), dtype=np.float64)
+    except Exception as exc:  # the user's code may raise anything
+        raise ConfigurationError(
+            f"rule {path!r}: charges() failed ({type(exc).__name__}: {exc})"
+        ) from exc
+    if charges.shape != (2,):
+        raise ConfigurationError(
+            f"rule {path!r}: charges() gave shape {charges.shape} for two members; "
+            "return one charge a member"
+        )

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import click
 
+from agent.display import format_credits, format_share
 from agent.options import data_root_option
+from agent.status import read_status
 
+INTERRUPTED = 130
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -106,5 +109,18 @@ def command(
     if as_json:
         click.echo((data_dir / "status.json").read_text(encoding="utf-8"), nl=False)
     if failure is not None:
-        click.echo(f"candor: error: {agent}: {failure}", err=True)
+        word = "" if code == INTERRUPTED else "error: "
+        click.echo(f"candor: {word}{agent}: {failure}", err=True)
+    elif not as_json:
+        click.echo(_last_word(data_dir), err=True)
     context.exit(code)
+
+
+def _last_word(data_dir: Path) -> str:
+    """One line on how it went and where everything is."""
+    status = read_status(data_dir)
+    accuracy = format_share(status.test_accuracy)
+    return (
+        f"candor: {status.agent}: done after round {status.round}, accuracy {accuracy}, balance "
+        f"{format_credits(status.balance)} credits; model, metrics and ledger in {data_dir}"
+    )

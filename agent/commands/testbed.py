@@ -4,6 +4,8 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +24,7 @@ from topologies.specs import ConfigurationError
 
 FAILED: Final = 1
 VIOLATED: Final = 3
+INTERRUPTED: Final = 130
 PROGRESS_S: Final = 5.0
 
 
@@ -118,14 +121,13 @@ def command(
     bed = testbed.prepare(plan, run_dir or _default_run_dir(task, topology))
     console = Console(stderr=as_json)
     began = time.monotonic()
-    with testbed.stopping_on_signals(bed), _showing(console, bed) as show:
-        try:
+    try:
+        with testbed.stopping_on_signals(bed), _showing(console, bed) as show:
             bed.start()
             testbed.watch(bed, show)
-        except KeyboardInterrupt:
-            bed.stop()
-            console.print(f"interrupted; what there is lies in {bed.run_dir}", highlight=False)
-            raise
+    except KeyboardInterrupt:
+        click.echo(f"candor: interrupted; what there is lies in {bed.run_dir}", err=True)
+        context.exit(INTERRUPTED)
     context.exit(_conclude(console, bed, time.monotonic() - began, as_json))
 
 
@@ -142,7 +144,9 @@ def _assignment(text: str) -> tuple[str, str]:
 def _default_run_dir(task: str, topology: str) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     words = (Path(word).stem.partition(":")[0] for word in (task, topology))
-    return Path("runs") / "-".join((*words, stamp))
+    name = "-".join((*words, stamp))
+    candidates = (Path("runs") / f"{name}{suffix}" for suffix in ("", *map("-{}".format, count(2))))
+    return next(path for path in candidates if not path.exists())
 
 
 @contextmanager
@@ -156,7 +160,7 @@ def _showing(
             yield lambda statuses: live.update(live_table(statuses, title))
         return
     told_s = time.monotonic()
-    console.print(title, highlight=False)
+    console.print(f"{title}; starting the daemons", highlight=False)
 
     def tell(statuses: Sequence[Status]) -> None:
         nonlocal told_s
@@ -175,11 +179,14 @@ def _conclude(console: Console, bed: testbed.Testbed, seconds: float, as_json: b
     from agent.runtimes.summary import summarise, write_summary
 
     plan = bed.plan
+    tell = partial(console.print, style="dim", highlight=False)
+    tell("training one model on all data, and every agent alone, to compare…")
     bed.export_for_the_dead()
     summary = summarise(
         bed.run_dir, bed.cluster, bed.statuses, plan.strategies, plan.data_root, seconds
     )
     write_summary(bed.run_dir, summary)
+    tell("drawing the report…")
     write_report(bed.run_dir)
     if as_json:
         click.echo(json.dumps(summary, indent=2, ensure_ascii=False))

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import secrets
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,9 @@ from agent.learner import Learner, verified_initial_parameters
 from agent.ledger_files import write_exports
 from agent.partition import Shard
 from agent.runtimes.assembly import assemble, channel_terms
-from agent.runtimes.daemon import Daemon, Observer, Result, Work
+from agent.runtimes.daemon import INTERRUPTED, Daemon, Observer, Result, Work
 from agent.runtimes.recorder import SNAPSHOT_NAME, Recorder
-from agent.status import DataDirLock
+from agent.status import DataDirLock, State
 from agent.store import FILE_NAME as STORE_NAME
 from agent.store import Store, StoreError
 from agent.tasks import resolve_task
@@ -34,6 +35,7 @@ from topologies.cluster import Cluster, load_cluster
 from topologies.specs import ConfigurationError
 
 MODEL_NAME: Final = "model.safetensors"
+_STATES: Final[Mapping[int, State]] = {0: "done", INTERRUPTED: "interrupted"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +163,13 @@ def _run(
         parent_pid=os.getppid() if settings.exit_with_parent else None,
         snapshot=_snapshot(data_dir),
     )
-    recorder.link_bytes = daemon.link_bytes
+    recorder.link_bytes, recorder.link_reason = daemon.link_bytes, daemon.link_reason
     ended = None
     try:
         ended = asyncio.run(daemon.run())
         return ended
     finally:
-        recorder.ended(daemon.core, failed=ended is None or ended.exit_code != 0)
+        recorder.ended(daemon.core, _STATES.get(ended.exit_code, "failed") if ended else "failed")
 
 
 def _snapshot(data_dir: Path) -> bytes | None:

@@ -53,6 +53,7 @@ class Recorder:
         self._began = time.monotonic()
         self._written_s = float("-inf")
         self.link_bytes: Callable[[], Mapping[str, tuple[int, int]]] = dict
+        self.link_reason: Callable[[str], str | None] = str
 
     def __enter__(self) -> Self:
         self._metrics = self._stack.enter_context(MetricsWriter(self._data_dir / METRICS_NAME))
@@ -106,9 +107,9 @@ class Recorder:
         if time.monotonic() - self._written_s >= STATUS_EVERY_S:
             self._write(core)
 
-    def ended(self, core: AgentCore, *, failed: bool) -> None:
+    def ended(self, core: AgentCore, state: State) -> None:
         """The last word."""
-        self._write(core, state="failed" if failed else "done")
+        self._write(core, state)
 
     def _bytes(self) -> tuple[int, int]:
         links = self.link_bytes().values()
@@ -124,7 +125,7 @@ class Recorder:
                 agent=core.settings.agent,
                 fingerprint=self._fingerprint,
                 pid=os.getpid(),
-                state=state or _STATES[core.phase],
+                state=state or ("mixing" if core.waits_for else _STATES[core.phase]),
                 round=last.round if last else 0,
                 rounds=self._rounds,
                 train_loss=last.train_loss if last else None,
@@ -138,6 +139,12 @@ class Recorder:
             )
         )
 
+    def _reason(self, core: AgentCore, agent: str) -> str | None:
+        neighbour = core.neighbours[agent]
+        if neighbour.reason is None and not neighbour.session.established:
+            return self.link_reason(agent) or "no answer yet"
+        return neighbour.reason
+
     def _neighbours(self, core: AgentCore) -> dict[str, NeighbourStatus]:
         links = self.link_bytes()
         return {
@@ -145,7 +152,7 @@ class Recorder:
                 state=neighbour.state,
                 last_round=neighbour.last_round,
                 balance=core.settlement.edge_balance(agent),
-                reason=neighbour.reason,
+                reason=self._reason(core, agent),
                 bytes_sent=links.get(agent, (0, 0))[0],
                 bytes_received=links.get(agent, (0, 0))[1],
             )

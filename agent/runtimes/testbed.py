@@ -134,16 +134,17 @@ class Testbed:
             try:
                 found[agent] = read_status(self.data_dir(agent))
             except ConfigurationError:
-                continue  # not written yet
+                found[agent] = self._not_yet(agent)
         self.statuses = found
+
+    def _not_yet(self, agent: str) -> Status:
+        rounds = self.cluster.rounds.rounds
+        fingerprint = self.cluster.fingerprint
+        return Status(self.cluster.run_id, agent, fingerprint, 0, "starting", 0, rounds)
 
     def never_trained(self) -> list[str]:
         """Agents that ended badly before their first round: the run is not what was asked."""
-        return [
-            agent
-            for agent in self.failed()
-            if agent not in self.statuses or self.statuses[agent].round == 0
-        ]
+        return [agent for agent in self.failed() if self.statuses[agent].round == 0]
 
     def complaint(self, agent: str) -> str:
         """The last line that an agent wrote to standard error."""

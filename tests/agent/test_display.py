@@ -146,7 +146,7 @@ def test_the_tables_fit_eighty_columns_at_the_credit_limit() -> None:
         neighbours={"a1": NeighbourStatus("mixing"), "a2": NeighbourStatus("out", reason="late")},
     )
     shown = _shown(status_view([status], {"a10": False}, "run demo"))
-    assert "a10    stopped  1000/1000" in shown
+    assert "a10 died 1000/1000" in " ".join(shown.split())
     assert "-1000.000000" in shown
     assert "1/2" in shown
     assert all(len(line.rstrip()) <= 80 for line in shown.splitlines())

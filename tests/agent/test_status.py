@@ -216,9 +216,9 @@ def test_the_table_tells_a_dead_daemon_from_a_living_one_and_says_who_is_not_ser
     assert result.exit_code == 0
     words = " ".join(result.stdout.split())
     assert "a2 training 3/60 0.520 91.0 % 2.25 -1.500000 3.0 MB 1/2" in words
-    assert "a0 stopped 3/60" in words
+    assert "a0 died 3/60" in words
     assert "a0 is not running, last seen training" in words
-    assert "a2 does not serve a7: over its credit limit" in words
+    assert "a2 is without a7: over its credit limit" in words
     assert "no status yet: a3" in words
     assert max(map(len, result.stdout.splitlines())) <= 80
 
