@@ -4,7 +4,7 @@ It answers three questions: which statements do I forward as witnesses, what did
 inject in a window, and what do I claim for myself. Pure bookkeeping over `mechanisms.evidence`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -19,8 +19,8 @@ from topologies.canonical import MalformedError, Value, pack, unpack
 # Round t is judged with the statements of t - 1, and a late neighbour may still be one behind.
 # Ahead of us there must be as many as a neighbour has updates ready, and one more.
 ROUNDS_KEPT: Final = 4
-# Claims of a window arrive during the next one.
-WINDOWS_KEPT: Final = 3
+# Claims of a window arrive during the next one; those of a neighbour that was away come later.
+WINDOWS_KEPT: Final = 64
 SEEN_BYTES_MAX: Final = 2**26  # our own file: thousands of neighbours
 
 T = TypeVar("T")
@@ -28,9 +28,11 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Seen:
-    """What one agent injected in one window, as seen here: energies by round, the sum of S u."""
+    """What one agent injected in one window, as seen here: energies by round, the sum of S u; and
+    whom it mixed, by round, as its next statement's row tells."""
 
     energies: dict[int, float] = field(default_factory=dict)
+    heard: dict[int, frozenset[str]] = field(default_factory=dict)
     direction: Floats | None = None
 
     def add(self, round_number: int, examined: Examined) -> None:
@@ -63,6 +65,13 @@ def _energy(entry: Value) -> tuple[int, float]:
         case [int(number), float(value)]:
             return number, value
     raise MalformedError("not the energy of a round")
+
+
+def _snapshot(data: bytes) -> tuple[int, bytes, Sequence[Value]]:
+    match unpack(data, bytes_max=2 * SEEN_BYTES_MAX):
+        case [int(window), bytes(seen), list(heard)]:
+            return window, seen, heard
+    raise MalformedError("not a window under way")
 
 
 def _heard_from(entry: Value) -> tuple[int, tuple[str, ...]]:
@@ -103,6 +112,10 @@ class EvidenceBook:
         statements.setdefault(statement.round, signed)
         seen = self._seen.setdefault(agent, {})
         seen.setdefault(window, Seen()).add(statement.round, examined)
+        before = seen.get(self._window(statement.round - 1))
+        if before is not None and statement.round - 1 in before.energies:
+            mixed = frozenset(other for other, _ in statement.row if other != agent)
+            before.heard.setdefault(statement.round - 1, mixed)
         if agent == self.agent:
             self._present_window = window
             _forget(self._heard, window, WINDOWS_KEPT)
@@ -176,18 +189,20 @@ class EvidenceBook:
         ]
         return pack([window, self.encode_seen(window), heard])
 
+    def window_of_snapshot(self, data: bytes) -> int:
+        """Which window a snapshot is of; raises MalformedError as `restore` does."""
+        return _snapshot(data)[0]
+
     def restore(self, data: bytes) -> int:
         """Take back a snapshot of an earlier life; answers which window it is of.
 
         Raises:
             MalformedError: our own file is damaged.
         """
-        match unpack(data, bytes_max=2 * SEEN_BYTES_MAX):
-            case [int(window), bytes(seen), [*heard]]:
-                self.restore_seen(window, seen)
-                self._heard[window] = dict(map(_heard_from, heard))
-                return window
-        raise MalformedError("not a window under way")
+        window, seen, heard = _snapshot(data)
+        self.restore_seen(window, seen)
+        self._heard[window] = dict(map(_heard_from, heard))
+        return window
 
     def restore_seen(self, window: int, data: bytes) -> None:
         """Take back what an earlier life stored, so that it can still check claims.

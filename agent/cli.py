@@ -82,11 +82,13 @@ def run(arguments: list[str]) -> int:
         return _tell(str(exc), BAD_CONFIGURATION)
     except TransportError as exc:
         return _tell(str(exc), FAILED)
-    except (click.Abort, KeyboardInterrupt):
-        return _tell("interrupted", INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has left; nothing to add
         return FAILED
+    except OSError as exc:
+        return _tell(f"{exc.filename or 'system'}: {exc.strerror or exc}", FAILED)
+    except (click.Abort, KeyboardInterrupt):
+        return _tell("interrupted", INTERRUPTED)
 
 
 def _where_to_read(exc: click.ClickException) -> str:

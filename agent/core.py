@@ -251,7 +251,9 @@ class AgentCore:
         refused = [session.reason for session in sessions.values() if session.state == "refused"]
         if sessions and len(refused) == len(sessions):
             return self._finish(str(refused[0]), exit_code=2)
-        if there and (self._reserved > 0 or any(sessions[a].peer_round >= 2 for a in there)):
+        ahead_of_us = [agent for agent in there if sessions[agent].peer_round >= 2]
+        # A majority must say so: one alone could keep an agent from ever starting.
+        if there and (self._reserved > 0 or 2 * len(ahead_of_us) > len(sessions)):
             # The run goes on without us: whoever is there can let us in again.
             self.phase = Phase.REJOINING
             self._rejoining_s = now_s

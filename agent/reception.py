@@ -6,7 +6,9 @@ is refused whole, with a code in the log, before anything of it is kept.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +38,9 @@ from network.rounds import BufferPool
 from network.wire import Buffer, decode
 from topologies.canonical import MalformedError
 
+REFUSALS_TOLD: Final = 10
+REFUSALS_EVERY: Final = 1000
+
 
 class Reception:
     """Reads the neighbours' messages and addresses ours."""
@@ -55,6 +60,7 @@ class Reception:
         self._examiner = examiner
         self._pool = pool
         self._chunk_bytes = chunk_bytes
+        self._refusals: Counter[tuple[str, str]] = Counter()
 
     # --- events -----------------------------------------------------------------------------
 
@@ -66,7 +72,7 @@ class Reception:
                 Send(neighbour.agent, to_envelope(hello, b""))
                 for hello in neighbour.session.tick(now_s, own_round)
             ]
-            if neighbour.served:
+            if neighbour.session.established:
                 effects += self.addressed(neighbour, self._settlement.tick(neighbour.agent, now_s))
         return effects
 
@@ -83,7 +89,7 @@ class Reception:
         """One message; `leaving` says that a farewell is to be answered with ours."""
         neighbour = self._neighbours.get(sender)
         if neighbour is None:
-            return [_refused(sender, "not-a-neighbour")]
+            return self._refused(sender, "not-a-neighbour")
         try:
             envelope = decode(frames)
             message = from_envelope(envelope)
@@ -98,9 +104,9 @@ class Reception:
                 return self._bye(neighbour, message.heard, leaving)
             return self._dispatch(neighbour, message, now_s)
         except (RemoteProtocolError, EvidenceError) as exc:
-            return [_refused(sender, exc.code, str(exc))]
+            return self._refused(sender, exc.code, str(exc))
         except MalformedError as exc:
-            return [_refused(sender, "malformed", str(exc))]
+            return self._refused(sender, "malformed", str(exc))
 
     def verified(
         self, peer: str, update: Arrived, outcome: Examined | EvidenceError, own_round: int
@@ -108,6 +114,8 @@ class Reception:
         """The verdict on an update that was handed out by `Verify`."""
         neighbour, slot = self._neighbours[peer], update.slot
         neighbour.verifying.discard(slot.round)
+        if isinstance(outcome, Examined) and self._settlement.too_large(outcome.energy):
+            outcome = EvidenceError("injected-too-large", f"its energy is {outcome.energy:g}")
         if isinstance(outcome, EvidenceError):
             self._pool.give(slot.buffer)
             return self._refuse(neighbour, slot.round, outcome)
@@ -116,6 +124,18 @@ class Reception:
         neighbour.keep(slot.round, slot.buffer, own_round, self._pool)
         back = _told(logging.INFO, "neighbour_returned", neighbour, {"round": slot.round})
         return [*([back] if returned else []), *self.send(neighbour, Ack(slot.round, ""))]
+
+    def _refused(self, sender: str, code: str, detail: str = "") -> list[Effect]:
+        """Tell of a refused message: each of the first, then now and then, or a flood of bad ones
+        would fill the disk with their log."""
+        key = (sender, code)
+        self._refusals[key] += 1
+        count = self._refusals[key]
+        if count > REFUSALS_TOLD and count % REFUSALS_EVERY:
+            return []
+        about: dict[str, str | int] = {"peer": sender, "code": code}
+        about |= {"detail": detail, "count": count}
+        return [Log(logging.WARNING, "message_refused", about)]
 
     # --- messages ---------------------------------------------------------------------------
 
@@ -170,7 +190,7 @@ class Reception:
         return effects
 
     def _update(self, neighbour: Neighbour, message: Update) -> list[Effect]:
-        if not neighbour.served:
+        if not neighbour.served or neighbour.left:
             return []
         signed = self._decode(message.body, message.signature)
         number = signed.statement.round
@@ -276,7 +296,3 @@ class Reception:
 
 def _told(level: int, event: str, neighbour: Neighbour, about: Mapping[str, str | int]) -> Log:
     return Log(level, event, {"peer": neighbour.agent, **about})
-
-
-def _refused(sender: str, code: str, detail: str = "") -> Log:
-    return Log(logging.WARNING, "message_refused", {"peer": sender, "code": code, "detail": detail})

@@ -11,10 +11,10 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from agent.book import SEEN_BYTES_MAX, EvidenceBook
+from agent.book import SEEN_BYTES_MAX, WINDOWS_KEPT, EvidenceBook
 from agent.effects import Log, Persist, PutValue, ReadRecords
 from mechanisms import ledger
-from mechanisms.claims import Claim, SignedClaim, common_rounds
+from mechanisms.claims import Claim, SignedClaim, claim_bytes_max, heard_rounds
 from mechanisms.credits import AmountError
 from mechanisms.evidence import check_claim
 from mechanisms.payments import Payments, edge_bills
@@ -28,8 +28,8 @@ from topologies.signatures import SigningKey
 
 # A proposal or a state without an answer is repeated this often; the first nearly always lands.
 RESEND_S: Final = 1.0
-# Claims of a neighbour that is ahead wait here until our own window is over.
-CLAIMS_KEPT: Final = 3
+# Claims of a neighbour that is ahead wait here until our own window is over, ours until settled.
+CLAIMS_KEPT: Final = WINDOWS_KEPT
 
 Step: TypeAlias = Persist | ReadRecords | Log | ClaimMessage | LedgerMessage
 
@@ -51,9 +51,13 @@ class Edge:
     public: bytes
     claims: dict[int, SignedClaim] = field(default_factory=dict)
     skipped: set[int] = field(default_factory=set)
+    handed: set[int] = field(default_factory=set)  # to the channel, which has not settled them yet
     refused: str | None = None  # why a claim was: whoever does not pay is not served
     over_limit: bool = False
+    reading: bool = False  # records for the neighbour: one request at a time
     resend_s: float = 0.0
+    open_since_s: float | None = None
+    overdue: bool = False
 
 
 class Settlement:
@@ -65,6 +69,7 @@ class Settlement:
         book: EvidenceBook,
         payments: Payments,
         edges: Mapping[str, Edge],
+        overdue_s: float,
     ) -> None:
         self._key = key
         self._book = book
@@ -72,6 +77,9 @@ class Settlement:
         self._edges = edges
         self._own: dict[int, SignedClaim] = {}
         self._next_window: int | None = None
+        self._overdue_s = overdue_s
+        limits = (edge.channel.terms.credit_limit for edge in edges.values())
+        self._credit_limit = min(limits, default=0)
 
     # --- what the core asks -----------------------------------------------------------------
 
@@ -89,6 +97,8 @@ class Settlement:
         edge = self._edges[agent]
         if edge.refused is not None:
             return edge.refused
+        if edge.overdue:
+            return f"it has not settled window {edge.channel.settled_window + 1}"
         if edge.channel.status is not ledger.Status.OPEN:
             return f"ledger {edge.channel.status}: {edge.channel.reason}"
         return "credit limit reached" if edge.over_limit else None
@@ -117,7 +127,14 @@ class Settlement:
     def tick(self, agent: str, now_s: float) -> Sequence[Step]:
         """Repeat what the neighbour has not answered."""
         edge = self._edges[agent]
-        if now_s < edge.resend_s or self.settled(agent):
+        if self.settled(agent):
+            edge.open_since_s, edge.overdue = None, False
+            return []
+        if edge.open_since_s is None:
+            edge.open_since_s = now_s
+        # Whoever does not claim, propose or accept does not pay, and is not served until it does.
+        edge.overdue = now_s - edge.open_since_s > self._overdue_s
+        if now_s < edge.resend_s:
             return []
         edge.resend_s = now_s + RESEND_S
         return [*self._open_claims(edge), *self._steps(agent, edge.channel.resend())]
@@ -141,7 +158,9 @@ class Settlement:
 
     def records_read(self, agent: str, records: list[ledger.Record]) -> Sequence[Step]:
         """The answer to `ReadRecords`."""
-        return self._steps(agent, self._edges[agent].channel.records_read(records))
+        edge = self._edges[agent]
+        edge.reading = False
+        return self._steps(agent, edge.channel.records_read(records))
 
     def claimed(self, agent: str, data: bytes, now_s: float) -> Sequence[Step]:
         """A neighbour's claim: kept until our own window is over, then held against the evidence.
@@ -150,11 +169,15 @@ class Settlement:
             RemoteProtocolError, MalformedError: not its claim, or a second one that differs.
         """
         edge = self._edges[agent]
-        signed = SignedClaim.decode(data)
+        terms = self._book.examiner.terms
+        neighbours = len(terms.mixing[agent])
+        bytes_max = claim_bytes_max(terms.window_rounds, neighbours, terms.sketch_bytes)
+        signed = SignedClaim.decode(data, bytes_max=bytes_max)
         claim = signed.claim()
         if claim.agent != agent or not signed.verify(edge.public):
             raise RemoteProtocolError("claim-signature", f"not {agent}'s")
-        if claim.window <= edge.channel.settled_window or claim.window in edge.skipped:
+        known_windows = edge.skipped | edge.handed
+        if claim.window <= edge.channel.settled_window or claim.window in known_windows:
             return []
         if not self._wanted(claim.window):
             return [_log(logging.DEBUG, "claim_ignored", peer=agent, window=claim.window)]
@@ -183,15 +206,33 @@ class Settlement:
         return steps
 
     def settle(self, agent: str, now_s: float) -> Sequence[Step]:
-        """Settle with a neighbour every window for which both claims are here."""
+        """Settle with a neighbour, in order, the windows for which both claims are here."""
         edge = self._edges[agent]
         steps: list[Step] = []
-        for window in sorted(set(edge.claims) & set(self._own)):
-            steps += self._settle_window(agent, edge, window)
-            edge.claims.pop(window)
+        edge.handed = {w for w in edge.handed if w > edge.channel.settled_window}
+        for window in sorted(self._own):
+            done = window <= edge.channel.settled_window or window in edge.skipped | edge.handed
+            if not done and window in edge.claims:
+                steps += self._settle_window(agent, edge, window)
+                del edge.claims[window]
+            elif not done and self._book.seen(agent, window).energies:
+                break  # in order: it stated rounds there, so its claim will come
         if steps:
             edge.resend_s = now_s + RESEND_S
         return steps
+
+    def too_large(self, energy: float) -> bool:
+        """Whether an update of this energy could not be paid for within an edge's credit, if every
+        round of a window were like it: such an update must not reach the model."""
+        if not self._payments.settles:
+            return False
+        terms = self._book.examiner.terms
+        direction = np.zeros((1, terms.sketch_bytes // 8))
+        try:
+            amounts = self._payments.amounts(np.array([energy * terms.window_rounds]), direction)
+        except AmountError:
+            return True
+        return bool(amounts[0] > self._credit_limit)
 
     @property
     def settles(self) -> bool:
@@ -205,9 +246,10 @@ class Settlement:
         Raises:
             MalformedError: our own file is damaged.
         """
-        window = self._book.restore(snapshot)
+        window = self._book.window_of_snapshot(snapshot)
         if window in self._own or not self._payments.settles:
-            return ()
+            return ()  # claimed already, with evidence that is more complete than the snapshot's
+        self._book.restore(snapshot)
         return self._claim(window).persist
 
     def restore(self, window: int, data: bytes) -> None:
@@ -259,13 +301,14 @@ class Settlement:
                 logging.WARNING, "claim_refused", peer=agent, window=window, detail=str(exc)
             )
             return [refused, *self._steps(agent, edge.channel.skip(window))]
+        edge.handed.add(window)
         claims = (lo.encode(), hi.encode())
         settled = edge.channel.settle(window, bills.delta, bills.bill_lo, bills.bill_hi, claims)
         return self._steps(agent, settled)
 
     def _check(self, agent: str, own: Claim, claim: Claim) -> None:
         seen = self._book.seen(agent, claim.window)
-        unseen = set(common_rounds(own, claim)) - set(seen.energies)
+        unseen = set(heard_rounds(own, claim)) - set(seen.energies)
         if unseen:
             raise EvidenceError("claim-unseen", f"no evidence here of round {min(unseen)}")
         left_out = set(seen.energies) - {entry.round for entry in claim.rounds}
@@ -274,7 +317,7 @@ class Settlement:
         claimed = {entry.round for entry in claim.rounds}
         whole = seen.direction is not None and claimed == set(seen.energies)
         direction = np.asarray(seen.direction) if whole else None
-        check_claim(claim, self._book.examiner.terms, seen.energies, direction)
+        check_claim(claim, self._book.examiner.terms, seen.energies, direction, seen.heard)
 
     def _steps(self, agent: str, effects: Sequence[ledger.Effect]) -> list[Step]:
         return [step for effect in effects for step in self._step(agent, effect)]
@@ -284,6 +327,9 @@ class Settlement:
             case ledger.StorePending() | ledger.StoreRecord() | ledger.StoreStatus():
                 return [Persist((effect,))]
             case ledger.ReadRecords(channel_id, first, count):
+                if self._edges[agent].reading:
+                    return []
+                self._edges[agent].reading = True
                 return [ReadRecords(agent, channel_id, first, count)]
             case ledger.Transmit(message):
                 return [LedgerMessage(Kind[message.kind], message.to_fields())]

@@ -14,6 +14,7 @@ from topologies.signatures import SIGNATURE_BYTES, SigningKey, verify
 CLAIM_DOMAIN: Final = "candor/claim/v1"
 CLAIM_VERSION: Final = 1
 # 16 rounds of 4,096 neighbours and a sketch of 1,024 buckets fit many times over.
+FIXED_BYTES_MAX: Final = 512
 CLAIM_BYTES_MAX: Final = 2**20
 
 
@@ -125,8 +126,16 @@ class SignedClaim:
                 raise MalformedError("not a signed claim")
 
 
-def common_rounds(a: Claim, b: Claim) -> tuple[int, ...]:
-    """The rounds, ascending, in which each of the two says it mixed the other's update."""
-    heard_a = {r.round for r in a.rounds if b.agent in r.heard}
-    heard_b = {r.round for r in b.rounds if a.agent in r.heard}
-    return tuple(sorted(heard_a & heard_b))
+def heard_rounds(referee: Claim, member: Claim) -> tuple[int, ...]:
+    """The rounds, ascending, for which `member` is charged on the edge to `referee`.
+
+    They are those that it claims and in which the referee says it mixed the member's update. What
+    the member itself chose to mix does not matter: ignoring a neighbour is no way out of paying it.
+    """
+    heard = {r.round for r in referee.rounds if member.agent in r.heard}
+    return tuple(r.round for r in member.rounds if r.round in heard)
+
+
+def claim_bytes_max(window_rounds: int, neighbours: int, sketch_bytes: int) -> int:
+    """The longest signed claim that a run's terms allow: peers' claims are bounded by it."""
+    return FIXED_BYTES_MAX + sketch_bytes + window_rounds * (32 + neighbours * (ID_CHARS_MAX + 3))

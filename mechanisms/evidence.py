@@ -20,10 +20,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mechanisms.claims import Claim as Claim
-from mechanisms.claims import ClaimedRound as ClaimedRound
-from mechanisms.claims import SignedClaim as SignedClaim
-from mechanisms.claims import common_rounds as common_rounds
+from mechanisms.claims import Claim
 from mechanisms.sketch import SignSketch, signs_seed, window_of
 from mechanisms.statements import EvidenceError, Floats, SignedStatement, Statement
 from topologies.canonical import payload_digest
@@ -260,12 +257,19 @@ class Examiner:
 
 
 def check_claim(
-    claim: Claim, terms: Terms, energies: Mapping[int, float], direction: Floats | None
+    claim: Claim,
+    terms: Terms,
+    energies: Mapping[int, float],
+    direction: Floats | None,
+    heard: Mapping[int, frozenset[str]] | None = None,
 ) -> None:
-    """Hold a neighbour's claim against the energies (by round) computed from its statements.
+    """Hold a neighbour's claim against what its statements show.
 
-    `direction` (k,) is the sum of its injected sketches when every claimed round was seen, else
-    None: a round this agent did not see cannot be checked here.
+    Args:
+        energies: of its injected updates, by round.
+        direction: (k,) the sum of its injected sketches when every claimed round was seen, else
+            None: a round this agent did not see cannot be checked here.
+        heard: by round, whom the mixing row of its next statement names beside itself.
 
     Raises:
         EvidenceError: the claim contradicts the statements.
@@ -278,6 +282,9 @@ def check_claim(
         seen = energies.get(entry.round)
         if seen is not None and abs(seen - entry.energy) > CLAIM_TOLERANCE * max(seen, 1e-300):
             raise EvidenceError("claim-energy", f"round {entry.round}: {entry.energy}, seen {seen}")
+        mixed = (heard or {}).get(entry.round, frozenset(entry.heard))
+        if mixed != set(entry.heard) or not mixed <= terms.mixing[claim.agent].keys():
+            raise EvidenceError("claim-heard", f"round {entry.round}: not whom it mixed")
     if len(claim.direction) != terms.sketch_bytes:
         raise EvidenceError("claim-direction", "wrong length")
     claimed = np.frombuffer(claim.direction, "<f8")

@@ -71,6 +71,7 @@ from topologies.signatures import SigningKey
 CODE_CREDIT_LIMIT: Final = "credit-limit"
 CODE_MISMATCH: Final = "mismatch"
 CODE_SKIPPED: Final = "window-skipped"
+CODE_ORDER: Final = "window-order"
 
 
 class Channel:
@@ -341,6 +342,8 @@ class Channel:
                 return self._refuse(proposal, CODE_SKIPPED)
             if body.window not in self._due:
                 return []
+            if any(delta for window, (delta, _) in self._due.items() if window < body.window):
+                return self._refuse(proposal, CODE_ORDER)  # it passes over one that it may owe
             delta, evidence = self._due[body.window]
             digests = (sha256(evidence[2]), sha256(evidence[3]))
             if (body.delta, body.bill_digest_lo, body.bill_digest_hi) != (delta, *digests):

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mechanisms.claims import Claim, SignedClaim, common_rounds
+from mechanisms.claims import Claim, SignedClaim, heard_rounds
 from mechanisms.credits import AMOUNT_MAX, AmountError, Credits, total_energy
 from mechanisms.rules import Payments as Payments
 from mechanisms.rules import Rule as Rule
@@ -101,7 +101,7 @@ class EdgeSettlement:
 
 
 def edge_bills(payments: Payments, claim_lo: SignedClaim, claim_hi: SignedClaim) -> EdgeSettlement:
-    """Settle an edge from the claims of its two ends, over the rounds both say they shared.
+    """Settle an edge from the claims of its two ends: each pays for what the other mixed of it.
 
     Deterministic: whoever holds the two claims gets the same bytes.
 
@@ -115,11 +115,10 @@ def edge_bills(payments: Payments, claim_lo: SignedClaim, claim_hi: SignedClaim)
         raise MalformedError("the two claims are not of one run and window")
     if not lo.agent < hi.agent:
         raise MalformedError(f"claims of {lo.agent!r} and {hi.agent!r}: not in ascending order")
-    common = frozenset(common_rounds(lo, hi))
     digests = (claim_lo.digest, claim_hi.digest)
 
     def bill(referee: Claim, member: Claim) -> tuple[bytes, int]:
-        amount = _charge(payments, member, common)
+        amount = _charge(payments, member, frozenset(heard_rounds(referee, member)))
         entry = (member.agent, amount)
         made = Bill(lo.run, lo.window, referee.agent, payments.text, (entry,), digests)
         return made.encode(), amount

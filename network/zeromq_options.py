@@ -94,6 +94,11 @@ def sending_socket(
         # 100 ms for ever would hammer a host that is down; the backoff doubles up to the maximum.
         socket.setsockopt(zmq.RECONNECT_IVL, milliseconds(limits.reconnect_s_min))
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, milliseconds(limits.reconnect_s_max))
+        # Without heartbeats a host that lost power stays "connected" until TCP gives up, minutes
+        # later. Only the sending end beats: a receiver whose pipe is full when a heartbeat timer
+        # fires can abort the process (an assertion in libzmq's stream engine).
+        socket.setsockopt(zmq.HEARTBEAT_IVL, milliseconds(limits.heartbeat_s))
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, milliseconds(limits.heartbeat_timeout_s))
         # libzmq's default waits for ever for a peer that does not read; close() sets its own.
         socket.setsockopt(zmq.LINGER, 0)
     except zmq.ZMQError as exc:
@@ -109,11 +114,6 @@ def _set_common(
     socket.setsockopt(zmq.CURVE_SECRETKEY, secret.encode())
     # A peer that connects and stays silent would hold the connection for 30 s.
     socket.setsockopt(zmq.HANDSHAKE_IVL, milliseconds(limits.handshake_s))
-    # Without heartbeats a host that lost power stays "connected" until TCP gives up, minutes later.
-    socket.setsockopt(zmq.HEARTBEAT_IVL, milliseconds(limits.heartbeat_s))
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, milliseconds(limits.heartbeat_timeout_s))
-    # The other end gives us up after the same time, if it does not beat itself.
-    socket.setsockopt(zmq.HEARTBEAT_TTL, milliseconds(limits.heartbeat_timeout_s))
     # Off, a bracketed IPv6 endpoint is refused; on, an IPv4 host without IPv6 cannot bind.
     socket.setsockopt(zmq.IPV6, int("[" in endpoint))
 

@@ -22,6 +22,9 @@ class SupportsFspath(Protocol):
 FilePath: TypeAlias = str | SupportsFspath
 
 
+FILE_BYTES_MAX = 2**26  # a graph of a million edges; a device that never ends is cut off here
+
+
 class Section(BaseModel):
     """Base of everything that is read from a file: immutable, unknown keys refused."""
 
@@ -39,10 +42,10 @@ def read_toml(path: FilePath, what: str) -> dict[str, Any]:
     """
     try:
         with open(path, "rb") as file:
-            return tomllib.load(file)
+            return tomllib.loads(file.read(FILE_BYTES_MAX).decode())
     except OSError as exc:
         raise ConfigurationError(f"{path}: cannot read the {what}: {exc.strerror}") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise ConfigurationError(f"{path}: the {what} is not TOML: {exc}") from exc
 
 

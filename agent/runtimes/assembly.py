@@ -4,6 +4,7 @@ Used by every runtime that runs the real core; drivers differ in clock, sockets 
 """
 
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,12 @@ from mechanisms.sketch import window_of
 from network.identity import Identity, issue
 from network.rounds import SLOTS_PER_NEIGHBOUR, BufferPool, Inbox
 from network.session import Party, Session
+from topologies.canonical import MalformedError
 from topologies.cluster import Cluster
+from topologies.specs import ConfigurationError
+
+# A neighbour may wait for two deadlines itself before it gets to settle.
+SETTLE_DEADLINES: Final = 4
 
 
 def evidence_terms(cluster: Cluster, initial: NDArray[np.float32]) -> Terms:
@@ -112,14 +118,23 @@ def assemble(
         )
         for peer, channel in channel_terms(cluster, agent).items()
     }
-    reserved_round = int(store.value(RESERVED_KEY) or b"0")
+    reserved = store.value(RESERVED_KEY) or b"0"
+    if not reserved.isdigit():
+        raise MalformedError("the stored reserve is not a number")
+    reserved_round = int(reserved)
     settlement = Settlement(
         key,
         book,
         parse_rule(cluster.payments.rule),
         edges,
+        overdue_s=SETTLE_DEADLINES * cluster.rounds.deadline_s,
     )
     _restore_claims(settlement, store, window_of(reserved_round, terms.window_rounds))
+    if snapshot and reserved_round == 0:
+        raise ConfigurationError(
+            "the ledger database is new, but window.bin is of an earlier life of this agent; "
+            "bring the database back, or start with a new data directory"
+        )
     taken_over = settlement.take_over(snapshot) if snapshot else ()
     settings = CoreSettings(
         agent=agent,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from agent import keys
@@ -76,9 +77,9 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
         try:
             result = _run(cluster, identity, settings, work, store, stack)
             write_exports(store, cluster, settings.agent, identity.signing_key, settings.data_dir)
-        except (MalformedError, StoreError) as exc:
+            save_file(dict(learner.state_dict(result.x)), settings.data_dir / MODEL_NAME)
+        except (MalformedError, StoreError, OSError, SafetensorError) as exc:
             return f"{settings.data_dir}: {exc}", 1
-        save_file(dict(learner.state_dict(result.x)), settings.data_dir / MODEL_NAME)
     return result.failure, result.exit_code
 
 

@@ -146,14 +146,15 @@ def test_what_is_seen_is_not_in_the_senders_memory() -> None:
 # --- bounds -------------------------------------------------------------------------------------
 
 
-def test_old_rounds_and_windows_are_forgotten() -> None:
+def test_old_rounds_and_windows_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.book.WINDOWS_KEPT", 3)
     rounds = 6 * WINDOW
     book = filled(Ring(), rounds)
     for agent in (OWN, *NEIGHBOURS):
         kept = held_rounds(book, agent, range(rounds + 2))
         assert kept[0] >= rounds - ROUNDS_KEPT
         assert kept[-1] == rounds
-        assert held_windows(book, agent, range(9)) == [6 - WINDOWS_KEPT, 4, 5]
+        assert held_windows(book, agent, range(9)) == [3, 4, 5]
     assert book.claim(0).rounds == ()
     assert all(r.heard == NEIGHBOURS for r in book.claim(5).rounds)
 

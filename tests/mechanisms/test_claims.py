@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mechanisms.claims import CLAIM_BYTES_MAX, Claim, ClaimedRound, SignedClaim, common_rounds
+from mechanisms.claims import CLAIM_BYTES_MAX, Claim, ClaimedRound, SignedClaim, heard_rounds
 from tests.golden import assert_golden
 from tests.mutations import mutated
 from topologies.canonical import COUNT_MAX, MalformedError, Value, pack, sha256, unpack
@@ -191,11 +191,12 @@ def claim_of(agent: str, heard: dict[int, str]) -> Claim:
     return replace(CLAIM, agent=agent, rounds=rounds)
 
 
-def test_common_rounds_are_those_in_which_each_mixed_the_other() -> None:
+def test_a_member_pays_for_what_the_referee_mixed_of_it() -> None:
     a = claim_of("a0", {1: "a1", 2: "a1 a3", 3: "a3", 4: "a1", 6: "a1"})
     b = claim_of("a1", {1: "a0", 2: "a2", 3: "a0", 4: "a0 a2", 5: "a0", 6: ""})
-    assert common_rounds(a, b) == common_rounds(b, a) == (1, 4)
-    assert common_rounds(a, claim_of("a2", {1: "a1"})) == ()
+    assert heard_rounds(a, b) == (1, 2, 4, 6)
+    assert heard_rounds(b, a) == (1, 3, 4)  # b stated a round 5 that a did not
+    assert heard_rounds(a, claim_of("a2", {1: "a1"})) == ()
 
 
 def test_the_golden_claim_keeps_its_bytes() -> None:

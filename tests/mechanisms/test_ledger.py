@@ -336,9 +336,21 @@ def test_nothing_is_proposed_before_catching_up() -> None:
     assert twin.ends["a1"].disk.pending is None
 
 
-def test_a_window_that_the_proposer_could_not_settle_is_skipped() -> None:
+def test_a_window_in_which_the_proposer_may_owe_is_not_passed_over() -> None:
     twin = synced_twin()  # hi proposes record 1
     twin.settle("a0", 0)
+    twin.settle("a0", 1)
+    twin.settle("a1", 1)
+    twin.drain()
+    for end in twin.ends.values():
+        assert [Body.decode(r.body).window for r in end.disk.records] == [-1]
+        assert (end.channel.status, end.channel.reason) == (Status.DISPUTED, "window-order")
+
+
+def test_a_window_without_a_payment_may_be_skipped() -> None:
+    twin = synced_twin()  # hi proposes record 1
+    free, _ = SETTLEMENTS[0]
+    twin.ends["a0"].channel.settle(0, 0, free.bill_lo, free.bill_hi, (b"", b""))
     twin.settle("a0", 1)
     twin.settle("a1", 1)
     twin.drain()

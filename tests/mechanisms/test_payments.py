@@ -150,8 +150,13 @@ def test_norm_settles_the_difference_of_energies_over_common_rounds() -> None:
     assert (by_lo.run, by_lo.window, by_lo.rule) == (RUN, 0, "norm:0.5")
 
 
-def test_rounds_that_only_one_end_mixed_cost_nothing() -> None:
+def test_who_ignores_a_neighbour_pays_it_all_the_same() -> None:
     lo, hi = signed("a0", [4.0], ("a1",)), signed("a1", [1.0], ("a2",))
+    assert edge_bills(parse_rule("norm:1"), lo, hi).delta == -1_000_000
+
+
+def test_rounds_that_neither_end_mixed_cost_nothing() -> None:
+    lo, hi = signed("a0", [4.0], ("a3",)), signed("a1", [1.0], ("a2",))
     assert edge_bills(parse_rule("norm:1"), lo, hi).delta == 0
 
 
