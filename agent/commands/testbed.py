@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Final
 
@@ -145,8 +145,9 @@ def _default_run_dir(task: str, topology: str) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     words = (Path(word).stem.partition(":")[0] for word in (task, topology))
     name = "-".join((*words, stamp))
-    candidates = (Path("runs") / f"{name}{suffix}" for suffix in ("", *map("-{}".format, count(2))))
-    return next(path for path in candidates if not path.exists())
+    path = Path("runs") / name
+    others = (path.with_name(f"{name}-{number}") for number in count(2))
+    return next(other for other in chain((path,), others) if not other.exists())
 
 
 @contextmanager
