@@ -206,7 +206,8 @@ def test_ctrl_c_stops_every_child(tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert errors.decode().strip() == "candor: error: interrupted"
+    told = errors.decode().strip()
+    assert told == f"candor: interrupted; what there is lies in {run_dir}"
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
