@@ -156,7 +156,7 @@ def hosts(tmp_path):
 
 
 def test_a_killed_daemon_comes_back_and_the_ledgers_agree(hosts, tmp_path, capsys):
-    bed = hosts(4, 300, window=4, deadline_s=5)
+    bed = hosts(4, 400, window=4, deadline_s=5)
     for i in range(4):
         bed.start(f"a{i}")
     bed.wait_for_round("a2", 10)

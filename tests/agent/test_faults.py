@@ -57,7 +57,7 @@ def test_a_run_survives_a_killed_a_restarted_and_a_stopped_agent(tmp_path):
         '[[event]]\nat_round = 20\nkill = "a4"\n',
     )
     words = ["testbed", "--agents", "5", "--topology", "complete", "--task", "digits"]
-    words += ["--rounds", "250", "--faults", str(path), "--deadline-s", "2", "--local-steps", "2"]
+    words += ["--rounds", "600", "--faults", str(path), "--deadline-s", "2", "--local-steps", "2"]
     words += ["--run-dir", str(tmp_path / "run"), "--json", "--evaluate-every", "10"]
     done = subprocess.run(
         [sys.executable, "-P", "-m", "agent", *words],
