@@ -104,14 +104,15 @@ class Settlement:
         return "credit limit reached" if edge.over_limit else None
 
     def settled(self, agent: str) -> bool:
-        """Whether nothing is left to settle with a neighbour."""
+        """Whether nothing is left to settle with a neighbour: a window in which it stated nothing
+        that was seen here, as while it was away, is no debt of its."""
         edge = self._edges[agent]
-        if not edge.channel.idle:
-            return False
-        if not self._payments.settles or not self._own:
-            return True
-        last = max(self._own)
-        return edge.channel.settled_window >= last or last in edge.skipped
+        return edge.channel.idle and not any(
+            window > edge.channel.settled_window
+            and window not in edge.skipped
+            and self._book.seen(agent, window).energies
+            for window in self._own
+        )
 
     # --- events -----------------------------------------------------------------------------
 

@@ -629,3 +629,19 @@ def test_a_flood_of_bad_messages_does_not_flood_the_log(started):
     node = run.nodes["a0"]
     told = sum(len(node.core.received("a1", [b"x"], run.now_s, 0.0)) for _ in range(5000))
     assert 10 <= told < 20
+
+
+def test_an_agent_that_was_away_for_long_is_let_in_again(started, tmp_path):
+    """Windows in which it stated nothing are no debt: it must not be barred for them."""
+    run = started("ring", 4, rounds=400, window=4, deadline_s=0.5)
+    run.start()
+    run.advance(1.5)
+    run.kill("a1")
+    run.advance(6.0)  # three times what an unsettled window is waited for
+    run.start("a1")
+    run.run()
+    assert run.nodes["a1"].events("re_entered")
+    assert all(node.ended.failure is None for node in run.nodes.values())
+    run.export()
+    _, audit = audit_run_directory(tmp_path)
+    assert not audit.findings
