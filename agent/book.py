@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mechanisms.claims import Claim, ClaimedRound
-from mechanisms.evidence import Examined, Examiner, energy
+from mechanisms.evidence import Examined, Examiner
 from mechanisms.sketch import window_of
-from mechanisms.statements import Floats, SignedStatement
+from mechanisms.statements import SignedStatement
 from topologies.canonical import MalformedError, Value, pack, unpack
 
 # Round t is judged with the statements of t - 1, and a late neighbour may still be one behind.
@@ -28,43 +29,45 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Seen:
-    """What one agent injected in one window, as seen here: energies by round, the sum of S u; and
-    whom it mixed, by round, as its next statement's row tells."""
+    """What one agent injected in one window, as seen here: energies and traces by round; and whom
+    it mixed, by round, as its next statement's row tells."""
 
     energies: dict[int, float] = field(default_factory=dict)
+    traces: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     heard: dict[int, frozenset[str]] = field(default_factory=dict)
-    direction: Floats | None = None
 
     def add(self, round_number: int, examined: Examined) -> None:
         """Count a round once."""
         if round_number in self.energies:
             return
         self.energies[round_number] = examined.energy
-        if self.direction is None:
-            self.direction = np.zeros_like(examined.injected)
-        self.direction += examined.injected
+        self.traces[round_number] = examined.trace
 
     def fields(self, agent: str) -> Value:
-        """[agent, [[round, energy], …], direction]."""
-        energies: list[Value] = [[number, value] for number, value in self.energies.items()]
-        direction = b"" if self.direction is None else self.direction.astype("<f8").tobytes()
-        return [agent, energies, direction]
+        """[agent, [[round, energy, trace], …]]."""
+        rounds: list[Value] = [
+            [number, value, self.traces[number].astype("<f4").tobytes()]
+            for number, value in self.energies.items()
+        ]
+        return [agent, rounds]
 
 
 def _seen_from(fields: Value) -> tuple[str, Seen]:
     match fields:
-        case [str(agent), list(energies), bytes(direction)] if len(direction) % 8 == 0:
-            seen = Seen(direction=np.frombuffer(direction, "<f8").copy() if direction else None)
-            seen.energies.update(map(_energy, energies))
+        case [str(agent), list(rounds)]:
+            seen = Seen()
+            for number, value, trace in map(_round_from, rounds):
+                seen.energies[number] = value
+                seen.traces[number] = np.frombuffer(trace, "<f4")
             return agent, seen
     raise MalformedError("not what an agent saw in a window")
 
 
-def _energy(entry: Value) -> tuple[int, float]:
+def _round_from(entry: Value) -> tuple[int, float, bytes]:
     match entry:
-        case [int(number), float(value)]:
-            return number, value
-    raise MalformedError("not the energy of a round")
+        case [int(number), float(value), bytes(trace)] if len(trace) % 4 == 0:
+            return number, value, trace
+    raise MalformedError("not a round that was seen")
 
 
 def _snapshot(data: bytes) -> tuple[int, bytes, Sequence[Value]]:
@@ -127,8 +130,7 @@ class EvidenceBook:
         statement = signed.statement
         before = self.statements(statement.round - 1)
         sources = {agent: before[agent].statement for agent in self.row if statement.round > 1}
-        vector = self.examiner.injected(statement, sources)
-        examined = Examined(vector, float(energy(vector)))
+        examined = self.examiner.shown(statement, sources)
         self.add(signed, examined)
         return examined
 
@@ -163,19 +165,15 @@ class EvidenceBook:
         seen = self.seen(self.agent, window)
         heard = self._heard.get(window, {})
         rounds = tuple(
-            ClaimedRound(number, seen.energies[number], heard.get(number, ()))
+            ClaimedRound(
+                number,
+                seen.energies[number],
+                heard.get(number, ()),
+                seen.traces[number].astype("<f4").tobytes(),
+            )
             for number in sorted(seen.energies)
         )
-        direction = seen.direction
-        if direction is None:
-            direction = np.zeros(self.examiner.terms.sketch_bytes // 8)
-        return Claim(
-            self.examiner.terms.run,
-            window,
-            self.agent,
-            rounds,
-            direction.astype("<f8").tobytes(),
-        )
+        return Claim(self.examiner.terms.run, window, self.agent, rounds)
 
     def encode_seen(self, window: int) -> bytes:
         """What was seen in a window, as bytes to be stored with this agent's claim for it."""

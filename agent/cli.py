@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "topology": "Draw, describe and save graphs.",
     "cluster": "Make, check and show the cluster file that all agents share.",
     "agent": "Run the daemon of one agent.",
+    "lockstep": "Run real cores through thousands of schedules of faults.",
     "testbed": "Run N real daemons on this machine and sum up.",
     "status": "Show what an agent, or every agent of a run, is doing.",
     "ledger": "Show, verify, audit and export signed ledgers.",

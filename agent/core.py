@@ -38,11 +38,7 @@ from mechanisms.evidence import Examined, Examiner
 from mechanisms.ledger import Record
 from mechanisms.sketch import last_of_window
 from mechanisms.statements import EvidenceError, SignedStatement, Statement
-from network.messages import (
-    Bye,
-    ClaimMessage,
-    Waiting,
-)
+from network.messages import Bye, Waiting
 from network.rounds import BufferPool
 from network.wire import Buffer
 from topologies.signatures import SigningKey
@@ -50,6 +46,8 @@ from topologies.signatures import SigningKey
 RESERVED_KEY: Final = "reserved_round"
 BYE_RETRY_S: Final = 0.5
 KEPT: Final = "its ledger is kept and exported"
+# A neighbour may be late with its claim, and a referee waits for it before it bills.
+LAST_DEADLINES: Final = 3
 # All is settled by then: a farewell that is not answered costs nothing but this wait.
 FAREWELL_S: Final = 5.0
 
@@ -204,14 +202,13 @@ class AgentCore:
         effects = self._settle(now_s)
         if self.round > self.settings.rounds:
             self.phase = Phase.SETTLING
-            self._deadline_s = now_s + self.settings.deadline_s
+            self._deadline_s = now_s + LAST_DEADLINES * self.settings.deadline_s
         return effects + self._advance(now_s)
 
     def records_read(self, peer: str, records: list[Record], now_s: float) -> list[Effect]:
         """The answer to `ReadRecords`."""
-        neighbour = self.neighbours[peer]
         steps = self.settlement.records_read(peer, records)
-        return self._reception.addressed(neighbour, steps) + self._advance(now_s)
+        return self._reception.addressed(steps) + self._advance(now_s)
 
     def stop(self, failure: str = "stopped before the last round") -> list[Effect]:
         """Leave now, at the operator's wish: tell the neighbours, so that none waits for us."""
@@ -354,15 +351,9 @@ class AgentCore:
         ]
 
     def _settle(self, now_s: float) -> list[Effect]:
-        """Claim the windows that ended with the last round, and settle them edge by edge."""
-        effects: list[Effect] = []
-        for step in self.settlement.round_over(self.round - 1, self.settings.rounds):
-            effects += [Persist(step.persist)] if step.persist else []
-            for neighbour in self.neighbours.values():
-                effects += self._reception.send(neighbour, ClaimMessage(step.claim))
-                settled = self.settlement.settle(neighbour.agent, now_s)
-                effects += self._reception.addressed(neighbour, settled)
-        return effects
+        """Claim the windows that ended with the last round."""
+        steps = self.settlement.round_over(self.round - 1, self.settings.rounds, now_s)
+        return self._reception.addressed(steps)
 
     def _try_leave(self, now_s: float) -> list[Effect]:
         open_edges = [

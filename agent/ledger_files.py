@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from mechanisms.audit import AuditFacts, ExportFile, RunAudit, audit_run
 from mechanisms.export import LINE_BYTES_MAX, export_channel, file_name
-from mechanisms.payments import parse_rule
+from mechanisms.payments import BillTerms, parse_rule
+from mechanisms.sketch import TRACE_SIZE
 from topologies.cluster import Cluster, load_cluster
 from topologies.signatures import SigningKey
 from topologies.specs import ConfigurationError
@@ -24,6 +25,23 @@ LEDGER_NAME: Final = "ledger"
 EXPORT_BYTES_MAX: Final = 64 * LINE_BYTES_MAX
 
 
+def bill_terms(cluster: Cluster) -> BillTerms:
+    """What every bill of the run is judged against.
+
+    Raises:
+        ConfigurationError: the cluster's payment rule is not known here.
+    """
+    trace_size = min(cluster.task.parameters, cluster.payments.sketch_size, TRACE_SIZE)
+    return BillTerms(
+        run=bytes.fromhex(cluster.fingerprint),
+        window_rounds=cluster.payments.window,
+        trace_size=trace_size,
+        publics={agent.id: bytes.fromhex(agent.identity) for agent in cluster.agents},
+        neighbours={agent: frozenset(cluster.neighbours(agent)) for agent in cluster.ids},
+        payments=parse_rule(cluster.payments.rule),
+    )
+
+
 def audit_facts(cluster: Cluster) -> AuditFacts:
     """What exports of this run are judged against.
 
@@ -32,12 +50,9 @@ def audit_facts(cluster: Cluster) -> AuditFacts:
     """
     return AuditFacts(
         run_id=cluster.run_id,
-        fingerprint=bytes.fromhex(cluster.fingerprint),
         credit_limit=cluster.payments.credit_limit,
-        window_rounds=cluster.payments.window,
-        keys={agent.id: bytes.fromhex(agent.identity) for agent in cluster.agents},
         edges=frozenset((min(edge), max(edge)) for edge in cluster.graph.edges),
-        payments=parse_rule(cluster.payments.rule),
+        bills=bill_terms(cluster),
     )
 
 
@@ -121,7 +136,7 @@ def audit_run_directory(run_dir: Path) -> tuple[Cluster, RunAudit]:
     cluster = load_cluster(run_dir / CLUSTER_NAME)
     facts = audit_facts(cluster)
     paths = sorted((run_dir / AGENTS_NAME).glob(f"*/{LEDGER_NAME}/*.jsonl"))
-    if not paths and facts.edges and facts.payments.settles:
+    if not paths and facts.edges and facts.settles:
         raise ConfigurationError(
             f"{run_dir}: no ledger exports in {AGENTS_NAME}/*/{LEDGER_NAME}; "
             "daemons write them when they end, `candor ledger export` at any time"

@@ -14,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.book import EvidenceBook
-from agent.effects import Arrived, Effect, Log, Persist, ReadRecords, Send, Verify
+from agent.effects import Arrived, Effect, Log, Send, Verify
 from agent.neighbour import Neighbour
-from agent.settlement import Settlement, Step
+from agent.settlement import Settlement, Step, To
 from mechanisms.evidence import Examined, Examiner
 from mechanisms.statements import EvidenceError, SignedStatement
 from network.errors import RemoteProtocolError
 from network.messages import (
     Ack,
+    BillMessage,
     Bye,
     Chunk,
     ClaimMessage,
@@ -73,7 +74,7 @@ class Reception:
                 for hello in neighbour.session.tick(now_s, own_round)
             ]
             if neighbour.session.established:
-                effects += self.addressed(neighbour, self._settlement.tick(neighbour.agent, now_s))
+                effects += self.addressed(self._settlement.tick(neighbour.agent, now_s))
         return effects
 
     def received(
@@ -159,10 +160,12 @@ class Reception:
                 return [_told(logging.WARNING, "own_update_refused", neighbour, about)]
             case ClaimMessage(claim):
                 effects = self._settlement.claimed(neighbour.agent, claim, now_s)
-                return self.addressed(neighbour, effects)
+                return self.addressed(effects)
+            case BillMessage(bundle):
+                return self.addressed(self._settlement.billed(neighbour.agent, bundle, now_s))
             case LedgerMessage(kind, fields):
                 effects = self._settlement.received(neighbour.agent, kind, fields, now_s)
-                return self.addressed(neighbour, effects)
+                return self.addressed(effects)
             case Waiting():
                 neighbour.waiting = True
                 return []
@@ -186,7 +189,7 @@ class Reception:
             connected = self._settlement.connected(
                 neighbour.agent, neighbour.session.nonce, nonce, now_s
             )
-            effects += self.addressed(neighbour, connected)
+            effects += self.addressed(connected)
         return effects
 
     def _update(self, neighbour: Neighbour, message: Update) -> list[Effect]:
@@ -282,15 +285,16 @@ class Reception:
             return []
         return [Send(neighbour.agent, to_envelope(message, nonce), bulk_round)]
 
-    def addressed(self, neighbour: Neighbour, steps: Sequence[Step]) -> list[Effect]:
-        """Settlement's steps as effects, in order; a bar it put on the neighbour takes effect."""
+    def addressed(self, steps: Sequence[Step]) -> list[Effect]:
+        """Settlement's steps as effects, in order; bars it put on neighbours take effect."""
         effects: list[Effect] = []
         for step in steps:
-            if isinstance(step, Persist | ReadRecords | Log):
-                effects.append(step)
+            if isinstance(step, To):
+                effects += self.send(self._neighbours[step.agent], step.message)
             else:
-                effects += self.send(neighbour, step)
-        neighbour.barred = self._settlement.barred(neighbour.agent)
+                effects.append(step)
+        for neighbour in self._neighbours.values():
+            neighbour.barred = self._settlement.barred(neighbour.agent)
         return effects
 
 

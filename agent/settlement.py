@@ -1,7 +1,8 @@
-"""Settlement of all edges of one agent: claims made and checked, bills, and a channel an edge.
+"""Settlement of all edges of one agent: claims and bills exchanged, and a channel an edge.
 
-A window is claimed when its last round is over, settled with each neighbour once both claims are
-here, and never twice: the channel sees to that. Pure: it answers with steps for the core, in order.
+An edge settles a window once the bills of both its ends are here, and never twice: the channel
+sees to that. Claims and bills of the own neighbourhood are made in `agent.referee`. Pure: it
+answers with steps for the core, in order.
 """
 
 import logging
@@ -9,79 +10,100 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-import numpy as np
-
-from agent.book import SEEN_BYTES_MAX, WINDOWS_KEPT, EvidenceBook
+from agent.book import EvidenceBook
 from agent.effects import Log, Persist, PutValue, ReadRecords
+from agent.referee import Referee
 from mechanisms import ledger
-from mechanisms.claims import Claim, SignedClaim, claim_bytes_max, heard_rounds
+from mechanisms.claims import SignedClaim, claim_bytes_max
 from mechanisms.credits import AmountError
-from mechanisms.evidence import check_claim
-from mechanisms.payments import Payments, edge_bills
-from mechanisms.sketch import window_of
+from mechanisms.ledger_messages import Records, Reject
+from mechanisms.payments import (
+    BillError,
+    BillTerms,
+    SignedBill,
+    check_bill,
+    edge_delta,
+)
 from mechanisms.statements import EvidenceError
 from network.errors import RemoteProtocolError
-from network.messages import ClaimMessage, LedgerMessage
+from network.messages import BillMessage, ClaimMessage, LedgerMessage
 from network.wire import Kind
-from topologies.canonical import Value, pack, unpack
+from topologies.canonical import MalformedError, Value, pack
 from topologies.signatures import SigningKey
 
 # A proposal or a state without an answer is repeated this often; the first nearly always lands.
 RESEND_S: Final = 1.0
-# Claims of a neighbour that is ahead wait here until our own window is over, ours until settled.
-CLAIMS_KEPT: Final = WINDOWS_KEPT
-
-Step: TypeAlias = Persist | ReadRecords | Log | ClaimMessage | LedgerMessage
+# A daemon that is down for minutes is late once; whoever makes a habit of it pays nothing.
+LATE_MAX: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class ClaimStep:
-    """A window that ended: what to persist before the claim is sent to every neighbour."""
+class To:
+    """A message to one neighbour."""
 
-    window: int
-    persist: tuple[PutValue, ...]
-    claim: bytes
+    agent: str
+    message: ClaimMessage | BillMessage | LedgerMessage
+
+
+Step: TypeAlias = Persist | ReadRecords | Log | To
 
 
 @dataclass(slots=True)
 class Edge:
-    """The settlement state of one edge; `claims` are the neighbour's, by window."""
+    """The settlement state of one edge; `bills` are the neighbour's, by window."""
 
     channel: ledger.Channel
     public: bytes
-    claims: dict[int, SignedClaim] = field(default_factory=dict)
+    bills: dict[int, SignedBill] = field(default_factory=dict)
     skipped: set[int] = field(default_factory=set)
     handed: set[int] = field(default_factory=set)  # to the channel, which has not settled them yet
-    refused: str | None = None  # why a claim was: whoever does not pay is not served
+    late: set[int] = field(default_factory=set)  # windows billed without it: its claim was missing
+    lateness: int = 0  # how often that was so
+    refused: str | None = None  # why a claim or a bill was: whoever does not pay is not served
     over_limit: bool = False
     reading: bool = False  # records for the neighbour: one request at a time
     resend_s: float = 0.0
     open_since_s: float | None = None
     overdue: bool = False
 
+    def done(self, window: int) -> bool:
+        """Whether nothing more is to be done here about a window."""
+        past = window <= self.channel.settled_window
+        return past or window in self.skipped or window in self.handed
+
+    def passed_over(self, window: int) -> bool:
+        """Whether the neighbour has billed a later window, and never this one."""
+        later = min((w for w in self.bills if w > window), default=None)
+        return later is not None and self.bills[later].bill().previous < window
+
 
 class Settlement:
-    """Claims and channels of agent `book.agent`, an edge a neighbour."""
+    """Claims, bills and channels of agent `book.agent`, an edge a neighbour."""
 
     def __init__(
         self,
         key: SigningKey,
         book: EvidenceBook,
-        payments: Payments,
+        terms: BillTerms,
         edges: Mapping[str, Edge],
+        patience_s: float,
         overdue_s: float,
     ) -> None:
+        limits = (edge.channel.terms.credit_limit for edge in edges.values())
+        self._agent = book.agent
         self._key = key
         self._book = book
-        self._payments = payments
+        self._terms = terms
         self._edges = edges
-        self._own: dict[int, SignedClaim] = {}
-        self._next_window: int | None = None
         self._overdue_s = overdue_s
-        limits = (edge.channel.terms.credit_limit for edge in edges.values())
-        self._credit_limit = min(limits, default=0)
+        self._referee = Referee(key, book, terms, patience_s, min(limits, default=0))
 
     # --- what the core asks -----------------------------------------------------------------
+
+    @property
+    def settles(self) -> bool:
+        """Whether the rule asks for anything: without, no claims are made."""
+        return self._terms.payments.settles
 
     @property
     def balance(self) -> int:
@@ -97,6 +119,8 @@ class Settlement:
         edge = self._edges[agent]
         if edge.refused is not None:
             return edge.refused
+        if edge.late:
+            return f"it has not claimed window {min(edge.late)}"
         if edge.overdue:
             return f"it has not settled window {edge.channel.settled_window + 1}"
         if edge.channel.status is not ledger.Status.OPEN:
@@ -111,34 +135,39 @@ class Settlement:
             window > edge.channel.settled_window
             and window not in edge.skipped
             and self._book.seen(agent, window).energies
-            for window in self._own
+            for window in self._referee.windows
         )
+
+    def too_large(self, energy: float) -> bool:
+        """Whether an update of this energy could not be paid for; see `Referee.too_large`."""
+        return self.settles and self._referee.too_large(energy)
 
     # --- events -----------------------------------------------------------------------------
 
     def connected(
         self, agent: str, own_nonce: bytes, peer_nonce: bytes, now_s: float
     ) -> Sequence[Step]:
-        """A session began: exchange ledger states, and claims that may have been lost."""
+        """A session began: exchange ledger states, and what may have been lost."""
         edge = self._edges[agent]
         edge.resend_s = now_s + RESEND_S
         steps = self._steps(agent, edge.channel.connected(own_nonce, peer_nonce))
-        return [*steps, *self._open_claims(edge)]
+        return [*steps, *self._open(agent)]
 
     def tick(self, agent: str, now_s: float) -> Sequence[Step]:
-        """Repeat what the neighbour has not answered."""
+        """Bill what is due; repeat what the neighbour has not answered."""
         edge = self._edges[agent]
+        steps = self._bill(now_s)
         if self.settled(agent):
             edge.open_since_s, edge.overdue = None, False
-            return []
+            return steps
         if edge.open_since_s is None:
             edge.open_since_s = now_s
-        # Whoever does not claim, propose or accept does not pay, and is not served until it does.
+        # Whoever does not claim, bill, propose or accept does not pay: it is not served until then.
         edge.overdue = now_s - edge.open_since_s > self._overdue_s
         if now_s < edge.resend_s:
-            return []
+            return steps
         edge.resend_s = now_s + RESEND_S
-        return [*self._open_claims(edge), *self._steps(agent, edge.channel.resend())]
+        return [*steps, *self._open(agent), *self._steps(agent, edge.channel.resend())]
 
     def received(
         self, agent: str, kind: Kind, fields: Sequence[Value], now_s: float
@@ -150,12 +179,27 @@ class Settlement:
         """
         edge = self._edges[agent]
         message = ledger.parse_message(kind.name, fields)
+        if isinstance(message, Reject) and self._is_of_bill(message.body_hash):
+            return self._bill_rejected(agent, edge, message)
+        if isinstance(message, Records):
+            self._check_adopted(edge, message)
         try:
             effects = edge.channel.received_from_peer(message)
         except ledger.LedgerViolation as exc:
             raise RemoteProtocolError(f"ledger-{exc.code}", exc.detail) from exc
         edge.resend_s = now_s + RESEND_S
         return self._steps(agent, effects)
+
+    def _check_adopted(self, edge: Edge, message: Records) -> None:
+        """A record that both signed names bodies only: its evidence must hold by itself, or our own
+        export would fail the audit."""
+        lo, hi = edge.channel.terms.lo, edge.channel.terms.hi
+        for record in message.records:
+            for bundle, referee in zip(record.evidence, (lo, hi), strict=False):
+                try:
+                    check_bill(self._terms, SignedBill.decode(bundle), referee)
+                except BillError as exc:
+                    raise RemoteProtocolError("ledger-evidence", str(exc)) from exc
 
     def records_read(self, agent: str, records: list[ledger.Record]) -> Sequence[Step]:
         """The answer to `ReadRecords`."""
@@ -170,75 +214,62 @@ class Settlement:
             RemoteProtocolError, MalformedError: not its claim, or a second one that differs.
         """
         edge = self._edges[agent]
-        terms = self._book.examiner.terms
-        neighbours = len(terms.mixing[agent])
-        bytes_max = claim_bytes_max(terms.window_rounds, neighbours, terms.sketch_bytes)
-        signed = SignedClaim.decode(data, bytes_max=bytes_max)
+        signed = SignedClaim.decode(data, bytes_max=self._claim_bytes_max(agent))
         claim = signed.claim()
         if claim.agent != agent or not signed.verify(edge.public):
             raise RemoteProtocolError("claim-signature", f"not {agent}'s")
-        known_windows = edge.skipped | edge.handed
-        if claim.window <= edge.channel.settled_window or claim.window in known_windows:
+        if claim.run != self._terms.run:
+            raise RemoteProtocolError("claim-run", "of another run")
+        if edge.done(claim.window) and claim.window not in edge.late:
             return []
-        if not self._wanted(claim.window):
+        if not self._referee.wanted(claim.window):
             return [_log(logging.DEBUG, "claim_ignored", peer=agent, window=claim.window)]
-        known = edge.claims.setdefault(claim.window, signed)
-        if known.body != signed.body:
+        if not self._referee.keep(agent, claim.window, signed):
             raise RemoteProtocolError("claim-changed", f"window {claim.window}")
-        return self.settle(agent, now_s)
+        return self._bill(now_s)
 
-    def round_over(self, round_number: int, rounds: int) -> list[ClaimStep]:
-        """Own claims of the windows that end with this round, or were jumped over by a re-entry."""
-        if not self._payments.settles:
-            return []
-        window_rounds = self._book.examiner.terms.window_rounds
-        window = window_of(round_number, window_rounds)
-        if self._next_window is None:
-            self._next_window = window
-        over = round_number == rounds or window_of(round_number + 1, window_rounds) != window
-        steps = [
-            self._claim(ended)
-            for ended in range(self._next_window, window + over)
-            if ended not in self._own and self._book.seen(self._book.agent, ended).energies
-        ]
-        self._next_window = window + over
-        for edge in self._edges.values():
-            edge.claims = {w: c for w, c in edge.claims.items() if self._wanted(w)}
-        return steps
+    def billed(self, agent: str, data: bytes, now_s: float) -> Sequence[Step]:
+        """A neighbour's bill: checked by itself at once, settled when ours is made.
 
-    def settle(self, agent: str, now_s: float) -> Sequence[Step]:
-        """Settle with a neighbour, in order, the windows for which both claims are here."""
+        Raises:
+            RemoteProtocolError, MalformedError: not its bill, or a second one that differs.
+        """
         edge = self._edges[agent]
-        steps: list[Step] = []
-        edge.handed = {w for w in edge.handed if w > edge.channel.settled_window}
-        for window in sorted(self._own):
-            done = window <= edge.channel.settled_window or window in edge.skipped | edge.handed
-            if not done and window in edge.claims:
-                steps += self._settle_window(agent, edge, window)
-                del edge.claims[window]
-            elif not done and self._book.seen(agent, window).energies:
-                break  # in order: it stated rounds there, so its claim will come
-        if steps:
-            edge.resend_s = now_s + RESEND_S
-        return steps
-
-    def too_large(self, energy: float) -> bool:
-        """Whether an update of this energy could not be paid for within an edge's credit, if every
-        round of a window were like it: such an update must not reach the model."""
-        if not self._payments.settles:
-            return False
-        terms = self._book.examiner.terms
-        direction = np.zeros((1, terms.sketch_bytes // 8))
+        signed = SignedBill.decode(data)
+        bill = signed.bill()
+        if bill.run != self._terms.run:
+            raise RemoteProtocolError("bill-run", "of another run")
+        if edge.done(bill.window):
+            return []
+        if not self._referee.wanted(bill.window):
+            return [_log(logging.DEBUG, "bill_ignored", peer=agent, window=bill.window)]
+        known = edge.bills.get(bill.window)
+        if known is not None:
+            if known.body != signed.body:
+                raise RemoteProtocolError("bill-changed", f"window {bill.window}")
+            return []
+        if bill.referee != agent or not signed.verify(edge.public):
+            raise RemoteProtocolError("bill-signature", f"not {agent}'s")
         try:
-            amounts = self._payments.amounts(np.array([energy * terms.window_rounds]), direction)
-        except AmountError:
-            return True
-        return bool(amounts[0] > self._credit_limit)
+            check_bill(self._terms, signed, agent)
+            self._match_claims(agent, signed)
+        except (BillError, MalformedError) as exc:
+            code = exc.code if isinstance(exc, BillError) else "bill"
+            return self._refuse_bill(agent, edge, signed, bill.window, code, str(exc))
+        edge.bills[bill.window] = signed
+        return [*self._bill(now_s), *self._settle(agent)]
 
-    @property
-    def settles(self) -> bool:
-        """Whether the rule asks for anything: without, no claims are made."""
-        return self._payments.settles
+    def round_over(self, round_number: int, rounds: int, now_s: float) -> Sequence[Step]:
+        """Claim the windows that end with this round, or were jumped over by a re-entry."""
+        if not self.settles:
+            return []
+        steps: list[Step] = []
+        for window in self._referee.round_over(round_number, rounds):
+            steps.append(Persist((self._referee.claim(window),)))
+            claim = self._referee.windows[window].claim.encode()
+            steps += [To(agent, ClaimMessage(claim)) for agent in self._edges]
+            self._forget_settled()
+        return [*steps, *self._bill(now_s)]
 
     def take_over(self, snapshot: bytes) -> tuple[PutValue, ...]:
         """Claim the window in which an earlier life ended, from its last snapshot; answers what to
@@ -248,77 +279,177 @@ class Settlement:
             MalformedError: our own file is damaged.
         """
         window = self._book.window_of_snapshot(snapshot)
-        if window in self._own or not self._payments.settles:
+        if window in self._referee.windows or not self.settles:
             return ()  # claimed already, with evidence that is more complete than the snapshot's
         self._book.restore(snapshot)
-        return self._claim(window).persist
+        return (self._referee.claim(window),)
 
-    def restore(self, window: int, data: bytes) -> None:
-        """Take back the claim of an earlier life, with the evidence it kept for its neighbours'."""
-        match unpack(data, bytes_max=2 * SEEN_BYTES_MAX):
-            case [bytes(claim), bytes(seen)]:
-                self._own[window] = SignedClaim.decode(claim)
-                self._book.restore_seen(window, seen)
+    def restore(self, window: int, claim: bytes, bill: bytes | None) -> None:
+        """Take back the claim, and the bill if there is one, of an earlier life."""
+        self._referee.restore(window, claim, bill)
 
-    # --- inside -----------------------------------------------------------------------------
+    # --- claims and bills -------------------------------------------------------------------
 
-    def _wanted(self, window: int) -> bool:
-        """Whether a neighbour's claim can still be settled: a window open here, or claimed."""
-        coming = self._next_window or 0
-        return window in self._own or coming <= window < coming + CLAIMS_KEPT
+    def _claim_bytes_max(self, agent: str) -> int:
+        trace_bytes = 4 * self._terms.trace_size
+        return claim_bytes_max(
+            self._terms.window_rounds, self._terms.neighbours[agent], trace_bytes
+        )
 
-    def _claim(self, window: int) -> ClaimStep:
-        signed = SignedClaim.sign(self._book.claim(window), self._key)
-        self._own[window] = signed
-        self._forget_settled(window)
-        claim = signed.encode()
-        stored = pack([claim, self._book.encode_seen(window)])
-        return ClaimStep(window, (PutValue(claim_key(window), stored),), claim)
+    def _bill(self, now_s: float) -> list[Step]:
+        """Bill, in order, the windows whose claims are all here or whose deadline has passed."""
+        steps: list[Step] = []
+        for window in self._referee.unbilled():
+            held = self._referee.windows[window]
+            if held.bill_by_s is None:
+                held.bill_by_s = now_s + self._referee.patience_s
+            excluded = {
+                agent: edge.refused is not None or window in edge.skipped
+                for agent, edge in self._edges.items()
+            }
+            late = self._referee.awaited(window, excluded)
+            if late and now_s < held.bill_by_s:
+                break
+            for agent in late:
+                self._edges[agent].late.add(window)
+                self._edges[agent].lateness += 1
+                steps.append(_log(logging.WARNING, "claim_missed", peer=agent, window=window))
+            steps += self._judge(window)
+            steps += self._bill_window(window)
+        return steps + self._judge_late()
 
-    def _open_claims(self, edge: Edge) -> list[ClaimMessage]:
-        """Own claims that an edge has not settled yet, oldest first."""
-        return [
-            ClaimMessage(claim.encode())
-            for window, claim in sorted(self._own.items())
-            if window > edge.channel.settled_window and window not in edge.skipped
+    def _judge_late(self) -> list[Step]:
+        """Serve those again whose claim came too late to be billed, unless they make a habit of it:
+        what is not billed is not paid."""
+        steps: list[Step] = []
+        for agent, edge in self._edges.items():
+            for window in [w for w in edge.late if w in self._referee.claims.get(agent, {})]:
+                try:
+                    self._referee.judge(agent, window)
+                except EvidenceError as exc:
+                    edge.refused = f"claim of window {window} refused: {exc}"
+                    steps += self._skip(agent, edge, window, "claim_refused", str(exc))
+                else:
+                    if edge.lateness > LATE_MAX:
+                        edge.refused = f"its claims came late {edge.lateness} times"
+                        steps += self._skip(agent, edge, window, "claim_refused", edge.refused)
+                edge.late.discard(window)
+                del self._referee.claims[agent][window]
+        return steps
+
+    def _judge(self, window: int) -> list[Step]:
+        """Hold the claims of a window against the evidence."""
+        steps: list[Step] = []
+        for agent, edge in self._edges.items():
+            if edge.done(window) or window not in self._referee.claims.get(agent, {}):
+                continue
+            try:
+                self._referee.judge(agent, window)
+            except EvidenceError as exc:
+                edge.refused = f"claim of window {window} refused: {exc}"
+                steps += self._skip(agent, edge, window, "claim_refused", str(exc))
+        return steps
+
+    def _skip(self, agent: str, edge: Edge, window: int, event: str, detail: str) -> list[Step]:
+        edge.skipped.add(window)
+        refused = _log(logging.WARNING, event, peer=agent, window=window, detail=detail)
+        return [refused, *self._steps(agent, edge.channel.skip(window))]
+
+    def _bill_window(self, window: int) -> list[Step]:
+        members = [
+            agent
+            for agent, edge in self._edges.items()
+            if edge.refused is None
+            and window not in edge.skipped
+            and window in self._referee.claims.get(agent, {})
         ]
+        steps: list[Step] = [Persist((self._referee.bill(window, members),))]
+        bill = self._referee.windows[window].bill
+        assert bill is not None
+        encoded = bill.encode()
+        steps += [To(agent, BillMessage(encoded)) for agent in self._edges]
+        for agent in self._edges:
+            self._referee.claims.get(agent, {}).pop(window, None)
+            steps += self._settle(agent)
+        return steps
 
-    def _forget_settled(self, window: int) -> None:
-        """Own claims that every edge has settled, or that are far behind, are not needed again."""
-        done = min((e.channel.settled_window for e in self._edges.values()), default=window)
-        for old in [w for w in self._own if w <= done or w < window - CLAIMS_KEPT]:
-            del self._own[old]
+    def _match_claims(self, agent: str, signed: SignedBill) -> None:
+        """Our own claim in a neighbour's bill must be the one we made; so must its own there be
+        the one it sent us."""
+        for claim in signed.claims:
+            said = claim.claim()
+            if said.agent == self._agent:
+                own = self._referee.windows.get(said.window)
+                if own is None or own.claim.body != claim.body:
+                    raise BillError("bill-claims", "our claim is not the one we made")
+            elif said.agent == agent and not self._referee.keep(agent, said.window, claim):
+                raise BillError("bill-claims", f"{agent} sent us another claim")
 
-    def _settle_window(self, agent: str, edge: Edge, window: int) -> Sequence[Step]:
-        own, theirs = self._own[window], edge.claims[window]
+    def _refuse_bill(
+        self, agent: str, edge: Edge, signed: SignedBill, window: int, code: str, detail: str
+    ) -> list[Step]:
+        edge.refused = f"bill of window {window} refused: {detail}"
+        reject = Reject.sign(self._key, edge.channel.channel_id, signed.digest, code)
+        message = LedgerMessage(Kind.REJECT, reject.to_fields())
+        return [*self._skip(agent, edge, window, "bill_refused", detail), To(agent, message)]
+
+    def _is_of_bill(self, digest: bytes) -> bool:
+        bills = (held.bill for held in self._referee.windows.values())
+        return any(bill is not None and bill.digest == digest for bill in bills)
+
+    def _bill_rejected(self, agent: str, edge: Edge, message: Reject) -> list[Step]:
+        if not message.verify(edge.public, edge.channel.channel_id):
+            raise RemoteProtocolError("bill-signature", f"a REJECT is not signed by {agent}")
+        if edge.refused is not None:
+            return []
+        edge.refused = f"it refused our bill: {message.code}"
+        return [_log(logging.ERROR, "bill_rejected_by_peer", peer=agent, code=message.code)]
+
+    def _open(self, agent: str) -> list[To]:
+        """Own claims and bills that an edge has not settled yet, oldest first."""
+        edge = self._edges[agent]
+        steps: list[To] = []
+        for window, held in sorted(self._referee.windows.items()):
+            if window <= edge.channel.settled_window or window in edge.skipped:
+                continue
+            steps.append(To(agent, ClaimMessage(held.claim.encode())))
+            if held.bill is not None:
+                steps.append(To(agent, BillMessage(held.bill.encode())))
+        return steps
+
+    def _settle(self, agent: str) -> list[Step]:
+        """Settle with a neighbour, in order, the windows for which both bills are here."""
+        edge = self._edges[agent]
+        steps: list[Step] = []
+        edge.handed = {w for w in edge.handed if w > edge.channel.settled_window}
+        edge.bills = {w: bill for w, bill in edge.bills.items() if not edge.done(w)}
+        for window, held in sorted(self._referee.windows.items()):
+            if edge.done(window):
+                continue
+            theirs = edge.bills.get(window)
+            if held.bill is not None and theirs is not None:
+                steps += self._settle_window(agent, edge, window, held.bill, theirs)
+            elif held.bill is None or not edge.passed_over(window):
+                break  # in order: both ends must see the same windows
+        return steps
+
+    def _settle_window(
+        self, agent: str, edge: Edge, window: int, own: SignedBill, theirs: SignedBill
+    ) -> list[Step]:
+        lo, hi = (own, theirs) if self._agent < agent else (theirs, own)
         try:
-            self._check(agent, own.claim(), theirs.claim())
-            lo, hi = (own, theirs) if self._book.agent < agent else (theirs, own)
-            bills = edge_bills(self._payments, lo, hi)
-        except (EvidenceError, AmountError) as exc:
-            edge.skipped.add(window)
-            edge.refused = f"claim of window {window} refused: {exc}"
-            refused = _log(
-                logging.WARNING, "claim_refused", peer=agent, window=window, detail=str(exc)
-            )
-            return [refused, *self._steps(agent, edge.channel.skip(window))]
+            delta = edge_delta(lo.bill(), hi.bill())
+        except AmountError as exc:
+            edge.refused = f"window {window} cannot be settled: {exc}"
+            return self._skip(agent, edge, window, "bill_refused", str(exc))
         edge.handed.add(window)
-        claims = (lo.encode(), hi.encode())
-        settled = edge.channel.settle(window, bills.delta, bills.bill_lo, bills.bill_hi, claims)
-        return self._steps(agent, settled)
+        return self._steps(agent, edge.channel.settle(window, delta, lo.encode(), hi.encode()))
 
-    def _check(self, agent: str, own: Claim, claim: Claim) -> None:
-        seen = self._book.seen(agent, claim.window)
-        unseen = set(heard_rounds(own, claim)) - set(seen.energies)
-        if unseen:
-            raise EvidenceError("claim-unseen", f"no evidence here of round {min(unseen)}")
-        left_out = set(seen.energies) - {entry.round for entry in claim.rounds}
-        if left_out:
-            raise EvidenceError("claim-incomplete", f"round {min(left_out)} was stated")
-        claimed = {entry.round for entry in claim.rounds}
-        whole = seen.direction is not None and claimed == set(seen.energies)
-        direction = np.asarray(seen.direction) if whole else None
-        check_claim(claim, self._book.examiner.terms, seen.energies, direction, seen.heard)
+    def _forget_settled(self) -> None:
+        settled = (edge.channel.settled_window for edge in self._edges.values())
+        self._referee.forget(min(settled, default=-1))
+
+    # --- the channel ------------------------------------------------------------------------
 
     def _steps(self, agent: str, effects: Sequence[ledger.Effect]) -> list[Step]:
         return [step for effect in effects for step in self._step(agent, effect)]
@@ -333,12 +464,12 @@ class Settlement:
                 self._edges[agent].reading = True
                 return [ReadRecords(agent, channel_id, first, count)]
             case ledger.Transmit(message):
-                return [LedgerMessage(Kind[message.kind], message.to_fields())]
+                return [To(agent, LedgerMessage(Kind[message.kind], message.to_fields()))]
             case ledger.Settled(seq, window, delta, balance):
                 fields = {"seq": seq, "window": window, "delta": delta, "balance_lo_paid": balance}
                 return [_log(logging.INFO, "settled", peer=agent, **fields)]
             case ledger.OverLimit(window, balance):
-                own_lo = self._book.agent < agent
+                own_lo = self._agent < agent
                 # The neighbour that owes is no longer served; the one that is owed to goes on.
                 self._edges[agent].over_limit = (balance < 0) if own_lo else (balance > 0)
                 return [
@@ -362,11 +493,6 @@ class Settlement:
                 ]
             case ledger.Ignored(code):
                 return [_log(logging.DEBUG, "ledger_ignored", peer=agent, code=code)]
-
-
-def claim_key(window: int) -> str:
-    """Where an own claim is kept in the store."""
-    return f"claim/{window}"
 
 
 def _log(level: int, event: str, **fields: str | int | float) -> Log:

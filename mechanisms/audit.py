@@ -63,7 +63,7 @@ def audit_run(files: Iterable[ExportFile], facts: AuditFacts) -> RunAudit:
     nets = dict.fromkeys(facts.keys, 0)
     for lo, hi in sorted(facts.edges):
         ends = [audits.get((lo, hi, agent)) for agent in (lo, hi)]
-        if facts.payments.settles:
+        if facts.settles:
             findings += [
                 _missing(lo, hi, a) for a, end in zip((lo, hi), ends, strict=True) if not end
             ]
@@ -77,7 +77,7 @@ def audit_run(files: Iterable[ExportFile], facts: AuditFacts) -> RunAudit:
             if end is not None:
                 balance = _settled_balance(end, known, edge)
                 nets[agent] += balance if agent == hi else -balance
-    findings += _two_claims(audits.values())
+    findings += _said_twice(audits.values())
     if sum(nets.values()) != 0:
         detail = f"the nets of all agents sum to {sum(nets.values())}, not to 0"
         findings.append(Finding("run", "all", 0, "nets", detail))
@@ -127,16 +127,21 @@ def _settled_balance(end: ExportAudit, ends: Sequence[ExportAudit], edge: EdgeNe
     return end.position.balance
 
 
-def _two_claims(audits: Iterable[ExportAudit]) -> list[Finding]:
-    """Agents that signed two different claims for one window, on different edges."""
+def _said_twice(audits: Iterable[ExportAudit]) -> list[Finding]:
+    """Agents that signed two different claims, or as referees two bills, for one window."""
     findings: list[Finding] = []
-    seen: dict[tuple[str, int], tuple[bytes, str]] = {}
+    seen: dict[tuple[str, str, int], tuple[bytes, str]] = {}
     for audit in audits:
-        for seq, signed in audit.claims:
-            claim = signed.claim()
-            key = (claim.agent, claim.window)
-            digest, edge = seen.setdefault(key, (signed.digest, audit.edge))
-            if digest != signed.digest:
-                detail = f"{claim.agent} claims another window {claim.window} on edge {edge}"
-                findings.append(Finding(audit.name, audit.edge, seq, "two-claims", detail))
+        said = [
+            (seq, "two-claims", signed.claim().agent, signed.claim().window, signed.digest)
+            for seq, signed in audit.claims
+        ] + [
+            (seq, "two-bills", signed.bill().referee, signed.bill().window, signed.digest)
+            for seq, signed in audit.bills
+        ]
+        for seq, code, agent, window, digest in said:
+            first, edge = seen.setdefault((code, agent, window), (digest, audit.edge))
+            if first != digest:
+                detail = f"{agent} signed another one for window {window} on edge {edge}"
+                findings.append(Finding(audit.name, audit.edge, seq, code, detail))
     return findings

@@ -4,6 +4,7 @@ Only layout and signature; `mechanisms.evidence.check_claim` holds a claim again
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -12,35 +13,36 @@ from topologies.canonical import MalformedError, Value, is_count, is_name, pack,
 from topologies.signatures import SIGNATURE_BYTES, SigningKey, verify
 
 CLAIM_DOMAIN: Final = "candor/claim/v1"
-CLAIM_VERSION: Final = 1
-# 16 rounds of 4,096 neighbours and a sketch of 1,024 buckets fit many times over.
+CLAIM_VERSION: Final = 2
+# 16 rounds with 1,000 neighbours fit many times over.
 FIXED_BYTES_MAX: Final = 512
 CLAIM_BYTES_MAX: Final = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedRound:
-    """One round of a claim: the energy ||S u||^2 and the neighbours whose updates were mixed."""
+    """One round of a claim: the energy ||S u||^2, the neighbours whose updates were mixed, and the
+    trace of S u (`mechanisms.sketch.TraceFold`, little-endian float32)."""
 
     round: int
     energy: float
     heard: tuple[str, ...]
+    trace: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What an agent says it injected in a window; `direction` is S U, little-endian float64."""
+    """What an agent says it injected in a window, round by round."""
 
     run: bytes
     window: int
     agent: str
     rounds: tuple[ClaimedRound, ...]
-    direction: bytes
 
     def encode(self) -> bytes:
         """The canonical bytes that are signed."""
-        rounds: list[Value] = [[r.round, r.energy, r.heard] for r in self.rounds]
-        return pack([CLAIM_VERSION, self.run, self.window, self.agent, rounds, self.direction])
+        rounds: list[Value] = [[r.round, r.energy, r.heard, r.trace] for r in self.rounds]
+        return pack([CLAIM_VERSION, self.run, self.window, self.agent, rounds])
 
     @classmethod
     def decode(cls, body: bytes, *, bytes_max: int = CLAIM_BYTES_MAX) -> Self:
@@ -56,14 +58,12 @@ class Claim:
                 int(window),
                 str(agent),
                 list(rounds),
-                bytes(direction),
             ] if (
                 is_count(version)
                 and version == CLAIM_VERSION
                 and len(run) == 32
                 and is_count(window)
                 and is_name(agent, ID_CHARS_MAX)
-                and len(direction) % 8 == 0
             ):
                 claimed = tuple(_claimed_round(entry) for entry in rounds)
             case _:
@@ -71,17 +71,20 @@ class Claim:
         numbers = [entry.round for entry in claimed]
         if numbers != sorted(set(numbers)):
             raise MalformedError("a claim's rounds must be ascending")
-        return cls(run, window, agent, claimed, direction)
+        return cls(run, window, agent, claimed)
 
 
 def _claimed_round(entry: Value) -> ClaimedRound:
     match entry:
-        case [int(number), float(squared), list(heard)] if (
-            is_count(number, least=1) and math.isfinite(squared) and squared >= 0
+        case [int(number), float(squared), list(heard), bytes(trace)] if (
+            is_count(number, least=1)
+            and math.isfinite(squared)
+            and squared >= 0
+            and len(trace) % 4 == 0
         ):
             ids = tuple(a for a in heard if isinstance(a, str) and is_name(a, ID_CHARS_MAX))
             if len(ids) == len(heard) and list(ids) == sorted(set(ids)):
-                return ClaimedRound(number, squared, ids)
+                return ClaimedRound(number, squared, ids, trace)
     raise MalformedError("not a claimed round")
 
 
@@ -136,6 +139,7 @@ def heard_rounds(referee: Claim, member: Claim) -> tuple[int, ...]:
     return tuple(r.round for r in member.rounds if r.round in heard)
 
 
-def claim_bytes_max(window_rounds: int, neighbours: int, sketch_bytes: int) -> int:
-    """The longest signed claim that a run's terms allow: peers' claims are bounded by it."""
-    return FIXED_BYTES_MAX + sketch_bytes + window_rounds * (32 + neighbours * (ID_CHARS_MAX + 3))
+def claim_bytes_max(window_rounds: int, neighbours: Iterable[str], trace_bytes: int) -> int:
+    """The longest signed claim of an agent with these neighbours: the bound on what peers send."""
+    heard = sum(len(agent) + 2 for agent in neighbours)
+    return FIXED_BYTES_MAX + window_rounds * (32 + heard + trace_bytes)

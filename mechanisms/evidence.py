@@ -20,14 +20,18 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mechanisms.claims import Claim
-from mechanisms.sketch import SignSketch, signs_seed, window_of
+from mechanisms.claims import Claim, ClaimedRound
+from mechanisms.sketch import TRACE_SIZE, SignSketch, TraceFold, signs_seed, window_of
 from mechanisms.statements import EvidenceError, Floats, SignedStatement, Statement
 from topologies.canonical import payload_digest
 
 # Claims are compared with what the neighbour computed itself; only the order of a dot product's
 # additions may differ between two machines, which moves the last few of 53 bits.
 CLAIM_TOLERANCE: Final = 1e-9
+# Traces are rounded to float32, a bucket of which may round to its neighbour.
+TRACE_TOLERANCE: Final = 1e-6
+# A norm of 1e8: no training comes near it, whatever the rule allows to be paid for.
+ENERGY_MAX: Final = 1e16
 ROW_TOLERANCE: Final = 1e-12
 STEP_TOLERANCE: Final = 1e-12
 
@@ -69,13 +73,19 @@ class Terms:
         """Length of an encoded sketch."""
         return 8 * min(self.dim, self.sketch_size)
 
+    @property
+    def trace_size(self) -> int:
+        """r: how many values a trace has."""
+        return min(self.dim, self.sketch_size, TRACE_SIZE)
+
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What an accepted update proves: the injected sketch (k,) and its squared norm."""
+    """What an accepted update proves: the injected sketch (k,), its squared norm and its trace."""
 
     injected: Floats
     energy: float
+    trace: NDArray[np.float32]
 
 
 class Examiner:
@@ -87,6 +97,7 @@ class Examiner:
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
         self._sketches: dict[int, SignSketch] = {}
+        self._folds: dict[int, TraceFold] = {}
         self._initial: dict[int, Floats] = {}
 
     def sketch(self, window: int) -> SignSketch:
@@ -196,11 +207,28 @@ class Examiner:
         if not np.isfinite(measured).all():  # a sum with one non-finite term is not finite
             raise EvidenceError("payload-not-finite")
         sources = self._sources(statement, witnesses, trusted)
-        vector = self.injected(statement, sources)
-        squared = float(energy(vector))
-        if not math.isfinite(squared):
+        shown = self.shown(statement, sources)
+        if not math.isfinite(shown.energy):
             raise EvidenceError("injected-not-finite")
-        return Examined(vector, squared)
+        if shown.energy > ENERGY_MAX:
+            raise EvidenceError("injected-too-large", f"its energy is {shown.energy:g}")
+        return shown
+
+    def shown(self, statement: Statement, sources: Mapping[str, Statement]) -> Examined:
+        """What a statement shows was injected, `sources` as for `injected`; may be not finite."""
+        vector = self.injected(statement, sources)
+        fold = self.fold(window_of(statement.round, self.terms.window_rounds))
+        return Examined(vector, float(energy(vector)), fold(vector))
+
+    def fold(self, window: int) -> TraceFold:
+        """The fold of a window's sketches to traces."""
+        found = self._folds.get(window)
+        if found is None:
+            terms = self.terms
+            found = TraceFold(terms.run, window, min(terms.dim, terms.sketch_size))
+            recent = {w: fold for w, fold in self._folds.items() if w >= window - 1}
+            self._folds = recent | {window: found}
+        return found
 
     def _sources(
         self,
@@ -260,15 +288,14 @@ def check_claim(
     claim: Claim,
     terms: Terms,
     energies: Mapping[int, float],
-    direction: Floats | None,
+    traces: Mapping[int, NDArray[np.float32]],
     heard: Mapping[int, frozenset[str]] | None = None,
 ) -> None:
     """Hold a neighbour's claim against what its statements show.
 
     Args:
-        energies: of its injected updates, by round.
-        direction: (k,) the sum of its injected sketches when every claimed round was seen, else
-            None: a round this agent did not see cannot be checked here.
+        energies: of its injected updates, by round; a round not seen cannot be checked here.
+        traces: of the same, (r,) each.
         heard: by round, whom the mixing row of its next statement names beside itself.
 
     Raises:
@@ -285,12 +312,18 @@ def check_claim(
         mixed = (heard or {}).get(entry.round, frozenset(entry.heard))
         if mixed != set(entry.heard) or not mixed <= terms.mixing[claim.agent].keys():
             raise EvidenceError("claim-heard", f"round {entry.round}: not whom it mixed")
-    if len(claim.direction) != terms.sketch_bytes:
-        raise EvidenceError("claim-direction", "wrong length")
-    claimed = np.frombuffer(claim.direction, "<f8")
+        _check_trace(entry, terms, traces.get(entry.round))
+
+
+def _check_trace(entry: ClaimedRound, terms: Terms, seen: NDArray[np.float32] | None) -> None:
+    if len(entry.trace) != 4 * terms.trace_size:
+        raise EvidenceError("claim-trace", f"round {entry.round}: wrong length")
+    claimed = np.frombuffer(entry.trace, "<f4").astype(np.float64)
     if not np.isfinite(claimed).all():
-        raise EvidenceError("claim-direction", "not finite")
-    if direction is not None:
-        scale = math.sqrt(float(energy(direction))) + 1e-300
-        if not math.sqrt(float(energy(claimed - direction))) <= CLAIM_TOLERANCE * scale * 1e3:
-            raise EvidenceError("claim-direction")
+        raise EvidenceError("claim-trace", f"round {entry.round}: not finite")
+    if seen is None:
+        return
+    expected = seen.astype(np.float64)
+    scale = math.sqrt(float(energy(expected))) + 1e-300
+    if not math.sqrt(float(energy(claimed - expected))) <= TRACE_TOLERANCE * scale:
+        raise EvidenceError("claim-trace", f"round {entry.round}")

@@ -1,9 +1,9 @@
 """The ledger export: one channel as one end sees it, as JSON lines that anyone can check offline.
 
-    {"candor_ledger":1,"channel":…,"lo":…,"hi":…,"lo_key":…,"hi_key":…,"run_id":…,"topology":…,
+    {"candor_ledger":2,"channel":…,"lo":…,"hi":…,"lo_key":…,"hi_key":…,"run_id":…,"topology":…,
      "unit":"micro-credit","credit_limit":…,"exporter":…}
-    {"seq":0,"body":…,"sig_p":…,"sig_a":…,"claims":[],"bills":[]}
-    {"seq":1,"body":…,"sig_p":…,"sig_a":…,"claims":[lo,hi],"bills":[lo,hi]}
+    {"seq":0,"body":…,"sig_p":…,"sig_a":…,"evidence":[]}
+    {"seq":1,"body":…,"sig_p":…,"sig_a":…,"evidence":[bundle of lo,bundle of hi]}
     {"end":1,"head":…,"balance":…,"sig":…}
 
 Bytes are lower-case hex. `topology` is the fingerprint of the cluster file. `balance` is what hi
@@ -22,12 +22,12 @@ from typing import Any, Final
 
 from mechanisms.credits import AMOUNT_MAX, UNIT
 from mechanisms.ledger_bodies import HASH_BYTES, SEQ_LIMIT, ChannelTerms, Position
-from mechanisms.ledger_records import Record
+from mechanisms.ledger_records import EVIDENCE_ITEMS, Record
 from topologies.canonical import pack
 from topologies.signatures import SIGNATURE_BYTES, SigningKey, verify
 
 EXPORT_DOMAIN: Final = "candor/export/v1"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 LINE_BYTES_MAX: Final = 2**23
 
 _HEADER_KEYS: Final = (
@@ -43,7 +43,7 @@ _HEADER_KEYS: Final = (
     "credit_limit",
     "exporter",
 )
-_RECORD_KEYS: Final = ("seq", "body", "sig_p", "sig_a", "claims", "bills")
+_RECORD_KEYS: Final = ("seq", "body", "sig_p", "sig_a", "evidence")
 _END_KEYS: Final = ("end", "head", "balance", "sig")
 
 
@@ -120,9 +120,8 @@ def export_channel(
 
 
 def _record_line(seq: int, record: Record) -> dict[str, Any]:
-    claims = [item.hex() for item in record.evidence[:2]]
-    bills = [item.hex() for item in record.evidence[2:]]
-    values = (seq, record.body.hex(), record.sig_p.hex(), record.sig_a.hex(), claims, bills)
+    evidence = [item.hex() for item in record.evidence]
+    values = (seq, record.body.hex(), record.sig_p.hex(), record.sig_a.hex(), evidence)
     return dict(zip(_RECORD_KEYS, values, strict=True))
 
 
@@ -175,12 +174,11 @@ def _record(value: dict[str, Any], seq: int) -> Record:
             "body": str(body),
             "sig_p": str(sig_p),
             "sig_a": str(sig_a),
-            "claims": [*claims],
-            "bills": [*bills],
-        } if tuple(value) == _RECORD_KEYS and len(claims) == len(bills) <= 2:
+            "evidence": [*items],
+        } if tuple(value) == _RECORD_KEYS and len(items) <= EVIDENCE_ITEMS:
             if number != seq or isinstance(number, bool):
                 raise ExportError(seq, "seq", f"record {seq} says it is {number}")
-            evidence = tuple(_hex(item, seq) for item in [*claims, *bills])
+            evidence = tuple(_hex(item, seq) for item in items)
             return Record(
                 _hex(body, seq),
                 _hex(sig_p, seq, SIGNATURE_BYTES),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mechanisms.claims import Claim, SignedClaim
+from mechanisms.claims import SignedClaim
 from mechanisms.credits import AmountError
 from mechanisms.export import Export, ExportError, Footer, file_name, header_of, parse_export
 from mechanisms.ledger_bodies import (
@@ -20,22 +20,28 @@ from mechanisms.ledger_bodies import (
     check_successor,
 )
 from mechanisms.ledger_records import Record, check_evidence, check_signatures
-from mechanisms.payments import Payments, edge_bills
-from mechanisms.sketch import window_of
+from mechanisms.payments import BillError, BillTerms, SignedBill, check_bill, edge_delta
 from topologies.canonical import MalformedError
 
 
 @dataclass(frozen=True, slots=True)
 class AuditFacts:
-    """What the cluster file says: `keys` by agent, `edges` as (lo, hi), `fingerprint` 32 bytes."""
+    """What the cluster file says: `edges` as (lo, hi), and what every bill is judged against."""
 
     run_id: str
-    fingerprint: bytes
     credit_limit: int
-    window_rounds: int
-    keys: Mapping[str, bytes]
     edges: frozenset[tuple[str, str]]
-    payments: Payments
+    bills: BillTerms
+
+    @property
+    def keys(self) -> Mapping[str, bytes]:
+        """Public keys by agent."""
+        return self.bills.publics
+
+    @property
+    def settles(self) -> bool:
+        """Whether the run's rule asks for anything."""
+        return self.bills.payments.settles
 
     def terms(self, lo: str, hi: str) -> ChannelTerms:
         """The terms of an edge."""
@@ -45,7 +51,7 @@ class AuditFacts:
             public_lo=self.keys[lo],
             public_hi=self.keys[hi],
             run_id=self.run_id,
-            fingerprint=self.fingerprint,
+            fingerprint=self.bills.run,
             credit_limit=self.credit_limit,
         )
 
@@ -68,7 +74,8 @@ class Finding:
 class ExportAudit:
     """What one export says, as far as it could be read.
 
-    `positions`: after each good record; `claims`: (record number, claim) of every good record.
+    `positions`: after each good record; `claims` and `bills`: (record number, claim or bill) of the
+    good records.
     """
 
     name: str
@@ -79,6 +86,7 @@ class ExportAudit:
     positions: tuple[Position, ...] = ()
     windows: tuple[int, ...] = ()
     claims: tuple[tuple[int, SignedClaim], ...] = ()
+    bills: tuple[tuple[int, SignedBill], ...] = ()
 
     @property
     def edge(self) -> str:
@@ -126,13 +134,13 @@ def audit_export(
         return ExportAudit(name, lo, hi, exporter or "", tuple(report.findings))
     terms = facts.terms(lo, hi)
     stated = _check_header(export, terms, exporter, report)
-    positions, claims = _check_chain(export.records, terms, facts, report)
+    positions, bills = _check_chain(export.records, terms, facts, report)
     if len(positions) == len(export.records):
         _check_footer(export, terms, positions[-1] if positions else Position(), report)
     windows = tuple(position.window for position in positions[1:])
-    return ExportAudit(
-        name, lo, hi, stated, tuple(report.findings), tuple(positions), windows, tuple(claims)
-    )
+    claims = tuple((seq, claim) for seq, bill in bills for claim in bill.claims)
+    found, stood = tuple(report.findings), tuple(positions)
+    return ExportAudit(name, lo, hi, stated, found, stood, windows, claims, tuple(bills))
 
 
 def _check_header(
@@ -156,10 +164,10 @@ def _same(found: Any, expected: object) -> bool:
 
 def _check_chain(
     records: Sequence[Record], terms: ChannelTerms, facts: AuditFacts, report: _Report
-) -> tuple[list[Position], list[tuple[int, SignedClaim]]]:
+) -> tuple[list[Position], list[tuple[int, SignedBill]]]:
     """Walk the chain up to the first record that breaks it."""
     positions: list[Position] = []
-    claims: list[tuple[int, SignedClaim]] = []
+    bills: list[tuple[int, SignedBill]] = []
     position = Position()
     for seq, record in enumerate(records):
         try:
@@ -171,55 +179,48 @@ def _check_chain(
             check_signatures(terms, seq, record)
         except MalformedError as exc:
             report.add(seq, "body", str(exc))
-            return positions, claims
+            return positions, bills
         except LedgerViolation as exc:
             report.add(seq, exc.code, exc.detail)
-            return positions, claims
+            return positions, bills
         if pair is not None:
-            _check_settlement(seq, body, record, pair, terms, facts, report)
-            claims += [(seq, claim) for claim in pair]
+            _check_settlement(seq, body, pair, terms, facts, report)
+            bills += [(seq, bill) for bill in pair]
         position = Position.of(record.body)
         positions.append(position)
-    return positions, claims
+    return positions, bills
 
 
 def _check_settlement(
     seq: int,
     body: Body,
-    record: Record,
-    pair: tuple[SignedClaim, SignedClaim],
+    pair: tuple[SignedBill, SignedBill],
     terms: ChannelTerms,
     facts: AuditFacts,
     report: _Report,
 ) -> None:
-    """Check the claims of a record and recompute its bills and delta from them."""
-    for signed, public in zip(pair, (terms.public_lo, terms.public_hi), strict=True):
-        claim = signed.claim()
-        if not signed.verify(public):
-            report.add(seq, "claim-signature", f"the claim of {claim.agent} is not signed by it")
-        fault = _claim_fault(claim, body, facts)
-        if fault:
-            report.add(seq, "claim", f"the claim of {claim.agent} {fault}")
-    try:
-        due = edge_bills(facts.payments, *pair)
-    except (AmountError, MalformedError) as exc:
-        report.add(seq, "rule", f"the claims cannot be settled: {exc}")
+    """Check the bills of a record, recompute them from their claims, and the delta from them."""
+    bills = []
+    for signed, referee in zip(pair, (terms.lo, terms.hi), strict=True):
+        try:
+            bill = check_bill(facts.bills, signed, referee)
+        except (BillError, MalformedError) as exc:
+            code = exc.code if isinstance(exc, BillError) else "bill"
+            report.add(seq, code, f"the bill of {referee}: {exc}")
+            continue
+        if bill.window != body.window:
+            detail = f"{referee}'s is of window {bill.window}, the record settles {body.window}"
+            report.add(seq, "bill-window", detail)
+        bills.append(bill)
+    if len(bills) < len(pair):
         return
-    if due.delta != body.delta:
-        rule = facts.payments.text
-        report.add(seq, "delta", f"{body.delta} where {rule} gives {due.delta} from the claims")
-    if (due.bill_lo, due.bill_hi) != record.evidence[2:]:
-        report.add(seq, "bill", "not the bills that the rule gives from the claims")
-
-
-def _claim_fault(claim: Claim, body: Body, facts: AuditFacts) -> str:
-    if claim.run != facts.fingerprint:
-        return "is of another run"
-    if claim.window != body.window:
-        return f"is of window {claim.window}, the record settles {body.window}"
-    if any(window_of(r.round, facts.window_rounds) != claim.window for r in claim.rounds):
-        return "has rounds outside its window"
-    return ""
+    try:
+        due = edge_delta(*bills)
+    except AmountError as exc:
+        report.add(seq, "delta", str(exc))
+        return
+    if due != body.delta:
+        report.add(seq, "delta", f"{body.delta} where the bills give {due}")
 
 
 def _check_footer(export: Export, terms: ChannelTerms, position: Position, report: _Report) -> None:

@@ -59,6 +59,7 @@ from mechanisms.ledger_messages import Message as Message
 from mechanisms.ledger_messages import parse_message as parse_message
 from mechanisms.ledger_records import (
     Evidence,
+    bill_digests,
     sign_acceptance,
     sign_proposal,
     verify_acceptance,
@@ -134,14 +135,12 @@ class Channel:
         self._held = None  # the peer resends what it still has pending
         return [self._state(peer_nonce, answer_wanted=True)]
 
-    def settle(
-        self, window: int, delta: int, bill_lo: bytes, bill_hi: bytes, claims: tuple[bytes, bytes]
-    ) -> list[Effect]:
-        """Settle a window: `delta` and bills as `payments.edge_bills` gives them, `claims` of lo
-        and hi encoded. A window that is not after the last settled one is ignored."""
+    def settle(self, window: int, delta: int, bundle_lo: bytes, bundle_hi: bytes) -> list[Effect]:
+        """Settle a window: `delta` as `payments.edge_delta` gives it from the bundles of referee lo
+        and referee hi. A window that is not after the last settled one is ignored."""
         if window <= self.position.window:
             return [Ignored("window-settled")]
-        self._due[window] = (delta, (*claims, bill_lo, bill_hi))
+        self._due[window] = (delta, (bundle_lo, bundle_hi))
         return self._advance()
 
     def skip(self, window: int) -> list[Effect]:
@@ -271,7 +270,7 @@ class Channel:
     def _propose(self, kind: str, window: int, delta: int, evidence: Evidence) -> list[Effect]:
         assert self._nonces is not None
         own, peer = self._nonces
-        bill_lo, bill_hi = (sha256(bill) for bill in evidence[2:]) if evidence else (NO_HASH,) * 2
+        bill_lo, bill_hi = bill_digests(evidence) if evidence else (NO_HASH, NO_HASH)
         body = Body(
             channel_id=self.channel_id,
             seq=self.position.seq + 1,
@@ -345,7 +344,7 @@ class Channel:
             if any(delta for window, (delta, _) in self._due.items() if window < body.window):
                 return self._refuse(proposal, CODE_ORDER)  # it passes over one that it may owe
             delta, evidence = self._due[body.window]
-            digests = (sha256(evidence[2]), sha256(evidence[3]))
+            digests = bill_digests(evidence)
             if (body.delta, body.bill_digest_lo, body.bill_digest_hi) != (delta, *digests):
                 return self._refuse(proposal, CODE_MISMATCH)
         sig_a = sign_acceptance(self._key, proposal.body, proposal.sig_p)

@@ -7,19 +7,17 @@ the offline audit judge records by the same code.
 from dataclasses import dataclass
 from typing import Final, Self
 
-from mechanisms.claims import SignedClaim
-from mechanisms.ledger_bodies import BODY_BYTES_MAX, GENESIS, Body, ChannelTerms, LedgerViolation
-from mechanisms.payments import Bill
+from mechanisms.ledger_bodies import BODY_BYTES_MAX, SETTLEMENT, Body, ChannelTerms, LedgerViolation
+from mechanisms.payments import BUNDLE_BYTES_MAX, SignedBill
 from topologies.canonical import MalformedError, Value, sha256
 from topologies.signatures import SIGNATURE_BYTES, SigningKey, verify
 
 PROPOSE_DOMAIN: Final = "candor/propose/v1"
 ACCEPT_DOMAIN: Final = "candor/accept/v1"
-EVIDENCE_BYTES_MAX: Final = 2**20
-"""Of one item: a claim of 1,024 buckets takes 8 KiB, a bill far less."""
+EVIDENCE_ITEMS: Final = 2
 
 Evidence = tuple[bytes, ...]
-"""(claim of lo, claim of hi, bill of lo, bill of hi), encoded; empty for genesis."""
+"""(bundle of referee lo, bundle of referee hi), encoded; empty for genesis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +54,11 @@ class Record:
             case [bytes(body), bytes(sig_p), bytes(sig_a), [*evidence]] if (
                 len(body) <= BODY_BYTES_MAX
                 and len(sig_p) == len(sig_a) == SIGNATURE_BYTES
-                and len(evidence) <= 4
+                and len(evidence) <= EVIDENCE_ITEMS
             ):
                 items = tuple(item for item in evidence if isinstance(item, bytes))
                 if len(items) == len(evidence) and all(
-                    len(item) <= EVIDENCE_BYTES_MAX for item in items
+                    len(item) <= BUNDLE_BYTES_MAX for item in items
                 ):
                     return cls(body, sig_p, sig_a, items)
         raise MalformedError("not a signed record")
@@ -98,39 +96,37 @@ def check_signatures(terms: ChannelTerms, seq: int, record: Record) -> None:
         raise LedgerViolation("sig-a", "not the acceptor's signature")
 
 
+def bill_digests(evidence: Evidence) -> tuple[bytes, bytes]:
+    """The digests of lo's and hi's bill, which a record's body names."""
+    lo, hi = evidence
+    return SignedBill.decode(lo).digest, SignedBill.decode(hi).digest
+
+
 def check_evidence(
     terms: ChannelTerms, body: Body, evidence: Evidence
-) -> tuple[SignedClaim, SignedClaim] | None:
-    """Check that the evidence is what the body's digests name; return lo's and hi's claim.
+) -> tuple[SignedBill, SignedBill] | None:
+    """Check that the evidence is what the body's digests name; return lo's and hi's bill.
 
-    Only digests and names: amounts are recomputed, and claims' signatures verified, by the audit.
-    None for genesis, which has no evidence.
+    Only digests and names: amounts are recomputed, and signatures verified, by the audit. None for
+    a record that settles no window, which has no evidence.
 
     Raises:
         LedgerViolation: an item is missing, malformed or not the one that was signed.
     """
-    if body.kind == GENESIS:
+    if body.kind != SETTLEMENT:
         if evidence:
-            raise LedgerViolation("evidence", "a genesis has none")
+            raise LedgerViolation("evidence", f"a {body.kind} has none")
         return None
-    if len(evidence) != 4:
-        raise LedgerViolation("evidence", f"{len(evidence)} items where 4 are due")
-    for name, bill, digest in (
-        ("lo", evidence[2], body.bill_digest_lo),
-        ("hi", evidence[3], body.bill_digest_hi),
-    ):
-        if sha256(bill) != digest:
-            raise LedgerViolation("bill-digest", f"the bill of {name} is not the one signed")
+    if len(evidence) != EVIDENCE_ITEMS:
+        raise LedgerViolation("evidence", f"{len(evidence)} items where {EVIDENCE_ITEMS} are due")
     try:
-        claims = (SignedClaim.decode(evidence[0]), SignedClaim.decode(evidence[1]))
-        bills = (Bill.decode(evidence[2]), Bill.decode(evidence[3]))
-        agents = tuple(signed.claim().agent for signed in claims)
+        lo, hi = map(SignedBill.decode, evidence)
+        referees = lo.bill().referee, hi.bill().referee
     except MalformedError as exc:
         raise LedgerViolation("evidence", str(exc)) from exc
-    ends = (terms.lo, terms.hi)
-    if agents != ends or tuple(bill.referee for bill in bills) != ends:
-        raise LedgerViolation("evidence", "claims or bills are not of this edge's ends")
-    digests = tuple(signed.digest for signed in claims)
-    if any(bill.claims != digests for bill in bills):
-        raise LedgerViolation("claim-digest", "the claims are not the ones billed")
-    return claims
+    for name, bill, digest in (("lo", lo, body.bill_digest_lo), ("hi", hi, body.bill_digest_hi)):
+        if bill.digest != digest:
+            raise LedgerViolation("bill-digest", f"the bill of {name} is not the one signed")
+    if referees != (terms.lo, terms.hi):
+        raise LedgerViolation("evidence", "the bills are not of this edge's ends")
+    return lo, hi

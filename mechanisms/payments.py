@@ -1,85 +1,136 @@
-"""Bills and settlements: what the two ends of an edge owe each other for a window.
+"""Bills and settlements: what a referee charges its neighbours for a window, and what an edge owes.
 
-An edge-local rule needs nothing beyond one edge: the bill of referee j for neighbour i depends on
-i's claim alone, and the edge settles the net of its two bills. With `norm` that is C (E_i - E_j).
-Each bill is rounded once, so a delta is exactly the difference of two signed integers that anyone
-can recompute. This module signs, sends and stores nothing.
+Every agent is the referee of its neighbourhood: from the signed claims of its neighbours and its
+own it computes one bill, which it signs. The bundle of a bill and its claims can be recomputed by
+anyone. An edge settles the net of its two bills: what lo pays by hi's bill minus what hi pays by
+lo's. This module computes, signs and judges; it sends and stores nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NewType, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mechanisms.claims import Claim, SignedClaim, heard_rounds
-from mechanisms.credits import AMOUNT_MAX, AmountError, Credits, total_energy
+from mechanisms.claims import CLAIM_BYTES_MAX, Claim, SignedClaim, heard_rounds
+from mechanisms.credits import AMOUNT_MAX, AmountError, total_energy
+from mechanisms.rules import Neighbourhood as Neighbourhood
 from mechanisms.rules import Payments as Payments
 from mechanisms.rules import Rule as Rule
 from mechanisms.rules import parse_rule as parse_rule
-from topologies.canonical import MalformedError, pack, unpack
+from mechanisms.sketch import window_of
+from mechanisms.statements import ID_CHARS_MAX
+from topologies.canonical import MalformedError, Value, is_name, pack, sha256, unpack
+from topologies.signatures import SIGNATURE_BYTES, SigningKey, verify
 
-BILL_VERSION: Final = 1
+BILL_DOMAIN: Final = "candor/bill/v1"
+BILL_VERSION: Final = 2
 WINDOW_LIMIT: Final = 2**53
 BILL_BYTES_MAX: Final = 64 * 1024
-"""About 900 members with ids of full length: far above any sensible neighbourhood."""
+"""About 700 members with ids of full length: far above any sensible neighbourhood."""
+BUNDLE_BYTES_MAX: Final = 2**20 - 2**12
+"""Two of them, a record's evidence, fit one message."""
+
+
+class BillError(Exception):
+    """A bill that does not follow from its claims; `code` is a short stable word."""
+
+    def __init__(self, code: str, detail: str = "") -> None:
+        super().__init__(f"{code}: {detail}" if detail else code)
+        self.code = code
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one member pays, in micro-credits: `transfer` goes to the other members, so that all of
+    a bill's sum to 0; `charge` goes to the referee, as edge-local rules have it."""
+
+    member: str
+    transfer: int
+    charge: int
+
+    @property
+    def amount(self) -> int:
+        """What the member pays on its edge to the referee; below 0 it is paid."""
+        return self.transfer + self.charge
 
 
 @dataclass(frozen=True, slots=True)
 class Bill:
     """What a referee charges its neighbours for one window.
 
-    `amounts`: (member, micro-credits it pays), sorted by member; `claims`: digests of the claims
-    it was computed from, sorted by agent.
+    `previous`: the window that it billed before this one, -1 for the first, so that both ends of an
+    edge know which windows there are to settle. `rows` sorted by member; `claims`: digests of the
+    claims it was computed from, sorted by agent, the referee's own among them.
     """
 
     run: bytes
     window: int
+    previous: int
     referee: str
     rule: str
-    amounts: tuple[tuple[str, int], ...]
+    rows: tuple[Row, ...]
     claims: tuple[bytes, ...]
+
+    def amount(self, member: str) -> int:
+        """What a member pays; 0 for one that is left out."""
+        return next((row.amount for row in self.rows if row.member == member), 0)
 
     def encode(self) -> bytes:
         """The canonical body: version, then the fields in declared order."""
-        return pack(
-            [
-                BILL_VERSION,
-                self.run,
-                self.window,
-                self.referee,
-                self.rule,
-                [list(entry) for entry in self.amounts],
-                list(self.claims),
-            ]
-        )
+        rows: list[Value] = [[row.member, row.transfer, row.charge] for row in self.rows]
+        head: list[Value] = [BILL_VERSION, self.run, self.window, self.previous]
+        return pack([*head, self.referee, self.rule, rows, self.claims])
 
     @classmethod
-    def decode(cls, data: bytes) -> "Bill":
+    def decode(cls, data: bytes) -> Self:
         """Parse a canonical body.
 
         Raises:
             MalformedError: not a bill of this version within bounds.
         """
         match unpack(data, bytes_max=BILL_BYTES_MAX):
-            case [_, bytes(run), int(window), str(referee), str(rule), list(rows), list(digests)]:
-                amounts = tuple(_amount(row) for row in rows)
-                claims = tuple(_digest(digest) for digest in digests)
-                bill = cls(run, window, referee, rule, amounts, claims)
-                # Encoding again settles the version; a bool would pass for an integer.
-                in_bounds = len(run) == 32 and 0 <= window < WINDOW_LIMIT
-                if in_bounds and not isinstance(window, bool) and bill.encode() == data:
+            case [
+                _,
+                bytes(run),
+                int(window),
+                int(previous),
+                str(referee),
+                str(rule),
+                list(rows),
+                list(digests),
+            ]:
+                parsed = tuple(map(_row, rows))
+                claims = tuple(map(_digest, digests))
+                bill = cls(run, window, previous, referee, rule, parsed, claims)
+                if bill._in_bounds() and bill.encode() == data:  # which settles the version
                     return bill
         raise MalformedError("not a bill of this version")
 
+    def _in_bounds(self) -> bool:
+        members = [row.member for row in self.rows]
+        # A bool would pass for an integer.
+        bools = isinstance(self.window, bool) or isinstance(self.previous, bool)
+        return (
+            len(self.run) == 32
+            and -1 <= self.previous < self.window < WINDOW_LIMIT
+            and not bools
+            and is_name(self.referee, ID_CHARS_MAX)
+            and members == sorted(set(members))
+        )
 
-def _amount(entry: object) -> tuple[str, int]:
+
+def _row(entry: object) -> Row:
     match entry:
-        case [str(member), int(amount)] if abs(amount) <= AMOUNT_MAX:
-            if not isinstance(amount, bool):
-                return member, amount
-    raise MalformedError("bill: an amount is not [member, micro-credits]")
+        case [str(member), int(transfer), int(charge)] if (
+            is_name(member, ID_CHARS_MAX)
+            and max(abs(transfer), abs(charge), abs(transfer + charge)) <= AMOUNT_MAX
+            and not isinstance(transfer, bool)
+            and not isinstance(charge, bool)
+        ):
+            return Row(member, transfer, charge)
+    raise MalformedError("bill: a row is not [member, transfer, charge]")
 
 
 def _digest(value: object) -> bytes:
@@ -89,100 +140,180 @@ def _digest(value: object) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class EdgeSettlement:
-    """Both bills of an edge for one window, canonical, and their net.
+class SignedBill:
+    """A bill's signed bytes with the claims that it follows from."""
 
-    `bill_lo` is lo's bill for hi, `bill_hi` hi's bill for lo; `delta`: micro-credits lo pays hi.
+    body: bytes
+    signature: bytes
+    claims: tuple[SignedClaim, ...]
+
+    @classmethod
+    def sign(cls, bill: Bill, claims: Iterable[SignedClaim], key: SigningKey) -> Self:
+        """Sign a bill; `claims` as `make_bill` names them."""
+        body = bill.encode()
+        return cls(body, key.sign(BILL_DOMAIN, body), tuple(claims))
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the body (32 bytes), which ledger records name."""
+        return sha256(self.body)
+
+    def bill(self) -> Bill:
+        """The parsed body; raises MalformedError."""
+        return Bill.decode(self.body)
+
+    def verify(self, public: bytes) -> bool:
+        """Whether `public` signed this body."""
+        return verify(public, self.signature, BILL_DOMAIN, self.body)
+
+    def encode(self) -> bytes:
+        """The bundle: body, signature and claims as one canonical byte string."""
+        return pack([self.body, self.signature, [claim.encode() for claim in self.claims]])
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Parse a bundle, whose claims must be those that the bill names.
+
+        Raises:
+            MalformedError: another layout, too long, or other claims.
+        """
+        match unpack(data, bytes_max=BUNDLE_BYTES_MAX):
+            case [bytes(body), bytes(signature), [*claims]] if len(signature) == SIGNATURE_BYTES:
+                bill = Bill.decode(body)
+                encoded = [claim for claim in claims if isinstance(claim, bytes)]
+                if len(encoded) == len(claims) == len(bill.claims):
+                    signed = tuple(
+                        SignedClaim.decode(claim, bytes_max=CLAIM_BYTES_MAX) for claim in encoded
+                    )
+                    if tuple(claim.digest for claim in signed) == bill.claims:
+                        return cls(body, signature, signed)
+        raise MalformedError("not a bill with its claims")
+
+
+@dataclass(frozen=True, slots=True)
+class BillTerms:
+    """What every bill of a run is judged against.
+
+    `neighbours`: of each agent, all of the run or those that can be a referee here.
     """
 
-    bill_lo: bytes
-    bill_hi: bytes
-    delta: int
+    run: bytes
+    window_rounds: int
+    trace_size: int
+    publics: Mapping[str, bytes]
+    neighbours: Mapping[str, frozenset[str]]
+    payments: Payments
 
 
-def edge_bills(payments: Payments, claim_lo: SignedClaim, claim_hi: SignedClaim) -> EdgeSettlement:
-    """Settle an edge from the claims of its two ends: each pays for what the other mixed of it.
+def make_bill(
+    terms: BillTerms, referee: SignedClaim, members: Iterable[SignedClaim], previous: int = -1
+) -> Bill:
+    """The bill of a referee from its own claim and those of its neighbours.
 
-    Deterministic: whoever holds the two claims gets the same bytes.
+    Deterministic: whoever holds the claims gets the same bytes. A member is billed for the rounds
+    that it claims and that the referee mixed of it; one without any takes no part.
 
     Raises:
-        MalformedError: a claim does not decode, or the two are not of one run and window with
-            agents in ascending order.
         AmountError: the claimed numbers give no payable amount.
     """
-    lo, hi = claim_lo.claim(), claim_hi.claim()
-    if (lo.run, lo.window) != (hi.run, hi.window):
-        raise MalformedError("the two claims are not of one run and window")
-    if not lo.agent < hi.agent:
-        raise MalformedError(f"claims of {lo.agent!r} and {hi.agent!r}: not in ascending order")
-    digests = (claim_lo.digest, claim_hi.digest)
+    own = referee.claim()
+    held = {signed.claim().agent: signed for signed in members} | {own.agent: referee}
+    claims = sorted((signed.claim() for signed in held.values()), key=lambda claim: claim.agent)
+    rows: tuple[Row, ...] = ()
+    if len(claims) > 1:
+        transfers, charges = terms.payments.rows(neighbourhood(terms, own, claims))
+        rows = tuple(
+            Row(claim.agent, int(transfer), int(charge))
+            for claim, transfer, charge in zip(claims, transfers, charges, strict=True)
+            if claim.agent != own.agent
+        )
+    if any(abs(row.amount) > AMOUNT_MAX for row in rows):
+        raise AmountError("a row is not an amount of less than 2**62 micro-credits")
+    digests = tuple(held[claim.agent].digest for claim in claims)
+    return Bill(own.run, own.window, previous, own.agent, terms.payments.text, rows, digests)
 
-    def bill(referee: Claim, member: Claim) -> tuple[bytes, int]:
-        amount = _charge(payments, member, frozenset(heard_rounds(referee, member)))
-        entry = (member.agent, amount)
-        made = Bill(lo.run, lo.window, referee.agent, payments.text, (entry,), digests)
-        return made.encode(), amount
 
-    bill_lo, hi_pays = bill(lo, hi)
-    bill_hi, lo_pays = bill(hi, lo)
-    delta = lo_pays - hi_pays
+def neighbourhood(terms: BillTerms, referee: Claim, claims: Sequence[Claim]) -> Neighbourhood:
+    """The arrays that rules read: of each member the rounds that the referee mixed of it, of the
+    referee, `claims[i] is referee`, all that it claims. Members are sorted by id."""
+    shape = (len(claims), terms.window_rounds)
+    energies = np.zeros(len(claims))
+    mask = np.zeros(shape, dtype=np.bool_)
+    traces = np.zeros((*shape, terms.trace_size))
+    for m, claim in enumerate(claims):
+        own = claim.agent == referee.agent
+        charged = {r.round for r in claim.rounds} if own else set(heard_rounds(referee, claim))
+        rounds = [entry for entry in claim.rounds if entry.round in charged]
+        energies[m] = total_energy([entry.energy for entry in rounds])
+        for entry in rounds:
+            w = (entry.round - 1) % terms.window_rounds
+            mask[m, w] = True
+            traces[m, w] = np.frombuffer(entry.trace, "<f4")
+    index = next(m for m, claim in enumerate(claims) if claim.agent == referee.agent)
+    return Neighbourhood(energies, mask, traces, index)
+
+
+def check_bill(terms: BillTerms, signed: SignedBill, referee: str) -> Bill:
+    """Judge a bill of `referee` by itself: signatures, claims, sum and every amount.
+
+    Whether the claims agree with the statements is the business of those who hold them.
+
+    Raises:
+        MalformedError: it does not decode.
+        BillError: it does not follow from its claims, or is not the referee's.
+    """
+    bill = signed.bill()
+    if bill.referee != referee or not signed.verify(terms.publics[referee]):
+        raise BillError("bill-signature", f"not {referee}'s")
+    if bill.run != terms.run:
+        raise BillError("bill-run", "of another run")
+    if bill.rule != terms.payments.text:
+        raise BillError("bill-rule", f"{bill.rule}, the run's is {terms.payments.text}")
+    if sum(row.transfer for row in bill.rows) != 0:
+        raise BillError("bill-sum", "the transfers do not sum to 0")
+    claims = {signed_claim.claim().agent: signed_claim for signed_claim in signed.claims}
+    if len(claims) != len(signed.claims) or referee not in claims:
+        raise BillError("bill-claims", "an agent's claim is missing or there twice")
+    if not claims.keys() <= terms.neighbours[referee] | {referee}:
+        raise BillError("bill-claims", f"claims of others than the neighbours of {referee}")
+    for agent, signed_claim in claims.items():
+        _check_claim(terms, bill, agent, signed_claim)
+    try:
+        due = make_bill(terms, claims.pop(referee), claims.values(), bill.previous)
+    except AmountError as exc:
+        raise BillError("bill-amount", str(exc)) from exc
+    if due != bill:
+        raise BillError("bill-rows", "the claims give other amounts")
+    return bill
+
+
+def _check_claim(terms: BillTerms, bill: Bill, agent: str, signed: SignedClaim) -> None:
+    """What can be seen of a claim without its statements."""
+    claim = signed.claim()
+    if not signed.verify(terms.publics[agent]):
+        raise BillError("claim-signature", f"not {agent}'s")
+    if (claim.run, claim.window) != (bill.run, bill.window):
+        raise BillError("claim", f"{agent}'s is of another run or window")
+    for entry in claim.rounds:
+        if window_of(entry.round, terms.window_rounds) != claim.window:
+            raise BillError("claim", f"{agent}'s has rounds outside its window")
+        if len(entry.trace) != 4 * terms.trace_size:
+            raise BillError("claim", f"{agent}'s has a trace of a wrong length")
+        if not np.isfinite(np.frombuffer(entry.trace, "<f4")).all():
+            raise BillError("claim", f"{agent}'s has a trace that is not finite")
+
+
+Delta = NewType("Delta", int)
+"""Micro-credits that lo pays hi."""
+
+
+def edge_delta(bill_lo: Bill, bill_hi: Bill) -> Delta:
+    """What an edge settles from the bills of its two ends.
+
+    Raises:
+        AmountError: the net is too large to be money.
+    """
+    delta = bill_hi.amount(bill_lo.referee) - bill_lo.amount(bill_hi.referee)
     if abs(delta) > AMOUNT_MAX:
         raise AmountError(f"a net of {delta} micro-credits is not an amount")
-    return EdgeSettlement(bill_lo, bill_hi, delta)
-
-
-def _charge(payments: Payments, claim: Claim, rounds: frozenset[int]) -> Credits:
-    """What an edge-local rule charges one member over `rounds`."""
-    energy = total_energy([entry.energy for entry in claim.rounds if entry.round in rounds])
-    direction = np.frombuffer(claim.direction, "<f8")
-    amounts = payments.amounts(np.array([energy]), direction[np.newaxis, :])
-    return Credits(int(amounts[0]))
-
-
-def window_energies(round_energies: NDArray[np.float64], window_rounds: int) -> NDArray[np.float64]:
-    """Sum energies (rounds, agents) over windows to (windows, agents), exactly as claims are.
-
-    The last window may be short.
-    """
-    rounds, agents = round_energies.shape
-    starts = range(0, rounds, window_rounds)
-    out = np.empty((len(starts), agents))
-    for row, start in enumerate(starts):
-        block = round_energies[start : start + window_rounds]
-        out[row] = [total_energy(block[:, agent].tolist()) for agent in range(agents)]
-    return out
-
-
-def net_balances(
-    payments: Payments,
-    energies: NDArray[np.float64],
-    edges: Sequence[tuple[int, int]],
-    directions: NDArray[np.float64] | None = None,
-) -> NDArray[np.int64]:
-    """What every agent received, net, when all ends heard each other in every round.
-
-    Rounds once per agent, window and edge, as `edge_bills` does, so a simulated run and a real one
-    end with the same integers.
-
-    Args:
-        energies: (windows, agents) float64, summed as `window_energies` does.
-        edges: pairs of agent indices.
-        directions: (windows, agents, k) float64; required when a term uses directions.
-
-    Returns:
-        (agents,) int64 micro-credits; they sum to exactly 0.
-    """
-    if directions is None:
-        if payments.uses_directions:
-            raise ValueError(f"rule {payments.text!r} needs directions")
-        directions = np.zeros((*energies.shape, 0))
-    balances = np.zeros(energies.shape[-1], dtype=np.int64)
-    if not payments.settles or not edges:
-        return balances
-    # An edge-local charge does not depend on who the referee is: a members axis of one serves all.
-    amounts = payments.amounts(energies[..., np.newaxis], directions[..., np.newaxis, :])
-    paid = amounts[..., 0].sum(axis=0)  # (agents,) to each neighbour over all windows
-    for a, b in edges:
-        balances[a] += paid[b] - paid[a]
-        balances[b] += paid[a] - paid[b]
-    return balances
+    return Delta(delta)

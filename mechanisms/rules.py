@@ -1,9 +1,9 @@
 """Payment rules: what a referee charges its neighbours, and the grammar in which a run names them.
 
-A rule maps the claimed energies and directions of a referee's neighbours to charges, in credits per
-unit price. Rules are batch-first: leading axes may be windows, runs or price grids. A run's rule is
-a sum of rules with one price each, written `norm:2e-5` or `norm:2e-5 + my_module:MyRule@1e-4`.
-What is done with the charges, bills and settlements, is in `mechanisms.payments`.
+A rule maps what a neighbourhood's claims show to charges, in credits per unit price. Rules are
+batch-first: leading axes may be windows, runs or price grids. A run's rule is a sum of rules with
+one price each, written `band:5e-4 + norm:2e-5` or `norm:2e-5 + my_module:MyRule@1e-4`. The rules
+themselves are in `mechanisms.statistics`; what is done with the charges, in `mechanisms.payments`.
 """
 
 import math
@@ -15,52 +15,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mechanisms.credits import to_micro_each
+from mechanisms.statistics import Band, Norm, PeerPrediction, ordered_sum
+from mechanisms.statistics import Neighbourhood as Neighbourhood
 from topologies.specs import ConfigurationError, is_import_path, load_object, parse_spec
-
-_SUM = re.compile(r"\s+\+\s+")  # spaces are required: `1e+5` holds a plus too
 
 
 @runtime_checkable
 class Rule(Protocol):
     """One payment rule, in credits per unit price.
 
-    `edge_local`: the charge of a member depends on that member's claim alone.
-    `uses_directions`: the rule reads `directions`; others are given an empty last axis.
+    `edge_local`: a charge depends on the member's claim alone, and goes to the referee; otherwise
+    charges are penalties, which are shared out among the other members.
     """
 
     edge_local: bool
-    uses_directions: bool
 
-    def charges(
-        self, energies: NDArray[np.float64], directions: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """What each member pays the referee's edge.
+    def charges(self, neighbourhood: Neighbourhood) -> NDArray[np.float64]:
+        """What each member is charged: (..., m) per unit price; of the referee it is ignored.
 
-        Args:
-            energies: (..., members), E_k of the referee's neighbours, sorted by id.
-            directions: (..., members, k), S U_k of the same.
-
-        Returns:
-            (..., members) float64 charges per unit price; negative ones are paid to the member.
+        Sums must be taken in a fixed order (`mechanisms.statistics.ordered_sum`), or two machines
+        may differ by a micro-credit and refuse each other's bills.
         """
         ...
 
 
-class Norm:
-    """`norm`: each member is charged its energy, so an edge settles C (E_i - E_j)."""
-
-    edge_local = True
-    uses_directions = False
-
-    def charges(
-        self, energies: NDArray[np.float64], directions: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """The energies themselves."""
-        del directions
-        return energies
+_SUM = re.compile(r"\s+\+\s+")  # spaces are required: `1e+5` holds a plus too
 
 
-_RULES: Final[dict[str, type[Rule]]] = {"norm": Norm}
+_RULES: Final[dict[str, type[Rule]]] = {
+    "band": Band,
+    "norm": Norm,
+    "peer-prediction": PeerPrediction,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,32 +74,50 @@ class Payments:
         """Whether there is anything to settle: False only for `none`."""
         return bool(self.terms)
 
-    @property
-    def uses_directions(self) -> bool:
-        """Whether any term reads directions."""
-        return any(term.rule.uses_directions for term in self.terms)
+    def rows(self, neighbourhood: Neighbourhood) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """What each member pays: transfers (..., m), which sum to 0, and charges (..., m), which
+        the referee gets; micro-credits, each rounded once, half to even.
 
-    def amounts(
-        self, energies: NDArray[np.float64], directions: NDArray[np.float64]
-    ) -> NDArray[np.int64]:
-        """What each member is charged: (..., members) micro-credits, rounded once, half to even.
+        What rounding leaves of a sum of transfers goes to the member with the lowest id.
 
         Raises:
             AmountError: a charge is not finite or too large to be money.
             ConfigurationError: a user's rule returned the wrong shape.
         """
-        total = np.zeros(energies.shape)
+        members = neighbourhood.billed()  # (..., m)
+        transfers, charges = np.zeros(members.shape), np.zeros(members.shape)
         # Overflow shows as an infinity, which `to_micro_each` refuses.
         with np.errstate(over="ignore", invalid="ignore"):
             for term in self.terms:  # in the order of the spec: float addition is not associative
-                charges = np.asarray(term.rule.charges(energies, directions), dtype=np.float64)
-                if charges.shape != energies.shape:
-                    raise ConfigurationError(
-                        f"rule {term.text!r}: charges have shape {charges.shape}, "
-                        f"energies {energies.shape}; return one charge a member"
-                    )
-                total = total + term.price * charges
-        return to_micro_each(total)
+                charged = np.where(members, _charged(term, neighbourhood), 0.0)
+                if term.rule.edge_local:
+                    charges = charges + term.price * charged
+                else:
+                    transfers = transfers + term.price * _shared_out(charged, members)
+        whole = to_micro_each(transfers)
+        first = np.argmax(members, axis=-1, keepdims=True)  # (..., 1), of nobody: nothing to give
+        remainder = whole.sum(axis=-1, keepdims=True)
+        settled = np.take_along_axis(whole, first, axis=-1) - remainder
+        np.put_along_axis(whole, first, settled, axis=-1)
+        return whole, to_micro_each(charges)
+
+
+def _charged(term: Term, neighbourhood: Neighbourhood) -> NDArray[np.float64]:
+    charged = np.asarray(term.rule.charges(neighbourhood), dtype=np.float64)
+    if charged.shape != neighbourhood.energies.shape:
+        raise ConfigurationError(
+            f"rule {term.text!r}: charges have shape {charged.shape}, "
+            f"energies {neighbourhood.energies.shape}; return one charge a member"
+        )
+    return charged
+
+
+def _shared_out(penalties: NDArray[np.float64], members: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Each member's penalty less the mean of the other members': (..., m); 0 for a lone one."""
+    total = ordered_sum(penalties, -1)[..., np.newaxis]
+    others = members.sum(axis=-1, keepdims=True) - 1
+    mean = (total - penalties) / np.maximum(others, 1)
+    return np.where(members & (others > 0), penalties - mean, 0.0)
 
 
 def parse_rule(text: str) -> Payments:
@@ -179,27 +183,23 @@ def _user_rule(path: str) -> Rule:
             f"rule {path!r}: cannot be built without arguments ({type(exc).__name__}: {exc})"
         ) from exc
     if not isinstance(rule, Rule):
-        raise ConfigurationError(
-            f"rule {path!r}: needs edge_local, uses_directions and charges(energies, directions)"
-        )
-    if not rule.edge_local:
-        raise ConfigurationError(
-            f"rule {path!r}: edge_local is false; this version settles edge-local rules only"
-        )
+        raise ConfigurationError(f"rule {path!r}: needs edge_local and charges(neighbourhood)")
     _try_out(rule, path)
     return rule
 
 
 def _try_out(rule: Rule, path: str) -> None:
     """Run a user's rule once, so that a bad one is refused before a run and not in it."""
+    rounds = np.ones((2, 3, 4), dtype=np.bool_)
+    tried = Neighbourhood(np.full((2, 3), 20.0), rounds, np.ones((2, 3, 4, 5)), referee=0)
     try:
-        charges = np.asarray(rule.charges(np.ones(2), np.ones((2, 4))), dtype=np.float64)
+        charges = np.asarray(rule.charges(tried), dtype=np.float64)
     except Exception as exc:  # the user's code may raise anything
         raise ConfigurationError(
             f"rule {path!r}: charges() failed ({type(exc).__name__}: {exc})"
         ) from exc
-    if charges.shape != (2,):
+    if charges.shape != (2, 3):
         raise ConfigurationError(
-            f"rule {path!r}: charges() gave shape {charges.shape} for two members; "
-            "return one charge a member"
+            f"rule {path!r}: charges() gave shape {charges.shape} for two windows of three "
+            "members; return one charge a member, with the batch axes in front"
         )

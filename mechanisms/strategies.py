@@ -22,12 +22,16 @@ NOISE_DOMAIN: Final = 0x6E6F6973  # keeps this stream apart from others drawn fr
 
 @dataclass(frozen=True, slots=True)
 class StrategyContext:
-    """What a strategy may know: the round (from 1), the run's seed, and whose rows it is given
-    (`agents[r]` is the agent of row r, by its place in the cluster file)."""
+    """What a strategy may know: the round (from 1), the run's seed, whose rows it is given
+    (`agents[r]` is the agent of row r, by its place in the cluster file); and in simulations, where
+    a colluder or an eavesdropper may know it, what the neighbours of each row reported in the round
+    before: (neighbours, dim) a row, None in round 1."""
 
     round: int
     seed: int
     agents: tuple[int, ...]
+    overheard: tuple[Tensor, ...] | None = None
+    simulated: bool = False
 
 
 class Strategy(Protocol):
@@ -78,6 +82,63 @@ class Noise:
 
 
 @dataclass(frozen=True, slots=True)
+class RandomDirection:
+    """A fresh Gaussian direction with the gradient's own norm: an idler that looks busy."""
+
+    def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
+        """Noise of the gradients' norms, the same in daemon and simulation."""
+        dim = gradient.shape[1]
+        noise = np.stack([_unit_noise(context, agent, dim) for agent in context.agents])
+        direction = torch.from_numpy(noise).to(gradient)
+        length = direction.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        reports: Tensor = direction * (gradient.norm(dim=1, keepdim=True) / length)
+        return reports
+
+
+@dataclass(frozen=True, slots=True)
+class AlternatingFlip:
+    """m = g in odd rounds and -g in even ones: sabotage whose sum over a window is near zero."""
+
+    def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
+        """The gradients, flipped in even rounds."""
+        return gradient if context.round % 2 else -gradient
+
+
+@dataclass(frozen=True, slots=True)
+class StaleCopy:
+    """What the first neighbour reported in the round before: a plagiarist that trains nothing."""
+
+    def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
+        """The first neighbour's last report; the own gradient in round 1."""
+        heard = _overheard(context, "stale-copy")
+        return gradient if heard is None else torch.stack([rows[0] for rows in heard])
+
+
+@dataclass(frozen=True, slots=True)
+class Conform:
+    """m = (1 - a) g + a mean of the neighbours' last reports: it moves towards what is expected of
+    it (the herding that peer prediction invites)."""
+
+    share: float
+
+    def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
+        """The mixed reports; the own gradient in round 1."""
+        heard = _overheard(context, "conform")
+        if heard is None:
+            return gradient
+        mean = torch.stack([rows.mean(dim=0) for rows in heard])
+        return (1 - self.share) * gradient + self.share * mean
+
+
+def _overheard(context: StrategyContext, name: str) -> tuple[Tensor, ...] | None:
+    if not context.simulated:
+        raise ConfigurationError(
+            f"strategy {name} needs to know what its neighbours report, as only simulated agents do"
+        )
+    return context.overheard
+
+
+@dataclass(frozen=True, slots=True)
 class UsersStrategy:
     """A user's own class, with its answers checked: a wrong shape would otherwise surface as a
     fault deep inside the mixing step."""
@@ -106,10 +167,22 @@ class UsersStrategy:
         return cast(Tensor, answer)
 
 
-def _honest(spec: Spec) -> Strategy:
-    if spec.value is not None or spec.options:
-        raise ConfigurationError("strategy honest takes no value")
-    return Honest()
+def _plain(kind: Callable[[], Strategy]) -> Callable[[Spec], Strategy]:
+    """A strategy without parameters."""
+
+    def build(spec: Spec) -> Strategy:
+        if spec.value is not None or spec.options:
+            raise ConfigurationError(f"strategy {spec.name} takes no value")
+        return kind()
+
+    return build
+
+
+def _conform(spec: Spec) -> Strategy:
+    share = _number(spec, "conform:0.5")
+    if not 0 <= share <= 1:
+        raise ConfigurationError(f"strategy conform: {share} is not a share from 0 to 1")
+    return Conform(share)
 
 
 def _scale(spec: Spec) -> Strategy:
@@ -124,7 +197,15 @@ def _noise(spec: Spec) -> Strategy:
 
 
 STRATEGIES: Final[Mapping[str, Callable[[Spec], Strategy]]] = MappingProxyType(
-    {"honest": _honest, "scale": _scale, "noise": _noise}
+    {
+        "honest": _plain(Honest),
+        "scale": _scale,
+        "noise": _noise,
+        "random-direction": _plain(RandomDirection),
+        "alternating-flip": _plain(AlternatingFlip),
+        "stale-copy": _plain(StaleCopy),
+        "conform": _conform,
+    }
 )
 
 

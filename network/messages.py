@@ -80,6 +80,13 @@ class ClaimMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class BillMessage:
+    """A referee's signed bill of a window with the claims it follows from."""
+
+    bundle: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerMessage:
     """A message of the edge's ledger protocol, parsed by the ledger itself."""
 
@@ -102,7 +109,16 @@ class Bye:
 
 
 Message: TypeAlias = (
-    Hello | Update | Witnesses | Chunk | Ack | ClaimMessage | LedgerMessage | Waiting | Bye
+    Hello
+    | Update
+    | Witnesses
+    | Chunk
+    | Ack
+    | ClaimMessage
+    | BillMessage
+    | LedgerMessage
+    | Waiting
+    | Bye
 )
 
 
@@ -121,6 +137,8 @@ def to_envelope(message: Message, nonce: bytes) -> Envelope:
             return Envelope(Kind.ACK, nonce, [number, code])
         case ClaimMessage(claim):
             return Envelope(Kind.CLAIM, nonce, [claim])
+        case BillMessage(bundle):
+            return Envelope(Kind.BILL, nonce, [bundle])
         case LedgerMessage(kind, fields):
             return Envelope(kind, nonce, fields)
         case Waiting(number):
@@ -154,6 +172,8 @@ def from_envelope(envelope: Envelope) -> Message:
             return Ack(number, code)
         case Kind.CLAIM, [bytes(claim)]:
             return ClaimMessage(claim)
+        case Kind.BILL, [bytes(bundle)]:
+            return BillMessage(bundle)
         case Kind.WAITING, [int(number)] if is_count(number):
             return Waiting(number)
         case Kind.BYE, [bool(heard)]:

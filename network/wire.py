@@ -17,8 +17,8 @@ from topologies.canonical import MalformedError, Value, is_count, pack, unpack
 
 WIRE_VERSION: Final = 1
 NONCE_BYTES: Final = 16
-# The payload itself travels in raw frames; the largest header is a batch of witnesses.
-HEADER_BYTES_MAX: Final = 2**20
+# The payload itself travels in raw frames; the largest header is a record with its two bills.
+HEADER_BYTES_MAX: Final = 2**21
 
 Buffer = bytes | memoryview
 
@@ -39,6 +39,7 @@ class Kind(IntEnum):
     RECORDS = 12
     BYE = 13
     WAITING = 14
+    BILL = 15
 
 
 LEDGER_KINDS: Final = frozenset({Kind.STATE, Kind.PROPOSE, Kind.ACCEPT, Kind.REJECT, Kind.RECORDS})

@@ -30,6 +30,7 @@ VECTORS = ROOT / "tests" / "vectors"
 
 # Which argument of a call is a code of the protocol.
 CODE_ARGUMENT = {
+    "BillError": 0,
     "EvidenceError": 0,
     "RemoteProtocolError": 0,
     "LedgerViolation": 0,
@@ -238,7 +239,7 @@ def _page_codes() -> set[str]:
 
 def test_every_code_in_the_code_is_on_the_protocol_page() -> None:
     raised = set(_raised_codes())
-    assert {"payload-digest", "sig-p", "hello", "two-claims", "window-skipped"} <= raised
+    assert {"payload-digest", "sig-p", "hello", "bill-rows", "window-skipped"} <= raised
     assert raised <= _page_codes() | {"unacknowledged"}
     assert "`unacknowledged`" in PROTOCOL.read_text()
 

@@ -83,7 +83,7 @@ class RoundSettings(Section):
 class PaymentSettings(Section):
     """What lying costs, and how much may be owed on one edge before service ends."""
 
-    rule: Line = "norm:2e-5"
+    rule: Line = "band:5e-4 + norm:2e-5"
     window: Count = 16
     # 1000 credits in micro-credits: far above what honest agents owe in the measured runs.
     credit_limit: Count = 1_000_000_000

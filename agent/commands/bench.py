@@ -60,3 +60,41 @@ def measure_command(
         table.add_row(f"  {phase} (an agent)", f"{1e3 * seconds:.2f}")
     table.add_row("memory of an agent, MiB", f"{cost.memory_mib_per_agent:.0f}")
     Console().print(table)
+
+
+@command.command("payments")
+@click.option("--agents", type=click.IntRange(min=3), default=10, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=16), default=320, show_default=True)
+@click.option("--seeds", type=click.IntRange(min=1), default=4, show_default=True)
+@json_option
+def payments_command(agents: int, rounds: int, seeds: int, as_json: bool) -> None:
+    """Measure what lies cost under each payment rule, and what they gain.
+
+    One of the agents deviates, on digits, over graphs and partitions; a row shows what it pays in
+    units of the price and, in brackets, the most that any honest agent of the run pays.
+
+    \b
+    Example:
+      candor bench payments --agents 10 --rounds 320 --seeds 4
+    """
+    from agent.runtimes.payments_table import RULES, measure_payments  # imports torch
+
+    console = Console(stderr=True)
+    with console.status("runs") as status:
+        cells = measure_payments(agents, rounds, seeds, progress=status.update)
+    if as_json:
+        click.echo(json.dumps([asdict(cell) for cell in cells], indent=2))
+        return
+    for setting in dict.fromkeys((cell.topology, cell.partition) for cell in cells):
+        table = Table(title=", ".join(setting), box=None)
+        table.add_column("a0", style="bold")
+        table.add_column("gain", justify="right")
+        for rule in RULES:
+            table.add_column(f"{rule} (honest)", justify="right")
+        for cell in cells:
+            if (cell.topology, cell.partition) == setting:
+                amounts = [
+                    f"{cell.pays[rule]:.0f} ({cell.honest_pays[rule]:.0f})" for rule in RULES
+                ]
+                table.add_row(cell.strategy, f"{cell.gain:+.3f}", *amounts)
+        Console().print(table)

@@ -4,7 +4,7 @@ Used by every runtime that runs the real core; drivers differ in clock, sockets 
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from agent.algorithms import step_schedule
 from agent.book import WINDOWS_KEPT, EvidenceBook
 from agent.core import RESERVED_KEY, AgentCore, CoreSettings
+from agent.ledger_files import bill_terms
 from agent.neighbour import Neighbour
-from agent.settlement import Edge, Settlement, claim_key
-from agent.store import Store
+from agent.referee import bill_key, claim_key
+from agent.settlement import Edge, Settlement
+from mechanisms.claims import claim_bytes_max
 from mechanisms.evidence import Examiner, Terms
-from mechanisms.ledger import Channel, ChannelTerms
-from mechanisms.payments import parse_rule
+from mechanisms.ledger import Channel, ChannelState, ChannelTerms
+from mechanisms.payments import BUNDLE_BYTES_MAX, BillTerms
 from mechanisms.sketch import window_of
 from network.identity import Identity, issue
 from network.rounds import SLOTS_PER_NEIGHBOUR, BufferPool, Inbox
@@ -26,8 +28,23 @@ from topologies.canonical import MalformedError
 from topologies.cluster import Cluster
 from topologies.specs import ConfigurationError
 
-# A neighbour may wait for two deadlines itself before it gets to settle.
-SETTLE_DEADLINES: Final = 4
+# A neighbour may end its window two deadlines after us,
+BILL_DEADLINES: Final = 2
+# and wait as long itself for a claim before it gets to bill and settle.
+SETTLE_DEADLINES: Final = 6
+BUNDLE_SLACK_BYTES: Final = 4096  # the bill itself and its framing
+
+
+class Stored(Protocol):
+    """What an earlier life left, as `agent.store.Store` answers it."""
+
+    def value(self, key: str) -> bytes | None:
+        """A value as last put."""
+        ...
+
+    def channel_state(self, channel_id: bytes) -> ChannelState:
+        """What a channel is rebuilt from."""
+        ...
 
 
 def evidence_terms(cluster: Cluster, initial: NDArray[np.float32]) -> Terms:
@@ -72,7 +89,7 @@ def assemble(
     cluster: Cluster,
     agent: str,
     identity: Identity,
-    store: Store,
+    store: Stored,
     initial: NDArray[np.float32],
     *,
     nonce: bytes,
@@ -86,6 +103,8 @@ def assemble(
     the store is damaged.
     """
     terms = evidence_terms(cluster, initial)
+    bills = bill_terms(cluster)
+    _check_bundles(bills, agent)
     examiner = Examiner(terms)
     book = EvidenceBook(agent, examiner)
     peers = cluster.neighbours(agent)
@@ -125,8 +144,9 @@ def assemble(
     settlement = Settlement(
         key,
         book,
-        parse_rule(cluster.payments.rule),
+        bills,
         edges,
+        patience_s=BILL_DEADLINES * cluster.rounds.deadline_s,
         overdue_s=SETTLE_DEADLINES * cluster.rounds.deadline_s,
     )
     _restore_claims(settlement, store, window_of(reserved_round, terms.window_rounds))
@@ -165,9 +185,27 @@ def _party(cluster: Cluster, agent: str) -> Party:
     return Party(agent, bytes.fromhex(entry.identity), entry.curve, entry.endpoint)
 
 
-def _restore_claims(settlement: Settlement, store: Store, last: int) -> None:
-    """The claims of an earlier life that a neighbour may not have settled yet."""
+def _check_bundles(terms: BillTerms, agent: str) -> None:
+    """A bill travels with the claims of a whole neighbourhood: larger ones cannot be settled."""
+    if not terms.payments.settles:
+        return
+    for referee in (agent, *sorted(terms.neighbours[agent])):
+        members = {referee, *terms.neighbours[referee]}
+        size = BUNDLE_SLACK_BYTES + sum(
+            claim_bytes_max(terms.window_rounds, terms.neighbours[m], 4 * terms.trace_size)
+            for m in members
+        )
+        if size > BUNDLE_BYTES_MAX:
+            raise ConfigurationError(
+                f"{referee} has {len(members) - 1} neighbours: the bill of a window of "
+                f"{terms.window_rounds} rounds may take {size} bytes, more than "
+                f"{BUNDLE_BYTES_MAX}; use a sparser topology or a smaller payments.window"
+            )
+
+
+def _restore_claims(settlement: Settlement, store: Stored, last: int) -> None:
+    """The claims and bills of an earlier life that a neighbour may not have settled yet."""
     for window in range(max(0, last - WINDOWS_KEPT + 1), last + 1):
-        data = store.value(claim_key(window))
-        if data is not None:
-            settlement.restore(window, data)
+        claim = store.value(claim_key(window))
+        if claim is not None:
+            settlement.restore(window, claim, store.value(bill_key(window)))

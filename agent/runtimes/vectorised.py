@@ -20,10 +20,11 @@ from agent.effects import LocalSteps, Mix, Report
 from agent.learner import Learner, verified_initial_parameters
 from agent.partition import Shard
 from agent.tasks import Task, resolve_task
+from mechanisms.balances import net_balances, windows_of
 from mechanisms.credits import AmountError
 from mechanisms.evidence import energy, injected
-from mechanisms.payments import Payments, net_balances, parse_rule, window_energies
-from mechanisms.sketch import SignSketch, signs_seed, window_of
+from mechanisms.payments import Payments, parse_rule
+from mechanisms.sketch import SignSketch, TraceFold, signs_seed, window_of
 from mechanisms.strategies import Strategy, StrategyContext, parse_strategy
 from topologies.cluster import Cluster
 from topologies.specs import ConfigurationError
@@ -43,6 +44,14 @@ class RoundResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the neighbours measured: `energies` (rounds, agents), `traces` (rounds, agents, r)."""
+
+    energies: Floats
+    traces: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class VectorisedResult:
     """A finished run; rows in the order of the cluster file.
 
@@ -55,6 +64,7 @@ class VectorisedResult:
     losses: Floats
     injected_norms: Floats
     accuracy: dict[str, float]
+    evidence: Evidence
 
 
 def run_vectorised(
@@ -95,13 +105,14 @@ def run_vectorised(
     rows = x.repeat(len(cluster.ids), 1)
     total = cluster.rounds.rounds if rounds is None else rounds
     parameters = _train(cluster, learner, rows, mixing, total, reporting.report, observe)
-    balances = _settle(cluster, payments, evidence)
+    balances = settle(cluster, payments, evidence.shown())
     return VectorisedResult(
         parameters=parameters,
         balances=balances,
         losses=np.stack(losses),
         injected_norms=np.stack(norms),
         accuracy=dict(zip(cluster.ids, learner.evaluate(parameters), strict=True)),
+        evidence=evidence.shown(),
     )
 
 
@@ -130,6 +141,8 @@ class _Reporting:
 
     def __init__(self, cluster: Cluster, specs: Mapping[str, str]) -> None:
         self._seed = cluster.seed
+        self._neighbours = [[cluster.index(k) for k in cluster.neighbours(a)] for a in cluster.ids]
+        self._before: Tensor | None = None  # (agents, dim), the reports of the round before
         rows: dict[str, list[int]] = {}
         for agent, spec in specs.items():
             rows.setdefault(spec, []).append(cluster.index(agent))
@@ -141,9 +154,16 @@ class _Reporting:
         """The reports (agents, dim) of round t; agents without a spec are honest."""
         reports = gradient.clone() if self._groups else gradient
         for strategy, rows in self._groups:
-            context = StrategyContext(t, self._seed, tuple(rows))
+            context = StrategyContext(t, self._seed, tuple(rows), self._overheard(rows), True)
             reports[rows] = strategy.report(gradient[rows], context)
+        self._before = reports
         return reports
+
+    def _overheard(self, rows: list[int]) -> tuple[Tensor, ...] | None:
+        before = self._before
+        if before is None:
+            return None
+        return tuple(before[self._neighbours[row]] for row in rows)
 
 
 class _Evidence:
@@ -160,7 +180,7 @@ class _Evidence:
         self._stated_before: Floats = np.empty(0)  # (agents, k), its sketch, signs of round t-1
         self._window = -1
         self.energies: list[Floats] = []  # (agents,) a round
-        self.directions: list[Floats] = []  # (agents, k) a window, the sum of injected sketches
+        self.traces: list[Floats] = []  # (agents, r) a round
 
     def observe(self, t: int, y: NDArray[np.float32]) -> Floats:
         """Take the y (agents, dim) of round t; the norms (agents,) of what each agent injected."""
@@ -171,8 +191,12 @@ class _Evidence:
         # Neighbours refuse an update that is not finite, so nobody claims or pays for it.
         finite = np.isfinite(energies)
         self.energies.append(np.where(finite, energies, 0.0))
-        self.directions[-1] += np.where(finite[:, None], update, 0.0)
+        self.traces.append(np.where(finite[:, None], self._fold(update), 0.0).astype(np.float64))
         return np.sqrt(energies)
+
+    def shown(self) -> Evidence:
+        """All that was observed."""
+        return Evidence(np.stack(self.energies), np.stack(self.traces))
 
     def _injected(self, t: int, y: NDArray[np.float32]) -> Floats:
         """The sketches (agents, k) of what each agent injected, by the signs of round t."""
@@ -182,24 +206,32 @@ class _Evidence:
             seed = signs_seed(self._run, window)
             self._sketch = SignSketch(seed, self._dim, self._settings.sketch_size)
             self._stated_before = self._sketch(self._before)
-            self.directions.append(np.zeros_like(self._stated_before))
+            self._fold = TraceFold(self._run, window, self._sketch.size)
         stated = self._sketch(y)
         mixed = self._stated_before if t == 1 else self._mixing @ self._stated_before
         self._before, self._stated_before = y, stated
         return injected(mixed, stated, self._step_size(t))
 
 
-def _settle(cluster: Cluster, payments: Payments, evidence: _Evidence) -> dict[str, int]:
-    """Everyone's net micro-credits over all windows, a last partial one included."""
-    edges = [(cluster.index(a), cluster.index(b)) for a, b in cluster.graph.edges]
+def settle(cluster: Cluster, payments: Payments, evidence: Evidence) -> dict[str, int]:
+    """Everyone's net micro-credits over all windows, a last partial one included.
+
+    Raises:
+        ConfigurationError: what was injected gives no amounts.
+    """
+    # Members of a bill are sorted by id, which may not be the order of the cluster file.
+    order = sorted(range(len(cluster.ids)), key=lambda index: cluster.ids[index])
+    place = {cluster.ids[index]: at for at, index in enumerate(order)}
+    around = {place[a]: [place[k] for k in cluster.neighbours(a)] for a in cluster.ids}
+    energies, traces = evidence.energies[:, order], evidence.traces[:, order]
     try:
-        energies = window_energies(np.stack(evidence.energies), cluster.payments.window)
-        received = net_balances(payments, energies, edges, np.stack(evidence.directions))
+        windows = windows_of(energies, traces, cluster.payments.window)
+        received = net_balances(payments, around, windows)
     except AmountError as exc:
         raise ConfigurationError(
             f"the run diverged: {exc}; use a smaller step size or a milder strategy"
         ) from exc
-    return dict(zip(cluster.ids, received.tolist(), strict=True))
+    return {agent: int(received[place[agent]]) for agent in cluster.ids}
 
 
 def _train(

@@ -266,7 +266,7 @@ def test_a_check_names_a_key_that_was_made_anew(keys_root: Path) -> None:
     [
         ("seed = 0", "seed = 1", "builds another initial model"),
         ('"digits"', '"nothing"', "nothing"),
-        ('"norm:2e-5"', '"norm:cheap"', "cheap"),
+        ('"band:5e-4 + norm:2e-5"', '"norm:cheap"', "cheap"),
         ('"iid"', '"idd"', "idd"),
         ("rounds = 100", "rounds = 0", "rounds.rounds"),
     ],

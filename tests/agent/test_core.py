@@ -11,8 +11,17 @@ from agent.effects import Persist, PutValue, Remember, Send
 from agent.ledger_files import audit_run_directory
 from mechanisms.claims import Claim, SignedClaim
 from mechanisms.ledger import StorePending, StoreRecord
+from mechanisms.payments import SignedBill
 from mechanisms.statements import SignedStatement, Statement
-from network.messages import Bye, Chunk, ClaimMessage, Update, from_envelope, to_envelope
+from network.messages import (
+    BillMessage,
+    Bye,
+    Chunk,
+    ClaimMessage,
+    Update,
+    from_envelope,
+    to_envelope,
+)
 from network.transport import MemoryNetwork
 from network.wire import Kind
 from tests.runs import DIM, LocalRun, write_cluster
@@ -123,8 +132,8 @@ def test_a_dead_neighbour_costs_one_deadline_and_its_weight_goes_to_self(started
         assert node.ended.failure is None
         assert dict(node.core.book.row).keys() == {neighbour, "a0"}
         assert sum(node.core.book.row.values()) == pytest.approx(1.0)
-    # One deadline, not one a round; nor does anybody wait for the dead at the end.
-    assert run.now_s - began < 2.0 + 30 * 0.15
+    # One deadline, not one a round, and two for the claim of the window in which it died.
+    assert run.now_s - began < 3 * 2.0 + 30 * 0.15
 
 
 def test_a_restarted_agent_enters_again_and_never_states_a_round_twice(started, tmp_path):
@@ -324,7 +333,7 @@ def test_a_false_claim_is_refused_and_settles_nothing(started):
         if isinstance(message, ClaimMessage):
             claim = SignedClaim.decode(message.claim).claim()
             rounds = tuple(replace(entry, energy=entry.energy / 2) for entry in claim.rounds)
-            lie = Claim(claim.run, claim.window, claim.agent, rounds, claim.direction)
+            lie = Claim(claim.run, claim.window, claim.agent, rounds)
             return ClaimMessage(SignedClaim.sign(lie, key[0]).encode())
         return message
 
@@ -454,6 +463,8 @@ def shared_run(tmp_path_factory):
     run.start()
     run.advance(1.0)
     assert run.nodes["a0"].core.round > 3
+    while not run.nodes["a0"].core.settlement.settled("a1"):
+        run.advance(0.05)  # so that nothing genuine is under way
     yield run
     run.close()
 
@@ -501,7 +512,7 @@ def test_a_claim_must_cover_every_round_that_was_stated(started):
     def alter(message):
         if isinstance(message, ClaimMessage):
             claim = SignedClaim.decode(message.claim).claim()
-            empty = Claim(claim.run, claim.window, claim.agent, (), claim.direction)
+            empty = Claim(claim.run, claim.window, claim.agent, ())
             key = run.nodes["a1"].identity.signing_key
             return ClaimMessage(SignedClaim.sign(empty, key).encode())
         return message
@@ -555,10 +566,10 @@ def test_a_claim_that_denies_whom_it_mixed_is_refused(started):
         assert "claim-heard" in first["detail"]
 
 
-@pytest.mark.parametrize("kind", [Kind.CLAIM, Kind.ACCEPT, Kind.PROPOSE])
-def test_a_neighbour_that_does_not_settle_is_not_served_any_more(started, kind):
+@pytest.mark.parametrize("kinds", [{Kind.BILL}, {Kind.ACCEPT}, {Kind.PROPOSE}])
+def test_a_neighbour_that_does_not_settle_is_not_served_any_more(started, kinds):
     run = started("ring", 4, rounds=400, window=4, deadline_s=0.5)
-    run.tamper = lambda agent, send: None if agent == "a1" and send.envelope.kind is kind else send
+    run.tamper = withholding("a1", kinds)
     run.start()
     run.advance(6.0)
     for neighbour in ("a0", "a2"):
@@ -566,6 +577,86 @@ def test_a_neighbour_that_does_not_settle_is_not_served_any_more(started, kind):
         assert "has not settled window" in node.core.neighbours["a1"].reason
         assert "a1" not in node.core.book.row
         assert node.core.neighbours["a3"].reason is None
+
+
+def withholding(agent, kinds):
+    """Let an agent never send messages of some kinds."""
+    return lambda sender, send: None if sender == agent and send.envelope.kind in kinds else send
+
+
+def test_a_claim_that_was_lost_comes_with_the_bill(started):
+    run = started("ring", 4, rounds=8, window=4)
+    run.tamper = withholding("a1", {Kind.CLAIM})
+    finish(run)
+    for neighbour in ("a0", "a2"):
+        assert not run.nodes[neighbour].events("claim_missed")
+        assert run.nodes[neighbour].core.settlement.edge_balance("a1") != 0
+
+
+def late(run, agent, seconds):
+    """Let an agent hold back its claims and bills of window 0 for some seconds."""
+
+    def hold(sender, send):
+        if sender != agent or run.now_s > seconds:
+            return send
+        return None if send.envelope.kind in (Kind.CLAIM, Kind.BILL) else send
+
+    return hold
+
+
+def test_a_late_claim_bars_until_it_comes(started):
+    run = started("ring", 4, rounds=400, window=4, deadline_s=0.5)
+    run.tamper = late(run, "a1", 2.5)
+    run.start()
+    run.advance(2.0)
+    for neighbour in ("a0", "a2"):
+        node = run.nodes[neighbour]
+        assert node.events("claim_missed")[0] == {"peer": "a1", "window": 0}
+        assert node.core.neighbours["a1"].reason == "it has not claimed window 0"
+    run.advance(6.0)
+    for neighbour in ("a0", "a2"):
+        assert run.nodes[neighbour].core.neighbours["a1"].reason is None
+
+
+def test_who_makes_a_habit_of_being_late_is_not_served(started):
+    run = started("ring", 4, rounds=4000, window=4, deadline_s=0.2)
+    held = {}
+
+    def hold(sender, send):
+        """Every claim and bill of a1 leaves a second after it was first sent."""
+        if sender != "a1" or send.envelope.kind not in (Kind.CLAIM, Kind.BILL):
+            return send
+        first = held.setdefault((send.peer, bytes(send.envelope.fields[0])), run.now_s)
+        return send if run.now_s >= first + 1.0 else None
+
+    run.tamper = hold
+    run.start()
+    run.advance(30.0)
+    for neighbour in ("a0", "a2"):
+        assert "came late 4 times" in run.nodes[neighbour].core.neighbours["a1"].reason
+
+
+def test_a_bill_that_does_not_recompute_is_refused_with_a_signed_reason(started):
+    run = started("complete", 4, rounds=8, window=4)
+
+    def cheat(message):
+        if not isinstance(message, BillMessage):
+            return message
+        signed = SignedBill.decode(message.bundle)
+        bill = signed.bill()
+        rows = tuple(replace(row, charge=row.charge + 1) for row in bill.rows)
+        key = run.nodes["a1"].identity.signing_key
+        return BillMessage(SignedBill.sign(replace(bill, rows=rows), signed.claims, key).encode())
+
+    run.tamper = tampering("a1", cheat)
+    finish(run)
+    for neighbour in ("a0", "a2", "a3"):
+        node = run.nodes[neighbour]
+        (refused,) = node.events("bill_refused")
+        assert refused["peer"] == "a1"
+        assert "bill-rows" in refused["detail"]
+        assert node.core.settlement.edge_balance("a1") == 0
+        assert node.core.settlement.edge_balance({"a0": "a2", "a2": "a3", "a3": "a0"}[neighbour])
 
 
 def test_an_update_too_large_to_be_paid_for_is_not_mixed(started):

@@ -26,8 +26,8 @@ from mechanisms.ledger import (
     StoreRecord,
     Transmit,
 )
-from mechanisms.payments import edge_bills
 from network.identity import Identity
+from tests.bills import settling
 from topologies import graphs
 from topologies.cluster import (
     AgentEntry,
@@ -110,18 +110,20 @@ def settle_edge(
     for agent, effects in hellos:
         perform(agent, effects)
     for window in range(WINDOWS):
-        pair = [signed_claim(cluster, agent, window, identities[agent]) for agent in (lo, hi)]
-        due = edge_bills(facts.payments, *pair)
-        encoded = (pair[0].encode(), pair[1].encode())
+        claims = {a: signed_claim(cluster, a, window, identities[a]) for a in cluster.ids}
+        signing = {agent: identity.signing_key for agent, identity in identities.items()}
+        due = settling(facts.bills, lo, hi, claims, signing)
         for agent, end in ends.items():
-            perform(agent, end.settle(window, due.delta, due.bill_lo, due.bill_hi, encoded))
+            perform(agent, end.settle(window, due.delta, due.bundle_lo, due.bundle_hi))
 
 
 def signed_claim(cluster: Cluster, agent: str, window: int, identity: Identity) -> SignedClaim:
     energy = float(cluster.index(agent) + 1)
-    rounds = (ClaimedRound(4 * window + 1, energy, cluster.neighbours(agent)),)
+    size = min(cluster.task.parameters, 128)
+    trace = struct.pack(f"<{size}f", *[energy] * size)
+    rounds = (ClaimedRound(4 * window + 1, energy, cluster.neighbours(agent), trace),)
     run = bytes.fromhex(cluster.fingerprint)
-    claim = Claim(run, window, agent, rounds, struct.pack("<d", energy))
+    claim = Claim(run, window, agent, rounds)
     return SignedClaim.sign(claim, identity.signing_key)
 
 

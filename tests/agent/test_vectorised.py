@@ -196,18 +196,18 @@ class Half:
     assert set(run_vectorised(run, lies).accuracy.values()) == {1.0}
 
 
-def test_a_users_rule_sees_energies_and_directions_of_every_window(
+def test_a_users_rule_sees_energies_and_traces_of_every_window(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "my_rule_for_test.py").write_text(
         """
 class Steadiness:
     edge_local = True
-    uses_directions = True
-    def charges(self, energies, directions):
-        assert energies.shape[0] == directions.shape[0] == 2
-        along = (directions**2).sum(axis=-1)
-        assert (along <= 4 * energies * 1.0001).all()  # Cauchy-Schwarz over a window of 4 rounds
+    def charges(self, neighbourhood):
+        total = neighbourhood.traces.sum(axis=-2)  # over the rounds of a window
+        assert neighbourhood.energies.shape[0] == 2
+        along = (total**2).sum(axis=-1)
+        assert (along <= 8 * neighbourhood.energies).all()  # Cauchy-Schwarz over at most 4 rounds
         assert (along > 0).all()
         return along
 """

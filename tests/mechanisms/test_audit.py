@@ -14,7 +14,8 @@ from mechanisms.export import export_channel, file_name
 from mechanisms.ledger import Channel, ChannelTerms, Effect, Record, StoreRecord, Transmit
 from mechanisms.ledger_bodies import Body, Position
 from mechanisms.ledger_records import sign_acceptance, sign_proposal
-from mechanisms.payments import edge_bills, parse_rule
+from mechanisms.payments import BillTerms, SignedBill, parse_rule
+from tests.bills import settling, signed_bill
 from topologies.canonical import sha256
 from topologies.signatures import SigningKey
 
@@ -22,20 +23,24 @@ KEYS = {agent: SigningKey(sha256(agent.encode())) for agent in ("a0", "a1", "a2"
 EDGES = [("a0", "a1"), ("a0", "a2"), ("a1", "a2")]
 FACTS = AuditFacts(
     run_id="test",
-    fingerprint=sha256(b"cluster"),
     credit_limit=1_000_000_000,
-    window_rounds=4,
-    keys={agent: key.public for agent, key in KEYS.items()},
     edges=frozenset(EDGES),
-    payments=parse_rule("norm:0.5"),
+    bills=BillTerms(
+        run=sha256(b"cluster"),
+        window_rounds=4,
+        trace_size=1,
+        publics={agent: key.public for agent, key in KEYS.items()},
+        neighbours={agent: frozenset(KEYS) - {agent} for agent in KEYS},
+        payments=parse_rule("norm:0.5"),
+    ),
 )
 WINDOWS = 3
 
 
 def claim(agent: str, window: int, energy: float) -> SignedClaim:
     others = tuple(other for other in KEYS if other != agent)
-    rounds = (ClaimedRound(4 * window + 1, energy, others),)
-    made = Claim(FACTS.fingerprint, window, agent, rounds, struct.pack("<d", energy))
+    rounds = (ClaimedRound(4 * window + 1, energy, others, struct.pack("<f", energy)),)
+    made = Claim(FACTS.bills.run, window, agent, rounds)
     return SignedClaim.sign(made, KEYS[agent])
 
 
@@ -73,11 +78,10 @@ def settle_edge(
     for agent, effects in hello.items():
         perform(agent, effects)
     for window in range(windows):
-        pair = (claims[terms.lo, window], claims[terms.hi, window])
-        due = edge_bills(FACTS.payments, *pair)
-        encoded = (pair[0].encode(), pair[1].encode())
+        held = {agent: claims[agent, window] for agent in KEYS}
+        due = settling(FACTS.bills, terms.lo, terms.hi, held, KEYS)
         for agent, end in ends.items():
-            perform(agent, end.settle(window, due.delta, due.bill_lo, due.bill_hi, encoded))
+            perform(agent, end.settle(window, due.delta, due.bundle_lo, due.bundle_hi))
     assert records[terms.lo] == records[terms.hi]
     return records[terms.lo]
 
@@ -115,7 +119,8 @@ def test_a_true_export_is_clean_and_reads_back() -> None:
     assert audit.windows == (0, 1, 2)
     due = sum(500_000 * (2 - 3) * (window + 1) for window in range(WINDOWS))
     assert audit.position.balance == due
-    assert len(audit.claims) == 2 * WINDOWS
+    assert len(audit.claims) == 6 * WINDOWS
+    assert len(audit.bills) == 2 * WINDOWS
 
 
 def test_every_flipped_byte_is_found_at_its_record() -> None:
@@ -162,7 +167,7 @@ def edited(line: int, change: Callable[[dict[str, Any]], None]) -> bytes:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("candor_ledger", 2),
+        ("candor_ledger", 1),
         ("candor_ledger", True),
         ("channel", "00" * 32),
         ("lo", "a2"),
@@ -186,7 +191,7 @@ def test_fields_in_another_form_are_found() -> None:
     assert codes(upper) == [(1, "hex")]
     spaced = edited(2, lambda record: record.update(sig_p=f" {record['sig_p']}"))
     assert codes(spaced) == [(1, "hex")]
-    assert codes(edited(2, lambda record: record.update(claims=[]))) == [(1, "record")]
+    assert codes(edited(2, lambda record: record.update(evidence=["", "", ""]))) == [(1, "record")]
     assert codes(edited(2, lambda record: record.update(more=1))) == [(1, "record")]
     assert codes(edited(2, lambda record: record.update(seq=True))) == [(1, "seq")]
     assert codes(edited(-1, lambda end: end.update(end=2))) == [(WINDOWS + 1, "end")]
@@ -238,45 +243,73 @@ def test_a_balance_that_does_not_add_up_or_exceeds_the_limit_is_found() -> None:
     assert codes(with_last(record)) == [(WINDOWS, "credit-limit")]
 
 
+def billed(referee: str, claims: dict[str, SignedClaim], **changes: Any) -> SignedBill:
+    """A referee's bill of the last window, as it follows from the claims or altered."""
+    signed = signed_bill(FACTS.bills, referee, claims, KEYS[referee])
+    return SignedBill.sign(replace(signed.bill(), **changes), signed.claims, KEYS[referee])
+
+
+def with_bills(lo: SignedBill, hi: SignedBill) -> list[tuple[int, str]]:
+    """The findings where both ends signed a last record that follows from these bills."""
+    delta = hi.bill().amount("a0") - lo.bill().amount("a1")
+    before = Position.of(RECORDS["a0", "a1"][WINDOWS - 1].body).balance
+    record = forged_record(
+        WINDOWS,
+        delta=delta,
+        balance_after=before + delta,
+        bill_digest_lo=lo.digest,
+        bill_digest_hi=hi.digest,
+        evidence=(lo.encode(), hi.encode()),
+    )
+    return codes(with_last(record))
+
+
+LAST = {agent: CLAIMS[agent, WINDOWS - 1] for agent in KEYS}
+
+
 def test_a_claim_signed_by_another_key_is_found() -> None:
-    lo = replace(CLAIMS["a0", 2], signature=bytes(64))
-    evidence = (lo.encode(), *RECORDS["a0", "a1"][WINDOWS].evidence[1:])
-    record = forged_record(WINDOWS, evidence=evidence)
-    assert codes(with_last(record)) == [(WINDOWS, "claim-signature")]
+    spoilt = {**LAST, "a2": replace(LAST["a2"], signature=bytes(64))}
+    found = with_bills(billed("a0", spoilt), billed("a1", LAST))
+    assert found == [(WINDOWS, "claim-signature")]
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {"run": bytes(32)},
-        {"rounds": (ClaimedRound(1, 2.0, ("a1",)),)},
+        {"rounds": (ClaimedRound(1, 2.0, ("a1",), bytes(4)),)},
+        {"rounds": (ClaimedRound(9, 2.0, ("a1",), bytes(8)),)},
         {"window": 7},
     ],
 )
-def test_claims_of_another_run_window_or_round_are_found(changes: dict[str, Any]) -> None:
-    pair = [
-        SignedClaim.sign(replace(CLAIMS[agent, 2].claim(), **changes), KEYS[agent])
-        for agent in ("a0", "a1")
-    ]
-    due = edge_bills(FACTS.payments, *pair)
-    before = Position.of(RECORDS["a0", "a1"][WINDOWS - 1].body).balance
-    record = forged_record(
-        WINDOWS,
-        delta=due.delta,
-        balance_after=before + due.delta,
-        bill_digest_lo=sha256(due.bill_lo),
-        bill_digest_hi=sha256(due.bill_hi),
-        evidence=(pair[0].encode(), pair[1].encode(), due.bill_lo, due.bill_hi),
+def test_claims_of_another_run_window_round_or_size_are_found(changes: dict[str, Any]) -> None:
+    claim = replace(LAST["a2"].claim(), **changes)
+    claims = {**LAST, "a2": SignedClaim.sign(claim, KEYS["a2"])}
+    bill = billed("a0", LAST)
+    digests = tuple(claims[agent].digest for agent in sorted(claims))
+    altered = SignedBill.sign(
+        replace(bill.bill(), claims=digests), [claims[a] for a in sorted(claims)], KEYS["a0"]
     )
-    assert set(codes(with_last(record))) == {(WINDOWS, "claim")}
+    assert with_bills(altered, billed("a1", LAST)) == [(WINDOWS, "claim")]
+
+
+def test_bills_that_do_not_follow_from_their_claims_are_found() -> None:
+    honest = billed("a1", LAST)
+    rows = billed("a0", LAST).bill().rows
+    dearer = tuple(replace(row, charge=row.charge + 1) for row in rows)
+    assert with_bills(billed("a0", LAST, rows=dearer), honest) == [(WINDOWS, "bill-rows")]
+    one_sided = (replace(rows[0], transfer=5), *rows[1:])
+    assert with_bills(billed("a0", LAST, rows=one_sided), honest) == [(WINDOWS, "bill-sum")]
+    assert with_bills(billed("a0", LAST, rule="norm:9.0"), honest) == [(WINDOWS, "bill-rule")]
+    assert with_bills(billed("a0", LAST, run=bytes(32)), honest) == [(WINDOWS, "bill-run")]
+    forged = replace(billed("a0", LAST), signature=bytes(64))
+    assert with_bills(forged, honest) == [(WINDOWS, "bill-signature")]
 
 
 def test_bills_by_another_rule_are_found() -> None:
-    facts = replace(FACTS, payments=parse_rule("norm:0.25"))
+    facts = replace(FACTS, bills=replace(FACTS.bills, payments=parse_rule("norm:0.25")))
     findings = audit_export(NAME, GOOD, facts).findings
-    assert {(f.seq, f.code) for f in findings} == {
-        (seq, code) for seq in (1, 2, 3) for code in ("delta", "bill")
-    }
+    assert {(f.seq, f.code) for f in findings} == {(seq, "bill-rule") for seq in (1, 2, 3)}
 
 
 def test_an_empty_chain_is_a_clean_export() -> None:
@@ -358,10 +391,13 @@ def test_an_agent_that_claims_two_things_for_one_window_is_found() -> None:
         data = export_channel(terms, agent, KEYS[agent], settle_edge(terms, claims))
         files["a0", "a2", agent] = replace(files["a0", "a2", agent], data=data)
     findings = audit(files).findings
-    assert {(f.edge, f.seq, f.code) for f in findings} == {("a0-a2", 2, "two-claims")}
+    assert {(f.edge, f.seq, f.code) for f in findings} == {
+        ("a0-a2", 2, "two-claims"),
+        ("a0-a2", 2, "two-bills"),
+    } | {("a1-a2", 2, "two-bills")}
 
 
 def test_a_run_without_payments_needs_no_exports() -> None:
-    result = audit_run([], replace(FACTS, payments=parse_rule("none")))
+    result = audit_run([], replace(FACTS, bills=replace(FACTS.bills, payments=parse_rule("none"))))
     assert result.findings == ()
     assert set(result.nets.values()) == {0}

@@ -16,33 +16,38 @@ from topologies.signatures import SigningKey
 
 KEY = SigningKey(b"\x05" * 32)
 OTHER = SigningKey(b"\x06" * 32)
+
+
+def trace(*values: float) -> bytes:
+    return np.array(values, "<f4").tobytes()
+
+
 CLAIM = Claim(
     run=bytes(range(32)),
     window=2,
     agent="a1",
     rounds=(
-        ClaimedRound(33, 22.25, ("a0", "a2")),
-        ClaimedRound(34, 0.0, ()),
-        ClaimedRound(36, 3.5, ("a2",)),
+        ClaimedRound(33, 22.25, ("a0", "a2"), trace(1.5, -2.0, 0.0, 4.0)),
+        ClaimedRound(34, 0.0, (), trace(0.0, 0.0, 0.0, 0.0)),
+        ClaimedRound(36, 3.5, ("a2",), trace(0.5, 0.25, 1.75, -0.5)),
     ),
-    direction=np.array([1.5, -2.0, 0.0, 4.25], "<f8").tobytes(),
 )
 SIGNED = SignedClaim.sign(CLAIM, KEY)
 IDS = st.sampled_from([f"a{i}" for i in range(12)])
+TRACES = st.lists(st.floats(allow_nan=False, width=32), max_size=4).map(lambda v: trace(*v))
 ROUNDS = st.dictionaries(
     st.integers(1, 40),
-    st.tuples(st.floats(0, 1e300), st.sets(IDS, max_size=5)),
+    st.tuples(st.floats(0, 1e300), st.sets(IDS, max_size=5), TRACES),
     max_size=6,
-).map(lambda d: tuple(ClaimedRound(t, e, tuple(sorted(h))) for t, (e, h) in sorted(d.items())))
+).map(
+    lambda d: tuple(ClaimedRound(t, e, tuple(sorted(h)), r) for t, (e, h, r) in sorted(d.items()))
+)
 CLAIMS = st.builds(
     Claim,
     run=st.binary(min_size=32, max_size=32),
     window=st.integers(0, COUNT_MAX),
     agent=IDS,
     rounds=ROUNDS,
-    direction=st.lists(st.floats(allow_nan=False), max_size=4).map(
-        lambda values: np.array(values, "<f8").tobytes()
-    ),
 )
 
 
@@ -77,7 +82,7 @@ def test_a_changed_signed_claim_is_refused_or_does_not_verify(data: bytes) -> No
     assert not signed.verify(KEY.public)
 
 
-FIELDS = ("version", "run", "window", "agent", "rounds", "direction")
+FIELDS = ("version", "run", "window", "agent", "rounds")
 
 
 def with_field(name: str, value: Value) -> bytes:
@@ -90,7 +95,8 @@ def with_field(name: str, value: Value) -> bytes:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("version", 2),
+        ("version", 1),
+        ("version", 3),
         ("version", True),
         ("version", 1.0),
         ("run", b"x" * 31),
@@ -104,29 +110,29 @@ def with_field(name: str, value: Value) -> bytes:
         ("agent", "a" * 33),
         ("agent", "a\x1b[2J"),
         ("rounds", None),
-        ("rounds", [[33, 1.0]]),
+        ("rounds", [[33, 1.0, []]]),
+        ("rounds", [[33, 1.0, [], b"", b""]]),
         ("rounds", [[33, 1.0, [], []]]),
-        ("rounds", [[0, 1.0, []]]),
-        ("rounds", [[True, 1.0, []]]),
-        ("rounds", [[33.0, 1.0, []]]),
-        ("rounds", [[COUNT_MAX + 1, 1.0, []]]),
-        ("rounds", [[33, 1, []]]),
-        ("rounds", [[33, True, []]]),
-        ("rounds", [[33, -0.5, []]]),
-        ("rounds", [[33, math.nan, []]]),
-        ("rounds", [[33, math.inf, []]]),
-        ("rounds", [[33, 1.0, "a0"]]),
-        ("rounds", [[33, 1.0, [b"a0"]]]),
-        ("rounds", [[33, 1.0, [["a0"]]]]),
-        ("rounds", [[33, 1.0, [7]]]),
-        ("rounds", [[33, 1.0, ["a1", "a0"]]]),
-        ("rounds", [[33, 1.0, ["a0", "a0"]]]),
-        ("rounds", [[33, 1.0, ["a" * 33]]]),
-        ("rounds", [[34, 1.0, []], [33, 1.0, []]]),
-        ("rounds", [[33, 1.0, []], [33, 1.0, []]]),
-        ("direction", b"x" * 7),
-        ("direction", b"x" * 9),
-        ("direction", [1.0]),
+        ("rounds", [[0, 1.0, [], b""]]),
+        ("rounds", [[True, 1.0, [], b""]]),
+        ("rounds", [[33.0, 1.0, [], b""]]),
+        ("rounds", [[COUNT_MAX + 1, 1.0, [], b""]]),
+        ("rounds", [[33, 1, [], b""]]),
+        ("rounds", [[33, True, [], b""]]),
+        ("rounds", [[33, -0.5, [], b""]]),
+        ("rounds", [[33, math.nan, [], b""]]),
+        ("rounds", [[33, math.inf, [], b""]]),
+        ("rounds", [[33, 1.0, "a0", b""]]),
+        ("rounds", [[33, 1.0, [b"a0"], b""]]),
+        ("rounds", [[33, 1.0, [["a0"]], b""]]),
+        ("rounds", [[33, 1.0, [7], b""]]),
+        ("rounds", [[33, 1.0, ["a1", "a0"], b""]]),
+        ("rounds", [[33, 1.0, ["a0", "a0"], b""]]),
+        ("rounds", [[33, 1.0, ["a" * 33], b""]]),
+        ("rounds", [[34, 1.0, [], b""], [33, 1.0, [], b""]]),
+        ("rounds", [[33, 1.0, [], b""], [33, 1.0, [], b""]]),
+        ("rounds", [[33, 1.0, [], b"x" * 3]]),
+        ("rounds", [[33, 1.0, [], "xxxx"]]),
     ],
 )
 def test_a_field_of_another_type_or_out_of_bounds_is_refused(name: str, value: Value) -> None:
@@ -140,9 +146,8 @@ def test_a_field_of_another_type_or_out_of_bounds_is_refused(name: str, value: V
         ("window", 0),
         ("window", COUNT_MAX),
         ("rounds", []),
-        ("rounds", [[1, 0.0, []]]),
-        ("rounds", [[COUNT_MAX, 1e308, ["a" * 32]]]),
-        ("direction", b""),
+        ("rounds", [[1, 0.0, [], b""]]),
+        ("rounds", [[COUNT_MAX, 1e308, ["a" * 32], b"x" * 4]]),
     ],
 )
 def test_the_bounds_themselves_are_within(name: str, value: Value) -> None:
@@ -151,11 +156,14 @@ def test_the_bounds_themselves_are_within(name: str, value: Value) -> None:
 
 
 def test_a_claim_is_bounded_in_length() -> None:
-    room = CLAIM_BYTES_MAX - len(replace(CLAIM, direction=bytes(2**17)).encode()) + 2**17
-    longest = replace(CLAIM, direction=bytes(room - room % 8))
+    def long(size: int) -> Claim:
+        return replace(CLAIM, rounds=(ClaimedRound(33, 1.0, (), bytes(size)),))
+
+    room = CLAIM_BYTES_MAX - len(long(2**17).encode()) + 2**17
+    longest = long(room - room % 4)
     assert Claim.decode(longest.encode()) == longest
     with pytest.raises(MalformedError, match="are allowed"):
-        Claim.decode(replace(CLAIM, direction=bytes(room - room % 8 + 8)).encode())
+        Claim.decode(long(room - room % 4 + 4).encode())
     with pytest.raises(MalformedError, match="are allowed"):
         Claim.decode(CLAIM.encode(), bytes_max=len(CLAIM.encode()) - 1)
 
@@ -187,7 +195,9 @@ def test_a_signature_is_one_agents_over_this_body() -> None:
 
 
 def claim_of(agent: str, heard: dict[int, str]) -> Claim:
-    rounds = tuple(ClaimedRound(t, 1.0, tuple(who.split())) for t, who in sorted(heard.items()))
+    rounds = tuple(
+        ClaimedRound(t, 1.0, tuple(who.split()), b"") for t, who in sorted(heard.items())
+    )
     return replace(CLAIM, agent=agent, rounds=rounds)
 
 
@@ -210,8 +220,10 @@ def test_the_golden_claim_keeps_its_bytes() -> None:
             "run": CLAIM.run.hex(),
             "window": CLAIM.window,
             "agent": CLAIM.agent,
-            "rounds": [[r.round, r.energy, list(r.heard)] for r in CLAIM.rounds],
-            "direction": [1.5, -2.0, 0.0, 4.25],
+            "rounds": [
+                [r.round, r.energy, list(r.heard), np.frombuffer(r.trace, "<f4").tolist()]
+                for r in CLAIM.rounds
+            ],
             "body": SIGNED.body.hex(),
             "signature": SIGNED.signature.hex(),
             "encoded": SIGNED.encode().hex(),

@@ -358,22 +358,19 @@ def test_energy_and_injection_take_leading_axes() -> None:
 
 def seen(ring: Ring, agent: str, rounds: range) -> tuple[dict[int, Examined], Claim]:
     found = {t: ring.examine(t, agent) for t in rounds}
-    direction = np.sum([e.injected for e in found.values()], axis=0)
     claim = Claim(
         RUN,
         window_of(rounds[0], WINDOW),
         agent,
-        tuple(ClaimedRound(t, e.energy, ("a0", "a2")) for t, e in found.items()),
-        direction.astype("<f8").tobytes(),
+        tuple(ClaimedRound(t, e.energy, ("a0", "a2"), e.trace.tobytes()) for t, e in found.items()),
     )
     return found, claim
 
 
 def check(claim: Claim, found: dict[int, Examined], terms: Terms | None = None) -> None:
-    direction = np.sum([e.injected for e in found.values()], axis=0)
     energies = {t: e.energy for t, e in found.items()}
-    whole = set(energies) == {r.round for r in claim.rounds}
-    check_claim(claim, terms or make_terms(), energies, direction if whole else None)
+    traces = {t: e.trace for t, e in found.items()}
+    check_claim(claim, terms or make_terms(), energies, traces)
 
 
 def test_an_honest_claim_holds() -> None:
@@ -386,13 +383,13 @@ def test_an_honest_claim_holds() -> None:
 
 
 def test_nothing_claimed_and_nothing_seen_holds() -> None:
-    check_claim(Claim(RUN, 3, "a1", (), bytes(8 * SKETCH)), make_terms(), {}, None)
-    zero = np.zeros(SKETCH)
-    check_claim(Claim(RUN, 3, "a1", (), bytes(8 * SKETCH)), make_terms(), {}, zero)
+    check_claim(Claim(RUN, 3, "a1", ()), make_terms(), {}, {})
 
 
-def rescaled(claim: Claim, factor: float) -> bytes:
-    return (np.frombuffer(claim.direction, "<f8") * factor).astype("<f8").tobytes()
+def with_trace(claim: Claim, change: Callable[[np.ndarray], np.ndarray]) -> Claim:
+    first, *rest = claim.rounds
+    trace = change(np.frombuffer(first.trace, "<f4")).astype("<f4").tobytes()
+    return replace(claim, rounds=(replace(first, trace=trace), *rest))
 
 
 def with_energy(claim: Claim, factor: float) -> tuple[ClaimedRound, ...]:
@@ -404,24 +401,18 @@ CLAIM_LIES: dict[str, tuple[Callable[[Claim], Claim], str]] = {
     "another run": (lambda c: replace(c, run=bytes(32)), "claim-run"),
     "another window": (lambda c: replace(c, window=0), "claim-round"),
     "a round of the next window": (
-        lambda c: replace(c, rounds=(*c.rounds, ClaimedRound(7, 1.0, ()))),
+        lambda c: replace(c, rounds=(*c.rounds, ClaimedRound(7, 1.0, (), bytes(4 * SKETCH)))),
         "claim-round",
     ),
     "less energy": (lambda c: replace(c, rounds=with_energy(c, 0.99)), "claim-energy"),
     "more energy": (lambda c: replace(c, rounds=with_energy(c, 1 + 2e-9)), "claim-energy"),
     "no energy": (lambda c: replace(c, rounds=with_energy(c, 0.0)), "claim-energy"),
-    "a shorter direction": (lambda c: replace(c, direction=c.direction[8:]), "claim-direction"),
-    "no direction": (lambda c: replace(c, direction=b""), "claim-direction"),
-    "another direction": (lambda c: replace(c, direction=rescaled(c, -1.0)), "claim-direction"),
-    "a longer direction": (lambda c: replace(c, direction=rescaled(c, 1.001)), "claim-direction"),
-    "an infinite direction": (
-        lambda c: replace(c, direction=np.full(SKETCH, np.inf).tobytes()),
-        "claim-direction",
-    ),
-    "a direction that is no number": (
-        lambda c: replace(c, direction=np.full(SKETCH, np.nan).tobytes()),
-        "claim-direction",
-    ),
+    "a shorter trace": (lambda c: with_trace(c, lambda v: v[1:]), "claim-trace"),
+    "no trace": (lambda c: with_trace(c, lambda v: v[:0]), "claim-trace"),
+    "another direction": (lambda c: with_trace(c, lambda v: -v), "claim-trace"),
+    "a longer trace": (lambda c: with_trace(c, lambda v: v * 1.001), "claim-trace"),
+    "an infinite trace": (lambda c: with_trace(c, lambda v: v + np.inf), "claim-trace"),
+    "a trace that is no number": (lambda c: with_trace(c, lambda v: v * np.nan), "claim-trace"),
 }
 
 
@@ -433,16 +424,17 @@ def test_a_false_claim_is_refused(lie: Callable[[Claim], Claim], code: str) -> N
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_direction_nobody_can_check_is_at_least_finite(value: float) -> None:
-    claim = Claim(RUN, 3, "a1", (), np.full(SKETCH, value).tobytes())
-    with refused("claim-direction"):
-        check_claim(claim, make_terms(), {}, None)
+def test_a_trace_nobody_can_check_is_at_least_finite(value: float) -> None:
+    trace = np.full(SKETCH, value, "<f4").tobytes()
+    claim = Claim(RUN, 3, "a1", (ClaimedRound(10, 1.0, (), trace),))
+    with refused("claim-trace"):
+        check_claim(claim, make_terms(), {}, {})
 
 
 def test_rounding_on_another_machine_is_no_lie() -> None:
     found, claim = seen(Ring().play(6), "a1", range(4, 7))
-    near = replace(claim, rounds=with_energy(claim, 1 + 5e-10), direction=rescaled(claim, 1 + 1e-9))
-    check(near, found)
+    near = replace(claim, rounds=with_energy(claim, 1 + 5e-10))
+    check(with_trace(near, lambda v: np.nextafter(v, np.float32(np.inf))), found)
 
 
 def test_the_header_of_an_honest_statement_holds_for_each_agent() -> None:

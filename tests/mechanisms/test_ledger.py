@@ -35,7 +35,8 @@ from mechanisms.ledger import (
 from mechanisms.ledger_bodies import GENESIS, Body
 from mechanisms.ledger_messages import Accept, Propose, Records, Reject, StateMessage
 from mechanisms.ledger_records import sign_acceptance, sign_proposal
-from mechanisms.payments import EdgeSettlement, edge_bills, parse_rule
+from mechanisms.payments import BillTerms, SignedBill, parse_rule
+from tests.bills import Settling, settling
 from topologies.canonical import MalformedError, pack, sha256, unpack
 from topologies.signatures import SigningKey
 
@@ -54,16 +55,25 @@ OTHER = {"a0": "a1", "a1": "a0"}
 WINDOWS = 6
 
 
-def settlement(window: int) -> tuple[EdgeSettlement, tuple[bytes, bytes]]:
+BILLS = BillTerms(
+    run=RUN,
+    window_rounds=16,
+    trace_size=1,
+    publics={agent: key.public for agent, key in KEYS.items()},
+    neighbours={agent: frozenset({other}) for agent, other in OTHER.items()},
+    payments=parse_rule("norm:0.1"),
+)
+
+
+def settlement(window: int) -> Settling:
     """Real claims of both ends for a window and what they settle."""
     rng = random.Random(window)
-    signed = []
+    signed = {}
     for agent, other in OTHER.items():
-        rounds = (ClaimedRound(window * 16 + 1, rng.uniform(0, 9), (other,)),)
-        claim = Claim(RUN, window, agent, rounds, struct.pack("<d", rng.random()))
-        signed.append(SignedClaim.sign(claim, KEYS[agent]))
-    lo, hi = signed
-    return edge_bills(parse_rule("norm:0.1"), lo, hi), (lo.encode(), hi.encode())
+        trace = struct.pack("<f", rng.random())
+        rounds = (ClaimedRound(window * 16 + 1, rng.uniform(0, 9), (other,), trace),)
+        signed[agent] = SignedClaim.sign(Claim(RUN, window, agent, rounds), KEYS[agent])
+    return settling(BILLS, "a0", "a1", signed, KEYS)
 
 
 SETTLEMENTS = [settlement(window) for window in range(WINDOWS)]
@@ -207,8 +217,9 @@ class Twin:
     def settle(self, name: str, window: int) -> None:
         end = self.ends[name]
         end.known_windows = max(end.known_windows, window + 1)
-        due, claims = SETTLEMENTS[window]
-        self.perform(name, end.channel.settle(window, due.delta, due.bill_lo, due.bill_hi, claims))
+        due = SETTLEMENTS[window]
+        settled = end.channel.settle(window, due.delta, due.bundle_lo, due.bundle_hi)
+        self.perform(name, settled)
 
     def drain(self, steps_max: int = 2_000) -> None:
         """A network that works from now on, until nobody has anything left to say."""
@@ -275,7 +286,7 @@ def test_ends_agree_after_crashes_loss_repetition_and_reordering(chunk: int) -> 
         assert lo.disk.records == hi.disk.records, f"seed {seed}"
         assert len(lo.disk.records) == WINDOWS + 1, f"seed {seed}"
         assert lo.channel.received + hi.channel.received == 0, f"seed {seed}"
-        assert hi.channel.received == sum(due.delta for due, _ in SETTLEMENTS), f"seed {seed}"
+        assert hi.channel.received == sum(due.delta for due in SETTLEMENTS), f"seed {seed}"
         assert lo.disk.pending is None is hi.disk.pending, f"seed {seed}"
         assert double_signatures(twin) == 0, f"seed {seed}"
         crashes += twin.crashes
@@ -349,18 +360,17 @@ def test_a_window_in_which_the_proposer_may_owe_is_not_passed_over() -> None:
 
 def test_a_window_without_a_payment_may_be_skipped() -> None:
     twin = synced_twin()  # hi proposes record 1
-    free, _ = SETTLEMENTS[0]
-    twin.ends["a0"].channel.settle(0, 0, free.bill_lo, free.bill_hi, (b"", b""))
+    free = SETTLEMENTS[0]
+    twin.ends["a0"].channel.settle(0, 0, free.bundle_lo, free.bundle_hi)
     twin.settle("a0", 1)
     twin.settle("a1", 1)
     twin.drain()
     for end in twin.ends.values():
         assert [Body.decode(r.body).window for r in end.disk.records] == [-1, 1]
         assert end.channel.idle
-    due, _ = SETTLEMENTS[0]
-    late = twin.ends["a1"].channel.settle(0, due.delta, due.bill_lo, due.bill_hi, (b"", b""))
+    late = twin.ends["a1"].channel.settle(0, free.delta, free.bundle_lo, free.bundle_hi)
     assert late == [Ignored("window-settled")]
-    assert twin.reported(Settled)[0] == ("a0", Settled(1, 1, *[SETTLEMENTS[1][0].delta] * 2))
+    assert twin.reported(Settled)[0] == ("a0", Settled(1, 1, *[SETTLEMENTS[1].delta] * 2))
 
 
 def synced_twin() -> Twin:
@@ -372,7 +382,7 @@ def synced_twin() -> Twin:
 
 def proposal(twin: Twin, **changes: object) -> Propose:
     """What hi would propose for window 0, altered and signed again."""
-    due, _ = SETTLEMENTS[0]
+    due = SETTLEMENTS[0]
     position = twin.ends["a0"].channel.position
     body = Body(
         channel_id=TERMS.channel_id,
@@ -384,8 +394,8 @@ def proposal(twin: Twin, **changes: object) -> Propose:
         kind="settlement",
         delta=due.delta,
         balance_after=due.delta,
-        bill_digest_lo=sha256(due.bill_lo),
-        bill_digest_hi=sha256(due.bill_hi),
+        bill_digest_lo=SignedBill.decode(due.bundle_lo).digest,
+        bill_digest_hi=SignedBill.decode(due.bundle_hi).digest,
         nonce_lo=twin.ends["a0"].nonce,
         nonce_hi=twin.ends["a1"].nonce,
     )
@@ -479,7 +489,7 @@ def test_a_refused_window_is_rejected_instead_of_held() -> None:
 
 
 def test_the_credit_limit_stops_the_proposer_and_a_proposal_beyond_it_is_refused() -> None:
-    delta = SETTLEMENTS[0][0].delta
+    delta = SETTLEMENTS[0].delta
     at_limit = Twin(terms=replace(TERMS, credit_limit=abs(delta)))
     at_limit.settle_all([0])
     assert len(at_limit.ends["a0"].disk.records) == 2
@@ -599,14 +609,10 @@ def lagging_twin() -> tuple[Twin, list[Record]]:
         (lambda r: replace(r, sig_p=bytes(64)), "sig-p"),
         (lambda r: replace(r, sig_a=bytes(64)), "sig-a"),
         (lambda r: replace(r, evidence=()), "evidence"),
-        (lambda r: replace(r, evidence=(*r.evidence[:3], r.evidence[2])), "bill-digest"),
-        (lambda r: replace(r, evidence=(r.evidence[1], *r.evidence[1:])), "evidence"),
-        (
-            lambda r: replace(
-                r, evidence=(SETTLEMENTS[5][1][0], SETTLEMENTS[5][1][1], *r.evidence[2:])
-            ),
-            "claim-digest",
-        ),
+        (lambda r: replace(r, evidence=r.evidence[:1]), "evidence"),
+        (lambda r: replace(r, evidence=(r.evidence[0], b"no bundle")), "evidence"),
+        (lambda r: replace(r, evidence=(r.evidence[1], r.evidence[0])), "bill-digest"),
+        (lambda r: replace(r, evidence=(SETTLEMENTS[5].bundle_lo, r.evidence[1])), "bill-digest"),
     ],
 )
 def test_records_are_adopted_only_with_both_signatures_and_their_evidence(

@@ -8,12 +8,11 @@ from typing import Any
 import msgpack
 import pytest
 
-from mechanisms.claims import SignedClaim
 from mechanisms.export import export_channel, header_of
 from mechanisms.ledger_bodies import Body, ChannelTerms
 from mechanisms.ledger_messages import Reject, StateMessage
 from mechanisms.ledger_records import Record, sign_acceptance, sign_proposal
-from mechanisms.payments import edge_bills, parse_rule
+from mechanisms.payments import BillTerms, SignedBill, check_bill, edge_delta, parse_rule
 from topologies.canonical import sha256
 from topologies.signatures import SigningKey, verify
 
@@ -62,11 +61,18 @@ def test_the_channel_has_its_id(vectors: dict[str, Any], terms: ChannelTerms) ->
     assert hashlib.sha256(spelt_out).hexdigest() == vectors["channel_id"]
 
 
-def test_claims_give_the_bills_and_the_delta(vectors: dict[str, Any]) -> None:
-    lo, hi = (SignedClaim.decode(bytes.fromhex(claim)) for claim in vectors["claims"])
-    settled = edge_bills(parse_rule(vectors["rule"]), lo, hi)
-    assert [settled.bill_lo.hex(), settled.bill_hi.hex()] == vectors["bills"]
-    assert settled.delta == vectors["records"][1]["fields"]["delta"]
+def test_claims_give_the_bills_and_the_delta(vectors: dict[str, Any], terms: ChannelTerms) -> None:
+    bills = BillTerms(
+        run=terms.fingerprint,
+        window_rounds=16,
+        trace_size=2,
+        publics={terms.lo: terms.public_lo, terms.hi: terms.public_hi},
+        neighbours={terms.lo: frozenset({terms.hi}), terms.hi: frozenset({terms.lo})},
+        payments=parse_rule(vectors["rule"]),
+    )
+    lo, hi = (SignedBill.decode(bytes.fromhex(bundle)) for bundle in vectors["bundles"])
+    delta = edge_delta(check_bill(bills, lo, "a0"), check_bill(bills, hi, "a1"))
+    assert delta == vectors["records"][1]["fields"]["delta"] == 698
 
 
 def test_records_have_their_bytes_heads_and_signatures(
@@ -102,7 +108,7 @@ def test_state_and_reject_have_their_signatures(
 def test_the_export_has_its_bytes(
     vectors: dict[str, Any], terms: ChannelTerms, ends: tuple[SigningKey, SigningKey]
 ) -> None:
-    evidence = tuple(bytes.fromhex(item) for item in [*vectors["claims"], *vectors["bills"]])
+    evidence = tuple(bytes.fromhex(item) for item in vectors["bundles"])
     records = [
         Record(
             bytes.fromhex(vector["body"]),

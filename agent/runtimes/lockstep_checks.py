@@ -1,0 +1,153 @@
+"""What must hold after every step of a lockstep run, whatever broke.
+
+Ledgers are equal as far as both ends have them; nobody signs two bodies for one place of a session;
+what is sent has been stored; nobody proposes what the other end has gone beyond; nothing is settled
+twice or lost; and no honest agent is accused. A restored backup may cost its edges their channel
+(E2: frozen, not punished), never a false record.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from agent.effects import Log, Send, StoreOperation
+from agent.runtimes.assembly import channel_terms
+from agent.runtimes.lockstep_disk import Disk
+from mechanisms.ledger import Status, StoreRecord
+from mechanisms.ledger_bodies import SETTLEMENT, Body
+from network.wire import Kind
+from topologies.canonical import sha256
+from topologies.cluster import Cluster
+
+ACCUSATIONS = ("claim_refused", "bill_refused", "ledger_disputed", "ledger_rejected_by_peer")
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """An invariant that did not hold."""
+
+    invariant: str
+    detail: str
+
+
+class Checks:
+    """Watches one run; `restored` are the agents whose disk was put back to an earlier one."""
+
+    def __init__(self, cluster: Cluster, disks: Mapping[str, Disk], *, strict: bool) -> None:
+        self.found: list[Violation] = []
+        self.restored: set[str] = set()
+        self.frozen = 0
+        self._disks = disks
+        self._strict = strict  # a mutant that sends too early is to be caught by what comes of it
+        self._ends = {
+            terms.channel_id: (terms.lo, terms.hi)
+            for agent in cluster.ids
+            for terms in channel_terms(cluster, agent).values()
+        }
+        self._signed: dict[tuple[str, bytes, int, int, bytes, bytes], bytes] = {}
+        self._agreed: dict[tuple[bytes, int], bytes] = {}
+
+    def violated(self, invariant: str, detail: str) -> None:
+        """Note a violation."""
+        self.found.append(Violation(invariant, detail))
+
+    def sent(self, agent: str, send: Send) -> None:
+        """A message is about to leave."""
+        match send.envelope.kind, list(send.envelope.fields):
+            case Kind.PROPOSE, [bytes(data), bytes()]:
+                self._proposed(agent, send.peer, data)
+            case Kind.ACCEPT, [bytes(head), bytes()]:
+                self._accepted(agent, head)
+
+    def _proposed(self, agent: str, peer: str, data: bytes) -> None:
+        body = Body.decode(data)
+        self._sign(agent, body, data)
+        disk = self._disks[agent]
+        pending = disk.channel_state(body.channel_id).pending
+        if self._strict and (pending is None or pending.body != data):
+            self.violated("sent-before-stored", f"{agent} proposes {body.seq} to {peer}")
+        beyond = self._disks[peer].records(body.channel_id, body.seq, 1)
+        if beyond and beyond[0].body != data:
+            self.violated("proposed-what-is-past", f"{agent} proposes {body.seq} anew to {peer}")
+
+    def _accepted(self, agent: str, head: bytes) -> None:
+        chains = self._disks[agent].chains.values()
+        if self._strict and not any(r.head == head for chain in chains for r in chain[-2:]):
+            self.violated("sent-before-stored", f"{agent} accepts what it has not stored")
+
+    def _sign(self, agent: str, body: Body, data: bytes) -> None:
+        place = (agent, body.channel_id, body.seq, body.attempt, body.nonce_lo, body.nonce_hi)
+        if self._signed.setdefault(place, data) != data:
+            self.violated("double-signed", f"{agent} signed two bodies for {body.seq}")
+
+    def stored(self, agent: str, operations: Sequence[StoreOperation]) -> None:
+        """A commit is on the disk."""
+        for operation in operations:
+            if isinstance(operation, StoreRecord):
+                self._record(agent, operation)
+
+    def _record(self, agent: str, stored: StoreRecord) -> None:
+        chain = self._disks[agent].chains[stored.channel_id]
+        body = Body.decode(stored.body)
+        if body.seq > 0:
+            before = Body.decode(chain[body.seq - 1].body)
+            if body.kind == SETTLEMENT and body.window <= before.window:
+                self.violated("settled-twice", f"{agent}: window {body.window}")
+            if body.balance_after != before.balance_after + body.delta:
+                self.violated("balance", f"{agent}: record {body.seq}")
+        ends = self._ends[stored.channel_id]
+        other = ends[1] if agent == ends[0] else ends[0]
+        theirs = self._disks[other].records(stored.channel_id, body.seq, 1)
+        if theirs and theirs[0].body != stored.body:
+            self.violated("unequal-ledgers", f"{'-'.join(ends)}: record {body.seq}")
+        if theirs:
+            self._agreed[stored.channel_id, body.seq] = sha256(stored.body)
+
+    def logged(self, agent: str, log: Log) -> None:
+        """Whether an honest agent is accused of something."""
+        about = f"{agent}: {log.event} {dict(log.fields)}"
+        if log.event == "ledger_frozen":
+            self.frozen += 1
+            if log.fields["reason"] == "double-signed" or not self.restored:
+                self.violated("false-accusation", about)
+        elif (log.event in ACCUSATIONS and not self.restored) or (
+            log.fields.get("code") == "equivocation" and log.fields["peer"] not in self.restored
+        ):
+            self.violated("false-accusation", about)
+
+    def all_equal(self) -> bool:
+        """Whether both ends of every edge that is still open have the same chain."""
+        return all(self._equal(channel_id, *ends) for channel_id, ends in self._ends.items())
+
+    def _equal(self, channel_id: bytes, lo: str, hi: str) -> bool:
+        disks = (self._disks[lo], self._disks[hi])
+        if any(disk.channel_state(channel_id).status is not Status.OPEN for disk in disks):
+            return True  # stopped by a restored backup; its records were compared all along
+        one, two = (disk.chains.get(channel_id, []) for disk in disks)
+        return [record.body for record in one] == [record.body for record in two]
+
+    def at_the_end(self) -> None:
+        """After everything healed and everyone was there once more."""
+        for channel_id, ends in self._ends.items():
+            lo, hi = (self._disks[end].chains.get(channel_id, []) for end in ends)
+            if not self._equal(channel_id, *ends):
+                self.violated(
+                    "unequal-ledgers", f"{'-'.join(ends)}: {len(lo)} and {len(hi)} records"
+                )
+        for (channel_id, seq), head in self._agreed.items():
+            ends = self._ends[channel_id]
+            for end in ends:
+                state = self._disks[end].channel_state(channel_id)
+                gone = seq >= len(state.heads) or state.heads[seq] != head
+                if gone and self._open(channel_id):
+                    self.violated("lost-settlement", f"{'-'.join(ends)}: record {seq}")
+
+    def _open(self, channel_id: bytes) -> bool:
+        states = (self._disks[end].channel_state(channel_id) for end in self._ends[channel_id])
+        return all(state.status is Status.OPEN for state in states)
+
+    def settlements(self) -> int:
+        """Windows settled over all edges."""
+        return sum(
+            max(0, len(self._disks[lo].chains.get(channel, [])) - 1)
+            for channel, (lo, _) in self._ends.items()
+        )

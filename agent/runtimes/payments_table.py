@@ -1,0 +1,147 @@
+"""What lies cost: strategies by graphs and data, each run once and billed by every rule.
+
+One agent deviates, all others are honest. What it pays is set against the most that any honest
+agent of the same run pays, both net over all edges and in units of the rule's price; its gain is
+what it wins in its own training loss over the honest run of the same seed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+
+from agent.compose import task_settings
+from agent.runtimes.vectorised import VectorisedResult, run_vectorised, settle
+from mechanisms.credits import MICRO
+from mechanisms.rules import parse_rule
+from topologies import graphs, z85
+from topologies.cluster import (
+    AgentEntry,
+    AlgorithmSettings,
+    Cluster,
+    PaymentSettings,
+    RoundSettings,
+    assemble_cluster,
+)
+
+STRATEGIES: Final = (
+    "scale:1.5",
+    "scale:2",
+    "scale:4",
+    "scale:0.5",
+    "scale:0",
+    "scale:-1",
+    "noise:1",
+    "random-direction",
+    "alternating-flip",
+    "stale-copy",
+    "conform:0.5",
+)
+GRAPHS: Final = ("erdos-renyi:p=0.4,seed={seed}", "ring")
+PARTITIONS: Final = ("iid", "dirichlet:0.5")
+RULES: Final = ("band", "peer-prediction", "norm")
+PRICE: Final = 1e-4  # small enough that even what diverges can be counted; amounts are over it
+LAST_ROUNDS: Final = 16  # over which the own loss is averaged
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One strategy in one setting: means over the seeds.
+
+    `gain`: own loss of the honest run less that of the deviation; `pays` and `honest_pays` by rule,
+    in units of the price: the deviating agent, and the most of any honest agent in the same run.
+    """
+
+    topology: str
+    partition: str
+    strategy: str
+    gain: float
+    pays: Mapping[str, float]
+    honest_pays: Mapping[str, float]
+
+    def ratio(self, rule: str) -> float:
+        """How many times the most that an honest agent pays; infinite where none pays."""
+        most = self.honest_pays[rule]
+        return self.pays[rule] / most if most > 0 else float("inf")
+
+
+def measure_payments(
+    agents: int,
+    rounds: int,
+    seeds: int,
+    *,
+    rules: Sequence[str] = RULES,
+    strategies: Sequence[str] = STRATEGIES,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Cell]:
+    """The whole table, on digits; a0 deviates.
+
+    Raises:
+        ConfigurationError: a strategy or a rule is not known.
+    """
+    torch.set_num_threads(1)  # small models: more threads only wait for each other
+    cells = []
+    for graph in GRAPHS:
+        for partition in PARTITIONS:
+            clusters = [_cluster(agents, graph, partition, rounds, seed) for seed in range(seeds)]
+            honest = [_own_loss(run_vectorised(cluster, {})) for cluster in clusters]
+            for strategy in strategies:
+                progress(f"{graph.partition(':')[0]}, {partition}, {strategy}")
+                cells.append(_cell(clusters, honest, strategy, rules))
+    return cells
+
+
+def _cell(
+    clusters: Sequence[Cluster], honest: Sequence[float], strategy: str, rules: Sequence[str]
+) -> Cell:
+    gains: list[float] = []
+    pays: dict[str, list[float]] = {rule: [] for rule in rules}
+    most: dict[str, list[float]] = {rule: [] for rule in rules}
+    for cluster, before in zip(clusters, honest, strict=True):
+        result = run_vectorised(cluster, {"a0": strategy})
+        gains.append(before - _own_loss(result))
+        for rule in rules:
+            balances = settle(cluster, parse_rule(f"{rule}:{PRICE!r}"), result.evidence)
+            paid = {agent: -received / (MICRO * PRICE) for agent, received in balances.items()}
+            pays[rule].append(paid.pop("a0"))
+            most[rule].append(max(paid.values()))
+    first = clusters[0]
+    return Cell(
+        first.graph.topology.partition(":")[0],
+        first.task.partition,
+        strategy,
+        float(np.mean(gains)),
+        {rule: float(np.mean(values)) for rule, values in pays.items()},
+        {rule: float(np.mean(values)) for rule, values in most.items()},
+    )
+
+
+def _own_loss(result: VectorisedResult) -> float:
+    return float(result.losses[-LAST_ROUNDS:, 0].mean())
+
+
+def _cluster(agents: int, graph: str, partition: str, rounds: int, seed: int) -> Cluster:
+    """A run of one local step a round at a constant step size; nobody listens at its endpoints."""
+    topology = graph.format(seed=seed)
+    entries = [
+        AgentEntry(
+            id=f"a{i}",
+            endpoint=f"tcp://127.0.0.1:{20_000 + i}",
+            identity=i.to_bytes(32, "big").hex(),
+            curve=z85.encode(i.to_bytes(32, "big")),
+        )
+        for i in range(agents)
+    ]
+    return assemble_cluster(
+        run_id="payments",
+        seed=seed,
+        graph=graphs.build(topology, agents),
+        topology=topology,
+        agents=entries,
+        task=task_settings("digits", seed, None, partition=partition),
+        algorithm=AlgorithmSettings(step_size=0.1, step_decay=0.0, local_steps=1),
+        rounds=RoundSettings(rounds=rounds),
+        payments=PaymentSettings(rule="none"),
+    )

@@ -1,0 +1,174 @@
+"""What a neighbourhood's claims show, and the payment rules that are built in.
+
+Everything here is the same on every machine to the last bit: sums run in a fixed order, medians are
+lower medians, found by sorting. Arrays are batch-first; members m are a referee and its neighbours.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+TAU: Final = 2.0
+"""Half-width of the band: what is within a factor of 2 is free (DESIGN measured 1.5 and 3 too)."""
+CAP: Final = 50.0
+"""Most that one term of a penalty can be: a bill stays bounded whatever is claimed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbourhood:
+    """What a rule reads of a referee and its neighbours, the members, sorted by id.
+
+    `energies` (..., m) over the charged rounds; `mask` (..., m, W) which rounds those are; `traces`
+    (..., m, W, r), zero elsewhere; `referee`: its index among the members: it is compared with and
+    never billed.
+    """
+
+    energies: Floats
+    mask: Mask
+    traces: Floats
+    referee: int
+
+    def present(self) -> Mask:
+        """Who has any charged round: (..., m)."""
+        present: Mask = np.asarray(self.mask.any(axis=-1))
+        return present
+
+    def billed(self) -> Mask:
+        """The neighbours that are present: (..., m)."""
+        members = self.present().copy()
+        members[..., self.referee] = False
+        return members
+
+
+def ordered_sum(values: Floats, axis: int) -> Floats:
+    """Sum one axis in ascending order, one addition after the other, on every machine alike."""
+    rows = np.moveaxis(values, axis, 0)
+    flat = np.ascontiguousarray(rows.reshape(len(rows), -1))
+    if flat.shape[1] == 1:
+        flat = np.repeat(flat, 2, axis=1)  # a single column would be summed pairwise
+    # Reducing the leading axis of a contiguous array adds whole rows in order.
+    total: Floats = np.add.reduce(flat, axis=0)
+    count = int(np.prod(rows.shape[1:]))
+    return total[:count].reshape(rows.shape[1:])
+
+
+def lower_median(values: Floats, known: Mask) -> Floats:
+    """The lower median over the last axis of those `known`; 0 where none is."""
+    ordered = np.sort(np.where(known, values, np.inf), axis=-1)
+    count = known.sum(axis=-1, keepdims=True)
+    at = np.maximum(count - 1, 0) // 2
+    return np.where(count > 0, np.take_along_axis(ordered, at, axis=-1), 0.0)[..., 0]
+
+
+class Norm:
+    """`norm`: each member is charged its energy, so an edge settles C (E_i - E_j)."""
+
+    edge_local = True
+
+    def charges(self, neighbourhood: Neighbourhood) -> Floats:
+        """The energies themselves."""
+        return neighbourhood.energies
+
+
+class PeerPrediction:
+    """`peer-prediction`: the squared distance to the neighbourhood's mean, round by round.
+
+    Dorner et al., equation (10), with the closed neighbourhood in place of the server's clients and
+    traces in place of the updates; the mean is that of the members present in the round.
+    """
+
+    edge_local = False
+
+    def charges(self, neighbourhood: Neighbourhood) -> Floats:
+        """sum_t ||u_i,t - mean_t||^2: (..., m)."""
+        mask, traces = neighbourhood.mask[..., np.newaxis], neighbourhood.traces
+        count = np.maximum(mask.sum(axis=-3, keepdims=True), 1)
+        mean = ordered_sum(traces, -3)[..., np.newaxis, :, :] / count  # (..., 1, W, r)
+        apart = np.where(mask, traces - mean, 0.0)
+        return ordered_sum(ordered_sum(apart * apart, -1), -1)
+
+
+class Band:
+    """`band`: energies and directions within a factor of what the neighbourhood shows are free.
+
+    p_i = e_i + d_i of the design's section on payments. Energies are those of a mean round, so
+    that whoever was away for some rounds of a window is not charged for it; directions of two
+    members are compared over the rounds that both have.
+    """
+
+    edge_local = False
+
+    def charges(self, neighbourhood: Neighbourhood) -> Floats:
+        """Penalties (..., m), at most twice `CAP`."""
+        present = neighbourhood.present()
+        return _energy_term(neighbourhood, present) + _direction_term(neighbourhood, present)
+
+
+def _others(present: Mask) -> Mask:
+    """(..., m, m): whom each present member is compared with."""
+    both = present[..., :, np.newaxis] & present[..., np.newaxis, :]
+    return both & ~np.eye(present.shape[-1], dtype=np.bool_)
+
+
+def _outside(ratio: Floats) -> Floats:
+    """h(r) = (r - tau)+ + (1/r - tau)+, capped."""
+    with np.errstate(divide="ignore", over="ignore"):
+        beyond = np.maximum(ratio - TAU, 0.0) + np.maximum(1.0 / ratio - TAU, 0.0)
+    capped: Floats = np.minimum(beyond, CAP)
+    return capped
+
+
+def _energy_term(neighbourhood: Neighbourhood, present: Mask) -> Floats:
+    """Lower median over the others of h(E_i / E_k), of energies a round."""
+    rounds = np.maximum(neighbourhood.mask.sum(axis=-1), 1)
+    energy = neighbourhood.energies / rounds  # (..., m)
+    one, other = energy[..., :, np.newaxis], energy[..., np.newaxis, :]
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        ratio = np.where((one == 0) & (other == 0), 1.0, one / other)
+    return lower_median(_outside(ratio), _others(present))
+
+
+def _direction_term(neighbourhood: Neighbourhood, present: Mask) -> Floats:
+    """(lower median over the others of rho_ik, over what pairs without i show, - tau)+, capped."""
+    rho, known = _distances(neighbourhood, present)
+    m = present.shape[-1]
+    usual = []
+    for i in range(m):
+        apart = np.ones((m, m), dtype=np.bool_)
+        apart[i, :] = apart[:, i] = False
+        flat = (*rho.shape[:-2], m * m)
+        usual.append(lower_median(rho.reshape(flat), (known & apart).reshape(flat)))
+    floor = np.maximum(
+        1.0, np.stack(usual, axis=-1)
+    )  # without it a copy would make others look far
+    seen = lower_median(rho, known) / floor
+    return np.minimum(np.maximum(seen - TAU, 0.0), CAP)
+
+
+def _distances(neighbourhood: Neighbourhood, present: Mask) -> tuple[Floats, Mask]:
+    """rho_ik = ||U_i - U_k||^2 / (E_i + E_k) over common rounds (..., m, m), and where there is
+    one. About 1 for independent noise around one direction."""
+    mask, traces = neighbourhood.mask, neighbourhood.traces
+    squares = ordered_sum(traces * traces, -1)  # (..., m, W)
+    rho = np.zeros((*present.shape, present.shape[-1]))
+    known = _others(present)
+    for i in range(present.shape[-1]):
+        for k in range(i):
+            common = mask[..., i, :] & mask[..., k, :]  # (..., W)
+            apart = np.where(
+                common[..., np.newaxis], traces[..., i, :, :] - traces[..., k, :, :], 0.0
+            )
+            total = ordered_sum(apart, -2)  # (..., r)
+            both = ordered_sum(np.where(common, squares[..., i, :] + squares[..., k, :], 0.0), -1)
+            distance = ordered_sum(total * total, -1)
+            there = both > 0
+            value = np.where(there, distance / np.where(there, both, 1.0), 0.0)
+            rho[..., i, k] = rho[..., k, i] = value
+            known[..., i, k] &= there
+            known[..., k, i] &= there
+    return rho, known
