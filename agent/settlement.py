@@ -199,7 +199,7 @@ class Settlement:
                 try:
                     check_bill(self._terms, SignedBill.decode(bundle), referee)
                 except BillError as exc:
-                    raise RemoteProtocolError("ledger-evidence", str(exc)) from exc
+                    raise RemoteProtocolError(f"ledger-{exc.code}", exc.detail) from exc
 
     def records_read(self, agent: str, records: list[ledger.Record]) -> Sequence[Step]:
         """The answer to `ReadRecords`."""
