@@ -28,13 +28,13 @@ import msgpack
 import numpy as np
 
 from agent.effects import Combine, Log, Persist, Remember, Send
-from mechanisms import claims, ledger_bodies, ledger_messages, ledger_records, statements
+from mechanisms import claims, ledger_bodies, ledger_records, statements
 from mechanisms import ledger as ledgers
 from mechanisms.ledger_messages import Records, Reject, StateMessage
 from mechanisms.statements import SignedStatement
 from network import messages, session
 from network.errors import RemoteProtocolError
-from network.messages import Bye, Chunk, LedgerMessage, Update, Waiting, Witnesses, to_envelope
+from network.messages import Bye, Chunk, Update, Waiting, Witnesses, to_envelope
 from network.wire import Envelope, Kind, decode, encode
 from tests.runs import DIM, LocalRun, write_cluster
 from topologies.canonical import MalformedError, pack, unpack
@@ -90,7 +90,7 @@ class Recorder:
 
 
 def record_rare_kinds(run_dir: Path) -> list[Frame]:
-    """A run in which an acceptance is lost, a proposal refused, a round late and an agent leaves."""
+    """A run that loses an acceptance, refuses a proposal, has a late round and an agent that leaves."""
     cluster = write_cluster(run_dir, "ring", 4, rounds=10_000, window=2, deadline_s=1.0)
     run = LocalRun(run_dir, cluster)
     recorder = Recorder(run)
@@ -281,7 +281,7 @@ def altered(r: random.Random, value: Any, signer: "Signer | None" = None) -> Any
         items = list(value)
         match r.randrange(5):
             case 0:
-                return items + [r.choice(HOSTILE)]
+                return [*items, r.choice(HOSTILE)]
             case 1 if items:
                 return items + [r.choice(items)] * r.choice((1, 1, 40, 5000))
             case 2 if items:
@@ -377,7 +377,7 @@ def mutated(r: random.Random, arena: "Arena | Source") -> list[bytes]:
             whole[0] = pack([1, int(frame.envelope.kind), arena.nonce])[:-1] + nested
             whole[0] = r.choice((nested, whole[0]))
         case 8:
-            whole = r.choice((whole + [b"x"], whole[:-1], whole * 2, whole + [b""]))
+            whole = r.choice(([*whole, b"x"], whole[:-1], whole * 2, [*whole, b""]))
         case _:
             header = unpack(whole[0], bytes_max=2**21)
             assert isinstance(header, list)
@@ -486,9 +486,7 @@ def kept(value: Any, without: frozenset[str] = frozenset()) -> Any:
     if isinstance(value, np.ndarray):
         return value.tobytes()
     if isinstance(value, dict):
-        return sorted(
-            (repr(k), kept(v, without)) for k, v in value.items() if k not in without
-        )
+        return sorted((repr(k), kept(v, without)) for k, v in value.items() if k not in without)
     if isinstance(value, (set, frozenset)):
         return sorted(map(repr, value))
     if isinstance(value, (list, tuple)):

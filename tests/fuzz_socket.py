@@ -38,7 +38,16 @@ def attack_daemon(folder: Path, count: int, seed: int) -> int:
     path = folder / "cluster.toml"
     words = ["--topology", "ring", "--task", "digits", "--run-id", "fuzz", "--agents", "3"]
     words += ["--base-port", str(20_000 + os.getpid() % 9000), "--rounds", str(ROUNDS)]
-    words += ["--keys-root", str(folder / "keys"), "--start-deadline-s", "15", "--deadline-s", "1", "-o", str(path)]
+    words += [
+        "--keys-root",
+        str(folder / "keys"),
+        "--start-deadline-s",
+        "15",
+        "--deadline-s",
+        "1",
+        "-o",
+        str(path),
+    ]
     assert cli.run(["cluster", "new", *words]) == 0
     (folder / "rare").mkdir()
     frames = fuzz_peer.record_rare_kinds(folder / "rare")

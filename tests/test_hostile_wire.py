@@ -12,16 +12,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.effects import Combine, Log, ReadRecords, Send
-from mechanisms.claims import Claim
+from mechanisms import claims
+from mechanisms.ledger_messages import StateMessage
 from mechanisms.statements import SignedStatement, Statement
 from network import wire
 from network.errors import RemoteProtocolError
-from network.messages import Ack, Chunk, Update, Waiting, Witnesses, from_envelope, to_envelope
+from network.messages import (
+    Ack,
+    Chunk,
+    ClaimMessage,
+    Update,
+    Waiting,
+    Witnesses,
+    from_envelope,
+    to_envelope,
+)
 from network.rounds import SLOTS_PER_NEIGHBOUR
 from network.session import Greeting
+from network.transport import Outbox, OutboxEntry, TransportLimits
 from network.wire import Envelope, Kind, decode, encode
 from tests import fuzz_peer
-from tests.fuzz_peer import PEER, VICTIM, WALL_S, Arena, Recorder, Tally, kept, state_of
+from tests.fuzz_peer import PEER, VICTIM, WALL_S, Arena, Tally, kept, state_of
 from tests.runs import DIM, LocalRun, write_cluster
 from topologies.canonical import MalformedError, pack, unpack
 
@@ -156,7 +167,10 @@ def test_a_replay_after_a_restart_changes_nothing(arena):
     codes = set()
     for frame in heard:
         # Neither as it was, nor said to the present life.
-        for frames in (encode(frame.envelope), frame.addressed(node.core.neighbours[PEER].session.nonce)):
+        for frames in (
+            encode(frame.envelope),
+            frame.addressed(node.core.neighbours[PEER].session.nonce),
+        ):
             if frame.envelope.kind in (Kind.RECORDS, Kind.BYE):
                 continue
             for effect in node.core.received(PEER, frames, run.now_s, WALL_S):
@@ -250,6 +264,26 @@ def test_signed_poison_whose_sketch_matches_is_refused_and_its_sender_named(
         assert not node.events("neighbour_missed")  # no deadline was waited for
         assert np.isfinite(node.x).all()
         assert np.abs(node.x).max() < 100
+
+
+@pytest.mark.parametrize("size", [1e4, 1e30])
+def test_poison_that_cancels_in_the_sketch_is_refused_all_the_same(tmp_path, size):
+    """Signs are known before sending: two values of one bucket can hide from every measurement."""
+    run = LocalRun(tmp_path, write_cluster(tmp_path, "ring", 4, rounds=4))
+    run.start()
+    sketch = run.nodes["a1"].core.examiner.sketch(0)
+    first, second = (sketch(np.eye(DIM, dtype=np.float32)[i]).sum() for i in (0, 16))
+    run.close()
+    for path in tmp_path.glob("agents/*/ledger*"):
+        path.unlink()
+    payload = np.zeros(DIM, np.float32)
+    payload[[0, 16]] = size * first, -size * second
+    assert not sketch(payload).any()
+    run = poisoned(tmp_path, payload)
+    for agent in ("a0", "a2"):
+        refused = run.nodes[agent].events("update_refused")
+        assert {(event["peer"], event["code"]) for event in refused} == {("a1", "payload-hidden")}
+        assert np.abs(run.nodes[agent].x).max() < 100
 
 
 def test_denormals_are_numbers_like_others(tmp_path):
@@ -370,3 +404,106 @@ def test_a_flood_neither_fills_the_log_nor_the_memory(arena, name):
     assert len([line for line in lines if line.level >= 20]) <= 12, lines[-1]
     assert grown < 20_000
     assert node.core.settlement.balance == balance
+
+
+def test_claims_of_windows_to_come_are_bounded(arena):
+    """Signed claims of every window from here to 2^53: some dozens are kept, each within a size."""
+    node = arena.victim
+    found = next(f for f in arena.frames if f.envelope.kind is Kind.CLAIM and f.sender == PEER)
+    signer = fuzz_peer.Signer(arena.key)
+
+    def claim(number):
+        body, _ = unpack(found.envelope.fields[0], bytes_max=2**20)
+        fields = unpack(body, bytes_max=2**20)
+        fields[2] = number if number < 3000 else 2**53 - number
+        body = pack(fields)
+        return said(arena, ClaimMessage(pack([body, signer.key.sign(claims.CLAIM_DOMAIN, body)])))
+
+    before = len(repr(kept(node.core.settlement)))
+    one = len(repr(claim(0)))
+    flood(arena, claim, 4000)
+    assert len(repr(kept(node.core.settlement))) - before < 3 * 64 * 4 * one
+    arena.run.advance(5.0)
+    assert node.core.round > 1
+
+
+def test_records_of_the_largest_size_are_refused_and_not_kept(arena):
+    """64 records, each with as much evidence as a message holds."""
+    node = arena.victim
+    before = state_of(node)
+    record = unpack(arena._records().addressed(arena.nonce)[0], bytes_max=2**21)[-1]
+    assert record[3]
+    largest = wire.HEADER_BYTES_MAX // 64 - 2000
+    stuffed = [*record[:3], [bytes(largest // len(record[3])) for _ in record[3]]]
+    for frames in (
+        [pack([1, int(Kind.RECORDS), arena.nonce, *[stuffed] * 64])],
+        [pack([1, int(Kind.RECORDS), arena.nonce, *[stuffed] * 65])],
+        [pack([1, int(Kind.RECORDS), arena.nonce, *[[*record[:3], [bytes(2**20)] * 4]] * 64])],
+    ):
+        flood(arena, frames, 20)
+    assert state_of(node) == before
+
+
+def test_questions_for_records_are_answered_one_at_a_time_and_held_within_bytes(arena):
+    """A peer that says it has nothing and reads nothing: its outbox here is bounded."""
+    node = arena.victim
+    edge = node.core.settlement._edges[PEER]
+    # Its first record is the genesis, so it says that it stands there.
+    head = edge.channel._chain.head_at(0)
+    state = StateMessage.sign(
+        arena.key, edge.channel.channel_id, arena.nonce, 0, head, answer_wanted=True
+    )
+    frames = encode(Envelope(Kind.STATE, arena.nonce, state.to_fields()))
+    outbox = Outbox(TransportLimits(outbox_control_bytes_max=50_000))
+    sends = []
+    arena.run.tamper = lambda agent, send: sends.append(send) if agent == VICTIM else None
+    for _ in range(300):
+        received(arena.run, frames)
+    kinds = [send.envelope.kind for send in sends]
+    assert kinds.count(Kind.RECORDS) <= 300
+    for send in sends:
+        outbox.put(OutboxEntry(tuple(bytes(f) for f in encode(send.envelope)), None))
+    assert sum(entry.size_bytes for entry in outbox._entries) <= 50_000
+    assert outbox.dropped > 0
+
+
+def test_rows_of_thousands_of_entries_are_refused(arena):
+    node = arena.victim
+    before = state_of(node)
+    codes = set()
+    for length in (4096, 4097, 60_000):
+        row = tuple((f"b{i:05}", 1.0 / length) for i in range(length))
+        lie = replace(
+            node.core.examiner.state(node.core.round, PEER, np.ones(DIM, np.float32), {PEER: 1.0}),
+            row=row,
+        )
+        signed = SignedStatement(
+            lie.encode(), arena.key.sign("candor/statement/v1", lie.encode()), lie
+        )
+        lines = flood(arena, said(arena, Update(signed.body, signed.signature, 4 * DIM)), 3)
+        lines += flood(
+            arena,
+            said(arena, Witnesses(node.core.round, ((signed.body, signed.signature),) * 8)),
+            3,
+        )
+        codes |= {line.fields["code"] for line in lines}
+    assert {"mixing-row", "malformed"} <= codes
+    assert state_of(node) == before
+
+
+@pytest.mark.parametrize("number", [2**53, 1_000_001, 1_000_000, 40])
+def test_updates_of_rounds_far_ahead_hold_two_slots_and_stop_no_round(arena, number):
+    node = arena.victim
+    inbox = node.core.neighbours[PEER].inbox
+    for ahead in range(20):
+        stated = node.core.examiner.state(
+            max(1, number - ahead), PEER, np.ones(DIM, np.float32), {PEER: 1.0}
+        )
+        signed = SignedStatement.sign(
+            replace(stated, row=tuple(node.core.book.row.items())), arena.key
+        )
+        received(arena.run, said(arena, Update(signed.body, signed.signature, 4 * DIM)))
+    assert len(inbox._slots) <= SLOTS_PER_NEIGHBOUR
+    before = node.core.round
+    arena.run.advance(5.0)
+    assert node.core.round > before
