@@ -90,7 +90,7 @@ class Recorder:
 
 
 def record_rare_kinds(run_dir: Path) -> list[Frame]:
-    """A run that loses an acceptance, refuses a proposal, has a late round and an agent that leaves."""
+    """A run with a lost acceptance, a refused proposal, a late round and an agent that leaves."""
     cluster = write_cluster(run_dir, "ring", 4, rounds=10_000, window=2, deadline_s=1.0)
     run = LocalRun(run_dir, cluster)
     recorder = Recorder(run)
