@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench fuzz clean
 
 setup: $(VENV)/installed
 
@@ -27,6 +27,11 @@ check: setup
 
 bench: setup
 	$(BIN)/candor bench round --agents 8 --topology ring --parameters 1000000 --rounds 30
+
+# Three minutes: a neighbour that sends a million changed messages, then one that attacks a daemon.
+fuzz: setup
+	$(BIN)/python -m tests.fuzz_peer --frames 1000000
+	$(BIN)/python -m tests.fuzz_peer --socket --frames 50000
 
 clean:
 	rm -rf $(VENV)

@@ -8,7 +8,7 @@ is refused whole, with a code in the log, before anything of it is kept.
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +39,22 @@ from network.rounds import BufferPool
 from network.wire import Buffer, decode
 from topologies.canonical import MalformedError
 
+K = TypeVar("K")
+
 REFUSALS_TOLD: Final = 10
 REFUSALS_EVERY: Final = 1000
+# What a neighbour can make us log with one message each, as often as it likes.
+REPEATABLE: Final = frozenset(
+    {
+        "update_refused",
+        "own_update_refused",
+        "session_established",
+        "peer_refused",
+        "neighbour_left",
+        "claim_ignored",
+        "ledger_ignored",
+    }
+)
 
 
 class Reception:
@@ -62,6 +76,8 @@ class Reception:
         self._pool = pool
         self._chunk_bytes = chunk_bytes
         self._refusals: Counter[tuple[str, str]] = Counter()
+        self._repeated: Counter[tuple[str, str, str]] = Counter()  # in the present round
+        self._repeated_round = 0
 
     # --- events -----------------------------------------------------------------------------
 
@@ -95,15 +111,17 @@ class Reception:
             envelope = decode(frames)
             message = from_envelope(envelope)
             if isinstance(message, Hello):
-                return self._hello(neighbour, message, own_round, now_s, wall_s)
+                greeted = self._hello(neighbour, message, own_round, now_s, wall_s)
+                return self._bounded(greeted, sender, own_round)
             if envelope.nonce != neighbour.session.nonce:
                 neighbour.session.misaddressed()
                 return []  # said to an earlier life: expected, not served
             if not neighbour.session.established:
                 return []
             if isinstance(message, Bye):
-                return self._bye(neighbour, message.heard, leaving)
-            return self._dispatch(neighbour, message, now_s)
+                left = self._bye(neighbour, message.heard, leaving)
+                return self._bounded(left, sender, own_round)
+            return self._bounded(self._dispatch(neighbour, message, now_s), sender, own_round)
         except (RemoteProtocolError, EvidenceError) as exc:
             return self._refused(sender, exc.code, str(exc))
         except MalformedError as exc:
@@ -129,14 +147,27 @@ class Reception:
     def _refused(self, sender: str, code: str, detail: str = "") -> list[Effect]:
         """Tell of a refused message: each of the first, then now and then, or a flood of bad ones
         would fill the disk with their log."""
-        key = (sender, code)
-        self._refusals[key] += 1
-        count = self._refusals[key]
-        if count > REFUSALS_TOLD and count % REFUSALS_EVERY:
+        count = _counted(self._refusals, (sender, code))
+        if not count:
             return []
         about: dict[str, str | int] = {"peer": sender, "code": code}
         about |= {"detail": detail, "count": count}
         return [Log(logging.WARNING, "message_refused", about)]
+
+    def _bounded(self, effects: list[Effect], sender: str, own_round: int) -> list[Effect]:
+        """Without the log lines that a neighbour repeats: each of the first of a round is told, as
+        an honest one may be refused in every round, then now and then."""
+        if own_round != self._repeated_round:
+            self._repeated_round = own_round
+            self._repeated.clear()
+        return [e for e in effects if not isinstance(e, Log) or self._worth_telling(e, sender)]
+
+    def _worth_telling(self, log: Log, sender: str) -> bool:
+        if log.event not in REPEATABLE:
+            return True
+        # An acknowledgement's code is the sender's own word: no key of ours.
+        code = "" if log.event == "own_update_refused" else str(log.fields.get("code", ""))
+        return _counted(self._repeated, (sender, log.event, code)) > 0
 
     # --- messages ---------------------------------------------------------------------------
 
@@ -296,6 +327,13 @@ class Reception:
         for neighbour in self._neighbours.values():
             neighbour.barred = self._settlement.barred(neighbour.agent)
         return effects
+
+
+def _counted(counter: Counter[K], key: K) -> int:
+    """Count one more; answers how many there were, or 0 when it is not worth a line."""
+    counter[key] += 1
+    count = counter[key]
+    return 0 if count > REFUSALS_TOLD and count % REFUSALS_EVERY else count
 
 
 def _told(level: int, event: str, neighbour: Neighbour, about: Mapping[str, str | int]) -> Log:

@@ -34,6 +34,11 @@ TRACE_TOLERANCE: Final = 1e-6
 ENERGY_MAX: Final = 1e16
 ROW_TOLERANCE: Final = 1e-12
 STEP_TOLERANCE: Final = 1e-12
+# Squared norms of a payload and of its sketch agree within a few percent unless someone has placed
+# values where the sketch's known signs cancel them. Only what is absurd is refused here: a payload
+# a thousand times as long as its sketch shows, and longer than a thousand.
+HIDDEN_FACTOR: Final = 1e6
+HIDDEN_FREE: Final = 1e6
 
 
 def injected(mixed: Floats, stated: Floats, step_size: float) -> Floats:
@@ -48,6 +53,13 @@ def energy(sketches: Floats) -> Floats:
     with np.errstate(all="ignore"):
         squared: Floats = np.einsum("...k,...k->...", sketches, sketches)
     return squared
+
+
+def _squared_norm(payload: NDArray[np.float32]) -> float:
+    """Of a finite payload (dim,); in float32, which is fast, unless that overflows."""
+    with np.errstate(over="ignore"):
+        squared = float(np.dot(payload, payload))
+    return squared if math.isfinite(squared) else float(np.square(payload, dtype=np.float64).sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +196,7 @@ class Examiner:
         witnesses: Mapping[str, SignedStatement],
         trusted: Mapping[str, SignedStatement],
     ) -> Examined:
-        """Judge a whole update: digest, sketch, finite values, witnesses, in this order.
+        """Judge a whole update: digest, sketch, values, witnesses, in this order.
 
         Args:
             signed: the sender's statement, already passed by `examine_header`.
@@ -206,6 +218,9 @@ class Examiner:
             raise EvidenceError("payload-sketch", "under the next window's signs")
         if not np.isfinite(measured).all():  # a sum with one non-finite term is not finite
             raise EvidenceError("payload-not-finite")
+        whole = _squared_norm(payload)
+        if not whole <= HIDDEN_FACTOR * float(energy(measured)) + HIDDEN_FREE:
+            raise EvidenceError("payload-hidden", f"its squared norm is {whole:g}")
         sources = self._sources(statement, witnesses, trusted)
         shown = self.shown(statement, sources)
         if not math.isfinite(shown.energy):

@@ -37,6 +37,9 @@ class TransportLimits:
     high_water_mark: int = 8
     # Small messages waiting for a peer that does not read: a few rounds of settlement traffic.
     outbox_control_messages_max: int = 1024
+    # And their bytes: one that asks for our records again and again, and reads nothing, would have
+    # us hold half a megabyte for each of its questions. Some of the largest messages fit.
+    outbox_control_bytes_max: int = 16 * MIB
     # Chunks waiting for a peer: one round of 4 GiB. They share the payload's memory.
     outbox_bulk_messages_max: int = 4096
     # A peer that connects and says nothing holds a socket no longer than this.
@@ -161,6 +164,11 @@ class OutboxEntry:
     frames: tuple[Buffer, ...]
     bulk_round: int | None
 
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of all frames."""
+        return sum(map(len, self.frames))
+
 
 class Outbox:
     """What waits for one peer, in order and bounded; `dropped` counts what was discarded."""
@@ -169,6 +177,7 @@ class Outbox:
         self._limits = limits
         self._entries: deque[OutboxEntry] = deque()
         self._bulk_count = 0
+        self._control_bytes = 0
         self._round_newest = 0
         self.dropped = 0
 
@@ -179,7 +188,8 @@ class Outbox:
         """Append, then discard what the entry displaces."""
         if entry.bulk_round is None:
             self._entries.append(entry)
-            if len(self._entries) - self._bulk_count > self._limits.outbox_control_messages_max:
+            self._control_bytes += entry.size_bytes
+            while self._control_too_much:
                 self._drop_oldest(bulk=False)
             return
         if entry.bulk_round < self._round_newest:  # stale already: nobody waits for that round
@@ -199,7 +209,20 @@ class Outbox:
 
     def remove_first(self) -> None:
         """Forget the first entry: it has been handed over."""
-        self._bulk_count -= self._entries.popleft().bulk_round is not None
+        self._left(self._entries.popleft())
+
+    @property
+    def _control_too_much(self) -> bool:
+        count = len(self._entries) - self._bulk_count
+        if count > self._limits.outbox_control_messages_max:
+            return True
+        return count > 1 and self._control_bytes > self._limits.outbox_control_bytes_max
+
+    def _left(self, entry: OutboxEntry) -> None:
+        if entry.bulk_round is None:
+            self._control_bytes -= entry.size_bytes
+        else:
+            self._bulk_count -= 1
 
     def _drop_bulk(self) -> None:
         if self._bulk_count:
@@ -211,8 +234,8 @@ class Outbox:
         oldest = next(
             i for i, entry in enumerate(self._entries) if (entry.bulk_round is not None) is bulk
         )
+        self._left(self._entries[oldest])
         del self._entries[oldest]
-        self._bulk_count -= bulk
         self.dropped += 1
 
 

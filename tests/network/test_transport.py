@@ -175,3 +175,18 @@ def test_what_a_network_in_memory_carries_is_frozen_when_posted() -> None:
     storage[:] = b"after!"
     [(_, delivery)] = network.deliver(0.0)
     assert bytes(delivery.frames[0]) == b"before"
+
+
+@pytest.mark.parametrize(("size", "kept"), [(33, 3), (34, 2), (101, 1)])
+def test_control_messages_are_bounded_in_bytes_and_the_newest_stays(size: int, kept: int) -> None:
+    limits = TransportLimits(outbox_control_bytes_max=100)
+    outbox = Outbox(limits)
+    outbox.put(_bulk(1))
+    for number in range(3):
+        outbox.put(_control(bytes([number]) * size))
+    assert len(outbox) == kept + 1
+    assert outbox.dropped == 3 - kept
+    assert _drain(outbox)[-1] == _control(b"\2" * size)
+    outbox.put(_control(bytes(size)))  # what left no longer counts
+    outbox.put(_control(bytes(min(size, 50))))
+    assert len(outbox) == 2 - (size > 100)

@@ -1,0 +1,184 @@
+"""The fuzzer at a real daemon: two agents train, the third neighbour sends changed frames.
+
+Run as `python -m tests.fuzz_peer --socket`; see there. The peer holds its own CURVE and signing
+keys, shakes hands as a daemon does and then sends frames of recorded runs, changed, and lies of its
+own signature. The daemons must finish their rounds with each other, and memory must not grow.
+"""
+
+import asyncio
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from agent import cli, keys
+from agent.status import read_status
+from network.errors import RemoteProtocolError
+from network.identity import issue
+from network.messages import from_envelope, to_envelope
+from network.session import Party, Session
+from network.transport import PeerAddress
+from network.wire import Kind, decode, encode
+from network.zeromq import ZeroMqTransport
+from tests import fuzz_peer
+from topologies.cluster import load_cluster
+
+ROUNDS = 4000
+PEER = "a1"
+LIMIT_S = 110.0
+
+
+def attack_daemon(folder: Path, count: int, seed: int) -> int:
+    """Attack a0, which trains with a2, as its authenticated neighbour a1; 0 when all is well."""
+    for agent in ("a0", "a1", "a2"):
+        assert cli.run(["keygen", str(folder / "keys" / agent)]) == 0
+    path = folder / "cluster.toml"
+    words = ["--topology", "ring", "--task", "digits", "--run-id", "fuzz", "--agents", "3"]
+    words += ["--base-port", str(20_000 + os.getpid() % 9000), "--rounds", str(ROUNDS)]
+    words += [
+        "--keys-root",
+        str(folder / "keys"),
+        "--start-deadline-s",
+        "15",
+        "--deadline-s",
+        "1",
+        "-o",
+        str(path),
+    ]
+    assert cli.run(["cluster", "new", *words]) == 0
+    (folder / "rare").mkdir()
+    frames = fuzz_peer.record_rare_kinds(folder / "rare")
+    daemons = {agent: _daemon(folder, agent) for agent in ("a0", "a2")}
+    try:
+        return asyncio.run(_attack(folder, daemons, frames, count, seed))
+    finally:
+        for process in daemons.values():
+            process.kill()
+            process.wait()
+
+
+def _daemon(folder: Path, agent: str) -> "subprocess.Popen[bytes]":
+    words = ["--cluster", folder / "cluster.toml", "--id", agent, "--keys", folder / "keys" / agent]
+    words += ["--data-dir", folder / agent, "--log-level", "info", "--evaluate-every", "0"]
+    (folder / agent).mkdir()
+    with (folder / agent / "stderr.log").open("wb") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "agent", "agent", *map(str, words)],
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )
+
+
+async def _attack(folder, daemons, recorded, count, seed) -> int:  # type: ignore[no-untyped-def]
+    cluster = load_cluster(folder / "cluster.toml")
+    identity = keys.load(folder / "keys" / PEER)
+    parties = {
+        e.id: Party(e.id, bytes.fromhex(e.identity), e.curve, e.endpoint) for e in cluster.agents
+    }
+    own = parties[PEER]
+    certificate = issue(
+        identity.signing_key,
+        run_id=cluster.run_id,
+        curve=own.curve,
+        endpoint=own.endpoint,
+        serial=1,
+    ).encode()
+    sessions = {
+        agent: Session(
+            key=identity.signing_key,
+            own=own,
+            peer=parties[agent],
+            run_id=cluster.run_id,
+            fingerprint=cluster.fingerprint,
+            certificate=certificate,
+            nonce=os.urandom(16),
+        )
+        for agent in ("a0", "a2")
+    }
+    transport = ZeroMqTransport(
+        PEER,
+        own.endpoint,
+        own.curve,
+        identity.curve_secret,
+        {a: PeerAddress(parties[a].endpoint, parties[a].curve) for a in sessions},
+    )
+    await transport.start()
+    heard: list[fuzz_peer.Frame] = []
+
+    async def listen() -> None:
+        while True:
+            delivery = await transport.receive()
+            try:
+                envelope = decode(delivery.frames)
+                message = from_envelope(envelope)
+            except RemoteProtocolError:
+                continue
+            if len(heard) < 2000 and envelope.kind is not Kind.HELLO:
+                data = None if envelope.data is None else bytes(envelope.data)
+                heard.append(fuzz_peer.Frame(delivery.sender, PEER, replace(envelope, data=data)))
+            if envelope.kind is Kind.HELLO:
+                greeted = sessions[delivery.sender].received(message, time.time(), 1)
+                for reply in greeted.replies:
+                    transport.post(delivery.sender, encode(to_envelope(reply, b"")))
+
+    async def greet() -> None:
+        while True:
+            for agent, session in sessions.items():
+                for hello in session.tick(time.monotonic(), 1):
+                    transport.post(agent, encode(to_envelope(hello, b"")))
+            await asyncio.sleep(0.05)
+
+    tasks = [asyncio.create_task(listen()), asyncio.create_task(greet())]
+    began = time.monotonic()
+    while not sessions["a0"].established and time.monotonic() - began < 30:
+        await asyncio.sleep(0.05)
+    assert sessions["a0"].established, (folder / "a0" / "stderr.log").read_text()[-2000:]
+    await asyncio.sleep(1.0)
+    pid = daemons["a0"].pid
+    before_mb, began = fuzz_peer.rss_of(pid), time.monotonic()
+    r, sent = random.Random(seed), 0
+    signer = fuzz_peer.Signer(identity.signing_key)
+    while sent < count and time.monotonic() - began < LIMIT_S and daemons["a0"].poll() is None:
+        nonce = sessions["a0"].peer_nonce or bytes(16)
+        frames = fuzz_peer.Source([*recorded, *heard[:400]], nonce)
+        for _ in range(50):
+            message = fuzz_peer.mutated(r, frames)
+            if r.random() < 0.3:
+                message = fuzz_peer.resigned(r, r.choice(frames.frames), nonce, signer)
+            if message and all(len(part) < 2**21 for part in message) and len(message) <= 4:
+                transport.post("a0", message)
+                sent += 1
+        while sent - transport.link("a0").messages_sent > 500 and daemons["a0"].poll() is None:
+            await asyncio.sleep(0.005)  # no message may be dropped on this side
+            if time.monotonic() - began > LIMIT_S:
+                break
+        await asyncio.sleep(0)
+    seconds = time.monotonic() - began
+    await asyncio.sleep(2.0)
+    after_mb = fuzz_peer.rss_of(pid) if daemons["a0"].poll() is None else float("nan")
+    link = transport.link("a0")
+    rounds = {agent: _round(folder / agent) for agent in daemons}
+    await asyncio.sleep(5.0)  # a neighbour that says WAITING gets two deadlines
+    later = {agent: _round(folder / agent) for agent in daemons}
+    for task in tasks:
+        task.cancel()
+    alive = all(process.poll() in (None, 0) for process in daemons.values())
+    logged = sum(path.stat().st_size for path in (folder / "a0").rglob("*.log*"))
+    await transport.close(0.2)
+    ended = {a: p.poll() for a, p in daemons.items()}
+    print(
+        f"seed {seed}: {link.messages_sent} frames sent to a daemon in {seconds:.0f} s "
+        f"({link.messages_sent / seconds:.0f} a second); alive: {alive} (exit codes {ended}); "
+        f"memory {before_mb:.0f} -> {after_mb:.0f} MB; rounds {rounds} -> {later} of {ROUNDS}; "
+        f"{logged / 1000:.0f} kB of log"
+    )
+    moving = all(later[a] > rounds[a] or later[a] >= ROUNDS for a in later)
+    return 0 if alive and moving and not after_mb - before_mb > 100 else 1
+
+
+def _round(data_dir: Path) -> int:
+    status = read_status(data_dir)
+    return status.round if status is not None else 0
