@@ -4,6 +4,7 @@ The daemons are the ones that run on hosts of their own: this module only makes 
 cluster file, starts and stops them, and reads what they leave behind.
 """
 
+import os
 import random
 import signal
 import socket
@@ -124,8 +125,15 @@ class Testbed:
                 self.stopped.discard(agent)
                 self.killed.add(agent)
         if fault.action == "restart":
-            self._start(agent)
-            self.killed.discard(agent)
+            self.restart(agent)
+
+    def restart(self, agent: str, environment: Mapping[str, str] | None = None) -> None:
+        """Start an agent anew on its data directory, killing it first if it lives; `environment`
+        adds to this process's own."""
+        self.processes[agent].kill()
+        self.processes[agent].wait()
+        self._start(agent, environment)
+        self.killed.discard(agent)
 
     def refresh(self) -> None:
         """Read what the daemons say; `statuses` keeps the order of the cluster file."""
@@ -175,7 +183,7 @@ class Testbed:
                 process.kill()
                 process.wait()
 
-    def _start(self, agent: str) -> None:
+    def _start(self, agent: str, environment: Mapping[str, str] | None = None) -> None:
         data_dir, plan = self.data_dir(agent), self.plan
         arguments = {
             "--cluster": self.run_dir / "cluster.toml",
@@ -198,6 +206,7 @@ class Testbed:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
+                env={**os.environ, **(environment or {})},
                 # Ctrl-C in the terminal reaches this process alone, which then stops the others.
                 start_new_session=True,
             )
