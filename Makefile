@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench crash clean
 
 setup: $(VENV)/installed
 
@@ -27,6 +27,10 @@ check: setup
 
 bench: setup
 	$(BIN)/candor bench round --agents 8 --topology ring --parameters 1000000 --rounds 30
+
+# Some 320 deaths of real daemons: a quarter of an hour on two cores.
+crash: setup
+	$(BIN)/python -m tests.crash_campaign --kills 200 --each-failpoint 20
 
 clean:
 	rm -rf $(VENV)
