@@ -41,7 +41,7 @@ CATCH_UP_MAX_S: Final = 10.0
 POLL_S: Final = 0.02
 PAUSE_S: Final = (0.1, 1.5)  # between two lives that are to end at random instants
 FAILPOINT_REACHED_MAX: Final = 8
-PEACE_ROUNDS: Final = 250  # at a run's end; a restart takes some 4 s of it
+PEACE_ROUNDS: Final = 100  # at a run's end: some 17 s, of which a restart takes four
 FINISH_S: Final = 120.0
 COMPLAINTS: Final = (
     "Traceback",
@@ -175,13 +175,15 @@ class Campaign:
 
 
 def plan(agents: int, topology: str, rounds: int, seed: int, rule: str) -> Plan:
-    """A fast run with short windows, so that there is always something being settled."""
+    """A small model and short windows, so that there is always something being settled."""
     return Plan(
         topology=topology,
         agents=agents,
         mixing="metropolis-hastings",
         seed=seed,
-        task=task_settings("digits", seed, None, partition="dirichlet:0.5", batch_size=16),
+        task=task_settings(
+            "tests.paced:PacedDigits", seed, None, partition="dirichlet:0.5", batch_size=16
+        ),
         algorithm=AlgorithmSettings(local_steps=1),
         rounds=RoundSettings(rounds=rounds, deadline_s=2.0, start_deadline_s=60.0),
         payments=PaymentSettings(window=4, rule=rule),
@@ -315,7 +317,7 @@ def table(verdicts: list[RunVerdict], owed: Counter[str]) -> str:
 @click.option("--each-failpoint", default=20, show_default=True, help="Deaths at each failpoint.")
 @click.option("--agents", default=8, show_default=True)
 @click.option("--topology", default="ring", show_default=True)
-@click.option("--rounds", default=2000, show_default=True, help="Of one run.")
+@click.option("--rounds", default=700, show_default=True, help="Of one run.")
 @click.option("--rule", default=PaymentSettings().rule, show_default=True)
 @click.option("--seed", default=1, show_default=True, help="Of the first run; then one more each.")
 @click.option("--seconds", default=1800.0, show_default=True, help="No further kill after these.")

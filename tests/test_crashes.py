@@ -7,8 +7,8 @@ from agent import failpoints
 from tests.crash_campaign import KILL, one_run, plan
 
 AGENTS = 5
-ROUNDS = 900
-UNTIL_S = 90.0
+ROUNDS = 300
+UNTIL_S = 60.0
 
 
 def test_ledgers_agree_after_a_death_at_each_failpoint_and_two_at_random(tmp_path):
@@ -18,5 +18,5 @@ def test_ledgers_agree_after_a_death_at_each_failpoint_and_two_at_random(tmp_pat
     assert not verdict.failures
     # How many it gets to depends on the machine; the ledgers must agree whatever they were.
     assert verdict.ends.total() >= 4
-    assert verdict.windows > 50
+    assert verdict.windows > 20
     assert verdict.catch_up_s
