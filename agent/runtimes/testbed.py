@@ -68,7 +68,8 @@ class Plan:
 class Testbed:
     """The processes of a run, by agent; `statuses` is what each said last.
 
-    `killed` and `stopped` are the agents that the fault plan has done that to and not undone.
+    `killed` and `stopped` are the agents that the fault plan has done that to and not undone;
+    `slowed` those that it slowed, and whether each is held up at this moment.
     """
 
     run_dir: Path
@@ -79,6 +80,7 @@ class Testbed:
     faults: list[Fault] = field(default_factory=list)
     killed: set[str] = field(default_factory=set)
     stopped: set[str] = field(default_factory=set)
+    slowed: dict[str, bool] = field(default_factory=dict)
     started_s: float = 0.0
 
     def data_dir(self, agent: str) -> Path:
@@ -108,11 +110,20 @@ class Testbed:
         for fault in [fault for fault in self.faults if fault.due(foremost, seconds)]:
             self.faults.remove(fault)
             self._inject(fault)
+        for agent, held in self.slowed.items():
+            if self.processes[agent].poll() is None:
+                self.processes[agent].send_signal(signal.SIGCONT if held else signal.SIGSTOP)
+            self.slowed[agent] = not held
 
     def _inject(self, fault: Fault) -> None:
         agent = fault.agent
         process = self.processes[agent]
+        self.slowed.pop(agent, None)
         match fault.action:
+            case "slow":
+                process.send_signal(signal.SIGCONT)
+                self.stopped.discard(agent)
+                self.slowed[agent] = False
             case "stop" if process.poll() is None:
                 process.send_signal(signal.SIGSTOP)
                 self.stopped.add(agent)
