@@ -164,6 +164,7 @@ class Daemon:
         self._finished: asyncio.Future[Finished] = self._loop.create_future()
         self._interrupted = False
         await self._transport.start()
+        self._journal.log(logging.INFO, "started", {"reserved": self.core.settings.reserved_round})
         try:
             with self._signals():
                 ended = await self._run_tasks()
