@@ -106,8 +106,12 @@ class Campaign:
             if life.end not in (None, KILL):  # armed: it must not die in the rounds of peace
                 while self._away() >= self._away_max and bed.running():
                     bed.refresh()
+                    self._bury(ends, peace=True)
                     time.sleep(POLL_S)
-                self._kill(agent, ends, None)
+                self._bury(ends, peace=True)
+                if self._present[agent] is life:
+                    self._kill(agent, ends, None)
+        self._bury(ends, peace=True)
         deadline_s = time.monotonic() + FINISH_S
         while bed.running() and time.monotonic() < deadline_s:
             time.sleep(POLL_S)
@@ -122,14 +126,14 @@ class Campaign:
         self._present[agent] = Life(agent, time.time(), end)
         self.lives.append(self._present[agent])
 
-    def _bury(self, ends: Counter[str]) -> None:
+    def _bury(self, ends: Counter[str], *, peace: bool = False) -> None:
         """Start again whoever died at its failpoint."""
         for agent, life in list(self._present.items()):
             code = self.bed.processes[agent].poll()
             if code == -9 and life.end not in (None, KILL):
                 ends[str(life.end)] += 1
                 self._owed[str(life.end)] -= 1
-                self._restart(agent, self._draw())
+                self._restart(agent, None if peace else self._draw())
 
     def _maybe_kill(self, ends: Counter[str]) -> None:
         """Kill an agent at random, now and then; an armed one only when it seems never to fire."""
