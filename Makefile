@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check bench fuzz clean
+.PHONY: setup demo test check bench fuzz crash clean
 
 setup: $(VENV)/installed
 
@@ -32,6 +32,10 @@ bench: setup
 fuzz: setup
 	$(BIN)/python -m tests.fuzz_peer --frames 1000000
 	$(BIN)/python -m tests.fuzz_peer --socket --frames 50000
+
+# Some 320 deaths of real daemons: a quarter of an hour on two cores.
+crash: setup
+	$(BIN)/python -m tests.crash_campaign --kills 200 --each-failpoint 20
 
 clean:
 	rm -rf $(VENV)

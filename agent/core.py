@@ -277,10 +277,17 @@ class AgentCore:
     def _try_rejoin(self, now_s: float) -> list[Effect]:
         if self._combining:
             return []
-        lead = ahead(self.neighbours, -1)
+        patience_over = now_s >= self._rejoining_s + self.settings.deadline_s
+        # Of two neighbours that come back together each would wait for the other for ever.
+        in_rounds = {
+            agent: n
+            for agent, n in self.neighbours.items()
+            if n.ready or (n.session.peer_round > 0 and not patience_over)
+        }
+        lead = ahead(in_rounds, -1)
         # The first to answer may be one among many: a majority needs the others to be heard.
         all_there = all(n.session.established for n in self.neighbours.values())
-        heard_all = all_there or now_s >= self._rejoining_s + self.settings.deadline_s
+        heard_all = all_there or patience_over
         if lead is not None and lead[0] >= max(1, self._reserved) and heard_all:
             return self._reenter(*lead)
         if all(n.left for n in self.neighbours.values()):

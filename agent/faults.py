@@ -2,7 +2,9 @@
 
     [[event]]
     at_round = 10        # when the first agent has finished this round; or at_s, since the start
-    kill = "a3"          # one of kill (SIGKILL), restart, stop (SIGSTOP), continue (SIGCONT)
+    kill = "a3"          # one of kill (SIGKILL), restart, stop (SIGSTOP), continue (SIGCONT), slow
+
+A slow agent is stopped half of the time, in turns of a tenth of a second, until `continue`.
 
 Reading and timing only; `agent.runtimes.testbed` performs.
 """
@@ -18,7 +20,7 @@ from topologies.fields import AgentId
 from topologies.files import Section, read_toml, validated
 from topologies.specs import ConfigurationError
 
-ACTIONS: Final = ("kill", "restart", "stop", "continue")
+ACTIONS: Final = ("kill", "restart", "stop", "continue", "slow")
 
 
 class _Event(Section):
@@ -28,6 +30,7 @@ class _Event(Section):
     restart: AgentId | None = None
     stop: AgentId | None = None
     continue_: AgentId | None = Field(default=None, alias="continue")
+    slow: AgentId | None = None
 
     @model_validator(mode="after")
     def _one_of_each(self) -> "_Event":
@@ -39,7 +42,7 @@ class _Event(Section):
 
     def actions(self) -> tuple[str | None, ...]:
         """The agent of each action, in the order of `ACTIONS`."""
-        return self.kill, self.restart, self.stop, self.continue_
+        return self.kill, self.restart, self.stop, self.continue_, self.slow
 
 
 class _Plan(Section):

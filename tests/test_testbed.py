@@ -170,8 +170,11 @@ def test_a_killed_daemon_comes_back_and_the_ledgers_agree(hosts, tmp_path, capsy
     assert codes == dict.fromkeys(codes, 0)
     log = (bed.data_dir("a2") / "log.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in log]
-    (entered,) = [event for event in events if event["event"] == "re_entered"]
-    assert entered["round"] > before
+    # Neighbours do not wait for an agent that came back before its first update: they may be two
+    # rounds on again by then, and it takes the newer model in their stead.
+    entered = [event["round"] for event in events if event["event"] == "re_entered"]
+    assert [before, *entered] == sorted({before, *entered})
+    assert 1 <= len(entered) < 10
     capsys.readouterr()
     assert cli.run(["ledger", "audit", str(tmp_path), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

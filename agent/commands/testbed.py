@@ -46,7 +46,7 @@ PROGRESS_S: Final = 5.0
     "--faults",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="A TOML plan of [[event]]s: at_round or at_s, and kill, restart, stop or continue = ID.",
+    help="TOML [[event]]s: at_round or at_s, and kill, restart, stop, continue or slow = ID.",
 )
 @click.option("--mixing", "mixing_name", type=click.Choice(list(mixing.WEIGHTS)))
 @click.option(

@@ -42,6 +42,13 @@ from agent.effects import (
     Send,
     Verify,
 )
+from agent.failpoints import (
+    AFTER_PERSIST,
+    AFTER_SNAPSHOT,
+    BEFORE_PERSIST,
+    BEFORE_SNAPSHOT,
+    Probe,
+)
 from agent.journal import Journal
 from agent.store import Store
 from mechanisms.evidence import Examined
@@ -123,6 +130,7 @@ class Daemon:
         journal: Journal,
         observer: Observer,
         parent_pid: int | None = None,
+        probe: Probe | None = None,
     ) -> None:
         self.core = core
         self._examiner = core.examiner
@@ -132,6 +140,8 @@ class Daemon:
         self._journal = journal
         self._observer = observer
         self._parent_pid = parent_pid
+        self._probe = probe
+        self._unsynced = set(core.neighbours)
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._pending: deque[Effect] = deque()
         self._persisting = False
@@ -154,6 +164,7 @@ class Daemon:
         self._finished: asyncio.Future[Finished] = self._loop.create_future()
         self._interrupted = False
         await self._transport.start()
+        self._journal.log(logging.INFO, "started", {"reserved": self.core.settings.reserved_round})
         try:
             with self._signals():
                 ended = await self._run_tasks()
@@ -211,6 +222,15 @@ class Daemon:
                 self._interrupt()
             self._perform(self.core.tick(self._now()))
             self._observer.ticked(self.core)
+            self._tell_synced()
+
+    def _tell_synced(self) -> None:
+        """Log once a neighbour that nothing of an earlier life is left to settle with it."""
+        for agent in sorted(self._unsynced):
+            session = self.core.neighbours[agent].session
+            if session.established and self.core.settlement.settled(agent):
+                self._unsynced.discard(agent)
+                self._journal.log(logging.INFO, "ledger_synced", {"peer": agent})
 
     async def _train_loop(self) -> None:
         x, start = await self._begun
@@ -313,6 +333,7 @@ class Daemon:
             effect = self._pending.popleft()
             if isinstance(effect, Persist):
                 self._persisting = True
+                self._reached(BEFORE_PERSIST)
                 began = time.perf_counter()
                 future = self._store.commit(effect.operations)
                 future.add_done_callback(partial(self._persisted_soon, began))
@@ -331,12 +352,24 @@ class Daemon:
             self._pending.clear()
             self._end(Finished(f"the ledger cannot be written: {error}", 1))
             return
+        self._reached(AFTER_PERSIST)
         self._drain()
+
+    def _reached(self, failpoint: str) -> None:
+        if self._probe is not None:
+            self._probe.reached(failpoint)
+
+    def _send(self, send: Send) -> None:
+        if self._probe is not None:
+            self._probe.before_send(send.envelope)
+        self._transport.post(send.peer, encode(send.envelope), bulk_round=send.bulk_round)
+        if self._probe is not None:
+            self._probe.after_send(send.envelope)
 
     def _do(self, effect: Effect) -> None:
         match effect:
-            case Send(peer, envelope, bulk_round):
-                self._transport.post(peer, encode(envelope), bulk_round=bulk_round)
+            case Send():
+                self._send(effect)
             case Verify(peer, update):
                 self._in_worker(
                     "verify", lambda: self._examine(update), self._verified(peer, update)
@@ -346,7 +379,9 @@ class Daemon:
             case Combine(number, parts, reentry):
                 self._in_worker("mix", lambda: combine(parts), self._mixed(number, reentry))
             case Remember(snapshot):
+                self._reached(BEFORE_SNAPSHOT)
                 self._observer.remember(snapshot)
+                self._reached(AFTER_SNAPSHOT)
             case ReadRecords(peer, channel_id, first, count):
                 self._in_worker(
                     "settle",

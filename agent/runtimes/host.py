@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from agent import keys
 from agent.algorithms import Hyper, resolve_algorithm, step_schedule
+from agent.failpoints import Probe
 from agent.journal import Journal
 from agent.learner import Learner, verified_initial_parameters
 from agent.ledger_files import write_exports
@@ -60,9 +61,11 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
     """Run a daemon to its end; answers with one line of failure, if any, and the exit code.
 
     Raises:
-        ConfigurationError: anything wrong with cluster file, keys, task, strategy or directory.
+        ConfigurationError: anything wrong with cluster file, keys, task, strategy, directory or
+            failpoint.
         TransportError: the endpoint cannot be bound.
     """
+    probe = Probe.from_environment(os.environ)
     cluster = load_cluster(cluster_path)
     identity = own_identity(cluster, settings)
     work, learner = prepare(cluster, settings)
@@ -75,7 +78,7 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
             Store.open(path, fingerprint=cluster.fingerprint, channels=terms)
         )
         try:
-            result = _run(cluster, identity, settings, work, store, stack)
+            result = _run(cluster, identity, settings, work, store, stack, probe)
             write_exports(store, cluster, settings.agent, identity.signing_key, settings.data_dir)
             save_file(dict(learner.state_dict(result.x)), settings.data_dir / MODEL_NAME)
         except (MalformedError, StoreError, OSError, SafetensorError) as exc:
@@ -139,6 +142,7 @@ def _run(
     work: Work,
     store: Store,
     stack: ExitStack,
+    probe: Probe | None,
 ) -> Result:
     agent, data_dir = settings.agent, settings.data_dir
     journal = Journal(agent, data_dir, settings.log_level)
@@ -163,6 +167,7 @@ def _run(
         listen=settings.listen,
         parent_pid=os.getppid() if settings.exit_with_parent else None,
         snapshot=_snapshot(data_dir),
+        probe=probe,
     )
     recorder.link_bytes, recorder.link_reason = daemon.link_bytes, daemon.link_reason
     ended = None
@@ -192,6 +197,7 @@ def build_daemon(
     listen: str | None = None,
     parent_pid: int | None = None,
     snapshot: bytes | None = None,
+    probe: Probe | None = None,
 ) -> Daemon:
     """A daemon on ZeroMQ, its sockets closed to everyone but the agent's neighbours."""
     limits = TransportLimits()
@@ -218,4 +224,4 @@ def build_daemon(
         link_reason=lambda peer: transport.link(peer).reason,
         snapshot=snapshot,
     )
-    return Daemon(core, transport, store, work, journal, observer, parent_pid)
+    return Daemon(core, transport, store, work, journal, observer, parent_pid, probe)

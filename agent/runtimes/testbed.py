@@ -4,6 +4,7 @@ The daemons are the ones that run on hosts of their own: this module only makes 
 cluster file, starts and stops them, and reads what they leave behind.
 """
 
+import os
 import random
 import signal
 import socket
@@ -67,7 +68,8 @@ class Plan:
 class Testbed:
     """The processes of a run, by agent; `statuses` is what each said last.
 
-    `killed` and `stopped` are the agents that the fault plan has done that to and not undone.
+    `killed` and `stopped` are the agents that the fault plan has done that to and not undone;
+    `slowed` those that it slowed, and whether each is held up at this moment.
     """
 
     run_dir: Path
@@ -78,6 +80,7 @@ class Testbed:
     faults: list[Fault] = field(default_factory=list)
     killed: set[str] = field(default_factory=set)
     stopped: set[str] = field(default_factory=set)
+    slowed: dict[str, bool] = field(default_factory=dict)
     started_s: float = 0.0
 
     def data_dir(self, agent: str) -> Path:
@@ -107,11 +110,20 @@ class Testbed:
         for fault in [fault for fault in self.faults if fault.due(foremost, seconds)]:
             self.faults.remove(fault)
             self._inject(fault)
+        for agent, held in self.slowed.items():
+            if self.processes[agent].poll() is None:
+                self.processes[agent].send_signal(signal.SIGCONT if held else signal.SIGSTOP)
+            self.slowed[agent] = not held
 
     def _inject(self, fault: Fault) -> None:
         agent = fault.agent
         process = self.processes[agent]
+        self.slowed.pop(agent, None)
         match fault.action:
+            case "slow":
+                process.send_signal(signal.SIGCONT)
+                self.stopped.discard(agent)
+                self.slowed[agent] = False
             case "stop" if process.poll() is None:
                 process.send_signal(signal.SIGSTOP)
                 self.stopped.add(agent)
@@ -124,8 +136,15 @@ class Testbed:
                 self.stopped.discard(agent)
                 self.killed.add(agent)
         if fault.action == "restart":
-            self._start(agent)
-            self.killed.discard(agent)
+            self.restart(agent)
+
+    def restart(self, agent: str, environment: Mapping[str, str] | None = None) -> None:
+        """Start an agent anew on its data directory, killing it first if it lives; `environment`
+        adds to this process's own."""
+        self.processes[agent].kill()
+        self.processes[agent].wait()
+        self._start(agent, environment)
+        self.killed.discard(agent)
 
     def refresh(self) -> None:
         """Read what the daemons say; `statuses` keeps the order of the cluster file."""
@@ -175,7 +194,7 @@ class Testbed:
                 process.kill()
                 process.wait()
 
-    def _start(self, agent: str) -> None:
+    def _start(self, agent: str, environment: Mapping[str, str] | None = None) -> None:
         data_dir, plan = self.data_dir(agent), self.plan
         arguments = {
             "--cluster": self.run_dir / "cluster.toml",
@@ -198,6 +217,7 @@ class Testbed:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
+                env={**os.environ, **(environment or {})},
                 # Ctrl-C in the terminal reaches this process alone, which then stops the others.
                 start_new_session=True,
             )

@@ -162,6 +162,26 @@ def test_a_restarted_agent_enters_again_and_never_states_a_round_twice(started, 
     assert not audit.findings
 
 
+@pytest.mark.parametrize("back_too", [True, False])
+def test_two_neighbours_that_come_back_together_are_both_let_in(started, back_too):
+    """Each has one neighbour in a round and one that is coming back itself, or gone for good."""
+    run = started("ring", 5, rounds=150, deadline_s=1.0)
+    run.start()
+    run.advance(0.6)
+    for agent in ("a2", "a3"):
+        run.kill(agent)
+    run.advance(1.5)
+    for agent in ("a2", "a3"):
+        run.start(agent)
+    if not back_too:
+        run.advance(0.1)
+        run.kill("a3")
+    run.run()
+    for agent in ("a2", "a3") if back_too else ("a2",):
+        assert run.nodes[agent].ended.failure is None
+        assert run.nodes[agent].events("re_entered")
+
+
 def test_the_reserve_is_persisted_before_the_first_statement_beyond_it(started):
     run = started("ring", 3, rounds=2)
     run.start()

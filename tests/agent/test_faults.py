@@ -1,12 +1,15 @@
 """Fault plans: what a file may say, when an event is due, and a run under one."""
 
 import json
+import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from agent.faults import Fault, load_faults
+from agent.runtimes import testbed
 from topologies.specs import ConfigurationError
 
 
@@ -54,6 +57,7 @@ def test_a_run_survives_a_killed_a_restarted_and_a_stopped_agent(tmp_path):
         tmp_path,
         '[[event]]\nat_round = 5\nkill = "a1"\n[[event]]\nat_round = 8\nrestart = "a1"\n'
         '[[event]]\nat_round = 10\nstop = "a3"\n[[event]]\nat_round = 14\ncontinue = "a3"\n'
+        '[[event]]\nat_round = 18\nslow = "a2"\n[[event]]\nat_round = 40\ncontinue = "a2"\n'
         '[[event]]\nat_round = 20\nkill = "a4"\n',
     )
     words = ["testbed", "--agents", "5", "--topology", "complete", "--task", "digits"]
@@ -73,3 +77,19 @@ def test_a_run_survives_a_killed_a_restarted_and_a_stopped_agent(tmp_path):
     assert '"re_entered"' in log
     missed = (tmp_path / "run/agents/a0/log.jsonl").read_text()
     assert missed.count('"neighbour_missed", "peer": "a4"') == 1
+
+
+def test_a_slow_agent_is_held_up_half_of_the_time_until_it_is_continued(tmp_path):
+    signals = []
+    process = SimpleNamespace(poll=lambda: None, send_signal=signals.append)
+    bed = testbed.Testbed(tmp_path, cluster=None, plan=None, processes={"a1": process})
+    bed.faults = [Fault("slow", "a1", None, 0.0)]
+    for _ in range(4):
+        bed.inject_faults()
+    assert signals[1:] == [signal.SIGSTOP, signal.SIGCONT] * 2
+    assert not bed.stopped
+    bed.inject_faults()
+    bed.faults = [Fault("continue", "a1", None, 0.0)]
+    bed.inject_faults()
+    bed.inject_faults()
+    assert signals[-2:] == [signal.SIGSTOP, signal.SIGCONT]

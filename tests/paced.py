@@ -1,0 +1,27 @@
+"""Digits at a walking pace: rounds that leave the processor to daemons that are starting again.
+
+Training on an accelerator costs the host no processor time either. At full speed eight daemons on a
+small machine are starved of it, and cut off parts of a graph run away from each other.
+"""
+
+import time
+from typing import Final
+
+from torch import Tensor, nn
+
+from agent.tasks.base import Batch
+from agent.tasks.digits import Digits
+
+STEP_S: Final = 0.15
+
+
+class PacedDigits(Digits):
+    """A logistic model on digits; each local step takes `STEP_S` at least."""
+
+    def __init__(self) -> None:
+        super().__init__("logistic")
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The loss of a batch, after a pause."""
+        time.sleep(STEP_S)
+        return super().loss(model, batch)
