@@ -129,7 +129,8 @@ def audit_export(
     positions, claims = _check_chain(export.records, terms, facts, report)
     if len(positions) == len(export.records):
         _check_footer(export, terms, positions[-1] if positions else Position(), report)
-    windows = tuple(position.window for position in positions[1:])
+    # A payment leaves the window as it was.
+    windows = tuple(dict.fromkeys(position.window for position in positions[1:]))
     return ExportAudit(
         name, lo, hi, stated, tuple(report.findings), tuple(positions), windows, tuple(claims)
     )

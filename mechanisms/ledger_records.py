@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from mechanisms.claims import SignedClaim
-from mechanisms.ledger_bodies import BODY_BYTES_MAX, GENESIS, Body, ChannelTerms, LedgerViolation
+from mechanisms.ledger_bodies import BODY_BYTES_MAX, SETTLEMENT, Body, ChannelTerms, LedgerViolation
 from mechanisms.payments import Bill
 from topologies.canonical import MalformedError, Value, sha256
 from topologies.signatures import SIGNATURE_BYTES, SigningKey, verify
@@ -19,7 +19,7 @@ EVIDENCE_BYTES_MAX: Final = 2**20
 """Of one item: a claim of 1,024 buckets takes 8 KiB, a bill far less."""
 
 Evidence = tuple[bytes, ...]
-"""(claim of lo, claim of hi, bill of lo, bill of hi), encoded; empty for genesis."""
+"""(claim of lo, claim of hi, bill of lo, bill of hi), encoded; empty for a genesis or a payment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +104,14 @@ def check_evidence(
     """Check that the evidence is what the body's digests name; return lo's and hi's claim.
 
     Only digests and names: amounts are recomputed, and claims' signatures verified, by the audit.
-    None for genesis, which has no evidence.
+    None for a genesis and a payment, which have no evidence.
 
     Raises:
         LedgerViolation: an item is missing, malformed or not the one that was signed.
     """
-    if body.kind == GENESIS:
+    if body.kind != SETTLEMENT:
         if evidence:
-            raise LedgerViolation("evidence", "a genesis has none")
+            raise LedgerViolation("evidence", f"a {body.kind} has none")
         return None
     if len(evidence) != 4:
         raise LedgerViolation("evidence", f"{len(evidence)} items where 4 are due")
