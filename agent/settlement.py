@@ -456,7 +456,13 @@ class Settlement:
 
     def _step(self, agent: str, effect: ledger.Effect) -> list[Step]:
         match effect:
-            case ledger.StorePending() | ledger.StoreRecord() | ledger.StoreStatus():
+            case (
+                ledger.StorePending()
+                | ledger.StoreRecord()
+                | ledger.StoreRefusal()
+                | ledger.StorePayment()
+                | ledger.StoreStatus()
+            ):
                 return [Persist((effect,))]
             case ledger.ReadRecords(channel_id, first, count):
                 if self._edges[agent].reading:
@@ -466,8 +472,15 @@ class Settlement:
             case ledger.Transmit(message):
                 return [To(agent, LedgerMessage(Kind[message.kind], message.to_fields()))]
             case ledger.Settled(seq, window, delta, balance):
+                self._edges[agent].over_limit = False  # told again if the next one is beyond it
                 fields = {"seq": seq, "window": window, "delta": delta, "balance_lo_paid": balance}
                 return [_log(logging.INFO, "settled", peer=agent, **fields)]
+            case ledger.Paid(seq, delta, balance):
+                self._edges[agent].over_limit = False
+                fields = {"seq": seq, "delta": delta, "balance_lo_paid": balance}
+                return [_log(logging.INFO, "paid", peer=agent, **fields)]
+            case ledger.PaymentAwaited(delta):
+                return [_log(logging.WARNING, "payment_awaited", peer=agent, delta=delta)]
             case ledger.OverLimit(window, balance):
                 own_lo = self._agent < agent
                 # The neighbour that owes is no longer served; the one that is owed to goes on.
@@ -483,8 +496,13 @@ class Settlement:
                 ]
             case ledger.Disputed(code):
                 return [_log(logging.ERROR, "ledger_disputed", peer=agent, code=code)]
-            case ledger.PeerRejected(code):
-                return [_log(logging.ERROR, "ledger_rejected_by_peer", peer=agent, code=code)]
+            case ledger.Refused(code, attempt):
+                return [
+                    _log(logging.WARNING, "ledger_refused", peer=agent, code=code, attempt=attempt)
+                ]
+            case ledger.PeerRejected(code, attempt):
+                event = "ledger_rejected_by_peer"
+                return [_log(logging.WARNING, event, peer=agent, code=code, attempt=attempt)]
             case ledger.Froze(reason, proof):
                 bodies = pack([[body, signature] for body, signature in proof])
                 return [

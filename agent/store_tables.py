@@ -1,6 +1,6 @@
 """The tables of the daemon's database, and the statements that read and write them.
 
-Schema (version 1)
+Schema (version 2)
     meta      key, value             `schema`, `fingerprint`: hex of the run's cluster file
     channels  channel_id, lo, hi, public_lo, public_hi, run_id, fingerprint, credit_limit,
               status, reason         one row an edge; status as `mechanisms.ledger.Status`
@@ -8,6 +8,9 @@ Schema (version 1)
                                      the chains; evidence is the canonical array of its items
     pending   channel_id, body, sig_p, evidence
                                      at most one own proposal a channel, without its ACCEPT
+    refusals  channel_id, seq, attempt, body, sig_p, code, signature
+                                     every closed attempt, of either end, with its REJECT
+    payments  channel_id, delta      at most one a channel: told of, not on record yet
     settings  key, value             whatever else must survive (claims, positions, counters)
 """
 
@@ -22,16 +25,19 @@ from mechanisms.ledger import (
     ChannelTerms,
     Pending,
     Record,
+    Refusal,
     Status,
+    StorePayment,
     StorePending,
     StoreRecord,
+    StoreRefusal,
     StoreStatus,
 )
 from mechanisms.ledger_records import Evidence
 from topologies.canonical import pack, unpack
 from topologies.specs import ConfigurationError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 EVIDENCE_BYTES_MAX: Final = 2**23
 
 _SCHEMA: Final = """
@@ -52,6 +58,14 @@ CREATE TABLE IF NOT EXISTS records (
 CREATE TABLE IF NOT EXISTS pending (
     channel_id BLOB PRIMARY KEY REFERENCES channels,
     body BLOB NOT NULL, sig_p BLOB NOT NULL, evidence BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS refusals (
+    channel_id BLOB NOT NULL REFERENCES channels, seq INTEGER NOT NULL, attempt INTEGER NOT NULL,
+    body BLOB NOT NULL, sig_p BLOB NOT NULL, code TEXT NOT NULL, signature BLOB NOT NULL,
+    PRIMARY KEY (channel_id, seq, attempt)
+) STRICT;
+CREATE TABLE IF NOT EXISTS payments (
+    channel_id BLOB PRIMARY KEY REFERENCES channels, delta INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 """
@@ -139,12 +153,29 @@ def _perform(connection: sqlite3.Connection, op: StoreOperation) -> None:
                     pack(list(op.evidence)),
                 ),
             )
-            connection.execute("DELETE FROM pending WHERE channel_id = ?", (op.channel_id,))
-        case StoreStatus():
+            _clear(connection, op.channel_id, payment_done=op.payment_done)
+        case StoreRefusal():
+            closed = op.refusal
             connection.execute(
-                "UPDATE channels SET status = ?, reason = ? WHERE channel_id = ?",
-                (op.status.value, op.reason, op.channel_id),
+                "INSERT INTO refusals VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    op.channel_id,
+                    closed.seq,
+                    closed.attempt,
+                    closed.body,
+                    closed.sig_p,
+                    closed.code,
+                    closed.signature,
+                ),
             )
+            _clear(connection, op.channel_id, payment_done=op.payment_done)
+            _set_status(connection, op.channel_id, op.status, op.reason)
+        case StorePayment():
+            connection.execute("DELETE FROM payments WHERE channel_id = ?", (op.channel_id,))
+            if op.delta:
+                connection.execute("INSERT INTO payments VALUES (?, ?)", (op.channel_id, op.delta))
+        case StoreStatus():
+            _set_status(connection, op.channel_id, op.status, op.reason)
         case PutValue():
             connection.execute(
                 "INSERT INTO settings VALUES (?, ?) "
@@ -153,6 +184,22 @@ def _perform(connection: sqlite3.Connection, op: StoreOperation) -> None:
             )
         case _:
             assert_never(op)
+
+
+def _clear(connection: sqlite3.Connection, channel_id: bytes, *, payment_done: bool) -> None:
+    """What is answered waits no longer."""
+    connection.execute("DELETE FROM pending WHERE channel_id = ?", (channel_id,))
+    if payment_done:
+        connection.execute("DELETE FROM payments WHERE channel_id = ?", (channel_id,))
+
+
+def _set_status(
+    connection: sqlite3.Connection, channel_id: bytes, status: Status, reason: str
+) -> None:
+    connection.execute(
+        "UPDATE channels SET status = ?, reason = ? WHERE channel_id = ?",
+        (status.value, reason, channel_id),
+    )
 
 
 def value(connection: sqlite3.Connection, key: str) -> bytes | None:
@@ -181,12 +228,22 @@ def channel_state(connection: sqlite3.Connection, channel_id: bytes) -> ChannelS
     row = connection.execute(
         "SELECT body, sig_p, evidence FROM pending WHERE channel_id = ?", (channel_id,)
     ).fetchone()
+    refusals = connection.execute(
+        "SELECT seq, attempt, body, sig_p, code, signature FROM refusals "
+        "WHERE channel_id = ? ORDER BY seq, attempt",
+        (channel_id,),
+    )
+    payment = connection.execute(
+        "SELECT delta FROM payments WHERE channel_id = ?", (channel_id,)
+    ).fetchone()
     return ChannelState(
         heads=tuple(head for (head,) in heads),
         last=last[0] if last else None,
         pending=None if row is None else Pending(row[0], row[1], _evidence(row[2])),
         status=Status(status),
         reason=reason,
+        refusals=tuple(Refusal(*fields) for fields in refusals),
+        payment=payment[0] if payment else 0,
     )
 
 

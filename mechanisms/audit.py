@@ -13,6 +13,7 @@ from mechanisms.export_audit import AuditFacts as AuditFacts
 from mechanisms.export_audit import ExportAudit as ExportAudit
 from mechanisms.export_audit import Finding as Finding
 from mechanisms.export_audit import audit_export as audit_export
+from mechanisms.netting import net_transfers
 
 UNACKNOWLEDGED: Final = "unacknowledged"
 
@@ -42,12 +43,18 @@ class EdgeNet:
 
 @dataclass(frozen=True, slots=True)
 class RunAudit:
-    """The verdict on a run: clean when there are no `findings`; `notes` are no violations."""
+    """The verdict on a run: clean when there are no `findings`; `notes` are no violations.
+
+    `nets`: by agent, what it received net and still has to receive outside the system; below 0 it
+    owes. `transfers`: (from, to, micro-credits) that pay all of that off; none where nets do not
+    sum to 0.
+    """
 
     findings: tuple[Finding, ...]
     notes: tuple[Finding, ...]
     edges: tuple[EdgeNet, ...]
     nets: Mapping[str, int]
+    transfers: tuple[tuple[str, str, int], ...] = ()
 
 
 def audit_run(files: Iterable[ExportFile], facts: AuditFacts) -> RunAudit:
@@ -78,10 +85,13 @@ def audit_run(files: Iterable[ExportFile], facts: AuditFacts) -> RunAudit:
                 balance = _settled_balance(end, known, edge)
                 nets[agent] += balance if agent == hi else -balance
     findings += _said_twice(audits.values())
+    transfers: list[tuple[str, str, int]] = []
     if sum(nets.values()) != 0:
         detail = f"the nets of all agents sum to {sum(nets.values())}, not to 0"
         findings.append(Finding("run", "all", 0, "nets", detail))
-    return RunAudit(tuple(findings), tuple(notes), tuple(edges), nets)
+    else:
+        transfers = net_transfers(nets)
+    return RunAudit(tuple(findings), tuple(notes), tuple(edges), nets, tuple(transfers))
 
 
 def _missing(lo: str, hi: str, agent: str) -> Finding:

@@ -137,7 +137,8 @@ def audit_export(
     positions, bills = _check_chain(export.records, terms, facts, report)
     if len(positions) == len(export.records):
         _check_footer(export, terms, positions[-1] if positions else Position(), report)
-    windows = tuple(position.window for position in positions[1:])
+    # A payment leaves the window as it was.
+    windows = tuple(dict.fromkeys(position.window for position in positions[1:]))
     claims = tuple((seq, claim) for seq, bill in bills for claim in bill.claims)
     found, stood = tuple(report.findings), tuple(positions)
     return ExportAudit(name, lo, hi, stated, found, stood, windows, claims, tuple(bills))

@@ -1,39 +1,59 @@
 """The ledger of one edge: a hash chain that both ends sign, kept by two equal state machines.
 
 States
-    status   open -> disputed (a proposal was refused) or frozen (the chains contradict each other)
+    status   open -> disputed (refusals left nothing to propose) or frozen (the chains contradict
+             each other)
     session  none -> syncing (`connected`) -> synced (the peer's equal STATE was seen); a proposal
              is made or accepted only when synced, so an end that lost records catches up first
     pending  at most one own proposal, stored before it is sent, resent byte for byte
-    held     at most one proposal of the peer for a window that is not settled here yet
+    held     at most one proposal of the peer for what is not settled here yet
     due      settlements computed here, by window, that no record holds yet
+    payment  what the owing end has paid outside the system, as this end was told; stored
+    attempts every proposal that was refused, on either side, with its REJECT; stored
 
-Events    `connected`, `settle`, `skip`, `received_from_peer`, `records_read`, `resend`. Each
+Events    `connected`, `settle`, `skip`, `pay`, `received_from_peer`, `records_read`, `resend`. Each
           returns effects to be performed in order. A peer's fault raises and changes nothing.
 
 Invariants
     Record seq is proposed by lo when even and by hi when odd; record 0 is the genesis.
     Numbers are contiguous, each body names the hash before it, balance_after = previous + delta.
     |balance_after| <= credit limit. Windows ascend; one that an end skipped is never settled.
-    One (seq, attempt) is signed with one body only: stored bytes are sent, never rebuilt.
+    A payment takes the balance towards 0 and not past it; both ends were told of it.
+    One (seq, attempt) is signed with one body only: stored bytes are sent, never rebuilt. Only a
+    REJECT that is stored opens the next attempt; what it refused is never accepted later.
     The two chains differ by at most one record, which the proposer has not seen accepted.
 
 A proposal waits in `held` until its window is settled here too, so the driver exchanges claims
-reliably, and calls `skip` for a window that it has refused to settle.
+reliably, and calls `skip` for a window that it has refused to settle. A refused window is proposed
+again once a later one is due here, so that a neighbour has that long to catch up.
 No clock, no disk, no socket here.
 """
 
-from typing import Final, assert_never
+from typing import assert_never
 
+from mechanisms.credits import AMOUNT_MAX
+from mechanisms.ledger_attempts import (
+    CODE_CREDIT_LIMIT,
+    CODE_DISPUTED,
+    CODE_MISMATCH,
+    CODE_OLD,
+    CODE_ORDER,
+    CODE_PAYMENT,
+    CODE_SKIPPED,
+    Attempts,
+)
+from mechanisms.ledger_attempts import Refusal as Refusal
 from mechanisms.ledger_bodies import (
     GENESIS,
     GENESIS_WINDOW,
     NO_HASH,
     NONCE_BYTES,
+    PAYMENT,
     SETTLEMENT,
     Body,
     Position,
     check_successor,
+    pays_off,
 )
 from mechanisms.ledger_bodies import ChannelTerms as ChannelTerms
 from mechanisms.ledger_bodies import LedgerViolation as LedgerViolation
@@ -44,14 +64,19 @@ from mechanisms.ledger_effects import Effect as Effect
 from mechanisms.ledger_effects import Froze as Froze
 from mechanisms.ledger_effects import Ignored as Ignored
 from mechanisms.ledger_effects import OverLimit as OverLimit
+from mechanisms.ledger_effects import Paid as Paid
+from mechanisms.ledger_effects import PaymentAwaited as PaymentAwaited
 from mechanisms.ledger_effects import PeerRejected as PeerRejected
 from mechanisms.ledger_effects import Pending as Pending
 from mechanisms.ledger_effects import Persist as Persist
 from mechanisms.ledger_effects import ReadRecords as ReadRecords
+from mechanisms.ledger_effects import Refused as Refused
 from mechanisms.ledger_effects import Settled as Settled
 from mechanisms.ledger_effects import Status as Status
+from mechanisms.ledger_effects import StorePayment as StorePayment
 from mechanisms.ledger_effects import StorePending as StorePending
 from mechanisms.ledger_effects import StoreRecord as StoreRecord
+from mechanisms.ledger_effects import StoreRefusal as StoreRefusal
 from mechanisms.ledger_effects import StoreStatus as StoreStatus
 from mechanisms.ledger_effects import Transmit as Transmit
 from mechanisms.ledger_messages import RECORDS_MAX, Accept, Propose, Records, Reject, StateMessage
@@ -68,11 +93,6 @@ from mechanisms.ledger_records import (
 from mechanisms.ledger_records import Record as Record
 from topologies.canonical import sha256
 from topologies.signatures import SigningKey
-
-CODE_CREDIT_LIMIT: Final = "credit-limit"
-CODE_MISMATCH: Final = "mismatch"
-CODE_SKIPPED: Final = "window-skipped"
-CODE_ORDER: Final = "window-order"
 
 
 class Channel:
@@ -102,6 +122,8 @@ class Channel:
         self._held: Propose | None = None
         self._skipped: set[int] = set()
         self._due: dict[int, tuple[int, Evidence]] = {}
+        self._payment = state.payment
+        self._attempts = Attempts(state.refusals)
         self._over_limit_window = GENESIS_WINDOW
         self._nonces: tuple[bytes, bytes] | None = None  # own, peer
 
@@ -140,6 +162,8 @@ class Channel:
         and referee hi. A window that is not after the last settled one is ignored."""
         if window <= self.position.window:
             return [Ignored("window-settled")]
+        if window in self._skipped:
+            return [Ignored(CODE_SKIPPED)]
         self._due[window] = (delta, (bundle_lo, bundle_hi))
         return self._advance()
 
@@ -147,7 +171,29 @@ class Channel:
         """This end will never settle `window`: refuse a proposal for it instead of holding it."""
         self._due.pop(window, None)
         self._skipped.add(window)
-        return self._advance() if self._held is not None else []
+        return self._advance()
+
+    def pay(self, delta: int) -> list[Effect]:
+        """This end is told of a payment outside the system; it is kept over restarts and put on
+        record when the other end is told the same.
+
+        Args:
+            delta: micro-credits, as of a record: below 0 when lo has paid hi, which takes down a
+                balance above 0; above 0 when hi has paid lo. It waits while it would take the
+                balance past 0. 0: there is no payment after all; one that is held is refused.
+        """
+        if abs(delta) > AMOUNT_MAX:
+            raise ValueError(f"a payment of {delta} micro-credits is out of range")
+        if self._pending is not None and Body.decode(self._pending.body).kind == PAYMENT:
+            return [Ignored("payment-pending")]  # it is signed: only the peer can refuse it now
+        effects: list[Effect] = []
+        if delta != self._payment:
+            self._payment = delta
+            effects.append(StorePayment(self.channel_id, delta))
+        held = self._held
+        if delta == 0 and held is not None and Body.decode(held.body).kind == PAYMENT:
+            return effects + self._refuse(held, CODE_PAYMENT)
+        return effects + self._advance()
 
     def resend(self) -> list[Effect]:
         """The driver's timer: repeat what the peer has not answered."""
@@ -233,11 +279,17 @@ class Channel:
         return [*effects, self._state(self._nonces[1], answer_wanted=True)]
 
     def _contradicts_pending(self, adopted: list[Record]) -> Record | None:
-        """The record that took the place of the pending proposal with another body."""
+        """The record that took the place of the pending proposal with another body.
+
+        A later attempt does not: this end signed it after the pending one was refused, and has
+        forgotten both with a restored backup.
+        """
         pending = self._pending
         if pending is None or not adopted or adopted[0].body == pending.body:
             return None
-        return adopted[0]  # a pending proposal is always the successor of the last record
+        first = adopted[0]  # a pending proposal is always the successor of the last record
+        later = Body.decode(first.body).attempt > Body.decode(pending.body).attempt
+        return None if later else first
 
     # Settling
 
@@ -250,13 +302,22 @@ class Channel:
         my_turn = self.terms.proposer(self.position.seq + 1) == self._key.public
         if self.position.seq < 0:
             return self._propose(GENESIS, GENESIS_WINDOW, 0, ()) if my_turn else []
+        if my_turn and pays_off(self.position.balance, self._payment):
+            return self._propose(PAYMENT, self.position.window, self._payment, ())
         if not self._due:
             return []
         window = min(self._due)
         delta, evidence = self._due[window]
         if not self._within_limit(self.position.balance + delta):
             return self._report_over_limit(window, self.position.balance + delta)
-        return self._propose(SETTLEMENT, window, delta, evidence) if my_turn else []
+        if not my_turn or self._waits_for_peer(window):
+            return []
+        return self._propose(SETTLEMENT, window, delta, evidence)
+
+    def _waits_for_peer(self, window: int) -> bool:
+        """Whether the peer has refused this window and no later one has become due since."""
+        refused = self._attempts.refused_windows(self.position.seq + 1)
+        return window in refused and window == max(self._due)
 
     def _within_limit(self, balance: int) -> bool:
         return abs(balance) <= self.terms.credit_limit
@@ -270,11 +331,12 @@ class Channel:
     def _propose(self, kind: str, window: int, delta: int, evidence: Evidence) -> list[Effect]:
         assert self._nonces is not None
         own, peer = self._nonces
+        seq = self.position.seq + 1
         bill_lo, bill_hi = bill_digests(evidence) if evidence else (NO_HASH, NO_HASH)
         body = Body(
             channel_id=self.channel_id,
-            seq=self.position.seq + 1,
-            attempt=0,
+            seq=seq,
+            attempt=self._attempts.due(seq),
             prev=self.position.head,
             proposer=self._key.public,
             window=window,
@@ -306,47 +368,78 @@ class Channel:
             raise LedgerViolation("proposer", f"record {body.seq} is not the peer's to propose")
         if not verify_proposal(self._peer, message.body, message.sig_p):
             raise LedgerViolation("sig-p", "not the proposer's signature")
+        refusal = self._attempts.find(body.seq, body.attempt)
+        if refusal is not None:
+            return self._on_refused_proposal(refusal, message)
         if body.seq <= self.position.seq:
-            return self._on_known_proposal(body.seq, message)
+            return self._on_known_proposal(body, message)
         if self.status is Status.DISPUTED:
-            return [self._rejection(message, self.reason)]
+            return [Transmit(self._rejection(message, CODE_DISPUTED))]
         if not self.synced or body.seq > self.position.seq + 1:
             return [Ignored("proposal-before-sync")]
         check_successor(self.terms, self.position, body)
+        if body.attempt < self._attempts.due(body.seq):
+            return self._refuse(message, CODE_OLD)  # restored backups: this end's, then the peer's
+        if self._held is not None and self._held.body != message.body:
+            return self._on_second_proposal(self._held, body, message)
+        # An attempt above the one due here is the peer's answer to a REJECT that this end sent and
+        # has forgotten with a restored backup: nothing was settled by it.
         if not self._within_limit(body.balance_after):
             return self._refuse(message, CODE_CREDIT_LIMIT)
-        if self._held is not None and self._held.body != message.body:
-            return self._freeze_double(self._held, message)
-        self._held = message
-        return self._advance()
+        repeated, self._held = self._held is not None, message
+        untold = body.kind == PAYMENT and not self._payment and not repeated
+        return [*([PaymentAwaited(body.delta)] if untold else []), *self._advance()]
 
-    def _on_known_proposal(self, seq: int, message: Propose) -> list[Effect]:
+    def _on_refused_proposal(self, refusal: Refusal, message: Propose) -> list[Effect]:
+        if refusal.body != message.body:
+            return self._freeze_double(Propose(refusal.body, refusal.sig_p), message)
+        reject = Reject(sha256(refusal.body), refusal.code, refusal.signature)
+        return [Transmit(reject)]
+
+    def _on_second_proposal(self, held: Propose, body: Body, message: Propose) -> list[Effect]:
+        """Another body than the one held: what is held was not refused, so it must not come."""
+        if Body.decode(held.body).attempt == body.attempt:
+            return self._freeze_double(held, message)
+        if Body.decode(held.body).attempt > body.attempt:
+            return [Ignored(CODE_OLD)]
+        raise LedgerViolation("attempt", "the one before it was not refused")
+
+    def _on_known_proposal(self, body: Body, message: Propose) -> list[Effect]:
         head = sha256(message.body)
         last = self._chain.last
         assert last is not None
-        if self._chain.head_at(seq) != head:
-            if seq == self.position.seq:
-                return self._freeze_double(Propose(last.body, last.sig_p), message)
+        if self._chain.head_at(body.seq) == head:
+            is_last = body.seq == self.position.seq
+            return [Transmit(Accept(head, last.sig_a)) if is_last else Ignored("old-proposal")]
+        if body.seq < self.position.seq:
             return self._freeze("conflicting-proposal", ((message.body, message.sig_p),))
-        if seq == self.position.seq:
-            return [Transmit(Accept(head, last.sig_a))]
-        return [Ignored("old-proposal")]
+        if body.attempt < Body.decode(last.body).attempt:
+            return [Ignored(CODE_OLD)]
+        return self._freeze_double(Propose(last.body, last.sig_p), message)
 
     def _judge(self, proposal: Propose) -> list[Effect]:
         """Accept or refuse a proposal that fits the chain, once its window is settled here."""
         body = Body.decode(proposal.body)
-        evidence: Evidence = ()
-        if body.kind == SETTLEMENT:
-            if body.window in self._skipped:
-                return self._refuse(proposal, CODE_SKIPPED)
-            if body.window not in self._due:
+        if body.kind == PAYMENT:
+            if not self._payment:
                 return []
-            if any(delta for window, (delta, _) in self._due.items() if window < body.window):
-                return self._refuse(proposal, CODE_ORDER)  # it passes over one that it may owe
-            delta, evidence = self._due[body.window]
-            digests = bill_digests(evidence)
-            if (body.delta, body.bill_digest_lo, body.bill_digest_hi) != (delta, *digests):
-                return self._refuse(proposal, CODE_MISMATCH)
+            if body.delta != self._payment:
+                return self._refuse(proposal, CODE_PAYMENT)
+        if body.kind != SETTLEMENT:
+            return self._accept(proposal, ())
+        if body.window in self._skipped:
+            return self._refuse(proposal, CODE_SKIPPED)
+        if body.window not in self._due:
+            return []
+        if any(delta for window, (delta, _) in self._due.items() if window < body.window):
+            return self._refuse(proposal, CODE_ORDER)  # it passes over one that it may owe
+        delta, evidence = self._due[body.window]
+        digests = bill_digests(evidence)
+        if (body.delta, body.bill_digest_lo, body.bill_digest_hi) != (delta, *digests):
+            return self._refuse(proposal, CODE_MISMATCH)
+        return self._accept(proposal, evidence)
+
+    def _accept(self, proposal: Propose, evidence: Evidence) -> list[Effect]:
         sig_a = sign_acceptance(self._key, proposal.body, proposal.sig_p)
         record = Record(proposal.body, proposal.sig_p, sig_a, evidence)
         store, *reports = self._commit(record)
@@ -370,25 +463,37 @@ class Channel:
         self._pending = None
         self._held = None
         self._due = {w: due for w, due in self._due.items() if w > body.window}
-        effects: list[Effect] = [
-            StoreRecord(
-                self.channel_id, body.seq, record.body, record.sig_p, record.sig_a, record.evidence
-            )
-        ]
+        self._skipped = {window for window in self._skipped if window > body.window}
+        self._over_limit_window = GENESIS_WINDOW  # the balance is another: judge it anew
+        payment_done = body.kind == PAYMENT and body.delta == self._payment
+        if payment_done:
+            self._payment = 0
+        store = StoreRecord(
+            self.channel_id,
+            body.seq,
+            record.body,
+            record.sig_p,
+            record.sig_a,
+            record.evidence,
+            payment_done,
+        )
         if body.kind == SETTLEMENT:
-            effects.append(Settled(body.seq, body.window, body.delta, body.balance_after))
-        return effects
+            return [store, Settled(body.seq, body.window, body.delta, body.balance_after)]
+        if body.kind == PAYMENT:
+            return [store, Paid(body.seq, body.delta, body.balance_after)]
+        return [store]
 
     # Stopping
 
-    def _rejection(self, proposal: Propose, code: str) -> Transmit:
-        body_hash = sha256(proposal.body)
-        return Transmit(Reject.sign(self._key, self.channel_id, body_hash, code))
+    def _rejection(self, proposal: Propose, code: str) -> Reject:
+        return Reject.sign(self._key, self.channel_id, sha256(proposal.body), code)
 
     def _refuse(self, proposal: Propose, code: str) -> list[Effect]:
-        self._held = None
-        stop = self._stop(Status.DISPUTED, code)
-        return [stop, self._rejection(proposal, code), Disputed(code)]
+        if self._held is not None and self._held.body == proposal.body:
+            self._held = None
+        reject = self._rejection(proposal, code)
+        report = Refused(code, Body.decode(proposal.body).attempt)
+        return self._close(proposal, reject, [Transmit(reject), report])
 
     def _on_reject(self, message: Reject) -> list[Effect]:
         pending = self._pending
@@ -398,20 +503,45 @@ class Channel:
             raise LedgerViolation("reject-signature", "not the acceptor's")
         if self.status is not Status.OPEN:
             return [Ignored("repeated-reject")]
-        return [self._stop(Status.DISPUTED, message.code), PeerRejected(message.code)]
+        self._pending = None
+        body = Body.decode(pending.body)
+        # Where the ends were told of different payments, this one waits to be told again.
+        closed = self._close(
+            Propose(pending.body, pending.sig_p),
+            message,
+            [PeerRejected(message.code, body.attempt)],
+            payment_done=body.kind == PAYMENT,
+        )
+        return closed + self._advance()
+
+    def _close(
+        self, proposal: Propose, reject: Reject, then: list[Effect], *, payment_done: bool = False
+    ) -> list[Effect]:
+        """Close an attempt for good: the persist effect, `then`, and the end of the channel when
+        nothing is left to propose."""
+        body = Body.decode(proposal.body)
+        refusal = Refusal(
+            body.seq, body.attempt, proposal.body, proposal.sig_p, reject.code, reject.signature
+        )
+        self._attempts.close(refusal)
+        if payment_done:
+            self._payment = 0
+        ended = self._attempts.end_channel(body.seq)
+        if ended:
+            self.status, self.reason = Status.DISPUTED, reject.code
+        store = StoreRefusal(self.channel_id, refusal, self.status, self.reason, payment_done)
+        return [store, *then, *([Disputed(reject.code)] if ended else [])]
 
     def _freeze_double(self, first: Propose, second: Propose) -> list[Effect]:
-        """Two bodies of the peer's for one number: malice when both are of one session (E1), else
-        malice or a restored backup (E2)."""
+        """Two bodies of the peer's for one number: malice when both are of one attempt and session
+        (E1), else malice or a restored backup (E2)."""
         one, two = Body.decode(first.body), Body.decode(second.body)
-        same = (one.nonce_lo, one.nonce_hi) == (two.nonce_lo, two.nonce_hi)
+        keys = [(body.seq, body.attempt, body.nonce_lo, body.nonce_hi) for body in (one, two)]
+        same = keys[0] == keys[1]
         reason = "double-signed" if same else "conflicting-proposal"
         return self._freeze(reason, ((first.body, first.sig_p), (second.body, second.sig_p)))
 
     def _freeze(self, reason: str, proof: tuple[tuple[bytes, bytes], ...] = ()) -> list[Effect]:
         self._held = None
-        return [self._stop(Status.FROZEN, reason), Froze(reason, proof)]
-
-    def _stop(self, status: Status, reason: str) -> StoreStatus:
-        self.status, self.reason = status, reason
-        return StoreStatus(self.channel_id, status, reason)
+        self.status, self.reason = Status.FROZEN, reason
+        return [StoreStatus(self.channel_id, self.status, reason), Froze(reason, proof)]

@@ -22,7 +22,12 @@ NONCE_BYTES: Final = 16
 NO_HASH: Final = bytes(HASH_BYTES)
 GENESIS: Final = "genesis"
 SETTLEMENT: Final = "settlement"
+PAYMENT: Final = "payment"
+KINDS: Final = (GENESIS, SETTLEMENT, PAYMENT)
 GENESIS_WINDOW: Final = -1
+ATTEMPTS_MAX: Final = 3
+"""Of one number: a first one, one more for a neighbour that has caught up, one for other content.
+A bound, so that two ends that never agree stop."""
 
 
 class LedgerViolation(Exception):
@@ -176,7 +181,7 @@ class Body:
             and 0 <= self.seq < SEQ_LIMIT
             and 0 <= self.attempt < SEQ_LIMIT
             and GENESIS_WINDOW <= self.window < WINDOW_LIMIT
-            and self.kind in (GENESIS, SETTLEMENT)
+            and self.kind in KINDS
             and abs(self.delta) <= AMOUNT_MAX
             and abs(self.balance_after) <= AMOUNT_MAX
         )
@@ -213,12 +218,14 @@ def check_successor(terms: ChannelTerms, position: Position, body: Body) -> None
         raise LedgerViolation("prev", "does not name the record before it")
     if body.proposer != terms.proposer(seq):
         raise LedgerViolation("proposer", f"record {seq} is the other end's to propose")
-    if body.attempt != 0:
-        raise LedgerViolation("attempt", f"{body.attempt} where 0 is due")
+    if not 0 <= body.attempt < ATTEMPTS_MAX:
+        raise LedgerViolation("attempt", f"{body.attempt}, {ATTEMPTS_MAX} are allowed")
     if body.balance_after != position.balance + body.delta:
         raise LedgerViolation("balance", f"{body.balance_after} is not the last balance + delta")
     if seq == 0:
         _check_genesis(body)
+    elif body.kind == PAYMENT:
+        _check_payment(position, body)
     elif body.kind != SETTLEMENT or body.window <= position.window:
         raise LedgerViolation("window", f"{body.kind} of window {body.window} is out of order")
 
@@ -227,3 +234,17 @@ def _check_genesis(body: Body) -> None:
     content = (body.kind, body.window, body.delta, body.bill_digest_lo, body.bill_digest_hi)
     if content != (GENESIS, GENESIS_WINDOW, 0, NO_HASH, NO_HASH):
         raise LedgerViolation("genesis", "a genesis settles nothing")
+
+
+def _check_payment(position: Position, body: Body) -> None:
+    content = (body.window, body.bill_digest_lo, body.bill_digest_hi)
+    if content != (position.window, NO_HASH, NO_HASH):
+        raise LedgerViolation("payment", "a payment settles no window")
+    if not pays_off(position.balance, body.delta):
+        detail = f"{body.delta} does not take a balance of {position.balance} towards 0"
+        raise LedgerViolation("payment", detail)
+
+
+def pays_off(balance: int, delta: int) -> bool:
+    """Whether `delta` moves `balance` towards 0 and not past it."""
+    return balance * delta < 0 and abs(delta) <= abs(balance)

@@ -5,7 +5,14 @@ It judges records by signatures and links; whether to propose, accept or stop is
 
 from collections.abc import Sequence
 
-from mechanisms.ledger_bodies import NO_HASH, Body, ChannelTerms, Position, check_successor
+from mechanisms.ledger_bodies import (
+    NO_HASH,
+    Body,
+    ChannelTerms,
+    LedgerViolation,
+    Position,
+    check_successor,
+)
 from mechanisms.ledger_records import Record, check_evidence, check_signatures
 
 
@@ -43,6 +50,9 @@ class Chain:
         new: list[Record] = []
         for record in records:
             body = Body.decode(record.body)
+            if body.channel_id != self.terms.channel_id:
+                # Of another run of the same two keys: it is signed, and contradicts nothing here.
+                raise LedgerViolation("channel", "the record is of another channel")
             if body.seq <= self.position.seq:
                 if record.head != self._heads[body.seq]:
                     check_signatures(self.terms, body.seq, record)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
+from mechanisms.ledger_attempts import Refusal
 from mechanisms.ledger_messages import Message
 from mechanisms.ledger_records import Evidence, Record
 
 
 class Status(StrEnum):
-    """Whether a channel settles: `disputed` after a refused proposal, `frozen` when the two chains
-    contradict each other. Neither ends by itself."""
+    """Whether a channel settles: `disputed` after refusals that leave nothing to propose, `frozen`
+    when the two chains contradict each other. Neither ends by itself."""
 
     OPEN = "open"
     DISPUTED = "disputed"
@@ -32,13 +33,19 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class ChannelState:
-    """Everything of a channel that survives a crash; `heads[seq]` is the hash of record `seq`."""
+    """Everything of a channel that survives a crash.
+
+    `heads[seq]` is the hash of record `seq`; `refusals`: every closed attempt; `payment`: the delta
+    of a payment that this end was told of and no record holds yet, 0 without one.
+    """
 
     heads: tuple[bytes, ...] = ()
     last: Record | None = None
     pending: Pending | None = None
     status: Status = Status.OPEN
     reason: str = ""
+    refusals: tuple[Refusal, ...] = ()
+    payment: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +60,8 @@ class StorePending:
 
 @dataclass(frozen=True, slots=True)
 class StoreRecord:
-    """Persist: a record with both signatures; the same transaction clears the pending proposal."""
+    """Persist: a record with both signatures; the same transaction clears the pending proposal, and
+    the payment that this end was told of where the record holds it (`payment_done`)."""
 
     channel_id: bytes
     seq: int
@@ -61,6 +69,27 @@ class StoreRecord:
     sig_p: bytes
     sig_a: bytes
     evidence: Evidence
+    payment_done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRefusal:
+    """Persist: a closed attempt, and what it makes of the channel. The same transaction clears the
+    pending proposal, and the payment that this end was told of with `payment_done`."""
+
+    channel_id: bytes
+    refusal: Refusal
+    status: Status
+    reason: str
+    payment_done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StorePayment:
+    """Persist: this end was told of a payment of `delta`; of none when it is 0."""
+
+    channel_id: bytes
+    delta: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +137,41 @@ class OverLimit:
 
 
 @dataclass(frozen=True, slots=True)
-class Disputed:
-    """This end refused the peer's proposal: the channel no longer settles."""
+class Paid:
+    """A payment outside the system is on record; `delta`, `balance`: as of `Settled`."""
+
+    seq: int
+    delta: int
+    balance: int
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentAwaited:
+    """The peer says that a payment of `delta` was made, this end was not told: `Channel.pay` with
+    that delta takes it, with any other refuses it. Until then the channel waits."""
+
+    delta: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """This end refused the peer's proposal and closed that attempt."""
 
     code: str
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)
 class PeerRejected:
-    """The peer refused this end's proposal: the channel no longer settles."""
+    """The peer refused this end's proposal and closed that attempt."""
+
+    code: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Disputed:
+    """The channel no longer settles: too much was refused, on either side."""
 
     code: str
 
@@ -136,15 +191,18 @@ class Ignored:
     code: str
 
 
-Persist: TypeAlias = StorePending | StoreRecord | StoreStatus
+Persist: TypeAlias = StorePending | StoreRecord | StoreRefusal | StorePayment | StoreStatus
 Effect: TypeAlias = (
     Persist
     | ReadRecords
     | Transmit
     | Settled
+    | Paid
+    | PaymentAwaited
     | OverLimit
-    | Disputed
+    | Refused
     | PeerRejected
+    | Disputed
     | Froze
     | Ignored
 )

@@ -17,7 +17,7 @@ ACCEPT_DOMAIN: Final = "candor/accept/v1"
 EVIDENCE_ITEMS: Final = 2
 
 Evidence = tuple[bytes, ...]
-"""(bundle of referee lo, bundle of referee hi), encoded; empty for genesis."""
+"""(bundle of referee lo, bundle of referee hi), encoded; empty for a genesis or a payment."""
 
 
 @dataclass(frozen=True, slots=True)

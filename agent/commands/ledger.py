@@ -52,7 +52,9 @@ def show(directory: Path, as_json: bool) -> None:
     """Show the channels of a data directory, or of every agent of a run directory.
 
     Balances are what the agent has received net from the neighbour, in credits. A pending proposal
-    waits for the neighbour's signature; a disputed or frozen channel no longer settles.
+    waits for the neighbour's signature; a refused one is made again with other content; a payment
+    outside the system waits until both ends were told of it. A disputed or frozen channel no
+    longer settles.
 
     \b
     Examples:
@@ -93,6 +95,7 @@ def _channels(data_dir: Path) -> list[dict[str, Any]]:
 
 
 def _channel_rows(store: "Store") -> list[dict[str, Any]]:
+    from mechanisms.ledger_attempts import Attempts
     from mechanisms.ledger_bodies import Position
 
     rows = []
@@ -108,6 +111,8 @@ def _channel_rows(store: "Store") -> list[dict[str, Any]]:
                 "balance_lo": -position.balance,
                 "balance_hi": position.balance,
                 "pending": state.pending is not None,
+                "attempt": Attempts(state.refusals).due(position.seq + 1),
+                "payment": state.payment,
                 "status": str(state.status),
                 "reason": state.reason,
                 "credit_limit": terms.credit_limit,
@@ -120,6 +125,8 @@ def _channel_line(row: dict[str, Any]) -> str:
     notes = [row["status"]] if row["status"] != "open" else []
     notes += [row["reason"]] if row["reason"] else []
     notes += ["one proposal pending"] if row["pending"] else []
+    notes += [f"{row['attempt']} proposals refused"] if row["attempt"] else []
+    notes += ["a payment waits to be put on record"] if row["payment"] else []
     settled = "no window yet" if row["window"] < 0 else f"up to window {row['window']}"
     paid = _paid(row["lo"], row["hi"], row["balance_lo"])
     tail = f"  ({', '.join(notes)})" if notes else ""
@@ -189,7 +196,8 @@ def audit(context: click.Context, run_dir: Path, as_json: bool) -> None:
     """Audit all ledgers of a run; exit 3 and name file, edge and record when one does not hold.
 
     Checks every signature, recomputes every payment from the signed claims through the run's rule,
-    compares both ends of each edge, and adds up what every agent received.
+    compares both ends of each edge, and adds up what every agent received. Then says who would pay
+    whom, once, to settle the whole run: credits flow along the edges, money need not.
 
     \b
     Example:
@@ -211,6 +219,8 @@ def _audit_json(result: RunAudit) -> dict[str, Any]:
         "edges": [asdict(edge) for edge in result.edges],
         "nets": dict(result.nets),
         "sum": sum(result.nets.values()),
+        "positions": dict(result.nets),
+        "transfers": [list(transfer) for transfer in result.transfers],
     }
 
 
@@ -222,6 +232,8 @@ def _print_audit(run_id: str, result: RunAudit) -> None:
     for agent, net in result.nets.items():
         click.echo(f"{agent} received {format_credits(net)} net")
     click.echo(f"sum of all nets: {format_credits(sum(result.nets.values()))}")
+    for debtor, creditor, amount in result.transfers:
+        click.echo(f"to settle: {debtor} pays {creditor} {format_credits(amount)[1:]}")
     _print_findings(result.findings)
     verdict = f"violated, {len(result.findings)} findings" if result.findings else "ok"
     click.echo(f"ledger audit of {run_id}: {verdict}")

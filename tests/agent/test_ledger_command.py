@@ -158,6 +158,7 @@ def test_a_true_run_passes_the_audit_and_says_who_paid_whom(run_dir: Path) -> No
     assert "a1 received +0.000000 net" in result.output
     assert "a2 received -3.000000 net" in result.output
     assert "sum of all nets: +0.000000" in result.output
+    assert "to settle: a2 pays a0 3.000000\nledger audit" in result.output
     assert "ledger audit of demo: ok" in result.output
 
 
@@ -167,6 +168,8 @@ def test_the_audit_speaks_json(run_dir: Path) -> None:
     assert told["findings"] == []
     assert told["nets"] == {"a0": 3_000_000, "a1": 0, "a2": -3_000_000}
     assert told["sum"] == 0
+    assert told["positions"] == told["nets"]
+    assert told["transfers"] == [["a2", "a0", 3_000_000]]
     assert told["edges"][0] == {
         "lo": "a0",
         "hi": "a1",
@@ -261,6 +264,8 @@ def test_show_lists_the_channels_of_an_agent_and_of_a_run(run_dir: Path) -> None
         "balance_lo": 2_000_000,
         "balance_hi": -2_000_000,
         "pending": False,
+        "attempt": 0,
+        "payment": 0,
         "status": "open",
         "reason": "",
         "credit_limit": 1_000_000_000,

@@ -18,9 +18,12 @@ from mechanisms.ledger import (
     ChannelTerms,
     Effect,
     Record,
+    Refusal,
     Status,
+    StorePayment,
     StorePending,
     StoreRecord,
+    StoreRefusal,
     StoreStatus,
     Transmit,
 )
@@ -103,6 +106,33 @@ def test_a_channel_is_rebuilt_from_what_was_stored(path: Path) -> None:
     channel = Channel(TERMS, LO, state)
     assert channel.position.head == sha256(RECORD.body)
     assert channel.status is Status.DISPUTED
+
+
+def test_a_refusal_clears_the_proposal_and_stays_in_one_transaction(path: Path) -> None:
+    refusal = Refusal(0, 0, PENDING.body, PENDING.sig_p, "mismatch", bytes(64))
+    closed = StoreRefusal(ID, refusal, Status.DISPUTED, "mismatch", payment_done=True)
+    with open_store(path) as store:
+        store.commit([StorePayment(ID, -5), PENDING]).result()
+        assert store.channel_state(ID).payment == -5
+        store.commit([closed]).result()
+        with pytest.raises(StoreError):
+            store.commit([closed]).result()  # an attempt is closed once
+    with open_store(path) as store:
+        state = store.channel_state(ID)
+    assert state.refusals == (refusal,)
+    assert (state.pending, state.payment) == (None, 0)
+    assert (state.status, state.reason) == (Status.DISPUTED, "mismatch")
+
+
+def test_a_payment_waits_until_its_record_is_stored(path: Path) -> None:
+    with open_store(path) as store:
+        store.commit([StorePayment(ID, 7), StorePayment(ID, -9), RECORD]).result()
+    with open_store(path) as store:
+        assert store.channel_state(ID).payment == -9
+        store.commit([replace(following(1), payment_done=True)]).result()
+        assert store.channel_state(ID).payment == 0
+        store.commit([StorePayment(ID, 3), StorePayment(ID, 0)]).result()
+        assert store.channel_state(ID).payment == 0
 
 
 def test_records_are_read_in_order_and_in_part(store: Store) -> None:

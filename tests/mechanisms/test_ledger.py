@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from mechanisms.audit import AuditFacts, ExportFile, audit_run
 from mechanisms.claims import Claim, ClaimedRound, SignedClaim
+from mechanisms.export import export_channel
 from mechanisms.ledger import (
     Channel,
     ChannelState,
@@ -20,19 +22,32 @@ from mechanisms.ledger import (
     LedgerViolation,
     Message,
     OverLimit,
+    Paid,
+    PaymentAwaited,
     PeerRejected,
     Pending,
     ReadRecords,
     Record,
+    Refusal,
+    Refused,
     Settled,
     Status,
+    StorePayment,
     StorePending,
     StoreRecord,
+    StoreRefusal,
     StoreStatus,
     Transmit,
     parse_message,
 )
-from mechanisms.ledger_bodies import GENESIS, Body
+from mechanisms.ledger_bodies import (
+    ATTEMPTS_MAX,
+    GENESIS,
+    PAYMENT,
+    Body,
+    Position,
+    check_successor,
+)
 from mechanisms.ledger_messages import Accept, Propose, Records, Reject, StateMessage
 from mechanisms.ledger_records import sign_acceptance, sign_proposal
 from mechanisms.payments import BillTerms, SignedBill, parse_rule
@@ -87,6 +102,8 @@ class Disk:
     pending: Pending | None = None
     status: Status = Status.OPEN
     reason: str = ""
+    refusals: list[Refusal] = field(default_factory=list)
+    payment: int = 0
 
     def state(self) -> ChannelState:
         return ChannelState(
@@ -95,10 +112,12 @@ class Disk:
             pending=self.pending,
             status=self.status,
             reason=self.reason,
+            refusals=tuple(self.refusals),
+            payment=self.payment,
         )
 
     def copy(self) -> "Disk":
-        return replace(self, records=list(self.records))
+        return replace(self, records=list(self.records), refusals=list(self.refusals))
 
 
 @dataclass
@@ -107,7 +126,7 @@ class End:
     channel: Channel
     disk: Disk
     nonce: bytes
-    known_windows: int = 0  # claims of windows below this are on disk
+    known: set[int] = field(default_factory=set)  # claims of these windows are on disk
     backups: list[Disk] = field(default_factory=list)
 
 
@@ -123,6 +142,8 @@ class Twin:
         restore: float = 0.0,
         reorder: Callable[[list[Effect]], list[Effect]] = list,
         terms: ChannelTerms = TERMS,
+        disorder: int = 0,
+        payments: bool = False,
     ) -> None:
         self.rng = random.Random(seed)
         self.loss, self.crash, self.restore = loss, crash, restore
@@ -132,6 +153,11 @@ class Twin:
         self.signed: dict[tuple[str, int, int, bytes], set[bytes]] = {}
         self.reports: list[tuple[str, Effect]] = []
         self.crashes = 0
+        self.disorder, self.payments = disorder, payments
+        self.plan_number = 0
+        self.plan = 0  # a payment outside the system, of which each operator tells its end
+        self.refused: set[tuple[str, bytes]] = set()
+        self.accepted: set[tuple[str, bytes]] = set()
         self.ends = {name: self._boot(name, Disk()) for name in OTHER}
         for name in OTHER:
             self._connect(name)
@@ -151,11 +177,11 @@ class Twin:
         if old.backups and self.rng.random() < self.restore:
             disk = self.rng.choice(old.backups).copy()
         end = self._boot(name, disk)
-        end.known_windows, end.backups = old.known_windows, old.backups
+        end.known, end.backups = old.known, old.backups
         self.ends[name] = end
         self._connect(name)
         self._connect(OTHER[name])
-        for window in range(end.channel.settled_window + 1, end.known_windows):
+        for window in sorted(end.known):
             self.settle(name, window)
 
     def perform(self, name: str, effects: list[Effect]) -> None:
@@ -174,10 +200,19 @@ class Twin:
             case StorePending(_, body, sig_p, evidence):
                 assert disk.pending is None
                 disk.pending = Pending(body, sig_p, evidence)
-            case StoreRecord(_, seq, body, sig_p, sig_a, evidence):
+            case StoreRecord(_, seq, body, sig_p, sig_a, evidence, payment_done):
                 assert seq == len(disk.records)
                 disk.records.append(Record(body, sig_p, sig_a, evidence))
                 disk.pending = None
+                disk.payment = 0 if payment_done else disk.payment
+                end.backups.append(disk.copy())
+            case StorePayment(_, delta):
+                disk.payment = delta
+            case StoreRefusal(_, refusal, status, reason, payment_done):
+                disk.refusals.append(refusal)
+                disk.pending = None
+                disk.status, disk.reason = status, reason
+                disk.payment = 0 if payment_done else disk.payment
                 end.backups.append(disk.copy())
             case StoreStatus(_, status, reason):
                 disk.status, disk.reason = status, reason
@@ -193,7 +228,10 @@ class Twin:
         to = OTHER[end.name]
         if isinstance(message, Propose):
             self._note_signature(end, message.body)
+        elif isinstance(message, Reject):
+            self.refused.add((end.name, message.body_hash))
         elif isinstance(message, Accept):
+            self.accepted.add((end.name, message.head))
             self._note_signature(end, end.disk.records[-1].body if end.disk.records else b"")
         copies = 0 if self.rng.random() < self.loss else 1 + (self.rng.random() < self.loss / 2)
         flight = (to, self.ends[to].nonce, message.kind, pack(message.to_fields()))
@@ -216,7 +254,7 @@ class Twin:
 
     def settle(self, name: str, window: int) -> None:
         end = self.ends[name]
-        end.known_windows = max(end.known_windows, window + 1)
+        end.known.add(window)
         due = SETTLEMENTS[window]
         settled = end.channel.settle(window, due.delta, due.bundle_lo, due.bundle_hi)
         self.perform(name, settled)
@@ -245,10 +283,26 @@ class Twin:
             if what < 0.6 and self.flying:
                 self.deliver(self.rng.randrange(min(len(self.flying), 6)))
             elif what < 0.8:
-                if end.known_windows < WINDOWS:
-                    self.settle(name, end.known_windows)
+                unknown = sorted(set(range(WINDOWS)) - end.known)
+                if unknown:
+                    self.settle(name, self.rng.choice(unknown[: 1 + self.disorder]))
+            elif self.payments and what < 0.85:
+                self.pay(name)
             else:
                 self.perform(name, end.channel.resend())
+
+    def pay(self, name: str) -> None:
+        """The operator of an end tells it of the payment that both have agreed on."""
+        end = self.ends[name]
+        paid = [paid_in(end.disk) for end in self.ends.values()]
+        if self.plan and min(paid) == max(paid) == self.plan_number:
+            self.plan = 0
+        if not self.plan:
+            balance = end.channel.position.balance
+            self.plan = -self.rng.choice([balance, balance // 2])
+            self.plan_number = max(paid) + 1
+        if self.plan and paid_in(end.disk) < self.plan_number:
+            self.perform(name, end.channel.pay(self.plan))
 
     def settle_all(self, windows: Sequence[int] = range(WINDOWS)) -> None:
         for window in windows:
@@ -260,11 +314,15 @@ class Twin:
         return [report for report in self.reports if isinstance(report[1], kind)]
 
 
+def paid_in(disk: Disk) -> int:
+    return sum(Body.decode(record.body).kind == PAYMENT for record in disk.records)
+
+
 def finish(twin: Twin, steps: int = 90) -> None:
     twin.chaos(steps)
     twin.crash = 0.0
     for name, end in twin.ends.items():
-        for window in range(end.known_windows, WINDOWS):
+        for window in sorted(set(range(WINDOWS)) - end.known):
             twin.settle(name, window)
     twin.drain()
 
@@ -293,10 +351,13 @@ def test_ends_agree_after_crashes_loss_repetition_and_reordering(chunk: int) -> 
     assert crashes > 50
 
 
-def test_restored_backups_freeze_at_worst_and_never_look_like_malice() -> None:
+@pytest.mark.parametrize("disorder", [0, 3])
+def test_restored_backups_freeze_at_worst_and_never_look_like_malice(disorder: int) -> None:
     agreed = restored = 0
     for seed in range(60):
-        twin = Twin(seed, loss=0.2, crash=0.06, restore=0.5)
+        twin = Twin(
+            seed, loss=0.2, crash=0.06, restore=0.5, disorder=disorder, payments=disorder > 0
+        )
         finish(twin)
         restored += twin.crashes
         for _, effect in twin.reported(Froze):
@@ -325,11 +386,58 @@ def test_sending_before_storing_double_signs_so_the_twin_would_notice() -> None:
     assert caught > 5
 
 
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_ends_agree_after_refusals_and_payments_too(chunk: int) -> None:
+    refused = recovered = paid = 0
+    for seed in range(chunk, 250, CHUNKS):
+        twin = Twin(seed, loss=0.2, crash=0.06, disorder=3, payments=True)
+        finish(twin, 140)
+        for name in OTHER:
+            twin.pay(name)
+        twin.drain()
+        lo, hi = twin.ends["a0"], twin.ends["a1"]
+        assert lo.channel.status is hi.channel.status, f"seed {seed}"
+        assert lo.channel.status is not Status.FROZEN, f"seed {seed}"
+        assert lo.disk.refusals == hi.disk.refusals, f"seed {seed}"
+        assert lo.disk.records == hi.disk.records, f"seed {seed}"
+        assert lo.channel.received + hi.channel.received == 0, f"seed {seed}"
+        assert double_signatures(twin) == 0, f"seed {seed}"
+        assert not twin.refused & twin.accepted, f"seed {seed}"
+        for end in (lo, hi):
+            settled = [w for w in windows(end) if w >= 0]
+            assert sorted(settled) == settled, f"seed {seed}"
+        if lo.channel.status is Status.OPEN:
+            assert lo.channel.idle, f"seed {seed}"
+            assert hi.channel.idle, f"seed {seed}"
+        refused += len(lo.disk.refusals)
+        paid += paid_in(lo.disk)
+        recovered += sum(Body.decode(record.body).attempt > 0 for record in lo.disk.records)
+    assert refused > 5
+    assert recovered > 2
+    assert paid > 10
+
+
+def test_forgetting_which_attempt_was_refused_double_signs_so_the_twin_would_notice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mechanisms.ledger_attempts.Attempts.due", lambda self, seq: 0)
+    caught = 0
+    for seed in range(60):
+        twin = Twin(seed, loss=0.2, crash=0.06, disorder=3)
+        try:
+            finish(twin)
+        except (LedgerViolation, AssertionError, MalformedError):
+            caught += 1
+            continue
+        caught += double_signatures(twin) > 0
+    assert caught > 5
+
+
 def test_a_peer_that_lost_many_records_is_brought_up_to_date() -> None:
     twin = Twin()
     twin.settle_all()
     twin.ends["a1"].disk = Disk()
-    twin.ends["a1"].known_windows = 0
+    twin.ends["a1"].known = set()
     twin.restart("a1")
     twin.drain()
     assert twin.ends["a1"].disk.records == twin.ends["a0"].disk.records
@@ -340,7 +448,7 @@ def test_nothing_is_proposed_before_catching_up() -> None:
     twin = Twin()
     twin.settle_all(range(4))  # records 0 to 4: the next proposer is hi
     twin.ends["a1"].disk.records = twin.ends["a1"].disk.records[:3]  # and 3 would be hi's too
-    twin.ends["a1"].known_windows = WINDOWS
+    twin.ends["a1"].known = set(range(WINDOWS))
     twin.flying.clear()
     twin.restart("a1")
     assert {kind for _, _, kind, _ in twin.flying} == {"STATE"}
@@ -353,9 +461,74 @@ def test_a_window_in_which_the_proposer_may_owe_is_not_passed_over() -> None:
     twin.settle("a0", 1)
     twin.settle("a1", 1)
     twin.drain()
+    assert twin.reported(Refused) == [("a0", Refused("window-order", 0))]
+    assert twin.reported(PeerRejected) == [("a1", PeerRejected("window-order", 0))]
     for end in twin.ends.values():
-        assert [Body.decode(r.body).window for r in end.disk.records] == [-1]
-        assert (end.channel.status, end.channel.reason) == (Status.DISPUTED, "window-order")
+        assert windows(end) == [-1]
+        assert end.channel.status is Status.OPEN
+        assert end.disk.pending is None
+    twin.settle("a1", 0)  # the claim it lacked has come: the next attempt has it
+    twin.drain()
+    for end in twin.ends.values():
+        assert windows(end) == [-1, 0, 1]
+        assert [Body.decode(r.body).attempt for r in end.disk.records] == [0, 1, 0]
+        assert end.channel.idle
+
+
+def windows(end: End) -> list[int]:
+    return [Body.decode(record.body).window for record in end.disk.records]
+
+
+def test_a_refused_window_is_proposed_again_only_once_a_later_one_is_due() -> None:
+    twin = synced_twin()  # hi proposes record 1
+    twin.settle("a0", 0)
+    twin.settle("a0", 1)
+    twin.settle("a1", 1)
+    twin.drain()
+    twin.restart("a1")
+    twin.restart("a0")
+    twin.drain()
+    assert len(twin.reported(Refused)) == 1
+    twin.settle("a1", 2)
+    twin.drain()
+    assert [effect for _, effect in twin.reported(Refused)] == [
+        Refused("window-order", 0),
+        Refused("window-order", 1),
+    ]
+    for end in twin.ends.values():
+        assert (end.channel.status, end.disk.status) == (Status.DISPUTED, Status.DISPUTED)
+        assert end.channel.reason == "window-order"
+
+
+def test_both_ends_may_pass_over_a_window_that_one_of_them_refuses() -> None:
+    twin = synced_twin()  # hi proposes record 1
+    twin.settle("a1", 0)
+    twin.perform("a0", twin.ends["a0"].channel.skip(0))
+    twin.drain()
+    assert twin.reported(PeerRejected) == [("a1", PeerRejected("window-skipped", 0))]
+    for name in OTHER:
+        twin.settle(name, 1)
+    twin.perform("a1", twin.ends["a1"].channel.skip(0))
+    twin.drain()
+    for end in twin.ends.values():
+        assert end.channel.status is Status.DISPUTED  # hi insisted on window 0 when 1 came
+    twin = synced_twin()
+    twin.settle("a1", 0)
+    twin.perform("a0", twin.ends["a0"].channel.skip(0))
+    twin.drain()
+    twin.perform("a1", twin.ends["a1"].channel.skip(0))
+    twin.settle_all([1])
+    for end in twin.ends.values():
+        assert windows(end) == [-1, 1]
+        assert end.channel.idle
+
+
+def test_a_window_that_was_skipped_is_not_settled_later() -> None:
+    twin = synced_twin()
+    channel = twin.ends["a1"].channel
+    channel.skip(0)
+    effects = channel.settle(0, *due_of(0))
+    assert effects == [Ignored("window-skipped")]
 
 
 def test_a_window_without_a_payment_may_be_skipped() -> None:
@@ -410,7 +583,7 @@ def proposal(twin: Twin, **changes: object) -> Propose:
         ({"prev": bytes(32)}, "prev"),
         ({"proposer": TERMS.public_lo}, "proposer"),
         ({"seq": 2}, "proposer"),
-        ({"attempt": 1}, "attempt"),
+        ({"attempt": 3}, "attempt"),
         ({"balance_after": 7}, "balance"),
         ({"window": -1}, "window"),
         ({"kind": GENESIS}, "window"),
@@ -471,8 +644,9 @@ def test_a_proposal_that_contradicts_the_claims_is_disputed_on_both_ends(
     twin.drain()
     assert lo.channel.status is Status.DISPUTED is twin.ends["a1"].channel.status
     assert lo.disk.status is Status.DISPUTED is twin.ends["a1"].disk.status
-    assert twin.reported(Disputed) == [("a0", Disputed("mismatch"))]
-    assert twin.reported(PeerRejected) == [("a1", PeerRejected("mismatch"))]
+    assert twin.reported(Disputed) == [(name, Disputed("mismatch")) for name in ("a0", "a1")]
+    assert twin.reported(Refused) == [("a0", Refused("mismatch", 0))]
+    assert twin.reported(PeerRejected) == [("a1", PeerRejected("mismatch", 0))]
     assert len(lo.disk.records) == 1
     twin.restart("a0")  # a restart forgets neither the dispute nor how to answer
     twin.perform("a0", twin.ends["a0"].channel.received_from_peer(false))
@@ -485,7 +659,7 @@ def test_a_refused_window_is_rejected_instead_of_held() -> None:
     twin.deliver()
     twin.perform("a0", twin.ends["a0"].channel.skip(0))
     twin.drain()
-    assert twin.reported(PeerRejected) == [("a1", PeerRejected("window-skipped"))]
+    assert twin.reported(PeerRejected) == [("a1", PeerRejected("window-skipped", 0))]
 
 
 def test_the_credit_limit_stops_the_proposer_and_a_proposal_beyond_it_is_refused() -> None:
@@ -505,8 +679,9 @@ def test_the_credit_limit_stops_the_proposer_and_a_proposal_beyond_it_is_refused
     effects = twin.ends["a0"].channel.received_from_peer(
         proposal(twin, delta=beyond, balance_after=beyond)
     )
-    assert [type(effect) for effect in effects] == [StoreStatus, Transmit, Disputed]
-    assert effects[-1] == Disputed("credit-limit")
+    assert [type(effect) for effect in effects] == [StoreRefusal, Transmit, Refused]
+    assert effects[-1] == Refused("credit-limit", 0)
+    assert twin.ends["a0"].channel.status is Status.OPEN
 
 
 def test_two_bodies_for_one_number_in_one_session_freeze_with_proof() -> None:
@@ -598,7 +773,7 @@ def lagging_twin() -> tuple[Twin, list[Record]]:
     twin.settle_all(range(4))
     missing = twin.ends["a1"].disk.records[2:]
     twin.ends["a1"].disk.records = twin.ends["a1"].disk.records[:2]
-    twin.ends["a1"].known_windows = 0
+    twin.ends["a1"].known = set()
     twin.restart("a1")
     return twin, missing
 
@@ -643,6 +818,16 @@ def proposal_after_genesis(twin: Twin) -> Record:
     made = proposal(twin, prev=genesis.head, window=3)
     sig_a = sign_acceptance(KEYS["a0"], made.body, made.sig_p)
     return Record(made.body, made.sig_p, sig_a, ())
+
+
+def test_a_record_of_another_channel_is_no_conflict() -> None:
+    twin = synced_twin()
+    other = Twin(terms=replace(TERMS, run_id="another"))
+    other.drain()
+    channel = twin.ends["a0"].channel
+    with pytest.raises(LedgerViolation, match="channel"):
+        channel.received_from_peer(Records(tuple(other.ends["a1"].disk.records)))
+    assert channel.status is Status.OPEN
 
 
 def test_every_message_survives_the_wire_and_nothing_else_parses() -> None:
@@ -715,3 +900,332 @@ def test_a_body_of_another_version_is_malformed() -> None:
 def test_a_key_of_neither_end_is_refused() -> None:
     with pytest.raises(ValueError, match="a0-a1"):
         Channel(TERMS, SigningKey(bytes(32)))
+
+
+def test_a_refused_body_gets_the_stored_rejection_whatever_came_later() -> None:
+    twin = synced_twin()
+    twin.settle("a0", 0)
+    twin.settle("a0", 1)
+    twin.settle("a1", 1)
+    proposed = twin.flying[0]
+    twin.drain()
+    [refusal] = twin.ends["a0"].disk.refusals
+    for _ in range(2):  # before and after the number is taken by another attempt
+        twin.restart("a0")
+        twin.drain()
+        twin.flying = [("a0", twin.ends["a0"].nonce, *proposed[2:])]
+        twin.deliver()
+        [(_, _, kind, data)] = twin.flying
+        fields = unpack(data, bytes_max=1000)
+        assert isinstance(fields, list)
+        assert parse_message(kind, fields) == Reject(
+            sha256(refusal.body), "window-order", refusal.signature
+        )
+        twin.settle("a1", 0)
+        twin.drain()
+    assert twin.ends["a0"].channel.idle
+
+
+def test_a_rejection_is_stored_before_it_is_sent_and_closes_the_attempt_on_both_ends() -> None:
+    twin = synced_twin()
+    twin.settle("a1", 0)
+    lo, hi = (twin.ends[name].channel for name in OTHER)
+    message = proposal_pending(twin)
+    lo.received_from_peer(message)
+    stored, sent, report = lo.skip(0)
+    assert isinstance(stored, StoreRefusal)
+    assert (stored.status, stored.reason) == (Status.OPEN, "")
+    assert report == Refused("window-skipped", 0)
+    assert isinstance(sent, Transmit)
+    closed, told = hi.received_from_peer(sent.message)
+    assert isinstance(closed, StoreRefusal)
+    assert closed.refusal == stored.refusal
+    assert told == PeerRejected("window-skipped", 0)
+    assert hi.received_from_peer(sent.message) == [Ignored("reject-of-nothing-pending")]
+
+
+def proposal_pending(twin: Twin) -> Propose:
+    pending = twin.ends["a1"].disk.pending
+    assert pending is not None
+    return Propose(pending.body, pending.sig_p)
+
+
+def test_another_body_for_a_refused_attempt_freezes_with_proof() -> None:
+    twin = synced_twin()
+    channel = twin.ends["a0"].channel
+    channel.skip(0)
+    first, second = proposal(twin), proposal(twin, window=1)
+    channel.received_from_peer(first)
+    effects = channel.received_from_peer(second)
+    pairs = ((first.body, first.sig_p), (second.body, second.sig_p))
+    assert effects[-1] == Froze("double-signed", pairs)
+
+
+def test_the_next_attempt_of_a_proposal_that_was_not_refused_is_a_violation() -> None:
+    twin = synced_twin()
+    channel = twin.ends["a0"].channel
+    assert channel.received_from_peer(proposal(twin)) == []
+    with pytest.raises(LedgerViolation, match="attempt"):
+        channel.received_from_peer(proposal(twin, attempt=1))
+    twin.perform("a0", channel.settle(0, *due_of(0)))
+    assert channel.position.seq == 1
+    effects = channel.received_from_peer(proposal(twin, attempt=1))
+    assert isinstance(effects[-1], Froze)
+    assert effects[-1].reason == "conflicting-proposal"
+
+
+def due_of(window: int) -> tuple[int, bytes, bytes]:
+    due = SETTLEMENTS[window]
+    return due.delta, due.bundle_lo, due.bundle_hi
+
+
+def test_a_second_proposal_is_seen_even_when_it_is_beyond_the_credit_limit() -> None:
+    twin = synced_twin()
+    channel = twin.ends["a0"].channel
+    channel.received_from_peer(proposal(twin))
+    beyond = TERMS.credit_limit + 1
+    effects = channel.received_from_peer(proposal(twin, delta=beyond, balance_after=beyond))
+    assert isinstance(effects[-1], Froze)
+    assert effects[-1].reason == "double-signed"
+
+
+def test_refusals_of_one_number_are_bounded() -> None:
+    twin = synced_twin()
+    channel = twin.ends["a0"].channel
+    beyond = TERMS.credit_limit + 1
+    for attempt in range(ATTEMPTS_MAX):
+        assert channel.status is Status.OPEN
+        message = proposal(twin, attempt=attempt, delta=beyond, balance_after=beyond)
+        effects = channel.received_from_peer(message)
+    assert effects[-1] == Disputed("credit-limit")
+    twin.perform("a0", effects)
+    assert twin.ends["a0"].disk.status is Status.DISPUTED
+
+
+def test_a_disputed_end_refuses_what_comes_and_the_proposer_stops() -> None:
+    twin = synced_twin()
+    twin.ends["a0"].disk.status, twin.ends["a0"].disk.reason = Status.DISPUTED, "mismatch"
+    twin.restart("a0")
+    twin.drain()
+    twin.settle("a1", 0)
+    twin.drain()
+    assert twin.ends["a1"].channel.status is Status.DISPUTED
+    assert twin.ends["a1"].channel.reason == "disputed"
+
+
+def test_an_acceptor_that_lost_its_refusal_takes_the_next_attempt() -> None:
+    twin = synced_twin()
+    backup = twin.ends["a0"].disk.copy()
+    twin.settle("a1", 0)
+    twin.perform("a0", twin.ends["a0"].channel.skip(0))
+    twin.drain()
+    twin.ends["a0"].disk = backup
+    twin.ends["a0"].known = {1}
+    twin.restart("a0")
+    twin.drain()
+    twin.perform("a1", twin.ends["a1"].channel.skip(0))
+    twin.settle("a1", 1)
+    twin.drain()
+    for end in twin.ends.values():
+        assert windows(end) == [-1, 1]
+        assert end.channel.idle
+
+
+def test_a_proposer_that_lost_a_rejection_adopts_the_record_of_its_next_attempt() -> None:
+    twin = synced_twin()
+    twin.settle("a1", 0)
+    backup = twin.ends["a1"].disk.copy()  # with the proposal of attempt 0
+    twin.perform("a0", twin.ends["a0"].channel.skip(0))
+    twin.drain()
+    twin.perform("a1", twin.ends["a1"].channel.skip(0))
+    twin.settle_all([1])
+    twin.ends["a1"].disk = backup
+    twin.restart("a1")
+    twin.drain()
+    assert twin.ends["a1"].disk.records == twin.ends["a0"].disk.records
+    assert twin.ends["a1"].disk.pending is None
+    assert not twin.reported(Froze)
+
+
+def paying_twin() -> tuple[Twin, int]:
+    """One window settled, so that there is a balance to pay off; record 2 is lo's to propose."""
+    twin = Twin()
+    twin.settle_all([0])
+    balance = twin.ends["a0"].channel.position.balance
+    assert balance != 0
+    return twin, balance
+
+
+@pytest.mark.parametrize("first", ["a0", "a1"])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_payment_is_put_on_record_once_both_ends_were_told(first: str, restarted: bool) -> None:
+    twin, balance = paying_twin()
+    part = balance // 3
+    twin.perform(first, twin.ends[first].channel.pay(-part))
+    twin.drain()
+    assert len(twin.ends["a0"].disk.records) == 2
+    awaited = [("a1", PaymentAwaited(-part))] if first == "a0" else []
+    assert twin.reported(PaymentAwaited) == awaited
+    if restarted:
+        for name in OTHER:
+            twin.restart(name)
+        twin.drain()
+    other = OTHER[first]
+    twin.perform(other, twin.ends[other].channel.pay(-part))
+    twin.drain()
+    for name, end in twin.ends.items():
+        body = Body.decode(end.disk.records[-1].body)
+        assert (body.kind, body.window, body.delta) == ("payment", 0, -part)
+        assert end.channel.position.balance == balance - part
+        assert (end.disk.payment, end.channel.idle) == (0, True)
+        assert (name, Paid(2, -part, balance - part)) in twin.reported(Paid)
+    twin.settle_all([1])
+    assert windows(twin.ends["a0"]) == [-1, 0, 0, 1]
+
+
+def test_a_payment_makes_room_for_the_window_that_was_beyond_the_limit() -> None:
+    deltas = [due.delta for due in SETTLEMENTS]
+    one, two = next(
+        (one, two)
+        for two in range(WINDOWS)
+        for one in range(two)
+        if deltas[one] * deltas[two] > 0  # the second adds to what the first one made
+    )
+    together = deltas[one] + deltas[two]
+    twin = Twin(terms=replace(TERMS, credit_limit=abs(together) - 1))
+    twin.settle_all([one, two])
+    assert {effect for _, effect in twin.reported(OverLimit)} == {OverLimit(two, together)}
+    assert windows(twin.ends["a0"]) == [-1, one]
+    for name in OTHER:
+        twin.perform(name, twin.ends[name].channel.pay(-deltas[one]))
+    twin.drain()
+    for end in twin.ends.values():
+        assert windows(end) == [-1, one, one, two]
+        assert end.channel.position.balance == deltas[two]
+        assert end.channel.idle
+
+
+def test_different_payments_are_refused_and_settling_goes_on() -> None:
+    twin, balance = paying_twin()
+    twin.perform("a1", twin.ends["a1"].channel.pay(-balance))
+    twin.perform("a0", twin.ends["a0"].channel.pay(-balance // 2))
+    twin.drain()
+    assert twin.reported(PeerRejected) == [("a0", PeerRejected("payment-differs", 0))]
+    assert twin.ends["a0"].disk.payment == 0
+    assert twin.ends["a1"].disk.payment == -balance
+    twin.perform("a0", twin.ends["a0"].channel.pay(-balance))
+    twin.drain()
+    assert twin.ends["a1"].channel.position.balance == 0
+    assert Body.decode(twin.ends["a1"].disk.records[-1].body).attempt == 1
+
+
+def test_a_payment_that_never_was_is_refused_by_telling_so() -> None:
+    twin, balance = paying_twin()
+    twin.perform("a0", twin.ends["a0"].channel.pay(-balance))
+    twin.drain()
+    assert twin.ends["a0"].channel.pay(-1) == [Ignored("payment-pending")]
+    twin.perform("a1", twin.ends["a1"].channel.pay(0))
+    twin.drain()
+    assert twin.ends["a0"].disk.payment == 0
+    twin.settle_all([1])
+    assert windows(twin.ends["a1"]) == [-1, 0, 1]
+
+
+def test_a_payment_past_zero_waits_and_can_be_withdrawn() -> None:
+    twin, balance = paying_twin()
+    for told in (-2 * balance, balance):
+        for name in OTHER:
+            twin.perform(name, twin.ends[name].channel.pay(told))
+        twin.drain()
+        assert len(twin.ends["a0"].disk.records) == 2
+        assert twin.ends["a0"].disk.payment == told
+    for name in OTHER:
+        assert twin.ends[name].channel.pay(0) == [StorePayment(TERMS.channel_id, 0)]
+    with pytest.raises(ValueError, match="out of range"):
+        twin.ends["a0"].channel.pay(2**62)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({}, None),
+        ({"delta": 1}, "payment"),
+        ({"delta": -101}, "payment"),
+        ({"delta": 0}, "payment"),
+        ({"window": 4}, "payment"),
+        ({"window": 2}, "payment"),
+        ({"bill_digest_lo": sha256(b"")}, "payment"),
+        ({"balance_after": 0}, "balance"),
+    ],
+)
+def test_a_payment_takes_the_balance_towards_zero_and_nothing_else(
+    changes: dict[str, object], code: str | None
+) -> None:
+    position = Position(seq=4, head=sha256(b"4"), window=3, balance=100)
+    fields = Body(
+        channel_id=TERMS.channel_id,
+        seq=5,
+        attempt=0,
+        prev=position.head,
+        proposer=TERMS.public_hi,
+        window=3,
+        kind=PAYMENT,
+        delta=-100,
+        balance_after=0,
+        bill_digest_lo=bytes(32),
+        bill_digest_hi=bytes(32),
+        nonce_lo=bytes(16),
+        nonce_hi=bytes(16),
+    )
+    body = replace(fields, **changes)  # type: ignore[arg-type]
+    if "balance_after" not in changes:
+        body = replace(body, balance_after=100 + body.delta)
+    else:
+        body = replace(body, delta=-99)
+    if code is None:
+        check_successor(TERMS, position, body)
+        return
+    with pytest.raises(LedgerViolation) as caught:
+        check_successor(TERMS, position, body)
+    assert caught.value.code == code
+
+
+def test_the_audit_passes_a_chain_with_a_later_attempt_and_a_payment() -> None:
+    twin = synced_twin()
+    twin.settle("a0", 0)
+    for name in ("a0", "a1"):
+        twin.settle(name, 1)
+    twin.drain()
+    twin.settle("a1", 0)
+    twin.drain()
+    balance = twin.ends["a0"].channel.position.balance
+    for name in OTHER:
+        twin.perform(name, twin.ends[name].channel.pay(-(balance // 2)))
+    twin.settle_all([2])
+    kinds = [
+        (body.kind, body.attempt)
+        for body in (Body.decode(record.body) for record in twin.ends["a0"].disk.records)
+    ]
+    assert ("settlement", 1) in kinds
+    assert ("payment", 0) in kinds
+    facts = AuditFacts(
+        run_id=TERMS.run_id,
+        credit_limit=TERMS.credit_limit,
+        edges=frozenset({("a0", "a1")}),
+        bills=BILLS,
+    )
+    files = [
+        ExportFile(
+            f"agents/{name}/ledger/a0-a1.jsonl",
+            name,
+            export_channel(TERMS, name, KEYS[name], twin.ends[name].disk.records),
+        )
+        for name in OTHER
+    ]
+    told = audit_run(files, facts)
+    assert told.findings == ()
+    assert told.edges[0].windows == 3
+    left = sum(SETTLEMENTS[window].delta for window in range(3)) - balance // 2
+    assert told.nets == {"a0": -left, "a1": left}
+    payer, payee = ("a0", "a1") if left > 0 else ("a1", "a0")
+    assert told.transfers == ((payer, payee, abs(left)),)
