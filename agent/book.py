@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mechanisms.claims import Claim, ClaimedRound
 from mechanisms.evidence import Examined, Examiner
+from mechanisms.proofs import Proof, equivocation
 from mechanisms.sketch import window_of
 from mechanisms.statements import SignedStatement
 from topologies.canonical import MalformedError, Value, pack, unpack
@@ -105,6 +106,7 @@ class EvidenceBook:
         self._present_window = 0
         self._statements: dict[str, dict[int, SignedStatement]] = {}  # by agent and round
         self._seen: dict[str, dict[int, Seen]] = {}  # by agent and window
+        self._overheard: dict[int, dict[str, SignedStatement]] = {}  # by round: of anyone
         self._heard: dict[int, dict[int, tuple[str, ...]]] = {}  # by window and round
 
     def add(self, signed: SignedStatement, examined: Examined) -> None:
@@ -124,6 +126,19 @@ class EvidenceBook:
             _forget(self._heard, window, WINDOWS_KEPT)
         _forget(statements, self._mixed_round, ROUNDS_KEPT)
         _forget(seen, self._present_window, WINDOWS_KEPT)
+
+    def contradicted(self, witnesses: Mapping[str, SignedStatement]) -> list[Proof]:
+        """Proofs that verified witnesses make with what was stated here, or by other witnesses."""
+        proofs = []
+        for agent, witness in witnesses.items():
+            number = witness.statement.round
+            known = self.statements(number).get(agent)
+            heard = self._overheard.setdefault(number, {}).setdefault(agent, witness)
+            proof = equivocation(known or heard, witness)
+            if proof is not None:
+                proofs.append(proof)
+        _forget(self._overheard, self._mixed_round, ROUNDS_KEPT)
+        return proofs
 
     def add_own(self, signed: SignedStatement) -> Examined:
         """Remember one's own statement of this round; answers what it shows that was injected."""

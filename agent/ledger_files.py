@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from mechanisms.audit import AuditFacts, ExportFile, RunAudit, audit_run
 from mechanisms.export import LINE_BYTES_MAX, export_channel, file_name
 from mechanisms.payments import BillTerms, parse_rule
+from mechanisms.proofs import CONFLICTING, DOUBLE_SIGNED, EQUIVOCATION
 from mechanisms.sketch import TRACE_SIZE
 from topologies.cluster import Cluster, load_cluster
 from topologies.signatures import SigningKey
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 CLUSTER_NAME: Final = "cluster.toml"
 AGENTS_NAME: Final = "agents"
 LEDGER_NAME: Final = "ledger"
+EVIDENCE_NAME: Final = "evidence"
 EXPORT_BYTES_MAX: Final = 64 * LINE_BYTES_MAX
 
 
@@ -92,7 +94,8 @@ def write_exports(
     data_dir: Path,
     output: Path | None = None,
 ) -> list[Path]:
-    """Write an agent's exports to `output`, by default DATA_DIR/ledger; each is replaced whole.
+    """Write an agent's exports to `output`, by default DATA_DIR/ledger, and beside them what it can
+    prove, in DATA_DIR/evidence; each file is replaced whole.
 
     Raises:
         ConfigurationError: the key is not the agent's, or the system refused to write.
@@ -102,14 +105,31 @@ def write_exports(
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, data in export_channels(store, cluster, agent_id, key).items():
-            path = directory / name
-            draft = path.with_name(f"{name}.tmp")
-            draft.write_bytes(data)
-            os.replace(draft, path)
-            written.append(path)
+            written.append(_replace(directory / name, data))
+        for name, data in _proofs(store, cluster).items():
+            evidence = data_dir / EVIDENCE_NAME
+            evidence.mkdir(parents=True, exist_ok=True)
+            _replace(evidence / name, data)
     except OSError as exc:
         raise ConfigurationError(f"{directory}: cannot write exports: {exc.strerror}") from exc
     return written
+
+
+def _replace(path: Path, data: bytes) -> Path:
+    draft = path.with_name(f"{path.name}.tmp")
+    draft.write_bytes(data)
+    os.replace(draft, path)
+    return path
+
+
+def _proofs(store: "Store", cluster: Cluster) -> dict[str, bytes]:
+    """What the database holds against anyone, by file name."""
+    kept = {
+        f"{kind}-{agent}.proof": store.value(f"proof/{kind}/{agent}")
+        for kind in (EQUIVOCATION, DOUBLE_SIGNED, CONFLICTING)
+        for agent in cluster.ids
+    }
+    return {name: data for name, data in kept.items() if data is not None}
 
 
 def read_export(path: Path) -> bytes:

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.book import EvidenceBook
-from agent.effects import Arrived, Effect, Log, Send, Verify
+from agent.effects import Arrived, Effect, Log, Persist, PutValue, Send, Verify
 from agent.neighbour import Neighbour
 from agent.settlement import Settlement, Step, To
 from mechanisms.evidence import Examined, Examiner
+from mechanisms.proofs import Proof, ProofError, verify_proof
 from mechanisms.statements import EvidenceError, SignedStatement
 from network.errors import RemoteProtocolError
 from network.messages import (
@@ -26,6 +27,7 @@ from network.messages import (
     Bye,
     Chunk,
     ClaimMessage,
+    EvidenceMessage,
     Hello,
     LedgerMessage,
     Message,
@@ -75,6 +77,7 @@ class Reception:
         self._examiner = examiner
         self._pool = pool
         self._chunk_bytes = chunk_bytes
+        self._proofs: set[tuple[str, str]] = set()  # at most one of a kind and agent
         self._refusals: Counter[tuple[str, str]] = Counter()
         self._repeated: Counter[tuple[str, str, str]] = Counter()  # in the present round
         self._repeated_round = 0
@@ -139,10 +142,44 @@ class Reception:
             self._pool.give(slot.buffer)
             return self._refuse(neighbour, slot.round, outcome)
         self._book.add(slot.statement, outcome)
+        # Witnesses that the row names, and whose signatures were checked with the update.
+        row = dict(slot.statement.statement.row)
+        named = {k: witness for k, witness in slot.witnesses.items() if k in row}
+        proven = [
+            effect
+            for proof in self._book.contradicted(named)
+            for effect in self._proven(proof, heard_from=None)
+        ]
         returned, neighbour.given_up = neighbour.given_up, False
         neighbour.keep(slot.round, slot.buffer, own_round, self._pool)
         back = _told(logging.INFO, "neighbour_returned", neighbour, {"round": slot.round})
-        return [*([back] if returned else []), *self.send(neighbour, Ack(slot.round, ""))]
+        told = self.send(neighbour, Ack(slot.round, ""))
+        return [*proven, *([back] if returned else []), *told]
+
+    def _proven(self, proof: Proof, heard_from: str | None) -> list[Effect]:
+        """Keep a new proof, stop serving a guilty neighbour, and tell the others once.
+
+        Raises:
+            ProofError, MalformedError: it proves nothing.
+        """
+        key = (proof.agent, proof.kind)
+        if key in self._proofs:
+            return []
+        verdict = verify_proof(proof, self._examiner.terms.publics)
+        if not verdict.malice:
+            raise ProofError("only malice is passed on")
+        self._proofs.add(key)
+        data = proof.encode()
+        about = {"peer": proof.agent, "kind": proof.kind, "place": verdict.place}
+        effects: list[Effect] = [
+            Persist((PutValue(f"proof/{proof.kind}/{proof.agent}", data),)),
+            Log(logging.ERROR, "misbehaviour_proven", about),
+        ]
+        self._settlement.convict(proof.agent, f"proven guilty: {proof.kind} in {verdict.place}")
+        for neighbour in self._neighbours.values():
+            if neighbour.agent not in (heard_from, proof.agent):
+                effects += self.send(neighbour, EvidenceMessage(data))
+        return effects + self.addressed([])
 
     def _refused(self, sender: str, code: str, detail: str = "") -> list[Effect]:
         """Tell of a refused message: each of the first, then now and then, or a flood of bad ones
@@ -194,6 +231,11 @@ class Reception:
                 return self.addressed(effects)
             case BillMessage(bundle):
                 return self.addressed(self._settlement.billed(neighbour.agent, bundle, now_s))
+            case EvidenceMessage(data):
+                try:
+                    return self._proven(Proof.decode(data), neighbour.agent)
+                except ProofError as exc:
+                    raise RemoteProtocolError("evidence", str(exc)) from exc
             case LedgerMessage(kind, fields):
                 effects = self._settlement.received(neighbour.agent, kind, fields, now_s)
                 return self.addressed(effects)

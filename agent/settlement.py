@@ -24,11 +24,12 @@ from mechanisms.payments import (
     check_bill,
     edge_delta,
 )
+from mechanisms.proofs import from_ledger
 from mechanisms.statements import EvidenceError
 from network.errors import RemoteProtocolError
 from network.messages import BillMessage, ClaimMessage, LedgerMessage
 from network.wire import Kind
-from topologies.canonical import MalformedError, Value, pack
+from topologies.canonical import MalformedError, Value
 from topologies.signatures import SigningKey
 
 # A proposal or a state without an answer is repeated this often; the first nearly always lands.
@@ -137,6 +138,12 @@ class Settlement:
             and self._book.seen(agent, window).energies
             for window in self._referee.windows
         )
+
+    def convict(self, agent: str, verdict: str) -> None:
+        """A neighbour is proven guilty: it is not served any more."""
+        edge = self._edges.get(agent)
+        if edge is not None and edge.refused is None:
+            edge.refused = verdict
 
     def too_large(self, energy: float) -> bool:
         """Whether an update of this energy could not be paid for; see `Referee.too_large`."""
@@ -504,9 +511,10 @@ class Settlement:
                 event = "ledger_rejected_by_peer"
                 return [_log(logging.WARNING, event, peer=agent, code=code, attempt=attempt)]
             case ledger.Froze(reason, proof):
-                bodies = pack([[body, signature] for body, signature in proof])
+                found = from_ledger(reason, agent, proof)
+                stored = PutValue(f"proof/{reason}/{agent}", found.encode()) if found else None
                 return [
-                    Persist((PutValue(f"proof/{agent}", bodies),)),
+                    *([Persist((stored,))] if stored else []),
                     _log(logging.ERROR, "ledger_frozen", peer=agent, reason=reason),
                 ]
             case ledger.Ignored(code):

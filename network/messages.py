@@ -87,6 +87,13 @@ class BillMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class EvidenceMessage:
+    """A proof against some agent, forwarded once."""
+
+    proof: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerMessage:
     """A message of the edge's ledger protocol, parsed by the ledger itself."""
 
@@ -116,6 +123,7 @@ Message: TypeAlias = (
     | Ack
     | ClaimMessage
     | BillMessage
+    | EvidenceMessage
     | LedgerMessage
     | Waiting
     | Bye
@@ -139,6 +147,8 @@ def to_envelope(message: Message, nonce: bytes) -> Envelope:
             return Envelope(Kind.CLAIM, nonce, [claim])
         case BillMessage(bundle):
             return Envelope(Kind.BILL, nonce, [bundle])
+        case EvidenceMessage(proof):
+            return Envelope(Kind.EVIDENCE, nonce, [proof])
         case LedgerMessage(kind, fields):
             return Envelope(kind, nonce, fields)
         case Waiting(number):
@@ -172,6 +182,8 @@ def from_envelope(envelope: Envelope) -> Message:
             return Ack(number, code)
         case Kind.CLAIM, [bytes(claim)]:
             return ClaimMessage(claim)
+        case Kind.EVIDENCE, [bytes(proof)]:
+            return EvidenceMessage(proof)
         case Kind.BILL, [bytes(bundle)]:
             return BillMessage(bundle)
         case Kind.WAITING, [int(number)] if is_count(number):

@@ -24,7 +24,7 @@ Buffer = bytes | memoryview
 
 
 class Kind(IntEnum):
-    """Message kinds; the numbers are part of the protocol. 11 (EVIDENCE) is reserved."""
+    """Message kinds; the numbers are part of the protocol."""
 
     HELLO = 1
     UPDATE = 2
@@ -36,6 +36,7 @@ class Kind(IntEnum):
     PROPOSE = 8
     ACCEPT = 9
     REJECT = 10
+    EVIDENCE = 11
     RECORDS = 12
     BYE = 13
     WAITING = 14

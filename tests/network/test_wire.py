@@ -80,7 +80,6 @@ def test_a_changed_header_is_another_or_the_senders_fault(header: bytes) -> None
         ([0, 5, NONCE], "version"),
         ([2, 5, NONCE], "version"),
         ([1, 0, NONCE], "kind"),
-        ([1, 11, NONCE], "kind"),  # reserved
         ([1, 99, NONCE], "kind"),
         ([1, 5, b""], "nonce"),
         ([1, 5, NONCE[:-1]], "nonce"),
@@ -131,6 +130,7 @@ def test_the_numbers_of_the_kinds_are_part_of_the_protocol() -> None:
         "PROPOSE": 8,
         "ACCEPT": 9,
         "REJECT": 10,
+        "EVIDENCE": 11,
         "RECORDS": 12,
         "BYE": 13,
         "WAITING": 14,

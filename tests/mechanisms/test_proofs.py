@@ -1,0 +1,98 @@
+"""A proof convicts whoever signed two things that cannot both be, and nobody else."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mechanisms.proofs import (
+    DOUBLE_SIGNED,
+    EQUIVOCATION,
+    TWO_CLAIMS,
+    Proof,
+    ProofError,
+    equivocation,
+    verify_proof,
+)
+from mechanisms.statements import EvidenceError, SignedStatement
+from tests.honest import IDS, KEYS, Ring, sign
+from topologies.canonical import MalformedError
+
+PUBLICS = {agent: key.public for agent, key in KEYS.items()}
+
+
+def guilty() -> Proof:
+    ring = Ring().play(2)
+    one = ring.signed[2]["a1"]
+    payload = ring.payloads[2]["a1"] + np.float32(1)
+    two = sign(ring.examiner.state(2, "a1", payload, ring.rows[2]["a1"]))
+    proof = equivocation(one, two)
+    assert proof is not None
+    return proof
+
+
+def test_two_payloads_for_one_round_are_proof() -> None:
+    proof = guilty()
+    verdict = verify_proof(Proof.decode(proof.encode()), PUBLICS)
+    assert str(verdict) == "a1: equivocation in round 2: guilty"
+    swapped = replace(proof, first=proof.second, second=proof.first)
+    assert swapped.encode() == proof.encode()
+
+
+def test_honest_statements_are_never_proof() -> None:
+    """Any two that honest agents have signed, under any kind and name."""
+    ring = Ring().play(4)
+    signed = [ring.signed[t][agent] for t in ring.signed for agent in IDS]
+    for one in signed:
+        for two in signed:
+            assert equivocation(one, two) is None
+            for kind in (EQUIVOCATION, TWO_CLAIMS, DOUBLE_SIGNED):
+                pair = ((one.body, one.signature), (two.body, two.signature))
+                with pytest.raises((ProofError, MalformedError)):
+                    verify_proof(Proof(kind, "a1", *pair), PUBLICS)
+
+
+def test_another_row_over_the_same_payload_is_no_proof() -> None:
+    ring = Ring().play(2)
+    one = ring.signed[2]["a1"]
+    other = sign(replace(one.statement, step_size=9.0))
+    assert equivocation(one, other) is None
+
+
+def test_a_thousand_edited_proofs_prove_nothing() -> None:
+    data = guilty().encode()
+    generator = np.random.default_rng(5)
+    failed = 0
+    for _ in range(1000):
+        edited = bytearray(data)
+        for _ in range(int(generator.integers(1, 4))):
+            at = int(generator.integers(len(edited)))
+            match int(generator.integers(3)):
+                case 0:
+                    edited[at] ^= 1 << int(generator.integers(8))
+                case 1:
+                    del edited[at]
+                case _:
+                    edited.insert(at, int(generator.integers(256)))
+        if bytes(edited) == data:
+            failed += 1  # two flips undid each other
+            continue
+        with pytest.raises((MalformedError, ProofError, EvidenceError)):
+            verify_proof(Proof.decode(bytes(edited)), PUBLICS)
+        failed += 1
+    assert failed == 1000
+
+
+def test_signatures_of_others_and_unknown_agents_prove_nothing() -> None:
+    proof = guilty()
+    with pytest.raises(ProofError, match="not both signed"):
+        verify_proof(replace(proof, agent="a2"), PUBLICS)
+    with pytest.raises(ProofError, match="no public key"):
+        verify_proof(replace(proof, agent="a9"), PUBLICS)
+    forged = SignedStatement.sign(
+        SignedStatement.decode(*proof.second, sketch_bytes_max=1000).statement, KEYS["a3"]
+    )
+    with pytest.raises(ProofError, match="not both signed"):
+        verify_proof(replace(proof, second=(forged.body, forged.signature)), PUBLICS)
+    with pytest.raises(ProofError, match="the same"):
+        verify_proof(replace(proof, second=proof.first), PUBLICS)
