@@ -139,7 +139,12 @@ def audit_export(
         _check_footer(export, terms, positions[-1] if positions else Position(), report)
     # A payment leaves the window as it was.
     windows = tuple(dict.fromkeys(position.window for position in positions[1:]))
-    claims = tuple((seq, claim) for seq, bill in bills for claim in bill.claims)
+    claims = tuple(
+        (seq, claim)
+        for seq, bill in bills
+        for claim in bill.claims
+        if claim.verify(facts.keys.get(claim.claim().agent, bytes(32)))
+    )
     found, stood = tuple(report.findings), tuple(positions)
     return ExportAudit(name, lo, hi, stated, found, stood, windows, claims, tuple(bills))
 
@@ -186,7 +191,8 @@ def _check_chain(
             return positions, bills
         if pair is not None:
             _check_settlement(seq, body, pair, terms, facts, report)
-            bills += [(seq, bill) for bill in pair]
+            # Of two ends that collude, only what was truly signed speaks against anyone.
+            bills += [(seq, bill) for bill in pair if bill.verify(facts.keys[bill.bill().referee])]
         position = Position.of(record.body)
         positions.append(position)
     return positions, bills

@@ -79,7 +79,7 @@ PENDING, RECORD, _ = genesis()
 
 def following(seq: int) -> StoreRecord:
     """A record of any content: the store judges none."""
-    evidence = (b"claim", b"", bytes(1000), b"bill")
+    evidence = (b"bundle", bytes(1000))
     return replace(RECORD, seq=seq, body=RECORD.body + bytes([seq]), evidence=evidence)
 
 

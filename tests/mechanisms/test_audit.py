@@ -306,6 +306,36 @@ def test_bills_that_do_not_follow_from_their_claims_are_found() -> None:
     assert with_bills(forged, honest) == [(WINDOWS, "bill-signature")]
 
 
+def test_claims_that_a_bill_may_not_rest_on_are_found() -> None:
+    without_own = {agent: LAST[agent] for agent in ("a1", "a2")}
+    bill, honest = billed("a0", LAST), billed("a1", LAST)
+    digests = tuple(claim.digest for claim in without_own.values())
+    missing = SignedBill.sign(
+        replace(bill.bill(), claims=digests), without_own.values(), KEYS["a0"]
+    )
+    assert with_bills(missing, honest) == [(WINDOWS, "bill-claims")]
+    neighbours = {**FACTS.bills.neighbours, "a1": frozenset({"a0"})}
+    apart = replace(FACTS, bills=replace(FACTS.bills, neighbours=neighbours))
+    findings = audit_export(NAME, GOOD, apart).findings
+    assert {(f.seq, f.code) for f in findings} == {(seq, "bill-claims") for seq in (1, 2, 3)}
+    assert all("a1" in f.detail for f in findings)
+
+
+def test_bills_of_another_window_than_the_record_are_found() -> None:
+    record = RECORDS["a0", "a1"][2]
+    body = Body.decode(record.body)
+    before = Position.of(RECORDS["a0", "a1"][WINDOWS - 1].body).balance
+    stale = forged_record(
+        WINDOWS,
+        delta=body.delta,
+        balance_after=before + body.delta,
+        bill_digest_lo=body.bill_digest_lo,
+        bill_digest_hi=body.bill_digest_hi,
+        evidence=record.evidence,
+    )
+    assert codes(with_last(stale)) == [(WINDOWS, "bill-window")] * 2
+
+
 def test_bills_by_another_rule_are_found() -> None:
     facts = replace(FACTS, bills=replace(FACTS.bills, payments=parse_rule("norm:0.25")))
     findings = audit_export(NAME, GOOD, facts).findings
@@ -397,7 +427,44 @@ def test_an_agent_that_claims_two_things_for_one_window_is_found() -> None:
     } | {("a1-a2", 2, "two-bills")}
 
 
+def test_a_referee_that_signs_two_bills_for_one_window_is_found() -> None:
+    """The bills ask for the same and rest on the same claims: only the edge shows the other one."""
+    files = run_files()
+    lo, hi = billed("a0", LAST, previous=0), billed("a1", LAST)
+    other = forged_record(WINDOWS, bill_digest_lo=lo.digest, evidence=(lo.encode(), hi.encode()))
+    for agent in ("a0", "a1"):
+        data = export_of([*RECORDS["a0", "a1"][:WINDOWS], other], agent)
+        files["a0", "a1", agent] = replace(files["a0", "a1", agent], data=data)
+    findings = audit(files).findings
+    assert {(f.edge, f.seq, f.code) for f in findings} == {("a0-a2", WINDOWS, "two-bills")}
+    assert all(f.detail.startswith("a0 signed another one") for f in findings)
+
+
 def test_a_run_without_payments_needs_no_exports() -> None:
     result = audit_run([], replace(FACTS, bills=replace(FACTS.bills, payments=parse_rule("none"))))
     assert result.findings == ()
     assert set(result.nets.values()) == {0}
+
+
+def test_an_invented_claim_accuses_nobody_but_the_ends_that_signed_the_record() -> None:
+    """Two ends collude and put a claim that a2 never signed into their last bill."""
+    invented = replace(claim("a2", WINDOWS - 1, 77.0), signature=bytes(64))
+    lo = billed("a0", {**LAST, "a2": invented})
+    hi = billed("a1", LAST)
+    delta = hi.bill().amount("a0") - lo.bill().amount("a1")
+    before = Position.of(RECORDS["a0", "a1"][WINDOWS - 1].body).balance
+    record = forged_record(
+        WINDOWS,
+        delta=delta,
+        balance_after=before + delta,
+        bill_digest_lo=lo.digest,
+        bill_digest_hi=hi.digest,
+        evidence=(lo.encode(), hi.encode()),
+    )
+    files = run_files()
+    for agent in ("a0", "a1"):
+        data = export_of([*RECORDS["a0", "a1"][:WINDOWS], record], agent)
+        files["a0", "a1", agent] = replace(files["a0", "a1", agent], data=data)
+    found = {(f.edge, f.code) for f in audit(files).findings}
+    assert ("a0-a1", "claim-signature") in found
+    assert not any(code == "two-claims" for _, code in found)

@@ -804,6 +804,29 @@ def test_records_are_adopted_only_with_both_signatures_and_their_evidence(
     assert channel.position.seq == 4
 
 
+def test_bills_of_other_referees_are_no_evidence_though_both_ends_signed_for_them() -> None:
+    twin = synced_twin()
+    due = SETTLEMENTS[0]
+    swapped = (due.bundle_hi, due.bundle_lo)
+    lo, hi = (SignedBill.decode(bundle).digest for bundle in swapped)
+    made = proposal(twin, bill_digest_lo=lo, bill_digest_hi=hi)
+    sig_a = sign_acceptance(KEYS["a0"], made.body, made.sig_p)
+    with pytest.raises(LedgerViolation, match="not of this edge's ends"):
+        twin.ends["a0"].channel.received_from_peer(
+            Records((Record(made.body, made.sig_p, sig_a, swapped),))
+        )
+
+
+def test_a_genesis_has_no_evidence() -> None:
+    twin = Twin()
+    twin.settle_all([0])
+    genesis = twin.ends["a0"].disk.records[0]
+    new = Channel(TERMS, KEYS["a1"])
+    new.connected(bytes(16), bytes(16))
+    with pytest.raises(LedgerViolation, match="evidence"):
+        new.received_from_peer(Records((replace(genesis, evidence=(b"x",)),)))
+
+
 def test_two_fully_signed_records_with_one_number_freeze_the_channel() -> None:
     twin = synced_twin()
     twin.settle_all([0])

@@ -8,11 +8,19 @@ from typing import Any
 import msgpack
 import pytest
 
+from mechanisms.claims import SignedClaim
 from mechanisms.export import export_channel, header_of
 from mechanisms.ledger_bodies import Body, ChannelTerms
 from mechanisms.ledger_messages import Reject, StateMessage
 from mechanisms.ledger_records import Record, sign_acceptance, sign_proposal
-from mechanisms.payments import BillTerms, SignedBill, check_bill, edge_delta, parse_rule
+from mechanisms.payments import (
+    BillTerms,
+    SignedBill,
+    check_bill,
+    edge_delta,
+    make_bill,
+    parse_rule,
+)
 from topologies.canonical import sha256
 from topologies.signatures import SigningKey, verify
 
@@ -61,7 +69,9 @@ def test_the_channel_has_its_id(vectors: dict[str, Any], terms: ChannelTerms) ->
     assert hashlib.sha256(spelt_out).hexdigest() == vectors["channel_id"]
 
 
-def test_claims_give_the_bills_and_the_delta(vectors: dict[str, Any], terms: ChannelTerms) -> None:
+def test_claims_give_the_bundles_and_the_delta(
+    vectors: dict[str, Any], terms: ChannelTerms, ends: tuple[SigningKey, SigningKey]
+) -> None:
     bills = BillTerms(
         run=terms.fingerprint,
         window_rounds=16,
@@ -70,6 +80,14 @@ def test_claims_give_the_bills_and_the_delta(vectors: dict[str, Any], terms: Cha
         neighbours={terms.lo: frozenset({terms.hi}), terms.hi: frozenset({terms.lo})},
         payments=parse_rule(vectors["rule"]),
     )
+    claims = [SignedClaim.decode(bytes.fromhex(claim)) for claim in vectors["claims"]]
+    for claim, key in zip(claims, ends, strict=True):
+        assert SignedClaim.sign(claim.claim(), key) == claim
+    for i, key in enumerate(ends):
+        made = SignedBill.sign(make_bill(bills, claims[i], [claims[1 - i]]), claims, key)
+        assert made.encode().hex() == vectors["bundles"][i]
+        # The signed bytes spelt out, without the functions under test.
+        assert verify(key.public, made.signature, "", b"candor/bill/v1" + made.body)
     lo, hi = (SignedBill.decode(bytes.fromhex(bundle)) for bundle in vectors["bundles"])
     delta = edge_delta(check_bill(bills, lo, "a0"), check_bill(bills, hi, "a1"))
     assert delta == vectors["records"][1]["fields"]["delta"] == 698

@@ -1,5 +1,6 @@
 """Rules are named strictly, bills follow from claims, a simulated run pays what a real one does."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +11,12 @@ from numpy.typing import NDArray
 
 from mechanisms.balances import net_balances, windows_of
 from mechanisms.claims import Claim, ClaimedRound, SignedClaim
-from mechanisms.credits import AmountError
+from mechanisms.credits import AMOUNT_MAX, AmountError
 from mechanisms.payments import (
     Bill,
     BillError,
     BillTerms,
+    Row,
     SignedBill,
     check_bill,
     edge_delta,
@@ -24,7 +26,7 @@ from mechanisms.payments import (
 from mechanisms.statistics import CAP, Neighbourhood, lower_median, ordered_sum
 from tests.bills import signed_bill
 from tests.mutations import mutated
-from topologies.canonical import MalformedError, sha256
+from topologies.canonical import MalformedError, pack, sha256, unpack
 from topologies.signatures import SigningKey
 from topologies.specs import ConfigurationError
 
@@ -42,6 +44,17 @@ class Root:
     def charges(self, neighbourhood: Neighbourhood) -> NDArray[np.float64]:
         roots: NDArray[np.float64] = np.sqrt(neighbourhood.energies)
         return roots
+
+
+class Excess(Root):
+    """A user's rule whose charges are shared out: the energy beyond the smallest one."""
+
+    edge_local = False
+
+    def charges(self, neighbourhood: Neighbourhood) -> NDArray[np.float64]:
+        energies = neighbourhood.energies
+        excess: NDArray[np.float64] = energies - energies.min(axis=-1, keepdims=True)
+        return excess
 
 
 class WrongShape(Root):
@@ -161,6 +174,18 @@ def test_bad_rules_are_refused_in_one_line(here: str, text: str, says: str) -> N
     assert "\n" not in str(caught.value)
 
 
+def test_a_users_rule_may_depend_on_the_whole_neighbourhood(here: str) -> None:
+    held = claims(a2=3.0)
+    run = terms("own_rules:Excess@1 + own_rules:Root@2")
+    bill = make_bill(run, held["a0"], [held[a] for a in IDS if a != "a0"])
+    assert sum(row.transfer for row in bill.rows) == 0
+    assert max(bill.rows, key=lambda row: row.transfer).member == "a2"
+    for row in bill.rows:
+        energy = sum(r.energy for r in held[row.member].claim().rounds)
+        assert row.charge == round(2 * energy**0.5 * 1e6)
+        assert row.amount == row.transfer + row.charge
+
+
 def test_norm_charges_the_energies_that_the_referee_mixed() -> None:
     held = claims()
     heard = held["a0"].claim()
@@ -225,11 +250,52 @@ def test_a_member_that_was_away_for_some_rounds_is_not_charged_for_it() -> None:
     assert {row.transfer for row in bill.rows} == {0}
 
 
-def test_a_bill_does_not_depend_on_the_order_of_claims() -> None:
+def test_a_member_of_which_nothing_was_mixed_takes_no_part() -> None:
     held = claims(a2=3.0)
+    own = held["a0"].claim()
+    deaf = replace(own, rounds=tuple(replace(r, heard=("a2", "a3")) for r in own.rounds))
+    held["a0"] = SignedClaim.sign(deaf, KEYS["a0"])
+    bill = make_bill(terms("band:1"), held["a0"], [held["a1"], held["a2"], held["a3"]])
+    assert bill.amount("a1") == 0
+    assert bill.amount("a2") == -bill.amount("a3") > 0
+
+
+SCALES = st.lists(st.floats(0, 1e3, width=16), min_size=4, max_size=4)
+
+
+@given(scales=SCALES, others=st.permutations(IDS[1:]))
+def test_a_bill_does_not_depend_on_the_order_of_claims(
+    scales: list[float], others: Sequence[str]
+) -> None:
+    held = claims(**dict(zip(IDS, scales, strict=True)))
     one = make_bill(terms(), held["a0"], [held["a1"], held["a2"], held["a3"]])
-    assert one == make_bill(terms(), held["a0"], [held["a3"], held["a2"], held["a1"]])
+    assert make_bill(terms(), held["a0"], [held[agent] for agent in others]) == one
+    repeated = [held[agent] for agent in (*others, *others)]
+    assert make_bill(terms(), held["a0"], repeated) == one
     assert Bill.decode(one.encode()) == one
+
+
+AMOUNTS = st.integers(-(AMOUNT_MAX // 2), AMOUNT_MAX // 2)
+BILLS = st.builds(
+    lambda run, windows, rows, digests: Bill(
+        run,
+        max(windows),
+        min(windows) - 1,
+        "a0",
+        "norm:1.0",
+        tuple(Row(member, *amounts) for member, amounts in sorted(rows.items())),
+        tuple(digests),
+    ),
+    st.binary(min_size=32, max_size=32),
+    st.tuples(st.integers(0, 2**53 - 1), st.integers(0, 2**53 - 1)),
+    st.dictionaries(st.sampled_from(IDS), st.tuples(AMOUNTS, AMOUNTS)),
+    st.lists(st.binary(min_size=32, max_size=32), max_size=4),
+)
+
+
+@given(BILLS)
+def test_a_bill_decodes_to_itself(bill: Bill) -> None:
+    assert Bill.decode(bill.encode()) == bill
 
 
 def good(**changes: object) -> SignedBill:
@@ -252,6 +318,9 @@ def test_a_true_bill_holds_and_reads_back() -> None:
         ({"rows": ()}, "bill-rows"),
         ({"referee": "a1"}, "bill-signature"),
         ({"window": 1}, "claim"),
+        ({"rows": good().bill().rows[:2]}, "bill-sum"),
+        ({"rows": tuple(replace(row, transfer=0) for row in good().bill().rows)}, "bill-rows"),
+        ({"rows": tuple(replace(row, charge=0) for row in good().bill().rows)}, "bill-rows"),
     ],
 )
 def test_an_altered_bill_is_refused(changes: dict[str, object], code: str) -> None:
@@ -281,16 +350,93 @@ def test_a_bill_of_strangers_is_refused() -> None:
         check_bill(apart, good(), "a0")
 
 
+def resting_on(used: Sequence[SignedClaim]) -> SignedBill:
+    """The good bill, naming other claims."""
+    bill = replace(good().bill(), claims=tuple(signed.digest for signed in used))
+    return SignedBill.sign(bill, used, KEYS["a0"])
+
+
+def resigned(agent: str, **changes: object) -> SignedClaim:
+    """The agent's claim with another first round."""
+    made = claim(agent).claim()
+    first = replace(made.rounds[0], **changes)  # type: ignore[arg-type]
+    return SignedClaim.sign(replace(made, rounds=(first, *made.rounds[1:])), KEYS[agent])
+
+
+NOT_FINITE = np.full(SIZE, np.nan, "<f4").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("used", "code"),
+    [
+        ([claim("a1"), claim("a2", 3.0), claim("a3")], "bill-claims"),
+        ([claim("a0"), claim("a1"), claim("a1"), claim("a2", 3.0)], "bill-claims"),
+        ([claim("a0"), claim("a1"), claim("a2", 3.0)], "bill-rows"),
+        ([claim("a0"), claim("a2", 3.0), claim("a1"), claim("a3")], "bill-rows"),
+        ([claim("a0"), claim("a1"), claim("a2", 2.0), claim("a3")], "bill-rows"),
+        ([claim("a0"), claim("a1", window=1), claim("a2"), claim("a3")], "claim"),
+        ([claim("a0"), resigned("a1", trace=bytes(4))], "claim"),
+        ([claim("a0"), resigned("a1", trace=NOT_FINITE)], "claim"),
+        ([claim("a0"), resigned("a1", energy=1e300)], "bill-amount"),
+    ],
+)
+def test_a_bill_that_rests_on_other_claims_is_refused(used: list[SignedClaim], code: str) -> None:
+    with pytest.raises(BillError) as caught:
+        check_bill(terms(), resting_on(used), "a0")
+    assert caught.value.code == code
+
+
+def test_a_bundle_has_the_claims_that_its_bill_names() -> None:
+    bill = good()
+    for other in (bill.claims[1:], (*bill.claims, bill.claims[0]), bill.claims[::-1], ()):
+        with pytest.raises(MalformedError):
+            SignedBill.decode(replace(bill, claims=other).encode())
+
+
 @given(mutated(good().encode()))
 def test_every_edited_bundle_is_refused(data: bytes) -> None:
     with pytest.raises((MalformedError, BillError)):
         check_bill(terms(), SignedBill.decode(data), "a0")
 
 
-@pytest.mark.parametrize("change", [{"previous": 0}, {"previous": -2}, {"window": 2**53}])
-def test_a_bill_out_of_bounds_is_malformed(change: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"run": bytes(31)},
+        {"previous": 0},
+        {"previous": -2},
+        {"previous": False, "window": 2},
+        {"window": 2**53},
+        {"window": True},
+        {"referee": ""},
+        {"rows": (Row("a1", AMOUNT_MAX + 1, 0),)},
+        {"rows": (Row("a1", AMOUNT_MAX, 1),)},
+        {"rows": (Row("a1", True, 0),)},
+        {"rows": (Row("a1", 0, False),)},
+        {"rows": (Row("a1", 1.0, 0),)},  # type: ignore[arg-type]
+        {"rows": (Row("a2", 0, 0), Row("a1", 0, 0))},
+        {"rows": (Row("a1", 0, 0), Row("a1", 0, 0))},
+        {"claims": (bytes(31),)},
+    ],
+)
+def test_a_bill_out_of_bounds_is_malformed(change: dict[str, object]) -> None:
     with pytest.raises(MalformedError):
         Bill.decode(replace(good().bill(), **change).encode())  # type: ignore[arg-type]
+
+
+def test_a_bill_of_another_version_is_malformed() -> None:
+    fields = unpack(good().body, bytes_max=2**16)
+    assert isinstance(fields, list)
+    for changed in ([1, *fields[1:]], [2.0, *fields[1:]], [*fields, 0], fields[:-1]):
+        with pytest.raises(MalformedError):
+            Bill.decode(pack(changed))
+
+
+def test_a_net_beyond_the_largest_amount_is_refused() -> None:
+    lo = Bill(RUN, 0, -1, "a0", "norm:1.0", (Row("a1", 0, -AMOUNT_MAX),), ())
+    hi = Bill(RUN, 0, -1, "a1", "norm:1.0", (Row("a0", 0, 1),), ())
+    with pytest.raises(AmountError, match="net"):
+        edge_delta(lo, hi)
 
 
 def test_absurd_energies_give_no_amount() -> None:
@@ -322,12 +468,50 @@ def test_the_simulator_pays_what_the_bills_say(rule: str) -> None:
     assert received.sum() == 0
 
 
-def test_rows_are_batched_over_leading_axes() -> None:
-    generator = np.random.default_rng(0)
+RING = {0: (1, 3), 1: (0, 2), 2: (1, 3), 3: (0, 2)}
+
+
+@pytest.mark.parametrize("rule", ["norm:0.01", "band:1 + norm:2e-5", "peer-prediction:0.1"])
+@given(scales=SCALES)
+def test_the_simulator_pays_what_the_edges_of_a_ring_settle(rule: str, scales: list[float]) -> None:
+    """Over a whole window and a short last one."""
+    run = terms(rule)
+    lengths = (range(1, WINDOW + 1), range(1, 3))
+    held = [
+        [claim(a, scales[i], rounds, window) for i, a in enumerate(IDS)]
+        for window, rounds in enumerate(lengths)
+    ]
+    settled = [0] * 4
+    for by_agent in held:
+        bills = [make_bill(run, by_agent[i], [by_agent[k] for k in RING[i]]) for i in RING]
+        for i, j in [(0, 1), (0, 3), (1, 2), (2, 3)]:
+            delta = edge_delta(bills[i], bills[j])
+            settled[i] -= delta
+            settled[j] += delta
+    whole = np.stack([vectors(a, scales[i]) for i, a in enumerate(IDS)], axis=1).astype(float)
+    traces = np.concatenate([whole, whole[:2]])  # (rounds, agents, r)
+    windows = windows_of((traces**2).sum(axis=-1), traces, WINDOW)
+    received = net_balances(run.payments, RING, windows)
+    assert received.tolist() == settled
+    assert sum(settled) == 0
+
+
+def test_a_short_last_window_has_only_its_rounds() -> None:
+    energies, mask, traces = windows_of(np.ones((6, 2)), np.ones((6, 2, 3)), WINDOW)
+    assert energies.tolist() == [[4.0, 4.0], [2.0, 2.0]]
+    assert mask.tolist() == [[True] * 4, [True, True, False, False]]
+    assert traces.shape == (2, 2, WINDOW, 3)
+    assert not traces[1, :, 2:].any()
+
+
+@given(st.integers(0, 2**32))
+def test_rows_are_batched_over_leading_axes(seed: int) -> None:
+    generator = np.random.default_rng(seed)
     traces = generator.standard_normal((5, 4, WINDOW, SIZE)) * generator.uniform(
         0.2, 4, (5, 4, 1, 1)
     )
-    mask = np.ones((5, 4, WINDOW), np.bool_)
+    mask = generator.random((5, 4, WINDOW)) < 0.8
+    traces = np.where(mask[..., np.newaxis], traces, 0.0)
     energies = (traces**2).sum(axis=(-1, -2))
     payments = parse_rule("band:1 + peer-prediction:0.1 + norm:0.1")
     whole = payments.rows(Neighbourhood(energies, mask, traces, 1))
