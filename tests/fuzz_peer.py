@@ -475,7 +475,8 @@ def _forged_update(r: random.Random, arena: Arena) -> list[list[bytes]]:
 # Timers, and what is allowed to follow from a message that carries no promise.
 PASSING = {
     *("resend_s", "open_since_s", "overdue", "reading", "synced", "_nonces", "row"),
-    *("_mixed_round", "_heard", "_key", "_terms", "terms", "examiner", "_book", "public"),
+    *("_mixed_round", "_heard", "_key", "_terms", "terms", "examiner", "_book", "book", "public"),
+    "bill_by_s",
 }
 
 
