@@ -3,7 +3,8 @@
 A rule maps what a neighbourhood's claims show to charges, in credits per unit price. Rules are
 batch-first: leading axes may be windows, runs or price grids. A run's rule is a sum of rules with
 one price each, written `band:5e-4 + norm:2e-5` or `norm:2e-5 + my_module:MyRule@1e-4`. The rules
-themselves are in `mechanisms.statistics`; what is done with the charges, in `mechanisms.payments`.
+themselves are in `mechanisms.statistics` and `mechanisms.idling`; what is done with the charges, in
+`mechanisms.payments`.
 """
 
 import math
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mechanisms.credits import to_micro_each
+from mechanisms.idling import Originality, Persistence
 from mechanisms.statistics import Band, Norm, PeerPrediction, ordered_sum
 from mechanisms.statistics import Neighbourhood as Neighbourhood
 from topologies.specs import ConfigurationError, is_import_path, load_object, parse_spec
@@ -45,7 +47,9 @@ _SUM = re.compile(r"\s+\+\s+")  # spaces are required: `1e+5` holds a plus too
 _RULES: Final[dict[str, type[Rule]]] = {
     "band": Band,
     "norm": Norm,
+    "originality": Originality,
     "peer-prediction": PeerPrediction,
+    "persistence": Persistence,
 }
 
 

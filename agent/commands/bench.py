@@ -71,13 +71,14 @@ def payments_command(agents: int, rounds: int, seeds: int, as_json: bool) -> Non
     """Measure what lies cost under each payment rule, and what they gain.
 
     One of the agents deviates, on digits, over graphs and partitions; a row shows what it pays in
-    units of the price and, in brackets, the most that any honest agent of the run pays.
+    units of the price and, in brackets, the most that any honest agent of the run pays. --json also
+    has what it pays beyond what it would pay if it were honest.
 
     \b
     Example:
       candor bench payments --agents 10 --rounds 320 --seeds 4
     """
-    from agent.runtimes.payments_table import RULES, measure_payments  # imports torch
+    from agent.runtimes.payments_table import IDLING, RULES, measure_payments  # imports torch
 
     console = Console(stderr=True)
     with console.status("runs") as status:
@@ -86,11 +87,11 @@ def payments_command(agents: int, rounds: int, seeds: int, as_json: bool) -> Non
         click.echo(json.dumps([asdict(cell) for cell in cells], indent=2))
         return
     for setting in dict.fromkeys((cell.topology, cell.partition) for cell in cells):
-        table = Table(title=", ".join(setting), box=None)
+        table = Table(title=f"{', '.join(setting)}: pays (most of an honest agent)", box=None)
         table.add_column("a0", style="bold")
         table.add_column("gain", justify="right")
         for rule in RULES:
-            table.add_column(f"{rule} (honest)", justify="right")
+            table.add_column("these three" if rule == IDLING else rule, justify="right")
         for cell in cells:
             if (cell.topology, cell.partition) == setting:
                 amounts = [

@@ -1,8 +1,9 @@
 """What lies cost: strategies by graphs and data, each run once and billed by every rule.
 
 One agent deviates, all others are honest. What it pays is set against the most that any honest
-agent of the same run pays, both net over all edges and in units of the rule's price; its gain is
-what it wins in its own training loss over the honest run of the same seed.
+agent of the same run pays, and against what it pays itself in the honest run of the same seed, all
+net over all edges and in units of the rule's price; its gain is what it wins in its own training
+loss over that honest run.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +42,8 @@ STRATEGIES: Final = (
 )
 GRAPHS: Final = ("erdos-renyi:p=0.4,seed={seed}", "ring")
 PARTITIONS: Final = ("iid", "dirichlet:0.5")
-RULES: Final = ("band", "peer-prediction", "norm")
+IDLING: Final = "band + originality + persistence"
+RULES: Final = ("band", "originality", "persistence", IDLING, "peer-prediction", "norm")
 PRICE: Final = 1e-4  # small enough that even what diverges can be counted; amounts are over it
 LAST_ROUNDS: Final = 16  # over which the own loss is averaged
 
@@ -51,7 +53,8 @@ class Cell:
     """One strategy in one setting: means over the seeds.
 
     `gain`: own loss of the honest run less that of the deviation; `pays` and `honest_pays` by rule,
-    in units of the price: the deviating agent, and the most of any honest agent in the same run.
+    in units of the price: the deviating agent, and the most of any honest agent in the same run;
+    `pays_more`: the deviating agent, beyond what it pays when it is honest.
     """
 
     topology: str
@@ -60,6 +63,7 @@ class Cell:
     gain: float
     pays: Mapping[str, float]
     honest_pays: Mapping[str, float]
+    pays_more: Mapping[str, float]
 
     def ratio(self, rule: str) -> float:
         """How many times the most that an honest agent pays; infinite where none pays."""
@@ -86,7 +90,7 @@ def measure_payments(
     for graph in GRAPHS:
         for partition in PARTITIONS:
             clusters = [_cluster(agents, graph, partition, rounds, seed) for seed in range(seeds)]
-            honest = [_own_loss(run_vectorised(cluster, {})) for cluster in clusters]
+            honest = [run_vectorised(cluster, {}) for cluster in clusters]
             for strategy in strategies:
                 progress(f"{graph.partition(':')[0]}, {partition}, {strategy}")
                 cells.append(_cell(clusters, honest, strategy, rules))
@@ -94,28 +98,44 @@ def measure_payments(
 
 
 def _cell(
-    clusters: Sequence[Cluster], honest: Sequence[float], strategy: str, rules: Sequence[str]
+    clusters: Sequence[Cluster],
+    honest: Sequence[VectorisedResult],
+    strategy: str,
+    rules: Sequence[str],
 ) -> Cell:
     gains: list[float] = []
     pays: dict[str, list[float]] = {rule: [] for rule in rules}
     most: dict[str, list[float]] = {rule: [] for rule in rules}
+    more: dict[str, list[float]] = {rule: [] for rule in rules}
     for cluster, before in zip(clusters, honest, strict=True):
         result = run_vectorised(cluster, {"a0": strategy})
-        gains.append(before - _own_loss(result))
+        gains.append(_own_loss(before) - _own_loss(result))
         for rule in rules:
-            balances = settle(cluster, parse_rule(f"{rule}:{PRICE!r}"), result.evidence)
-            paid = {agent: -received / (MICRO * PRICE) for agent, received in balances.items()}
+            paid = _paid(cluster, rule, result)
             pays[rule].append(paid.pop("a0"))
             most[rule].append(max(paid.values()))
+            more[rule].append(pays[rule][-1] - _paid(cluster, rule, before)["a0"])
     first = clusters[0]
     return Cell(
         first.graph.topology.partition(":")[0],
         first.task.partition,
         strategy,
         float(np.mean(gains)),
-        {rule: float(np.mean(values)) for rule, values in pays.items()},
-        {rule: float(np.mean(values)) for rule, values in most.items()},
+        _means(pays),
+        _means(most),
+        _means(more),
     )
+
+
+def _paid(cluster: Cluster, rule: str, result: VectorisedResult) -> dict[str, float]:
+    """What each agent pays, net, in units of the price; every term of a sum has the same price."""
+    payments = parse_rule(" + ".join(f"{name}:{PRICE!r}" for name in rule.split(" + ")))
+    balances = settle(cluster, payments, result.evidence)
+    return {agent: -received / (MICRO * PRICE) for agent, received in balances.items()}
+
+
+def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {rule: float(np.mean(seeds)) for rule, seeds in values.items()}
 
 
 def _own_loss(result: VectorisedResult) -> float:

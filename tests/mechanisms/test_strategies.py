@@ -142,6 +142,9 @@ def test_a_diverged_gradient_is_not_blamed_on_the_users_strategy(users_module: s
         ("scale:inf", "one finite number"),
         ("noise:nan", "one finite number"),
         ("noise:-1", "below 0"),
+        ("conform", "one finite number"),
+        ("conform:1.5", "not a share"),
+        ("stale-copy:1", "takes no value"),
         ("my_strategies_for_test:Mute", r"lacks the method report\(\)"),
         ("my_strategies_for_test:Function", "is not a class"),
         ("my_strategies_for_test:Picky", "constructor failed"),
@@ -153,3 +156,46 @@ def test_a_bad_strategy_is_refused_in_one_line(users_module: str, text: str, wor
     with pytest.raises(ConfigurationError, match=words) as refusal:
         parse_strategy(text)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_random_direction_has_the_gradients_norm_and_not_its_direction() -> None:
+    gradient = torch.ones(2, 10_000)
+    report = parse_strategy("random-direction").report(gradient, CONTEXT)
+    assert torch.allclose(report.norm(dim=1), gradient.norm(dim=1))
+    assert torch.cosine_similarity(report, gradient).abs().max() < 0.05
+    assert torch.cosine_similarity(report[0], report[1], dim=0).abs() < 0.05
+    still = parse_strategy("random-direction").report(torch.zeros(2, 4), CONTEXT)
+    assert not still.any()
+
+
+def test_an_alternating_flip_turns_every_second_round() -> None:
+    strategy = parse_strategy("alternating-flip")
+    assert torch.equal(strategy.report(GRADIENT, StrategyContext(1, 7, (0, 5))), GRADIENT)
+    assert torch.equal(strategy.report(GRADIENT, StrategyContext(2, 7, (0, 5))), -GRADIENT)
+
+
+HEARD = (torch.full((3, 4), 2.0) * torch.arange(1.0, 4.0)[:, None], torch.full((1, 4), 7.0))
+
+
+@pytest.mark.parametrize("text", ["stale-copy", "conform:0.5"])
+def test_who_listens_is_itself_in_round_1_and_refused_where_nobody_can(text: str) -> None:
+    strategy = parse_strategy(text)
+    first = StrategyContext(1, 7, (0, 5), None, simulated=True)
+    assert torch.equal(strategy.report(GRADIENT, first), GRADIENT)
+    with pytest.raises(ConfigurationError, match="only simulated agents"):
+        strategy.report(GRADIENT, CONTEXT)
+
+
+def test_a_stale_copy_is_the_first_neighbours_last_report() -> None:
+    context = StrategyContext(2, 7, (0, 5), HEARD, simulated=True)
+    report = parse_strategy("stale-copy").report(GRADIENT, context)
+    assert torch.equal(report, torch.stack([torch.full((4,), 2.0), torch.full((4,), 7.0)]))
+
+
+def test_conforming_moves_the_stated_share_towards_the_neighbours_mean() -> None:
+    context = StrategyContext(2, 7, (0, 5), HEARD, simulated=True)
+    mean = torch.stack([torch.full((4,), 4.0), torch.full((4,), 7.0)])
+    report = parse_strategy("conform:0.25").report(GRADIENT, context)
+    assert torch.allclose(report, 0.75 * GRADIENT + 0.25 * mean)
+    assert torch.equal(parse_strategy("conform:0").report(GRADIENT, context), GRADIENT)
+    assert torch.equal(parse_strategy("conform:1").report(GRADIENT, context), mean)
