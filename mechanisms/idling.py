@@ -8,7 +8,15 @@ from typing import Final
 
 import numpy as np
 
-from mechanisms.statistics import CAP, TAU, Floats, Mask, Neighbourhood, lower_median, ordered_sum
+from mechanisms.statistics import (
+    CAP,
+    TAU_ALONE,
+    Floats,
+    Mask,
+    Neighbourhood,
+    lower_median,
+    ordered_sum,
+)
 
 LAGS: Final = (1, 2, 3)
 """Ages in rounds at which a copy is looked for; 1 is the youngest that anyone can have."""
@@ -111,5 +119,5 @@ def _below(one: Floats, other: Floats) -> Floats:
     """How far `one` is below `other` beyond a factor of tau, capped; 0 where both are 0."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ratio = np.where(other > 0, other / one, 0.0)  # over 0 it is infinite: the cap
-    capped: Floats = np.minimum(np.maximum(ratio - TAU, 0.0), CAP)
+    capped: Floats = np.minimum(np.maximum(ratio - TAU_ALONE, 0.0), CAP)
     return capped

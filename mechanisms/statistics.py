@@ -14,7 +14,11 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 TAU: Final = 2.0
-"""Half-width of the band: what is within a factor of 2 is free (DESIGN measured 1.5 and 3 too)."""
+"""Half-width of the band: noise and energy within a factor of 2 are free."""
+TAU_ALONE: Final = 2.5
+"""Where only one of them is out of place, as shards that differ may make it, more is free."""
+TAU_DIRECTION: Final = 4.0
+"""Directions differ the most: what is up to 4 times as far away as others are from each other."""
 CAP: Final = 50.0
 """Most that one term of a penalty can be: a bill stays bounded whatever is claimed."""
 
@@ -94,25 +98,50 @@ class PeerPrediction:
 
 
 class Band:
-    """`band`: energies and directions within a factor of what the neighbourhood shows are free.
+    """`band`: noise, energies and directions near what the neighbourhood shows are free.
 
-    p_i = e_i + d_i of the design's section on payments. Energies are those of a mean round, so
-    that whoever was away for some rounds of a window is not charged for it; directions of two
-    members are compared over the rounds that both have.
+    p_i = v_i + e_i + d_i. Where shards differ, so do the lengths and directions of gradients, and
+    less so their noise from one batch to the next. Whoever scales its update, sends nothing or an
+    average of others' changes both, and v_i is what both noise and energy are beyond a factor of
+    `TAU`, up or down: one alone may be the data's doing. e_i is an energy that is high whatever the
+    noise, d_i a direction that is not the others', such as a flipped one. Noise and energies are
+    those of a mean round, so that whoever was away for some rounds of a window is not charged.
     """
 
     edge_local = False
 
     def charges(self, neighbourhood: Neighbourhood) -> Floats:
-        """Penalties (..., m), at most twice `CAP`."""
+        """Penalties (..., m), at most three times `CAP`."""
         present = neighbourhood.present()
-        return _energy_term(neighbourhood, present) + _direction_term(neighbourhood, present)
+        noise, known = _noise(neighbourhood)
+        energy = neighbourhood.energies / np.maximum(neighbourhood.mask.sum(axis=-1), 1)
+        energies = _ratios(energy)
+        both = np.minimum(_outside(_ratios(noise)), _outside(energies))
+        return (
+            lower_median(both, _others(known))
+            + lower_median(_beyond(energies, TAU_ALONE), _others(present))
+            + _direction_term(neighbourhood, present)
+        )
 
 
 def _others(present: Mask) -> Mask:
     """(..., m, m): whom each present member is compared with."""
     both = present[..., :, np.newaxis] & present[..., np.newaxis, :]
     return both & ~np.eye(present.shape[-1], dtype=np.bool_)
+
+
+def _ratios(values: Floats) -> Floats:
+    """Each member's value over each other's (..., m, m): 1 where both are 0."""
+    one, other = values[..., :, np.newaxis], values[..., np.newaxis, :]
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        ratios: Floats = np.where((one == 0) & (other == 0), 1.0, one / other)
+    return ratios
+
+
+def _beyond(ratio: Floats, tau: float) -> Floats:
+    """(r - tau)+, capped."""
+    capped: Floats = np.minimum(np.maximum(ratio - tau, 0.0), CAP)
+    return capped
 
 
 def _outside(ratio: Floats) -> Floats:
@@ -123,18 +152,26 @@ def _outside(ratio: Floats) -> Floats:
     return capped
 
 
-def _energy_term(neighbourhood: Neighbourhood, present: Mask) -> Floats:
-    """Lower median over the others of h(E_i / E_k), of energies a round."""
-    rounds = np.maximum(neighbourhood.mask.sum(axis=-1), 1)
-    energy = neighbourhood.energies / rounds  # (..., m)
-    one, other = energy[..., :, np.newaxis], energy[..., np.newaxis, :]
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        ratio = np.where((one == 0) & (other == 0), 1.0, one / other)
-    return lower_median(_outside(ratio), _others(present))
+def _noise(neighbourhood: Neighbourhood) -> tuple[Floats, Mask]:
+    """V_i (..., m), half the mean square of successive differences, and whose is known.
+
+    The estimator of von Neumann (1941): what changes slowly, such as the gradient's own mean,
+    cancels. Successive are charged rounds, whether or not there are others between them.
+    """
+    mask, traces = neighbourhood.mask, neighbourhood.traces
+    total, pairs = np.zeros(mask.shape[:-1]), np.zeros(mask.shape[:-1], dtype=np.int64)
+    last, seen = np.zeros_like(traces[..., 0, :]), np.zeros(mask.shape[:-1], dtype=np.bool_)
+    for t in range(mask.shape[-1]):
+        here, trace = mask[..., t], traces[..., t, :]
+        change = trace - last  # (..., m, r)
+        total = total + np.where(here & seen, ordered_sum(change * change, -1), 0.0)
+        pairs = pairs + (here & seen)
+        last, seen = np.where(here[..., np.newaxis], trace, last), seen | here
+    return total / np.maximum(2 * pairs, 1), pairs > 0
 
 
 def _direction_term(neighbourhood: Neighbourhood, present: Mask) -> Floats:
-    """(lower median over the others of rho_ik, over what pairs without i show, - tau)+, capped."""
+    """Lower median over the others of rho_ik, over what pairs without i show, beyond tau."""
     rho, known = _distances(neighbourhood, present)
     m = present.shape[-1]
     usual = []
@@ -143,11 +180,9 @@ def _direction_term(neighbourhood: Neighbourhood, present: Mask) -> Floats:
         apart[i, :] = apart[:, i] = False
         flat = (*rho.shape[:-2], m * m)
         usual.append(lower_median(rho.reshape(flat), (known & apart).reshape(flat)))
-    floor = np.maximum(
-        1.0, np.stack(usual, axis=-1)
-    )  # without it a copy would make others look far
-    seen = lower_median(rho, known) / floor
-    return np.minimum(np.maximum(seen - TAU, 0.0), CAP)
+    # Without the 1, a copy would make the others look far.
+    floor = np.maximum(1.0, np.stack(usual, axis=-1))
+    return _beyond(lower_median(rho, known) / floor, TAU_DIRECTION)
 
 
 def _distances(neighbourhood: Neighbourhood, present: Mask) -> tuple[Floats, Mask]:

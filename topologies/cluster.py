@@ -35,6 +35,7 @@ from topologies.specs import ConfigurationError
 if TYPE_CHECKING:
     import networkx as nx
 
+DEFAULT_RULE = "band:5e-4 + originality:5e-4 + persistence:5e-4 + norm:2e-5"
 FINGERPRINT_DOMAIN = "candor/cluster/v1"
 
 
@@ -83,7 +84,7 @@ class RoundSettings(Section):
 class PaymentSettings(Section):
     """What lying costs, and how much may be owed on one edge before service ends."""
 
-    rule: Line = "band:5e-4 + norm:2e-5"
+    rule: Line = DEFAULT_RULE
     window: Count = 16
     # 1000 credits in micro-credits: far above what honest agents owe in the measured runs.
     credit_limit: Count = 1_000_000_000

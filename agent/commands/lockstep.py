@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from agent.options import json_option
+from topologies.cluster import DEFAULT_RULE
 
 MUTANTS = ("send-before-persist", "no-nonce", "propose-before-catch-up")
 VERIFICATION_FAILED = 3
@@ -21,7 +22,7 @@ BATCH = 20
 @click.option("--seeds", type=click.IntRange(min=1), default=1000, show_default=True)
 @click.option("--first-seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--rule", default="band:5e-4 + norm:2e-5", show_default=True, metavar="SPEC")
+@click.option("--rule", default=DEFAULT_RULE, show_default=True, metavar="SPEC")
 @click.option(
     "--mutant", type=click.Choice(MUTANTS), help="Break one rule of the protocol, to be caught."
 )

@@ -40,6 +40,7 @@ from network.wire import encode
 from topologies import graphs
 from topologies.canonical import sha256
 from topologies.cluster import (
+    DEFAULT_RULE,
     AgentEntry,
     AlgorithmSettings,
     Cluster,
@@ -96,7 +97,7 @@ def run_seed(
     seed: int,
     *,
     mutant: str | None = None,
-    rule: str = "band:5e-4 + norm:2e-5",
+    rule: str = DEFAULT_RULE,
     trace: Callable[[str], None] | None = None,
 ) -> Outcome:
     """One schedule, from its seed alone."""

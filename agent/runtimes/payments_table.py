@@ -45,6 +45,8 @@ PARTITIONS: Final = ("iid", "dirichlet:0.5")
 IDLING: Final = "band + originality + persistence"
 RULES: Final = ("band", "originality", "persistence", IDLING, "peer-prediction", "norm")
 PRICE: Final = 1e-4  # small enough that even what diverges can be counted; amounts are over it
+BATCH_SIZE: Final = 8
+STEP_SIZE: Final = 0.05
 LAST_ROUNDS: Final = 16  # over which the own loss is averaged
 
 
@@ -66,9 +68,11 @@ class Cell:
     pays_more: Mapping[str, float]
 
     def ratio(self, rule: str) -> float:
-        """How many times the most that an honest agent pays; infinite where none pays."""
-        most = self.honest_pays[rule]
-        return self.pays[rule] / most if most > 0 else float("inf")
+        """How many times the most that an honest agent pays; infinite where only the liar pays."""
+        pays, most = self.pays[rule], self.honest_pays[rule]
+        if most <= 0:
+            return float("inf") if pays > 0 else 0.0
+        return pays / most
 
 
 def measure_payments(
@@ -160,8 +164,8 @@ def _cluster(agents: int, graph: str, partition: str, rounds: int, seed: int) ->
         graph=graphs.build(topology, agents),
         topology=topology,
         agents=entries,
-        task=task_settings("digits", seed, None, partition=partition),
-        algorithm=AlgorithmSettings(step_size=0.1, step_decay=0.0, local_steps=1),
+        task=task_settings("digits", seed, None, partition=partition, batch_size=BATCH_SIZE),
+        algorithm=AlgorithmSettings(step_size=STEP_SIZE, step_decay=0.0, local_steps=1),
         rounds=RoundSettings(rounds=rounds),
         payments=PaymentSettings(rule="none"),
     )

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from agent import keys
 from agent.commands.cluster import command
 from agent.dial import dial_all
-from topologies.cluster import Cluster, load_cluster
+from topologies.cluster import DEFAULT_RULE, Cluster, load_cluster
 from topologies.specs import ConfigurationError
 
 NEW = ("new", "--task", "digits", "--run-id", "demo")
@@ -266,7 +266,7 @@ def test_a_check_names_a_key_that_was_made_anew(keys_root: Path) -> None:
     [
         ("seed = 0", "seed = 1", "builds another initial model"),
         ('"digits"', '"nothing"', "nothing"),
-        ('"band:5e-4 + norm:2e-5"', '"norm:cheap"', "cheap"),
+        (f'"{DEFAULT_RULE}"', '"norm:cheap"', "cheap"),
         ('"iid"', '"idd"', "idd"),
         ("rounds = 100", "rounds = 0", "rounds.rounds"),
     ],

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from agent.cli import command
 from agent.runtimes.payments_table import IDLING, RULES, Cell, measure_payments
 
-CAUGHT = ("scale:4", "scale:0", "random-direction", "alternating-flip", "stale-copy")
+CAUGHT = ("scale:4", "scale:0.5", "scale:0", "stale-copy")
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +25,8 @@ def test_what_gains_or_idles_pays_three_times_the_most_of_an_honest_agent(
         for partition in ("iid", "dirichlet:0.5")
     }
     for cell in cells:
-        if cell.partition == "iid":
-            assert cell.ratio(IDLING) >= 3, cell
-            assert cell.pays_more[IDLING] > 0, cell
+        assert cell.ratio(IDLING) >= 3, cell
+        assert cell.pays_more[IDLING] > 0, cell
 
 
 def test_a_lie_up_gains_and_idling_costs_quality(cells: list[Cell]) -> None:

@@ -33,7 +33,7 @@ from topologies.specs import ConfigurationError
 RUN = sha256(b"run")
 IDS = ("a0", "a1", "a2", "a3")
 KEYS = {agent: SigningKey(sha256(agent.encode())) for agent in IDS}
-WINDOW, SIZE = 4, 8
+WINDOW, SIZE = 4, 64
 
 
 class Root:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from topologies import graphs, z85
 from topologies.cluster import (
+    DEFAULT_RULE,
     AgentEntry,
     AlgorithmSettings,
     Cluster,
@@ -127,7 +128,7 @@ def test_the_fingerprint_is_the_hash_of_every_field_in_declared_order() -> None:
         ["digits", "iid", 32, 3, DIGEST],
         ["decentralized-sgd", 0.3, 0.0, 8, 0.0],
         [20, 30.0, 60.0],
-        ["band:5e-4 + norm:2e-5", 16, 1_000_000_000, 1024],
+        [DEFAULT_RULE, 16, 1_000_000_000, 1024],
         ["ring", "metropolis-hastings", [["a0", "a1"]]],
         [[e.id, e.endpoint, e.identity, e.curve] for e in cluster.agents],
     ]
@@ -140,7 +141,7 @@ def test_the_fingerprint_is_the_hash_of_every_field_in_declared_order() -> None:
         ("seed = 7", "seed = 8"),
         ("rounds = 20", "rounds = 21"),
         ("step_size = 0.3", "step_size = 0.25"),
-        ('"band:5e-4 + norm:2e-5"', '"none"'),
+        (f'"{DEFAULT_RULE}"', '"none"'),
         (":5003", ":6003"),
         ('["a0", "a1"]', '["a0", "a2"]'),
     ],
