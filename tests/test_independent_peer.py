@@ -2,12 +2,11 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
-import blake3
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -27,6 +26,147 @@ RUN_S = 120
 
 def vectors(name):
     return json.loads((HERE / "vectors" / f"{name}.json").read_text())
+
+
+def page(what):
+    """The hexadecimals that the protocol page gives for `what` in a table."""
+    text = (HERE.parent / "docs" / "protocol.md").read_text()
+    return re.search(rf"^\| {what} \| `([0-9a-f]+)` \|$", text, re.MULTILINE)[1]
+
+
+def key(vector, name="identity_seed"):
+    return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(vector[name]))
+
+
+def cluster_of(vector, window=16, **fields):
+    """A cluster of which only what a vector needs is there."""
+    entry = {"curve": "", "endpoint": "", "identity": vector.get("identity_public", "")}
+    agents = {"a0": entry, "a1": entry, **fields.pop("agents", {})}
+    run = bytes.fromhex(vector.get("run", "") or vector.get("fingerprint", ""))
+    blank = dict.fromkeys(wire.Cluster.__slots__)
+    return wire.Cluster(**{**blank, "run": run, "window": window, "agents": agents, **fields})
+
+
+def test_it_computes_the_fingerprint():
+    vector = vectors("cluster")
+    assert wire.Cluster.parse(vector["toml"]).run.hex() == vector["fingerprint"]
+
+
+def test_it_makes_and_checks_the_certificate():
+    vector = vectors("certificate")
+    entry = {"curve": vector["curve_public"], "endpoint": vector["endpoint"]}
+    entry["identity"] = vector["identity_public"]
+    cluster = cluster_of({}, run_id="demo", agents={"a0": entry})
+    encoded, now_s = bytes.fromhex(vector["encoded"]), vector["not_after_s"]
+    wire.check_certificate(cluster, "a0", encoded, now_s)
+    with pytest.raises(wire.Refused, match="certificate-expired"):
+        wire.check_certificate(cluster, "a0", encoded, now_s + 1)
+    with pytest.raises(wire.Refused, match="certificate-signature"):
+        wire.check_certificate(cluster, "a0", flipped(encoded), now_s)
+    mine = wire.certificate(cluster, "a0", key(vector))
+    wire.check_certificate(cluster, "a0", mine, now_s)
+
+
+def flipped(data):
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def test_it_signs_the_greeting():
+    vector = vectors("hello")
+    made = wire.sign(key(vector), "candor/hello/v1", bytes.fromhex(vector["body"]))
+    assert made.hex() == vector["signature"]
+
+
+def test_it_reads_the_statement():
+    vector = vectors("statement")
+    cluster = cluster_of(vector, dim=4, sketch_size=4)
+    body, signature = bytes.fromhex(vector["body"]), bytes.fromhex(vector["signature"])
+    read = rounds.Statement.parse(cluster, body, signature)
+    assert read.is_genuine(cluster)
+    assert not rounds.Statement.parse(cluster, body, flipped(signature)).is_genuine(cluster)
+    assert (read.round, read.agent, read.row) == (16, "a1", dict(vector["row"]))
+
+
+def test_it_folds_sketches_and_traces():
+    vector = vectors("sketch")
+    cluster = cluster_of(vector, dim=70, sketch_size=16)
+    values = np.array(vector["vector"], np.float32)
+    for one in vector["windows"]:
+        assert rounds.sketch(cluster, one["window"], values).hex() == one["sketch"]
+    for one in vector["traces"]:
+        found = rounds.trace(cluster, one["window"], np.array(vector["traced"]))
+        assert found.hex() == one["trace"]
+
+
+def test_it_makes_the_claim():
+    vector = vectors("claim")
+    cluster = cluster_of(vector)
+    items = [
+        claims.Claimed(number, energy, heard, np.array(trace, "<f4").tobytes())
+        for number, energy, heard, trace in vector["rounds"]
+    ]
+    made = claims.make(cluster, "a1", 2, items, key(vector))
+    assert (made.encoded.hex(), made.digest.hex()) == (vector["encoded"], vector["digest"])
+    assert claims.Claim.parse(cluster, made.encoded) == made
+    with pytest.raises(wire.Refused, match="claim-signature"):
+        claims.Claim.parse(cluster, flipped(made.encoded))
+
+
+@pytest.mark.parametrize("rule", vectors("amounts")["rows"])
+def test_it_bills_the_same_amounts_to_the_last_unit(rule):
+    vector = vectors("amounts")
+    found = []
+    for body in map(bytes.fromhex, vector["claims"]):
+        _, run, window, agent, items = wire.unpack(body, len(body))
+        items = [claims.Claimed(*one) for one in items]
+        found.append(claims.Claim(b"", body, run, window, agent, items))
+    assert bills.amounts(rule, vector["referee"], found) == vector["rows"][rule]
+
+
+def test_it_settles_and_exports_the_ledger():
+    vector = vectors("ledger")
+    ends = {"a0": key(vector, "seed_lo"), "a1": key(vector, "seed_hi")}
+    publics = {agent: one.public_key().public_bytes_raw().hex() for agent, one in ends.items()}
+    cluster = cluster_of(
+        vector,
+        agents={agent: {"identity": public} for agent, public in publics.items()},
+        run_id="demo",
+        credit_limit=vector["credit_limit"],
+        rule=vector["rule"],
+        neighbours={"a0": ["a1"], "a1": ["a0"]},
+        dim=2,
+        sketch_size=2,
+    )
+    genesis, settlement = vector["records"]
+    nonces = [bytes.fromhex(genesis["fields"][name]) for name in ("nonce_lo", "nonce_hi")]
+    both = tuple(bills.Bill.parse(cluster, bytes.fromhex(one)) for one in vector["bundles"])
+    for bill in both:
+        bills.check(cluster, bill, {})
+    channels = {
+        agent: ledger.Channel(cluster, agent, peer, ends[agent], nonce)
+        for (agent, peer), nonce in zip([("a0", "a1"), ("a1", "a0")], nonces, strict=True)
+    }
+    lo, hi = channels.values()
+    exchange(channels, [("a0", lo.begin(nonces[1])), ("a1", hi.begin(nonces[0]))])
+    assert lo.id.hex() == vector["channel_id"] == page("`channel_id`")
+    assert lo.head.hex() == genesis["head"] == page("`head` of the genesis")
+    exchange(channels, [("a0", lo.settle(both)), ("a1", hi.settle(both))])
+    assert lo.records == hi.records
+    assert lo.head.hex() == settlement["head"] == page("`head` of record 1")
+    for record, expected in zip(lo.records, vector["records"], strict=True):
+        assert record.sig_p.hex() == expected["sig_p"]
+        assert record.sig_a.hex() == expected["sig_a"]
+    assert lo.export() == vector["export"]
+
+
+def exchange(channels, sent):
+    """Deliver what two ends of a ledger send, until both are silent."""
+    handlers = {wire.STATE: "state", wire.PROPOSE: "propose", wire.ACCEPT: "accepted"}
+    while sent:
+        sender, messages = sent.pop(0)
+        peer = "a1" if sender == "a0" else "a0"
+        for kind, fields in messages:
+            sent.append((peer, getattr(channels[peer], handlers[kind])(*fields)))
 
 
 def test_it_shares_no_code_with_the_project():

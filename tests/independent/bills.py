@@ -1,6 +1,7 @@
 """What a referee charges its neighbours for a window."""
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -9,6 +10,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.independent.claims import Claim, Claimed
+from tests.independent.rounds import TRACE_SIZE_MAX
 from tests.independent.wire import (
     Cluster,
     Refused,
@@ -25,6 +27,7 @@ BODY_BYTES_MAX = 65_536
 CAP, TOLERANCE = 50.0, 2.0
 LAGS, ROUNDS_COPIED_MIN, ROUNDS_COMMON_MIN = (1, 2, 3), 4, 5
 AMOUNT_LIMIT = 2**62
+ENERGY_MAX = 1e16
 
 Vectors = dict[int, np.ndarray]  # traces by round
 Rows = list[list]  # [member, transfer, charge]
@@ -85,7 +88,7 @@ def make(
     """The bill of a referee from its own claim and its neighbours'."""
     claims = sorted(claims, key=lambda claim: claim.agent)
     rule, digests = canonical_rule(cluster.rule), [claim.digest for claim in claims]
-    rows = amounts(cluster, referee, claims)
+    rows = amounts(cluster.rule, referee, claims)
     body = pack([2, cluster.run, window, previous, referee, rule, rows, digests])
     encoded = [claim.encoded for claim in claims]
     bundle = pack([body, sign(key, "candor/bill/v1", body), encoded])
@@ -107,17 +110,17 @@ def check(cluster: Cluster, bill: Bill, known: dict[str, Claim]) -> None:
         raise Refused("bill-claims")
     if any(claim.body != known[claim.agent].body for claim in claims if claim.agent in known):
         raise Refused("bill-claims")
-    if any((claim.run, claim.window) != (bill.run, bill.window) for claim in claims):
+    if any(not claim.is_of(cluster, bill.run, bill.window) for claim in claims):
         raise Refused("claim")
     if bill.digests != [claim.digest for claim in sorted(claims, key=lambda one: one.agent)]:
         raise Refused("bill-claims")
-    if bill.rows != amounts(cluster, bill.referee, claims):
+    if bill.rows != amounts(cluster.rule, bill.referee, claims):
         raise Refused("bill-rows")
 
 
 def terms_of(rule: str) -> list[tuple[str, float]]:
     """Names and prices."""
-    pairs = [term.strip().split(":") for term in rule.split("+")]
+    pairs = [term.split(":") for term in re.split(r"\s+\+\s+", rule.strip())]
     return [(name, float(price)) for name, price in pairs]
 
 
@@ -125,39 +128,51 @@ def canonical_rule(rule: str) -> str:
     return " + ".join(f"{name}:{price!r}" for name, price in terms_of(rule))
 
 
-def amounts(cluster: Cluster, referee: str, claims: list[Claim]) -> Rows:
-    """What each member pays to the others and to the referee, in micro-credits."""
+def amounts(rule: str, referee: str, claims: list[Claim]) -> Rows:
+    """What each member of a bill pays, in micro-credits."""
     by_agent = {claim.agent: claim.rounds for claim in sorted(claims, key=lambda c: c.agent)}
     heard = {one.round: one.heard for one in by_agent[referee]}
-    charged: dict[str, list[Claimed]] = {}
-    for agent, rounds in by_agent.items():
-        mine = [r for r in rounds if agent == referee or agent in heard.get(r.round, ())]
-        if mine or agent == referee:
-            charged[agent] = mine
-    members = [agent for agent in charged if agent != referee]
+    charged = {
+        agent: [one for one in items if agent == referee or agent in heard.get(one.round, ())]
+        for agent, items in by_agent.items()
+    }
+    present = Group({agent: items for agent, items in charged.items() if items})
+    paid = shares(rule, present, referee)
+    return [[agent, *paid.get(agent, (0, 0))] for agent in by_agent if agent != referee]
+
+
+def shares(rule: str, group: "Group", referee: str) -> dict[str, tuple[int, int]]:
+    """Transfer and charge of every member with a charged round."""
+    members = [agent for agent in group.traces if agent != referee]
     transfers, charges = dict.fromkeys(members, 0.0), dict.fromkeys(members, 0.0)
-    group = Group(charged)
-    for name, price in terms_of(cluster.rule):
+    for name, price in terms_of(rule):
         if name == "norm":
             for member in members:
                 charges[member] += price * group.energies[member]
-            continue
-        penalties = {member: PENALTIES[name](group, member) for member in members}
-        for member in members:
-            others = [penalties[one] for one in members if one != member]
-            if others:
-                mean = total(others) / len(others)
-                transfers[member] += price * (penalties[member] - mean)
-    whole = {member: _credits(transfers[member]) for member in members}
+        elif len(members) > 1:
+            penalties = {member: PENALTIES[name](group, member) for member in members}
+            whole = total(penalties.values())
+            for member, own in penalties.items():
+                transfers[member] += price * (own - (whole - own) / (len(members) - 1))
+    credits = {member: _credits(transfers[member]) for member in members}
     if members:
-        whole[members[0]] -= sum(whole.values())
-    rows = []
-    for agent in by_agent:
-        if agent in charged and agent != referee:
-            rows.append([agent, whole[agent], _credits(charges[agent])])
-        elif agent != referee:
-            rows.append([agent, 0, 0])
-    return rows
+        credits[members[0]] -= sum(credits.values())
+    return {member: (credits[member], _credits(charges[member])) for member in members}
+
+
+def is_too_large(cluster: Cluster, energy: float) -> bool:
+    """Whether a window of rounds of this energy, beside an idler, is beyond an edge's credit."""
+    size, numbers = min(cluster.k, TRACE_SIZE_MAX), range(cluster.window)
+    group = Group({})
+    for agent, each in (("a", energy), ("b", 0.0), ("c", 0.0)):
+        u = np.zeros(size)
+        u[0] = math.sqrt(each)
+        group.add(agent, each * cluster.window, dict.fromkeys(numbers, u))
+    try:
+        paid = shares(cluster.rule, group, "c")
+    except Refused:
+        return True
+    return energy > ENERGY_MAX or any(abs(sum(one)) > cluster.credit_limit for one in paid.values())
 
 
 def _credits(amount: float) -> int:
@@ -195,15 +210,20 @@ class Group:
     """The charged rounds of a neighbourhood: energies and traces by agent."""
 
     def __init__(self, charged: dict[str, list[Claimed]]) -> None:
-        self.energies = {a: math.fsum(one.energy for one in r) for a, r in charged.items()}
-        self.traces = {a: {one.round: one.vector for one in r} for a, r in charged.items()}
-        self.norms = {
-            a: {t: dot(u, u) for t, u in vectors.items()} for a, vectors in self.traces.items()
-        }
-        self._units = {
-            a: {t: u / math.sqrt(n) if (n := self.norms[a][t]) else u for t, u in v.items()}
-            for a, v in self.traces.items()
-        }
+        self.energies: dict[str, float] = {}
+        self.traces: dict[str, Vectors] = {}
+        self.norms: dict[str, dict[int, float]] = {}
+        self._units: dict[str, Vectors] = {}
+        for agent, items in charged.items():
+            energy = math.fsum(one.energy for one in items)
+            self.add(agent, energy, {one.round: one.vector for one in items})
+
+    def add(self, agent: str, energy: float, traces: Vectors) -> None:
+        """A member with its charged rounds; ids come in ascending order."""
+        norms = {t: dot(u, u) for t, u in traces.items()}
+        units = {t: u / math.sqrt(norms[t]) if norms[t] else u for t, u in traces.items()}
+        self.energies[agent], self.traces[agent] = energy, traces
+        self.norms[agent], self._units[agent] = norms, units
 
     def others(self, agent: str) -> list[str]:
         return [one for one in self.traces if one != agent]
@@ -211,18 +231,17 @@ class Group:
     def common(self, i: str, k: str) -> list[int]:
         return [t for t in self.traces[i] if t in self.traces[k]]
 
-    def mean_energy(self, agent: str) -> float | None:
-        rounds = len(self.traces[agent])
-        return self.energies[agent] / rounds if rounds else None
+    def mean_energy(self, agent: str) -> float:
+        return self.energies[agent] / len(self.traces[agent])
 
     def distance(self, i: str, k: str) -> float | None:
         """The share of two agents' injected energy in which they differ over the window."""
         rounds = self.common(i, k)
         both = total(self.norms[i][t] + self.norms[k][t] for t in rounds)
-        if not rounds:
+        if both == 0:
             return None
         apart = summed(self.traces[i][t] - self.traces[k][t] for t in rounds)
-        return dot(apart, apart) / both if both else 0.0
+        return dot(apart, apart) / both
 
     def copied(self, i: str, k: str, lag: int) -> float:
         """How alike i's updates are to those of k, `lag` rounds earlier."""
@@ -250,8 +269,7 @@ def peer_prediction(group: Group, member: str) -> float:
 
 def band(group: Group, member: str) -> float:
     own = group.mean_energy(member)
-    means = [group.mean_energy(one) for one in group.others(member)]
-    e = lower_median([_beyond(own, mean) for mean in means if mean is not None])
+    e = lower_median([_beyond(own, group.mean_energy(one)) for one in group.others(member)])
     near = [group.distance(*sorted((member, one))) for one in group.others(member)]
     apart = [group.distance(i, k) for i, k in combinations(group.others(member), 2)]
     usual = lower_median([one for one in apart if one is not None])
@@ -263,9 +281,9 @@ def _beyond(a: float, b: float) -> float:
     """How far the ratio of two energies leaves the band, either way."""
     if a == 0 and b == 0:
         return 0.0
-    if a == 0 or b == 0:
+    ratio = a / b if b else math.inf
+    if ratio == 0:
         return CAP
-    ratio = a / b
     return min(CAP, max(0.0, ratio - TOLERANCE) + max(0.0, 1 / ratio - TOLERANCE))
 
 

@@ -51,6 +51,16 @@ class Claim:
     def digest(self) -> bytes:
         return sha256(self.body)
 
+    def is_of(self, cluster: Cluster, run: bytes, window: int) -> bool:
+        """Whether it is of this run and window, in all its rounds, with traces that fit."""
+        size = 4 * min(cluster.k, TRACE_SIZE_MAX)
+        return (self.run, self.window) == (run, window) and all(
+            cluster.window_of(one.round) == window
+            and len(one.trace) == size
+            and np.isfinite(one.vector).all()
+            for one in self.rounds
+        )
+
     @classmethod
     def parse(cls, cluster: Cluster, encoded: bytes) -> "Claim":
         """Raises Refused."""

@@ -287,7 +287,7 @@ class Channel:
         fields = _parse(body)
         kind = "settlement" if bills else "genesis"
         expected = _parse(self._body(kind, fields[6], bills, fields[3]))
-        names = "version channel seq attempt prev proposer window kind".split()
+        names = ["version", "channel", "seq", "attempt", "prev", "proposer", "window", "kind"]
         for name, one, other in zip([*names, *["mismatch"] * 4], fields, expected, strict=False):
             if one != other:
                 raise Refused(name)

@@ -1,8 +1,8 @@
 """An agent of its own: `python -m tests.independent.peer CLUSTER ID KEYS INITIAL DATA_DIR`.
 
-INITIAL holds x_1 as little-endian float32. Its loss is 0.05 ||x||², so that a round of local training
-is one line. It leaves its exports in DATA_DIR/ledger and what it met in DATA_DIR/peer.json, and ends
-with 0 where the run went through and every edge is settled.
+INITIAL holds x_1 as little-endian float32. Its loss is 0.05 ||x||^2, so that a round of local
+training is one line. It leaves its exports in DATA_DIR/ledger and what it met in
+DATA_DIR/peer.json, and ends with 0 where the run went through and every edge is settled.
 """
 
 import json
@@ -279,7 +279,10 @@ class Peer:
                 rounds.check_witness(self.cluster, stated, agent, told)
                 own = told
             before[agent] = own
-        near.injected[stated.round] = rounds.injected(self.cluster, stated, before, self.initial)
+        found = rounds.injected(self.cluster, stated, before, self.initial)
+        if bills.is_too_large(self.cluster, rounds.energy(found)):
+            raise Refused("injected-too-large")
+        near.injected[stated.round] = found
         near.statements[stated.round], near.given_up = stated, False
         near.payloads[stated.round] = vector
         while len(near.payloads) > ROUNDS_KEPT:
@@ -517,9 +520,9 @@ class Peer:
 
     def _on_bye(self, peer: str, heard: bool) -> None:
         near = self.near[peer]
-        news = not near.left or not heard
-        near.left, near.knows_we_left = True, near.knows_we_left or heard
-        if self.phase == "leaving" and news:
+        first, near.left = not near.left, True
+        near.knows_we_left = near.knows_we_left or heard
+        if self.phase == "leaving" and first:
             self._send(peer, wire.BYE, True)
 
     def _leave(self, now_s: float, spent_s: float) -> None:

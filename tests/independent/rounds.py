@@ -1,7 +1,6 @@
 """Sketches, statements, and what an agent injected."""
 
 import math
-import struct
 from dataclasses import dataclass
 
 import blake3
@@ -34,6 +33,13 @@ def sketch(cluster: Cluster, window: int, vector: np.ndarray) -> bytes:
     """S vector, as it stands in a statement."""
     found = folded("candor/sketch-signs/v1", cluster.run, window, vector, cluster.sketch_size)
     return found.astype("<f8").tobytes()
+
+
+def next_sketch(cluster: Cluster, number: int, vector: np.ndarray) -> bytes:
+    """S vector under the next window's signs, where a statement of this round has it."""
+    if not cluster.ends_window(number) or cluster.k == cluster.dim:
+        return b""
+    return sketch(cluster, cluster.window_of(number) + 1, vector)
 
 
 def trace(cluster: Cluster, window: int, of: np.ndarray) -> bytes:
@@ -102,7 +108,6 @@ def body_of(
 ) -> bytes:
     """What an agent signs about the payload `vector` of a round."""
     data, window = payload(vector), cluster.window_of(number)
-    last = cluster.ends_window(number) and cluster.k < cluster.dim
     return pack(
         [
             1,
@@ -114,7 +119,7 @@ def body_of(
             [[one, row[one]] for one in sorted(row)],
             cluster.step_size(number),
             sketch(cluster, window, vector),
-            sketch(cluster, window + 1, vector) if last else b"",
+            next_sketch(cluster, number, vector),
         ]
     )
 
@@ -156,9 +161,7 @@ def check_announced(cluster: Cluster, sender: str, stated: Statement) -> None:
         raise Refused("statement-run")
     if stated.round > cluster.rounds:
         raise Refused("statement-round")
-    last = cluster.ends_window(stated.round) and cluster.k < cluster.dim
-    sizes = (len(stated.sketch), len(stated.next_sketch))
-    if stated.dim != cluster.dim or sizes != (8 * cluster.k, 8 * cluster.k if last else 0):
+    if (stated.dim, len(stated.sketch)) != (cluster.dim, 8 * cluster.k):
         raise Refused("statement-size")
     if not math.isclose(stated.step_size, cluster.step_size(stated.round), rel_tol=1e-12):
         raise Refused("step-size")
@@ -173,7 +176,7 @@ def check_payload(cluster: Cluster, stated: Statement, data: bytes) -> np.ndarra
     vector, window = np.frombuffer(data, "<f4"), cluster.window_of(stated.round)
     if sketch(cluster, window, vector) != stated.sketch:
         raise Refused("payload-sketch")
-    if stated.next_sketch and sketch(cluster, window + 1, vector) != stated.next_sketch:
+    if next_sketch(cluster, stated.round, vector) != stated.next_sketch:
         raise Refused("payload-sketch")
     if not np.isfinite(vector).all():
         raise Refused("payload-not-finite")
@@ -213,8 +216,3 @@ def injected(
 def energy(vector: np.ndarray) -> float:
     """The squared norm."""
     return float(vector @ vector)
-
-
-def floats(data: bytes) -> tuple[float, ...]:
-    """The float32 numbers of a trace."""
-    return struct.unpack(f"<{len(data) // 4}f", data)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import msgpack
 import zmq
-from zmq.utils import z85
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PrivateKey,
     Ed25519PublicKey,
 )
+from zmq.utils import z85
 
 HELLO, UPDATE, WITNESSES, CHUNK, ACK, CLAIM, STATE, PROPOSE, ACCEPT, REJECT = range(1, 11)
 EVIDENCE, RECORDS, BYE, WAITING, BILL = 11, 12, 13, 14, 15
