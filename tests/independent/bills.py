@@ -119,7 +119,9 @@ def check(cluster: Cluster, bill: Bill, known: dict[str, Claim]) -> None:
 
 
 def terms_of(rule: str) -> list[tuple[str, float]]:
-    """Names and prices."""
+    """Names and prices; none under the rule `none`."""
+    if rule.strip() == "none":
+        return []
     pairs = [term.split(":") for term in re.split(r"\s+\+\s+", rule.strip())]
     return [(name, float(price)) for name, price in pairs]
 

@@ -177,6 +177,8 @@ class Peer:
             if near.nonce != nonce:
                 near.nonce, near.hello_wait_s = nonce, HELLO_S
                 near.slots.clear()
+                near.left = near.knows_we_left = False
+                near.given_up = self.round > 1
                 self._send_all(peer, near.channel.begin(nonce))
                 self._send_books(peer)
         if not established or echo != self.nonce:
@@ -322,7 +324,8 @@ class Peer:
         for agent in sorted(parts):
             total += self.row[agent] * parts[agent].astype(np.float64)
         self.x = total.astype(np.float32)
-        if self.cluster.ends_window(t) or t == self.cluster.rounds:
+        over = self.cluster.ends_window(t) or t == self.cluster.rounds
+        if over and bills.terms_of(self.cluster.rule):
             self._claim(self.cluster.window_of(t))
 
     # Claims, bills and ledgers
@@ -510,7 +513,7 @@ class Peer:
                 self._publish()
 
     def _is_settled(self, near: Neighbour) -> bool:
-        return near.channel.settled == max(self.claims)
+        return near.channel.settled >= max(self.claims, default=-1)
 
     def _say_bye(self, now_s: float) -> None:
         self._bye_at_s = now_s + BYE_S
