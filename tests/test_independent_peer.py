@@ -5,10 +5,12 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import zmq
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent import cli
@@ -83,7 +85,9 @@ def test_it_reads_the_statement():
     body, signature = bytes.fromhex(vector["body"]), bytes.fromhex(vector["signature"])
     read = rounds.Statement.parse(cluster, body, signature)
     assert read.is_genuine(cluster)
-    assert not rounds.Statement.parse(cluster, body, flipped(signature)).is_genuine(cluster)
+    forged = rounds.Statement.parse(cluster, body, flipped(signature))
+    with pytest.raises(wire.Refused, match="statement-signature"):
+        rounds.check_announced(cluster, "a1", forged)
     assert (read.round, read.agent, read.row) == (16, "a1", dict(vector["row"]))
 
 
@@ -123,7 +127,8 @@ def test_it_bills_the_same_amounts_to_the_last_unit(rule):
     assert bills.amounts(rule, vector["referee"], found) == vector["rows"][rule]
 
 
-def test_it_settles_and_exports_the_ledger():
+def edge_of_the_vector():
+    """Cluster, keys, nonces and the bills of the edge that the ledger's vector is about."""
     vector = vectors("ledger")
     ends = {"a0": key(vector, "seed_lo"), "a1": key(vector, "seed_hi")}
     publics = {agent: one.public_key().public_bytes_raw().hex() for agent, one in ends.items()}
@@ -137,17 +142,34 @@ def test_it_settles_and_exports_the_ledger():
         dim=2,
         sketch_size=2,
     )
-    genesis, settlement = vector["records"]
-    nonces = [bytes.fromhex(genesis["fields"][name]) for name in ("nonce_lo", "nonce_hi")]
+    fields = vector["records"][0]["fields"]
+    nonces = [bytes.fromhex(fields[name]) for name in ("nonce_lo", "nonce_hi")]
     both = tuple(bills.Bill.parse(cluster, bytes.fromhex(one)) for one in vector["bundles"])
-    for bill in both:
-        bills.check(cluster, bill, {})
-    channels = {
+    return cluster, ends, nonces, both
+
+
+def channels_of(cluster, ends, nonces):
+    return {
         agent: ledger.Channel(cluster, agent, peer, ends[agent], nonce)
         for (agent, peer), nonce in zip([("a0", "a1"), ("a1", "a0")], nonces, strict=True)
     }
+
+
+def met(channels, nonces):
+    """A session begins: both ends compare their chains."""
     lo, hi = channels.values()
     exchange(channels, [("a0", lo.begin(nonces[1])), ("a1", hi.begin(nonces[0]))])
+
+
+def test_it_settles_and_exports_the_ledger():
+    vector = vectors("ledger")
+    cluster, ends, nonces, both = edge_of_the_vector()
+    for bill in both:
+        bills.check(cluster, bill, {})
+    channels = channels_of(cluster, ends, nonces)
+    met(channels, nonces)
+    lo, hi = channels.values()
+    genesis, settlement = vector["records"]
     assert lo.id.hex() == vector["channel_id"] == page("`channel_id`")
     assert lo.head.hex() == genesis["head"] == page("`head` of the genesis")
     exchange(channels, [("a0", lo.settle(both)), ("a1", hi.settle(both))])
@@ -159,6 +181,17 @@ def test_it_settles_and_exports_the_ledger():
     assert lo.export() == vector["export"]
 
 
+def test_an_end_that_lost_its_records_is_sent_them():
+    cluster, ends, nonces, both = edge_of_the_vector()
+    channels = channels_of(cluster, ends, nonces)
+    met(channels, nonces)
+    exchange(channels, [(agent, one.settle(both)) for agent, one in channels.items()])
+    channels["a1"] = channels_of(cluster, ends, nonces)["a1"]
+    met(channels, nonces)
+    assert channels["a1"].records == channels["a0"].records
+    assert all(one.synced for one in channels.values())
+
+
 def exchange(channels, sent):
     """Deliver what two ends of a ledger send, until both are silent."""
     handlers = {wire.STATE: "state", wire.PROPOSE: "propose", wire.ACCEPT: "accepted"}
@@ -166,7 +199,10 @@ def exchange(channels, sent):
         sender, messages = sent.pop(0)
         peer = "a1" if sender == "a0" else "a0"
         for kind, fields in messages:
-            sent.append((peer, getattr(channels[peer], handlers[kind])(*fields)))
+            end = channels[peer]
+            adopted = kind == wire.RECORDS
+            answer = end.adopt(fields) if adopted else getattr(end, handlers[kind])(*fields)
+            sent.append((peer, answer))
 
 
 def test_it_shares_no_code_with_the_project():
@@ -177,16 +213,24 @@ def test_it_shares_no_code_with_the_project():
             assert not OURS & {name.split(".")[0] for name in names}, path.name
 
 
-@pytest.fixture(scope="module")
-def joined(tmp_path_factory):
-    """A ring of three daemons and, as a1, the independent peer: the run directory."""
+RUNS = {
+    # Sketches under signs, and every rule.
+    "ring": ["--rounds=32", "--window=16", "--rule", RULE],
+    # Sketches that are the model itself, and a last window of half the length.
+    "complete": ["--rounds=20", "--window=8", "--mixing=max-degree", "--sketch-size=4096"],
+}
+WINDOWS = {"ring": 2, "complete": 3}
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def joined(request, tmp_path_factory):
+    """Three daemons and, as a1, the independent peer: the run directory, and its settings."""
     run_dir = tmp_path_factory.mktemp("joined")
     for i in range(4):
         assert cli.run(["keygen", str(run_dir / "keys" / f"a{i}")]) == 0
     cluster = run_dir / "cluster.toml"
-    words = ["cluster", "new", "--topology", "ring", "--task", "digits", "--run-id", "joined"]
-    words += ["--rounds=32", "--window=16", "--rule", RULE, "--seed=5", "-o", str(cluster)]
-    words += ["--step-size=0.1", "--deadline-s=20"]
+    words = ["cluster", "new", "--topology", request.param, "--task=digits", "--run-id=joined"]
+    words += [*RUNS[request.param], "--seed=5", "-o", str(cluster), "--deadline-s=20"]
     for i, port in enumerate(free_ports(4)):
         words += ["--agent", f"a{i}={run_dir / 'keys' / f'a{i}'}@tcp://127.0.0.1:{port}"]
     assert cli.run(words) == 0
@@ -210,29 +254,85 @@ def joined(tmp_path_factory):
             process.kill()
             process.wait(20)
     assert codes == dict.fromkeys(codes, 0)
-    return run_dir
+    return run_dir, request.param
+
+
+def lines_of(run_dir, holder, peer):
+    """The export of the edge between a1 and `peer` as `holder` has it."""
+    name = f"{min('a1', peer)}-{max('a1', peer)}.jsonl"
+    return (run_dir / "agents" / holder / "ledger" / name).read_text().splitlines()
 
 
 def test_nobody_refuses_what_the_other_sends(joined):
-    report = json.loads((joined / "agents" / "a1" / "peer.json").read_text())
-    assert (report["round"], report["met"]) == (32, {})
+    run_dir, _ = joined
+    report = json.loads((run_dir / "agents" / "a1" / "peer.json").read_text())
+    assert report["met"] == {}
     for agent in ("a0", "a2", "a3"):
-        lines = (joined / "agents" / agent / "log.jsonl").read_text().splitlines()
-        found = [json.loads(line) for line in lines]
-        assert not [one for one in found if one["level"] in ("warning", "error")], agent
+        lines = (run_dir / "agents" / agent / "log.jsonl").read_text().splitlines()
+        levels = {json.loads(line)["level"] for line in lines}
+        assert levels <= {"info", "debug"}, agent
+        assert not (run_dir / "agents" / agent / "evidence").exists()
 
 
 def test_both_ends_hold_the_same_records(joined, capsys):
-    heads = json.loads((joined / "agents" / "a1" / "peer.json").read_text())["edges"]
-    assert set(heads) == {"a0", "a2"}
-    for peer, edge in heads.items():
-        name = f"{min('a1', peer)}-{max('a1', peer)}.jsonl"
-        own = (joined / "agents" / "a1" / "ledger" / name).read_text().splitlines()
-        other = (joined / "agents" / peer / "ledger" / name).read_text().splitlines()
+    run_dir, topology = joined
+    edges = json.loads((run_dir / "agents" / "a1" / "peer.json").read_text())["edges"]
+    assert set(edges) == ({"a0", "a2"} if topology == "ring" else {"a0", "a2", "a3"})
+    for peer, edge in edges.items():
+        own, other = lines_of(run_dir, "a1", peer), lines_of(run_dir, peer, peer)
         assert own[1:-1] == other[1:-1]
-        assert len(own) == 5  # the header, the genesis, two windows, the end
-        assert json.loads(other[-1])["head"] == edge["head"]
-        assert json.loads(other[-1])["balance"] != 0
+        assert len(own) == 2 + 1 + WINDOWS[topology]  # its two ends, the genesis, the windows
+        end = json.loads(other[-1])
+        assert (end["head"], end["end"]) == (edge["head"], edge["seq"])
+        assert end["balance"] != 0
     capsys.readouterr()
-    assert cli.run(["ledger", "audit", str(joined), "--json"]) == 0
+    assert cli.run(["ledger", "audit", str(run_dir), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["findings"] == []
+
+
+def test_a_fresh_end_adopts_the_records_of_a_daemon_and_no_forged_one(joined):
+    run_dir, _ = joined
+    cluster = wire.Cluster.parse((run_dir / "cluster.toml").read_text())
+    keys = wire.Keys.load(run_dir / "keys" / "a1")
+    for peer in ("a0", "a2"):
+        records = []
+        for line in map(json.loads, lines_of(run_dir, peer, peer)[1:-1]):
+            signed = [bytes.fromhex(line[name]) for name in ("body", "sig_p", "sig_a")]
+            records.append([*signed, [bytes.fromhex(bundle) for bundle in line["evidence"]]])
+        fresh = ledger.Channel(cluster, "a1", peer, keys.identity, bytes(16))
+        fresh.begin(bytes(16))
+        *known, last = records
+        [(kind, _)] = fresh.adopt(known)
+        assert kind == wire.STATE
+        for at, code in ((1, "sig-p"), (2, "sig-a")):
+            forged = [flipped(item) if i == at else item for i, item in enumerate(last)]
+            with pytest.raises(wire.Refused, match=code):
+                fresh.adopt([forged])
+        with pytest.raises(wire.Refused, match="mismatch|evidence|bill"):
+            fresh.adopt([[*last[:3], last[3][::-1]]])
+        assert fresh.head == wire.sha256(known[-1][0])
+        fresh.adopt([last])
+        assert fresh.head.hex() == json.loads(lines_of(run_dir, "a1", peer)[-1])["head"]
+
+
+def test_only_a_neighbours_key_gets_a_message_through(joined):
+    run_dir, _ = joined
+    cluster = wire.Cluster.parse((run_dir / "cluster.toml").read_text())
+    keys = [wire.Keys.load(run_dir / "keys" / f"a{i}") for i in range(2)]
+    sockets = [wire.Sockets(cluster, "a1", keys[1]), wire.Sockets(cluster, "a0", keys[0])]
+    try:
+        stranger = zmq.Context.instance().socket(zmq.DEALER)
+        stranger.linger = 0
+        stranger.curve_publickey, stranger.curve_secretkey = zmq.curve_keypair()
+        stranger.curve_serverkey = cluster.agents["a1"]["curve"].encode()
+        stranger.connect(cluster.agents["a1"]["endpoint"])
+        stranger.send(b"stranger")
+        sockets[1].send("a1", [b"neighbour"])
+        until_s, heard = time.monotonic() + 1.0, []
+        while time.monotonic() < until_s:
+            heard += [message for message in [sockets[0].receive(50)] if message]
+        assert heard == [("a0", [b"neighbour"])]
+    finally:
+        stranger.close()
+        for one in sockets:
+            one.close()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests.independent.bills import Bill
+from tests.independent.bills import Bill, check
 from tests.independent.wire import (
     ACCEPT,
     PROPOSE,
@@ -137,8 +137,7 @@ class Channel:
             seq = record.fields[2]
             if seq < len(self.records):
                 continue
-            bills = [Bill.parse(self.cluster, bundle) for bundle in evidence]
-            self._check_follows(body, bills)
+            self._check_follows(body, [self._read_bill(bundle) for bundle in evidence])
             self._check_signatures(record)
             self._append(record)
             self.synced = False
@@ -282,9 +281,18 @@ class Channel:
         amounts = [delta, self.balance + delta]
         return pack([1, self.id, *chain, window, kind, *amounts, *digests, *nonces])
 
+    def _read_bill(self, bundle: bytes) -> Bill:
+        bill = Bill.parse(self.cluster, bundle)
+        check(self.cluster, bill, {})
+        return bill
+
     def _check_follows(self, body: bytes, bills: list[Bill]) -> None:
         """Whether a body says what this end would, but for the session's nonces."""
         fields = _parse(body)
+        if bills and [bill.referee for bill in bills] != [self.lo, self.hi]:
+            raise Refused("evidence")
+        if any(bill.window != fields[6] for bill in bills):
+            raise Refused("evidence")
         kind = "settlement" if bills else "genesis"
         expected = _parse(self._body(kind, fields[6], bills, fields[3]))
         names = ["version", "channel", "seq", "attempt", "prev", "proposer", "window", "kind"]

@@ -91,6 +91,7 @@ class Peer:
         self.bills: dict[int, Bill] = {}
         self.sent_at_s = 0.0
         self.told_waiting = False
+        self.bye_at_s = 0.0  # when to say it again
         self.met: dict[str, int] = {}  # refusals, deadlines and the like, by code
         self.near = {
             peer: Neighbour(Channel(cluster, own, peer, keys.identity, self.nonce))
@@ -482,7 +483,7 @@ class Peer:
             case "running":
                 self._run_round(now_s)
             case "settling":
-                done = all(not n.served or self._is_settled(n) for n in self.near.values())
+                done = all(not n.served or self.is_settled(n) for n in self.near.values())
                 if done or spent_s >= 3 * self.cluster.deadline_s:
                     self._enter("leaving", now_s)
                     self._say_bye(now_s)
@@ -512,11 +513,12 @@ class Peer:
             else:
                 self._publish()
 
-    def _is_settled(self, near: Neighbour) -> bool:
+    def is_settled(self, near: Neighbour) -> bool:
+        """Whether every window that was claimed here is in the edge's ledger."""
         return near.channel.settled >= max(self.claims, default=-1)
 
     def _say_bye(self, now_s: float) -> None:
-        self._bye_at_s = now_s + BYE_S
+        self.bye_at_s = now_s + BYE_S
         for peer, near in self.near.items():
             if near.nonce:
                 self._send(peer, wire.BYE, near.left)
@@ -533,7 +535,7 @@ class Peer:
         done = all(near.left and near.knows_we_left for near in speaking)
         if done or spent_s >= min(LEAVING_MAX_S, self.cluster.deadline_s):
             self._enter("done", now_s)
-        elif now_s >= self._bye_at_s:
+        elif now_s >= self.bye_at_s:
             self._say_bye(now_s)
 
 
@@ -568,7 +570,7 @@ def main(cluster_file: str, own: str, keys: str, initial_file: str, data_dir: st
         (folder / f"{channel.lo}-{channel.hi}.jsonl").write_text(channel.export())
     report = {"round": peer.round, "met": peer.met, "edges": edges}
     (Path(data_dir) / "peer.json").write_text(json.dumps(report) + "\n")
-    whole = all(peer._is_settled(near) for near in peer.near.values())
+    whole = all(peer.is_settled(near) for near in peer.near.values())
     return 0 if whole and peer.round == cluster.rounds else 1
 
 
