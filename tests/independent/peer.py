@@ -10,68 +10,23 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import blake3
 import numpy as np
 
 from tests.independent import bills, claims, rounds, wire
-from tests.independent.bills import Bill
-from tests.independent.claims import Claim, Claimed
-from tests.independent.ledger import Channel, Messages
+from tests.independent.ledger import Channel
+from tests.independent.neighbour import HELLO_S, Neighbour, Slot
 from tests.independent.rounds import Statement
+from tests.independent.settlement import Settlement
 from tests.independent.wire import Cluster, Keys, Refused, Sockets
 
 TICK_MS = 50
-HELLO_S, HELLO_MAX_S = 0.2, 2.0
-REPEAT_S, BYE_S, LEAVING_MAX_S = 1.0, 0.5, 5.0
+HELLO_MAX_S = 2.0
+BYE_S, LEAVING_MAX_S = 0.5, 5.0
 WITNESSES_MAX, WITNESS_BYTES_MAX = 32, 2**19
 SLOTS_OPEN_MAX, ROUNDS_KEPT = 2, 3
-WINDOWS_AHEAD_MAX = 64
-
-
-@dataclass(slots=True)
-class Slot:
-    """An update on its way."""
-
-    statement: Statement
-    data: bytearray = field(default_factory=bytearray)
-    witnesses: dict[str, Statement] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Neighbour:
-    """What is known of a neighbour."""
-
-    channel: Channel
-    nonce: bytes = b""  # the proven one; empty while no session stands
-    heard: bytes = b""  # the latest, proven or not
-    misdirected: bool = False  # it writes to an earlier life
-    hello_at_s: float = 0.0
-    hello_wait_s: float = HELLO_S
-    announced: int = 0
-    judged: int = 0  # the latest round whose update was accepted or refused
-    given_up: bool = False
-    waiting: int = 0  # the latest round of a WAITING
-    slots: dict[int, Slot] = field(default_factory=dict)
-    payloads: dict[int, np.ndarray] = field(default_factory=dict)
-    statements: dict[int, Statement] = field(default_factory=dict)
-    injected: dict[int, np.ndarray] = field(default_factory=dict)
-    claims: dict[int, Claim] = field(default_factory=dict)
-    bills: dict[int, Bill] = field(default_factory=dict)
-    checked: set[int] = field(default_factory=set)  # windows whose claim holds
-    left: bool = False  # has said BYE
-    knows_we_left: bool = False
-    active_at_s: float = 0.0
-
-    @property
-    def settled_hello(self) -> bool:
-        return bool(self.nonce) and self.heard == self.nonce and not self.misdirected
-
-    @property
-    def served(self) -> bool:
-        return bool(self.nonce) and not self.left and not self.channel.closed
 
 
 class Peer:
@@ -87,8 +42,6 @@ class Peer:
         self.statements: dict[int, Statement] = {}
         self.injected: dict[int, np.ndarray] = {}
         self.mixed: dict[int, list[str]] = {}
-        self.claims: dict[int, Claim] = {}
-        self.bills: dict[int, Bill] = {}
         self.sent_at_s = 0.0
         self.told_waiting = False
         self.bye_at_s = 0.0  # when to say it again
@@ -97,14 +50,15 @@ class Peer:
             peer: Neighbour(Channel(cluster, own, peer, keys.identity, self.nonce))
             for peer in cluster.neighbours[own]
         }
+        self.settlement = Settlement(cluster, own, keys.identity, self.near, self._send, self._meet)
         self.sockets = Sockets(cluster, own, keys)
         self.handlers: dict[int, Callable[..., None]] = {
             wire.UPDATE: self._on_update,
             wire.WITNESSES: self._on_witnesses,
             wire.CHUNK: self._on_chunk,
             wire.ACK: self._on_ack,
-            wire.CLAIM: self._on_claim,
-            wire.BILL: self._on_bill,
+            wire.CLAIM: self.settlement.on_claim,
+            wire.BILL: self.settlement.on_bill,
             wire.BYE: self._on_bye,
             wire.WAITING: self._on_waiting,
             wire.EVIDENCE: lambda peer, proof: self._meet("evidence"),
@@ -139,7 +93,7 @@ class Peer:
             elif near.nonce and kind in self.handlers:
                 self.handlers[kind](sender, *fields, *([] if raw is None else [raw]))
             elif near.nonce:
-                self._on_ledger(sender, kind, fields)
+                self.settlement.on_ledger(sender, kind, fields)
         except Refused as exc:
             self._meet(str(exc))
 
@@ -180,8 +134,7 @@ class Peer:
                 near.slots.clear()
                 near.left = near.knows_we_left = False
                 near.given_up = self.round > 1
-                self._send_all(peer, near.channel.begin(nonce))
-                self._send_books(peer)
+                self.settlement.begin(peer, nonce)
         if not established or echo != self.nonce:
             self._greet(peer)
         near.hello_at_s = now_s + near.hello_wait_s
@@ -327,135 +280,13 @@ class Peer:
         self.x = total.astype(np.float32)
         over = self.cluster.ends_window(t) or t == self.cluster.rounds
         if over and bills.terms_of(self.cluster.rule):
-            self._claim(self.cluster.window_of(t))
-
-    # Claims, bills and ledgers
-
-    def _claim(self, window: int) -> None:
-        stated = [t for t in self.statements if self.cluster.window_of(t) == window]
-        items: list[Claimed] = [
-            claims.claimed(self.cluster, t, self.injected[t], self.mixed[t]) for t in stated
-        ]
-        claim = claims.make(self.cluster, self.own, window, items, self.keys.identity)
-        self.claims[window] = claim
-        for peer in self.near:
-            self._send_books(peer)
-            self._check_claim(peer, window)
-        self._bill()
-
-    def _on_claim(self, peer: str, encoded: bytes) -> None:
-        near, claim = self.near[peer], Claim.parse(self.cluster, encoded)
-        if claim.agent != peer:
-            raise Refused("claim-signature")
-        if claim.run != self.cluster.run:
-            raise Refused("claim-run")
-        ahead = claim.window - self.cluster.window_of(self.round)
-        if claim.window <= near.channel.settled or ahead >= WINDOWS_AHEAD_MAX:
-            return
-        if near.claims.setdefault(claim.window, claim).body != claim.body:
-            raise Refused("claim-changed")
-        self._check_claim(peer, claim.window)
-        self._bill()
-
-    def _check_claim(self, peer: str, window: int) -> None:
-        """Once both claims are here; a refused one ends the edge."""
-        near = self.near[peer]
-        if window in self.claims and window in near.claims and window not in near.checked:
-            try:
-                claims.check(self.cluster, near.claims[window], near.injected, near.statements)
-                near.checked.add(window)
-            except Refused as exc:
-                near.channel.closed = str(exc)
-                self._meet(str(exc))
-
-    def _bill(self) -> None:
-        """Bill the next window when every neighbour that was seen in it has claimed."""
-        window = max(self.bills, default=-1) + 1
-        if window not in self.claims:
-            return
-        seen = [
-            peer
-            for peer, near in self.near.items()
-            if any(self.cluster.window_of(t) == window for t in near.injected)
-        ]
-        if any(window not in self.near[peer].checked for peer in seen):
-            return
-        group = [n.claims[window] for n in self.near.values() if window in n.checked]
-        bill = bills.make(
-            self.cluster,
-            self.own,
-            window,
-            window - 1,
-            [self.claims[window], *group],
-            self.keys.identity,
-        )
-        self.bills[window] = bill
-        for peer in self.near:
-            self._send_books(peer)
-            self._settle(peer, window)
-        self._bill()
-
-    def _on_bill(self, peer: str, bundle: bytes) -> None:
-        near, bill = self.near[peer], Bill.parse(self.cluster, bundle)
-        if bill.referee != peer:
-            raise Refused("bill-signature")
-        if bill.window <= near.channel.settled or bill.previous > max(near.bills, default=-1):
-            return  # done, or one before it is still on its way
-        if near.bills.get(bill.window, bill).body != bill.body:
-            raise Refused("bill-changed")
-        known = {peer: near.claims.get(bill.window), self.own: self.claims.get(bill.window)}
-        try:
-            sent = {agent: claim for agent, claim in known.items() if claim}
-            bills.check(self.cluster, bill, sent)
-        except Refused as exc:
-            self._send(peer, wire.REJECT, *near.channel.refusal(bill.digest, str(exc)))
-            raise
-        near.bills[bill.window] = bill
-        self._settle(peer, bill.window)
-
-    def _settle(self, peer: str, window: int) -> None:
-        """Once both bills of a window are here, the ledger can hold their net."""
-        near = self.near[peer]
-        if window in self.bills and window in near.bills and window > near.channel.settled:
-            both = (self.bills[window], near.bills[window])
-            by_lo, by_hi = both if self.own < peer else both[::-1]
-            self._send_all(peer, near.channel.settle((by_lo, by_hi)))
-
-    def _on_ledger(self, peer: str, kind: int, fields: list) -> None:
-        channel = self.near[peer].channel
-        if channel.closed:
-            return
-        answers: Messages = []
-        match kind:
-            case wire.STATE:
-                answers = channel.state(*fields)
-            case wire.RECORDS:
-                answers = channel.adopt(fields)
-            case wire.PROPOSE:
-                answers = channel.propose(*fields)
-            case wire.ACCEPT:
-                answers = channel.accepted(*fields)
-            case wire.REJECT:
-                channel.rejected(*fields)
-                self._meet(f"rejected-{channel.closed}")
-        self._send_all(peer, answers)
-
-    def _send_all(self, peer: str, messages: Messages) -> None:
-        self.near[peer].active_at_s = time.monotonic()
-        for kind, fields in messages:
-            self._send(peer, kind, *fields)
-
-    def _send_books(self, peer: str) -> None:
-        """The claims and bills of windows that the edge has not settled."""
-        near = self.near[peer]
-        if not near.nonce:
-            return
-        near.active_at_s = time.monotonic()
-        for window, claim in self.claims.items():
-            if window > near.channel.settled:
-                self._send(peer, wire.CLAIM, claim.encoded)
-                if window in self.bills:
-                    self._send(peer, wire.BILL, self.bills[window].bundle)
+            window = self.cluster.window_of(t)
+            items = [
+                claims.claimed(self.cluster, n, self.injected[n], self.mixed[n])
+                for n in self.statements
+                if self.cluster.window_of(n) == window
+            ]
+            self.settlement.claim(window, items)
 
     # Time
 
@@ -468,9 +299,7 @@ class Peer:
                 self._greet(peer)
                 near.hello_at_s = now_s + near.hello_wait_s
                 near.hello_wait_s = min(HELLO_MAX_S, 2 * near.hello_wait_s)
-            if near.nonce and now_s >= near.active_at_s + REPEAT_S:
-                self._send_all(peer, near.channel.repeated())
-                self._send_books(peer)
+        self.settlement.tick(now_s)
         spent_s = now_s - self.phase_at_s
         match self.phase:
             case "starting":
@@ -483,7 +312,9 @@ class Peer:
             case "running":
                 self._run_round(now_s)
             case "settling":
-                done = all(not n.served or self.is_settled(n) for n in self.near.values())
+                done = all(
+                    self.settlement.is_settled(p) or not n.served for p, n in self.near.items()
+                )
                 if done or spent_s >= 3 * self.cluster.deadline_s:
                     self._enter("leaving", now_s)
                     self._say_bye(now_s)
@@ -512,10 +343,6 @@ class Peer:
                 self._enter("settling", now_s)
             else:
                 self._publish()
-
-    def is_settled(self, near: Neighbour) -> bool:
-        """Whether every window that was claimed here is in the edge's ledger."""
-        return near.channel.settled >= max(self.claims, default=-1)
 
     def _say_bye(self, now_s: float) -> None:
         self.bye_at_s = now_s + BYE_S
@@ -570,7 +397,7 @@ def main(cluster_file: str, own: str, keys: str, initial_file: str, data_dir: st
         (folder / f"{channel.lo}-{channel.hi}.jsonl").write_text(channel.export())
     report = {"round": peer.round, "met": peer.met, "edges": edges}
     (Path(data_dir) / "peer.json").write_text(json.dumps(report) + "\n")
-    whole = all(peer.is_settled(near) for near in peer.near.values())
+    whole = all(map(peer.settlement.is_settled, peer.near))
     return 0 if whole and peer.round == cluster.rounds else 1
 
 
