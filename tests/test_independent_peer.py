@@ -116,15 +116,16 @@ def test_it_makes_the_claim():
         claims.Claim.parse(cluster, flipped(made.encoded))
 
 
-@pytest.mark.parametrize("rule", vectors("amounts")["rows"])
-def test_it_bills_the_same_amounts_to_the_last_unit(rule):
+@pytest.mark.parametrize("case", vectors("amounts")["cases"])
+def test_it_bills_the_same_amounts_to_the_last_unit(case):
     vector = vectors("amounts")
     found = []
-    for body in map(bytes.fromhex, vector["claims"]):
+    for body in map(bytes.fromhex, vector["cases"][case]["claims"]):
         _, run, window, agent, items = wire.unpack(body, len(body))
         items = [claims.Claimed(*one) for one in items]
         found.append(claims.Claim(b"", body, run, window, agent, items))
-    assert bills.amounts(rule, vector["referee"], found) == vector["rows"][rule]
+    for rule, rows in vector["cases"][case]["rows"].items():
+        assert bills.amounts(rule, vector["referee"], found) == rows, rule
 
 
 def edge_of_the_vector():
