@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from mechanisms.sketch import SignSketch, last_of_window, signs_seed, window_of
+from mechanisms.sketch import SignSketch, TraceFold, last_of_window, signs_seed, window_of
 from tests.golden import assert_golden
+from topologies.canonical import pack
 
 RUN = bytes(range(32))
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -152,12 +153,14 @@ def test_the_golden_sketches_keep_their_bytes() -> None:
     }
     for window, data in made.items():
         assert data == reference(RUN, window, vector.tolist(), 16)
+    folded = (np.arange(300) * 53 % 211 - 105) / 32
+    traces = {window: TraceFold(RUN, window, 300)(folded) for window in (0, 1, 300)}
     assert_golden(
         "sketch.json",
         {
             "about": "Sketches of one vector under the signs of three windows: little-endian "
             "binary64. The seed is the canonical [domain, run, window]; sign i is bit i of BLAKE3 "
-            "over it.",
+            "over it. Traces of `traced`, a sketch of 300 numbers: 128 little-endian float32.",
             "run": RUN.hex(),
             "sketch_size": 16,
             "vector": vector.tolist(),
@@ -168,6 +171,15 @@ def test_the_golden_sketches_keep_their_bytes() -> None:
                     "sketch": data.hex(),
                 }
                 for window, data in made.items()
+            ],
+            "traced": folded.tolist(),
+            "traces": [
+                {
+                    "window": window,
+                    "seed": pack(["candor/trace-signs/v1", RUN, window]).hex(),
+                    "trace": data.astype("<f4").tobytes().hex(),
+                }
+                for window, data in traces.items()
             ],
         },
     )

@@ -1,0 +1,342 @@
+"""What a referee charges its neighbours for a window."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tests.independent.claims import Claim, Claimed
+from tests.independent.rounds import TRACE_SIZE_MAX
+from tests.independent.wire import (
+    Cluster,
+    Refused,
+    fits,
+    is_signed,
+    pack,
+    sha256,
+    sign,
+    unpack,
+)
+
+BUNDLE_BYTES_MAX = 2**20 - 4_096
+BODY_BYTES_MAX = 65_536
+CAP = 50.0
+TOLERANCE, TOLERANCE_ALONE, TOLERANCE_OF_DIRECTIONS = 2.0, 2.5, 4.0
+LAGS, ROUNDS_COPIED_MIN, ROUNDS_COMMON_MIN = (1, 2, 3), 4, 5
+AMOUNT_LIMIT = 2**62
+ENERGY_MAX = 1e16
+
+Vectors = dict[int, np.ndarray]  # traces by round
+Rows = list[list]  # [member, transfer, charge]
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """A bill whose layout and signature are sound."""
+
+    bundle: bytes
+    body: bytes
+    run: bytes
+    window: int
+    previous: int
+    referee: str
+    rule: str
+    rows: Rows
+    digests: list[bytes]
+    claims: list[bytes]
+
+    @property
+    def digest(self) -> bytes:
+        return sha256(self.body)
+
+    def paid_by(self, member: str) -> int:
+        """What the member pays the referee, for itself and for the other members."""
+        return sum(row[1] + row[2] for row in self.rows if row[0] == member)
+
+    @classmethod
+    def parse(cls, cluster: Cluster, bundle: bytes) -> "Bill":
+        """Raises Refused."""
+        outer = unpack(bundle, BUNDLE_BYTES_MAX)
+        if not fits(outer, bytes, bytes, list) or any(type(c) is not bytes for c in outer[2]):
+            raise Refused("malformed")
+        body, signature, claims = outer
+        fields = unpack(body, BODY_BYTES_MAX)
+        if not fits(fields, int, bytes, int, int, str, str, list, list) or fields[0] != 2:
+            raise Refused("malformed")
+        _, run, window, previous, referee, rule, rows, digests = fields
+        names = [row[0] for row in rows if fits(row, str, int, int)]
+        if len(names) != len(rows) or names != sorted(set(names)) or not -1 <= previous < window:
+            raise Refused("malformed")
+        if referee not in cluster.agents or not is_signed(
+            cluster.public(referee), "candor/bill/v1", body, signature
+        ):
+            raise Refused("bill-signature")
+        return cls(bundle, body, run, window, previous, referee, rule, rows, digests, claims)
+
+
+def make(
+    cluster: Cluster,
+    referee: str,
+    window: int,
+    previous: int,
+    claims: list[Claim],
+    key: Ed25519PrivateKey,
+) -> Bill:
+    """The bill of a referee from its own claim and its neighbours'."""
+    claims = sorted(claims, key=lambda claim: claim.agent)
+    rule, digests = canonical_rule(cluster.rule), [claim.digest for claim in claims]
+    rows = amounts(cluster.rule, referee, claims)
+    body = pack([2, cluster.run, window, previous, referee, rule, rows, digests])
+    encoded = [claim.encoded for claim in claims]
+    bundle = pack([body, sign(key, "candor/bill/v1", body), encoded])
+    return Bill(bundle, body, cluster.run, window, previous, referee, rule, rows, digests, encoded)
+
+
+def check(cluster: Cluster, bill: Bill, known: dict[str, Claim]) -> None:
+    """Hold a bill to the claims inside it, and those to the `known` ones. Raises Refused."""
+    if bill.run != cluster.run:
+        raise Refused("bill-run")
+    if bill.rule != canonical_rule(cluster.rule):
+        raise Refused("bill-rule")
+    if sum(row[1] for row in bill.rows) != 0:
+        raise Refused("bill-sum")
+    claims = [Claim.parse(cluster, encoded) for encoded in bill.claims]
+    agents = [claim.agent for claim in claims]
+    around = {bill.referee, *cluster.neighbours[bill.referee]}
+    if len(set(agents)) < len(agents) or bill.referee not in agents or not set(agents) <= around:
+        raise Refused("bill-claims")
+    if any(claim.body != known[claim.agent].body for claim in claims if claim.agent in known):
+        raise Refused("bill-claims")
+    if any(not claim.is_of(cluster, bill.run, bill.window) for claim in claims):
+        raise Refused("claim")
+    if bill.digests != [claim.digest for claim in sorted(claims, key=lambda one: one.agent)]:
+        raise Refused("bill-claims")
+    if bill.rows != amounts(cluster.rule, bill.referee, claims):
+        raise Refused("bill-rows")
+
+
+def terms_of(rule: str) -> list[tuple[str, float]]:
+    """Names and prices; none under the rule `none`."""
+    if rule.strip() == "none":
+        return []
+    pairs = [term.split(":") for term in re.split(r"\s+\+\s+", rule.strip())]
+    return [(name, float(price)) for name, price in pairs]
+
+
+def canonical_rule(rule: str) -> str:
+    return " + ".join(f"{name}:{price!r}" for name, price in terms_of(rule))
+
+
+def amounts(rule: str, referee: str, claims: list[Claim]) -> Rows:
+    """What each member of a bill pays, in micro-credits."""
+    by_agent = {claim.agent: claim.rounds for claim in sorted(claims, key=lambda c: c.agent)}
+    heard = {one.round: one.heard for one in by_agent[referee]}
+    charged = {
+        agent: [one for one in items if agent == referee or agent in heard.get(one.round, ())]
+        for agent, items in by_agent.items()
+    }
+    present = Group({agent: items for agent, items in charged.items() if items})
+    paid = shares(rule, present, referee)
+    return [[agent, *paid.get(agent, (0, 0))] for agent in by_agent if agent != referee]
+
+
+def shares(rule: str, group: "Group", referee: str) -> dict[str, tuple[int, int]]:
+    """Transfer and charge of every member with a charged round."""
+    members = [agent for agent in group.traces if agent != referee]
+    transfers, charges = dict.fromkeys(members, 0.0), dict.fromkeys(members, 0.0)
+    for name, price in terms_of(rule):
+        if name == "norm":
+            for member in members:
+                charges[member] += price * group.energies[member]
+        elif len(members) > 1:
+            penalties = {member: PENALTIES[name](group, member) for member in members}
+            whole = total(penalties.values())
+            for member, own in penalties.items():
+                transfers[member] += price * (own - (whole - own) / (len(members) - 1))
+    credits = {member: _credits(transfers[member]) for member in members}
+    if members:
+        credits[members[0]] -= sum(credits.values())
+    return {member: (credits[member], _credits(charges[member])) for member in members}
+
+
+def is_too_large(cluster: Cluster, energy: float) -> bool:
+    """Whether a window of rounds of this energy, beside an idler, is beyond an edge's credit."""
+    size, numbers = min(cluster.k, TRACE_SIZE_MAX), range(cluster.window)
+    group = Group({})
+    for agent, each in (("a", energy), ("b", 0.0), ("c", 0.0)):
+        u = np.zeros(size)
+        u[0] = math.sqrt(each)
+        group.add(agent, each * cluster.window, dict.fromkeys(numbers, u))
+    try:
+        paid = shares(cluster.rule, group, "c")
+    except Refused:
+        return True
+    return energy > ENERGY_MAX or any(abs(sum(one)) > cluster.credit_limit for one in paid.values())
+
+
+def _credits(amount: float) -> int:
+    micro = amount * 1_000_000.0
+    if not abs(micro) < AMOUNT_LIMIT:
+        raise Refused("bill-amount")
+    return round(micro)
+
+
+def total(values: Iterable[float]) -> float:
+    """One addition after the other; the built-in sum compensates from Python 3.12 on."""
+    result = 0.0
+    for value in values:
+        result += value
+    return result
+
+
+def dot(a: np.ndarray, b: np.ndarray) -> float:
+    return total((a * b).tolist())
+
+
+def summed(vectors: Iterable[np.ndarray]) -> np.ndarray:
+    """Sum of vectors, one after the other."""
+    result: np.ndarray | float = 0.0
+    for vector in vectors:
+        result = result + vector
+    return np.asarray(result)
+
+
+def lower_median(values: Sequence[float]) -> float:
+    return sorted(values)[(len(values) - 1) // 2] if values else 0.0
+
+
+class Group:
+    """The charged rounds of a neighbourhood: energies and traces by agent."""
+
+    def __init__(self, charged: dict[str, list[Claimed]]) -> None:
+        self.energies: dict[str, float] = {}
+        self.traces: dict[str, Vectors] = {}
+        self.norms: dict[str, dict[int, float]] = {}
+        self._units: dict[str, Vectors] = {}
+        for agent, items in charged.items():
+            energy = math.fsum(one.energy for one in items)
+            self.add(agent, energy, {one.round: one.vector for one in items})
+
+    def add(self, agent: str, energy: float, traces: Vectors) -> None:
+        """A member with its charged rounds; ids come in ascending order."""
+        norms = {t: dot(u, u) for t, u in traces.items()}
+        units = {t: u / math.sqrt(norms[t]) if norms[t] else u for t, u in traces.items()}
+        self.energies[agent], self.traces[agent] = energy, traces
+        self.norms[agent], self._units[agent] = norms, units
+
+    def others(self, agent: str) -> list[str]:
+        return [one for one in self.traces if one != agent]
+
+    def common(self, i: str, k: str) -> list[int]:
+        return [t for t in self.traces[i] if t in self.traces[k]]
+
+    def mean_energy(self, agent: str) -> float:
+        return self.energies[agent] / len(self.traces[agent])
+
+    def noise(self, agent: str) -> float | None:
+        """Half the mean squared change from one charged round to the next; None of a single one."""
+        changes = [after - before for before, after in pairwise(self.traces[agent].values())]
+        return total(dot(one, one) for one in changes) / (2 * len(changes)) if changes else None
+
+    def distance(self, i: str, k: str) -> float | None:
+        """The share of two agents' injected energy in which they differ over the window."""
+        rounds = self.common(i, k)
+        both = total(self.norms[i][t] + self.norms[k][t] for t in rounds)
+        if both == 0:
+            return None
+        apart = summed(self.traces[i][t] - self.traces[k][t] for t in rounds)
+        return dot(apart, apart) / both
+
+    def copied(self, i: str, k: str, lag: int) -> float:
+        """How alike i's updates are to those of k, `lag` rounds earlier."""
+        mine, theirs = self._units[i], self._units[k]
+        alike = [dot(u, theirs[t - lag]) for t, u in mine.items() if t - lag in theirs]
+        return lower_median(alike) if len(alike) >= ROUNDS_COPIED_MIN else 0.0
+
+    def kept(self, agent: str, rounds: list[int]) -> float | None:
+        """How much of an agent's energy points one way over the rounds; None where it has none."""
+        energy = total(self.norms[agent][t] for t in rounds)
+        if energy == 0:
+            return None
+        whole = summed(self.traces[agent][t] for t in rounds)
+        return dot(whole, whole) / energy
+
+
+def peer_prediction(group: Group, member: str) -> float:
+    penalty = 0.0
+    for t, u in group.traces[member].items():
+        present = [v[t] for v in group.traces.values() if t in v]
+        apart = u - summed(present) / len(present)
+        penalty += dot(apart, apart)
+    return penalty
+
+
+def band(group: Group, member: str) -> float:
+    others = group.others(member)
+    energies = {one: ratio(group.mean_energy(member), group.mean_energy(one)) for one in others}
+    own, moved = group.noise(member), []
+    for one in others:
+        theirs = group.noise(one)
+        if own is not None and theirs is not None:
+            moved.append(min(outside(ratio(own, theirs)), outside(energies[one])))
+    high = [beyond(one, TOLERANCE_ALONE) for one in energies.values()]
+    near = [group.distance(*sorted((member, one))) for one in others]
+    apart = [group.distance(i, k) for i, k in combinations(others, 2)]
+    usual = lower_median([one for one in apart if one is not None])
+    q = lower_median([one for one in near if one is not None]) / max(1.0, usual)
+    return lower_median(moved) + lower_median(high) + beyond(q, TOLERANCE_OF_DIRECTIONS)
+
+
+def ratio(a: float, b: float) -> float:
+    if a == 0 and b == 0:
+        return 1.0
+    return a / b if b else math.inf
+
+
+def beyond(value: float, tolerance: float) -> float:
+    return min(CAP, max(0.0, value - tolerance))
+
+
+def outside(value: float) -> float:
+    """How far a ratio leaves the band, either way."""
+    if value == 0:
+        return CAP
+    return min(CAP, max(0.0, value - TOLERANCE) + max(0.0, 1 / value - TOLERANCE))
+
+
+def originality(group: Group, member: str) -> float:
+    worst = 0.0
+    for other in group.others(member):
+        for lag in LAGS:
+            own = max(0.0, group.copied(member, member, lag), group.copied(other, other, lag))
+            base = (1.0 + min(1.0, own)) / 2.0
+            if base < 1.0:
+                found = (group.copied(member, other, lag) - base) / (1.0 - base)
+                worst = max(worst, min(1.0, max(0.0, found)))
+    return CAP * worst
+
+
+def persistence(group: Group, member: str) -> float:
+    scores = []
+    for other in group.others(member):
+        rounds = group.common(member, other)
+        own, theirs = group.kept(member, rounds), group.kept(other, rounds)
+        if len(rounds) < ROUNDS_COMMON_MIN or own is None or theirs is None:
+            continue
+        if own == 0:
+            scores.append(CAP if theirs > 0 else 0.0)
+        else:
+            scores.append(min(CAP, max(0.0, theirs / own - TOLERANCE_ALONE)))
+    return lower_median(scores)
+
+
+PENALTIES: dict[str, Callable[[Group, str], float]] = {
+    "peer-prediction": peer_prediction,
+    "band": band,
+    "originality": originality,
+    "persistence": persistence,
+}

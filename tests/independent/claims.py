@@ -1,0 +1,137 @@
+"""What an agent says it injected in a window: layout, signature and checks."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tests.independent.rounds import TRACE_SIZE_MAX, Statement, energy, trace
+from tests.independent.wire import (
+    Cluster,
+    Refused,
+    fits,
+    is_count,
+    is_signed,
+    pack,
+    sha256,
+    sign,
+    unpack,
+)
+
+CLAIM_BYTES_MAX = 2**20
+
+
+class Claimed(NamedTuple):
+    """One round of a claim."""
+
+    round: int
+    energy: float
+    heard: list[str]
+    trace: bytes
+
+    @property
+    def vector(self) -> np.ndarray:
+        return np.frombuffer(self.trace, "<f4").astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A claim whose layout and signature are sound."""
+
+    encoded: bytes
+    body: bytes
+    run: bytes
+    window: int
+    agent: str
+    rounds: list[Claimed]
+
+    @property
+    def digest(self) -> bytes:
+        return sha256(self.body)
+
+    def is_of(self, cluster: Cluster, run: bytes, window: int) -> bool:
+        """Whether it is of this run and window, in all its rounds, with traces that fit."""
+        size = 4 * min(cluster.k, TRACE_SIZE_MAX)
+        return (self.run, self.window) == (run, window) and all(
+            cluster.window_of(one.round) == window
+            and len(one.trace) == size
+            and np.isfinite(one.vector).all()
+            for one in self.rounds
+        )
+
+    @classmethod
+    def parse(cls, cluster: Cluster, encoded: bytes) -> "Claim":
+        """Raises Refused."""
+        outer = unpack(encoded, CLAIM_BYTES_MAX)
+        if not fits(outer, bytes, bytes):
+            raise Refused("malformed")
+        body, signature = outer
+        fields = unpack(body, CLAIM_BYTES_MAX)
+        if not fits(fields, int, bytes, int, str, list):
+            raise Refused("malformed")
+        version, run, window, agent, rounds = fields
+        numbers = [one[0] for one in rounds if fits(one, int, float, list, bytes)]
+        sound = (
+            version == 2
+            and len(run) == 32
+            and is_count(window)
+            and len(numbers) == len(rounds)
+            and numbers == sorted(set(numbers))
+            and all(_is_sound(Claimed(*one)) for one in rounds)
+        )
+        if not sound:
+            raise Refused("malformed")
+        known = agent in cluster.agents
+        if not known or not is_signed(cluster.public(agent), "candor/claim/v1", body, signature):
+            raise Refused("claim-signature")
+        return cls(encoded, body, run, window, agent, [Claimed(*one) for one in rounds])
+
+
+def _is_sound(one: Claimed) -> bool:
+    ids = all(type(agent) is str for agent in one.heard) and one.heard == sorted(set(one.heard))
+    return one.round >= 1 and math.isfinite(one.energy) and one.energy >= 0 and ids
+
+
+def make(
+    cluster: Cluster, agent: str, window: int, rounds: list[Claimed], key: Ed25519PrivateKey
+) -> Claim:
+    """The own claim of a window."""
+    body = pack([2, cluster.run, window, agent, [list(one) for one in rounds]])
+    encoded = pack([body, sign(key, "candor/claim/v1", body)])
+    return Claim(encoded, body, cluster.run, window, agent, rounds)
+
+
+def claimed(cluster: Cluster, number: int, found: np.ndarray, heard: list[str]) -> Claimed:
+    """What is claimed of a round in which the sketch `found` was injected."""
+    traced = trace(cluster, cluster.window_of(number), found)
+    return Claimed(number, energy(found), sorted(heard), traced)
+
+
+def check(
+    cluster: Cluster, claim: Claim, seen: dict[int, np.ndarray], stated: dict[int, Statement]
+) -> None:
+    """Hold a neighbour's claim to what it was seen to inject and to mix. Raises Refused."""
+    near, size = cluster.neighbours[claim.agent], 4 * min(cluster.k, TRACE_SIZE_MAX)
+    by_round = {one.round: one for one in claim.rounds}
+    if any(cluster.window_of(number) != claim.window for number in by_round):
+        raise Refused("claim-round")
+    if not {n for n in seen if cluster.window_of(n) == claim.window} <= set(by_round):
+        raise Refused("claim-incomplete")
+    for number, one in by_round.items():
+        after = stated.get(number + 1)
+        told = sorted(set(after.row) - {claim.agent}) if after else one.heard
+        if not set(one.heard) <= set(near) or (
+            cluster.window_of(number + 1) == claim.window and told != one.heard
+        ):
+            raise Refused("claim-heard")
+        if len(one.trace) != size or not np.isfinite(one.vector).all():
+            raise Refused("claim-trace")
+        if number in seen:
+            expected = claimed(cluster, number, seen[number], [])
+            if not math.isclose(one.energy, expected.energy, rel_tol=1e-9):
+                raise Refused("claim-energy")
+            apart = np.linalg.norm(one.vector - expected.vector)
+            if apart > 1e-6 * np.linalg.norm(expected.vector):
+                raise Refused("claim-trace")

@@ -1,0 +1,55 @@
+"""What is known of a neighbour: its session, its updates, its claims and bills, its ledger."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tests.independent.bills import Bill
+from tests.independent.claims import Claim
+from tests.independent.ledger import Channel
+from tests.independent.rounds import Statement
+
+HELLO_S = 0.2
+
+
+@dataclass(slots=True)
+class Slot:
+    """An update on its way."""
+
+    statement: Statement
+    data: bytearray = field(default_factory=bytearray)
+    witnesses: dict[str, Statement] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Neighbour:
+    """What is known of a neighbour."""
+
+    channel: Channel
+    nonce: bytes = b""  # the proven one; empty while no session stands
+    heard: bytes = b""  # the latest, proven or not
+    misdirected: bool = False  # it writes to an earlier life
+    hello_at_s: float = 0.0
+    hello_wait_s: float = HELLO_S
+    announced: int = 0
+    judged: int = 0  # the latest round whose update was accepted or refused
+    given_up: bool = False
+    waiting: int = 0  # the latest round of a WAITING
+    slots: dict[int, Slot] = field(default_factory=dict)
+    payloads: dict[int, np.ndarray] = field(default_factory=dict)
+    statements: dict[int, Statement] = field(default_factory=dict)
+    injected: dict[int, np.ndarray] = field(default_factory=dict)
+    claims: dict[int, Claim] = field(default_factory=dict)
+    bills: dict[int, Bill] = field(default_factory=dict)
+    checked: set[int] = field(default_factory=set)  # windows whose claim holds
+    left: bool = False  # has said BYE
+    knows_we_left: bool = False
+    active_at_s: float = 0.0
+
+    @property
+    def settled_hello(self) -> bool:
+        return bool(self.nonce) and self.heard == self.nonce and not self.misdirected
+
+    @property
+    def served(self) -> bool:
+        return bool(self.nonce) and not self.left and not self.channel.closed

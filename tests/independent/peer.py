@@ -1,0 +1,405 @@
+"""An agent of its own: `python -m tests.independent.peer CLUSTER ID KEYS INITIAL DATA_DIR`.
+
+INITIAL holds x_1 as little-endian float32. Its loss is 0.05 ||x||^2, so that a round of local
+training is one line. It leaves its exports in DATA_DIR/ledger and what it met in
+DATA_DIR/peer.json, and ends with 0 where the run went through and every edge is settled.
+"""
+
+import json
+import secrets
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import blake3
+import numpy as np
+
+from tests.independent import bills, claims, rounds, wire
+from tests.independent.ledger import Channel
+from tests.independent.neighbour import HELLO_S, Neighbour, Slot
+from tests.independent.rounds import Statement
+from tests.independent.settlement import Settlement
+from tests.independent.wire import Cluster, Keys, Refused, Sockets
+
+TICK_MS = 50
+HELLO_MAX_S = 2.0
+BYE_S, LEAVING_MAX_S = 0.5, 5.0
+WITNESSES_MAX, WITNESS_BYTES_MAX = 32, 2**19
+SLOTS_OPEN_MAX, ROUNDS_KEPT = 2, 3
+
+
+class Peer:
+    """One life of one agent."""
+
+    def __init__(self, cluster: Cluster, own: str, keys: Keys, initial: np.ndarray) -> None:
+        self.cluster, self.own, self.keys = cluster, own, keys
+        self.nonce = secrets.token_bytes(16)
+        self.certificate = wire.certificate(cluster, own, keys.identity)
+        self.phase, self.round, self.phase_at_s = "starting", 0, time.monotonic()
+        self.initial = self.x = initial
+        self.row = {own: 1.0}
+        self.statements: dict[int, Statement] = {}
+        self.injected: dict[int, np.ndarray] = {}
+        self.mixed: dict[int, list[str]] = {}
+        self.sent_at_s = 0.0
+        self.told_waiting = False
+        self.bye_at_s = 0.0  # when to say it again
+        self.met: dict[str, int] = {}  # refusals, deadlines and the like, by code
+        self.near = {
+            peer: Neighbour(Channel(cluster, own, peer, keys.identity, self.nonce))
+            for peer in cluster.neighbours[own]
+        }
+        self.settlement = Settlement(cluster, own, keys.identity, self.near, self._send, self._meet)
+        self.sockets = Sockets(cluster, own, keys)
+        self.handlers: dict[int, Callable[..., None]] = {
+            wire.UPDATE: self._on_update,
+            wire.WITNESSES: self._on_witnesses,
+            wire.CHUNK: self._on_chunk,
+            wire.ACK: self._on_ack,
+            wire.CLAIM: self.settlement.on_claim,
+            wire.BILL: self.settlement.on_bill,
+            wire.BYE: self._on_bye,
+            wire.WAITING: self._on_waiting,
+            wire.EVIDENCE: lambda peer, proof: self._meet("evidence"),
+        }
+
+    def run(self) -> None:
+        """Take part from the first greeting to the farewell."""
+        while self.phase != "done":
+            message = self.sockets.receive(TICK_MS)
+            while message:
+                self._received(*message)
+                message = self.sockets.receive(0)
+            self._tick(time.monotonic())
+        self.sockets.close()
+
+    # Messages
+
+    def _send(self, peer: str, kind: int, *fields: object, raw: bytes | None = None) -> None:
+        nonce = b"" if kind == wire.HELLO else self.near[peer].nonce
+        self.sockets.send(peer, wire.encode(kind, nonce, list(fields), raw))
+
+    def _received(self, sender: str, frames: list[bytes]) -> None:
+        try:
+            kind, nonce, fields, raw = wire.decode(frames)
+            if sender not in self.near:
+                raise Refused("not-a-neighbour")
+            near = self.near[sender]
+            if kind == wire.HELLO:
+                self._on_hello(sender, *fields)
+            elif nonce != self.nonce:
+                near.misdirected = True
+            elif near.nonce and kind in self.handlers:
+                self.handlers[kind](sender, *fields, *([] if raw is None else [raw]))
+            elif near.nonce:
+                self.settlement.on_ledger(sender, kind, fields)
+        except Refused as exc:
+            self._meet(str(exc))
+
+    def _meet(self, code: str) -> None:
+        self.met[code] = self.met.get(code, 0) + 1
+
+    # Session
+
+    def _greet(self, peer: str) -> None:
+        near, agents = self.near[peer], self.cluster.agents
+        curves = [agents[self.own]["curve"], agents[peer]["curve"]]
+        names = [1, self.cluster.run.hex(), self.own, peer, *curves]
+        state = [self.nonce, near.heard, near.settled_hello, self.round, self.certificate]
+        body = wire.pack([*names, *state])
+        self._send(peer, wire.HELLO, body, wire.sign(self.keys.identity, "candor/hello/v1", body))
+
+    def _on_hello(self, peer: str, body: bytes, signature: bytes) -> None:
+        near, agents, now_s = self.near[peer], self.cluster.agents, time.monotonic()
+        types = (int, str, str, str, str, str, bytes, bytes, bool, int, bytes)
+        fields = wire.unpack(body, 4_096)
+        if not wire.fits(fields, *types) or fields[0] != 1 or len(fields[6]) != 16:
+            raise Refused("hello")
+        if not wire.is_signed(self.cluster.public(peer), "candor/hello/v1", body, signature):
+            raise Refused("hello-signature")
+        _, fingerprint, sender, receiver, *curves, nonce, echo, established, _, encoded = fields
+        if (sender, receiver) != (peer, self.own):
+            raise Refused("hello-address")
+        if curves != [agents[peer]["curve"], agents[self.own]["curve"]]:
+            raise Refused("hello-curve")
+        if fingerprint != self.cluster.run.hex():
+            raise Refused("fingerprint")
+        wire.check_certificate(self.cluster, peer, encoded, time.time())
+        near.heard = nonce
+        if echo == self.nonce:
+            near.misdirected = False
+            if near.nonce != nonce:
+                near.nonce, near.hello_wait_s = nonce, HELLO_S
+                near.slots.clear()
+                near.left = near.knows_we_left = False
+                near.given_up = self.round > 1
+                self.settlement.begin(peer, nonce)
+        if not established or echo != self.nonce:
+            self._greet(peer)
+        near.hello_at_s = now_s + near.hello_wait_s
+
+    # Rounds
+
+    def _publish(self) -> None:
+        """Train, state and send the next round."""
+        self.round += 1
+        t, cluster = self.round, self.cluster
+        gradient = np.float32(0.1) * self.x
+        y = self.x - np.float32(cluster.step_size(t)) * gradient
+        body = rounds.body_of(cluster, t, self.own, self.row, y)
+        signature = wire.sign(self.keys.identity, rounds.DOMAIN, body)
+        stated = self.statements[t] = Statement.parse(cluster, body, signature)
+        before = {peer: near.statements.get(t - 1) for peer, near in self.near.items()}
+        before[self.own] = self.statements.get(t - 1)
+        named = {agent: before[agent] for agent in sorted(self.row)} if t > 1 else {}
+        self.injected[t] = rounds.injected(cluster, stated, named, self.initial)
+        self.x, data = y, rounds.payload(y)
+        for peer, near in self.near.items():
+            if near.served:
+                self._send(peer, wire.UPDATE, body, signature, len(data))
+                for batch in _batches([[one.body, one.signature] for one in named.values()]):
+                    self._send(peer, wire.WITNESSES, t, batch)
+                for at in range(0, len(data), wire.CHUNK_BYTES):
+                    piece = data[at : at + wire.CHUNK_BYTES]
+                    self._send(peer, wire.CHUNK, t, at, raw=piece)
+        self.sent_at_s, self.told_waiting = time.monotonic(), False
+
+    def _on_update(self, peer: str, body: bytes, signature: bytes, payload_bytes: int) -> None:
+        near = self.near[peer]
+        stated = Statement.parse(self.cluster, body, signature)
+        try:
+            rounds.check_announced(self.cluster, peer, stated)
+        except Refused as exc:
+            self._judge(peer, stated.round, str(exc))
+            return
+        if stated.round <= near.announced:
+            raise Refused("round-order")
+        near.announced = stated.round
+        if payload_bytes != 4 * self.cluster.dim:
+            raise Refused("payload-size")
+        near.slots[stated.round] = Slot(stated)
+        while len(near.slots) > SLOTS_OPEN_MAX:
+            near.slots.pop(min(near.slots))
+
+    def _on_witnesses(self, peer: str, number: int, pairs: list) -> None:
+        slot = self.near[peer].slots.get(number)
+        if len(pairs) > WITNESSES_MAX:
+            raise Refused("witnesses")
+        if slot is None:
+            return
+        for pair in pairs:
+            if not wire.fits(pair, bytes, bytes):
+                raise Refused("fields")
+            witness = Statement.parse(self.cluster, *pair)
+            if witness.agent not in slot.statement.row:
+                raise Refused("witness-unnamed")
+            slot.witnesses[witness.agent] = witness
+
+    def _on_chunk(self, peer: str, number: int, offset: int, piece: bytes) -> None:
+        near = self.near[peer]
+        slot = near.slots.get(number)
+        if slot is None:
+            return
+        code, size = "", 4 * self.cluster.dim
+        if offset != len(slot.data):
+            code = "chunk-order"
+        elif not piece or offset + len(piece) > size:
+            code = "chunk-size"
+        slot.data += piece
+        if not code and len(slot.data) < size:
+            return
+        del near.slots[number]
+        try:
+            if code:
+                raise Refused(code)
+            self._accept(peer, slot)
+        except Refused as exc:
+            code = str(exc)
+        self._judge(peer, number, code)
+
+    def _accept(self, peer: str, slot: Slot) -> None:
+        """Check a complete update and keep it. Raises Refused."""
+        near, stated = self.near[peer], slot.statement
+        vector = rounds.check_payload(self.cluster, stated, bytes(slot.data))
+        before: dict[str, Statement] = {}
+        for agent in stated.row if stated.round > 1 else ():
+            known = self.near[agent].statements if agent in self.near else self.statements
+            own = known.get(stated.round - 1) if agent in {*self.near, self.own} else None
+            told = slot.witnesses.get(agent)
+            if own is None and told is None:
+                raise Refused("witness-missing")
+            if own and told and own.body != told.body and agent == peer:
+                raise Refused("equivocation")
+            if told and (own is None or own.body != told.body):
+                rounds.check_witness(self.cluster, stated, agent, told)
+                own = told
+            before[agent] = own
+        found = rounds.injected(self.cluster, stated, before, self.initial)
+        if bills.is_too_large(self.cluster, rounds.energy(found)):
+            raise Refused("injected-too-large")
+        near.injected[stated.round] = found
+        near.statements[stated.round], near.given_up = stated, False
+        near.payloads[stated.round] = vector
+        while len(near.payloads) > ROUNDS_KEPT:
+            near.payloads.pop(min(near.payloads))
+
+    def _judge(self, peer: str, number: int, code: str) -> None:
+        self.near[peer].judged = max(self.near[peer].judged, number)
+        self._send(peer, wire.ACK, number, code)
+        if code:
+            self._meet(code)
+
+    def _on_ack(self, peer: str, number: int, code: str) -> None:
+        if code:
+            self._meet(f"they-refused-{code}")
+
+    def _on_waiting(self, peer: str, number: int) -> None:
+        self.near[peer].waiting = max(self.near[peer].waiting, number)
+
+    def _awaited(self) -> list[str]:
+        return [
+            peer
+            for peer, near in self.near.items()
+            if near.served
+            and not near.given_up
+            and near.judged < self.round
+            and near.announced <= self.round
+        ]
+
+    def _mix(self) -> None:
+        """Combine what came, and go on to the claim of the window and the next round."""
+        t = self.round
+        parts = {peer: n.payloads[t] for peer, n in self.near.items() if t in n.payloads}
+        self.mixed[t] = sorted(parts)
+        self.row = rounds.mixing_row(self.cluster, self.own, self.mixed[t])
+        parts[self.own] = self.x
+        total = np.zeros(self.cluster.dim)
+        for agent in sorted(parts):
+            total += self.row[agent] * parts[agent].astype(np.float64)
+        self.x = total.astype(np.float32)
+        over = self.cluster.ends_window(t) or t == self.cluster.rounds
+        if over and bills.terms_of(self.cluster.rule):
+            window = self.cluster.window_of(t)
+            items = [
+                claims.claimed(self.cluster, n, self.injected[n], self.mixed[n])
+                for n in self.statements
+                if self.cluster.window_of(n) == window
+            ]
+            self.settlement.claim(window, items)
+
+    # Time
+
+    def _enter(self, phase: str, now_s: float) -> None:
+        self.phase, self.phase_at_s = phase, now_s
+
+    def _tick(self, now_s: float) -> None:
+        for peer, near in self.near.items():
+            if not near.settled_hello and now_s >= near.hello_at_s:
+                self._greet(peer)
+                near.hello_at_s = now_s + near.hello_wait_s
+                near.hello_wait_s = min(HELLO_MAX_S, 2 * near.hello_wait_s)
+        self.settlement.tick(now_s)
+        spent_s = now_s - self.phase_at_s
+        match self.phase:
+            case "starting":
+                late = spent_s >= self.cluster.start_deadline_s
+                if late or all(near.nonce for near in self.near.values()):
+                    if not any(near.nonce for near in self.near.values()):
+                        raise SystemExit("no neighbour is there")
+                    self._enter("running", now_s)
+                    self._publish()
+            case "running":
+                self._run_round(now_s)
+            case "settling":
+                done = all(
+                    self.settlement.is_settled(p) or not n.served for p, n in self.near.items()
+                )
+                if done or spent_s >= 3 * self.cluster.deadline_s:
+                    self._enter("leaving", now_s)
+                    self._say_bye(now_s)
+            case "leaving":
+                self._leave(now_s, spent_s)
+
+    def _run_round(self, now_s: float) -> None:
+        """Mix when nobody is awaited any more, and publish the next round."""
+        while self.phase == "running":
+            spent_s, deadline_s = now_s - self.sent_at_s, self.cluster.deadline_s
+            awaited = self._awaited()
+            if awaited and spent_s >= deadline_s / 2 and not self.told_waiting:
+                self.told_waiting = True
+                for peer, near in self.near.items():
+                    if near.served and peer not in awaited:
+                        self._send(peer, wire.WAITING, self.round)
+            for peer in awaited:
+                patient = self.near[peer].waiting == self.round
+                if spent_s >= deadline_s * (2 if patient else 1):
+                    self.near[peer].given_up = True
+                    self._meet("missed")
+            if self._awaited():
+                return
+            self._mix()
+            if self.round == self.cluster.rounds:
+                self._enter("settling", now_s)
+            else:
+                self._publish()
+
+    def _say_bye(self, now_s: float) -> None:
+        self.bye_at_s = now_s + BYE_S
+        for peer, near in self.near.items():
+            if near.nonce:
+                self._send(peer, wire.BYE, near.left)
+
+    def _on_bye(self, peer: str, heard: bool) -> None:
+        near = self.near[peer]
+        first, near.left = not near.left, True
+        near.knows_we_left = near.knows_we_left or heard
+        if self.phase == "leaving" and first:
+            self._send(peer, wire.BYE, True)
+
+    def _leave(self, now_s: float, spent_s: float) -> None:
+        speaking = [near for near in self.near.values() if near.nonce and not near.given_up]
+        done = all(near.left and near.knows_we_left for near in speaking)
+        if done or spent_s >= min(LEAVING_MAX_S, self.cluster.deadline_s):
+            self._enter("done", now_s)
+        elif now_s >= self.bye_at_s:
+            self._say_bye(now_s)
+
+
+def _batches(pairs: list[list[bytes]]) -> list[list[list[bytes]]]:
+    """Witnesses in messages of at most so many and so long."""
+    found: list[list[list[bytes]]] = []
+    room = 0
+    for pair in pairs:
+        size = sum(map(len, pair))
+        if not found or len(found[-1]) == WITNESSES_MAX or size > room:
+            found.append([])
+            room = WITNESS_BYTES_MAX
+        found[-1].append(pair)
+        room -= size
+    return found
+
+
+def main(cluster_file: str, own: str, keys: str, initial_file: str, data_dir: str) -> int:
+    """Take part in a run; the exit code."""
+    cluster = Cluster.parse(Path(cluster_file).read_text())
+    data = Path(initial_file).read_bytes()
+    if blake3.blake3(data).hexdigest() != cluster.file["task"]["model_digest"]:
+        raise SystemExit(f"{initial_file}: not the initial model of the run")
+    peer = Peer(cluster, own, Keys.load(Path(keys)), np.frombuffer(data, "<f4"))
+    peer.run()
+    folder = Path(data_dir) / "ledger"
+    folder.mkdir(parents=True)
+    edges = {}
+    for name, near in peer.near.items():
+        channel = near.channel
+        edges[name] = {"seq": len(channel.records) - 1, "head": channel.head.hex()}
+        (folder / f"{channel.lo}-{channel.hi}.jsonl").write_text(channel.export())
+    report = {"round": peer.round, "met": peer.met, "edges": edges}
+    (Path(data_dir) / "peer.json").write_text(json.dumps(report) + "\n")
+    whole = all(map(peer.settlement.is_settled, peer.near))
+    return 0 if whole and peer.round == cluster.rounds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

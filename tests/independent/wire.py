@@ -1,0 +1,325 @@
+"""Encoding, signatures, the cluster file, keys, envelopes and sockets."""
+
+import hashlib
+import math
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgpack
+import zmq
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
+from zmq.utils import z85
+
+HELLO, UPDATE, WITNESSES, CHUNK, ACK, CLAIM, STATE, PROPOSE, ACCEPT, REJECT = range(1, 11)
+EVIDENCE, RECORDS, BYE, WAITING, BILL = 11, 12, 13, 14, 15
+HEADER_BYTES_MAX = 2**21
+FRAME_BYTES_MAX = 2**21 + 2**16
+CHUNK_BYTES = 2**21
+COUNT_MAX = 2**53
+
+# The types of each kind's fields; `int` stands for a count. RECORDS have as many as there are.
+FIELDS = {
+    HELLO: (bytes, bytes),
+    UPDATE: (bytes, bytes, int),
+    WITNESSES: (int, list),
+    CHUNK: (int, int),
+    ACK: (int, str),
+    CLAIM: (bytes,),
+    STATE: (bytes, int, bytes, bytes, bool),
+    PROPOSE: (bytes, bytes),
+    ACCEPT: (bytes, bytes),
+    REJECT: (bytes, str, bytes),
+    EVIDENCE: (bytes,),
+    BYE: (bool,),
+    WAITING: (int,),
+    BILL: (bytes,),
+}
+
+
+class Refused(Exception):
+    """What a neighbour sent breaks the protocol; the text is the code of the page."""
+
+
+def pack(value: object) -> bytes:
+    """The canonical encoding."""
+    return msgpack.packb(value)
+
+
+def unpack(data: bytes, bytes_max: int) -> list:
+    """The array whose canonical encoding `data` is."""
+    try:
+        if len(data) > bytes_max:
+            raise ValueError
+        value = msgpack.unpackb(data)
+        if not isinstance(value, list) or not _plain(value) or pack(value) != data:
+            raise ValueError
+    except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as exc:
+        raise Refused("malformed") from exc
+    return value
+
+
+def _plain(value: object) -> bool:
+    if isinstance(value, list):
+        return len(value) <= 65_536 and all(map(_plain, value))
+    return value is None or type(value) in (bool, int, float, str, bytes)
+
+
+def fits(value: object, *types: type) -> bool:
+    """Whether an array has exactly items of these types; a boolean is no integer."""
+    return isinstance(value, list) and [type(item) for item in value] == list(types)
+
+
+def is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= COUNT_MAX
+
+
+def sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def sign(key: Ed25519PrivateKey, domain: str, message: bytes) -> bytes:
+    return key.sign(domain.encode() + message)
+
+
+def is_signed(public: bytes, domain: str, message: bytes, signature: bytes) -> bool:
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, domain.encode() + message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+TABLES = {
+    "task": ("name", "partition", "batch_size", "parameters", "model_digest"),
+    "algorithm": ("name", "step_size", "step_decay", "local_steps", "momentum"),
+    "rounds": ("rounds", "deadline_s", "start_deadline_s"),
+    "payments": ("rule", "window", "credit_limit", "sketch_size"),
+    "graph": ("topology", "mixing", "edges"),
+}
+REALS = ("step_size", "step_decay", "momentum", "deadline_s", "start_deadline_s")
+AGENT = ("id", "endpoint", "identity", "curve")
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What the cluster file fixes."""
+
+    file: dict
+    run: bytes
+    run_id: str
+    dim: int
+    window: int
+    rounds: int
+    deadline_s: float
+    start_deadline_s: float
+    rule: str
+    credit_limit: int
+    sketch_size: int
+    agents: dict[str, dict[str, str]]
+    neighbours: dict[str, list[str]]
+
+    @classmethod
+    def parse(cls, text: str) -> "Cluster":
+        """Of a file in which every default is written out."""
+        file = tomllib.loads(text)
+        fields = ["candor/cluster/v1", file["version"], file["run_id"], file["seed"]]
+        for table, keys in TABLES.items():
+            fields.append([float(file[table][k]) if k in REALS else file[table][k] for k in keys])
+        fields.append([[agent[k] for k in AGENT] for agent in file["agents"]])
+        edges = file["graph"]["edges"]
+        agents = {agent["id"]: agent for agent in file["agents"]}
+        near = {a: sorted({b for edge in edges if a in edge for b in edge} - {a}) for a in agents}
+        return cls(
+            file=file,
+            run=sha256(pack(fields)),
+            run_id=file["run_id"],
+            dim=file["task"]["parameters"],
+            window=file["payments"]["window"],
+            rounds=file["rounds"]["rounds"],
+            deadline_s=float(file["rounds"]["deadline_s"]),
+            start_deadline_s=float(file["rounds"]["start_deadline_s"]),
+            rule=file["payments"]["rule"],
+            credit_limit=file["payments"]["credit_limit"],
+            sketch_size=file["payments"]["sketch_size"],
+            agents=agents,
+            neighbours=near,
+        )
+
+    @property
+    def k(self) -> int:
+        return min(self.dim, self.sketch_size)
+
+    def public(self, agent: str) -> bytes:
+        return bytes.fromhex(self.agents[agent]["identity"])
+
+    def step_size(self, number: int) -> float:
+        table = self.file["algorithm"]
+        return float(table["step_size"]) * math.pow(number, -float(table["step_decay"]))
+
+    def weight(self, i: str, j: str) -> float:
+        """The mixing weight of two neighbours."""
+        degrees = {agent: len(near) for agent, near in self.neighbours.items()}
+        if self.file["graph"]["mixing"] == "max-degree":
+            return 1.0 / (1 + max(degrees.values()))
+        return 1.0 / (1 + max(degrees[i], degrees[j]))
+
+    def window_of(self, number: int) -> int:
+        return max(number - 1, 0) // self.window
+
+    def ends_window(self, number: int) -> bool:
+        return number % self.window == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """An agent's identity and CURVE keys."""
+
+    identity: Ed25519PrivateKey
+    curve_secret: bytes
+
+    @classmethod
+    def load(cls, folder: Path) -> "Keys":
+        seed = bytes.fromhex((folder / "identity.key").read_text().strip())
+        curve = (folder / "curve.key").read_text().strip().encode()
+        return cls(Ed25519PrivateKey.from_private_bytes(seed), curve)
+
+
+def certificate(cluster: Cluster, agent: str, key: Ed25519PrivateKey) -> bytes:
+    """That this CURVE key at this endpoint is the agent's, in this run, without an end."""
+    entry = cluster.agents[agent]
+    fields = [cluster.run_id, entry["curve"], entry["endpoint"], 1, 0]
+    return pack([*fields, sign(key, "candor/curve-bind/v1", pack(fields))])
+
+
+def check_certificate(cluster: Cluster, agent: str, encoded: bytes, now_s: float) -> None:
+    """Raises Refused."""
+    entry = cluster.agents[agent]
+    try:
+        fields = unpack(encoded, 512)
+    except Refused as exc:
+        raise Refused("certificate") from exc
+    if not fits(fields, str, str, str, int, int, bytes):
+        raise Refused("certificate")
+    *body, signature = fields
+    if not is_signed(cluster.public(agent), "candor/curve-bind/v1", pack(body), signature):
+        raise Refused("certificate-signature")
+    run_id, curve, endpoint, _, not_after_s = body
+    if run_id != cluster.run_id:
+        raise Refused("certificate-run")
+    if curve != entry["curve"]:
+        raise Refused("certificate-key")
+    if endpoint != entry["endpoint"]:
+        raise Refused("certificate-endpoint")
+    if 0 < not_after_s < now_s:
+        raise Refused("certificate-expired")
+
+
+def encode(kind: int, nonce: bytes, fields: list, raw: bytes | None = None) -> list[bytes]:
+    """The frames of a message."""
+    return [pack([1, kind, nonce, *fields]), *([] if raw is None else [raw])]
+
+
+def decode(frames: list[bytes]) -> tuple[int, bytes, list, bytes | None]:
+    """Kind, nonce, fields and raw frame. Raises Refused."""
+    if len(frames) not in (1, 2):
+        raise Refused("frames")
+    try:
+        header = unpack(frames[0], HEADER_BYTES_MAX)
+    except Refused as exc:
+        raise Refused("header") from exc
+    if not fits(header[:3], int, int, bytes):
+        raise Refused("header")
+    version, kind, nonce, *fields = header
+    if version != 1:
+        raise Refused("version")
+    if kind not in FIELDS and kind != RECORDS:
+        raise Refused("kind")
+    if len(nonce) != (0 if kind == HELLO else 16):
+        raise Refused("nonce")
+    if kind == RECORDS:
+        sound = 1 <= len(fields) <= 64 and all(
+            fits(one, bytes, bytes, bytes, list) for one in fields
+        )
+    else:
+        floor = -1 if kind == STATE else 0
+        sound = fits(fields, *FIELDS[kind]) and all(
+            floor <= field <= COUNT_MAX for field in fields if type(field) is int
+        )
+    if not sound:
+        raise Refused("fields")
+    if (kind == CHUNK) != (len(frames) == 2):
+        raise Refused("frames")
+    return kind, nonce, fields, frames[1] if kind == CHUNK else None
+
+
+class Sockets:
+    """One ROUTER that only receives, one DEALER a neighbour that only sends, CURVE on all."""
+
+    def __init__(self, cluster: Cluster, own: str, keys: Keys) -> None:
+        self._context = zmq.Context()
+        self._near = {cluster.agents[a]["curve"].encode(): a for a in cluster.neighbours[own]}
+        self._zap = self._context.socket(zmq.REP)
+        self._zap.bind("inproc://zeromq.zap.01")
+        self._router = self._context.socket(zmq.ROUTER)
+        self._limit(self._router)
+        self._router.curve_server = True
+        self._router.curve_secretkey = keys.curve_secret
+        self._router.zap_domain = b"candor"
+        self._router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        self._router.bind(cluster.agents[own]["endpoint"])
+        self._dealers = {}
+        for curve, peer in self._near.items():
+            dealer = self._dealers[peer] = self._context.socket(zmq.DEALER)
+            self._limit(dealer)
+            dealer.curve_serverkey = curve
+            dealer.curve_publickey = cluster.agents[own]["curve"].encode()
+            dealer.curve_secretkey = keys.curve_secret
+            dealer.reconnect_ivl, dealer.reconnect_ivl_max = 100, 10_000
+            dealer.heartbeat_ivl, dealer.heartbeat_timeout = 2_000, 10_000
+            dealer.connect(cluster.agents[peer]["endpoint"])
+        self._poller = zmq.Poller()
+        self._poller.register(self._zap, zmq.POLLIN)
+        self._poller.register(self._router, zmq.POLLIN)
+
+    @staticmethod
+    def _limit(socket: zmq.Socket) -> None:
+        socket.maxmsgsize = FRAME_BYTES_MAX
+        socket.handshake_ivl = 2_000
+        socket.linger = 1_000
+
+    def send(self, peer: str, frames: list[bytes]) -> None:
+        """Hand a message to libzmq; one that finds its queue full is lost, as on a bad network."""
+        try:
+            self._dealers[peer].send_multipart(frames, zmq.DONTWAIT)
+        except zmq.Again:
+            return
+
+    def receive(self, timeout_ms: int) -> tuple[str, list[bytes]] | None:
+        """The next message and the neighbour whose key authenticated its connection."""
+        ready = dict(self._poller.poll(timeout_ms))
+        if self._zap in ready:
+            self._admit()
+        if self._router not in ready:
+            return None
+        _, *frames = self._router.recv_multipart(copy=False)
+        sender = frames[0].get("User-Id") if frames else ""
+        return str(sender), [frame.bytes for frame in frames]
+
+    def _admit(self) -> None:
+        """Answer ZAP (ZeroMQ RFC 27): version, request, domain, address, id, mechanism, key."""
+        version, request, domain, _, _, mechanism, *credentials = self._zap.recv_multipart()
+        key = z85.encode(credentials[0]) if mechanism == b"CURVE" else b""
+        peer = self._near.get(key) if domain == b"candor" else None
+        status = [b"200", b"", peer.encode()] if peer else [b"400", b"not a neighbour", b""]
+        self._zap.send_multipart([version, request, *status, b""])
+
+    def close(self) -> None:
+        """Send what is queued, for a second at most."""
+        for socket in (self._zap, self._router, *self._dealers.values()):
+            socket.close()
+        self._context.term()
