@@ -58,6 +58,9 @@ def measure_command(
     table.add_row("raw pyzmq, CURVE", f"{1e3 * cost.floor_curve_seconds_per_round:.1f}")
     for phase, seconds in cost.phases.items():
         table.add_row(f"  {phase} (an agent)", f"{1e3 * seconds:.2f}")
+    table.add_row("processor time (an agent)", f"{1e3 * cost.processor_seconds_per_round:.1f}")
+    table.add_row("  of it evidence", f"{cost.evidence_share:.1%}")
+    table.add_row("  of it settlement", f"{cost.settlement_share:.1%}")
     table.add_row("memory of an agent, MiB", f"{cost.memory_mib_per_agent:.0f}")
     Console().print(table)
 

@@ -7,11 +7,13 @@ in processor time, which other processes on the same cores do not disturb.
 """
 
 import asyncio
+import inspect
 import logging
 import multiprocessing
 import os
 import resource
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -27,6 +29,7 @@ from torch import Tensor
 
 from agent import keys
 from agent.algorithms import Hyper, resolve_algorithm, step_schedule
+from agent.book import EvidenceBook
 from agent.compose import LOOPBACK, entry_of
 from agent.core import AgentCore
 from agent.journal import Journal
@@ -34,6 +37,7 @@ from agent.runtimes.assembly import channel_terms
 from agent.runtimes.daemon import RoundOutcome, Work
 from agent.runtimes.host import build_daemon
 from agent.runtimes.testbed import free_ports
+from agent.settlement import Settlement
 from agent.store import FILE_NAME as STORE_NAME
 from agent.store import Store
 from mechanisms.evidence import Examiner
@@ -64,21 +68,30 @@ MEBIBYTE: Final = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One agent's figures: round ends on the monotonic clock, seconds a round by phase."""
+    """One agent's figures: round ends on the monotonic clock, seconds a round by phase, processor
+    seconds a round of the whole process, of evidence and of settlement."""
 
     ends_s: tuple[float, ...]
     phases: Mapping[str, float]
+    processor: Mapping[str, float]
     memory_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class RoundCost:
-    """What `candor bench round` prints; all in seconds a round but the last two."""
+    """What `candor bench round` prints; all in seconds a round but the shares and the last two.
+
+    The shares are those of `processor_seconds_per_round`, an agent's mean over rounds, the
+    settlement of the last window among it.
+    """
 
     seconds_per_round: float
     floor_seconds_per_round: float
     floor_curve_seconds_per_round: float
     phases: Mapping[str, float]
+    processor_seconds_per_round: float
+    evidence_share: float
+    settlement_share: float
     memory_mib_per_agent: float
     payload_mib: float
 
@@ -102,11 +115,45 @@ class FixedTrainer:
         """There is none."""
 
 
+class _Meter:
+    """Processor seconds inside the functions of some classes, by part; calls inside one another
+    count for the outermost, whatever its part."""
+
+    def __init__(self, parts: Mapping[str, Sequence[type]]) -> None:
+        """Replaces the functions of the classes in this process, for good."""
+        self.seconds = dict.fromkeys(parts, 0.0)
+        self._inside = threading.local()
+        for part, classes in parts.items():
+            for owner in classes:
+                for name, function in vars(owner).items():
+                    if inspect.isfunction(function) and not name.startswith("__"):
+                        setattr(owner, name, self._metered(part, function))
+
+    def _metered(self, part: str, function: Callable[..., object]) -> Callable[..., object]:
+        def metered(*args: object, **kwargs: object) -> object:
+            if getattr(self._inside, "any", False):
+                return function(*args, **kwargs)
+            self._inside.any = True
+            began = time.thread_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds[part] += time.thread_time() - began
+                self._inside.any = False
+
+        return metered
+
+    def spent(self) -> dict[str, float]:
+        """Processor seconds so far, of the parts and of the whole process."""
+        return {**self.seconds, "whole": time.process_time()}
+
+
 class _Stopwatch:
     """Notes when rounds end, and what had been spent by the end of the warm-up."""
 
-    def __init__(self, rounds: int) -> None:
-        self._rounds = rounds
+    def __init__(self, rounds: int, meter: _Meter) -> None:
+        self._rounds, self._meter = rounds, meter
+        self._spent: dict[str, float] = {}
         self.ends_s: list[float] = []
         self.seconds: Mapping[str, float] = {}
         self._warm: dict[str, float] = {}
@@ -129,6 +176,7 @@ class _Stopwatch:
         self.ends_s.append(time.monotonic())
         if outcome.round == WARM_UP_ROUNDS:
             self._warm = dict(self.seconds)
+            self._spent = self._meter.spent()
             self._io_s -= _io_thread_seconds()
         if outcome.round == self._rounds:  # later the threads are gone
             self._io_s += _io_thread_seconds()
@@ -136,6 +184,8 @@ class _Stopwatch:
     def measured(self, examiner: Examiner, key: SigningKey, agent: str) -> Measured:
         """The figures of this agent: means over the rounds after the warm-up."""
         counted = len(self.ends_s) - WARM_UP_ROUNDS
+        spent = self._meter.spent()
+        processor = {part: (spent[part] - self._spent[part]) / counted for part in spent}
         walls = {
             phase: (self.seconds[phase] - self._warm[phase]) / counted
             for phase in ("wait", "verify", "mix", "settle")
@@ -143,7 +193,7 @@ class _Stopwatch:
         memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         operations = _operations(examiner, key, agent)
         phases = {**operations, "encrypt_send": self._io_s / counted, **walls}
-        return Measured(tuple(self.ends_s), phases, memory_bytes)
+        return Measured(tuple(self.ends_s), phases, processor, memory_bytes)
 
 
 def measure_round(agents: int, topology: str, parameters: int, rounds: int) -> RoundCost:
@@ -160,6 +210,7 @@ def measure_round(agents: int, topology: str, parameters: int, rounds: int) -> R
     measured = _run_daemons(list(graph), topology, parameters, rounds)
     lasts = np.max([one.ends_s for one in measured], axis=0)  # (rounds,), the slowest agent
     spent = np.diff(lasts)[WARM_UP_ROUNDS - 1 :]
+    whole = sum(one.processor["whole"] for one in measured)
     return RoundCost(
         seconds_per_round=float(np.median(spent)),
         floor_seconds_per_round=floor(curve=False),
@@ -168,6 +219,9 @@ def measure_round(agents: int, topology: str, parameters: int, rounds: int) -> R
             phase: float(np.mean([one.phases[phase] for one in measured]))
             for phase in measured[0].phases
         },
+        processor_seconds_per_round=whole / len(measured),
+        evidence_share=sum(one.processor["evidence"] for one in measured) / whole,
+        settlement_share=sum(one.processor["settlement"] for one in measured) / whole,
         memory_mib_per_agent=max(one.memory_bytes for one in measured) / MEBIBYTE,
         payload_mib=payload_bytes / MEBIBYTE,
     )
@@ -229,6 +283,7 @@ def _write_cluster(
 def _child(run_dir: Path, agent: str, pipe: Connection) -> None:
     """One agent of the benchmark, in a process of its own."""
     torch.set_num_threads(1)
+    meter = _Meter({"evidence": (Examiner, EvidenceBook), "settlement": (Settlement, Store)})
     cluster = load_cluster(run_dir / "cluster.toml")
     data_dir = run_dir / agent / "data"
     data_dir.mkdir()
@@ -240,7 +295,7 @@ def _child(run_dir: Path, agent: str, pipe: Connection) -> None:
         )
         journal = Journal(agent, data_dir, logging.WARNING)
         stack.callback(journal.close)
-        watch = _Stopwatch(cluster.rounds.rounds)
+        watch = _Stopwatch(cluster.rounds.rounds, meter)
         work = _work(cluster, agent)
         daemon = build_daemon(cluster, agent, identity, store, work, journal, watch)
         watch.seconds = daemon.seconds
