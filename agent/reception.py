@@ -165,7 +165,7 @@ class Reception:
         key = (proof.agent, proof.kind)
         if key in self._proofs:
             return []
-        verdict = verify_proof(proof, self._examiner.terms.publics)
+        verdict = verify_proof(proof, self._examiner.terms)
         if not verdict.malice:
             raise ProofError("only malice is passed on")
         self._proofs.add(key)

@@ -311,6 +311,7 @@ def test_values_that_are_not_finite_never_reach_the_model(started, poison):
         if isinstance(message, Update):
             said = Statement.decode(message.body, sketch_bytes_max=8 * DIM)
             lie = node.core.examiner.state(said.round, "a1", payload, dict(said.row))
+            lie = replace(lie, sources=said.sources)
             signed = SignedStatement.sign(lie, node.identity.signing_key)
             return Update(signed.body, signed.signature, message.payload_bytes)
         if isinstance(message, Chunk):
