@@ -19,6 +19,7 @@ from topologies.canonical import sha256
 from topologies.cluster import Cluster
 
 ACCUSATIONS = ("claim_refused", "bill_refused", "ledger_disputed", "ledger_rejected_by_peer")
+PROVEN = ("misbehaviour_proven", "contradiction_proven")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,8 @@ class Checks:
             if log.fields["reason"] == "double-signed" or not self.restored:
                 self.violated("false-accusation", about)
         elif (log.event in ACCUSATIONS and not self.restored) or (
-            log.fields.get("code") == "equivocation" and log.fields["peer"] not in self.restored
+            (log.event in PROVEN or log.fields.get("code") == "equivocation")
+            and log.fields["peer"] not in self.restored
         ):
             self.violated("false-accusation", about)
 
