@@ -238,11 +238,13 @@ class Settlement:
             raise RemoteProtocolError("claim-signature", f"not {agent}'s")
         if claim.run != self._terms.run:
             raise RemoteProtocolError("claim-run", "of another run")
+        wanted = self._referee.wanted(claim.window)
+        if wanted:
+            self.collector.claimed(signed)
         if edge.done(claim.window) and claim.window not in edge.late:
             return []
-        if not self._referee.wanted(claim.window):
+        if not wanted:
             return [_log(logging.DEBUG, "claim_ignored", peer=agent, window=claim.window)]
-        self.collector.claimed(signed)
         if not self._referee.keep(agent, claim.window, signed):
             raise RemoteProtocolError("claim-changed", f"window {claim.window}")
         return self._bill(now_s)
@@ -258,11 +260,13 @@ class Settlement:
         bill = signed.bill()
         if bill.run != self._terms.run:
             raise RemoteProtocolError("bill-run", "of another run")
+        wanted = self._referee.wanted(bill.window)
+        if wanted:
+            self.collector.billed(signed)
         if edge.done(bill.window):
             return []
-        if not self._referee.wanted(bill.window):
+        if not wanted:
             return [_log(logging.DEBUG, "bill_ignored", peer=agent, window=bill.window)]
-        self.collector.billed(signed)
         known = edge.bills.get(bill.window)
         if known is not None:
             if known.body != signed.body:
