@@ -261,7 +261,7 @@ class Settlement:
         if bill.run != self._terms.run:
             raise RemoteProtocolError("bill-run", "of another run")
         wanted = self._referee.wanted(bill.window)
-        if wanted:
+        if wanted and bill.referee == agent:
             self.collector.billed(signed)
         if edge.done(bill.window):
             return []
