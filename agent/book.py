@@ -117,10 +117,10 @@ class EvidenceBook:
         statements.setdefault(statement.round, signed)
         seen = self._seen.setdefault(agent, {})
         seen.setdefault(window, Seen()).add(statement.round, examined)
-        before = seen.get(self._window(statement.round - 1))
-        if before is not None and statement.round - 1 in before.energies:
+        # Not across windows: who crashed after its claim may have entered the next one otherwise.
+        if statement.round - 1 in seen[window].energies:
             mixed = frozenset(other for other, _ in statement.row if other != agent)
-            before.heard.setdefault(statement.round - 1, mixed)
+            seen[window].heard.setdefault(statement.round - 1, mixed)
         if agent == self.agent:
             self._present_window = window
             _forget(self._heard, window, WINDOWS_KEPT)
@@ -142,10 +142,10 @@ class EvidenceBook:
 
     def add_own(self, signed: SignedStatement) -> Examined:
         """Remember one's own statement of this round; answers what it shows that was injected."""
-        statement = signed.statement
-        before = self.statements(statement.round - 1)
-        sources = {agent: before[agent].statement for agent in self.row if statement.round > 1}
-        examined = self.examiner.shown(statement, sources)
+        sources = {
+            source.statement.agent: source for source in self.witnesses(signed.statement.round)
+        }
+        examined = self.examiner.shown(signed.statement, sources)
         self.add(signed, examined)
         return examined
 

@@ -28,7 +28,7 @@ COMMANDS: Final = {
     "testbed": "Run N real daemons on this machine and sum up.",
     "status": "Show what an agent, or every agent of a run, is doing.",
     "ledger": "Show, verify, audit and export signed ledgers.",
-    "evidence": "Check a proof of misbehaviour with public keys alone.",
+    "evidence": "Check a proof of misbehaviour with the cluster file alone.",
     "report": "Make one HTML page of a run directory.",
     "bench": "Measure what a round costs and where the time goes.",
 }

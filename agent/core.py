@@ -12,7 +12,7 @@ a neighbour ends at a deadline; memory is bounded by the slots of each neighbour
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -37,7 +37,7 @@ from agent.settlement import Settlement
 from mechanisms.evidence import Examined, Examiner
 from mechanisms.ledger import Record
 from mechanisms.sketch import last_of_window
-from mechanisms.statements import EvidenceError, SignedStatement, Statement
+from mechanisms.statements import EvidenceError, SignedStatement, Statement, commitment
 from network.messages import Bye, Waiting
 from network.rounds import BufferPool
 from network.wire import Buffer
@@ -165,8 +165,9 @@ class AgentCore:
         """
         assert self.phase is Phase.RUNNING
         assert statement.round == self.round
-        signed = SignedStatement.sign(statement, self._key)
         witnesses = self.book.witnesses(self.round)
+        sources = commitment(witness.body for witness in witnesses)
+        signed = SignedStatement.sign(replace(statement, sources=sources), self._key)
         energy = self.book.add_own(signed).energy
         if not math.isfinite(energy):
             return self._diverged()

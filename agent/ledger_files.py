@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mechanisms.audit import AuditFacts, ExportFile, RunAudit, audit_run
+from mechanisms.evidence import RunTerms
 from mechanisms.export import LINE_BYTES_MAX, export_channel, file_name
 from mechanisms.payments import BillTerms, parse_rule
-from mechanisms.proofs import CONFLICTING, DOUBLE_SIGNED, EQUIVOCATION
+from mechanisms.proofs import KINDS
 from mechanisms.sketch import TRACE_SIZE
 from topologies.cluster import Cluster, load_cluster
 from topologies.signatures import SigningKey
@@ -25,6 +26,17 @@ AGENTS_NAME: Final = "agents"
 LEDGER_NAME: Final = "ledger"
 EVIDENCE_NAME: Final = "evidence"
 EXPORT_BYTES_MAX: Final = 64 * LINE_BYTES_MAX
+
+
+def run_terms(cluster: Cluster) -> RunTerms:
+    """What every proof of the run is judged by."""
+    return RunTerms(
+        run=bytes.fromhex(cluster.fingerprint),
+        dim=cluster.task.parameters,
+        sketch_size=cluster.payments.sketch_size,
+        window_rounds=cluster.payments.window,
+        publics={agent.id: bytes.fromhex(agent.identity) for agent in cluster.agents},
+    )
 
 
 def bill_terms(cluster: Cluster) -> BillTerms:
@@ -126,7 +138,7 @@ def _proofs(store: "Store", cluster: Cluster) -> dict[str, bytes]:
     """What the database holds against anyone, by file name."""
     kept = {
         f"{kind}-{agent}.proof": store.value(f"proof/{kind}/{agent}")
-        for kind in (EQUIVOCATION, DOUBLE_SIGNED, CONFLICTING)
+        for kind in KINDS
         for agent in cluster.ids
     }
     return {name: data for name, data in kept.items() if data is not None}

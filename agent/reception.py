@@ -126,9 +126,9 @@ class Reception:
                 return self._bounded(left, sender, own_round)
             return self._bounded(self._dispatch(neighbour, message, now_s), sender, own_round)
         except (RemoteProtocolError, EvidenceError) as exc:
-            return self._refused(sender, exc.code, str(exc))
+            return [*self.addressed([]), *self._refused(sender, exc.code, str(exc))]
         except MalformedError as exc:
-            return self._refused(sender, "malformed", str(exc))
+            return [*self.addressed([]), *self._refused(sender, "malformed", str(exc))]
 
     def verified(
         self, peer: str, update: Arrived, outcome: Examined | EvidenceError, own_round: int
@@ -142,6 +142,7 @@ class Reception:
             self._pool.give(slot.buffer)
             return self._refuse(neighbour, slot.round, outcome)
         self._book.add(slot.statement, outcome)
+        self._settlement.stated(slot.statement, outcome)
         # Witnesses that the row names, and whose signatures were checked with the update.
         row = dict(slot.statement.statement.row)
         named = {k: witness for k, witness in slot.witnesses.items() if k in row}
@@ -157,7 +158,7 @@ class Reception:
         return [*proven, *([back] if returned else []), *told]
 
     def _proven(self, proof: Proof, heard_from: str | None) -> list[Effect]:
-        """Keep a new proof, stop serving a guilty neighbour, and tell the others once.
+        """Keep a new proof. Of malice tell the neighbours once, and stop serving the guilty one.
 
         Raises:
             ProofError, MalformedError: it proves nothing.
@@ -165,16 +166,16 @@ class Reception:
         key = (proof.agent, proof.kind)
         if key in self._proofs:
             return []
-        verdict = verify_proof(proof, self._examiner.terms.publics)
-        if not verdict.malice:
+        verdict = verify_proof(proof, self._examiner.terms)
+        if heard_from is not None and not verdict.malice:
             raise ProofError("only malice is passed on")
         self._proofs.add(key)
         data = proof.encode()
         about = {"peer": proof.agent, "kind": proof.kind, "place": verdict.place}
-        effects: list[Effect] = [
-            Persist((PutValue(f"proof/{proof.kind}/{proof.agent}", data),)),
-            Log(logging.ERROR, "misbehaviour_proven", about),
-        ]
+        stored = Persist((PutValue(f"proof/{proof.kind}/{proof.agent}", data),))
+        if not verdict.malice:
+            return [stored, Log(logging.WARNING, "contradiction_proven", about)]
+        effects: list[Effect] = [stored, Log(logging.ERROR, "misbehaviour_proven", about)]
         self._settlement.convict(proof.agent, f"proven guilty: {proof.kind} in {verdict.place}")
         for neighbour in self._neighbours.values():
             if neighbour.agent not in (heard_from, proof.agent):
@@ -359,13 +360,16 @@ class Reception:
         return [Send(neighbour.agent, to_envelope(message, nonce), bulk_round)]
 
     def addressed(self, steps: Sequence[Step]) -> list[Effect]:
-        """Settlement's steps as effects, in order; bars it put on neighbours take effect."""
+        """Settlement's steps as effects, in order, with what they prove; bars it put on neighbours
+        take effect."""
         effects: list[Effect] = []
         for step in steps:
             if isinstance(step, To):
                 effects += self.send(self._neighbours[step.agent], step.message)
             else:
                 effects.append(step)
+        for proof in self._settlement.collector.take():
+            effects += self._proven(proof, heard_from=None)
         for neighbour in self._neighbours.values():
             neighbour.barred = self._settlement.barred(neighbour.agent)
         return effects

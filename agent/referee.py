@@ -6,6 +6,7 @@ claim and one bill a window: both are persisted before they are sent. Pure; who 
 is settled, is the business of `agent.settlement`.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -53,6 +54,7 @@ class Referee:
     claims: dict[str, dict[int, SignedClaim]] = field(default_factory=dict)
     next_window: int | None = None
     billed: int = -1  # the last window billed
+    judged: dict[float, bool] = field(default_factory=dict)  # which energies are too large
 
     # --- own claims -------------------------------------------------------------------------
 
@@ -158,7 +160,16 @@ class Referee:
 
     def too_large(self, energy: float) -> bool:
         """Whether an update of this energy could not be paid for within an edge's credit, if every
-        round of a window were like it: such an update must not reach the model."""
+        round of a window were like it: such an update must not reach the model.
+
+        Energies are rounded up to a power of two, so that few different ones are ever billed."""
+        fraction, exponent = math.frexp(energy)
+        bound = 0.0 if fraction == 0 else math.ldexp(1.0, exponent - (fraction == 0.5))
+        if bound not in self.judged:
+            self.judged[bound] = self._beyond_credit(bound)
+        return self.judged[bound]
+
+    def _beyond_credit(self, energy: float) -> bool:
         rounds = self.terms.window_rounds
         traces = np.zeros((3, rounds, self.terms.trace_size))
         traces[0, :, 0] = np.sqrt(energy)

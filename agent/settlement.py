@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from agent.book import EvidenceBook
+from agent.collector import Collector
 from agent.effects import Log, Persist, PutValue, ReadRecords
 from agent.referee import Referee
 from mechanisms import ledger
 from mechanisms.claims import SignedClaim, claim_bytes_max
 from mechanisms.credits import AmountError
+from mechanisms.evidence import Examined
 from mechanisms.ledger_messages import Records, Reject
 from mechanisms.payments import (
     BillError,
@@ -25,7 +27,8 @@ from mechanisms.payments import (
     edge_delta,
 )
 from mechanisms.proofs import from_ledger
-from mechanisms.statements import EvidenceError
+from mechanisms.sketch import window_of
+from mechanisms.statements import EvidenceError, SignedStatement
 from network.errors import RemoteProtocolError
 from network.messages import BillMessage, ClaimMessage, LedgerMessage
 from network.wire import Kind
@@ -97,6 +100,7 @@ class Settlement:
         self._terms = terms
         self._edges = edges
         self._overdue_s = overdue_s
+        self.collector = Collector(book.agent, book.examiner.terms)
         self._referee = Referee(key, book, terms, patience_s, min(limits, default=0))
 
     # --- what the core asks -----------------------------------------------------------------
@@ -151,6 +155,11 @@ class Settlement:
 
     # --- events -----------------------------------------------------------------------------
 
+    def stated(self, signed: SignedStatement, examined: Examined) -> None:
+        """A neighbour's update was accepted: its claim will have to agree with it."""
+        if self.settles:
+            self.collector.stated(signed, examined.sources)
+
     def connected(
         self, agent: str, own_nonce: bytes, peer_nonce: bytes, now_s: float
     ) -> Sequence[Step]:
@@ -204,9 +213,11 @@ class Settlement:
         for record in message.records:
             for bundle, referee in zip(record.evidence, (lo, hi), strict=False):
                 try:
-                    check_bill(self._terms, SignedBill.decode(bundle), referee)
+                    signed = SignedBill.decode(bundle)
+                    check_bill(self._terms, signed, referee)
                 except BillError as exc:
                     raise RemoteProtocolError(f"ledger-{exc.code}", exc.detail) from exc
+                self.collector.billed(signed)
 
     def records_read(self, agent: str, records: list[ledger.Record]) -> Sequence[Step]:
         """The answer to `ReadRecords`."""
@@ -227,9 +238,12 @@ class Settlement:
             raise RemoteProtocolError("claim-signature", f"not {agent}'s")
         if claim.run != self._terms.run:
             raise RemoteProtocolError("claim-run", "of another run")
+        wanted = self._referee.wanted(claim.window)
+        if wanted:
+            self.collector.claimed(signed)
         if edge.done(claim.window) and claim.window not in edge.late:
             return []
-        if not self._referee.wanted(claim.window):
+        if not wanted:
             return [_log(logging.DEBUG, "claim_ignored", peer=agent, window=claim.window)]
         if not self._referee.keep(agent, claim.window, signed):
             raise RemoteProtocolError("claim-changed", f"window {claim.window}")
@@ -246,9 +260,12 @@ class Settlement:
         bill = signed.bill()
         if bill.run != self._terms.run:
             raise RemoteProtocolError("bill-run", "of another run")
+        wanted = self._referee.wanted(bill.window)
+        if wanted and bill.referee == agent:
+            self.collector.billed(signed)
         if edge.done(bill.window):
             return []
-        if not self._referee.wanted(bill.window):
+        if not wanted:
             return [_log(logging.DEBUG, "bill_ignored", peer=agent, window=bill.window)]
         known = edge.bills.get(bill.window)
         if known is not None:
@@ -270,6 +287,8 @@ class Settlement:
         """Claim the windows that end with this round, or were jumped over by a re-entry."""
         if not self.settles:
             return []
+        # Claims of a window come during the next one; later ones are judged without statements.
+        self.collector.forget(window_of(round_number, self._terms.window_rounds) - 1)
         steps: list[Step] = []
         for window in self._referee.round_over(round_number, rounds):
             steps.append(Persist((self._referee.claim(window),)))
@@ -294,6 +313,9 @@ class Settlement:
     def restore(self, window: int, claim: bytes, bill: bytes | None) -> None:
         """Take back the claim, and the bill if there is one, of an earlier life."""
         self._referee.restore(window, claim, bill)
+        made = self._referee.windows[window].bill
+        if made is not None:
+            self.collector.billed(made)
 
     # --- claims and bills -------------------------------------------------------------------
 
@@ -334,8 +356,7 @@ class Settlement:
                 try:
                     self._referee.judge(agent, window)
                 except EvidenceError as exc:
-                    edge.refused = f"claim of window {window} refused: {exc}"
-                    steps += self._skip(agent, edge, window, "claim_refused", str(exc))
+                    steps += self._refuse_claim(agent, edge, window, exc)
                 else:
                     if edge.lateness > LATE_MAX:
                         edge.refused = f"its claims came late {edge.lateness} times"
@@ -353,9 +374,15 @@ class Settlement:
             try:
                 self._referee.judge(agent, window)
             except EvidenceError as exc:
-                edge.refused = f"claim of window {window} refused: {exc}"
-                steps += self._skip(agent, edge, window, "claim_refused", str(exc))
+                steps += self._refuse_claim(agent, edge, window, exc)
         return steps
+
+    def _refuse_claim(
+        self, agent: str, edge: Edge, window: int, error: EvidenceError
+    ) -> list[Step]:
+        edge.refused = f"claim of window {window} refused: {error}"
+        self.collector.refused(self._referee.claims[agent][window])
+        return self._skip(agent, edge, window, "claim_refused", str(error))
 
     def _skip(self, agent: str, edge: Edge, window: int, event: str, detail: str) -> list[Step]:
         edge.skipped.add(window)

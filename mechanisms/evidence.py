@@ -22,7 +22,13 @@ from numpy.typing import NDArray
 
 from mechanisms.claims import Claim, ClaimedRound
 from mechanisms.sketch import TRACE_SIZE, SignSketch, TraceFold, signs_seed, window_of
-from mechanisms.statements import EvidenceError, Floats, SignedStatement, Statement
+from mechanisms.statements import (
+    EvidenceError,
+    Floats,
+    SignedStatement,
+    Statement,
+    commitment,
+)
 from topologies.canonical import payload_digest
 
 # Claims are compared with what the neighbour computed itself; only the order of a dot product's
@@ -48,6 +54,27 @@ def injected(mixed: Floats, stated: Floats, step_size: float) -> Floats:
         return (mixed - stated) / step_size
 
 
+def injected_after(
+    statement: Statement, sources: Mapping[str, Statement], window_rounds: int, *, whole: bool
+) -> Floats:
+    """S u (k,) of a statement of round t >= 2 whose row names `sources`, all of round t - 1.
+
+    `whole`: vectors are their own sketch, the same under the signs of any window.
+
+    Raises:
+        EvidenceError: a source carries no sketch under the signs of the statement's window.
+    """
+    window = window_of(statement.round, window_rounds)
+    stated = np.frombuffer(statement.sketch, "<f8")
+    mixed = np.zeros_like(stated)
+    with np.errstate(all="ignore"):
+        for agent, weight in statement.row:
+            source = sources[agent]
+            own = np.frombuffer(source.sketch, "<f8")
+            mixed += weight * (own if whole else source.values(window, window_rounds))
+    return injected(mixed, stated, statement.step_size)
+
+
 def energy(sketches: Floats) -> Floats:
     """Squared norms (...) of sketches (..., k)."""
     with np.errstate(all="ignore"):
@@ -63,22 +90,14 @@ def _squared_norm(payload: NDArray[np.float32]) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What all agents of a run know in advance and every statement is judged against.
-
-    `mixing[i][k]` is the cluster's weight w_ik for the neighbours k of i (self left out);
-    `initial` the initial model (dim,) float32; `step_size(t)` the schedule; `rounds` the last one.
-    """
+class RunTerms:
+    """What the cluster file alone fixes, by which signed things are compared."""
 
     run: bytes
     dim: int
     sketch_size: int
     window_rounds: int
     publics: Mapping[str, bytes]
-    mixing: Mapping[str, Mapping[str, float]]
-    step_size: Callable[[int], float]
-    initial: NDArray[np.float32]
-    rounds: int
 
     @property
     def sketch_bytes(self) -> int:
@@ -92,12 +111,28 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
+class Terms(RunTerms):
+    """What all agents of a run know in advance and every statement is judged against.
+
+    `mixing[i][k]` is the cluster's weight w_ik for the neighbours k of i (self left out);
+    `initial` the initial model (dim,) float32; `step_size(t)` the schedule; `rounds` the last one.
+    """
+
+    mixing: Mapping[str, Mapping[str, float]]
+    step_size: Callable[[int], float]
+    initial: NDArray[np.float32]
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
 class Examined:
-    """What an accepted update proves: the injected sketch (k,), its squared norm and its trace."""
+    """What an accepted update proves: the injected sketch (k,), its squared norm and its trace;
+    and the bodies of the statements that show it, in the order of the row."""
 
     injected: Floats
     energy: float
     trace: NDArray[np.float32]
+    sources: tuple[bytes, ...] = ()
 
 
 class Examiner:
@@ -127,7 +162,8 @@ class Examiner:
     def state(
         self, t: int, agent: str, payload: NDArray[np.float32], row: Mapping[str, float]
     ) -> Statement:
-        """The statement of `payload` (dim,) sent in round t, started from what `row` mixed."""
+        """The statement of `payload` (dim,) sent in round t, started from what `row` mixed; whoever
+        signs it adds the commitment to its sources."""
         terms = self.terms
         window = window_of(t, terms.window_rounds)
         digest = payload_digest(payload.data.cast("B"))
@@ -222,6 +258,8 @@ class Examiner:
         if not whole <= HIDDEN_FACTOR * float(energy(measured)) + HIDDEN_FREE:
             raise EvidenceError("payload-hidden", f"its squared norm is {whole:g}")
         sources = self._sources(statement, witnesses, trusted)
+        if commitment(source.body for source in sources.values()) != statement.sources:
+            raise EvidenceError("witness-digest", "not the statements that it mixed")
         shown = self.shown(statement, sources)
         if not math.isfinite(shown.energy):
             raise EvidenceError("injected-not-finite")
@@ -229,11 +267,13 @@ class Examiner:
             raise EvidenceError("injected-too-large", f"its energy is {shown.energy:g}")
         return shown
 
-    def shown(self, statement: Statement, sources: Mapping[str, Statement]) -> Examined:
-        """What a statement shows was injected, `sources` as for `injected`; may be not finite."""
-        vector = self.injected(statement, sources)
+    def shown(self, statement: Statement, sources: Mapping[str, SignedStatement]) -> Examined:
+        """What a statement shows was injected; may be not finite. `sources` are the statements that
+        its row names, in that order: empty in round 1."""
+        vector = self._injected(statement, {k: s.statement for k, s in sources.items()})
         fold = self.fold(window_of(statement.round, self.terms.window_rounds))
-        return Examined(vector, float(energy(vector)), fold(vector))
+        bodies = tuple(source.body for source in sources.values())
+        return Examined(vector, float(energy(vector)), fold(vector), bodies)
 
     def fold(self, window: int) -> TraceFold:
         """The fold of a window's sketches to traces."""
@@ -250,9 +290,9 @@ class Examiner:
         statement: Statement,
         witnesses: Mapping[str, SignedStatement],
         trusted: Mapping[str, SignedStatement],
-    ) -> dict[str, Statement]:
+    ) -> dict[str, SignedStatement]:
         """The verified statements of the round before that the row names."""
-        sources: dict[str, Statement] = {}
+        sources: dict[str, SignedStatement] = {}
         if statement.round == 1:
             return sources
         for agent, _ in statement.row:
@@ -260,7 +300,7 @@ class Examiner:
             if witness is None or (known is not None and known.body == witness.body):
                 if known is None:
                     raise EvidenceError("witness-missing", agent)
-                sources[agent] = known.statement
+                sources[agent] = known
                 continue
             if known is not None and agent == statement.agent:
                 # It would be measured from a model that it never sent: a jump for nothing.
@@ -272,26 +312,16 @@ class Examiner:
                 raise EvidenceError("witness-run", agent)
             if not witness.verify(self.terms.publics[agent]):
                 raise EvidenceError("witness-signature", agent)
-            sources[agent] = said
+            sources[agent] = witness
         return sources
 
-    def injected(self, statement: Statement, sources: Mapping[str, Statement]) -> Floats:
-        """S u (k,) of a statement whose row's statements are `sources` (empty in round 1)."""
-        rounds = self.terms.window_rounds
-        window = window_of(statement.round, rounds)
-        stated = np.frombuffer(statement.sketch, "<f8")
+    def _injected(self, statement: Statement, sources: Mapping[str, Statement]) -> Floats:
+        window_rounds = self.terms.window_rounds
         if statement.round == 1:
-            return injected(self._initial_sketch(window), stated, statement.step_size)
-        mixed = np.zeros_like(stated)
-        with np.errstate(all="ignore"):
-            for agent, weight in statement.row:
-                mixed += weight * self._values(sources[agent], window)
-        return injected(mixed, stated, statement.step_size)
-
-    def _values(self, source: Statement, window: int) -> Floats:
-        if self.terms.dim <= self.terms.sketch_size:
-            return np.frombuffer(source.sketch, "<f8")  # its own sketch under any signs
-        return source.values(window, self.terms.window_rounds)
+            initial = self._initial_sketch(window_of(1, window_rounds))
+            return injected(initial, np.frombuffer(statement.sketch, "<f8"), statement.step_size)
+        whole = self.terms.dim <= self.terms.sketch_size
+        return injected_after(statement, sources, window_rounds, whole=whole)
 
     def _initial_sketch(self, window: int) -> Floats:
         if window not in self._initial:
@@ -322,16 +352,27 @@ def check_claim(
         if window_of(entry.round, terms.window_rounds) != claim.window:
             raise EvidenceError("claim-round", f"{entry.round} is not of window {claim.window}")
         seen = energies.get(entry.round)
-        if seen is not None and abs(seen - entry.energy) > CLAIM_TOLERANCE * max(seen, 1e-300):
-            raise EvidenceError("claim-energy", f"round {entry.round}: {entry.energy}, seen {seen}")
+        if seen is not None:
+            check_energy(entry, seen)
         mixed = (heard or {}).get(entry.round, frozenset(entry.heard))
         if mixed != set(entry.heard) or not mixed <= terms.mixing[claim.agent].keys():
             raise EvidenceError("claim-heard", f"round {entry.round}: not whom it mixed")
-        _check_trace(entry, terms, traces.get(entry.round))
+        check_trace(entry, terms.trace_size, traces.get(entry.round))
 
 
-def _check_trace(entry: ClaimedRound, terms: Terms, seen: NDArray[np.float32] | None) -> None:
-    if len(entry.trace) != 4 * terms.trace_size:
+def check_energy(entry: ClaimedRound, seen: float) -> None:
+    """Hold a claimed energy against a finite one that statements show; raises EvidenceError."""
+    if abs(seen - entry.energy) > CLAIM_TOLERANCE * max(seen, 1e-300):
+        raise EvidenceError("claim-energy", f"round {entry.round}: {entry.energy}, seen {seen}")
+
+
+def check_trace(entry: ClaimedRound, trace_size: int, seen: NDArray[np.float32] | None) -> None:
+    """Hold a claimed trace against a finite one (r,) that statements show, if there is one.
+
+    Raises:
+        EvidenceError: it contradicts that one, or cannot be a trace at all.
+    """
+    if len(entry.trace) != 4 * trace_size:
         raise EvidenceError("claim-trace", f"round {entry.round}: wrong length")
     claimed = np.frombuffer(entry.trace, "<f4").astype(np.float64)
     if not np.isfinite(claimed).all():

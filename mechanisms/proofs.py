@@ -1,33 +1,45 @@
 """Evidence objects: two signed things of one agent that cannot both be, checkable by anyone.
 
     proof = pack([1, kind, agent, [body, signature], [body, signature]])
+    proof = pack([1, "contradictory-claim", agent, claim, statement, [source, …]])
 
-A third party needs the proof and the agent's public key, nothing else. `malice` is what no honest
-agent can do, whatever crashes: it persists before it sends. What a restored backup can do as well
-is told apart and is no guilt. Pure functions of bytes.
+A third party needs the proof and the cluster file, nothing else. `malice` is what no honest agent
+can do, whatever crashes: it persists before it sends. What a restored backup can do as well is
+told apart and is no guilt. Pure functions of bytes.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
-from mechanisms.claims import SignedClaim
+import numpy as np
+
+from mechanisms.claims import Claim, ClaimedRound, SignedClaim
+from mechanisms.evidence import RunTerms, check_energy, check_trace, energy, injected_after
 from mechanisms.ledger_bodies import Body
 from mechanisms.ledger_records import verify_proposal
 from mechanisms.payments import SignedBill
-from mechanisms.statements import ID_CHARS_MAX, SignedStatement
-from topologies.canonical import MalformedError, is_name, pack, unpack
+from mechanisms.sketch import TraceFold, window_of
+from mechanisms.statements import (
+    ID_CHARS_MAX,
+    EvidenceError,
+    SignedStatement,
+    Statement,
+    commitment,
+)
+from topologies.canonical import MalformedError, Value, is_name, pack, unpack
 from topologies.signatures import SIGNATURE_BYTES
 
 PROOF_VERSION: Final = 1
-PROOF_BYTES_MAX: Final = 2**19
-STATEMENT_SKETCH_BYTES_MAX: Final = 2**18  # the largest sketch that a cluster file allows
+PROOF_BYTES_MAX: Final = 2**21 - 2**12  # fits one message, whatever else that holds
 
 EQUIVOCATION: Final = "equivocation"
 DOUBLE_SIGNED: Final = "double-signed"
 CONFLICTING: Final = "conflicting-proposal"
 TWO_CLAIMS: Final = "two-claims"
 TWO_BILLS: Final = "two-bills"
+CONTRADICTORY: Final = "contradictory-claim"
 
 Signed = tuple[bytes, bytes]
 """A body and its signature."""
@@ -54,17 +66,24 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Two signed bodies of one agent."""
+    """Two signed bodies of one agent.
+
+    Of a contradictory claim `first` is the claim and `second` a statement; `sources` are the bodies
+    that the statement commits to, where the contradiction is about what they show.
+    """
 
     kind: str
     agent: str
     first: Signed
     second: Signed
+    sources: tuple[bytes, ...] = ()
 
     def encode(self) -> bytes:
-        """The canonical bytes; the same two bodies give the same proof in either order."""
-        one, two = sorted((self.first, self.second))
-        return pack([PROOF_VERSION, self.kind, self.agent, list(one), list(two)])
+        """The canonical bytes; two bodies of one sort give the same proof in either order."""
+        head: list[Value] = [PROOF_VERSION, self.kind, self.agent]
+        if self.kind == CONTRADICTORY:
+            return pack([*head, self.first, self.second, self.sources])
+        return pack([*head, *sorted((self.first, self.second))])
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -74,63 +93,137 @@ class Proof:
             MalformedError: another layout, kind or order, or too long.
         """
         match unpack(data, bytes_max=PROOF_BYTES_MAX):
-            case [_, str(kind), str(agent), [bytes(a), bytes(x)], [bytes(b), bytes(y)]] if (
+            case [_, str(kind), str(agent), [bytes(a), bytes(x)], [bytes(b), bytes(y)], *rest] if (
                 kind in _CHECKS
                 and is_name(agent, ID_CHARS_MAX)
                 and len(x) == len(y) == SIGNATURE_BYTES
             ):
-                proof = cls(kind, agent, (a, x), (b, y))
+                proof = cls(kind, agent, (a, x), (b, y), _bodies_of(rest))
                 if proof.encode() == data:  # which settles version and order
                     return proof
         raise MalformedError("not a proof of this version")
 
 
-def verify_proof(proof: Proof, publics: Mapping[str, bytes]) -> Verdict:
-    """Judge a proof by public keys alone.
+def _bodies_of(rest: list[Value]) -> tuple[bytes, ...]:
+    """The sources of a contradictory claim; nothing for what is none, and then not canonical."""
+    match rest:
+        case [[*bodies]]:
+            return tuple(body for body in bodies if isinstance(body, bytes))
+        case _:
+            return ()
+
+
+def verify_proof(proof: Proof, terms: RunTerms) -> Verdict:
+    """Judge a proof by the cluster file alone.
 
     Raises:
         ProofError: it does not show what it says.
         MalformedError: one of its bodies does not decode.
     """
-    public = publics.get(proof.agent)
+    public = terms.publics.get(proof.agent)
     if public is None:
         raise ProofError(f"no public key of {proof.agent} is known")
     if proof.first[0] == proof.second[0]:
         raise ProofError("the two bodies are the same")
-    place = _CHECKS[proof.kind](proof, public)
+    place = _CHECKS[proof.kind](proof, public, terms)
     return Verdict(proof.kind, proof.agent, place, proof.kind in (EQUIVOCATION, DOUBLE_SIGNED))
 
 
-def _statements(proof: Proof, public: bytes) -> str:
+def _statements(proof: Proof, public: bytes, terms: RunTerms) -> str:
     one, two = (
-        SignedStatement.decode(*signed, sketch_bytes_max=STATEMENT_SKETCH_BYTES_MAX)
+        SignedStatement.decode(*signed, sketch_bytes_max=terms.sketch_bytes)
         for signed in (proof.first, proof.second)
     )
     _both(one.verify(public), two.verify(public), proof.agent)
     a, b = one.statement, two.statement
     _same((a.run, a.round, a.agent), (b.run, b.round, proof.agent))
+    _of_run(a.run, terms)
     if a.digest == b.digest:
         raise ProofError("both statements are of the same payload")
     return f"round {a.round}"
 
 
-def _claims(proof: Proof, public: bytes) -> str:
+def _claims(proof: Proof, public: bytes, terms: RunTerms) -> str:
     one, two = SignedClaim(*proof.first), SignedClaim(*proof.second)
     _both(one.verify(public), two.verify(public), proof.agent)
     a, b = one.claim(), two.claim()
     _same((a.run, a.window, a.agent), (b.run, b.window, proof.agent))
+    _of_run(a.run, terms)
     return f"window {a.window}"
 
 
-def _bills(proof: Proof, public: bytes) -> str:
+def _bills(proof: Proof, public: bytes, terms: RunTerms) -> str:
     one, two = SignedBill(*proof.first, ()), SignedBill(*proof.second, ())
     _both(one.verify(public), two.verify(public), proof.agent)
     a, b = one.bill(), two.bill()
     _same((a.run, a.window, a.referee), (b.run, b.window, proof.agent))
+    _of_run(a.run, terms)
     return f"window {a.window}"
 
 
-def _bodies(proof: Proof, public: bytes) -> str:
+def _contradiction(proof: Proof, public: bytes, terms: RunTerms) -> str:
+    """Only what the agent signed itself counts: its claim, its statement, and what that commits to.
+
+    A statement of another agent alone would prove nothing: its author may have signed two.
+    """
+    signed_claim = SignedClaim(*proof.first)
+    signed = SignedStatement.decode(*proof.second, sketch_bytes_max=terms.sketch_bytes)
+    _both(signed_claim.verify(public), signed.verify(public), proof.agent)
+    claim, said = signed_claim.claim(), signed.statement
+    _same((claim.run, claim.agent, proof.agent), (said.run, said.agent, said.agent))
+    _of_run(claim.run, terms)
+    if window_of(said.round, terms.window_rounds) != claim.window:
+        raise ProofError("the statement is of another window than the claim")
+    if proof.sources:
+        return _false_round(claim, said, proof.sources, terms)
+    return _left_out(claim, said)
+
+
+def _left_out(claim: Claim, said: Statement) -> str:
+    """The statement's round is not claimed; or its row names others than the claim says were mixed
+    in the round before. In one window both are of one life of an agent, whatever crashes."""
+    if _claimed(claim, said.round) is None:
+        return f"round {said.round}"
+    before = _claimed(claim, said.round - 1)
+    mixed = {agent for agent, _ in said.row if agent != said.agent}
+    if before is not None and set(before.heard) != mixed:
+        return f"round {before.round}"
+    raise ProofError("the claim agrees with the statement")
+
+
+def _false_round(claim: Claim, said: Statement, bodies: tuple[bytes, ...], terms: RunTerms) -> str:
+    """The claimed energy or trace is not that of the statement and what it started from."""
+    entry = _claimed(claim, said.round)
+    if entry is None:
+        raise ProofError("the claim leaves that round out")
+    if commitment(bodies) != said.sources or len(bodies) != len(said.row):
+        raise ProofError("the sources are not those that the statement commits to")
+    decoded = [Statement.decode(body, sketch_bytes_max=terms.sketch_bytes) for body in bodies]
+    if any(len(one.sketch) != terms.sketch_bytes for one in (said, *decoded)):
+        raise ProofError("a sketch has not the length of the run's")
+    sources = {agent: one for (agent, _), one in zip(said.row, decoded, strict=True)}
+    whole = terms.dim <= terms.sketch_size
+    try:
+        vector = injected_after(said, sources, terms.window_rounds, whole=whole)
+    except EvidenceError as exc:
+        raise ProofError(str(exc)) from exc
+    shown = float(energy(vector))
+    trace = TraceFold(terms.run, claim.window, len(vector))(vector)
+    if not (math.isfinite(shown) and np.isfinite(trace).all()):
+        raise ProofError("what was injected is not finite")
+    try:
+        check_energy(entry, shown)
+        check_trace(entry, terms.trace_size, trace)
+    except EvidenceError:
+        return f"round {said.round}"
+    raise ProofError("the claim agrees with the statement")
+
+
+def _claimed(claim: Claim, number: int) -> ClaimedRound | None:
+    return next((entry for entry in claim.rounds if entry.round == number), None)
+
+
+def _bodies(proof: Proof, public: bytes, _: RunTerms) -> str:
     valid = [verify_proposal(public, body, sig) for body, sig in (proof.first, proof.second)]
     _both(valid[0], valid[1], proof.agent)
     one, two = Body.decode(proof.first[0]), Body.decode(proof.second[0])
@@ -148,18 +241,25 @@ def _both(one: bool, two: bool, agent: str) -> None:
         raise ProofError(f"not both signed by {agent}")
 
 
+def _of_run(run: bytes, terms: RunTerms) -> None:
+    if run != terms.run:
+        raise ProofError("it is of another run")
+
+
 def _same(one: tuple[object, ...], two: tuple[object, ...]) -> None:
     if one != two:
         raise ProofError("the two are not of one agent, run and place")
 
 
-_CHECKS: Final[Mapping[str, Callable[[Proof, bytes], str]]] = {
+_CHECKS: Final[Mapping[str, Callable[[Proof, bytes, RunTerms], str]]] = {
     EQUIVOCATION: _statements,
     DOUBLE_SIGNED: _bodies,
     CONFLICTING: _bodies,
     TWO_CLAIMS: _claims,
     TWO_BILLS: _bills,
+    CONTRADICTORY: _contradiction,
 }
+KINDS: Final = tuple(_CHECKS)
 
 
 def equivocation(one: SignedStatement, two: SignedStatement) -> Proof | None:
@@ -169,6 +269,30 @@ def equivocation(one: SignedStatement, two: SignedStatement) -> Proof | None:
     if (a.agent, a.round, a.run) != (b.agent, b.round, b.run) or a.digest == b.digest:
         return None
     return Proof(EQUIVOCATION, a.agent, (one.body, one.signature), (two.body, two.signature))
+
+
+def contradiction(
+    signed: SignedClaim,
+    stated: Iterable[tuple[SignedStatement, tuple[bytes, ...]]],
+    terms: RunTerms,
+) -> Proof | None:
+    """The first proof that a claim makes with its agent's statements, each with its sources."""
+    claim = (signed.body, signed.signature)
+    for one, sources in stated:
+        for shown in ((), sources):
+            said = (one.body, one.signature)
+            proof = Proof(CONTRADICTORY, one.statement.agent, claim, said, shown)
+            if len(proof.encode()) <= PROOF_BYTES_MAX and _holds(proof, terms):
+                return proof
+    return None
+
+
+def _holds(proof: Proof, terms: RunTerms) -> bool:
+    try:
+        verify_proof(proof, terms)
+    except (ProofError, MalformedError):
+        return False
+    return True
 
 
 def from_ledger(reason: str, agent: str, proof: tuple[Signed, ...]) -> Proof | None:

@@ -4,7 +4,7 @@ Only layout and signature; what a statement proves is `mechanisms.evidence`'s bu
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mechanisms.sketch import window_of
-from topologies.canonical import MalformedError, Value, is_count, is_name, pack, unpack
+from topologies.canonical import MalformedError, Value, is_count, is_name, pack, sha256, unpack
 from topologies.signatures import SIGNATURE_BYTES, SigningKey, verify
 
 STATEMENT_DOMAIN: Final = "candor/statement/v1"
-STATEMENT_VERSION: Final = 1
+STATEMENT_VERSION: Final = 2
 
 # A statement holds two sketches at most; 4 KiB covers its fixed fields.
 FIXED_BYTES_MAX: Final = 4096
@@ -39,7 +39,9 @@ class Statement:
     """What an agent says of one round. `row` is sorted by id; sketches are little-endian float64.
 
     `next_sketch` is the payload's sketch under the next window's signs: present in the last round
-    of a window when sketches are shorter than the vector, empty otherwise.
+    of a window when sketches are shorter than the vector, empty otherwise. `sources` commits to the
+    statements of the round before that the row names: `commitment` of their bodies. Without it a
+    neighbour that states a round twice could make its victim's claim look false.
     """
 
     run: bytes
@@ -51,6 +53,7 @@ class Statement:
     step_size: float
     sketch: bytes
     next_sketch: bytes
+    sources: bytes = b""
 
     def encode(self) -> bytes:
         """The canonical bytes that are signed."""
@@ -66,6 +69,7 @@ class Statement:
                 self.step_size,
                 self.sketch,
                 self.next_sketch,
+                self.sources,
             ]
         )
 
@@ -90,10 +94,12 @@ class Statement:
                 float(step_size),
                 bytes(sketch),
                 bytes(next_sketch),
+                bytes(sources),
             ] if (
                 is_count(version)
                 and version == STATEMENT_VERSION
                 and len(run) == len(digest) == 32
+                and len(sources) in (0, 32)
                 and is_count(round_number, least=1)
                 and is_count(dim, least=1)
                 and is_name(agent, ID_CHARS_MAX)
@@ -103,7 +109,8 @@ class Statement:
                 raise MalformedError("not a statement")
         if not 0 < len(sketch) <= sketch_bytes_max or len(next_sketch) not in (0, len(sketch)):
             raise MalformedError("a statement's sketch has the wrong length")
-        return cls(run, round_number, agent, digest, dim, _row(row), step_size, sketch, next_sketch)
+        head = (run, round_number, agent, digest, dim, _row(row))
+        return cls(*head, step_size, sketch, next_sketch, sources)
 
     def values(self, window: int, window_rounds: int) -> Floats:
         """The sketch (k,) under the signs of `window`: its own or the next.
@@ -117,6 +124,13 @@ class Statement:
         if window == own + 1 and self.next_sketch:
             return np.frombuffer(self.next_sketch, "<f8")
         raise EvidenceError("witness-window", f"{self.agent} round {self.round}, window {window}")
+
+
+def commitment(bodies: Iterable[bytes]) -> bytes:
+    """What a statement holds of its sources' bodies, in the order of its row: SHA-256 (32 bytes) of
+    the canonical array of their SHA-256; of none, as in round 1, nothing."""
+    digests: list[Value] = [sha256(body) for body in bodies]
+    return sha256(pack(digests)) if digests else b""
 
 
 def _row(entries: Sequence[Value]) -> tuple[tuple[str, float], ...]:

@@ -31,7 +31,7 @@ from agent.effects import Combine, Log, Persist, Remember, Send
 from mechanisms import claims, ledger_bodies, ledger_records, statements
 from mechanisms import ledger as ledgers
 from mechanisms.ledger_messages import Records, Reject, StateMessage
-from mechanisms.statements import SignedStatement
+from mechanisms.statements import SignedStatement, commitment
 from network import messages, session
 from network.errors import RemoteProtocolError
 from network.messages import Bye, Chunk, Update, Waiting, Witnesses, to_envelope
@@ -444,9 +444,12 @@ def _forged_update(r: random.Random, arena: Arena) -> list[list[bytes]]:
         payload *= np.float32(r.choice((1.0, 1.0, 1e-42, 1e30, np.nan, np.inf)))
     number = max(1, core.round + r.choice((-1, 0, 0, 1, 1, 2, 3, 1000)))
     row = r.choice(({PEER: 1.0}, {VICTIM: 1.0}, dict(core.book.row), {"zz": 0.5, PEER: 0.5}))
-    said = core.examiner.state(number, PEER, payload, row)
+    before = core.book.statements(number - 1)
+    sources = commitment(before[k].body for k in sorted(row) if k in before)
+    said = replace(core.examiner.state(number, PEER, payload, row), sources=sources)
     if r.random() < 0.3:
-        name = r.choice(("round", "step_size", "row", "sketch", "next_sketch", "dim", "digest"))
+        names = ("round", "step_size", "row", "sketch", "next_sketch", "dim", "digest", "sources")
+        name = r.choice(names)
         long_row = tuple((f"b{i:04}", 1.0) for i in range(r.choice((1, 4096, 4097))))
         values = {
             "round": r.choice((1, 2, SIZE_MAX)),
@@ -456,6 +459,7 @@ def _forged_update(r: random.Random, arena: Arena) -> list[list[bytes]]:
             "next_sketch": r.choice((b"", bytes(128))),
             "dim": r.choice((1, SIZE_MAX)),
             "digest": bytes(32),
+            "sources": r.choice((b"", bytes(32))),
         }
         said = replace(said, **{name: values[name]})
     signed = SignedStatement.sign(said, arena.key)

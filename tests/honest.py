@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mechanisms.evidence import Examined, Examiner, Terms
-from mechanisms.statements import SignedStatement, Statement
+from mechanisms.statements import SignedStatement, Statement, commitment
 from topologies.canonical import sha256
 from topologies.signatures import SigningKey
 
@@ -75,13 +75,16 @@ class Ring:
             self.payloads[t] = {
                 i: self._x[i] - step * np.float32(self.scales.get(i, 1)) * report(i, t) for i in IDS
             }
-            self.signed[t] = {
-                i: sign(self.examiner.state(t, i, self.payloads[t][i], self.rows[t][i]))
-                for i in IDS
-            }
+            self.signed[t] = {i: sign(self.state(t, i, self.payloads[t][i])) for i in IDS}
             self.rows[t + 1] = {i: self._row(t, i) for i in IDS}
             self._x = {i: self._mixed(t, self.rows[t + 1][i]) for i in IDS}
         return self
+
+    def state(self, t: int, agent: str, payload: Vector) -> Statement:
+        """What an agent states of a payload of round t, its own or another."""
+        stated = self.examiner.state(t, agent, payload, self.rows[t][agent])
+        witnesses = self.witnesses(t, agent)
+        return replace(stated, sources=commitment(witnesses[k].body for k in sorted(witnesses)))
 
     def _row(self, t: int, agent: str) -> dict[str, float]:
         if (t, agent) in self.reentries:

@@ -220,6 +220,7 @@ def poisoned(tmp_path, payload, shape=lambda data: data, size=None, rounds=4):
             if honest.round == 1:
                 return send
             lie = node.core.examiner.state(honest.round, "a1", payload, dict(honest.row))
+            lie = replace(lie, sources=honest.sources)
             signed = SignedStatement.sign(lie, node.identity.signing_key)
             length = message.payload_bytes if size is None else size
             changed = Update(signed.body, signed.signature, length)

@@ -1,10 +1,11 @@
-"""`candor evidence`: check a proof of misbehaviour with public keys alone."""
+"""`candor evidence`: check a proof of misbehaviour with the cluster file alone."""
 
 import json
 from pathlib import Path
 
 import click
 
+from agent.ledger_files import run_terms
 from agent.options import json_option
 from mechanisms.proofs import PROOF_BYTES_MAX, Proof, ProofError, verify_proof
 from topologies.canonical import MalformedError
@@ -31,7 +32,7 @@ def command() -> None:
     "cluster_path",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
-    help="The run's cluster file: nothing but its public keys is used.",
+    help="The run's cluster file: its public keys, window and sketch size are used.",
 )
 @json_option
 def verify(file: Path, cluster_path: Path, as_json: bool) -> None:
@@ -42,14 +43,13 @@ def verify(file: Path, cluster_path: Path, as_json: bool) -> None:
       candor evidence verify agents/a0/evidence/equivocation-a3.proof --cluster cluster.toml
     """
     cluster = load_cluster(cluster_path)
-    publics = {entry.id: bytes.fromhex(entry.identity) for entry in cluster.agents}
     try:
         with file.open("rb") as stream:
             data = stream.read(PROOF_BYTES_MAX + 1)
     except OSError as exc:
         raise ConfigurationError(f"{file}: {exc.strerror}") from exc
     try:
-        verdict = verify_proof(Proof.decode(data), publics)
+        verdict = verify_proof(Proof.decode(data), run_terms(cluster))
     except (MalformedError, ProofError, ValueError) as exc:
         if as_json:
             click.echo(json.dumps({"proven": False, "reason": str(exc)}))

@@ -2,23 +2,29 @@
 
 Ledgers are equal as far as both ends have them; nobody signs two bodies for one place of a session;
 what is sent has been stored; nobody proposes what the other end has gone beyond; nothing is settled
-twice or lost; and no honest agent is accused. A restored backup may cost its edges their channel
-(E2: frozen, not punished), never a false record.
+twice or lost; and no honest agent is accused, nor could be by one who saw all that it ever sent. A
+restored backup may cost its edges their channel (E2: frozen, not punished), never a false record.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from agent.collector import Collector
 from agent.effects import Log, Send, StoreOperation
+from agent.ledger_files import run_terms
 from agent.runtimes.assembly import channel_terms
 from agent.runtimes.lockstep_disk import Disk
+from mechanisms.claims import SignedClaim
 from mechanisms.ledger import Status, StoreRecord
 from mechanisms.ledger_bodies import SETTLEMENT, Body
+from mechanisms.payments import SignedBill
+from mechanisms.statements import SignedStatement
 from network.wire import Kind
 from topologies.canonical import sha256
 from topologies.cluster import Cluster
 
 ACCUSATIONS = ("claim_refused", "bill_refused", "ledger_disputed", "ledger_rejected_by_peer")
+PROVEN = ("misbehaviour_proven", "contradiction_proven")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,11 @@ class Checks:
             for agent in cluster.ids
             for terms in channel_terms(cluster, agent).values()
         }
+        terms = run_terms(cluster)
+        self._sketch_bytes = terms.sketch_bytes
+        self._all_seeing = Collector("", terms)
+        self._latest: dict[str, SignedStatement] = {}
+        self._claims: set[bytes] = set()
         self._signed: dict[tuple[str, bytes, int, int, bytes, bytes], bytes] = {}
         self._agreed: dict[tuple[bytes, int], bytes] = {}
 
@@ -57,6 +68,32 @@ class Checks:
                 self._proposed(agent, send.peer, data)
             case Kind.ACCEPT, [bytes(head), bytes()]:
                 self._accepted(agent, head)
+            case Kind.UPDATE, [bytes(body), bytes(signature), int()]:
+                self._latest[agent] = self._statement(body, signature)
+                if self._latest[agent].statement.round == 1:
+                    self._all_seeing.stated(self._latest[agent], ())
+            case Kind.WITNESSES, [int(), list(pairs)]:
+                witnesses = [self._statement(*pair) for pair in pairs]
+                ordered = sorted(witnesses, key=lambda witness: witness.statement.agent)
+                sources = tuple(witness.body for witness in ordered)
+                self._all_seeing.stated(self._latest[agent], sources)
+            case Kind.CLAIM, [bytes(claim)]:
+                self._claimed(claim)
+            case Kind.BILL, [bytes(bundle)] if agent not in self.restored:
+                self._all_seeing.billed(SignedBill.decode(bundle))
+        for proof in self._all_seeing.take():
+            if proof.agent not in self.restored:
+                self.violated("self-contradiction", f"{proof.agent}: {proof.kind}")
+
+    def _claimed(self, claim: bytes) -> None:
+        if claim not in self._claims:  # they are repeated
+            self._claims.add(claim)
+            signed = SignedClaim.decode(claim)
+            self._all_seeing.claimed(signed)
+            self._all_seeing.refused(signed)
+
+    def _statement(self, body: bytes, signature: bytes) -> SignedStatement:
+        return SignedStatement.decode(body, signature, sketch_bytes_max=self._sketch_bytes)
 
     def _proposed(self, agent: str, peer: str, data: bytes) -> None:
         body = Body.decode(data)
@@ -110,7 +147,8 @@ class Checks:
             if log.fields["reason"] == "double-signed" or not self.restored:
                 self.violated("false-accusation", about)
         elif (log.event in ACCUSATIONS and not self.restored) or (
-            log.fields.get("code") == "equivocation" and log.fields["peer"] not in self.restored
+            (log.event in PROVEN or log.fields.get("code") == "equivocation")
+            and log.fields["peer"] not in self.restored
         ):
             self.violated("false-accusation", about)
 

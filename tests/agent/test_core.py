@@ -311,6 +311,7 @@ def test_values_that_are_not_finite_never_reach_the_model(started, poison):
         if isinstance(message, Update):
             said = Statement.decode(message.body, sketch_bytes_max=8 * DIM)
             lie = node.core.examiner.state(said.round, "a1", payload, dict(said.row))
+            lie = replace(lie, sources=said.sources)
             signed = SignedStatement.sign(lie, node.identity.signing_key)
             return Update(signed.body, signed.signature, message.payload_bytes)
         if isinstance(message, Chunk):
@@ -373,8 +374,8 @@ def test_a_false_claim_is_refused_and_settles_nothing(started):
 
 def test_a_neighbour_beyond_its_credit_is_not_served(started):
     fixed = np.random.default_rng(1).standard_normal(DIM).astype(np.float32)
-    reports = {"a1": lambda t: 50 * fixed}
-    run = started("ring", 4, reports=reports, rounds=12, window=2, credit_limit=5_000_000)
+    reports = {"a1": lambda t: 40 * fixed}
+    run = started("ring", 4, reports=reports, rounds=24, window=2, credit_limit=5_000_000)
     run.start()
     run.run(120.0)
     for neighbour in ("a0", "a2"):

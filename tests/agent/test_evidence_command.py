@@ -1,6 +1,7 @@
 """Neighbours prove an equivocation within three rounds, and anyone can check it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from agent.commands.evidence import command
-from mechanisms.statements import SignedStatement
+from mechanisms.statements import SignedStatement, Statement
 from network.messages import Chunk, Update, from_envelope, to_envelope
 from tests.runs import LocalRun, write_cluster
 
@@ -29,10 +30,9 @@ def equivocating(run: LocalRun, liar: str, victim: str, first_round: int):
             generator = np.random.default_rng([first_round, t])
             noise = generator.standard_normal(len(node.x)).astype(np.float32)
             altered[t] = core._own + np.float32(0.1) * noise
-            row = SignedStatement.decode(
-                message.body, message.signature, sketch_bytes_max=1 << 16
-            ).statement.row
-            statement = core.examiner.state(t, agent, altered[t], dict(row))
+            said = Statement.decode(message.body, sketch_bytes_max=1 << 16)
+            statement = core.examiner.state(t, agent, altered[t], dict(said.row))
+            statement = replace(statement, sources=said.sources)
             signed = SignedStatement.sign(statement, node.identity.signing_key)
             message = Update(signed.body, signed.signature, message.payload_bytes)
         elif isinstance(message, Chunk) and message.round in altered:

@@ -1,10 +1,12 @@
 """Real cores survive seeded schedules of faults; a protocol with one rule broken does not."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 
+from agent.book import EvidenceBook
 from agent.commands.lockstep import MUTANTS, command
 from agent.runtimes.lockstep import Outcome, run_seed
 
@@ -35,6 +37,20 @@ def test_each_mutant_is_caught_within_a_thousand_seeds(mutant: str) -> None:
     assert found is not None
     # The same schedule is harmless to the protocol itself.
     assert run_seed(found.seed).violations == []
+
+
+@pytest.mark.parametrize("energy", [0.5, 1.0])
+def test_a_claim_that_contradicts_its_own_statements_is_seen(monkeypatch, energy):
+    claim = EvidenceBook.claim
+
+    def false(book, window):
+        made = claim(book, window)
+        rounds = tuple(replace(r, energy=r.energy * energy) for r in made.rounds)
+        return replace(made, rounds=rounds)
+
+    monkeypatch.setattr(EvidenceBook, "claim", false)
+    found = {violation.invariant for violation in run_seed(0).violations}
+    assert found == ({"self-contradiction"} if energy < 1 else set())
 
 
 def test_the_command_tells_a_violation_by_its_exit_code() -> None:

@@ -167,7 +167,8 @@ def is_too_large(cluster: Cluster, energy: float) -> bool:
     """Whether a window of rounds of this energy, beside an idler, is beyond an edge's credit."""
     size, numbers = min(cluster.k, TRACE_SIZE_MAX), range(cluster.window)
     group = Group({})
-    for agent, each in (("a", energy), ("b", 0.0), ("c", 0.0)):
+    bound = 2.0 ** math.ceil(math.log2(energy)) if energy else 0.0
+    for agent, each in (("a", bound), ("b", 0.0), ("c", 0.0)):
         u = np.zeros(size)
         u[0] = math.sqrt(each)
         group.add(agent, each * cluster.window, dict.fromkeys(numbers, u))

@@ -147,12 +147,12 @@ class Peer:
         t, cluster = self.round, self.cluster
         gradient = np.float32(0.1) * self.x
         y = self.x - np.float32(cluster.step_size(t)) * gradient
-        body = rounds.body_of(cluster, t, self.own, self.row, y)
-        signature = wire.sign(self.keys.identity, rounds.DOMAIN, body)
-        stated = self.statements[t] = Statement.parse(cluster, body, signature)
         before = {peer: near.statements.get(t - 1) for peer, near in self.near.items()}
         before[self.own] = self.statements.get(t - 1)
         named = {agent: before[agent] for agent in sorted(self.row)} if t > 1 else {}
+        body = rounds.body_of(cluster, t, self.own, self.row, y, named)
+        signature = wire.sign(self.keys.identity, rounds.DOMAIN, body)
+        stated = self.statements[t] = Statement.parse(cluster, body, signature)
         self.injected[t] = rounds.injected(cluster, stated, named, self.initial)
         self.x, data = y, rounds.payload(y)
         for peer, near in self.near.items():

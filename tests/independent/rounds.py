@@ -6,7 +6,16 @@ from dataclasses import dataclass
 import blake3
 import numpy as np
 
-from tests.independent.wire import Cluster, Refused, fits, is_count, is_signed, pack, unpack
+from tests.independent.wire import (
+    Cluster,
+    Refused,
+    fits,
+    is_count,
+    is_signed,
+    pack,
+    sha256,
+    unpack,
+)
 
 TRACE_SIZE_MAX = 128
 HIDDEN_RATIO, HIDDEN_FLOOR = 1e6, 1e6
@@ -67,17 +76,19 @@ class Statement:
     step_size: float
     sketch: bytes
     next_sketch: bytes
+    sources: bytes
 
     @classmethod
     def parse(cls, cluster: Cluster, body: bytes, signature: bytes) -> "Statement":
         """Raises Refused where the layout is broken."""
         fields = unpack(body, 16 * cluster.k + 200_704)
-        if not fits(fields, int, bytes, int, str, bytes, int, list, float, bytes, bytes):
+        if not fits(fields, int, bytes, int, str, bytes, int, list, float, bytes, bytes, bytes):
             raise Refused("malformed")
-        version, run, number, agent, digest, dim, row, step, own, after = fields
+        version, run, number, agent, digest, dim, row, step, own, after, sources = fields
         sound = (
-            version == 1
+            version == 2
             and len(run) == len(digest) == 32
+            and len(sources) == (32 if number > 1 else 0)
             and is_count(number)
             and number >= 1
             and is_count(dim)
@@ -88,7 +99,8 @@ class Statement:
         if not sound:
             raise Refused("malformed")
         weights = dict(row)
-        return cls(body, signature, run, number, agent, digest, dim, weights, step, own, after)
+        given = (run, number, agent, digest, dim, weights, step, own, after, sources)
+        return cls(body, signature, *given)
 
     def is_genuine(self, cluster: Cluster) -> bool:
         known = self.agent in cluster.agents
@@ -103,14 +115,26 @@ class Statement:
         return np.frombuffer(data, "<f8")
 
 
+def commitment(row: dict[str, float], before: "dict[str, Statement]") -> bytes:
+    """What a statement says of those of the round before that its row names; b"" in round 1."""
+    if not before:
+        return b""
+    return sha256(pack([sha256(before[agent].body) for agent in sorted(row)]))
+
+
 def body_of(
-    cluster: Cluster, number: int, agent: str, row: dict[str, float], vector: np.ndarray
+    cluster: Cluster,
+    number: int,
+    agent: str,
+    row: dict[str, float],
+    vector: np.ndarray,
+    before: "dict[str, Statement]",
 ) -> bytes:
     """What an agent signs about the payload `vector` of a round."""
     data, window = payload(vector), cluster.window_of(number)
     return pack(
         [
-            1,
+            2,
             cluster.run,
             number,
             agent,
@@ -120,6 +144,7 @@ def body_of(
             cluster.step_size(number),
             sketch(cluster, window, vector),
             next_sketch(cluster, number, vector),
+            commitment(row, before),
         ]
     )
 
@@ -201,6 +226,8 @@ def injected(
 ) -> np.ndarray:
     """S u of a round, from its statement and those that its row names."""
     window = cluster.window_of(stated.round)
+    if stated.sources != commitment(stated.row, before):
+        raise Refused("witness-digest")
     if stated.round == 1:
         mixed = np.frombuffer(sketch(cluster, 0, initial), "<f8")
     else:

@@ -9,7 +9,7 @@ import pytest
 from mechanisms.claims import Claim, ClaimedRound
 from mechanisms.evidence import Examined, Examiner, Terms, check_claim, energy, injected
 from mechanisms.sketch import window_of
-from mechanisms.statements import EvidenceError, SignedStatement, Statement
+from mechanisms.statements import EvidenceError, SignedStatement, Statement, commitment
 from tests.honest import (
     DIM,
     IDS,
@@ -66,7 +66,7 @@ def test_a_tampered_model_is_measured_wherever_it_was_tampered_with(t: int) -> N
     shift = np.zeros(DIM, np.float32)
     shift[5] = 4.0
     payload = ring.payloads[t]["a0"] - shift
-    signed = sign(ring.examiner.state(t, "a0", payload, ring.rows[t]["a0"]))
+    signed = sign(ring.state(t, "a0", payload))
     shown = ring.examine(t, "a0", signed=signed, payload=payload)
     honest = ring.examiner.sketch(window_of(t, WINDOW))
     step = np.float32(ring.terms.step_size(t))
@@ -205,7 +205,7 @@ def test_another_payload_than_the_stated_one_is_refused(
 ) -> None:
     ring = Ring().play(t)
     ring.payloads[t]["a1"][0] = 0.0
-    signed = sign(ring.examiner.state(t, "a1", ring.payloads[t]["a1"], ring.rows[t]["a1"]))
+    signed = sign(ring.state(t, "a1", ring.payloads[t]["a1"]))
     with refused(code):
         ring.examine(t, "a1", signed=signed, payload=change(ring.payloads[t]["a1"]))
 
@@ -237,7 +237,7 @@ def test_a_payload_that_is_not_finite_is_refused(
     ring = Ring(make_terms(sketch_size)).play(2)
     payload = ring.payloads[2]["a1"].copy()
     payload[places] = value
-    signed = sign(ring.examiner.state(2, "a1", payload, ring.rows[2]["a1"]))
+    signed = sign(ring.state(2, "a1", payload))
     with refused("payload-not-finite"):
         ring.examine(2, "a1", signed=signed, payload=payload)
 
@@ -290,8 +290,36 @@ WITNESS_LIES: dict[str, tuple[Callable[[Ring], SignedStatement], str]] = {
 def test_a_false_witness_is_refused(forge: Callable[[Ring], SignedStatement], code: str) -> None:
     ring = Ring().play(4)
     witnesses = {**ring.witnesses(4, "a1"), "a0": forge(ring)}
+    sources = commitment(witnesses[k].body for k in sorted(witnesses))
     with refused(code):
-        ring.examine(4, "a1", witnesses=witnesses)
+        ring.examine(4, "a1", witnesses=witnesses, signed=altered(ring, 4, sources=sources))
+
+
+def second(ring: Ring, agent: str) -> SignedStatement:
+    """Another well-signed statement of the ring's last round, of another payload."""
+    t = len(ring.signed)
+    return sign(ring.state(t, agent, ring.payloads[t][agent] + np.float32(1)))
+
+
+def test_only_the_statements_that_the_sender_committed_to_show_what_it_injected() -> None:
+    """Whoever states a round twice cannot choose afterwards which of the two was mixed."""
+    ring = Ring().play(2)
+    other = second(ring, "a0")
+    ring.play(3)
+    with refused("witness-digest"):
+        ring.examine(3, "a1", witnesses={**ring.witnesses(3, "a1"), "a0": other})
+    without = {k: s for k, s in ring.witnesses(3, "a1").items() if k != "a0"}
+    with refused("witness-digest"):
+        ring.examine(3, "a1", witnesses=without, trusted={"a0": other})
+    for sources in (b"", bytes(32)):
+        with refused("witness-digest"):
+            ring.examine(3, "a1", signed=altered(ring, 3, sources=sources))
+
+
+def test_nothing_is_committed_to_in_round_1() -> None:
+    ring = Ring().play(1)
+    with refused("witness-digest"):
+        ring.examine(1, "a1", signed=altered(ring, 1, sources=bytes(32)))
 
 
 def test_a_false_witness_is_refused_although_the_true_one_is_known() -> None:
@@ -306,7 +334,7 @@ def test_a_witness_is_refused_for_its_neighbour_who_stated_otherwise_to_us() -> 
     """A neighbour of the sender that told it and us different things harms only itself."""
     ring = Ring().play(2)
     payload = ring.payloads[2]["a0"] + np.float32(1)
-    told_us = sign(ring.examiner.state(2, "a0", payload, ring.rows[2]["a0"]))
+    told_us = sign(ring.state(2, "a0", payload))
     ring.play(3)
     known = {**ring.signed[2], "a0": told_us}
     assert ring.examine(3, "a1", trusted=known).energy == ring.examine(3, "a1").energy
@@ -317,10 +345,10 @@ def test_a_sender_cannot_be_measured_from_a_model_it_never_sent() -> None:
     ring = Ring().play(2)
     jump = np.full(DIM, 2.0, np.float32)
     shifted = ring.payloads[2]["a1"] + jump
-    other = sign(ring.examiner.state(2, "a1", shifted, ring.rows[2]["a1"]))
+    other = sign(ring.state(2, "a1", shifted))
     ring.play(3)
     payload = ring.payloads[3]["a1"] + jump / 2
-    signed = sign(ring.examiner.state(3, "a1", payload, ring.rows[3]["a1"]))
+    signed = sign(ring.state(3, "a1", payload))
     lie = {**ring.witnesses(3, "a1"), "a1": other}
     update = {"signed": signed, "payload": payload}
     with refused("equivocation"):

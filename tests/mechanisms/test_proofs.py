@@ -15,17 +15,17 @@ from mechanisms.proofs import (
     verify_proof,
 )
 from mechanisms.statements import EvidenceError, SignedStatement
-from tests.honest import IDS, KEYS, Ring, sign
+from tests.honest import IDS, KEYS, Ring, make_terms, sign
 from topologies.canonical import MalformedError
 
-PUBLICS = {agent: key.public for agent, key in KEYS.items()}
+TERMS = make_terms()
 
 
 def guilty() -> Proof:
     ring = Ring().play(2)
     one = ring.signed[2]["a1"]
     payload = ring.payloads[2]["a1"] + np.float32(1)
-    two = sign(ring.examiner.state(2, "a1", payload, ring.rows[2]["a1"]))
+    two = sign(ring.state(2, "a1", payload))
     proof = equivocation(one, two)
     assert proof is not None
     return proof
@@ -33,7 +33,7 @@ def guilty() -> Proof:
 
 def test_two_payloads_for_one_round_are_proof() -> None:
     proof = guilty()
-    verdict = verify_proof(Proof.decode(proof.encode()), PUBLICS)
+    verdict = verify_proof(Proof.decode(proof.encode()), TERMS)
     assert str(verdict) == "a1: equivocation in round 2: guilty"
     swapped = replace(proof, first=proof.second, second=proof.first)
     assert swapped.encode() == proof.encode()
@@ -49,7 +49,7 @@ def test_honest_statements_are_never_proof() -> None:
             for kind in (EQUIVOCATION, TWO_CLAIMS, DOUBLE_SIGNED):
                 pair = ((one.body, one.signature), (two.body, two.signature))
                 with pytest.raises((ProofError, MalformedError)):
-                    verify_proof(Proof(kind, "a1", *pair), PUBLICS)
+                    verify_proof(Proof(kind, "a1", *pair), TERMS)
 
 
 def test_another_row_over_the_same_payload_is_no_proof() -> None:
@@ -78,7 +78,7 @@ def test_a_thousand_edited_proofs_prove_nothing() -> None:
             failed += 1  # two flips undid each other
             continue
         with pytest.raises((MalformedError, ProofError, EvidenceError)):
-            verify_proof(Proof.decode(bytes(edited)), PUBLICS)
+            verify_proof(Proof.decode(bytes(edited)), TERMS)
         failed += 1
     assert failed == 1000
 
@@ -86,13 +86,13 @@ def test_a_thousand_edited_proofs_prove_nothing() -> None:
 def test_signatures_of_others_and_unknown_agents_prove_nothing() -> None:
     proof = guilty()
     with pytest.raises(ProofError, match="not both signed"):
-        verify_proof(replace(proof, agent="a2"), PUBLICS)
+        verify_proof(replace(proof, agent="a2"), TERMS)
     with pytest.raises(ProofError, match="no public key"):
-        verify_proof(replace(proof, agent="a9"), PUBLICS)
+        verify_proof(replace(proof, agent="a9"), TERMS)
     forged = SignedStatement.sign(
         SignedStatement.decode(*proof.second, sketch_bytes_max=1000).statement, KEYS["a3"]
     )
     with pytest.raises(ProofError, match="not both signed"):
-        verify_proof(replace(proof, second=(forged.body, forged.signature)), PUBLICS)
+        verify_proof(replace(proof, second=(forged.body, forged.signature)), TERMS)
     with pytest.raises(ProofError, match="the same"):
-        verify_proof(replace(proof, second=proof.first), PUBLICS)
+        verify_proof(replace(proof, second=proof.first), TERMS)

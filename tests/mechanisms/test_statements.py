@@ -33,6 +33,7 @@ STATEMENT = Statement(
     step_size=0.125,
     sketch=bytes(range(64, 96)),
     next_sketch=bytes(range(96, 128)),
+    sources=bytes(range(128, 160)),
 )
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", fullmatch=True)
@@ -48,6 +49,7 @@ STATEMENTS = st.builds(
     step_size=FLOATS,
     sketch=SKETCHES,
     next_sketch=SKETCHES | st.just(b""),
+    sources=st.binary(min_size=32, max_size=32) | st.just(b""),
 )
 
 
@@ -79,7 +81,19 @@ def test_a_changed_body_is_another_statement_and_not_signed(body: bytes) -> None
     assert not signed.verify(KEY.public)
 
 
-FIELDS = ("version", "run", "round", "agent", "digest", "dim", "row", "step", "sketch", "next")
+FIELDS = (
+    "version",
+    "run",
+    "round",
+    "agent",
+    "digest",
+    "dim",
+    "row",
+    "step",
+    "sketch",
+    "next",
+    "sources",
+)
 
 
 def with_field(name: str, value: Value) -> bytes:
@@ -96,7 +110,8 @@ LONG_ROW = [[f"a{i:05}", 0.0] for i in range(ROW_LENGTH_MAX + 1)]
     ("name", "value"),
     [
         ("version", 0),
-        ("version", 2),
+        ("version", 1),
+        ("version", 3),
         ("version", True),
         ("version", 1.0),
         ("version", None),
@@ -145,6 +160,9 @@ LONG_ROW = [[f"a{i:05}", 0.0] for i in range(ROW_LENGTH_MAX + 1)]
         ("next", b"x" * (SKETCH_BYTES - 1)),
         ("next", b"x" * (SKETCH_BYTES + 8)),
         ("next", None),
+        ("sources", b"x" * 31),
+        ("sources", b"x" * 33),
+        ("sources", None),
     ],
 )
 def test_a_field_of_another_type_or_out_of_bounds_is_refused(name: str, value: Value) -> None:
@@ -165,6 +183,7 @@ def test_a_field_of_another_type_or_out_of_bounds_is_refused(name: str, value: V
         ("row", LONG_ROW[:-1]),
         ("row", [["a0", -0.0]]),
         ("next", b""),
+        ("sources", b""),
     ],
 )
 def test_the_bounds_themselves_are_within(name: str, value: Value) -> None:
@@ -172,7 +191,7 @@ def test_the_bounds_themselves_are_within(name: str, value: Value) -> None:
     assert decode(body).encode() == body
 
 
-@pytest.mark.parametrize("count", [9, 11])
+@pytest.mark.parametrize("count", [10, 12])
 def test_the_number_of_fields_is_fixed(count: int) -> None:
     fields = unpack(STATEMENT.encode(), bytes_max=1000)
     assert isinstance(fields, list)
@@ -243,6 +262,7 @@ def test_the_golden_statement_keeps_its_bytes() -> None:
             "step_size": STATEMENT.step_size,
             "sketch": STATEMENT.sketch.hex(),
             "next_sketch": STATEMENT.next_sketch.hex(),
+            "sources": STATEMENT.sources.hex(),
             "body": SIGNED.body.hex(),
             "signature": SIGNED.signature.hex(),
         },
