@@ -53,9 +53,8 @@ def build(spec: str, agents: int | None, seed: int = 0) -> "nx.Graph[str]":
             f"topology {spec!r}: agents must be 1 to {AGENTS_MAX}, not {agents}"
         )
     drawn = family.draw(agents, families.values(spec, parsed, family, seed))
-    graph = make_graph(
-        [f"a{i}" for i in range(agents)], ((f"a{u}", f"a{v}") for u, v in drawn.edges)
-    )
+    names = {node: f"a{i}" for i, node in enumerate(sorted(drawn))}
+    graph = make_graph(names.values(), ((names[u], names[v]) for u, v in drawn.edges))
     check_connected(graph)
     return graph
 

@@ -29,10 +29,10 @@ def test_every_family_is_a_subcommand_whose_file_shows_the_same(
     family: str, tmp_path: Path
 ) -> None:
     path = str(tmp_path / "t.toml")
-    drawn = facts(family, "--agents", "8", "-o", path)
-    assert drawn["agents"] == [f"a{i}" for i in range(8)]
+    drawn = facts(family, "--agents", "16", "-o", path)
+    assert drawn["agents"] == [f"a{i}" for i in range(16)]
     assert facts("show", path) == drawn
-    assert facts("show", drawn["topology"], "--agents", "8") == drawn
+    assert facts("show", drawn["topology"], "--agents", "16") == drawn
 
 
 def test_the_facts_of_a_ring() -> None:
