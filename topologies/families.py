@@ -41,8 +41,8 @@ def family_named(name: str) -> Family:
     """
     if name not in FAMILIES:
         raise ConfigurationError(
-            f"unknown topology {name!r}; known: {', '.join(FAMILIES)}, a file (.toml, .graphml, …), "
-            "networkx:NAME or module:function"
+            f"unknown topology {name!r}; known: {', '.join(FAMILIES)}, a file (.toml, .graphml, …)"
+            ", networkx:NAME or module:function"
         )
     return FAMILIES[name]
 
