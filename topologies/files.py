@@ -67,14 +67,19 @@ def read_toml(path: FilePath, what: str) -> dict[str, Any]:
 
 
 def write_text(path: FilePath, text: str) -> None:
+    """Write a file that a user asked for, in UTF-8; raises as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: FilePath, data: bytes) -> None:
     """Write a file that a user asked for.
 
     Raises:
         ConfigurationError: the system refused.
     """
     try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(path, "wb") as file:
+            file.write(data)
     except OSError as exc:
         raise ConfigurationError(f"{path}: cannot write it: {exc.strerror}") from exc
 
