@@ -1,5 +1,7 @@
 """The symmetric weights that average fastest, from a semidefinite program (the extra `fastest`)."""
 
+import warnings
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,7 +47,8 @@ def fastest(agents: int, lo: NDArray[np.intp], hi: NDArray[np.intp]) -> NDArray[
         [disagreement << bound, disagreement >> -bound, np.abs(incidence) @ weights <= 1],
     )
     try:
-        problem.solve(solver=cp.CLARABEL)
+        with warnings.catch_warnings(action="ignore"):  # of a few digits less than asked for
+            problem.solve(solver=cp.CLARABEL)
     except cp.SolverError as exc:
         raise ConfigurationError(f"mixing 'fastest': the solver failed: {exc}") from exc
     if weights.value is None:

@@ -84,29 +84,32 @@ def _largest(matrix: "Matrix", count: int, bound: float) -> list[float]:
     """
     from scipy.sparse import csc_array
     from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+    from threadpoolctl import threadpool_limits
 
     operator = csc_array(matrix)
     start = np.random.default_rng(0).standard_normal((matrix.shape[0],))
-    try:
-        values = eigsh(
-            operator,
-            k=count,
-            which="LA",
-            v0=start,
-            ncv=60,
-            maxiter=_LANCZOS_RESTARTS_MAX,
-            tol=1e-11,
-            return_eigenvectors=False,
-        )
-    except ArpackNoConvergence:
-        values = eigsh(
-            operator,
-            k=count,
-            sigma=bound * (1 + _SHIFT),
-            v0=start,
-            ncv=60,
-            return_eigenvectors=False,
-        )
+    # On vectors this short threads wait for each other: on a busy machine 20 seconds instead of 1.
+    with threadpool_limits(limits=1, user_api="blas"):
+        try:
+            values = eigsh(
+                operator,
+                k=count,
+                which="LA",
+                v0=start,
+                ncv=60,
+                maxiter=_LANCZOS_RESTARTS_MAX,
+                tol=1e-11,
+                return_eigenvectors=False,
+            )
+        except ArpackNoConvergence:
+            values = eigsh(
+                operator,
+                k=count,
+                sigma=bound * (1 + _SHIFT),
+                v0=start,
+                ncv=60,
+                return_eigenvectors=False,
+            )
     return sorted(float(value) for value in values)
 
 
