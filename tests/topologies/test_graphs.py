@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.family_specs import family_specs
 from topologies import graphs
 from topologies.families import FAMILIES
 from topologies.generators import EDGES_MAX, REDRAWS_MAX
@@ -98,20 +99,6 @@ def test_blocks_are_denser_within_than_between() -> None:
     graph = graphs.build("stochastic-block:blocks=4,within=0.9,between=0.02", 80)
     inside = sum(int(u[1:]) // 20 == int(v[1:]) // 20 for u, v in graph.edges)
     assert inside > 0.8 * graph.number_of_edges()
-
-
-@st.composite
-def family_specs(draw: st.DrawFn) -> str:
-    """Any family with any parameters within their ranges, small ones most of the time."""
-    name = draw(st.sampled_from(sorted(FAMILIES)))
-    options = []
-    for parameter in FAMILIES[name].parameters:
-        if parameter.kind is int:
-            value = draw(st.integers(int(parameter.low), 12) | st.just(int(parameter.high)))
-            options.append(f"{parameter.name}={value}")
-        else:
-            options.append(f"{parameter.name}={draw(st.floats(parameter.low, parameter.high))!r}")
-    return name + (":" + ",".join(options) if options else "")
 
 
 @given(family_specs(), st.integers(1, 40))

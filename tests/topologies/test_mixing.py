@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.family_specs import family_specs
 from topologies import graphs, mixing
+from topologies.consensus import disagreement
 from topologies.families import FAMILIES
 from topologies.matrices import check_matrix
 from topologies.specs import ConfigurationError
@@ -153,6 +155,24 @@ def test_fastest_without_its_extra_names_it(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_rule_whose_last_bits_differ_is_not_for_runs(name: str) -> None:
     with pytest.raises(ConfigurationError, match="is for looking, not for runs"):
         mixing.check_name(name)
+
+
+@pytest.mark.parametrize("name", set(mixing.RULES) - {"fastest"})
+@given(spec=family_specs(), agents=st.integers(1, 25))
+def test_every_rule_averages_on_every_family(name: str, spec: str, agents: int) -> None:
+    try:
+        graph = graphs.build(spec, agents)
+    except ConfigurationError:
+        return  # it does not fit so many agents
+    matrix = mixing.matrix(name, graph, list(graph))
+    assert np.array_equal(matrix, matrix.T)
+    check_matrix(matrix, graph)
+    assert spectral_gap(matrix) > 0
+    vectors = np.random.default_rng(0).standard_normal((agents, 3))
+    mixed = matrix @ vectors
+    np.testing.assert_allclose(mixed.mean(axis=0), vectors.mean(axis=0), rtol=0, atol=1e-12)
+    shrunk = disagreement(mixed)
+    assert shrunk <= (1 - spectral_gap(matrix)) * disagreement(vectors) + 1e-12
 
 
 @given(st.integers(2, 12), st.integers(0, 1000), st.randoms(use_true_random=False))
