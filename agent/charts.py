@@ -1,17 +1,18 @@
-"""The drawings of a run's report: lines by round and the graph of payments, as SVG.
+"""The drawings of a run's report, lines by round and the graph of payments, and of a topology.
 
-Arrays and names in, SVG bytes out; what the numbers mean is the report's business. The colours come
-from Paul Tol's muted scheme, which colour-blind readers can tell apart, and every line carries its
-name at its end, so that no chart depends on colour alone. The first chart loads matplotlib.
+Arrays and names in, bytes of SVG (or PNG) out; what the numbers mean is the report's business. The
+colours come from Paul Tol's muted scheme, which colour-blind readers can tell apart, and every line
+carries its name at its end, so that no chart depends on colour alone. The first chart loads
+matplotlib.
 """
 
 import io
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import cycle, repeat
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.typing import DrawStyleType
 
 Point: TypeAlias = tuple[float, float]
+ImageForm: TypeAlias = Literal["svg", "png"]
 
 INK, FAINT, GRID = "#1f2933", "#8a94a0", "#e4e8ec"
 PAID, RECEIVED, EVEN = "#c8553d", "#33629c", "#eef0f2"
@@ -108,7 +110,7 @@ def payment_graph(
     """The graph with arrows from payer to receiver; `balances` and `payments` in micro-credits,
     `marks` name the nodes that stand out."""
     with _canvas(7.4, 5.0) as (figure, axes):
-        positions = _positions(graph)
+        positions = positions_of(graph)
         axes.axis("off")
         axes.set_aspect("equal")
         _draw_edges(axes, positions, graph.edges, payments)
@@ -124,6 +126,35 @@ def payment_graph(
         return _svg(figure)
 
 
+def topology_graph(graph: "nx.Graph[str]", marks: Collection[str], form: ImageForm) -> bytes:
+    """The graph alone; `marks` name the nodes that stand out. Large graphs go without names."""
+    from matplotlib.collections import LineCollection
+
+    with _canvas(7.4, 7.4) as (figure, axes):
+        positions = positions_of(graph)
+        axes.axis("off")
+        axes.set_aspect("equal")
+        crowded = len(positions) > _LABELLED_NODES_MAX
+        ends = [(positions[u], positions[v]) for u, v in graph.edges]
+        width = 0.4 if crowded else 1.0
+        axes.add_collection(LineCollection(ends, colors=FAINT, linewidths=width, zorder=1))
+        for marked, colour, marker in ((False, RECEIVED, "o"), (True, PAID, "D")):
+            places = [at for node, at in positions.items() if (node in marks) is marked]
+            across, up = [x for x, _ in places], [y for _, y in places]
+            axes.scatter(across, up, s=24 if crowded else 130, c=colour, marker=marker, zorder=2)
+        if not crowded:
+            for node, side in _free_sides(positions).items():
+                axes.annotate(
+                    node,
+                    xy=positions[node],
+                    xytext=(10 * side[0], 10 * side[1]),
+                    textcoords="offset points",
+                    **_aligned(side),
+                )
+        axes.margins(0.08)
+        return _rendered(figure, form)
+
+
 @contextmanager
 def _canvas(width_in: float, height_in: float) -> "Iterator[tuple[Figure, Axes]]":
     import matplotlib as mpl
@@ -136,9 +167,14 @@ def _canvas(width_in: float, height_in: float) -> "Iterator[tuple[Figure, Axes]]
 
 
 def _svg(figure: "Figure") -> bytes:
+    return _rendered(figure, "svg")
+
+
+def _rendered(figure: "Figure", form: ImageForm) -> bytes:
     out = io.BytesIO()
-    # No date: the same run gives the same bytes.
-    figure.savefig(out, format="svg", dpi=150, transparent=True, metadata={"Date": None})
+    # No date, no version: the same numbers give the same bytes.
+    metadata: dict[str, Any] = {"Date": None} if form == "svg" else {"Software": None}
+    figure.savefig(out, format=form, dpi=150, transparent=form == "svg", metadata=metadata)
     return out.getvalue()
 
 
@@ -226,7 +262,7 @@ def _spread(heights: Sequence[float], gap: float) -> list[float]:
     return moved
 
 
-def _positions(graph: "nx.Graph[str]") -> dict[str, Point]:
+def positions_of(graph: "nx.Graph[str]") -> dict[str, Point]:
     """Node positions about the origin; the same graph is always drawn the same way."""
     import networkx as nx
     import numpy as np
@@ -327,14 +363,22 @@ def _label_node(
         xy=position,
         xytext=(14 * across, 14 * up),
         textcoords="offset points",
-        ha="left" if across > 0.35 else "right" if across < -0.35 else "center",
-        va="bottom" if up > 0.5 else "top" if up < -0.5 else "center",
+        **_aligned(side),
         fontsize=8.5,
         linespacing=1.25,
         fontweight="bold" if mark else "normal",
         zorder=1.9,  # over the edges, under the nodes
         bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.75},
     )
+
+
+def _aligned(side: Point) -> dict[str, Any]:
+    """How text is aligned that stands on a side of a point."""
+    across, up = side
+    return {
+        "ha": "left" if across > 0.35 else "right" if across < -0.35 else "center",
+        "va": "bottom" if up > 0.5 else "top" if up < -0.5 else "center",
+    }
 
 
 def _text(axes: "Axes", at: Point, text: str, *, size: float, colour: str) -> None:

@@ -17,7 +17,10 @@ import pytest
 from agent import cli
 from mechanisms.sketch import SignSketch, signs_seed
 from network.wire import Kind
+from topologies import graph_files, mixing
 from topologies.canonical import pack
+from topologies.families import FAMILIES
+from topologies.schedules import SCHEDULES
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("agent", "mechanisms", "network", "topologies")
@@ -26,6 +29,7 @@ FOLDERS = (*PACKAGES, "tests", "docs", "deploy")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "deploy" / "README.md"]
 PROTOCOL = ROOT / "docs" / "protocol.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
+TOPOLOGIES = ROOT / "docs" / "topologies.md"
 VECTORS = ROOT / "tests" / "vectors"
 
 # Which argument of a call is a code of the protocol.
@@ -193,6 +197,34 @@ def test_commands_and_their_flags_exist(page: Path) -> None:
 def test_python_examples_are_python(page: Path) -> None:
     for block in _fences(page, "python"):
         compile(block, page.name, "exec")
+
+
+# --- topologies ---------------------------------------------------------------------------------
+
+
+def test_the_examples_of_topologies_run() -> None:
+    for block in _fences(TOPOLOGIES, "python"):
+        exec(compile(block, TOPOLOGIES.name, "exec"), {})
+
+
+def test_every_family_format_rule_and_schedule_is_on_the_page() -> None:
+    first = {
+        header[0]: {span for row in rows for span in _spans(row[0])}
+        for header, rows in _tables(TOPOLOGIES)
+    }
+    assert first["family"] == set(FAMILIES)
+    assert first["ending"] == {".toml", *graph_files.FORMATS}
+    assert first["rule"] - {".csv", ".npy"} == set(mixing.RULES)
+    assert {spec.partition(":")[0] for spec in first["schedule"]} == set(SCHEDULES)
+
+
+def test_the_parameters_of_families_on_the_page_are_the_codes() -> None:
+    for header, rows in _tables(TOPOLOGIES):
+        for row in rows if header[:2] == ["family", "parameters"] else []:
+            stated = re.findall(r"`(\w+)`(?: ([\d.]+))?", row[1])
+            for name in _spans(row[0]):
+                known = [(p.name, p.default) for p in FAMILIES[name].parameters]
+                assert [(key, float(value or 0)) for key, value in stated] == known, name
 
 
 # --- the protocol's codes, kinds and domains ----------------------------------------------------

@@ -1,16 +1,15 @@
-"""Graph families: each one entry of `FAMILIES`, a builder and the parameters a spec may set."""
+"""Graph families: each one entry of `FAMILIES`, a generator and the parameters a spec may set."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-import networkx as nx
-
+from topologies import generators
 from topologies.specs import ConfigurationError, Scalar, Spec
 
-EDGES_MAX = 5_000_000  # about 2 GB as a networkx graph; refused before it fills the memory
-REDRAWS_MAX = 100
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,8 @@ def family_named(name: str) -> Family:
     """
     if name not in FAMILIES:
         raise ConfigurationError(
-            f"unknown topology {name!r}; known: {', '.join(FAMILIES)}, or a file ending in .toml"
+            f"unknown topology {name!r}; known: {', '.join(FAMILIES)}, a file (.toml, .graphml, …)"
+            ", networkx:NAME or module:function"
         )
     return FAMILIES[name]
 
@@ -82,74 +82,90 @@ def _checked(spec: str, parameter: Parameter, value: Scalar) -> int | float:
     return number
 
 
-def _ring(agents: int, _: Mapping[str, int | float]) -> "nx.Graph[int]":
-    # nx.cycle_graph gives one agent a loop and two agents one edge; a path closes by hand.
-    graph: nx.Graph[int] = nx.path_graph(agents)
-    if agents > 2:
-        graph.add_edge(agents - 1, 0)
-    return graph
+_SEED = Parameter("seed", int, 0, 0, float(1 << 53), "Seed of the draw.")
 
 
-def _complete(agents: int, _: Mapping[str, int | float]) -> "nx.Graph[int]":
-    _refuse_huge(agents, 1.0)
-    graph: nx.Graph[int] = nx.complete_graph(agents)
-    return graph
+def _probability(name: str, default: float, summary: str) -> Parameter:
+    return Parameter(name, float, default, 0.0, 1.0, summary)
 
 
-def _star(agents: int, _: Mapping[str, int | float]) -> "nx.Graph[int]":
-    graph: nx.Graph[int] = nx.star_graph(agents - 1)
-    return graph
-
-
-def _torus(agents: int, _: Mapping[str, int | float]) -> "nx.Graph[int]":
-    """The most square rows x columns grid that wraps around; a side of 2 has one link, not two."""
-    rows = next(r for r in range(math.isqrt(agents), 0, -1) if agents % r == 0)
-    if rows < 2:
-        raise ConfigurationError(
-            f"topology 'torus': {agents} agents do not fill a grid of at least 2 by 2; "
-            "use a number with two factors, such as 9, 12 or 16, or the ring"
-        )
-    grid = nx.grid_2d_graph(rows, agents // rows, periodic=True)
-    graph: nx.Graph[int] = nx.convert_node_labels_to_integers(grid)
-    return graph
-
-
-def _erdos_renyi(agents: int, values: Mapping[str, int | float]) -> "nx.Graph[int]":
-    """Every pair is an edge with probability p; redrawn from the next seeds until connected."""
-    p, seed = values["p"], int(values["seed"])
-    _refuse_huge(agents, p)
-    for redraw in range(REDRAWS_MAX):
-        graph: nx.Graph[int] = nx.gnp_random_graph(agents, p, seed=seed + redraw)
-        if nx.is_connected(graph):
-            return graph
-    raise ConfigurationError(
-        f"topology 'erdos-renyi': p={p:g} left {agents} agents disconnected in {REDRAWS_MAX} "
-        f"draws; try p={min(1.0, 2 * math.log(agents) / agents):.2g} or more"
-    )
-
-
-def _refuse_huge(agents: int, density: float) -> None:
-    edges = int(density * agents * (agents - 1) / 2)
-    if edges > EDGES_MAX:
-        raise ConfigurationError(
-            f"topology: {agents} agents would have about {edges} edges, more than {EDGES_MAX}; "
-            "use a sparser family"
-        )
+def _count(name: str, default: int, low: int, summary: str) -> Parameter:
+    return Parameter(name, int, default, low, 10_000, summary)
 
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
-        "ring": Family("Each agent has two neighbours: cheap a round, slow to average.", _ring),
-        "complete": Family("Everyone is everyone's neighbour: averages in one round.", _complete),
-        "star": Family("a0 is everyone's only neighbour: a server in all but name.", _star),
-        "torus": Family("A grid that wraps around: four neighbours each.", _torus),
+        "ring": Family(
+            "Each agent has two neighbours: cheap a round, slow to average.", generators.ring
+        ),
+        "path": Family("A ring with one edge less: the slowest to average.", generators.path),
+        "complete": Family(
+            "Everyone is everyone's neighbour: averages in one round.", generators.complete
+        ),
+        "star": Family(
+            "a0 is everyone's only neighbour: a server in all but name.", generators.star
+        ),
+        "torus": Family("A grid that wraps around: four neighbours each.", generators.torus),
+        "grid": Family("Rows and columns: at most four neighbours each.", generators.grid),
+        "hypercube": Family(
+            "2^d agents, each with d neighbours: quick to average, d rounds across.",
+            generators.hypercube,
+        ),
+        "exponential": Family(
+            "Neighbours at distances 1, 2, 4, … around a ring: quick, for any number of agents.",
+            generators.exponential,
+        ),
+        "random-regular": Family(
+            "Each agent has `degree` random neighbours: an expander, very likely.",
+            generators.random_regular,
+            (_count("degree", 4, 1, "Neighbours of each agent."), _SEED),
+        ),
         "erdos-renyi": Family(
             "Every two agents are neighbours with probability p.",
-            _erdos_renyi,
+            generators.erdos_renyi,
+            (_probability("p", 0.4, "Probability of an edge."), _SEED),
+        ),
+        "watts-strogatz": Family(
+            "A small world: a ring of near neighbours with some edges rewired.",
+            generators.watts_strogatz,
             (
-                Parameter("p", float, 0.4, 0.0, 1.0, "Probability of an edge."),
-                Parameter("seed", int, 0, 0, float(1 << 53), "Seed of the draw."),
+                _count("k", 4, 2, "Near neighbours of each agent."),
+                _probability("p", 0.2, "Probability that an edge is rewired."),
+                _SEED,
             ),
+        ),
+        "barabasi-albert": Family(
+            "Scale free: few hubs with many neighbours, many agents with few.",
+            generators.barabasi_albert,
+            (_count("m", 2, 1, "Neighbours that each new agent takes."), _SEED),
+        ),
+        "stochastic-block": Family(
+            "Communities: dense within blocks, sparse between them.",
+            generators.stochastic_block,
+            (
+                _count("blocks", 2, 1, "Number of blocks."),
+                _probability("within", 0.7, "Probability of an edge within a block."),
+                _probability("between", 0.1, "Probability of an edge between blocks."),
+                _SEED,
+            ),
+        ),
+        "ring-of-cliques": Family(
+            "Cliques on a ring, one edge between two: where good weights matter most.",
+            generators.ring_of_cliques,
+            (_count("size", 4, 2, "Agents of each clique."),),
+        ),
+        "binary-tree": Family(
+            "Two children each: the fewest edges that connect, short paths, a bottleneck.",
+            generators.binary_tree,
+        ),
+        "expander": Family(
+            "Margulis's: at most eight neighbours each, as quick however many agents (a square).",
+            generators.expander,
+        ),
+        "geometric": Family(
+            "Random places in a square; agents at most `radius` apart are neighbours.",
+            generators.geometric,
+            (Parameter("radius", float, 0.45, 0.0, 1.5, "Longest edge."), _SEED),
         ),
     }
 )

@@ -16,13 +16,18 @@ _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_.])?")
 _HEX_64 = re.compile(r"[0-9a-f]{64}")
 
 
+def is_id(text: str) -> bool:
+    """Whether `text` may be an agent's id."""
+    return bool(_AGENT_ID.fullmatch(text))
+
+
 def check_id(agent: str) -> str:
     """`agent` itself.
 
     Raises:
         ConfigurationError: not an agent id.
     """
-    if not _AGENT_ID.fullmatch(agent):
+    if not is_id(agent):
         raise ConfigurationError(
             f"agent id {agent!r}: use 1 to 32 letters, digits, dots, dashes or underscores, "
             "starting with a letter or digit"

@@ -1,4 +1,4 @@
-"""TOML files read into pydantic models, with every mistake told as one line: file, key, mend.
+"""Files read, TOML into pydantic models, with every mistake told as one line: file, key, mend.
 
 Uses the built-in `open` alone: the sans-io modules import the models whose files are read here.
 """
@@ -34,30 +34,52 @@ class Section(BaseModel):
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def read_toml(path: FilePath, what: str) -> dict[str, Any]:
-    """The tables of a TOML file; `what` names the kind of file in messages.
+def read_bytes(path: FilePath, what: str) -> bytes:
+    """What a file holds; `what` names the kind of file in messages.
 
     Raises:
-        ConfigurationError: unreadable, or not TOML.
+        ConfigurationError: unreadable, or larger than `FILE_BYTES_MAX`.
     """
     try:
         with open(path, "rb") as file:
-            return tomllib.loads(file.read(FILE_BYTES_MAX).decode())
+            data = file.read(FILE_BYTES_MAX + 1)
     except OSError as exc:
         raise ConfigurationError(f"{path}: cannot read the {what}: {exc.strerror}") from exc
+    if len(data) > FILE_BYTES_MAX:
+        raise ConfigurationError(f"{path}: the {what} is larger than {FILE_BYTES_MAX >> 20} MiB")
+    return data
+
+
+def read_text(path: FilePath, what: str) -> str:
+    """The text of a file in UTF-8; raises as `read_bytes` does, and for other encodings."""
+    try:
+        return read_bytes(path, what).decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise ConfigurationError(f"{path}: the {what} is not UTF-8 text: {exc}") from exc
+
+
+def read_toml(path: FilePath, what: str) -> dict[str, Any]:
+    """The tables of a TOML file; raises as `read_bytes` does, and for what is not TOML."""
+    try:
+        return tomllib.loads(read_bytes(path, what).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise ConfigurationError(f"{path}: the {what} is not TOML: {exc}") from exc
 
 
 def write_text(path: FilePath, text: str) -> None:
+    """Write a file that a user asked for, in UTF-8; raises as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: FilePath, data: bytes) -> None:
     """Write a file that a user asked for.
 
     Raises:
         ConfigurationError: the system refused.
     """
     try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(path, "wb") as file:
+            file.write(data)
     except OSError as exc:
         raise ConfigurationError(f"{path}: cannot write it: {exc.strerror}") from exc
 

@@ -1,7 +1,8 @@
 """Who is connected with whom: graphs by spec, topology files, and what every graph must hold.
 
 Graphs are simple, undirected and connected. Nodes are agent ids, and their order counts: `build`
-names a family's nodes `a0`, `a1`, … in order, a file's keep the order of the file.
+names a family's nodes `a0`, `a1`, … in order, a file's keep the order of the file. Directed graphs,
+for push-sum alone, are read by `load_directed`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,8 +10,8 @@ from collections.abc import Iterable, Sequence
 import networkx as nx
 import tomli_w
 
-from topologies import families
-from topologies.fields import Edge, Line, MixingName, check_id
+from topologies import families, graph_files, user_graphs
+from topologies.fields import Edge, Line, MixingName, check_id, is_id
 from topologies.files import FilePath, Section, read_toml, validated
 from topologies.mixing import DEFAULT_MIXING
 from topologies.specs import ConfigurationError, parse_spec
@@ -31,19 +32,30 @@ class TopologyFile(Section):
         return make_graph(self.agents, self.edges)
 
 
-def build(spec: str, agents: int | None, seed: int = 0) -> "nx.Graph[str]":
-    """The graph of a family spec with `agents` agents, or of a topology file.
+def build(
+    spec: str, agents: int | None, seed: int = 0, *, connected: bool = True
+) -> "nx.Graph[str]":
+    """The graph of a spec with `agents` agents: a family's, a file's, networkx's or the user's.
 
-    `seed` serves the random families; a `seed=` inside the spec wins over it.
+    A file and most of networkx's graphs know how many agents they have. `seed` serves the random
+    ones; a `seed=` inside the spec wins over it. With `connected` False a file or the user's graph
+    may be in pieces.
 
     Raises:
         ConfigurationError: unknown family, a bad parameter, a number of agents it cannot have.
     """
     if is_file(spec):
-        graph = load(spec).graph()
-        if agents not in (None, len(graph)):
-            raise ConfigurationError(f"{spec}: has {len(graph)} agents, not the {agents} asked for")
-        return graph
+        graph = load(spec, connected=connected).graph()
+    elif user_graphs.is_one(spec):
+        graph = _users(spec, agents, seed, connected)
+    else:
+        return _of_family(spec, agents, seed)
+    if agents not in (None, len(graph)):
+        raise ConfigurationError(f"{spec}: has {len(graph)} agents, not the {agents} asked for")
+    return graph
+
+
+def _of_family(spec: str, agents: int | None, seed: int) -> "nx.Graph[str]":
     parsed = parse_spec(spec)
     family = families.family_named(parsed.name)
     if agents is None:
@@ -53,30 +65,97 @@ def build(spec: str, agents: int | None, seed: int = 0) -> "nx.Graph[str]":
             f"topology {spec!r}: agents must be 1 to {AGENTS_MAX}, not {agents}"
         )
     drawn = family.draw(agents, families.values(spec, parsed, family, seed))
-    graph = make_graph(
-        [f"a{i}" for i in range(agents)], ((f"a{u}", f"a{v}") for u, v in drawn.edges)
-    )
+    names = {node: f"a{i}" for i, node in enumerate(sorted(drawn))}
+    graph = make_graph(names.values(), ((names[u], names[v]) for u, v in drawn.edges))
     check_connected(graph)
     return graph
 
 
+def _users(spec: str, agents: int | None, seed: int, connected: bool) -> "nx.Graph[str]":
+    made = user_graphs.make(spec, agents, seed)
+    if not 1 <= len(made) <= AGENTS_MAX:
+        raise ConfigurationError(
+            f"topology {spec!r}: agents must be 1 to {AGENTS_MAX}, not {len(made)}"
+        )
+    ids = _ids(list(made))
+    names = dict(zip(made, ids, strict=True))
+    edges = [(names[u], names[v]) for u, v in made.edges()]
+    try:
+        check_graph(ids, edges, connected=connected)
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"topology {spec!r}: {exc}") from exc
+    return make_graph(ids, edges)
+
+
 def is_file(spec: str) -> bool:
-    """Whether a topology spec names a file: it ends in `.toml` or has a slash."""
-    return spec.endswith(".toml") or "/" in spec
+    """Whether a topology spec names a file: it has a slash, or the ending of a format we read."""
+    if user_graphs.is_one(spec):  # whose options may look like a file's name
+        return False
+    return "/" in spec or graph_files.suffix(spec) in (".toml", *graph_files.FORMATS)
 
 
-def load(path: FilePath) -> TopologyFile:
-    """Read a topology file and check its graph.
+def load(path: FilePath, *, connected: bool = True) -> TopologyFile:
+    """Read a topology file, or a graph in another format, and check its graph.
 
     Raises:
-        ConfigurationError: unreadable, malformed, or not a simple connected graph.
+        ConfigurationError: unreadable, malformed, or not a simple graph, connected unless told.
     """
-    read = validated(TopologyFile, read_toml(path, "topology file"), str(path))
+    if graph_files.suffix(str(path)) != ".toml":
+        listing = graph_files.read(path)
+        if listing.directed:
+            raise ConfigurationError(
+                f"{path}: the graph is directed, and neighbours serve each other; "
+                "make it undirected, or give each arc its opposite"
+            )
+        read = _topology_of(listing, path)
+    else:
+        read = validated(TopologyFile, read_toml(path, "topology file"), str(path))
     try:
-        check_graph(read.agents, read.edges)
+        check_graph(read.agents, read.edges, connected=connected)
     except ConfigurationError as exc:
         raise ConfigurationError(f"{path}: {exc}") from exc
     return read
+
+
+def load_directed(path: FilePath) -> "nx.DiGraph[str]":
+    """Read a graph, directed or not, for push-sum: strongly connected, an edge is two arcs.
+
+    Raises:
+        ConfigurationError: unreadable, malformed, not simple, or not strongly connected.
+    """
+    if graph_files.suffix(str(path)) == ".toml":
+        return load(path).graph().to_directed()
+    listing = graph_files.read(path)
+    if not listing.directed:
+        return load(path).graph().to_directed()
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    graph.add_nodes_from(listing.nodes)
+    graph.add_edges_from(listing.edges)
+    if graph.number_of_edges() < len(listing.edges):
+        raise ConfigurationError(f"{path}: an arc stands twice; remove one")
+    if nx.number_of_selfloops(graph):
+        raise ConfigurationError(f"{path}: an agent is not its own neighbour; remove the loop")
+    if not listing.nodes or not nx.is_strongly_connected(graph):
+        raise ConfigurationError(
+            f"{path}: the graph is not strongly connected: not every agent is heard by every other"
+        )
+    ids = dict(zip(listing.nodes, _ids(listing.nodes), strict=True))
+    renamed: nx.DiGraph[str] = nx.relabel_nodes(graph, ids)
+    return renamed
+
+
+def _topology_of(listing: graph_files.Listing, path: FilePath) -> TopologyFile:
+    ids = _ids(listing.nodes)
+    names = dict(zip(listing.nodes, ids, strict=True))
+    edges = tuple((names[u], names[v]) for u, v in listing.edges)
+    fields = {"topology": str(path)[-500:], "agents": ids, "edges": edges}
+    return validated(TopologyFile, fields, str(path))
+
+
+def _ids(nodes: Sequence[object]) -> tuple[str, ...]:
+    """The nodes' own names where all are agent ids, else a0, a1, …"""
+    ids = tuple(node for node in nodes if isinstance(node, str) and is_id(node))
+    return ids if len(ids) == len(nodes) else tuple(f"a{i}" for i in range(len(nodes)))
 
 
 def dump(graph: "nx.Graph[str]", topology: str, mixing_name: str) -> str:
@@ -122,8 +201,8 @@ def make_graph(ids: Iterable[str], edges: Iterable[Edge]) -> "nx.Graph[str]":
     return graph
 
 
-def check_graph(ids: Sequence[str], edges: Sequence[Edge]) -> None:
-    """Check that `edges` make one simple connected graph on `ids`.
+def check_graph(ids: Sequence[str], edges: Sequence[Edge], *, connected: bool = True) -> None:
+    """Check that `edges` make one simple graph on `ids`, connected unless told otherwise.
 
     Raises:
         ConfigurationError: no agents, bad or repeated ids, unknown agents, loops, repeated edges,
@@ -148,7 +227,8 @@ def check_graph(ids: Sequence[str], edges: Sequence[Edge]) -> None:
         if edge in seen:
             raise ConfigurationError(f"edge {u!r}-{v!r} stands twice; remove one")
         seen.add(edge)
-    check_connected(make_graph(ids, edges))
+    if connected:
+        check_connected(make_graph(ids, edges))
 
 
 def check_connected(graph: "nx.Graph[str]") -> None:

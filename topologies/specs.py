@@ -45,15 +45,29 @@ def parse_spec(text: str) -> Spec:
         raise ConfigurationError(f"spec {text!r}: nothing after the colon")
     if "=" not in rest:
         return Spec(name, value=_scalar(rest))
+    return Spec(name, options=_options(rest, text))
+
+
+def parse_call(text: str) -> tuple[str, Mapping[str, Scalar]]:
+    """`head,key=value,…` as head and options: how a function of another package is named.
+
+    Raises:
+        ConfigurationError: something behind the head is not key=value.
+    """
+    head, comma, rest = text.strip().partition(",")
+    return head.strip(), _options(rest, text) if comma else {}
+
+
+def _options(items: str, text: str) -> dict[str, Scalar]:
     options: dict[str, Scalar] = {}
-    for item in rest.split(","):
+    for item in items.split(","):
         key, equals, value = item.strip().partition("=")
         if not equals or not key or not value:
             raise ConfigurationError(f"spec {text!r}: {item!r} is not key=value")
         if key in options:
             raise ConfigurationError(f"spec {text!r}: {key} is given twice")
         options[key] = _scalar(value)
-    return Spec(name, options=options)
+    return options
 
 
 def is_import_path(text: str) -> bool:

@@ -37,7 +37,7 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--topology", required=True, metavar="SPEC|FILE", help="A family spec, or a .toml.")
+@click.option("--topology", required=True, metavar="SPEC|FILE", help="A topology's spec or file.")
 @click.option("--task", required=True, metavar="NAME", help="A built-in task, or module:Class.")
 @click.option("--run-id", required=True, help="Name of the run; in every signature.")
 @click.option(

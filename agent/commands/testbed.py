@@ -31,7 +31,7 @@ PROGRESS_S: Final = 5.0
 @click.command("testbed")
 @click.option("--agents", type=click.IntRange(min=1), help="Number of agents.")
 @click.option(
-    "--topology", required=True, metavar="SPEC|FILE", help="A family such as ring, or a .toml."
+    "--topology", required=True, metavar="SPEC|FILE", help="A family such as ring, or a file."
 )
 @click.option("--task", required=True, metavar="NAME", help="digits, or your own module:Class.")
 @click.option("--rounds", required=True, type=click.IntRange(min=1), help="Rounds to train.")

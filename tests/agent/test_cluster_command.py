@@ -140,6 +140,21 @@ def test_a_topology_file_names_local_agents_too(keys_root: Path, tmp_path: Path)
     assert load_cluster(output).ids == ("a3", "a1")
 
 
+def test_a_graph_of_another_program_makes_a_cluster(keys_root: Path, tmp_path: Path) -> None:
+    topology, output = tmp_path / "pair.edges", tmp_path / "c.toml"
+    topology.write_text("a3 a1\n")
+    local = ("--base-port", "7000", "--keys-root", keys_root)
+    lazily = ("--mixing", "lazy")
+    assert run(*NEW, "--topology", topology, *local, *lazily, "-o", output).exit_code == 0
+    cluster = load_cluster(output)
+    assert cluster.ids == ("a3", "a1")
+    assert (cluster.graph.topology, cluster.graph.mixing) == (str(topology)[-500:], "lazy")
+    assert cluster.mixing_matrix().tolist() == [[0.75, 0.25], [0.25, 0.75]]
+    star = ("--topology", "networkx:star_graph,n=3")
+    assert run(*NEW, *star, *local, "-o", output).exit_code == 0
+    assert load_cluster(output).neighbours("a0") == ("a1", "a2", "a3")
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

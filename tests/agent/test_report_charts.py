@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.charts import NAMED_LINES_MAX, Line, _colours, _positions, _spread, lines_by_round
+from agent.charts import NAMED_LINES_MAX, Line, _colours, _spread, lines_by_round, positions_of
 from agent.charts import payment_graph as draw_graph
 
 _heights = st.lists(st.floats(-2, 2), max_size=12)
@@ -64,7 +64,7 @@ def test_a_drawing_is_svg_and_takes_dollar_signs_literally() -> None:
 )
 def test_every_graph_has_a_place_for_each_node(graph: "nx.Graph[object]") -> None:
     named: nx.Graph[str] = nx.relabel_nodes(graph, {node: str(node) for node in graph})
-    positions = _positions(named)
+    positions = positions_of(named)
     assert list(positions) == list(named)
     assert len(set(positions.values())) == len(named)
 

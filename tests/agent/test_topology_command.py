@@ -1,6 +1,7 @@
 """`candor topology` draws every family, writes files it can read, and tells a machine the facts."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from agent.commands.topology import command
-from topologies import graphs
+from topologies import graphs, mixing
 from topologies.families import FAMILIES
 from topologies.specs import ConfigurationError
 
@@ -17,11 +18,10 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(command, arguments)
 
 
-def facts(*arguments: str) -> dict[str, Any]:
+def facts(*arguments: str) -> Any:
     result = run(*arguments, "--json")
     assert result.exit_code == 0, result.output
-    shown: dict[str, Any] = json.loads(result.output)
-    return shown
+    return json.loads(result.output)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -29,10 +29,10 @@ def test_every_family_is_a_subcommand_whose_file_shows_the_same(
     family: str, tmp_path: Path
 ) -> None:
     path = str(tmp_path / "t.toml")
-    drawn = facts(family, "--agents", "8", "-o", path)
-    assert drawn["agents"] == [f"a{i}" for i in range(8)]
+    drawn = facts(family, "--agents", "16", "-o", path)
+    assert drawn["agents"] == [f"a{i}" for i in range(16)]
     assert facts("show", path) == drawn
-    assert facts("show", drawn["topology"], "--agents", "8") == drawn
+    assert facts("show", drawn["topology"], "--agents", "16") == drawn
 
 
 def test_the_facts_of_a_ring() -> None:
@@ -45,6 +45,14 @@ def test_the_facts_of_a_ring() -> None:
         "degree_min": 2,
         "degree_max": 2,
         "diameter": 2,
+        "diameter_exact": True,
+        "effective_diameter": 2,
+        "consensus_error": 1e-6,
+        "consensus_rounds": 13,  # (1 / 3) ** 13
+        "articulation_points": [],
+        "parameters": 1_000_000,
+        "bytes_per_round_mean": 8e6,
+        "bytes_per_round_max": 8_000_000,
     }
 
 
@@ -81,7 +89,8 @@ def test_a_person_sees_a_table_and_everyones_neighbours() -> None:
     lines = run("show", "ring", "--agents", "11").output.splitlines()
     assert "agents        11" in lines
     assert "neighbours    2" in lines
-    assert "diameter      5" in lines
+    assert "diameter      5 (90 % of pairs within 5)" in lines
+    assert "weak points   none: no agent holds the graph together" in lines
     assert " a0 -- a1 a10" in lines
     assert "a10 -- a0 a9" in lines
 
@@ -92,9 +101,78 @@ def test_a_person_is_spared_a_thousand_lines() -> None:
     assert "… and 936 more agents (--json lists all)" in output
 
 
+def test_a_small_graph_is_drawn_for_a_person() -> None:
+    output = run("show", "ring", "--agents", "8").output
+    drawing = output.split("\n\n")[1]
+    assert all(f"a{i} " in drawing or f"a{i}\n" in drawing for i in range(8))
+    assert drawing.count("·") > 50
+    assert "·" not in run("show", "complete", "--agents", "20").output
+
+
+@pytest.mark.parametrize(("ending", "magic"), [(".svg", b"<?xml"), (".png", b"\x89PNG")])
+def test_a_graph_is_drawn_into_a_file(ending: str, magic: bytes, tmp_path: Path) -> None:
+    for arguments in (("show", "star", "--agents", "60"), ("ring", "--agents", "8")):
+        path = tmp_path / f"t{ending}"
+        assert run(*arguments, "--draw", str(path)).exit_code == 0
+        first = path.read_bytes()
+        assert first.startswith(magic)
+        run(*arguments, "--draw", str(path))
+        assert path.read_bytes() == first
+
+
+def test_topologies_are_compared(tmp_path: Path) -> None:
+    path = str(tmp_path / "mine.edges")
+    Path(path).write_text("x y\ny z\n")
+    rows = {
+        row["topology"]: row
+        for row in facts("compare", "ring", "torus", "expander", "--agents", "64")
+    }
+    assert list(rows) == ["ring", "torus", "expander"]
+    shown = facts("show", "torus", "--agents", "64")
+    assert rows["torus"] == shown | {"agents": 64, "edges": 128}
+    rounds = [row["consensus_rounds"] for row in rows.values()]
+    assert rounds == sorted(rounds, reverse=True)
+    table = run("compare", "ring", path, "--agents", "3").output
+    assert max(map(len, table.splitlines())) <= 80
+    assert re.search(r"ring +3 +2 +1 +1 +1 +8 +8", table)
+    assert facts("compare", path)[0]["articulation_points"] == ["y"]
+
+
+def test_a_schedule_is_measured() -> None:
+    shown = facts("schedule", "one-peer-exponential", "--agents", "16", "--rounds", "4")
+    assert shown["period"] == 4
+    left = [line["disagreement"] for line in shown["rounds"]]
+    assert left == sorted(left, reverse=True)
+    assert left[2] > 0.1
+    assert left[3] < 1e-12
+    assert shown["rounds"][1]["edges"][0] == ["a0", "a2"]
+    lines = run("schedule", "failing:p=0.5", "--agents", "8", "--rounds", "3").output.splitlines()
+    assert lines[0] == "failing:p=0.5: 8 agents, by chance"
+    assert len(lines) == 6
+
+
+def test_a_matrix_of_ones_own_is_analysed(tmp_path: Path) -> None:
+    path = tmp_path / "w.csv"
+    path.write_text("0.5,0.5\n0.5,0.5\n")
+    assert facts("show", "ring", "--agents", "2", "--mixing", str(path))["consensus_rounds"] == 1
+
+
+def test_every_rule_of_mixing_can_be_looked_at() -> None:
+    for name in set(mixing.RULES) - {"fastest"}:
+        assert facts("show", "grid", "--agents", "6", "--mixing", name)["mixing"] == name
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["show", "ring", "--agents", "4", "--mixing", "best"], "unknown mixing 'best'"),
+        (["show", "ring", "--agents", "4", "--mixing", "w.csv"], "cannot read the mixing matrix"),
+        (["ring", "--agents", "4", "--mixing", "best-constant", "-o", "t.toml"], "not for runs"),
+        (["ring", "--agents", "4", "--draw", "t.pdf"], "a drawing ends in .svg or .png"),
+        (["ring", "--agents", "1001", "--draw", "t.svg"], "at most 1000 agents and 20000 edges"),
+        (["compare", "ring", "torus"], "--agents N"),
+        (["compare", "ring", "torus", "--agents", "7"], "do not fill a grid"),
+        (["schedule", "failing:p=2", "--agents", "4"], "p must be a number from 0 to below 1"),
         (["show", "ring"], "--agents N"),
         (["show", "none.toml"], "No such file"),
         (["torus", "--agents", "7"], "do not fill a grid"),
@@ -108,7 +186,7 @@ def test_a_mistake_is_a_configuration_error(arguments: list[str], message: str) 
     assert message in str(error)
 
 
-@pytest.mark.parametrize("name", ["show", *FAMILIES])
+@pytest.mark.parametrize("name", ["show", "compare", "schedule", *FAMILIES])
 def test_every_subcommand_helps_with_an_example(name: str) -> None:
     result = run(name, "--help")
     assert result.exit_code == 0

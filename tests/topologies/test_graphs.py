@@ -3,21 +3,24 @@
 from pathlib import Path
 
 import networkx as nx
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.family_specs import family_specs
 from topologies import graphs
-from topologies.families import EDGES_MAX, FAMILIES
+from topologies.families import FAMILIES
+from topologies.generators import EDGES_MAX, REDRAWS_MAX
 from topologies.specs import ConfigurationError
 
-COUNTS = {"ring": 7, "complete": 7, "star": 7, "torus": 12, "erdos-renyi": 7}
+AGENTS = 16  # fits every family with its default parameters
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_is_simple_connected_and_named_in_order(name: str) -> None:
-    graph = graphs.build(name, COUNTS[name])
-    assert list(graph) == [f"a{i}" for i in range(COUNTS[name])]
+    graph = graphs.build(name, AGENTS)
+    assert list(graph) == [f"a{i}" for i in range(AGENTS)]
     assert nx.is_connected(graph)
     assert nx.number_of_selfloops(graph) == 0
 
@@ -39,6 +42,28 @@ def test_a_family_is_simple_connected_and_named_in_order(name: str) -> None:
         ("torus", 16, 32, {4}),
         ("erdos-renyi:p=1", 5, 10, {4}),
         ("erdos-renyi", 1, 0, {0}),
+        ("path", 1, 0, {0}),
+        ("path", 5, 4, {1, 2}),
+        ("grid", 12, 17, {2, 3, 4}),
+        ("hypercube", 1, 0, {0}),
+        ("hypercube", 2, 1, {1}),
+        ("hypercube", 32, 80, {5}),
+        ("exponential", 1, 0, {0}),
+        ("exponential", 2, 1, {1}),
+        ("exponential", 8, 20, {5}),  # +-1, +-2, and 4 which is its own opposite
+        ("exponential", 64, 352, {11}),
+        ("exponential", 100, 700, {14}),
+        ("random-regular:degree=3", 10, 15, {3}),
+        ("random-regular:degree=9", 10, 45, {9}),
+        ("watts-strogatz:k=4,p=0", 10, 20, {4}),
+        ("barabasi-albert:m=1", 2, 1, {1}),
+        ("stochastic-block:blocks=2,within=1,between=1", 6, 15, {5}),
+        ("ring-of-cliques:size=4", 16, 28, {3, 4}),
+        ("ring-of-cliques:size=2", 4, 4, {2}),
+        ("binary-tree", 1, 0, {0}),
+        ("binary-tree", 7, 6, {1, 2, 3}),
+        ("expander", 1, 0, {0}),
+        ("geometric:radius=1.5", 9, 36, {8}),
     ],
 )
 def test_edges_and_degrees(spec: str, agents: int, edges: int, degrees: set[int]) -> None:
@@ -49,6 +74,48 @@ def test_edges_and_degrees(spec: str, agents: int, edges: int, degrees: set[int]
 
 def test_the_star_has_its_hub_first() -> None:
     assert graphs.build("star", 5).degree["a0"] == 4
+
+
+def test_neighbours_on_a_hypercube_differ_in_one_bit() -> None:
+    for u, v in graphs.build("hypercube", 32).edges:
+        assert (int(u[1:]) ^ int(v[1:])).bit_count() == 1
+
+
+def test_neighbours_on_the_exponential_graph_are_powers_of_two_apart() -> None:
+    for u, v in graphs.build("exponential", 21).edges:
+        apart = abs(int(u[1:]) - int(v[1:]))
+        assert min(bin(apart).count("1"), bin(21 - apart).count("1")) == 1
+
+
+@pytest.mark.parametrize("agents", [16, 64, 256])
+def test_an_expander_has_few_neighbours_and_a_gap_that_stays(agents: int) -> None:
+    graph = graphs.build("expander", agents)
+    assert max(degree for _, degree in graph.degree) <= 8
+    laplacian = np.linalg.eigvalsh(nx.laplacian_matrix(graph).toarray().astype(float))
+    assert laplacian[1] > 0.5
+
+
+def test_blocks_are_denser_within_than_between() -> None:
+    graph = graphs.build("stochastic-block:blocks=4,within=0.9,between=0.02", 80)
+    inside = sum(int(u[1:]) // 20 == int(v[1:]) // 20 for u, v in graph.edges)
+    assert inside > 0.8 * graph.number_of_edges()
+
+
+@given(family_specs(), st.integers(1, 40))
+def test_any_parameters_give_a_simple_connected_graph_or_one_line(spec: str, agents: int) -> None:
+    refusal = ""
+    try:
+        graph = graphs.build(spec, agents)
+    except ConfigurationError as exc:
+        refusal = str(exc)
+    if refusal:
+        assert "\n" not in refusal
+        assert "use " in refusal or "try " in refusal  # every refusal says what would fit
+        return
+    assert list(graph) == [f"a{i}" for i in range(agents)]
+    graphs.check_graph(list(graph), list(graph.edges))
+    again = graphs.build(spec, agents)
+    assert graphs.sorted_edges(again) == graphs.sorted_edges(graph)
 
 
 @given(st.integers(2, 12), st.floats(0.5, 1.0), st.integers(0, 1000))
@@ -76,7 +143,7 @@ def test_a_lone_value_is_the_first_parameter() -> None:
 @pytest.mark.parametrize(
     ("spec", "agents", "message"),
     [
-        ("hypercube", 8, "known: ring, complete, star, torus, erdos-renyi"),
+        ("moebius", 8, "known: ring, path, complete, star, torus, grid, hypercube"),
         ("ring", None, "--agents N"),
         ("ring", 0, "agents must be 1 to 10000, not 0"),
         ("ring", 10_001, "agents must be 1 to 10000"),
@@ -94,6 +161,21 @@ def test_a_lone_value_is_the_first_parameter() -> None:
         ("complete", 10_000, f"more than {EDGES_MAX}"),
         ("erdos-renyi:p=0.9", 10_000, f"more than {EDGES_MAX}"),
         ("Ring", 8, "lower-case name"),
+        ("grid", 7, "7 agents do not fill a grid"),
+        ("hypercube", 12, "not a power of two; use 8 or 16"),
+        ("expander", 12, "not a square; use 9 or 16"),
+        ("ring-of-cliques", 10, "use 8 or 12 agents, or another size"),
+        ("ring-of-cliques", 4, "use 8 or 12 agents"),
+        ("random-regular", 3, "cannot all have 4 neighbours; use degree=2 or fewer"),
+        ("random-regular:degree=3", 7, "cannot all have 3 neighbours; use degree=2 or fewer"),
+        ("random-regular:degree=1", 8, f"in {REDRAWS_MAX} draws; try degree=3 or more"),
+        ("watts-strogatz", 4, "use more than 4 agents or a smaller k"),
+        ("barabasi-albert", 2, "use more than 2 agents or a smaller m"),
+        ("stochastic-block:blocks=9", 8, "use blocks=8 or fewer"),
+        ("stochastic-block:between=0", 8, "try larger probabilities or fewer blocks"),
+        ("geometric:radius=0.01", 50, "radius=0.01 left 50 agents disconnected"),
+        ("geometric", 10_000, f"more than {EDGES_MAX}"),
+        ("watts-strogatz:k=1", 8, "k must be a whole number from 2 to 10000, not 1"),
     ],
 )
 def test_a_bad_spec_is_told_in_one_line(spec: str, agents: int | None, message: str) -> None:
@@ -105,7 +187,7 @@ def test_a_bad_spec_is_told_in_one_line(spec: str, agents: int | None, message: 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_topology_file_gives_the_same_graph_back(name: str, tmp_path: Path) -> None:
-    graph = graphs.build(name, COUNTS[name])
+    graph = graphs.build(name, AGENTS)
     path = tmp_path / "t.toml"
     path.write_text(graphs.dump(graph, name, "max-degree"))
     read = graphs.load(path)

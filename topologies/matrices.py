@@ -1,0 +1,144 @@
+"""Mixing matrices of the user's own: read from a file, and what any matrix must hold to average."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import networkx as nx
+import numpy as np
+from numpy.typing import NDArray
+
+from topologies import mixing
+from topologies.files import FilePath, read_bytes, read_text
+from topologies.graph_files import suffix
+from topologies.specs import ConfigurationError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+    from topologies.spectral import Matrix
+
+ENDINGS = (".csv", ".npy")
+SUM_TOLERANCE = 1e-9  # of a row or column: above what printing 12 digits loses
+
+
+def resolve(mixing_spec: str, graph: "nx.Graph[str]") -> "csr_array[np.float64]":
+    """The checked mixing matrix (agents, agents) of a rule's name or of a file, in graph order.
+
+    Raises:
+        ConfigurationError: an unknown rule, or a file whose matrix `check_matrix` refuses.
+    """
+    from scipy.sparse import csr_array
+
+    if suffix(mixing_spec) not in ENDINGS:
+        return mixing.sparse_matrix(mixing_spec, graph, list(graph))
+    found = load(mixing_spec)
+    try:
+        check_matrix(found, graph)
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"{mixing_spec}: {exc}") from exc
+    return csr_array(found)
+
+
+def load(path: FilePath) -> NDArray[np.float64]:
+    """A matrix (rows, columns) of numbers from a .csv or .npy file, unchecked but for its form.
+
+    Raises:
+        ConfigurationError: unreadable, too large, not numbers, or not a rectangle of them.
+    """
+    if suffix(str(path)) == ".npy":
+        return _from_npy(path)
+    lines = csv.reader(read_text(path, "mixing matrix").splitlines())
+    try:
+        rows = [[float(cell) for cell in row] for row in lines if row]
+    except (ValueError, csv.Error) as exc:
+        raise ConfigurationError(f"{path}: not a matrix of numbers: {exc}") from exc
+    if not rows or len({len(row) for row in rows}) != 1:
+        raise ConfigurationError(f"{path}: not a matrix: no rows, or of several lengths")
+    return np.array(rows, dtype=np.float64)
+
+
+def _from_npy(path: FilePath) -> NDArray[np.float64]:
+    data = read_bytes(path, "mixing matrix")
+    try:
+        # Never pickled objects: reading those runs whatever the file's author likes.
+        found = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, OSError, EOFError, MemoryError) as exc:
+        raise ConfigurationError(f"{path}: not a .npy file of numbers: {exc}") from exc
+    if not isinstance(found, np.ndarray) or found.ndim != 2 or found.dtype.kind not in "fiu":
+        raise ConfigurationError(f"{path}: not a matrix of real numbers")
+    return found.astype(np.float64)
+
+
+def check_matrix(
+    matrix: "Matrix",
+    graph: "nx.Graph[str] | nx.DiGraph[str]",
+    *,
+    rows: bool = True,
+    columns: bool = True,
+) -> None:
+    """Check that mixing with `matrix`, in graph order, drives all agents to one vector.
+
+    Entry (i, j) is the weight with which agent i takes the vector of j, so it needs the arc from
+    j to i. `rows` that sum to one keep agreement, `columns` that do keep the mean; push-sum needs
+    the latter alone. Primitive, that is some power has no zero, makes them agree.
+
+    Raises:
+        ConfigurationError: in this order: not square, of another size, entries that are not finite
+            or negative, sums other than one, a weight without an edge, not primitive.
+    """
+    from scipy.sparse import csr_array
+
+    order, agents = list(graph), len(graph)
+    if matrix.shape != (agents, agents):
+        raise ConfigurationError(
+            f"the mixing matrix is {' x '.join(map(str, matrix.shape))}, "
+            f"but the graph has {agents} agents"
+        )
+    entries = csr_array(matrix).tocoo()
+    for i, j, weight in zip(entries.row, entries.col, entries.data, strict=True):
+        if not np.isfinite(weight) or weight < 0:
+            raise ConfigurationError(
+                f"the weight of {order[j]!r} for {order[i]!r} is {weight:g}; "
+                "weights are finite and 0 or above"
+            )
+    if rows:
+        _check_sums("row", entries.sum(axis=1), order)
+    if columns:
+        _check_sums("column", entries.sum(axis=0), order)
+    support = entries.data > 0
+    arcs = [
+        (order[j], order[i])
+        for i, j in zip(entries.row[support].tolist(), entries.col[support].tolist(), strict=True)
+    ]
+    for giver, taker in arcs:
+        if giver != taker and not graph.has_edge(giver, taker):
+            raise ConfigurationError(
+                f"{taker!r} weighs {giver!r}, but there is no edge between them"
+            )
+    _check_primitive(order, arcs)
+
+
+def _check_sums(what: str, sums: NDArray[np.float64], order: Sequence[str]) -> None:
+    worst = int(np.argmax(np.abs(sums - 1)))
+    if abs(sums[worst] - 1) > SUM_TOLERANCE:
+        raise ConfigurationError(
+            f"the weights of {what} {worst} ({order[worst]!r}) sum to {sums[worst]:.12g}, not 1"
+        )
+
+
+def _check_primitive(order: Sequence[str], arcs: Iterable[tuple[str, str]]) -> None:
+    support: nx.DiGraph[str] = nx.DiGraph()
+    support.add_nodes_from(order)
+    support.add_edges_from(arcs)
+    if not nx.is_strongly_connected(support):
+        raise ConfigurationError(
+            "the weights above 0 do not connect all agents: they would never agree"
+        )
+    # A weight on oneself is a cycle of length 1.
+    if nx.number_of_selfloops(support) == 0 and not nx.is_aperiodic(support):
+        raise ConfigurationError(
+            "the matrix is periodic: agents would swap their vectors for ever; "
+            "give somebody a weight on itself"
+        )

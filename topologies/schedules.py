@@ -1,0 +1,251 @@
+"""Graphs that change from round to round, from a spec, a number of agents and a seed alone.
+
+Nothing is drawn from a generator with a state: what is random in round t is a hash of seed, t and
+agents, so that every agent computes the same graph for any round, in any order, on any machine.
+Rounds count from 1. Mixing over a window of rounds averages when the union of their graphs is
+connected; every schedule's is, over its period or, where chance decides, over all that may come.
+
+    one-peer-exponential                    round t: i sends to i + 2^(t - 1 mod log2 n)
+    random-matching:base=ring               a random matching of the base's edges (default: any two)
+    rotating:base=torus,parts=3             the base's edges in turns, every third in each round
+    failing:base=ring,p=0.2                 the base's edges, each of which fails with probability p
+    round-robin:ring + star + my.graphml    graphs in turns; a file may be in pieces by itself
+    ring, mine.toml, networkx:NAME          any spec of one graph, the same in every round
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import networkx as nx
+
+from topologies import canonical, graphs, mixing
+from topologies.fields import Edge
+from topologies.specs import ConfigurationError, Scalar, parse_spec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from scipy.sparse import csr_array
+
+    RoundGraph = nx.Graph[str] | nx.DiGraph[str]
+
+_DOMAIN = "candor/schedule"
+PARTS_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A graph a round on the same agents; `period` is None where chance decides."""
+
+    spec: str
+    agents: tuple[str, ...]
+    period: int | None
+    union: "nx.Graph[str]"
+    _graph: "Callable[[int], RoundGraph]"
+
+    def graph(self, round: int) -> "RoundGraph":
+        """The graph of a round from 1, all agents in order; an arc goes from giver to taker."""
+        assert round >= 1
+        return self._graph(round)
+
+    def matrix(self, round: int) -> "csr_array[np.float64]":
+        """The doubly stochastic mixing matrix (agents, agents) of a round, agents in order.
+
+        Metropolis-Hastings weights on undirected graphs, so one half each in a matching; one half
+        for the one giver of a directed round.
+        """
+        graph = self.graph(round)
+        if isinstance(graph, nx.DiGraph):
+            return _one_giver(graph)
+        return mixing.sparse_matrix(mixing.DEFAULT_MIXING, graph, self.agents)
+
+
+def build(spec: str, agents: int | None, seed: int = 0) -> Schedule:
+    """The schedule of a spec; `agents` may be left to a spec that names a file.
+
+    Raises:
+        ConfigurationError: a bad spec or parameter, graphs of different agents, or a union of all
+            rounds that is not connected.
+    """
+    name = spec.strip().partition(":")[0]
+    make = SCHEDULES.get(name, _static)
+    schedule = make(spec.strip(), agents, seed)
+    try:
+        graphs.check_connected(schedule.union)
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"schedule {spec!r}: over all its rounds, {exc}") from exc
+    return schedule
+
+
+def _static(spec: str, agents: int | None, seed: int) -> Schedule:
+    graph = graphs.build(spec, agents, seed)
+    return Schedule(spec, tuple(graph), 1, graph, lambda _: graph)
+
+
+def _one_peer_exponential(spec: str, agents: int | None, seed: int) -> Schedule:
+    """The one-peer exponential graph of Ying et al. (2021), as in `generators.exponential`.
+
+    With n a power of two all agents hold the exact mean after log2 n rounds (their theorem 2).
+    """
+    del seed
+    _options(spec, {})
+    if agents is None or not 2 <= agents <= graphs.AGENTS_MAX:
+        raise ConfigurationError(
+            f"schedule {spec!r}: agents must be 2 to {graphs.AGENTS_MAX} (--agents N)"
+        )
+    ids = [f"a{i}" for i in range(agents)]
+    period = (agents - 1).bit_length()
+
+    def graph(round: int) -> "nx.DiGraph[str]":
+        hop = 1 << ((round - 1) % period)
+        arcs: nx.DiGraph[str] = nx.DiGraph()
+        arcs.add_nodes_from(ids)
+        arcs.add_edges_from((ids[i], ids[(i + hop) % agents]) for i in range(agents))
+        return arcs
+
+    return Schedule(spec, tuple(ids), period, _union(ids, map(graph, range(1, period + 1))), graph)
+
+
+def _random_matching(spec: str, agents: int | None, seed: int) -> Schedule:
+    """Pairs of neighbours average, everyone in at most one: gossip of Boyd et al. (2006) in step.
+
+    Edges are taken in the order of their hashes as long as both ends are free. Of the complete
+    graph the agents themselves are put in such an order and paired off, which is as random.
+    """
+    options = _options(spec, {"base": "complete", "seed": seed})
+    chosen = _seed(spec, options)
+    if options["base"] == "complete":
+        base = graphs.build("ring", agents)  # connected on the same agents, with few edges
+        ids = tuple(base)
+
+        def pairs(round: int) -> Iterable[Edge]:
+            order = sorted(ids, key=lambda agent: _hash(chosen, round, agent))
+            return zip(order[::2], order[1::2], strict=False)
+    else:
+        base = graphs.build(str(options["base"]), agents, chosen)
+        ids, edges = tuple(base), graphs.sorted_edges(base)
+
+        def pairs(round: int) -> Iterable[Edge]:
+            taken: set[str] = set()
+            for u, v in sorted(edges, key=lambda edge: _hash(chosen, round, *edge)):
+                if u not in taken and v not in taken:
+                    taken |= {u, v}
+                    yield u, v
+
+    return Schedule(spec, ids, None, base, lambda round: graphs.make_graph(ids, pairs(round)))
+
+
+def _rotating(spec: str, agents: int | None, seed: int) -> Schedule:
+    """The edges of the base dealt round robin into `parts` subsets, which take turns."""
+    options = _options(spec, {"base": "complete", "parts": 2})
+    parts = options["parts"]
+    if not isinstance(parts, int) or not 1 <= parts <= PARTS_MAX:
+        raise ConfigurationError(
+            f"schedule {spec!r}: parts must be a whole number from 1 to {PARTS_MAX}, not {parts!r}"
+        )
+    base = graphs.build(str(options["base"]), agents, seed)
+    edges = graphs.sorted_edges(base)
+
+    def graph(round: int) -> "nx.Graph[str]":
+        return graphs.make_graph(base, edges[(round - 1) % parts :: parts])
+
+    return Schedule(spec, tuple(base), parts, base, graph)
+
+
+def _failing(spec: str, agents: int | None, seed: int) -> Schedule:
+    """Every edge of the base fails in a round with probability p, whatever the others do."""
+    options = _options(spec, {"base": "ring", "p": 0.1, "seed": seed})
+    p, chosen = options["p"], _seed(spec, options)
+    if not isinstance(p, int | float) or not 0 <= p < 1:
+        raise ConfigurationError(
+            f"schedule {spec!r}: p must be a number from 0 to below 1, not {p!r}"
+        )
+    base = graphs.build(str(options["base"]), agents, chosen)
+    ids, edges = tuple(base), graphs.sorted_edges(base)
+    threshold = math.ceil(p * 2**64)
+
+    def graph(round: int) -> "nx.Graph[str]":
+        return graphs.make_graph(
+            ids, (edge for edge in edges if _hash(chosen, round, *edge) >= threshold)
+        )
+
+    return Schedule(spec, ids, None, base, graph)
+
+
+def _round_robin(spec: str, agents: int | None, seed: int) -> Schedule:
+    members = [member.strip() for member in spec.partition(":")[2].split(" + ")]
+    if not all(members):
+        raise ConfigurationError(
+            f"schedule {spec!r}: expected round-robin:SPEC + SPEC + …, each a graph's spec or file"
+        )
+    turns = [graphs.build(member, agents, seed, connected=False) for member in members]
+    for member, graph in zip(members, turns, strict=True):
+        if set(graph) != set(turns[0]):
+            raise ConfigurationError(
+                f"schedule {spec!r}: {member!r} has other agents than {members[0]!r}"
+            )
+    ids = tuple(turns[0])
+    ordered = [graphs.make_graph(ids, graph.edges) for graph in turns]
+    return Schedule(
+        spec,
+        ids,
+        len(turns),
+        _union(ids, ordered),
+        lambda round: ordered[(round - 1) % len(ordered)],
+    )
+
+
+def _union(ids: Sequence[str], rounds: "Iterable[RoundGraph]") -> "nx.Graph[str]":
+    return graphs.make_graph(ids, (edge for graph in rounds for edge in graph.edges()))
+
+
+def _one_giver(graph: "nx.DiGraph[str]") -> "csr_array[np.float64]":
+    """Half of oneself and half of the one giver: a shift and the identity, doubly stochastic."""
+    from scipy.sparse import csr_array
+
+    index = {agent: i for i, agent in enumerate(graph)}
+    giver = {index[v]: index[u] for u, v in graph.edges}
+    agents = len(index)
+    assert len(giver) == agents == graph.number_of_edges()
+    everyone = list(range(agents))
+    columns = [giver[i] for i in everyone] + everyone
+    return csr_array(([0.5] * 2 * agents, (everyone * 2, columns)), shape=(agents, agents))
+
+
+def _hash(seed: int, round: int, *agents: str) -> int:
+    """A whole number below 2^64, as random as SHA-256: of an agent or an edge in a round."""
+    digest = canonical.sha256(canonical.pack([_DOMAIN, seed, round, *agents]))
+    return int.from_bytes(digest[:8], "big")
+
+
+def _options(spec: str, defaults: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    parsed = parse_spec(spec)
+    takes = ", ".join(defaults) or "nothing"
+    if parsed.value is not None:
+        raise ConfigurationError(f"schedule {spec!r}: write key=value; it takes {takes}")
+    for key in parsed.options:
+        if key not in defaults:
+            raise ConfigurationError(f"schedule {spec!r}: unknown {key!r}; it takes {takes}")
+    return {**defaults, **parsed.options}
+
+
+def _seed(spec: str, options: Mapping[str, Scalar]) -> int:
+    seed = options["seed"]
+    if not isinstance(seed, int) or not 0 <= seed < 1 << 63:
+        raise ConfigurationError(
+            f"schedule {spec!r}: seed must be a whole number from 0 to 2^63 - 1, not {seed!r}"
+        )
+    return seed
+
+
+SCHEDULES: Mapping[str, Callable[[str, int | None, int], Schedule]] = MappingProxyType(
+    {
+        "one-peer-exponential": _one_peer_exponential,
+        "random-matching": _random_matching,
+        "rotating": _rotating,
+        "failing": _failing,
+        "round-robin": _round_robin,
+    }
+)
