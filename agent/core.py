@@ -48,6 +48,8 @@ BYE_RETRY_S: Final = 0.5
 KEPT: Final = "its ledger is kept and exported"
 # A neighbour may be late with its claim, and a referee waits for it before it bills.
 LAST_DEADLINES: Final = 3
+# A window is settled during the next one, or the one after where claims or acceptances are late.
+FORGOTTEN_WINDOWS: Final = 2
 # All is settled by then: a farewell that is not answered costs nothing but this wait.
 FAREWELL_S: Final = 5.0
 
@@ -246,6 +248,7 @@ class AgentCore:
     def _try_begin(self, now_s: float) -> list[Effect]:
         sessions = {agent: n.session for agent, n in self.neighbours.items()}
         there = [agent for agent, session in sessions.items() if session.established]
+        self._recall()
         refused = [session.reason for session in sessions.values() if session.state == "refused"]
         if sessions and len(refused) == len(sessions):
             return self._finish(str(refused[0]), exit_code=2)
@@ -257,7 +260,9 @@ class AgentCore:
             self._rejoining_s = now_s
             self._deadline_s = now_s + self.settings.start_deadline_s
             return [_log(logging.INFO, "rejoining"), *self._try_rejoin(now_s)]
-        if len(there) + len(refused) < len(sessions) and now_s < self._deadline_s:
+        catching_up = not all(self.settlement.caught_up(agent) for agent in there)
+        expected = len(there) + len(refused) < len(sessions) or catching_up
+        if expected and now_s < self._deadline_s:
             return []
         absent = [agent for agent in sessions if agent not in there]
         if sessions and not there:
@@ -275,9 +280,17 @@ class AgentCore:
         reason = self.neighbours[agent].reason or self._link_reason(agent) or "no answer"
         return f"{agent} ({self.settings.endpoints[agent]}): {reason}"
 
+    def _recall(self) -> None:
+        """A ledger in which a neighbour shows windows that we do not know to have stated: this data
+        directory is a restored backup. The windows after them were stated and forgotten too."""
+        known = (self.settlement.settled_window + 1) * self.settings.window_rounds
+        if known > self._reserved:
+            self._reserved = known + FORGOTTEN_WINDOWS * self.settings.window_rounds
+
     def _try_rejoin(self, now_s: float) -> list[Effect]:
         if self._combining:
             return []
+        self._recall()
         patience_over = now_s >= self._rejoining_s + self.settings.deadline_s
         # Of two neighbours that come back together each would wait for the other for ever.
         in_rounds = {

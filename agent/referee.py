@@ -90,6 +90,10 @@ class Referee:
                 self.windows[window] = Window(SignedClaim.decode(claim), bill=made)
                 self.billed = max(self.billed, window) if made is not None else self.billed
                 self.book.restore_seen(window, seen)
+        # Windows are billed in order: what a restored backup passed over stays so.
+        for passed in [w for w, held in self.windows.items() if held.bill is None]:
+            if passed < self.billed:
+                del self.windows[passed]
 
     def forget(self, done: int) -> None:
         """Drop windows up to `done`, which all edges have settled, and those far behind."""

@@ -115,6 +115,16 @@ class Settlement:
         """Micro-credits received net over all edges."""
         return sum(edge.channel.received for edge in self._edges.values())
 
+    @property
+    def settled_window(self) -> int:
+        """The last window that any edge has settled, -1 for none."""
+        return max((edge.channel.settled_window for edge in self._edges.values()), default=-1)
+
+    def caught_up(self, agent: str) -> bool:
+        """Whether the ledger shared with a neighbour is as long here as there."""
+        channel = self._edges[agent].channel
+        return not self.settles or channel.synced or channel.status is not ledger.Status.OPEN
+
     def edge_balance(self, agent: str) -> int:
         """Micro-credits received net from one neighbour."""
         return self._edges[agent].channel.received

@@ -214,9 +214,9 @@ class _World:
         self._back_s[agent] = self._now_s + float(self._random.uniform(0.1, 1.5))
         if agent in self._backups and self._random.random() < 0.25:
             self._out.restored += 1
-            self._checks.restored.add(agent)
             self._say(agent, "is restored from a backup")
             self._disks[agent].replace(self._backups[agent])
+            self._checks.restore(agent)
 
     # --- agents -----------------------------------------------------------------------------
 

@@ -61,6 +61,15 @@ class Checks:
         """Note a violation."""
         self.found.append(Violation(invariant, detail))
 
+    def restore(self, agent: str) -> None:
+        """The disk of an agent was put back: what neither end holds now, nobody can bring back."""
+        self.restored.add(agent)
+        self._agreed = {
+            (channel_id, seq): head
+            for (channel_id, seq), head in self._agreed.items()
+            if any(self._holds(end, channel_id, seq, head) for end in self._ends[channel_id])
+        }
+
     def sent(self, agent: str, send: Send) -> None:
         """A message is about to leave."""
         match send.envelope.kind, list(send.envelope.fields):
@@ -174,10 +183,12 @@ class Checks:
         for (channel_id, seq), head in self._agreed.items():
             ends = self._ends[channel_id]
             for end in ends:
-                state = self._disks[end].channel_state(channel_id)
-                gone = seq >= len(state.heads) or state.heads[seq] != head
-                if gone and self._open(channel_id):
+                if self._open(channel_id) and not self._holds(end, channel_id, seq, head):
                     self.violated("lost-settlement", f"{'-'.join(ends)}: record {seq}")
+
+    def _holds(self, end: str, channel_id: bytes, seq: int, head: bytes) -> bool:
+        heads = self._disks[end].channel_state(channel_id).heads
+        return seq < len(heads) and heads[seq] == head
 
     def _open(self, channel_id: bytes) -> bool:
         states = (self._disks[end].channel_state(channel_id) for end in self._ends[channel_id])
