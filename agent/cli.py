@@ -13,10 +13,11 @@ import click
 
 from agent import __version__
 from network.errors import TransportError
-from topologies.specs import ConfigurationError
+from topologies.specs import ConfigurationError, SignatureError
 
 FAILED: Final = 1
 BAD_CONFIGURATION: Final = 2
+VERIFICATION_FAILED: Final = 3
 INTERRUPTED: Final = 130
 
 COMMANDS: Final = {
@@ -80,6 +81,8 @@ def run(arguments: list[str]) -> int:
         return exc.exit_code
     except click.ClickException as exc:
         return _tell(exc.format_message() + _where_to_read(exc), BAD_CONFIGURATION)
+    except SignatureError as exc:
+        return _tell(str(exc), VERIFICATION_FAILED)
     except ConfigurationError as exc:
         return _tell(str(exc), BAD_CONFIGURATION)
     except TransportError as exc:

@@ -13,7 +13,7 @@ from network.identity import Identity, PublicIdentity
 from topologies import z85
 from topologies.canonical import MalformedError
 from topologies.fields import CurveKey, Hex64
-from topologies.files import Section, read_toml, validated
+from topologies.files import Section, open_regular, read_toml, validated
 from topologies.specs import ConfigurationError
 
 IDENTITY_FILE = "identity.key"
@@ -156,7 +156,7 @@ def _read_secret(path: Path) -> str:
     The mode is that of the file which was opened, so that it cannot be swapped in between.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             if mode & 0o077:
                 raise ConfigurationError(

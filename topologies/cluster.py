@@ -3,9 +3,12 @@
 Every agent holds the same file; its fingerprint stands in each statement and ledger, so that two
 agents with different files notice at once. What a task, an algorithm or a payment rule means is
 checked where those live; here stand the settings and the graph.
+
+A file may be signed by an organiser; it is then a numbered revision, and valid only with its
+signature and those of all its agents. `topologies.revisions` makes one from another.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,12 +19,10 @@ from pydantic import BaseModel, Field, model_validator
 
 from topologies import canonical, graphs, mixing
 from topologies.fields import (
-    AgentId,
     Count,
-    CurveKey,
     Edge,
-    Endpoint,
     Hex64,
+    Hex128,
     Line,
     MixingName,
     Number,
@@ -30,22 +31,17 @@ from topologies.fields import (
 )
 from topologies.files import FilePath, Section, read_toml, validated
 from topologies.mixing import DEFAULT_MIXING
-from topologies.specs import ConfigurationError
+from topologies.requests import AgentEntry as AgentEntry
+from topologies.requests import check_join
+from topologies.signatures import SigningKey, verify
+from topologies.specs import ConfigurationError, SignatureError
 
 if TYPE_CHECKING:
     import networkx as nx
 
 DEFAULT_RULE = "band:5e-4 + originality:5e-4 + persistence:5e-4 + norm:2e-5"
 FINGERPRINT_DOMAIN = "candor/cluster/v1"
-
-
-class AgentEntry(Section):
-    """One agent: the address its neighbours dial and the public halves of its keys."""
-
-    id: AgentId
-    endpoint: Endpoint
-    identity: Hex64
-    curve: CurveKey
+ORGANISER_DOMAIN = "candor/organiser/v1"
 
 
 class TaskSettings(Section):
@@ -100,8 +96,26 @@ class GraphSettings(Section):
     edges: tuple[Edge, ...]
 
 
+class Revision(Section):
+    """Which of an organiser's files this is; `previous` is the fingerprint of the one before."""
+
+    number: Count
+    organiser: Hex64
+    previous: Hex64 | None = None
+
+    @model_validator(mode="after")
+    def _check_chain(self) -> "Revision":
+        if (self.previous is None) != (self.number == 1):
+            raise ConfigurationError("revision 1 has no previous one, every later one has")
+        return self
+
+
 class Cluster(Section):
-    """A whole run, valid by construction: unique agents on a simple connected graph."""
+    """A whole run, valid by construction: unique agents on a simple connected graph.
+
+    With a `revision`, every agent's `join` holds, and `signature` does where it is there: it is
+    None only between assembly and `signed`.
+    """
 
     version: Literal[1]
     run_id: RunId
@@ -112,29 +126,41 @@ class Cluster(Section):
     payments: PaymentSettings
     graph: GraphSettings
     agents: tuple[AgentEntry, ...]
+    revision: Revision | None = None
+    signature: Hex128 | None = None
 
     @model_validator(mode="after")
     def _check_relations(self) -> "Cluster":
         graphs.check_graph([agent.id for agent in self.agents], self.graph.edges)
-        self._check_unique("endpoint", [split_endpoint(agent.endpoint) for agent in self.agents])
-        self._check_unique("identity", [agent.identity for agent in self.agents])
-        self._check_unique("curve", [agent.curve for agent in self.agents])
+        places = [(a.id, split_endpoint(place)) for a in self.agents for place in a.endpoints]
+        _check_unique("endpoint", places)
+        _check_unique("identity", [(agent.id, agent.identity) for agent in self.agents])
+        _check_unique("curve", [(agent.id, agent.curve) for agent in self.agents])
+        self._check_signatures()
         return self
 
-    def _check_unique(self, what: str, values: Sequence[object]) -> None:
-        owners: dict[object, str] = {}
-        for agent, value in zip(self.agents, values, strict=True):
-            if value in owners:
-                raise ConfigurationError(
-                    f"agents {owners[value]!r} and {agent.id!r} have the same {what}; "
-                    "each needs its own"
-                )
-            owners[value] = agent.id
+    def _check_signatures(self) -> None:
+        if self.revision is None:
+            if self.signature is not None or any(agent.join for agent in self.agents):
+                raise SignatureError("there are signatures but no [revision]; it was taken out")
+            return
+        organiser = self.revision.organiser
+        for agent in self.agents:
+            check_join(agent, organiser)
+        if self.signature is None:
+            return
+        key, fingerprint = bytes.fromhex(organiser), bytes.fromhex(self.fingerprint)
+        if not verify(key, bytes.fromhex(self.signature), ORGANISER_DOMAIN, fingerprint):
+            raise SignatureError(
+                f"the organiser {organiser[:12]}… did not sign this; the file was changed since"
+            )
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (64 hex) over the canonical array of every field, in declared order."""
-        return canonical.sha256(canonical.pack([FINGERPRINT_DOMAIN, *_fields(self)])).hex()
+        """SHA-256 (64 hex) over the canonical array of every field but the signature, in declared
+        order; optional ones that are absent are left out at the end of each array."""
+        stated = _fields(self, ("signature",))
+        return canonical.sha256(canonical.pack([FINGERPRINT_DOMAIN, *stated])).hex()
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -185,14 +211,19 @@ def load_cluster(path: FilePath) -> Cluster:
     Raises:
         ConfigurationError: one line that names the file, the key and the mend.
     """
-    return validated(Cluster, read_toml(path, "cluster file"), str(path))
+    cluster = validated(Cluster, read_toml(path, "cluster file"), str(path))
+    if cluster.revision is not None and cluster.signature is None:
+        raise SignatureError(f"{path}: is a revision without the organiser's signature")
+    return cluster
 
 
 def dump_cluster(cluster: Cluster) -> str:
     """The TOML text of a cluster: `load_cluster` reads the same cluster from it."""
-    tables: dict[str, Any] = cluster.model_dump()
-    agents: list[dict[str, str]] = list(tables.pop("agents"))
+    tables: dict[str, Any] = cluster.model_dump(exclude_none=True)
+    del tables["agents"]
+    agents = [agent.model_dump(exclude_defaults=True) for agent in cluster.agents]
     # `graph` is the last table, so its edges can be written one a line behind the rest.
+    tables["graph"] = tables.pop("graph")
     edges: Sequence[Edge] = tables["graph"].pop("edges")
     return (
         "# Candor cluster file. Every agent of the run needs this very file;\n"
@@ -214,6 +245,7 @@ def assemble_cluster(
     mixing_name: str = DEFAULT_MIXING,
     algorithm: AlgorithmSettings | None = None,
     payments: PaymentSettings | None = None,
+    revision: Revision | None = None,
 ) -> Cluster:
     """A checked cluster from a graph whose nodes are the ids of `agents`, edges in a fixed order.
 
@@ -241,8 +273,20 @@ def assemble_cluster(
         "payments": payments or PaymentSettings(),
         "graph": settings,
         "agents": tuple(agents),
+        "revision": revision,
     }
     return validated(Cluster, fields, f"run {run_id!r}")
+
+
+def signed(cluster: Cluster, key: SigningKey) -> Cluster:
+    """The same revision with its organiser's signature.
+
+    Raises:
+        ConfigurationError: the key is not the organiser's.
+    """
+    signature = key.sign(ORGANISER_DOMAIN, bytes.fromhex(cluster.fingerprint)).hex()
+    fields = {name: getattr(cluster, name) for name in Cluster.model_fields}
+    return validated(Cluster, fields | {"signature": signature}, f"run {cluster.run_id!r}")
 
 
 def model_digest(parameters: NDArray[np.float32]) -> str:
@@ -251,8 +295,29 @@ def model_digest(parameters: NDArray[np.float32]) -> str:
     return canonical.payload_digest(vector.tobytes()).hex()
 
 
-def _fields(model: BaseModel) -> list[canonical.Value]:
-    return [_value(getattr(model, name)) for name in type(model).model_fields]
+def _check_unique(what: str, values: Iterable[tuple[str, object]]) -> None:
+    owners: dict[object, str] = {}
+    for agent, value in values:
+        if value in owners:
+            who = f"agents {owners[value]!r} and {agent!r} have"
+            if owners[value] == agent:
+                who = f"agent {agent!r} has twice"
+            raise ConfigurationError(f"{who} the same {what}; each needs its own")
+        owners[value] = agent
+
+
+def _fields(model: BaseModel, left_out: Sequence[str] = ()) -> list[canonical.Value]:
+    names = [name for name in type(model).model_fields if name not in left_out]
+    while names and _absent(model, names[-1]):
+        names.pop()
+    return [_value(getattr(model, name)) for name in names]
+
+
+def _absent(model: BaseModel, name: str) -> bool:
+    """Whether an optional field is not there; a setting's default counts as if written out."""
+    field = type(model).model_fields[name]
+    empty = not field.is_required() and field.default in (None, ())
+    return empty and getattr(model, name) == field.default
 
 
 def _value(value: Any) -> canonical.Value:

@@ -12,7 +12,9 @@ from topologies.specs import ConfigurationError
 _AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ENDPOINT = re.compile(r"tcp://(\[[^\[\]]+\]|[^\[\]:/]+):([0-9]{1,5})")
+_ANY = re.compile(r"tcp://(\*|0\.0\.0\.0|\[::\]):([0-9]{1,5})")
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_.])?")
+_HEX_128 = re.compile(r"[0-9a-f]{128}")
 _HEX_64 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -56,6 +58,28 @@ def split_endpoint(endpoint: str) -> tuple[str, int]:
     return host, port
 
 
+def split_bind(endpoint: str) -> tuple[str, int]:
+    """Host and port of what is bound: as `split_endpoint`, but also `*`, 0.0.0.0, [::] and names of
+    network interfaces.
+
+    Raises:
+        ConfigurationError: anything else.
+    """
+    match = _ANY.fullmatch(endpoint)
+    if match and 1 <= int(match[2]) <= 65535:
+        return match[1].strip("[]"), int(match[2])
+    return split_endpoint(endpoint)
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is written as an IPv4 or IPv6 address rather than by name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_ipv6(host: str) -> bool:
     try:
         ipaddress.IPv6Address(host)
@@ -67,6 +91,17 @@ def _is_ipv6(host: str) -> bool:
 def _check_endpoint(endpoint: str) -> str:
     split_endpoint(endpoint)
     return endpoint
+
+
+def _check_bind(endpoint: str) -> str:
+    split_bind(endpoint)
+    return endpoint
+
+
+def _check_signature(text: str) -> str:
+    if not _HEX_128.fullmatch(text):
+        raise ConfigurationError(f"{text!r} is not 128 lower-case hexadecimal digits")
+    return text
 
 
 def _check_hex(text: str) -> str:
@@ -105,8 +140,10 @@ Count = Annotated[int, Field(strict=True, ge=1, lt=1 << 53)]
 Number = Annotated[float, Field(strict=True)]
 Line = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_printable)]
 Hex64 = Annotated[str, AfterValidator(_check_hex)]
+Hex128 = Annotated[str, AfterValidator(_check_signature)]
 CurveKey = Annotated[str, AfterValidator(_check_curve)]
 Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
+BindEndpoint = Annotated[str, AfterValidator(_check_bind)]
 AgentId = Annotated[str, AfterValidator(check_id)]
 RunId = Annotated[str, AfterValidator(_check_run_id)]
 MixingName = Annotated[str, AfterValidator(mixing.check_name)]

@@ -1,16 +1,19 @@
 """Files read, TOML into pydantic models, with every mistake told as one line: file, key, mend.
 
-Uses the built-in `open` alone: the sans-io modules import the models whose files are read here.
+Only regular files are read: a named pipe would hold its reader for ever, a device never ends.
 """
 
+import errno
+import os
+import stat
 import tomllib
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from topologies.specs import ConfigurationError
+from topologies.specs import ConfigurationError, SignatureError
 
 
 class SupportsFspath(Protocol):
@@ -22,7 +25,7 @@ class SupportsFspath(Protocol):
 FilePath: TypeAlias = str | SupportsFspath
 
 
-FILE_BYTES_MAX = 2**26  # a graph of a million edges; a device that never ends is cut off here
+FILE_BYTES_MAX = 2**26  # a graph of a million edges
 
 
 class Section(BaseModel):
@@ -34,20 +37,41 @@ class Section(BaseModel):
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def read_bytes(path: FilePath, what: str) -> bytes:
+def open_regular(path: FilePath) -> BinaryIO:
+    """A file opened for reading, at once whatever it is; links are followed.
+
+    Raises:
+        OSError: unreadable, or no regular file: a pipe, a device, a directory.
+    """
+    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115  the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # else opening a pipe waits for its writer
+
+
+def read_bytes(path: FilePath, what: str, bytes_max: int = FILE_BYTES_MAX) -> bytes:
     """What a file holds; `what` names the kind of file in messages.
 
     Raises:
-        ConfigurationError: unreadable, or larger than `FILE_BYTES_MAX`.
+        ConfigurationError: unreadable, no regular file, or larger than `bytes_max`.
     """
     try:
-        with open(path, "rb") as file:
-            data = file.read(FILE_BYTES_MAX + 1)
+        with open_regular(path) as file:
+            data = file.read(bytes_max + 1)
     except OSError as exc:
         raise ConfigurationError(f"{path}: cannot read the {what}: {exc.strerror}") from exc
-    if len(data) > FILE_BYTES_MAX:
-        raise ConfigurationError(f"{path}: the {what} is larger than {FILE_BYTES_MAX >> 20} MiB")
+    if len(data) > bytes_max:
+        raise ConfigurationError(f"{path}: the {what} is larger than {_size(bytes_max)}")
     return data
+
+
+def _size(count: int) -> str:
+    return f"{count >> 20} MiB" if count >= 1 << 20 else f"{count >> 10} KiB"
 
 
 def read_text(path: FilePath, what: str) -> str:
@@ -58,10 +82,10 @@ def read_text(path: FilePath, what: str) -> str:
         raise ConfigurationError(f"{path}: the {what} is not UTF-8 text: {exc}") from exc
 
 
-def read_toml(path: FilePath, what: str) -> dict[str, Any]:
+def read_toml(path: FilePath, what: str, bytes_max: int = FILE_BYTES_MAX) -> dict[str, Any]:
     """The tables of a TOML file; raises as `read_bytes` does, and for what is not TOML."""
     try:
-        return tomllib.loads(read_bytes(path, what).decode())
+        return tomllib.loads(read_bytes(path, what, bytes_max).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise ConfigurationError(f"{path}: the {what} is not TOML: {exc}") from exc
 
@@ -88,7 +112,8 @@ def validated(model: type[Model], data: Mapping[str, Any], source: str) -> Model
     """`data` as a `model`; `source` names where it came from in messages.
 
     Raises:
-        ConfigurationError: the first mistake, in one line, and how many more there are.
+        ConfigurationError: the first mistake, in one line, and how many more there are; as a
+            SignatureError where that is what is wrong.
     """
     try:
         return model.model_validate(data)
@@ -97,7 +122,9 @@ def validated(model: type[Model], data: Mapping[str, Any], source: str) -> Model
         # A misspelt key is both unknown and missing: the unknown one shows the typing error.
         errors.sort(key=lambda error: error["type"] != "extra_forbidden")
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise ConfigurationError(f"{source}: {_one_line(errors[0])}{more}") from exc
+        forged = isinstance(errors[0].get("ctx", {}).get("error"), SignatureError)
+        kind = SignatureError if forged else ConfigurationError
+        raise kind(f"{source}: {_one_line(errors[0])}{more}") from exc
 
 
 def _one_line(error: ErrorDetails) -> str:

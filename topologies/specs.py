@@ -19,6 +19,10 @@ class ConfigurationError(ValueError):
     """A user's mistake, as one line that says what, where and how to mend it."""
 
 
+class SignatureError(ConfigurationError):
+    """A file is well-formed but not what was signed, or not signed by whom it should be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Spec:
     """A parsed spec: `value` is the positional one, `options` the keyed ones."""

@@ -1,0 +1,190 @@
+"""A join request holds for one organiser, one agent and exactly what it says, or is refused."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from topologies import z85
+from topologies.files import validated
+from topologies.requests import (
+    ENDPOINTS_MAX,
+    REQUEST_BYTES_MAX,
+    AgentEntry,
+    JoinRequest,
+    check_strangers,
+    dump_request,
+    join_body,
+    load_request,
+    make_request,
+)
+from topologies.signatures import SigningKey
+from topologies.specs import ConfigurationError, SignatureError
+
+VECTOR = Path(__file__).parents[1] / "vectors" / "request.json"
+KEY = SigningKey(bytes(range(32)))
+ORGANISER = SigningKey(bytes(32))
+CURVE = z85.encode(hashlib.sha256(b"curve").digest())
+
+
+def make(**changes: Any) -> JoinRequest:
+    fields: dict[str, Any] = {
+        "organiser": ORGANISER.public.hex(),
+        "agent": "hospital-a",
+        "curve": CURVE,
+        "endpoints": ["tcp://a.example:7000", "tcp://[2001:db8::1]:7000"],
+        "bind": ["tcp://*:7000"],
+    }
+    return make_request(KEY, **(fields | changes))
+
+
+def test_the_golden_request_keeps_its_bytes(tmp_path: Path) -> None:
+    vector = json.loads(VECTOR.read_text())
+    request = make()
+    assert join_body(request.agent, request.organiser).hex() == vector["body"]
+    assert request.agent.join == vector["signature"]
+    assert dump_request(request) == vector["toml"]
+    path = tmp_path / "r.toml"
+    path.write_text(vector["toml"])
+    assert load_request(path) == request
+
+
+HOSTS = st.from_regex(r"[a-z]{1,10}(\.[a-z]{1,10}){0,2}", fullmatch=True) | st.ip_addresses(
+    v=4
+).map(str).filter(lambda host: host != "0.0.0.0")
+
+
+@given(
+    st.lists(
+        st.tuples(HOSTS, st.integers(1, 65535)), min_size=1, max_size=ENDPOINTS_MAX, unique=True
+    ),
+    st.lists(st.integers(1, 65535).map(lambda port: f"tcp://*:{port}"), max_size=ENDPOINTS_MAX),
+)
+def test_a_request_survives_its_file(
+    tmp_path_factory: pytest.TempPathFactory, places: list[tuple[str, int]], bind: list[str]
+) -> None:
+    request = make(endpoints=[f"tcp://{host}:{port}" for host, port in places], bind=bind)
+    path = tmp_path_factory.mktemp("request") / "r.toml"
+    path.write_text(dump_request(request))
+    assert load_request(path) == request
+    assert path.stat().st_size < REQUEST_BYTES_MAX
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('id = "hospital-a"', 'id = "hospital-b"'),
+        ("a.example:7000", "a.example:7001"),
+        ("db8::1", "db8::2"),
+        ("tcp://*:7000", "tcp://*:7001"),
+        (ORGANISER.public.hex(), KEY.public.hex()),
+        (CURVE, z85.encode(bytes(32))),
+        (KEY.public.hex(), ORGANISER.public.hex()),
+        ('bind = [\n    "tcp://*:7000",\n]\n', ""),
+        ('join = "', 'join = "' + "0" * 128 + '"\n#'),
+    ],
+)
+def test_whatever_is_changed_is_noticed(old: str, new: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    text = dump_request(make())
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(SignatureError, match=r"r\.toml: .*did not sign this entry"):
+        load_request(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "version is missing"),
+        ("version = 2", "version"),
+        ("\x00", "is not TOML"),
+        ("a=" + "[" * 9000, "is not TOML"),
+        ("#" * (REQUEST_BYTES_MAX + 1), "larger than 16 KiB"),
+        (dump_request(make()) + 'rank = "boss"\n', "unknown key agent.rank"),
+        (dump_request(make()).replace("join = ", "# join = "), "`join` is missing"),
+        (dump_request(make()).replace('join = "', 'join = "x'), "hexadecimal"),
+        (dump_request(make()).replace("tcp://a.example", "ipc://a.example"), "agent.endpoint"),
+    ],
+)
+def test_a_malformed_request_is_told_in_one_line(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError) as told:
+        load_request(path)
+    assert message in str(told.value)
+    assert str(path) in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.timeout(10)
+def test_a_pipe_a_device_or_a_directory_is_no_request(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe.toml", tmp_path / "link.toml"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link, Path("/dev/zero"), Path("/dev/full")):
+        with pytest.raises(ConfigurationError, match="Not a regular file"):
+            load_request(path)
+    with pytest.raises(ConfigurationError, match="directory"):
+        load_request(tmp_path)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(ConfigurationError, match="symbolic links"):
+        load_request(tmp_path / "loop")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"endpoints": []}, "endpoint"),
+        ({"endpoints": ["tcp://0.0.0.0:7000"]}, "no neighbour can dial it"),
+        ({"endpoints": [f"tcp://h:{i + 1}" for i in range(ENDPOINTS_MAX + 1)]}, "other_endpoints"),
+        ({"bind": ["udp://*:1"]}, r"bind\[0\]"),
+        ({"bind": ["tcp://*:0"]}, r"bind\[0\]"),
+        ({"agent": "../etc"}, "id"),
+    ],
+)
+def test_what_no_agent_can_be_is_not_signed(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        make(**changes)
+
+
+def test_a_request_for_another_organiser_is_named() -> None:
+    check_strangers([make()], ORGANISER.public.hex())
+    with pytest.raises(ConfigurationError, match="'hospital-a' is for the organiser"):
+        check_strangers([make()], KEY.public.hex())
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "bind", "listens_at"),
+    [
+        (["tcp://10.0.0.1:7000"], [], ["tcp://10.0.0.1:7000"]),
+        (["tcp://[::1]:7000"], [], ["tcp://[::1]:7000"]),
+        (["tcp://a.example:7000"], [], ["tcp://*:7000"]),
+        # All interfaces' port 7000 leaves nothing to bind on the one address.
+        (["tcp://a.example:7000", "tcp://10.0.0.1:7000"], [], ["tcp://*:7000"]),
+        (["tcp://a.example:7000", "tcp://b.example:7000"], [], ["tcp://*:7000"]),
+        (
+            ["tcp://a.example:7000", "tcp://10.0.0.1:7001"],
+            [],
+            ["tcp://*:7000", "tcp://10.0.0.1:7001"],
+        ),
+        (["tcp://a.example:443"], ["tcp://eth0:7000"], ["tcp://eth0:7000"]),
+        (["tcp://a.example:443"], ["tcp://[::]:7000"], ["tcp://[::]:7000"]),
+    ],
+)
+def test_an_agent_listens_where_it_can(
+    endpoints: list[str], bind: list[str], listens_at: list[str]
+) -> None:
+    assert list(make(endpoints=endpoints, bind=bind).agent.listens_at) == listens_at
+
+
+def test_an_entry_without_a_signature_is_as_before() -> None:
+    fields = {"id": "a", "endpoint": "tcp://h:1", "identity": "0" * 64, "curve": CURVE}
+    entry = validated(AgentEntry, fields, "agent")
+    assert entry.model_dump(exclude_defaults=True) == fields
+    assert entry.endpoints == ("tcp://h:1",)

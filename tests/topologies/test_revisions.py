@@ -1,0 +1,297 @@
+"""Revisions: signed, numbered, chained; members come and go, the graph is drawn anew."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from topologies import z85
+from topologies.cluster import (
+    Cluster,
+    Revision,
+    RoundSettings,
+    TaskSettings,
+    assemble_cluster,
+    dump_cluster,
+    load_cluster,
+    model_digest,
+    signed,
+)
+from topologies.requests import JoinRequest, make_request
+from topologies.revisions import amended, check_succession, draw, first_revision
+from topologies.signatures import SigningKey
+from topologies.specs import ConfigurationError, SignatureError
+
+VECTOR = Path(__file__).parents[1] / "vectors" / "revision.json"
+ORGANISER = SigningKey(bytes(32))
+OTHER = SigningKey(b"other organiser's seed".ljust(32))
+DIGEST = model_digest(np.zeros(3, dtype=np.float32))
+
+
+def request(agent: str, organiser: SigningKey = ORGANISER, **changes: Any) -> JoinRequest:
+    seed = hashlib.sha256(agent.encode()).digest()
+    fields: dict[str, Any] = {
+        "organiser": organiser.public.hex(),
+        "agent": agent,
+        "curve": z85.encode(seed),
+        "endpoints": [f"tcp://{agent}.example:7000", f"tcp://[2001:db8::{seed[0]:x}]:7000"],
+    }
+    return make_request(SigningKey(seed), **(fields | changes))
+
+
+def make(
+    ids: str = "abcd", topology: str = "ring", organiser: SigningKey = ORGANISER, seed: int = 7
+) -> Cluster:
+    agents = [request(agent, organiser).agent for agent in ids]
+    graph, name = draw(topology, list(ids), seed)
+    return signed(
+        assemble_cluster(
+            run_id="demo",
+            seed=seed,
+            graph=graph,
+            topology=name,
+            agents=agents,
+            task=TaskSettings(name="digits", parameters=3, model_digest=DIGEST),
+            rounds=RoundSettings(rounds=20),
+            revision=first_revision(organiser),
+        ),
+        organiser,
+    )
+
+
+def reload(cluster: Cluster, directory: Path, edit: Callable[[str], str] = str) -> Cluster:
+    path = directory / "c.toml"
+    path.write_text(edit(dump_cluster(cluster)))
+    return load_cluster(path)
+
+
+# --- signed files -------------------------------------------------------------------------------
+
+
+def test_the_golden_revision_keeps_its_bytes(tmp_path: Path) -> None:
+    vector = json.loads(VECTOR.read_text())
+    second = amended(make(), ORGANISER, joining=[request("e")])
+    assert dump_cluster(second) == vector["toml"]
+    assert (second.fingerprint, second.signature) == (vector["fingerprint"], vector["signature"])
+    assert reload(second, tmp_path) == second
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seed = 7", "seed = 8", "the organiser .* did not sign this"),
+        ("rounds = 20", "rounds = 21", "the organiser .* did not sign this"),
+        ('["a", "b"]', '["a", "c"]', "the organiser .* did not sign this"),
+        ("number = 2", "number = 3", "the organiser .* did not sign this"),
+        ("a.example:7000", "evil.example:7000", "agent 'a': its keys did not sign this entry"),
+        (ORGANISER.public.hex(), OTHER.public.hex(), "its keys did not sign this entry"),
+        ("signature = ", "# ", "without the organiser's signature"),
+        ("number = 2", "number = 1", "revision 1 has no previous one"),
+        ("previous = ", "# ", "every later one has"),
+    ],
+)
+def test_a_tampered_file_is_refused(old: str, new: str, message: str, tmp_path: Path) -> None:
+    second = amended(make(), ORGANISER, joining=[request("e")])
+    assert old in dump_cluster(second)
+    with pytest.raises(ConfigurationError, match=message) as told:
+        reload(second, tmp_path, lambda text: text.replace(old, new, 1))
+    assert "\n" not in str(told.value)
+    chain = "previous one" in message or "every later" in message
+    assert isinstance(told.value, SignatureError) != chain  # exit code 3 or 2
+
+
+def test_an_entry_that_its_agent_did_not_sign_is_refused(tmp_path: Path) -> None:
+    def strip(text: str) -> str:
+        return "\n".join(line for line in text.splitlines() if not line.startswith("join"))
+
+    with pytest.raises(SignatureError, match="agent 'a' did not sign its entry"):
+        reload(make(), tmp_path, strip)
+
+
+def test_signatures_without_their_revision_are_refused(tmp_path: Path) -> None:
+    def strip(text: str) -> str:
+        head, _, rest = text.partition("[revision]\n")
+        return head + rest[rest.index("[graph]") :]
+
+    with pytest.raises(SignatureError, match="it was taken out"):
+        reload(make(), tmp_path, strip)
+
+
+def test_only_the_organiser_can_sign() -> None:
+    unsigned = make().model_copy(update={"signature": None})
+    with pytest.raises(SignatureError, match="did not sign this"):
+        signed(unsigned, OTHER)
+
+
+@pytest.mark.timeout(10)
+def test_a_pipe_is_no_cluster_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "c.toml")
+    with pytest.raises(ConfigurationError, match="Not a regular file"):
+        load_cluster(tmp_path / "c.toml")
+
+
+def test_an_address_belongs_to_one_agent() -> None:
+    double = request("e", endpoints=["tcp://e.example:1", "tcp://A.example:7000"])
+    with pytest.raises(ConfigurationError, match="'a' and 'e' have the same endpoint"):
+        amended(make(), ORGANISER, joining=[double])
+    twice = request("e", endpoints=["tcp://e.example:1", "tcp://e.example:1"])
+    with pytest.raises(ConfigurationError, match="'e' has twice the same endpoint"):
+        amended(make(), ORGANISER, joining=[twice])
+
+
+# --- members come and go ------------------------------------------------------------------------
+
+
+def test_a_revision_names_the_one_before() -> None:
+    first = make()
+    second = amended(first, ORGANISER, joining=[request("e")], leaving=["b"])
+    assert first.revision == Revision(number=1, organiser=ORGANISER.public.hex())
+    assert second.revision == Revision(
+        number=2, organiser=ORGANISER.public.hex(), previous=first.fingerprint
+    )
+    assert second.ids == ("a", "c", "d", "e")
+    assert second.neighbours("e") == ("a", "d")
+    same = {"run_id", "seed", "task", "algorithm", "rounds", "payments"}
+    assert second.model_dump(include=same) == first.model_dump(include=same)
+
+
+def test_a_new_request_of_a_member_replaces_its_entry() -> None:
+    moved = request("b", endpoints=["tcp://new.example:7000"])
+    first = make()
+    second = amended(first, ORGANISER, joining=[moved])
+    assert second.ids == first.ids
+    assert second.agent("b").endpoint == "tcp://new.example:7000"
+    assert second.graph == first.graph
+
+
+@given(st.sampled_from(["ring", "complete", "star", "path"]), st.data())
+def test_any_change_draws_the_same_graph_as_a_new_file(topology: str, data: st.DataObject) -> None:
+    leaving = data.draw(st.sets(st.sampled_from("abcdef"), max_size=4))
+    joining = data.draw(st.sets(st.sampled_from("uvwxyz"), min_size=1, max_size=4))
+    first = make("abcdef", topology)
+    second = amended(
+        first,
+        ORGANISER,
+        joining=[request(agent) for agent in sorted(joining)],
+        leaving=sorted(leaving),
+    )
+    ids = "".join(agent for agent in "abcdef" if agent not in leaving) + "".join(sorted(joining))
+    assert second.graph == make(ids, topology).graph
+    check_succession(first, second)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "nothing would change"),
+        ({"leaving": ["zed"]}, "no agent 'zed'"),
+        ({"leaving": list("abcd")}, "nobody would be left"),
+        ({"joining": [request("a")]}, "nothing would change"),
+        ({"joining": [request("e"), request("e")]}, "two requests of agent 'e'"),
+        ({"joining": [request("e", OTHER)]}, "'e' is for the organiser"),
+        ({"joining": [request("e")], "topology": "torus:rows=2,cols=9"}, "torus"),
+    ],
+)
+def test_a_change_that_cannot_be_is_told(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        amended(make(), ORGANISER, **changes)
+
+
+def test_an_id_that_is_taken_stays_with_its_identity() -> None:
+    seed = hashlib.sha256(b"thief").digest()
+    thief = make_request(
+        SigningKey(seed),
+        organiser=ORGANISER.public.hex(),
+        agent="a",
+        curve=z85.encode(seed),
+        endpoints=["tcp://thief.example:1"],
+    )
+    with pytest.raises(ConfigurationError, match="is in already, with another identity"):
+        amended(make(), ORGANISER, joining=[thief])
+    assert amended(make(), ORGANISER, joining=[thief], leaving=["a"]).ids == ("b", "c", "d", "a")
+
+
+def test_only_the_same_organiser_goes_on() -> None:
+    with pytest.raises(ConfigurationError, match="only the same one may go on"):
+        amended(make(), OTHER, leaving=["a"])
+
+
+def test_an_unsigned_file_has_no_revisions() -> None:
+    agents = [{**entry.model_dump(), "join": None} for entry in make().agents]
+    fields = make().model_dump() | {"agents": agents, "revision": None, "signature": None}
+    unsigned = Cluster.model_validate(fields)
+    with pytest.raises(ConfigurationError, match="is not signed and has no revisions"):
+        amended(unsigned, ORGANISER, leaving=["a"])
+
+
+def test_a_family_that_does_not_fit_asks_for_another() -> None:
+    first = make("abcd", "hypercube")
+    with pytest.raises(ConfigurationError, match="cannot be drawn again for 3 agents.*--topology"):
+        amended(first, ORGANISER, leaving=["a"])
+    other = amended(first, ORGANISER, leaving=["a"], topology="ring")
+    assert other.graph.topology == "ring"
+
+
+def test_edges_listed_by_hand_are_not_guessed(tmp_path: Path) -> None:
+    file = tmp_path / "t.toml"
+    file.write_text(
+        'topology = "ring"\nagents = ["a", "b", "c", "d"]\n'
+        'edges = [["a", "b"], ["b", "c"], ["c", "d"], ["a", "d"], ["a", "c"]]\n'
+    )
+    first = make("abcd", str(file))
+    with pytest.raises(ConfigurationError, match="listed by hand.*--topology"):
+        amended(first, ORGANISER, leaving=["a"])
+    line = tmp_path / "line.edges"
+    line.write_text("b c\nc d\n")
+    second = amended(first, ORGANISER, leaving=["a"], topology=str(line))
+    assert nx.utils.edges_equal(second.networkx_graph().edges, [("b", "c"), ("c", "d")])
+    line.write_text("b c\nc x\n")
+    with pytest.raises(ConfigurationError, match="'d' has keys but is not in the topology"):
+        amended(first, ORGANISER, leaving=["a"], topology=str(line))
+
+
+def test_a_random_graph_is_drawn_from_the_runs_seed() -> None:
+    first = make("abcdef", "random-regular:degree=3")
+    second = amended(first, ORGANISER, leaving=["f"], joining=[request("g")])
+    assert second.graph == make("abcdeg", "random-regular:degree=3").graph
+
+
+# --- which file may follow which ----------------------------------------------------------------
+
+
+def test_later_revisions_may_follow_and_earlier_ones_not() -> None:
+    first = make()
+    second = amended(first, ORGANISER, leaving=["a"])
+    third = amended(second, ORGANISER, leaving=["b"])
+    for old, new in ((first, first), (first, second), (second, third), (first, third)):
+        check_succession(old, new)
+    with pytest.raises(SignatureError, match="it is revision 1, and revision 3 was in use"):
+        check_succession(third, first)
+
+
+def test_two_files_of_one_number_are_told() -> None:
+    first = make()
+    one = amended(first, ORGANISER, leaving=["a"])
+    other = amended(first, ORGANISER, leaving=["b"])
+    with pytest.raises(SignatureError, match="two different files as revision 2"):
+        check_succession(one, other)
+    with pytest.raises(SignatureError, match="revision 3 does not follow revision 2"):
+        check_succession(one, amended(other, ORGANISER, leaving=["c"]))
+
+
+def test_another_run_or_organiser_does_not_follow() -> None:
+    mine, theirs = make(), make(organiser=OTHER)
+    with pytest.raises(SignatureError, match="organiser"):
+        check_succession(mine, amended(theirs, OTHER, leaving=["a"]))
+    agents = [{**entry.model_dump(), "join": None} for entry in mine.agents]
+    fields = mine.model_dump() | {"agents": agents, "revision": None, "signature": None}
+    with pytest.raises(SignatureError, match="the file is not signed"):
+        check_succession(mine, Cluster.model_validate(fields))

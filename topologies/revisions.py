@@ -1,0 +1,183 @@
+"""Revisions of a signed cluster file: agents join and leave, and each file names the one before.
+
+A revision has its own fingerprint, so nothing that was signed under one can be used under another:
+sessions, statements and ledgers all begin anew, and daemons of different revisions refuse each
+other. What was settled stays where it is, see `agent.succession`.
+"""
+
+from collections.abc import Sequence
+
+import networkx as nx
+
+from topologies import graphs
+from topologies.cluster import AgentEntry, Cluster, Revision, assemble_cluster, signed
+from topologies.requests import JoinRequest, check_strangers
+from topologies.signatures import SigningKey
+from topologies.specs import ConfigurationError, SignatureError
+
+
+def first_revision(key: SigningKey) -> Revision:
+    """What a new cluster file of this organiser bears."""
+    return Revision(number=1, organiser=key.public.hex())
+
+
+def amended(
+    cluster: Cluster,
+    key: SigningKey,
+    *,
+    joining: Sequence[JoinRequest] = (),
+    leaving: Sequence[str] = (),
+    topology: str | None = None,
+) -> Cluster:
+    """The next revision, signed: members changed, the graph drawn anew by its spec.
+
+    Agents keep their order, new ones come last. An agent that asks again under its id and identity
+    has its entry replaced: that is how it moves or changes its CURVE key. `topology` replaces the
+    run's own spec.
+
+    Raises:
+        ConfigurationError: not this organiser's file or requests, an agent unknown or there
+            already, nothing changes, or a graph that does not fit its new members.
+    """
+    revision = _signed_revision(cluster)
+    organiser = key.public.hex()
+    if revision.organiser != organiser:
+        raise ConfigurationError(
+            f"revision {revision.number} is of the organiser {revision.organiser[:12]}…, and these "
+            f"are the keys of {organiser[:12]}…; only the same one may go on"
+        )
+    check_strangers(joining, organiser)
+    agents = _members(cluster, joining, leaving)
+    graph, name = _redrawn(cluster, agents, topology)
+    return signed(
+        assemble_cluster(
+            run_id=cluster.run_id,
+            seed=cluster.seed,
+            graph=graph,
+            topology=name,
+            agents=agents,
+            task=cluster.task,
+            rounds=cluster.rounds,
+            mixing_name=cluster.graph.mixing,
+            algorithm=cluster.algorithm,
+            payments=cluster.payments,
+            revision=Revision(
+                number=revision.number + 1, organiser=organiser, previous=cluster.fingerprint
+            ),
+        ),
+        key,
+    )
+
+
+def check_succession(old: Cluster, new: Cluster) -> None:
+    """Check that `new` may follow `old` where `old` has been in use.
+
+    Revisions in between may be missing: the organiser's signature vouches for each, the chain only
+    shows that two neighbouring ones belong together.
+
+    Raises:
+        SignatureError: another run's or organiser's, not later, or not of the same chain.
+    """
+    before = _signed_revision(old)
+    after = new.revision
+    if after is None:
+        raise SignatureError(
+            f"the file is not signed, and revision {before.number} of the organiser "
+            f"{before.organiser[:12]}… was in use; ask the organiser for the present one"
+        )
+    if (old.run_id, before.organiser) != (new.run_id, after.organiser):
+        raise SignatureError(
+            f"it is of run {new.run_id!r}, organiser {after.organiser[:12]}…, and "
+            f"{old.run_id!r}, organiser {before.organiser[:12]}… was in use"
+        )
+    if after.number < before.number:
+        raise SignatureError(
+            f"it is revision {after.number}, and revision {before.number} was in use already; "
+            "ask the organiser for the present one"
+        )
+    if after.number == before.number and new.fingerprint != old.fingerprint:
+        raise SignatureError(
+            f"the organiser signed two different files as revision {after.number}: "
+            f"{old.fingerprint[:16]} and {new.fingerprint[:16]}; ask which one holds"
+        )
+    if after.number == before.number + 1 and after.previous != old.fingerprint:
+        raise SignatureError(
+            f"revision {after.number} does not follow revision {before.number} as it was in use "
+            f"({old.fingerprint[:16]}); the organiser has signed two of them"
+        )
+
+
+def draw(spec: str, ids: Sequence[str], seed: int) -> tuple["nx.Graph[str]", str]:
+    """The graph of a spec on these agents, and its name for the file: a file knows its agents by
+    name, in a family they take their places in order.
+
+    Raises:
+        ConfigurationError: no such graph, or another number of agents.
+    """
+    graph = graphs.build(spec, len(ids), seed)
+    if graphs.is_file(spec):
+        return graph, graphs.load(spec).topology
+    return graphs.relabelled(graph, ids), spec
+
+
+def described(number: int, fingerprint: str) -> str:
+    """A file in a few words: its revision, 0 for none, and the start of its fingerprint."""
+    return f"revision {number} ({fingerprint[:16]})" if number else fingerprint[:16]
+
+
+def _signed_revision(cluster: Cluster) -> Revision:
+    if cluster.revision is None:
+        raise ConfigurationError(
+            f"the file of run {cluster.run_id!r} is not signed and has no revisions; "
+            "`candor cluster new` with join requests makes one that has"
+        )
+    return cluster.revision
+
+
+def _members(
+    cluster: Cluster, joining: Sequence[JoinRequest], leaving: Sequence[str]
+) -> tuple[AgentEntry, ...]:
+    for agent in leaving:
+        cluster.index(agent)  # an unknown one is refused
+    members = {entry.id: entry for entry in cluster.agents if entry.id not in leaving}
+    asked: set[str] = set()
+    for request in joining:
+        entry = request.agent
+        present = members.get(entry.id)
+        if entry.id in asked:
+            raise ConfigurationError(f"there are two requests of agent {entry.id!r}; give one")
+        if present is not None and present.identity != entry.identity:
+            raise ConfigurationError(
+                f"agent {entry.id!r} is in already, with another identity; "
+                "remove that one first, or ask the new one for another id"
+            )
+        asked.add(entry.id)
+        members[entry.id] = entry
+    if tuple(members.values()) == cluster.agents:
+        raise ConfigurationError("nothing would change; no new revision is needed")
+    if not members:
+        raise ConfigurationError("nobody would be left")
+    return tuple(members.values())
+
+
+def _redrawn(
+    cluster: Cluster, agents: Sequence[AgentEntry], topology: str | None
+) -> tuple["nx.Graph[str]", str]:
+    """The graph of the new members, and the name of its topology."""
+    ids, present = tuple(entry.id for entry in agents), cluster.networkx_graph()
+    named = cluster.graph.topology
+    if topology is not None:
+        return draw(topology, ids, cluster.seed)
+    if ids == cluster.ids:
+        return present, named
+    try:
+        if graphs.is_file(named) or not nx.utils.graphs_equal(
+            draw(named, cluster.ids, cluster.seed)[0], present
+        ):
+            raise ConfigurationError(f"the edges were listed by hand, {named!r} does not give them")
+        return draw(named, ids, cluster.seed)
+    except ConfigurationError as exc:
+        raise ConfigurationError(
+            f"the graph cannot be drawn again for {len(ids)} agents: {exc}; "
+            "give one with --topology SPEC|FILE"
+        ) from exc
