@@ -23,7 +23,7 @@ from topologies.canonical import MalformedError, is_count, is_name, pack, unpack
 from topologies.signatures import SigningKey, verify
 
 HELLO_DOMAIN: Final = "candor/hello/v1"
-GREETING_VERSION: Final = 1
+GREETING_VERSION: Final = 2
 HELLO_BYTES_MAX: Final = 4096
 ID_CHARS_MAX: Final = 32
 # A lost HELLO costs one retry interval at the start of a run; more than one a second is noise.
@@ -56,7 +56,8 @@ class Greeting:
     """The body of a HELLO.
 
     `established`: the sender has proof that the life it writes to is the one it hears;
-    `round`: the sender's current round, 0 before it starts.
+    `round`: the sender's current round, 0 before it starts; `revision`: the number of its cluster
+    file, 0 for one without. The fingerprint decides, the number tells people who is behind.
     """
 
     fingerprint: str
@@ -69,6 +70,7 @@ class Greeting:
     established: bool
     round: int
     certificate: bytes
+    revision: int = 0
 
     def encode(self) -> bytes:
         """The canonical bytes that are signed."""
@@ -85,6 +87,7 @@ class Greeting:
                 self.established,
                 self.round,
                 self.certificate,
+                self.revision,
             ]
         )
 
@@ -108,6 +111,7 @@ class Greeting:
                 bool(established),
                 int(number),
                 bytes(certificate),
+                int(revision),
             ] if (
                 is_count(version)
                 and version == GREETING_VERSION
@@ -117,6 +121,7 @@ class Greeting:
                 and valid_nonce(nonce)
                 and (not echo or valid_nonce(echo))
                 and is_count(number)
+                and is_count(revision)
             ):
                 return cls(
                     fingerprint,
@@ -129,6 +134,7 @@ class Greeting:
                     established,
                     number,
                     certificate,
+                    revision,
                 )
         raise RemoteProtocolError("hello", "not a greeting")
 
@@ -155,12 +161,14 @@ class Session:
         fingerprint: str,
         certificate: bytes,
         nonce: bytes,
+        revision: int = 0,
     ) -> None:
         self._key = key
         self._own = own
         self._peer = peer
         self._run_id = run_id
         self._fingerprint = fingerprint
+        self._revision = revision
         self._certificate = certificate
         self.nonce = nonce
         self.peer_nonce: bytes | None = None
@@ -227,9 +235,9 @@ class Session:
         self._addressed = False
 
     def _refuse(self, greeting: Greeting, reply: bool, own_round: int) -> Greeted:
-        reason = (
-            f"cluster files differ: {self._own.agent} has {self._fingerprint[:16]}, "
-            f"{self._peer.agent} has {greeting.fingerprint[:16]}"
+        reason = _difference(
+            (self._own.agent, self._revision, self._fingerprint),
+            (self._peer.agent, greeting.revision, greeting.fingerprint),
         )
         moved = self.reason != reason
         self.state, self.reason, self.peer_nonce = SessionState.REFUSED, reason, None
@@ -257,6 +265,19 @@ class Session:
             established=self._settled,
             round=own_round,
             certificate=self._certificate,
+            revision=self._revision,
         )
         body = greeting.encode()
         return Hello(body, self._key.sign(HELLO_DOMAIN, body))
+
+
+def _difference(own: tuple[str, int, str], peer: tuple[str, int, str]) -> str:
+    """Two cluster files told apart, and who has to move: (agent, revision, fingerprint) each."""
+    told = ", ".join(
+        f"{agent} has {f'revision {number} ' if number else ''}{fingerprint[:16]}"
+        for agent, number, fingerprint in (own, peer)
+    )
+    behind, ahead = sorted((own, peer), key=lambda file: file[1])
+    late = 0 < behind[1] < ahead[1]
+    advice = f"; {behind[0]} needs revision {ahead[1]}" if late else ""
+    return f"cluster files differ: {told}{advice}"

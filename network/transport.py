@@ -72,10 +72,19 @@ class TransportLimits:
 
 @dataclass(frozen=True, slots=True)
 class PeerAddress:
-    """Where a neighbour listens and the CURVE key (z85, 40 characters) it must prove to hold."""
+    """Where a neighbour listens and the CURVE key (z85, 40 characters) it must prove to hold.
+
+    It is one neighbour wherever it answers: the others are dialled in turn when `endpoint` fails.
+    """
 
     endpoint: str
     curve_public: str
+    other_endpoints: tuple[str, ...] = ()
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """All addresses, in the order in which they are tried."""
+        return (self.endpoint, *self.other_endpoints)
 
 
 @dataclass(frozen=True, slots=True)

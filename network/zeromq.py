@@ -55,10 +55,14 @@ class ZeroMqTransport:
         curve_secret: str,
         peers: Mapping[str, PeerAddress],
         limits: TransportLimits | None = None,
+        *,
+        other_binds: Sequence[str] = (),
     ) -> None:
-        """`bind_endpoint` may have port 0, any free one; after start() `endpoint` tells which."""
+        """`bind_endpoint` may have port 0, any free one; after start() `endpoint` tells which.
+        A host with several addresses listens at `other_binds`, too."""
         self.agent_id = agent_id
         self.endpoint = bind_endpoint
+        self._other_binds = tuple(other_binds)
         self._keys = (curve_public, curve_secret)
         self._peers = dict(peers)
         self._limits = limits or TransportLimits()
@@ -162,6 +166,8 @@ class ZeroMqTransport:
         self._loop.add_reader(self._monitor.FD, self._guard(self._on_connections))
         self._on_connections()  # a descriptor only signals after its socket was once found empty
         self.endpoint = bind(self._router, self.endpoint)
+        for endpoint in self._other_binds:
+            bind(self._router, endpoint)
         self._sweep()
 
     def _stop_listening(self) -> None:

@@ -1,6 +1,8 @@
 """The outgoing half of one neighbour: its outbox, its DEALER, and what is known of the connection.
 
 States, from the socket monitor's events: dialling -> shaking hands -> connected -> dialling.
+A peer with several addresses is dialled at one at a time, the next when an attempt fails: two
+connections would share its messages between them, and reorder them.
 Everything is driven by callbacks on the socket's descriptor and nothing here awaits the peer, so
 that no peer, however slow, can hold anything up.
 """
@@ -14,7 +16,6 @@ from dataclasses import dataclass
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from network.errors import TransportError
 from network.transport import (
     LinkStats,
     Outbox,
@@ -23,7 +24,15 @@ from network.transport import (
     TransportLimits,
     byte_count,
 )
-from network.zeromq_options import Context, Socket, host_and_port, os_reason, sending_socket
+from network.zeromq_options import (
+    Context,
+    Route,
+    Socket,
+    dial,
+    host_and_port,
+    routes,
+    sending_socket,
+)
 
 # Below this, copying into libzmq is cheaper than keeping the buffer alive until it is sent.
 ZERO_COPY_BYTES_MIN = 64 * 1024
@@ -38,6 +47,7 @@ _EVENTS = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
+_NOT_YET = "not connected yet"
 _REFUSED = "handshake refused: they do not know our key"
 _NOT_THEIR_KEY = "handshake failed: the key they hold is not the one we have for them"
 _NOT_CURVE = "handshake failed: what listens there does not speak our protocol"
@@ -68,16 +78,20 @@ class Link:
     ) -> None:
         """`keys`: our own CURVE public and secret key, z85."""
         self.counters = Counters()
-        self._address, self._guard = address, guard
+        self._routes, self._guard = routes(address.endpoints), guard
+        self._turn = 0  # which route is tried, counted on beyond the last
+        self._succeeded = False  # this attempt led to a connection
         self._outbox = Outbox(limits)
+        # The next of several addresses is worth a try at once, the same one is not.
+        self._redial_s_min = limits.reconnect_s_min if len(self._routes) > 1 else _REDIAL_S
         self._connected = False
         self._reached = False  # the TCP connection of this attempt was made
         self._handshake_over = False  # in this attempt, well or badly
-        self._reason: str | None = "not connected yet"
+        self._reasons: dict[str, str] = {}  # why each endpoint failed last
         self._loop = asyncio.get_running_loop()
         self._redial_timer: asyncio.TimerHandle | None = None
         self._redialled_at_s = self._loop.time()
-        self._redial_s, self._redial_s_max = _REDIAL_S, limits.reconnect_s_max
+        self._redial_s, self._redial_s_max = self._redial_s_min, limits.reconnect_s_max
         self._probe: asyncio.Task[None] | None = None
         self._waiting_for_room = False
         self._socket = sending_socket(
@@ -88,15 +102,20 @@ class Link:
         self._on_events()  # a descriptor only signals after its socket was once found empty
 
     def dial(self) -> None:
-        """Start to connect. Raises TransportError: a malformed endpoint."""
-        try:
-            host_and_port(self._address.endpoint)
-            self._socket.connect(self._address.endpoint)
-        except zmq.ZMQError as exc:
-            reason = os_reason(exc)
-            raise TransportError(f"cannot dial {self._address.endpoint}: {reason}") from exc
-        except ValueError as exc:
-            raise TransportError(f"cannot dial {self._address.endpoint}: {exc}") from exc
+        """Start to connect. Raises TransportError: libzmq does not take the endpoint."""
+        dial(self._socket, self._route)
+
+    @property
+    def _route(self) -> Route:
+        return self._routes[self._turn % len(self._routes)]
+
+    @property
+    def _reason(self) -> str | None:
+        if self._connected:
+            return None
+        if len({route.endpoint for route in self._routes}) == 1:
+            return self._reasons.get(self._route.endpoint, _NOT_YET)
+        return "; ".join(f"{place}: {why}" for place, why in self._reasons.items()) or _NOT_YET
 
     @property
     def stats(self) -> LinkStats:
@@ -187,8 +206,9 @@ class Link:
             case zmq.Event.CONNECTED:
                 self._reached, self._handshake_over = True, False
             case zmq.Event.HANDSHAKE_SUCCEEDED:
-                self._connected, self._handshake_over, self._reason = True, True, None
-                self._redial_s = _REDIAL_S
+                self._connected = self._handshake_over = self._succeeded = True
+                self._redial_s = self._redial_s_min
+                self._reasons.clear()
                 self._cancel_redial()
             case zmq.Event.HANDSHAKE_FAILED_AUTH:
                 self._lost(_REFUSED)
@@ -211,16 +231,26 @@ class Link:
             self._lost(_NOT_CURVE)
 
     def _lost(self, reason: str) -> None:
-        self._connected, self._handshake_over, self._reason = False, True, reason
+        self._connected, self._handshake_over = False, True
+        self._reasons[self._route.endpoint] = reason
         # libzmq gives up for good after a refusal or a protocol error of the peer's, so that a peer
         # that first had an older cluster file would never be reached: dial again ourselves, unless
         # libzmq says that it does.
+        self._redial_later()
+
+    def _redial_later(self) -> None:
         if self._redial_timer is None:
             self._redial_timer = self._loop.call_later(self._redial_s, self._guard(self._redial))
-            self._redial_s = min(2 * self._redial_s, self._redial_s_max)
+            if (self._turn + 1) % len(self._routes) == 0:  # every address had its turn
+                self._redial_s = min(2 * self._redial_s, self._redial_s_max)
 
     def _on_retried(self) -> None:
-        self._cancel_redial()
+        # libzmq stays with one address; one where it had a connection deserves another attempt.
+        if len(self._routes) > 1 and not self._succeeded:
+            self._redial_later()
+        else:
+            self._cancel_redial()
+        self._succeeded = False
         if not self._reached and (self._probe is None or self._probe.done()):
             self._probe = self._loop.create_task(self._explain())
             self._probe.add_done_callback(self._on_explained)
@@ -236,17 +266,19 @@ class Link:
         self._redialled_at_s = self._loop.time()
         self._reached = False
         try:
-            self._socket.disconnect(self._address.endpoint)
+            self._socket.disconnect(self._route.endpoint)
         except zmq.ZMQError as exc:
             if exc.errno != errno.ENOENT:  # ENOENT: libzmq had given the connection up itself
                 raise
+        self._turn, self._succeeded = self._turn + 1, False
         self.dial()
 
     async def _explain(self) -> None:
         """Learn why TCP does not connect: the monitor says that it failed, not why."""
-        reason = await _why_unreachable(self._address.endpoint)
+        endpoint = self._route.endpoint
+        reason = await _why_unreachable(endpoint)
         if reason is not None and not self._connected and not self._reached:
-            self._reason = reason
+            self._reasons[endpoint] = reason
 
     def _on_explained(self, probe: asyncio.Task[None]) -> None:
         if not probe.cancelled():

@@ -1,6 +1,10 @@
 """Makes the transport's sockets; each option names the failure it prevents, most of them seen."""
 
+import errno
+import ipaddress
 import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import zmq
@@ -20,17 +24,42 @@ Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One way to dial an endpoint: the family has to be chosen before libzmq looks a name up."""
+
+    endpoint: str
+    ipv6: bool
+
+
+def routes(endpoints: Iterable[str]) -> tuple[Route, ...]:
+    """The ways to dial endpoints, in order; a host name may have addresses of both families.
+
+    Raises:
+        TransportError: a malformed endpoint.
+    """
+    found = []
+    for endpoint in endpoints:
+        try:
+            host, _ = host_and_port(endpoint)
+        except ValueError as exc:
+            raise TransportError(f"cannot dial {endpoint}: {exc}") from exc
+        families = (":" in host,) if _is_address(host) else (False, True)
+        found += [Route(endpoint, ipv6) for ipv6 in families]
+    return tuple(found)
+
+
 def receiving_socket(
     context: Context, endpoint: str, public: str, secret: str, limits: TransportLimits
 ) -> Socket:
-    """A ROUTER that only receives, for `bind` to `endpoint`.
+    """A ROUTER that only receives, for `bind` to `endpoint` and others.
 
     Raises:
         TransportError: a key is malformed.
     """
     socket = context.socket(zmq.ROUTER)
     try:
-        _set_common(socket, endpoint, public, secret, limits)
+        _set_common(socket, public, secret, limits)
         # Without CURVE_SERVER a plain-text peer is served.
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         # Without a domain libzmq asks no handler; without enforcement it lets everyone in when none
@@ -58,8 +87,8 @@ def bind(socket: Socket, endpoint: str) -> str:
         TransportError: the port is taken or the address is bad.
     """
     try:
-        host_and_port(endpoint)
-        socket.bind(endpoint)
+        host, _ = host_and_port(endpoint)
+        _bind(socket, endpoint, host)
     except zmq.ZMQError as exc:
         raise TransportError(f"cannot listen on {endpoint}: {os_reason(exc)}") from exc
     except ValueError as exc:
@@ -67,10 +96,24 @@ def bind(socket: Socket, endpoint: str) -> str:
     return socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
 
 
+def _bind(socket: Socket, endpoint: str, host: str) -> None:
+    # Off, a bracketed IPv6 endpoint is refused; on, an IPv4 host without IPv6 cannot bind.
+    socket.setsockopt(zmq.IPV6, int(host == "*" or ":" in host))
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as exc:
+        if host != "*" or exc.errno == errno.EADDRINUSE:
+            raise
+        # All interfaces of a host without IPv6.
+        socket.setsockopt(zmq.IPV6, 0)
+        socket.bind(endpoint)
+
+
 def sending_socket(
     context: Context, endpoint: str, server: str, public: str, secret: str, limits: TransportLimits
 ) -> Socket:
     """A DEALER that only sends, to the one peer that holds the key `server`; not connected yet.
+    `endpoint` stands in messages; `dial` connects.
 
     It sets no ROUTING_ID: the peer's ROUTER makes one up, which nobody else can claim before us.
 
@@ -79,7 +122,7 @@ def sending_socket(
     """
     socket = context.socket(zmq.DEALER)
     try:
-        _set_common(socket, endpoint, public, secret, limits)
+        _set_common(socket, public, secret, limits)
         # Whoever answers at the endpoint must prove this key, or gets nothing.
         socket.setsockopt(zmq.CURVE_SERVERKEY, server.encode())
         # 0 would queue messages for a peer that is not there, beyond our outbox's rules.
@@ -107,15 +150,25 @@ def sending_socket(
     return socket
 
 
-def _set_common(
-    socket: Socket, endpoint: str, public: str, secret: str, limits: TransportLimits
-) -> None:
+def dial(socket: Socket, route: Route) -> None:
+    """Start to connect.
+
+    Raises:
+        TransportError: libzmq does not take the endpoint.
+    """
+    try:
+        # Off, a bracketed IPv6 endpoint is refused; on, a name's IPv4 address is passed over.
+        socket.setsockopt(zmq.IPV6, int(route.ipv6))
+        socket.connect(route.endpoint)
+    except zmq.ZMQError as exc:
+        raise TransportError(f"cannot dial {route.endpoint}: {os_reason(exc)}") from exc
+
+
+def _set_common(socket: Socket, public: str, secret: str, limits: TransportLimits) -> None:
     socket.setsockopt(zmq.CURVE_PUBLICKEY, public.encode())
     socket.setsockopt(zmq.CURVE_SECRETKEY, secret.encode())
     # A peer that connects and stays silent would hold the connection for 30 s.
     socket.setsockopt(zmq.HANDSHAKE_IVL, milliseconds(limits.handshake_s))
-    # Off, a bracketed IPv6 endpoint is refused; on, an IPv4 host without IPv6 cannot bind.
-    socket.setsockopt(zmq.IPV6, int("[" in endpoint))
 
 
 def host_and_port(endpoint: str) -> tuple[str, int]:
@@ -128,6 +181,14 @@ def host_and_port(endpoint: str) -> tuple[str, int]:
     if parts.scheme != "tcp" or not parts.hostname or parts.port is None or parts.path:
         raise ValueError("an address looks like tcp://host:port")
     return parts.hostname, parts.port
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def milliseconds(seconds: float) -> int:

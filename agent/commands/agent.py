@@ -36,8 +36,9 @@ LEVELS = ("debug", "info", "warning", "error")
 )
 @click.option(
     "--listen",
+    multiple=True,
     metavar="ENDPOINT",
-    help="Bind here instead of the endpoint in the cluster file, such as tcp://0.0.0.0:7000.",
+    help="Bind here instead of where the cluster file says, such as tcp://*:7000; may be repeated.",
 )
 @click.option(
     "--strategy",
@@ -71,7 +72,7 @@ def command(
     agent: str,
     keys: Path,
     data_dir: Path,
-    listen: str | None,
+    listen: tuple[str, ...],
     strategy: str,
     data_root: Path | None,
     evaluate_every: int,

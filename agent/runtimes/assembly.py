@@ -125,6 +125,7 @@ def assemble(
                 fingerprint=cluster.fingerprint,
                 certificate=certificate,
                 nonce=nonce,
+                revision=cluster.revision.number if cluster.revision else 0,
             ),
             Inbox(pool),
         )
@@ -159,7 +160,7 @@ def assemble(
     settings = CoreSettings(
         agent=agent,
         mixing=terms.mixing[agent],
-        endpoints={peer: cluster.agent(peer).endpoint for peer in peers},
+        endpoints={peer: ", ".join(cluster.agent(peer).endpoints) for peer in peers},
         rounds=cluster.rounds.rounds,
         deadline_s=cluster.rounds.deadline_s,
         start_deadline_s=cluster.rounds.start_deadline_s,

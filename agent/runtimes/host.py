@@ -3,7 +3,7 @@
 import asyncio
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,7 @@ class HostSettings:
     agent: str
     keys: Path
     data_dir: Path
-    listen: str | None = None
+    listen: tuple[str, ...] = ()
     strategy: str = "honest"
     data_root: Path | None = None
     evaluate_every: int = 1
@@ -194,24 +194,26 @@ def build_daemon(
     journal: Journal,
     observer: Observer,
     *,
-    listen: str | None = None,
+    listen: Sequence[str] = (),
     parent_pid: int | None = None,
     snapshot: bytes | None = None,
     probe: Probe | None = None,
 ) -> Daemon:
     """A daemon on ZeroMQ, its sockets closed to everyone but the agent's neighbours."""
     limits = TransportLimits()
+    entries = map(cluster.agent, cluster.neighbours(agent))
     peers = {
-        peer: PeerAddress(cluster.agent(peer).endpoint, cluster.agent(peer).curve)
-        for peer in cluster.neighbours(agent)
+        peer.id: PeerAddress(peer.endpoint, peer.curve, peer.other_endpoints) for peer in entries
     }
+    first, *others = listen or cluster.agent(agent).listens_at
     transport = ZeroMqTransport(
         agent,
-        listen or cluster.agent(agent).endpoint,
+        first,
         identity.curve_public,
         identity.curve_secret,
         peers,
         limits,
+        other_binds=others,
     )
     core = assemble(
         cluster,

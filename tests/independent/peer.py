@@ -105,20 +105,20 @@ class Peer:
     def _greet(self, peer: str) -> None:
         near, agents = self.near[peer], self.cluster.agents
         curves = [agents[self.own]["curve"], agents[peer]["curve"]]
-        names = [1, self.cluster.run.hex(), self.own, peer, *curves]
-        state = [self.nonce, near.heard, near.settled_hello, self.round, self.certificate]
+        names = [2, self.cluster.run.hex(), self.own, peer, *curves]
+        state = [self.nonce, near.heard, near.settled_hello, self.round, self.certificate, 0]
         body = wire.pack([*names, *state])
         self._send(peer, wire.HELLO, body, wire.sign(self.keys.identity, "candor/hello/v1", body))
 
     def _on_hello(self, peer: str, body: bytes, signature: bytes) -> None:
         near, agents, now_s = self.near[peer], self.cluster.agents, time.monotonic()
-        types = (int, str, str, str, str, str, bytes, bytes, bool, int, bytes)
+        types = (int, str, str, str, str, str, bytes, bytes, bool, int, bytes, int)
         fields = wire.unpack(body, 4_096)
-        if not wire.fits(fields, *types) or fields[0] != 1 or len(fields[6]) != 16:
+        if not wire.fits(fields, *types) or fields[0] != 2 or len(fields[6]) != 16:
             raise Refused("hello")
         if not wire.is_signed(self.cluster.public(peer), "candor/hello/v1", body, signature):
             raise Refused("hello-signature")
-        _, fingerprint, sender, receiver, *curves, nonce, echo, established, _, encoded = fields
+        _, fingerprint, sender, receiver, *curves, nonce, echo, established, _, encoded, _ = fields
         if (sender, receiver) != (peer, self.own):
             raise Refused("hello-address")
         if curves != [agents[peer]["curve"], agents[self.own]["curve"]]:

@@ -96,6 +96,7 @@ GREETING = Greeting(
     established=False,
     round=7,
     certificate=certificate("a0").encode(),
+    revision=3,
 )
 SIGNED = Hello(GREETING.encode(), A.signing_key.sign(HELLO_DOMAIN, GREETING.encode()))
 IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", fullmatch=True)
@@ -111,6 +112,7 @@ GREETINGS = st.builds(
     established=st.booleans(),
     round=st.integers(0, COUNT_MAX),
     certificate=st.binary(max_size=500),
+    revision=st.integers(0, COUNT_MAX),
 )
 
 
@@ -136,13 +138,13 @@ def test_a_changed_body_is_another_greeting_and_not_signed(body: bytes) -> None:
 
 
 NAMES = ["version", "fingerprint", "sender", "receiver", "sender_curve", "receiver_curve"]
-NAMES += ["nonce", "echo", "established", "round", "certificate"]
+NAMES += ["nonce", "echo", "established", "round", "certificate", "revision"]
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("version", 2),
+        ("version", 1),
         ("version", True),
         ("version", 1.0),
         ("fingerprint", "ab" * 31),
@@ -173,6 +175,9 @@ NAMES += ["nonce", "echo", "established", "round", "certificate"]
         ("round", COUNT_MAX + 1),
         ("certificate", "text"),
         ("certificate", bytes(HELLO_BYTES_MAX)),
+        ("revision", -1),
+        ("revision", True),
+        ("revision", "2"),
     ],
 )
 def test_a_field_of_another_type_or_out_of_bounds_is_refused(name: str, value: Value) -> None:
@@ -200,6 +205,7 @@ def test_the_golden_hello_keeps_its_bytes() -> None:
             "established": GREETING.established,
             "round": GREETING.round,
             "certificate": GREETING.certificate.hex(),
+            "revision": GREETING.revision,
             "body": SIGNED.body.hex(),
             "signature": SIGNED.signature.hex(),
         },
@@ -468,6 +474,33 @@ def test_two_cluster_files_are_refused_on_both_sides_with_both_named() -> None:
     assert [outcome.refused for outcome in outcomes if outcome.refused] == [b.reason, a.reason]
     # It is said once, however often the peer calls again.
     assert b.received(hello(a), WALL_S, 0) == Greeted()
+
+
+def test_two_revisions_are_refused_with_who_has_to_move() -> None:
+    a = session("a0", revision=2)
+    b = session("a1", revision=1, fingerprint=OTHER_FINGERPRINT)
+    shake_hands(a, b)
+    assert a.reason == (
+        f"cluster files differ: a0 has revision 2 {FINGERPRINT[:16]}, "
+        f"a1 has revision 1 {OTHER_FINGERPRINT[:16]}; a1 needs revision 2"
+    )
+    assert b.reason == (
+        f"cluster files differ: a1 has revision 1 {OTHER_FINGERPRINT[:16]}, "
+        f"a0 has revision 2 {FINGERPRINT[:16]}; a1 needs revision 2"
+    )
+
+
+def test_one_number_on_two_files_helps_nobody_and_the_fingerprint_decides() -> None:
+    a = session("a0", revision=2)
+    b = session("a1", revision=2, fingerprint=OTHER_FINGERPRINT)
+    shake_hands(a, b)
+    assert a.state is b.state is SessionState.REFUSED
+    assert a.reason is not None
+    assert "needs" not in a.reason
+    # The number is signed but proves nothing: equal fingerprints are one file.
+    a, b = session("a0", revision=2), session("a1", revision=1)
+    shake_hands(a, b)
+    assert stand(a, b)
 
 
 def test_a_refusal_reaches_a_side_that_missed_the_reply() -> None:

@@ -1,7 +1,6 @@
 """A join request holds for one organiser, one agent and exactly what it says, or is refused."""
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.golden import assert_golden
 from topologies import z85
 from topologies.files import validated
 from topologies.requests import (
@@ -26,7 +26,6 @@ from topologies.requests import (
 from topologies.signatures import SigningKey
 from topologies.specs import ConfigurationError, SignatureError
 
-VECTOR = Path(__file__).parents[1] / "vectors" / "request.json"
 KEY = SigningKey(bytes(range(32)))
 ORGANISER = SigningKey(bytes(32))
 CURVE = z85.encode(hashlib.sha256(b"curve").digest())
@@ -44,14 +43,21 @@ def make(**changes: Any) -> JoinRequest:
 
 
 def test_the_golden_request_keeps_its_bytes(tmp_path: Path) -> None:
-    vector = json.loads(VECTOR.read_text())
-    request = make()
-    assert join_body(request.agent, request.organiser).hex() == vector["body"]
-    assert request.agent.join == vector["signature"]
-    assert dump_request(request) == vector["toml"]
-    path = tmp_path / "r.toml"
-    path.write_text(vector["toml"])
+    request, path = make(), tmp_path / "r.toml"
+    path.write_text(dump_request(request))
     assert load_request(path) == request
+    assert_golden(
+        "request.json",
+        {
+            "about": "A join request; `signature` is over candor/join/v1 || body.",
+            "identity_seed": bytes(range(32)).hex(),
+            "identity_public": KEY.public.hex(),
+            "organiser": request.organiser,
+            "body": join_body(request.agent, request.organiser).hex(),
+            "signature": request.agent.join,
+            "toml": dump_request(request),
+        },
+    )
 
 
 HOSTS = st.from_regex(r"[a-z]{1,10}(\.[a-z]{1,10}){0,2}", fullmatch=True) | st.ip_addresses(

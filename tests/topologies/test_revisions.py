@@ -1,7 +1,6 @@
 """Revisions: signed, numbered, chained; members come and go, the graph is drawn anew."""
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.golden import assert_golden
 from topologies import z85
 from topologies.cluster import (
     Cluster,
@@ -30,7 +30,6 @@ from topologies.revisions import amended, check_succession, draw, first_revision
 from topologies.signatures import SigningKey
 from topologies.specs import ConfigurationError, SignatureError
 
-VECTOR = Path(__file__).parents[1] / "vectors" / "revision.json"
 ORGANISER = SigningKey(bytes(32))
 OTHER = SigningKey(b"other organiser's seed".ljust(32))
 DIGEST = model_digest(np.zeros(3, dtype=np.float32))
@@ -77,11 +76,18 @@ def reload(cluster: Cluster, directory: Path, edit: Callable[[str], str] = str) 
 
 
 def test_the_golden_revision_keeps_its_bytes(tmp_path: Path) -> None:
-    vector = json.loads(VECTOR.read_text())
     second = amended(make(), ORGANISER, joining=[request("e")])
-    assert dump_cluster(second) == vector["toml"]
-    assert (second.fingerprint, second.signature) == (vector["fingerprint"], vector["signature"])
     assert reload(second, tmp_path) == second
+    assert_golden(
+        "revision.json",
+        {
+            "about": "A second revision; `signature` is over candor/organiser/v1 || fingerprint.",
+            "organiser_seed": bytes(32).hex(),
+            "fingerprint": second.fingerprint,
+            "signature": second.signature,
+            "toml": dump_cluster(second),
+        },
+    )
 
 
 @pytest.mark.parametrize(
