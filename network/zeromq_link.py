@@ -48,9 +48,9 @@ _EVENTS = (
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
 _NOT_YET = "not connected yet"
-_REFUSED = "handshake refused: they do not know our key"
+_REFUSED = "handshake refused: they do not know our key; is a cluster file of another revision?"
 _NOT_THEIR_KEY = "handshake failed: the key they hold is not the one we have for them"
-_NOT_CURVE = "handshake failed: what listens there does not speak our protocol"
+NOT_CURVE = "handshake failed: what listens there does not speak our protocol"
 _SILENT = "handshake failed: no answer in time"
 
 
@@ -210,25 +210,20 @@ class Link:
                 self._redial_s = self._redial_s_min
                 self._reasons.clear()
                 self._cancel_redial()
-            case zmq.Event.HANDSHAKE_FAILED_AUTH:
-                self._lost(_REFUSED)
-            case zmq.Event.HANDSHAKE_FAILED_PROTOCOL:
-                self._lost(_NOT_CURVE)
-            case zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:
-                # A server that cannot open our first message just hangs up.
-                self._lost(_SILENT if value == zmq.EAGAIN else _NOT_THEIR_KEY)
             case zmq.Event.DISCONNECTED:
                 self._on_disconnected()
             case zmq.Event.CONNECT_RETRIED:
                 self._on_retried()
-            case _:  # the monitor's own end
-                pass
+            case _:
+                failure = handshake_failure(event, value)
+                if failure is not None:  # else it is the monitor's own end
+                    self._lost(failure)
 
     def _on_disconnected(self) -> None:
         if self._connected:
             self._lost("connection lost")
         elif not self._handshake_over:  # not even a failed one: the bytes were no ZMTP
-            self._lost(_NOT_CURVE)
+            self._lost(NOT_CURVE)
 
     def _lost(self, reason: str) -> None:
         self._connected, self._handshake_over = False, True
@@ -283,6 +278,20 @@ class Link:
     def _on_explained(self, probe: asyncio.Task[None]) -> None:
         if not probe.cancelled():
             self._guard(probe.result)()
+
+
+def handshake_failure(event: zmq.Event, value: int) -> str | None:
+    """Why a handshake failed, by the monitor's event and its value; None for other events."""
+    match event:
+        case zmq.Event.HANDSHAKE_FAILED_AUTH:
+            return _REFUSED
+        case zmq.Event.HANDSHAKE_FAILED_PROTOCOL:
+            return NOT_CURVE
+        case zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:
+            # A server that cannot open our first message just hangs up.
+            return _SILENT if value == zmq.EAGAIN else _NOT_THEIR_KEY
+        case _:
+            return None
 
 
 async def _why_unreachable(endpoint: str) -> str | None:

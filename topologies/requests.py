@@ -158,18 +158,24 @@ def dump_request(request: JoinRequest) -> str:
     )
 
 
-def check_strangers(requests: Sequence[JoinRequest], organiser: str) -> None:
-    """Check that every request is meant for this organiser.
+def entries_for(requests: Sequence[JoinRequest], organiser: str) -> dict[str, AgentEntry]:
+    """The entries that the agents ask this organiser for, by id, in the order of the requests.
 
     Raises:
-        ConfigurationError: one is not; names it.
+        ConfigurationError: a request is meant for another organiser, or one agent has two.
     """
+    entries: dict[str, AgentEntry] = {}
     for request in requests:
+        agent = request.agent.id
         if request.organiser != organiser:
             raise ConfigurationError(
-                f"the request of agent {request.agent.id!r} is for the organiser "
+                f"the request of agent {agent!r} is for the organiser "
                 f"{request.organiser[:12]}…, not {organiser[:12]}…; ask for one that names you"
             )
+        if agent in entries:
+            raise ConfigurationError(f"there are two requests of agent {agent!r}; give one")
+        entries[agent] = request.agent
+    return entries
 
 
 def _bindable(endpoint: str) -> str:

@@ -5,13 +5,13 @@ sessions, statements and ledgers all begin anew, and daemons of different revisi
 other. What was settled stays where it is, see `agent.succession`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import networkx as nx
 
 from topologies import graphs
 from topologies.cluster import AgentEntry, Cluster, Revision, assemble_cluster, signed
-from topologies.requests import JoinRequest, check_strangers
+from topologies.requests import JoinRequest, entries_for
 from topologies.signatures import SigningKey
 from topologies.specs import ConfigurationError, SignatureError
 
@@ -46,8 +46,9 @@ def amended(
             f"revision {revision.number} is of the organiser {revision.organiser[:12]}…, and these "
             f"are the keys of {organiser[:12]}…; only the same one may go on"
         )
-    check_strangers(joining, organiser)
-    agents = _members(cluster, joining, leaving)
+    agents = _members(cluster, entries_for(joining, organiser), leaving)
+    if topology is None and agents == cluster.agents:
+        raise ConfigurationError("nothing would change; no new revision is needed")
     graph, name = _redrawn(cluster, agents, topology)
     return signed(
         assemble_cluster(
@@ -120,11 +121,6 @@ def draw(spec: str, ids: Sequence[str], seed: int) -> tuple["nx.Graph[str]", str
     return graphs.relabelled(graph, ids), spec
 
 
-def described(number: int, fingerprint: str) -> str:
-    """A file in a few words: its revision, 0 for none, and the start of its fingerprint."""
-    return f"revision {number} ({fingerprint[:16]})" if number else fingerprint[:16]
-
-
 def _signed_revision(cluster: Cluster) -> Revision:
     if cluster.revision is None:
         raise ConfigurationError(
@@ -135,26 +131,18 @@ def _signed_revision(cluster: Cluster) -> Revision:
 
 
 def _members(
-    cluster: Cluster, joining: Sequence[JoinRequest], leaving: Sequence[str]
+    cluster: Cluster, joining: Mapping[str, AgentEntry], leaving: Sequence[str]
 ) -> tuple[AgentEntry, ...]:
     for agent in leaving:
         cluster.index(agent)  # an unknown one is refused
     members = {entry.id: entry for entry in cluster.agents if entry.id not in leaving}
-    asked: set[str] = set()
-    for request in joining:
-        entry = request.agent
-        present = members.get(entry.id)
-        if entry.id in asked:
-            raise ConfigurationError(f"there are two requests of agent {entry.id!r}; give one")
-        if present is not None and present.identity != entry.identity:
+    for agent, entry in joining.items():
+        if agent in members and members[agent].identity != entry.identity:
             raise ConfigurationError(
-                f"agent {entry.id!r} is in already, with another identity; "
+                f"agent {agent!r} is in already, with another identity; "
                 "remove that one first, or ask the new one for another id"
             )
-        asked.add(entry.id)
-        members[entry.id] = entry
-    if tuple(members.values()) == cluster.agents:
-        raise ConfigurationError("nothing would change; no new revision is needed")
+        members[agent] = entry
     if not members:
         raise ConfigurationError("nobody would be left")
     return tuple(members.values())

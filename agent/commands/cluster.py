@@ -7,19 +7,21 @@ from typing import Any
 import click
 
 from agent import compose, keys
-from agent.dial import Answer, dial_all
+from agent.commands.cluster_check import check
+from agent.commands.cluster_members import add, facts, remove, request, signed_line, tell_written
 from agent.options import data_root_option, json_option, section, settings_options
-from topologies import graphs, mixing, spectral
+from topologies import graphs, mixing, revisions, spectral
 from topologies.cluster import (
     AlgorithmSettings,
-    Cluster,
     PaymentSettings,
     RoundSettings,
     assemble_cluster,
     dump_cluster,
     load_cluster,
+    signed,
 )
 from topologies.files import write_text
+from topologies.requests import entries_for, load_request
 from topologies.specs import ConfigurationError
 
 
@@ -27,16 +29,27 @@ from topologies.specs import ConfigurationError
 def command() -> None:
     """Write, check and show a cluster file: who is in a run, and what all do alike.
 
+    Agents ask to join, an organiser signs who is in; agents join and leave in numbered revisions.
+
     \b
     Examples:
-      candor cluster new --topology ring --task digits --run-id demo -o c.toml \\
-          --agent alice=keys/alice@tcp://10.0.0.1:7000 --agent bob=bob.toml@tcp://10.0.0.2:7000
-      candor cluster check c.toml --id alice --keys keys/alice
-      candor cluster show c.toml
+      candor cluster request keys/alice --id alice --endpoint tcp://198.51.100.10:7000 \\
+          --organiser organiser.toml -o alice.request.toml
+      candor cluster new requests/*.toml --sign-with keys/organiser --topology ring --task digits \\
+          --run-id spring -o cluster.toml
+      candor cluster check cluster.toml --id alice --keys keys/alice
+      candor cluster add cluster.toml dave.request.toml --sign-with keys/organiser -o new.toml
     """
 
 
 @command.command()
+@click.argument("requests", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--sign-with",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="KEYS",
+    help="The organiser's keys: with join requests, signs the file as revision 1.",
+)
 @click.option("--topology", required=True, metavar="SPEC|FILE", help="A topology's spec or file.")
 @click.option("--task", required=True, metavar="NAME", help="A built-in task, or module:Class.")
 @click.option("--run-id", required=True, help="Name of the run; in every signature.")
@@ -73,6 +86,8 @@ def command() -> None:
 @data_root_option
 @json_option
 def new(
+    requests: tuple[Path, ...],
+    sign_with: Path | None,
     topology: str,
     task: str,
     run_id: str,
@@ -87,42 +102,53 @@ def new(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Write a cluster file from public keys, addresses and settings.
+    """Write a cluster file: signed from join REQUESTS, or unsigned from public keys and addresses.
 
-    Agents are either named one by one with --agent, or all on this host with --base-port and
-    --keys-root. Named agents take the places a0, a1, … of a family in the order given; a topology
-    file knows its agents by name.
+    Without requests, agents are named one by one with --agent, or all on this host with --base-port
+    and --keys-root. Agents take the places of a family in the order given; a topology file knows
+    its agents by name.
 
     \b
     Examples:
+      candor cluster new requests/*.toml --sign-with keys/organiser --topology ring --task digits \\
+          --run-id spring -o cluster.toml
       candor cluster new --topology ring --task digits --run-id demo -o c.toml \\
           --agent alice=keys/alice@tcp://10.0.0.1:7000 --agent bob=bob.toml@tcp://10.0.0.2:7000
       candor cluster new --topology torus --agents 4 --base-port 7000 --keys-root keys \\
           --task digits --run-id demo -o c.toml
     """
-    if named and (agents is not None or base_port is not None or keys_root is not None):
+    if bool(requests) != (sign_with is not None):
+        raise ConfigurationError("join requests and --sign-with KEYS go together; give both")
+    local = agents is not None or base_port is not None or keys_root is not None
+    if (named or requests) and (local or (named and requests)):
         raise ConfigurationError(
-            "--agent names agents one by one; leave out --agents, --base-port and --keys-root"
+            "join requests or --agent name agents one by one; choose one of them and leave out "
+            "--agents, --base-port and --keys-root"
         )
+    key = keys.load(sign_with).signing_key if sign_with else None
     entries = [compose.named_entry(text) for text in named]
-    graph = graphs.build(topology, len(entries) if named else agents, seed)
+    if key is not None:
+        found = [load_request(path) for path in requests]
+        entries = list(entries_for(found, key.public.hex()).values())
     source = graphs.load(topology) if graphs.is_file(topology) else None
-    if not named:
+    if entries:
+        graph, name = revisions.draw(topology, [entry.id for entry in entries], seed)
+    else:
+        graph, name = graphs.build(topology, agents, seed), source.topology if source else topology
         if base_port is None or keys_root is None:
             raise ConfigurationError(
-                "who are the agents? give --agent ID=KEYS@ENDPOINT for each, or, with all of them "
-                "on this host, --base-port and --keys-root"
+                "who are the agents? give join requests and --sign-with, or --agent "
+                "ID=KEYS@ENDPOINT for each, or, with all of them on this host, --base-port and "
+                "--keys-root"
             )
         entries = compose.local_entries(list(graph), keys_root, base_port)
-    elif source is None:
-        graph = graphs.relabelled(graph, [entry.id for entry in entries])
     compose.check_rule(settings["rule"])
     compose.check_partition(settings["partition"])
     cluster = assemble_cluster(
         run_id=run_id,
         seed=seed,
         graph=graph,
-        topology=source.topology if source else topology,
+        topology=name,
         mixing_name=mixing_name or (source.mixing if source else mixing.DEFAULT_MIXING),
         agents=entries,
         algorithm=section(AlgorithmSettings, settings, "algorithm"),
@@ -135,82 +161,12 @@ def new(
             partition=settings["partition"],
             batch_size=settings["batch_size"],
         ),
+        revision=revisions.first_revision(key) if key else None,
     )
+    if key is not None:
+        cluster = signed(cluster, key)
     write_text(output, dump_cluster(cluster))
-    if as_json:
-        click.echo(json.dumps({"path": str(output), **_facts(cluster)}))
-        return
-    click.echo(f"{output}: run {run_id}, {len(entries)} agents, fingerprint {cluster.fingerprint}")
-    click.echo(
-        f"Next: give {output} to every agent, and run `candor cluster check {output}` there."
-    )
-
-
-@command.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--id", "agent", help="Check as this agent: only its neighbours are dialled.")
-@click.option(
-    "--keys",
-    "keys_dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Check that these are the keys of --id.",
-)
-@click.option(
-    "--timeout-s",
-    type=click.FloatRange(min=0, min_open=True),
-    default=5.0,
-    show_default=True,
-    help="Longest wait for all endpoints together, seconds.",
-)
-@click.option("--no-dial", is_flag=True, help="Connect to nobody.")
-@click.option("--no-task", is_flag=True, help="Do not build the task's model.")
-@data_root_option
-@json_option
-@click.pass_context
-def check(
-    context: click.Context,
-    file: Path,
-    agent: str | None,
-    keys_dir: Path | None,
-    timeout_s: float,
-    no_dial: bool,
-    no_task: bool,
-    data_root: Path | None,
-    as_json: bool,
-) -> None:
-    """Check a cluster FILE, the keys and the task on this host, and that its endpoints answer.
-
-    Exit codes: 0 all is well, 1 an endpoint does not answer, 2 file, keys or task are not right.
-
-    \b
-    Examples:
-      candor cluster check c.toml --id a3 --keys keys/a3
-      candor cluster check c.toml --no-dial
-    """
-    cluster = load_cluster(file)
-    compose.check_rule(cluster.payments.rule)
-    compose.check_partition(cluster.task.partition)
-    dialled = cluster.ids if agent is None else cluster.neighbours(agent)
-    if keys_dir is not None:
-        _check_keys(cluster, agent, keys_dir)
-    if not no_task:
-        _check_task(cluster, data_root)
-    endpoints = {} if no_dial else {name: cluster.agent(name).endpoint for name in dialled}
-    answers = dial_all(endpoints.values(), timeout_s)
-    reached = all(answer.reason is None for answer in answers.values())
-    if as_json:
-        shown = [
-            {"agent": name, "endpoint": endpoint, "reason": answers[endpoint].reason}
-            for name, endpoint in endpoints.items()
-        ]
-        facts = {"ok": reached, "run_id": cluster.run_id, "fingerprint": cluster.fingerprint}
-        click.echo(json.dumps(facts | {"endpoints": shown}))
-    else:
-        click.echo(f"{file}: valid, fingerprint {cluster.fingerprint}")
-        for name, endpoint in endpoints.items():
-            click.echo(_endpoint_line(name, endpoint, answers[endpoint]))
-    if not reached:
-        context.exit(1)
+    tell_written(output, cluster, as_json)
 
 
 @command.command()
@@ -225,10 +181,11 @@ def show(file: Path, as_json: bool) -> None:
     """
     cluster = load_cluster(file)
     if as_json:
-        click.echo(json.dumps(_facts(cluster)))
+        click.echo(json.dumps(facts(cluster)))
         return
     sections = cluster.model_dump(exclude={"agents", "graph"})
     click.echo(f"run {cluster.run_id}, seed {cluster.seed}, fingerprint {cluster.fingerprint}")
+    click.echo(f"{'signed':<11}{signed_line(cluster)}")
     for name in ("task", "algorithm", "rounds", "payments"):
         settings = ", ".join(f"{key} {value}" for key, value in sections[name].items())
         click.echo(f"{name:<11}{settings}")
@@ -239,46 +196,13 @@ def show(file: Path, as_json: bool) -> None:
     )
     click.echo("\nEach agent listens at its endpoint and dials its neighbours there:")
     width = max(len(name) for name in cluster.ids)
-    place = max(len(entry.endpoint) for entry in cluster.agents)
+    places = {entry.id: ", ".join(entry.endpoints) for entry in cluster.agents}
+    place = max(map(len, places.values()))
     for entry in cluster.agents:
         dials = " ".join(cluster.neighbours(entry.id)) or "nobody"
-        click.echo(f"{entry.id:>{width}}  {entry.endpoint:<{place}}  dials {dials}")
+        click.echo(f"{entry.id:>{width}}  {places[entry.id]:<{place}}  dials {dials}")
 
 
-def _facts(cluster: Cluster) -> dict[str, Any]:
-    """The file's content, its fingerprint, and whom each agent dials."""
-    return {
-        "fingerprint": cluster.fingerprint,
-        **cluster.model_dump(mode="json"),
-        "spectral_gap": spectral.spectral_gap(cluster.mixing_matrix()),
-        "dials": {agent: list(cluster.neighbours(agent)) for agent in cluster.ids},
-    }
-
-
-def _check_keys(cluster: Cluster, agent: str | None, keys_dir: Path) -> None:
-    if agent is None:
-        raise ConfigurationError("--keys: say whose keys they are with --id")
-    entry, public = cluster.agent(agent), keys.load(keys_dir).public
-    for name, stated, found in (
-        ("identity", entry.identity, public.identity.hex()),
-        ("curve", entry.curve, public.curve),
-    ):
-        if stated != found:
-            raise ConfigurationError(
-                f"{keys_dir}: its {name} key is not the one of agent {agent!r} in the cluster file "
-                f"({found[:12]}…, not {stated[:12]}…); use that agent's keys or write the file anew"
-            )
-
-
-def _check_task(cluster: Cluster, data_root: Path | None) -> None:
-    from agent.learner import verified_initial_parameters
-    from agent.tasks import resolve_task
-
-    task = resolve_task(cluster.task.name, data_root)
-    verified_initial_parameters(task, cluster.task, cluster.seed)
-
-
-def _endpoint_line(agent: str, endpoint: str, answer: Answer) -> str:
-    if answer.reason is None:
-        return f"ok    {agent} {endpoint} ({1000 * answer.seconds:.0f} ms)"
-    return f"FAIL  {agent} {endpoint}: {answer.reason}; does its agent run, and is the port open?"
+command.add_command(check)
+for _membership in (request, add, remove):
+    command.add_command(_membership)

@@ -1,6 +1,7 @@
 """One daemon on its host: reads keys and cluster file, runs, and leaves its outputs."""
 
 import asyncio
+import logging
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from agent.partition import Shard
 from agent.runtimes.assembly import assemble, channel_terms
 from agent.runtimes.daemon import INTERRUPTED, Daemon, Observer, Result, Work
 from agent.runtimes.recorder import SNAPSHOT_NAME, Recorder
+from agent.runtimes.succession import MODEL_NAME, keep, move_on
 from agent.status import DataDirLock, State
 from agent.store import FILE_NAME as STORE_NAME
 from agent.store import Store, StoreError
@@ -36,7 +38,6 @@ from topologies.canonical import MalformedError
 from topologies.cluster import Cluster, load_cluster
 from topologies.specs import ConfigurationError
 
-MODEL_NAME: Final = "model.safetensors"
 _STATES: Final[Mapping[int, State]] = {0: "done", INTERRUPTED: "interrupted"}
 
 
@@ -72,13 +73,15 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
     _make_data_dir(settings.data_dir)
     with ExitStack() as stack:
         stack.enter_context(DataDirLock(settings.data_dir))
+        moved = move_on(settings.data_dir, cluster, settings.agent, identity.signing_key)
         terms = list(channel_terms(cluster, settings.agent).values())
         path = settings.data_dir / STORE_NAME
         store = stack.enter_context(
             Store.open(path, fingerprint=cluster.fingerprint, channels=terms)
         )
+        keep(settings.data_dir, cluster)
         try:
-            result = _run(cluster, identity, settings, work, store, stack, probe)
+            result = _run(cluster, identity, settings, work, store, stack, probe, moved)
             write_exports(store, cluster, settings.agent, identity.signing_key, settings.data_dir)
             save_file(dict(learner.state_dict(result.x)), settings.data_dir / MODEL_NAME)
         except (MalformedError, StoreError, OSError, SafetensorError) as exc:
@@ -143,10 +146,16 @@ def _run(
     store: Store,
     stack: ExitStack,
     probe: Probe | None,
+    moved: Path | None,
 ) -> Result:
     agent, data_dir = settings.agent, settings.data_dir
     journal = Journal(agent, data_dir, settings.log_level)
     stack.callback(journal.close)
+    if cluster.revision is not None:
+        number, fingerprint = cluster.revision.number, cluster.fingerprint[:16]
+        journal.log(logging.INFO, "revision", {"number": number, "fingerprint": fingerprint})
+    if moved is not None:
+        journal.log(logging.WARNING, "ledgers_moved", {"to": str(moved)})
     recorder = stack.enter_context(
         Recorder(
             data_dir,

@@ -17,8 +17,8 @@ from topologies.requests import (
     REQUEST_BYTES_MAX,
     AgentEntry,
     JoinRequest,
-    check_strangers,
     dump_request,
+    entries_for,
     join_body,
     load_request,
     make_request,
@@ -159,10 +159,13 @@ def test_what_no_agent_can_be_is_not_signed(changes: dict[str, Any], message: st
         make(**changes)
 
 
-def test_a_request_for_another_organiser_is_named() -> None:
-    check_strangers([make()], ORGANISER.public.hex())
-    with pytest.raises(ConfigurationError, match="'hospital-a' is for the organiser"):
-        check_strangers([make()], KEY.public.hex())
+def test_a_request_is_for_one_organiser_and_there_is_one_of_an_agent() -> None:
+    mine, other = make(), make(agent="b", organiser=KEY.public.hex())
+    assert entries_for([mine], ORGANISER.public.hex()) == {"hospital-a": mine.agent}
+    with pytest.raises(ConfigurationError, match="'b' is for the organiser"):
+        entries_for([mine, other], ORGANISER.public.hex())
+    with pytest.raises(ConfigurationError, match="two requests of agent 'hospital-a'"):
+        entries_for([mine, mine], ORGANISER.public.hex())
 
 
 @pytest.mark.parametrize(

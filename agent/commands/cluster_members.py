@@ -1,0 +1,196 @@
+"""`candor cluster request|add|remove`: who takes part, from a join request to the next revision."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent import compose, keys
+from agent.options import json_option
+from topologies import revisions, spectral
+from topologies.cluster import Cluster, dump_cluster, load_cluster
+from topologies.files import write_text
+from topologies.requests import dump_request, load_request, make_request
+
+_Command = Callable[..., None]
+
+
+@click.command()
+@click.argument("directory", metavar="KEYS", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--id", "agent", required=True, help="The id that this agent shall have.")
+@click.option(
+    "--endpoint",
+    "endpoints",
+    required=True,
+    multiple=True,
+    metavar="ENDPOINT",
+    help="Where neighbours dial it; repeated, they try one after the other.",
+)
+@click.option(
+    "--bind",
+    multiple=True,
+    metavar="ENDPOINT",
+    help="Where it listens, if not at its endpoints: tcp://*:7000, tcp://eth0:7000.",
+)
+@click.option(
+    "--organiser",
+    required=True,
+    metavar="KEY|FILE",
+    help="Who may put the run together: an identity in hex, or the organiser's public.toml.",
+)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the request here.",
+)
+@json_option
+def request(
+    directory: Path,
+    agent: str,
+    endpoints: tuple[str, ...],
+    bind: tuple[str, ...],
+    organiser: str,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Ask to join a run: write a small file, signed with KEYS, for the organiser.
+
+    It says under which id, keys and addresses this agent takes part, and which organiser it trusts:
+    a cluster file that another one signs does not hold for it. Nothing in it is secret.
+
+    \b
+    Example:
+      candor cluster request keys/alice --id alice --endpoint tcp://alice.example:7000 \\
+          --endpoint tcp://[2001:db8::10]:7000 --organiser organiser.toml -o alice.request.toml
+    """
+    identity = keys.load(directory)
+    made = make_request(
+        identity.signing_key,
+        organiser=compose.organiser_key(organiser),
+        agent=agent,
+        curve=identity.curve_public,
+        endpoints=endpoints,
+        bind=bind,
+    )
+    write_text(output, dump_request(made))
+    if as_json:
+        click.echo(json.dumps({"path": str(output), **made.model_dump(mode="json")}))
+        return
+    click.echo(f"{output}: {agent} at {', '.join(endpoints)}, for organiser {made.organiser}")
+    click.echo(f"Next: send {output} to the organiser, who answers with a cluster file.")
+
+
+def _amending(function: _Command) -> _Command:
+    """The options of both commands that write the next revision."""
+    for option in (
+        json_option,
+        click.option(
+            "-o",
+            "--output",
+            required=True,
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="Write the new cluster file here.",
+        ),
+        click.option(
+            "--topology",
+            metavar="SPEC|FILE",
+            help="The new graph.  [default: the same family, drawn for the new members]",
+        ),
+        click.option(
+            "--sign-with",
+            required=True,
+            metavar="KEYS",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="The organiser's keys.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("requests", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_amending
+def add(
+    file: Path,
+    requests: tuple[Path, ...],
+    sign_with: Path,
+    topology: str | None,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Let agents join by their REQUESTS: sign the next revision of a cluster FILE.
+
+    An agent that is in already and asks again, with the same identity, gets its new addresses.
+
+    \b
+    Example:
+      candor cluster add cluster.toml dave.request.toml --sign-with keys/organiser -o cluster-2.toml
+    """
+    key = keys.load(sign_with).signing_key
+    joining = [load_request(path) for path in requests]
+    cluster = revisions.amended(load_cluster(file), key, joining=joining, topology=topology)
+    write_text(output, dump_cluster(cluster))
+    tell_written(output, cluster, as_json)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@_amending
+def remove(
+    file: Path,
+    ids: tuple[str, ...],
+    sign_with: Path,
+    topology: str | None,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Take agents out: sign the next revision of a cluster FILE, without them.
+
+    \b
+    Example:
+      candor cluster remove cluster.toml carol --sign-with keys/organiser -o cluster-3.toml
+    """
+    key = keys.load(sign_with).signing_key
+    cluster = revisions.amended(load_cluster(file), key, leaving=ids, topology=topology)
+    write_text(output, dump_cluster(cluster))
+    tell_written(output, cluster, as_json)
+
+
+def tell_written(path: Path, cluster: Cluster, as_json: bool) -> None:
+    """Say which file was written and what to do with it."""
+    if as_json:
+        click.echo(json.dumps({"path": str(path), **facts(cluster)}))
+        return
+    count = f"{len(cluster.ids)} agent{'' if len(cluster.ids) == 1 else 's'}"
+    click.echo(f"{path}: run {cluster.run_id}, {count}, fingerprint {cluster.fingerprint}")
+    if cluster.revision:
+        click.echo(signed_line(cluster))
+    click.echo(f"Next: give {path} to every agent, and run `candor cluster check {path}` there.")
+    if cluster.revision and cluster.revision.number > 1:
+        click.echo("Then stop all daemons and start them with it: revisions do not mix.")
+
+
+def signed_line(cluster: Cluster) -> str:
+    """By whom a file is signed, as which revision."""
+    if cluster.revision is None:
+        return "by nobody: compare the fingerprint with the others'"
+    number, previous = cluster.revision.number, cluster.revision.previous
+    follows = f", follows {previous[:16]}" if previous else ""
+    return f"revision {number} by organiser {cluster.revision.organiser}{follows}"
+
+
+def facts(cluster: Cluster) -> dict[str, Any]:
+    """The file's content, its fingerprint, and whom each agent dials."""
+    return {
+        "fingerprint": cluster.fingerprint,
+        **cluster.model_dump(mode="json"),
+        "spectral_gap": spectral.spectral_gap(cluster.mixing_matrix()),
+        "dials": {agent: list(cluster.neighbours(agent)) for agent in cluster.ids},
+    }

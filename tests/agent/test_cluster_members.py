@@ -1,0 +1,301 @@
+"""The way of a file: keys, join requests, a signed file, checks, agents that join and leave."""
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from agent import cli, keys
+from agent.dial import greet_all
+from network.transport import PeerAddress
+from network.zeromq import ZeroMqTransport
+from topologies.cluster import Cluster, load_cluster
+
+IDS = ("alice", "bob", "carol")
+
+
+class Candor:
+    """The command line, run in a directory with keys of an organiser and three agents."""
+
+    def __init__(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.root, self._capsys = root, capsys
+
+    def run(self, *words: str | Path) -> tuple[int, str, str]:
+        self._capsys.readouterr()
+        code = cli.run([str(word) for word in words])
+        return (code, *self._capsys.readouterr())
+
+    def done(self, *words: str | Path) -> str:
+        code, out, err = self.run(*words)
+        assert code == 0, err
+        return out
+
+    def refused(self, code: int, *words: str | Path) -> str:
+        found, _, err = self.run(*words)
+        assert found == code, err
+        assert err.startswith("candor: error: ")
+        assert err.count("\n") == 1
+        assert "Traceback" not in err
+        return err
+
+    def request(self, agent: str, *endpoints: str, organiser: str = "organiser") -> Path:
+        if not (self.root / "keys" / agent).exists():
+            self.done("keygen", self.root / "keys" / agent)
+        path = self.root / f"{agent}.request.toml"
+        places = [word for place in endpoints for word in ("--endpoint", place)]
+        public = self.root / "keys" / organiser / "public.toml"
+        shared = ("--organiser", public, "-o", path)
+        self.done("cluster", "request", self.root / "keys" / agent, "--id", agent, *places, *shared)
+        return path
+
+    def sign(self, *words: str | Path, topology: str = "ring") -> Cluster:
+        """`cluster new`, `add` or `remove` with the organiser's keys."""
+        output = self.root / "cluster.toml"
+        what = ("--sign-with", self.root / "keys" / "organiser", "-o", output)
+        if words[0] == "new":
+            what += ("--topology", topology, "--task", "digits", "--run-id", "spring")
+        self.done("cluster", *words, *what)
+        return load_cluster(output)
+
+
+@pytest.fixture
+def candor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Candor:
+    made = Candor(tmp_path, capsys)
+    made.done("keygen", tmp_path / "keys" / "organiser")
+    return made
+
+
+@pytest.fixture
+def requests(candor: Candor) -> list[Path]:
+    return [
+        candor.request(agent, f"tcp://{agent}.example:7000", f"tcp://[2001:db8::{i + 1}]:7000")
+        for i, agent in enumerate(IDS)
+    ]
+
+
+def test_from_keys_to_a_signed_file(candor: Candor, requests: list[Path], tmp_path: Path) -> None:
+    cluster = candor.sign("new", *requests)
+    public = keys.load_public(tmp_path / "keys" / "organiser")
+    assert cluster.ids == IDS
+    assert cluster.revision is not None
+    assert (cluster.revision.number, cluster.revision.organiser) == (1, public.identity.hex())
+    assert cluster.agent("bob").endpoints == ("tcp://bob.example:7000", "tcp://[2001:db8::2]:7000")
+    out = candor.done(
+        "cluster", "check", tmp_path / "cluster.toml", "--id", "bob", "--no-dial",
+        "--keys", tmp_path / "keys" / "bob", "--organiser", tmp_path / "keys" / "organiser",
+    )  # fmt: skip
+    assert f"revision 1, signed by organiser {public.identity.hex()}" in out
+    assert "all 3 agents signed their entries" in out
+    shown = candor.done("cluster", "show", tmp_path / "cluster.toml")
+    assert "tcp://bob.example:7000, tcp://[2001:db8::2]:7000" in shown
+    assert "revision 1 by organiser" in shown
+
+
+def test_agents_join_move_and_leave(candor: Candor, requests: list[Path], tmp_path: Path) -> None:
+    file, old = tmp_path / "cluster.toml", tmp_path / "old.toml"
+    first = candor.sign("new", *requests)
+    old.write_text(file.read_text())
+    second = candor.sign("add", file, candor.request("dave", "tcp://dave.example:7000"))
+    assert (second.ids, second.neighbours("dave")) == ((*IDS, "dave"), ("alice", "carol"))
+    assert second.revision is not None
+    assert (second.revision.number, second.revision.previous) == (2, first.fingerprint)
+    moved = candor.sign("add", file, candor.request("bob", "tcp://new.example:7000"))
+    assert moved.agent("bob").endpoints == ("tcp://new.example:7000",)
+    third = candor.sign("remove", file, "alice", "carol", "--topology", "path")
+    assert third.ids == ("bob", "dave")
+    assert third.revision is not None
+    assert third.revision.number == 4
+    check = ("cluster", "check", "--no-dial", "--no-task")
+    candor.done(*check, file, "--previous", old)
+    replayed = candor.refused(3, *check, old, "--previous", file)
+    assert "it is revision 1, and revision 4 was in use already" in replayed
+
+
+def test_a_wrong_organiser_is_refused(candor: Candor, requests: list[Path], tmp_path: Path) -> None:
+    candor.done("keygen", tmp_path / "keys" / "mallory")
+    file, mallory = tmp_path / "cluster.toml", tmp_path / "keys" / "mallory"
+    candor.sign("new", *requests)
+    check = ("cluster", "check", file, "--no-dial", "--no-task", "--organiser", mallory)
+    assert "and not by" in candor.refused(3, *check)
+    out = ("-o", tmp_path / "x.toml")
+    new = ("--topology", "ring", "--task", "digits", "--run-id", "x")
+    told = candor.refused(2, "cluster", "new", *requests, "--sign-with", mallory, *new, *out)
+    assert "'alice' is for the organiser" in told
+    told = candor.refused(2, "cluster", "remove", file, "bob", "--sign-with", mallory, *out)
+    assert "only the same one may go on" in told
+    assert not (tmp_path / "x.toml").exists()
+
+
+def test_mistakes_get_one_line_and_write_nothing(
+    candor: Candor, requests: list[Path], tmp_path: Path
+) -> None:
+    file, output = tmp_path / "cluster.toml", tmp_path / "x.toml"
+    organiser = ("--sign-with", tmp_path / "keys" / "organiser", "-o", output)
+    candor.sign("new", *requests)
+    new = ("cluster", "new", "--topology", "ring", "--task", "digits", "--run-id", "x")
+    for words, told in (
+        ((*new, *requests, "-o", output), "go together"),
+        ((*new, *organiser), "go together"),
+        ((*new, *requests, *organiser, "--base-port", "7000"), "leave out"),
+        ((*new, *requests, *organiser, "--agent", "a=k@tcp://h:1"), "choose one"),
+        ((*new, *requests, requests[0], *organiser), "two requests of agent 'alice'"),
+        (("cluster", "add", file, requests[0], *organiser), "nothing would change"),
+        (("cluster", "remove", file, "zed", *organiser), "has no agent 'zed'"),
+        (("cluster", "remove", file, *IDS, *organiser), "nobody would be left"),
+        (
+            ("cluster", "remove", file, "bob", *organiser, "--topology", "torus:rows=3,cols=3"),
+            "torus",
+        ),
+    ):
+        assert told in candor.refused(2, *words)
+    request = ("cluster", "request", tmp_path / "keys" / "alice", "--id", "alice", "-o", output)
+    for endpoint in ("alice.example:7000", "tcp://*:7000", "tcp://h:70000", "tcp://[::1:7"):
+        words = (*request, "--organiser", "0" * 64, "--endpoint", endpoint)
+        assert "endpoint" in candor.refused(2, *words)
+    place = ("--endpoint", "tcp://h:1")
+    assert "public keys" in candor.refused(2, *request, *place, "--organiser", tmp_path / "none")
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "old", "new"),
+    [
+        (3, "rounds = 100", "rounds = 101"),
+        (3, "bob.example:7000", "bob.example:7001"),
+        (3, "number = 1", 'number = 2\nprevious = "' + "0" * 64 + '"'),
+        (2, "number = 1", "number = 2"),
+        (2, "[graph]", "[graph"),
+        (2, 'run_id = "spring"', 'run_id = "\x00"'),
+    ],
+)
+def test_a_tampered_file_stops_check_and_daemon(
+    code: int, old: str, new: str, candor: Candor, requests: list[Path], tmp_path: Path
+) -> None:
+    candor.sign("new", *requests)
+    file = tmp_path / "cluster.toml"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new, 1))
+    daemon = ("--id", "bob", "--keys", tmp_path / "keys" / "bob", "--data-dir", tmp_path / "data")
+    for words in (("cluster", "check", file, "--no-dial"), ("agent", "--cluster", file, *daemon)):
+        assert str(file) in candor.refused(code, *words)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.timeout(20)
+def test_pipes_and_devices_hold_nobody_up(
+    candor: Candor, requests: list[Path], tmp_path: Path
+) -> None:
+    candor.sign("new", *requests)
+    pipe, file = tmp_path / "pipe", tmp_path / "cluster.toml"
+    os.mkfifo(pipe)
+    sign = ("--sign-with", tmp_path / "keys" / "organiser", "-o", tmp_path / "x.toml")
+    for odd in (pipe, Path("/dev/zero")):
+        for words in (
+            ("cluster", "check", odd),
+            ("cluster", "check", file, "--no-dial", "--no-task", "--previous", odd),
+            ("cluster", "check", file, "--no-dial", "--no-task", "--organiser", odd),
+            ("cluster", "add", file, odd, *sign),
+            ("cluster", "remove", odd, "bob", *sign),
+        ):
+            assert "Not a regular file" in candor.refused(2, *words)
+    (tmp_path / "odd").mkdir()
+    os.mkfifo(tmp_path / "odd" / keys.IDENTITY_FILE, mode=0o600)
+    words = ("cluster", "remove", file, "bob", "--sign-with", tmp_path / "odd")
+    assert "Not a regular file" in candor.refused(2, *words, "-o", tmp_path / "x.toml")
+
+
+# --- who answers --------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def listening(cluster: Cluster, agent: str, root: Path, *neighbours: str) -> Iterator[None]:
+    """The agent's own transport, in a thread, that lets these neighbours in."""
+    identity, ready, over = keys.load(root / "keys" / agent), Event(), Event()
+    peers = {name: PeerAddress(entry.endpoint, entry.curve) for name in neighbours
+             for entry in (cluster.agent(name),)}  # fmt: skip
+
+    async def serve() -> None:
+        binds = cluster.agent(agent).listens_at
+        transport = ZeroMqTransport(
+            agent, binds[0], identity.curve_public, identity.curve_secret, peers,
+            other_binds=binds[1:],
+        )  # fmt: skip
+        await transport.start()
+        ready.set()
+        await asyncio.to_thread(over.wait)
+        await transport.close(0)
+
+    thread = Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        assert ready.wait(10)
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def check_as(candor: Candor, agent: str, *more: str) -> tuple[int, str]:
+    words = ("--id", agent, "--keys", candor.root / "keys" / agent, "--no-task", *more)
+    code, out, _ = candor.run("cluster", "check", candor.root / "cluster.toml", *words)
+    return code, out
+
+
+def test_a_check_with_keys_shakes_hands(candor: Candor, tmp_path: Path) -> None:
+    ports = [free_port() for _ in range(4)]
+    requests = [
+        candor.request("alice", f"tcp://127.0.0.1:{ports[0]}"),
+        candor.request("bob", f"tcp://127.0.0.1:{ports[1]}", f"tcp://localhost:{ports[2]}"),
+        candor.request("carol", f"tcp://127.0.0.1:{ports[3]}"),
+    ]
+    cluster = candor.sign("new", *requests)
+    with listening(cluster, "bob", tmp_path, "alice"):
+        code, out = check_as(candor, "alice")
+        assert code == 1
+        assert f"ok    bob tcp://127.0.0.1:{ports[1]}" in out
+        assert f"ok    bob tcp://localhost:{ports[2]}" in out
+        assert f"FAIL  carol tcp://127.0.0.1:{ports[3]}: Connection refused" in out
+        # Carol has keys that bob's list, another revision's perhaps, does not have.
+        code, out = check_as(candor, "carol", "--json")
+        reasons = [shown["reason"] for shown in json.loads(out)["endpoints"]]
+        assert "they do not know our key" in reasons[1]
+    alone = Cluster.model_validate(cluster.model_dump())
+    with listening(alone, "alice", tmp_path, "bob"), listening(alone, "carol", tmp_path, "bob"):
+        assert check_as(candor, "bob")[0] == 0
+
+
+def test_a_handshake_tells_who_is_not_there(candor: Candor, tmp_path: Path) -> None:
+    first, second = free_port(), free_port()
+    requests = [
+        candor.request("alice", f"tcp://127.0.0.1:{first}"),
+        candor.request("bob", f"tcp://127.0.0.1:{second}"),
+    ]
+    cluster = candor.sign("new", *requests, topology="path")
+    stranger = keys.generate(tmp_path / "keys" / "stranger").public.curve
+    own = keys.load(tmp_path / "keys" / "alice")
+    with (
+        listening(cluster, "bob", tmp_path, "alice"),
+        socket.create_server(("127.0.0.1", 0)) as mute,
+    ):
+        silent = f"tcp://127.0.0.1:{mute.getsockname()[1]}"
+        place = cluster.agent("bob").endpoint
+        pair = (own.curve_public, own.curve_secret)
+        answers = greet_all({place: stranger, silent: stranger}, pair, timeout_s=0.7)
+    assert "the key they hold is not the one" in str(answers[place].reason)
+    assert "no handshake within" in str(answers[silent].reason)
+
+
+@pytest.mark.parametrize("name", ["request", "add", "remove"])
+def test_every_subcommand_helps_with_an_example(name: str, candor: Candor) -> None:
+    assert f"candor cluster {name}" in candor.done("cluster", name, "--help")
