@@ -4,6 +4,7 @@ The run begins anew with each revision: its fingerprint stands in everything tha
 old record fits a new ledger. What an agent has under the old one moves to `revision-N/`, exported,
 with the file that it is audited by. The daemon holds the directory's lock meanwhile; killed at any
 point it goes on from there when it is started again, and never goes back to an older revision.
+Windows that were not settled by then are not settled any more.
 """
 
 import os
@@ -65,8 +66,11 @@ def move_on(data_dir: Path, cluster: Cluster, agent: str, key: SigningKey) -> Pa
     if old.revision is None or old.fingerprint == cluster.fingerprint:
         return None  # the database itself refuses the file of another run
     _check_succession(old, cluster, data_dir)
-    _export(data_dir, old, agent, key)
-    return _move(data_dir, data_dir / f"revision-{old.revision.number}")
+    destination = data_dir / f"revision-{old.revision.number}"
+    # Where the move has begun, the database may be in two places and must not be opened.
+    if not destination.exists():
+        _export(data_dir, old, agent, key)
+    return _move(data_dir, destination)
 
 
 def keep(data_dir: Path, cluster: Cluster) -> None:
@@ -100,7 +104,7 @@ def _export(data_dir: Path, old: Cluster, agent: str, key: SigningKey) -> None:
     """The ledgers as they stand, also when the daemon was killed before it wrote them."""
     database = data_dir / store.FILE_NAME
     if not database.exists():
-        return  # moved already
+        return  # killed before it had one
     terms = list(channel_terms(old, agent).values())
     try:
         with Store.open(database, fingerprint=old.fingerprint, channels=terms) as opened:
