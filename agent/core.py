@@ -52,6 +52,8 @@ LAST_DEADLINES: Final = 3
 FORGOTTEN_WINDOWS: Final = 2
 # All is settled by then: a farewell that is not answered costs nothing but this wait.
 FAREWELL_S: Final = 5.0
+# Refused by all, an agent stays for two of its HELLOs, so that they learn of it and why.
+REFUSAL_S: Final = 5.0
 
 
 class Phase(StrEnum):
@@ -123,6 +125,7 @@ class AgentCore:
         self._deadline_s = 0.0
         self._bye_s = 0.0
         self._rejoining_s = 0.0
+        self._refused_s = math.inf  # since when all have refused us
         self.missing: tuple[str, ...] = ()
 
     @property
@@ -251,7 +254,10 @@ class AgentCore:
         self._recall()
         refused = [session.reason for session in sessions.values() if session.state == "refused"]
         if sessions and len(refused) == len(sessions):
-            return self._finish(str(refused[0]), exit_code=2)
+            self._refused_s = min(self._refused_s, now_s)
+            over = now_s >= self._refused_s + REFUSAL_S
+            return self._finish(str(refused[0]), exit_code=2) if over else []
+        self._refused_s = math.inf
         ahead_of_us = [agent for agent in there if sessions[agent].peer_round >= 2]
         # A majority must say so: one alone could keep an agent from ever starting.
         if there and (self._reserved > 0 or 2 * len(ahead_of_us) > len(sessions)):

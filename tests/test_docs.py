@@ -310,8 +310,9 @@ def test_the_examples_of_the_encoding_hold() -> None:
         assert pack(ast.literal_eval(value.strip("`"))).hex() == data.strip("`")
 
 
-def test_the_page_computes_the_fingerprint_of_the_vector() -> None:
-    vector = json.loads((VECTORS / "cluster.json").read_text())
+@pytest.mark.parametrize("name", ["cluster.json", "revision.json"])
+def test_the_page_computes_the_fingerprint_of_the_vector(name: str) -> None:
+    vector = json.loads((VECTORS / name).read_text())
     assert _page_function("fingerprint")(vector["toml"]) == vector["fingerprint"]
 
 

@@ -35,5 +35,7 @@ def command(directory: Path, as_json: bool) -> None:
     click.echo(f"identity  {public.identity.hex()}")
     click.echo(f"curve     {public.curve}")
     click.echo(f"Keep {directory} secret and backed up: it is this agent, and its balance.")
-    click.echo(f"Next: give {public_file} and this host's address, such as tcp://host:7000, to")
-    click.echo("whoever runs `candor cluster new`; then start `candor agent` with their file.")
+    click.echo(
+        "Next: ask to join a run with `candor cluster request`, and start `candor agent` with"
+    )
+    click.echo(f"the file that comes back; or organise one: hand out {public_file}.")

@@ -395,7 +395,7 @@ def test_different_cluster_files_are_refused_on_both_sides(tmp_path):
     stranger.network = run.network
     run.start("a0")
     stranger.start("a1")
-    for _ in range(40):
+    for _ in range(120):  # each stays for a while, so that the other side learns of it
         for one in (run, stranger):
             one.now_s += 0.05
             for receiver, delivery in run.network.deliver(one.now_s):

@@ -102,7 +102,8 @@ TABLES = {
     "graph": ("topology", "mixing", "edges"),
 }
 REALS = ("step_size", "step_decay", "momentum", "deadline_s", "start_deadline_s")
-AGENT = ("id", "endpoint", "identity", "curve")
+AGENT = ("id", "endpoint", "identity", "curve", "other_endpoints", "bind", "join")
+REVISION = ("number", "organiser", "previous")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,9 @@ class Cluster:
         fields = ["candor/cluster/v1", file["version"], file["run_id"], file["seed"]]
         for table, keys in TABLES.items():
             fields.append([float(file[table][k]) if k in REALS else file[table][k] for k in keys])
-        fields.append([[agent[k] for k in AGENT] for agent in file["agents"]])
+        fields.append([_present(agent, AGENT) for agent in file["agents"]])
+        if "revision" in file:
+            fields.append(_present(file["revision"], REVISION))
         edges = file["graph"]["edges"]
         agents = {agent["id"]: agent for agent in file["agents"]}
         near = {a: sorted({b for edge in edges if a in edge for b in edge} - {a}) for a in agents}
@@ -173,6 +176,14 @@ class Cluster:
 
     def ends_window(self, number: int) -> bool:
         return number % self.window == 0
+
+
+def _present(table: dict, keys: tuple[str, ...]) -> list:
+    """The values of a table without the optional ones at the end that are absent."""
+    values = [table.get(k, [] if k in ("other_endpoints", "bind") else None) for k in keys]
+    while values[-1] in ([], None):
+        values.pop()
+    return values
 
 
 @dataclass(frozen=True, slots=True)
