@@ -153,7 +153,8 @@ def _answers(
 def _tell(
     cluster: Cluster, file: Path, entries: Sequence[AgentEntry], answers: dict[str, Answer]
 ) -> None:
-    click.echo(f"{file}: valid, fingerprint {cluster.fingerprint}")
+    unsigned = "" if cluster.revision else "not signed, "
+    click.echo(f"{file}: valid, {unsigned}fingerprint {cluster.fingerprint}")
     if cluster.revision:
         number, organiser = cluster.revision.number, cluster.revision.organiser
         click.echo(f"revision {number}, signed by organiser {organiser}")

@@ -97,6 +97,20 @@ def test_from_keys_to_a_signed_file(candor: Candor, requests: list[Path], tmp_pa
     assert "revision 1 by organiser" in shown
 
 
+@pytest.mark.parametrize("now_s", [0.0, 4e9])
+def test_a_check_does_not_depend_on_the_clock(
+    now_s: float,
+    candor: Candor,
+    requests: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    candor.sign("new", *requests)
+    monkeypatch.setattr("time.time", lambda: now_s)
+    words = ("--id", "bob", "--keys", tmp_path / "keys" / "bob", "--no-dial")
+    candor.done("cluster", "check", tmp_path / "cluster.toml", *words)
+
+
 def test_agents_join_move_and_leave(candor: Candor, requests: list[Path], tmp_path: Path) -> None:
     file, old = tmp_path / "cluster.toml", tmp_path / "old.toml"
     first = candor.sign("new", *requests)

@@ -114,6 +114,28 @@ def test_a_tampered_file_is_refused(old: str, new: str, message: str, tmp_path: 
     assert isinstance(told.value, SignatureError) != chain  # exit code 3 or 2
 
 
+SECOND = amended(make(), ORGANISER, joining=[request("e")])
+
+
+@given(st.data())
+def test_any_change_of_a_byte_is_refused_or_means_nothing(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("cluster") / "c.toml"
+    content = bytearray(dump_cluster(SECOND).encode())
+    position = data.draw(st.integers(0, len(content) - 1))
+    size = data.draw(st.integers(0, 3))
+    content[position : position + size] = data.draw(st.binary(min_size=1, max_size=3))
+    path.write_bytes(content)
+    told = ""
+    try:
+        read = load_cluster(path)
+    except ConfigurationError as exc:
+        told, read = str(exc), SECOND
+    assert read == SECOND  # else it was a comment or a space
+    assert "\n" not in told
+
+
 def test_an_entry_that_its_agent_did_not_sign_is_refused(tmp_path: Path) -> None:
     def strip(text: str) -> str:
         return "\n".join(line for line in text.splitlines() if not line.startswith("join"))
