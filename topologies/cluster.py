@@ -252,16 +252,10 @@ def assemble_cluster(
     Raises:
         ConfigurationError: anything a cluster file may be refused for.
     """
-    named = {agent.id for agent in agents}
-    if named != set(graph):
-        odd = sorted(named.symmetric_difference(graph))[0]
-        where = "has keys but is not in the topology" if odd in named else "has no keys"
-        raise ConfigurationError(f"run {run_id!r}: agent {odd!r} {where}")
-    ordered = graphs.make_graph([agent.id for agent in agents], graph.edges)
     settings = {
         "topology": topology,
         "mixing": mixing_name,
-        "edges": tuple(graphs.sorted_edges(ordered)),
+        "edges": edges_among(agents, graph, f"run {run_id!r}"),
     }
     fields = {
         "version": 1,
@@ -276,6 +270,23 @@ def assemble_cluster(
         "revision": revision,
     }
     return validated(Cluster, fields, f"run {run_id!r}")
+
+
+def edges_among(
+    agents: Sequence[AgentEntry], graph: "nx.Graph[str]", source: str
+) -> tuple[Edge, ...]:
+    """The edges of a graph whose nodes are the ids of `agents`, in a fixed order.
+
+    Raises:
+        ConfigurationError: they are not; `source` stands in the message.
+    """
+    named = {agent.id for agent in agents}
+    if named != set(graph):
+        odd = sorted(named.symmetric_difference(graph))[0]
+        where = "has keys but is not in the topology" if odd in named else "has no keys"
+        raise ConfigurationError(f"{source}: agent {odd!r} {where}")
+    ordered = graphs.make_graph([agent.id for agent in agents], graph.edges)
+    return tuple(graphs.sorted_edges(ordered))
 
 
 def signed(cluster: Cluster, key: SigningKey) -> Cluster:

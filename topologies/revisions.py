@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 import networkx as nx
 
 from topologies import graphs
-from topologies.cluster import AgentEntry, Cluster, Revision, assemble_cluster, signed
+from topologies.cluster import AgentEntry, Cluster, Revision, edges_among, signed
+from topologies.files import validated
 from topologies.requests import JoinRequest, entries_for
 from topologies.signatures import SigningKey
 from topologies.specs import ConfigurationError, SignatureError
@@ -50,24 +51,18 @@ def amended(
     if topology is None and agents == cluster.agents:
         raise ConfigurationError("nothing would change; no new revision is needed")
     graph, name = _redrawn(cluster, agents, topology)
-    return signed(
-        assemble_cluster(
-            run_id=cluster.run_id,
-            seed=cluster.seed,
-            graph=graph,
-            topology=name,
-            agents=agents,
-            task=cluster.task,
-            rounds=cluster.rounds,
-            mixing_name=cluster.graph.mixing,
-            algorithm=cluster.algorithm,
-            payments=cluster.payments,
-            revision=Revision(
-                number=revision.number + 1, organiser=organiser, previous=cluster.fingerprint
-            ),
+    source = f"revision {revision.number + 1} of run {cluster.run_id!r}"
+    drawn = {"topology": name, "edges": edges_among(agents, graph, source)}
+    changed = {
+        "graph": cluster.graph.model_dump() | drawn,
+        "agents": agents,
+        "revision": Revision(
+            number=revision.number + 1, organiser=organiser, previous=cluster.fingerprint
         ),
-        key,
-    )
+        "signature": None,
+    }
+    kept = {field: getattr(cluster, field) for field in Cluster.model_fields}
+    return signed(validated(Cluster, kept | changed, source), key)
 
 
 def check_succession(old: Cluster, new: Cluster) -> None:

@@ -208,7 +208,7 @@ def test_the_command_prints_public_halves_alone(tmp_path: Path) -> None:
     made = keys.load(tmp_path / "a0")
     assert made.public.identity.hex() in shown.output
     assert made.curve_public in shown.output
-    assert "candor cluster new" in shown.output
+    assert "candor cluster request" in shown.output
     for name in FILES[:2]:
         assert (tmp_path / "a0" / name).read_text().strip() not in shown.output
 
