@@ -1,5 +1,7 @@
 """The core under simulated time: real cores, evidence, ledgers and SQLite; no sockets."""
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -718,6 +720,39 @@ def test_a_claim_stored_before_the_crash_outlives_an_older_snapshot(started, tmp
     assert not any(n.events("claim_refused") for n in run.nodes.values())
     _, audit = audit_run_directory(tmp_path)
     assert not audit.findings
+
+
+def test_a_lost_disk_is_told_by_the_neighbours_ledgers(started, tmp_path):
+    run = finish(started("ring", 4, rounds=12, window=4))
+    run.nodes["a1"].snapshot = None
+    run.close()
+    for file in (tmp_path / "agents" / "a1").glob("ledger.sqlite*"):
+        file.unlink()
+    run.start()
+    run.run()
+    node = run.nodes["a1"]
+    assert not stated_digests(node)
+    assert "beyond 20" in node.ended.failure  # window 2 is settled, and two more may be forgotten
+    assert not any(other.events("misbehaviour_proven") for other in run.nodes.values())
+    run.export()
+    _, audit = audit_run_directory(tmp_path)
+    assert not audit.findings
+
+
+def test_windows_that_a_restored_backup_passed_over_are_not_billed(started, tmp_path):
+    run = finish(started("ring", 4, rounds=12, window=4))
+    run.close()
+    for agent in run.nodes:
+        with closing(sqlite3.connect(tmp_path / "agents" / agent / "ledger.sqlite")) as database:
+            database.execute("DELETE FROM records")
+            if agent == "a1":
+                database.execute("DELETE FROM settings WHERE key IN ('bill/0', 'bill/1')")
+            database.commit()
+    run.start()
+    run.run()
+    assert not any(other.events("message_refused") for other in run.nodes.values())
+    settled = [fields["window"] for fields in run.nodes["a0"].events("settled")]
+    assert settled == [0, 1, 2]  # with a3; none with a1, whose bill names one that is gone
 
 
 def test_updates_after_a_farewell_are_not_mixed(started):
