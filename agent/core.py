@@ -213,6 +213,13 @@ class AgentCore:
         steps = self.settlement.records_read(peer, records)
         return self._reception.addressed(steps) + self._advance(now_s)
 
+    def told(
+        self, before: Mapping[str, int], stored: Mapping[bytes, int], now_s: float
+    ) -> list[Effect]:
+        """Payments outside the system that the store holds; see `Settlement.told`."""
+        steps = self.settlement.told(before, stored)
+        return self._reception.addressed(steps) + self._advance(now_s)
+
     def stop(self, failure: str = "stopped before the last round") -> list[Effect]:
         """Leave now, at the operator's wish: tell the neighbours, so that none waits for us."""
         self.phase = Phase.DONE

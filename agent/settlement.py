@@ -320,6 +320,27 @@ class Settlement:
         self._book.restore(snapshot)
         return (self._referee.claim(window),)
 
+    def payments(self) -> dict[str, int]:
+        """The payment that each edge's channel was told of, as a record's delta; 0 for none."""
+        return {agent: edge.channel.payment for agent, edge in self._edges.items()}
+
+    def told(self, before: Mapping[str, int], stored: Mapping[bytes, int]) -> Sequence[Step]:
+        """Payments outside the system as the operator has them in the store, by channel id; what
+        changed here since it was read (`before`) waits for the next reading."""
+        steps: list[Step] = []
+        for agent, edge in self._edges.items():
+            channel, delta = edge.channel, stored.get(edge.channel.channel_id, 0)
+            if channel.payment != before[agent] or delta == channel.payment:
+                continue
+            effects = channel.pay(delta)
+            if not any(isinstance(effect, ledger.Ignored) for effect in effects):
+                steps.append(_log(logging.INFO, "payment_told", peer=agent, delta=delta))
+            # It is in the store already, where the operator may be writing the next one.
+            steps += self._steps(
+                agent, [e for e in effects if not isinstance(e, ledger.StorePayment)]
+            )
+        return steps
+
     def restore(self, window: int, claim: bytes, bill: bytes | None) -> None:
         """Take back the claim, and the bill if there is one, of an earlier life."""
         self._referee.restore(window, claim, bill)

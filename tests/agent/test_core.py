@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from agent.effects import Persist, PutValue, Remember, Send
 from agent.ledger_files import audit_run_directory
+from agent.runtimes.assembly import channel_terms
 from mechanisms.claims import Claim, SignedClaim
-from mechanisms.ledger import StorePending, StoreRecord
+from mechanisms.ledger import StorePayment, StorePending, StoreRecord
 from mechanisms.payments import SignedBill
 from mechanisms.statements import SignedStatement, Statement
 from network.messages import (
@@ -385,6 +386,41 @@ def test_a_neighbour_beyond_its_credit_is_not_served(started):
         assert node.core.neighbours["a1"].reason == "credit limit reached"
         assert 0 < node.core.settlement.edge_balance("a1") <= 5_000_000
         assert "a1" not in node.core.book.row
+
+
+def test_a_payment_outside_makes_room_below_the_credit_limit(started, tmp_path):
+    fixed = np.random.default_rng(1).standard_normal(DIM).astype(np.float32)
+    reports = {"a1": lambda t: 40 * fixed}
+    run = started(
+        "ring", 4, reports=reports, rounds=200, window=2, credit_limit=5_000_000, deadline_s=1.0
+    )
+    run.start()
+    while run.nodes["a0"].core.neighbours["a1"].reason != "credit limit reached":
+        run.advance(0.05)
+    payee = run.nodes["a0"].core
+    owed = payee.settlement.edge_balance("a1")
+    channel_id = channel_terms(run.cluster, "a0")["a1"].channel_id
+    for agent in ("a0", "a1"):
+        node = run.nodes[agent]
+        before = node.core.settlement.payments()
+        node.store.commit([StorePayment(channel_id, owed)]).result()
+        run._perform(agent, node.core.told(before, node.store.payments(), run.now_s))
+    run.advance(2.0)
+    for agent, other in (("a0", "a1"), ("a1", "a0")):
+        node = run.nodes[agent]
+        assert node.events("payment_told") == [{"peer": other, "delta": owed}]
+        [paid] = node.events("paid")
+        assert paid["delta"] == owed
+        assert node.store.payments() == {}
+        # Nothing is told a second time by what the store held a moment ago.
+        before = dict.fromkeys(node.core.settlement.payments(), 0)
+        assert not node.core.told(before, node.store.payments(), run.now_s)
+    assert payee.neighbours["a1"].reason is None
+    assert "a1" in payee.book.row
+    run.run(120.0)
+    run.export()
+    _, audit = audit_run_directory(tmp_path)
+    assert not audit.findings
 
 
 def test_different_cluster_files_are_refused_on_both_sides(tmp_path):
