@@ -384,10 +384,11 @@ class AgentCore:
         return self._reception.addressed(steps)
 
     def _try_leave(self, now_s: float) -> list[Effect]:
+        # Also with one that is late in the rounds: it may be back, and only settle.
         open_edges = [
             agent
             for agent, n in self.neighbours.items()
-            if n.speaking and not self.settlement.settled(agent)
+            if n.served and not n.left and not self.settlement.settled(agent)
         ]
         if open_edges and now_s < self._deadline_s:
             return []

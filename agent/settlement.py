@@ -92,6 +92,7 @@ class Settlement:
         edges: Mapping[str, Edge],
         patience_s: float,
         overdue_s: float,
+        resting: int = 0,
     ) -> None:
         limits = (edge.channel.terms.credit_limit for edge in edges.values())
         self._agent = book.agent
@@ -101,7 +102,9 @@ class Settlement:
         self._edges = edges
         self._overdue_s = overdue_s
         self.collector = Collector(book.agent, book.examiner.terms)
-        self._referee = Referee(key, book, terms, patience_s, min(limits, default=0))
+        self._referee = Referee(
+            key, book, terms, patience_s, min(limits, default=0), resting=resting
+        )
 
     # --- what the core asks -----------------------------------------------------------------
 
@@ -209,12 +212,15 @@ class Settlement:
             return self._bill_rejected(agent, edge, message)
         if isinstance(message, Records):
             self._check_adopted(edge, message)
+        settled = edge.channel.settled_window
         try:
             effects = edge.channel.received_from_peer(message)
         except ledger.LedgerViolation as exc:
             raise RemoteProtocolError(f"ledger-{exc.code}", exc.detail) from exc
         edge.resend_s = now_s + RESEND_S
-        return self._steps(agent, effects)
+        steps = self._steps(agent, effects)
+        # Later bills may be here already: they waited for the windows that this has settled.
+        return [*steps, *(self._settle(agent) if edge.channel.settled_window > settled else [])]
 
     def _check_adopted(self, edge: Edge, message: Records) -> None:
         """A record that both signed names bodies only: its evidence must hold by itself, or our own
@@ -270,12 +276,11 @@ class Settlement:
         bill = signed.bill()
         if bill.run != self._terms.run:
             raise RemoteProtocolError("bill-run", "of another run")
-        wanted = self._referee.wanted(bill.window)
-        if wanted and bill.referee == agent:
+        if self._referee.wanted(bill.window) and bill.referee == agent:
             self.collector.billed(signed)
         if edge.done(bill.window):
             return []
-        if not wanted:
+        if not self._referee.near(bill.window):
             return [_log(logging.DEBUG, "bill_ignored", peer=agent, window=bill.window)]
         known = edge.bills.get(bill.window)
         if known is not None:
@@ -359,10 +364,8 @@ class Settlement:
     def _bill(self, now_s: float) -> list[Step]:
         """Bill, in order, the windows whose claims are all here or whose deadline has passed."""
         steps: list[Step] = []
-        for window in self._referee.unbilled():
+        for window in self._referee.unbilled(now_s):
             held = self._referee.windows[window]
-            if held.bill_by_s is None:
-                held.bill_by_s = now_s + self._referee.patience_s
             excluded = {
                 agent: edge.refused is not None or window in edge.skipped
                 for agent, edge in self._edges.items()

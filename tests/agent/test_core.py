@@ -415,12 +415,38 @@ def test_a_payment_outside_makes_room_below_the_credit_limit(started, tmp_path):
         # Nothing is told a second time by what the store held a moment ago.
         before = dict.fromkeys(node.core.settlement.payments(), 0)
         assert not node.core.told(before, node.store.payments(), run.now_s)
-    assert payee.neighbours["a1"].reason is None
-    assert "a1" in payee.book.row
-    run.run(120.0)
+    run.run(200.0)
+    settled = [(f["peer"], f["seq"]) for f in run.nodes["a0"].events("settled")]
+    assert ("a1", paid["seq"] + 1) in settled  # the window that had no room
     run.export()
     _, audit = audit_run_directory(tmp_path)
     assert not audit.findings
+
+
+def test_windows_in_which_one_end_or_the_other_was_away_are_passed_over(started, tmp_path):
+    run = started("ring", 4, rounds=130, window=1, deadline_s=1.0)
+
+    def advance_until(ready):
+        while not ready():
+            run.advance(0.05)
+
+    run.start()
+    nodes = run.nodes
+    advance_until(lambda: nodes["a2"].core.round > 80)
+    run.kill("a3")
+    advance_until(lambda: nodes["a2"].core.round > 83)
+    run.kill("a2")  # with windows that a3 has no bill of
+    run.start("a3")
+    advance_until(lambda: nodes["a3"].core.round > 90)
+    run.start("a2")  # where a3 has windows that a2 has no bill of
+    run.run(120.0)
+    assert [nodes[agent].ended.failure for agent in nodes] == [None] * 4
+    for one, other in (("a2", "a3"), ("a3", "a2")):
+        assert nodes[one].core.settlement.settled(other)
+    run.export()
+    _, audit = audit_run_directory(tmp_path)
+    assert not audit.findings
+    assert all(edge.windows > 90 for edge in audit.edges)
 
 
 def test_different_cluster_files_are_refused_on_both_sides(tmp_path):
