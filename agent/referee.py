@@ -73,7 +73,7 @@ class Referee:
         ]
         self.next_window = window + over
         for agent, held in self.claims.items():
-            self.claims[agent] = {w: claim for w, claim in held.items() if self.wanted(w)}
+            self.claims[agent] = {w: c for w, c in held.items() if w in ended or self.wanted(w)}
         return ended
 
     def claim(self, window: int) -> PutValue:

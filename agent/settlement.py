@@ -39,6 +39,8 @@ from topologies.signatures import SigningKey
 RESEND_S: Final = 1.0
 # A daemon that is down for minutes is late once; whoever makes a habit of it pays nothing.
 LATE_MAX: Final = 3
+# Windows to settle for one lateness to be forgotten: a habit saves less than it risks.
+LATE_FORGOTTEN: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Edge:
     skipped: set[int] = field(default_factory=set)
     handed: set[int] = field(default_factory=set)  # to the channel, which has not settled them yet
     late: set[int] = field(default_factory=set)  # windows billed without it: its claim was missing
-    lateness: int = 0  # how often that was so
+    lateness: int = 0  # how often that began, times LATE_FORGOTTEN, less what was settled since
     refused: str | None = None  # why a claim or a bill was: whoever does not pay is not served
     over_limit: bool = False
     reading: bool = False  # records for the neighbour: one request at a time
@@ -374,8 +376,9 @@ class Settlement:
             if late and now_s < held.bill_by_s:
                 break
             for agent in late:
-                self._edges[agent].late.add(window)
-                self._edges[agent].lateness += 1
+                edge = self._edges[agent]
+                edge.lateness += LATE_FORGOTTEN * (not edge.late)  # once for windows that go on
+                edge.late.add(window)
                 steps.append(_log(logging.WARNING, "claim_missed", peer=agent, window=window))
             steps += self._judge(window)
             steps += self._bill_window(window)
@@ -392,8 +395,8 @@ class Settlement:
                 except EvidenceError as exc:
                     steps += self._refuse_claim(agent, edge, window, exc)
                 else:
-                    if edge.lateness > LATE_MAX:
-                        edge.refused = f"its claims came late {edge.lateness} times"
+                    if edge.lateness > LATE_MAX * LATE_FORGOTTEN:
+                        edge.refused = f"its claims came late more than {LATE_MAX} times"
                         steps += self._skip(agent, edge, window, "claim_refused", edge.refused)
                 edge.late.discard(window)
                 del self._referee.claims[agent][window]
@@ -540,7 +543,9 @@ class Settlement:
             case ledger.Transmit(message):
                 return [To(agent, LedgerMessage(Kind[message.kind], message.to_fields()))]
             case ledger.Settled(seq, window, delta, balance):
-                self._edges[agent].over_limit = False  # told again if the next one is beyond it
+                edge = self._edges[agent]
+                edge.over_limit = False  # told again if the next one is beyond it
+                edge.lateness = max(0, edge.lateness - 1)
                 fields = {"seq": seq, "window": window, "delta": delta, "balance_lo_paid": balance}
                 return [_log(logging.INFO, "settled", peer=agent, **fields)]
             case ledger.Paid(seq, delta, balance):

@@ -703,6 +703,33 @@ def test_a_late_claim_bars_until_it_comes(started):
         assert run.nodes[neighbour].core.neighbours["a1"].reason is None
 
 
+def test_a_claim_that_comes_before_our_own_window_is_over_is_kept(started):
+    run = started("ring", 4, rounds=8, window=4, deadline_s=1.0)
+    seen = set()
+
+    def once(sender, send):
+        """No claim is repeated, nor said again with a bill."""
+        if send.envelope.kind is Kind.CLAIM:
+            said = (sender, send.peer, bytes(send.envelope.fields[0]))
+            first = said not in seen
+            seen.add(said)
+            return send if first else None
+        return None if send.envelope.kind is Kind.BILL else send
+
+    run.tamper = once
+    run.start()
+    slow = run.nodes["a3"]
+    while slow.core.round < 8:
+        if slow.core.round == 4 and slow.due:
+            run.asleep.add("a3")  # a0 and a2 wait for it, while a1 has all that it needs
+            run.advance(0.3)
+            run.asleep.discard("a3")
+        run.advance(0.05)
+    for agent in ("a0", "a2"):
+        assert not run.nodes[agent].events("claim_missed")
+        assert run.nodes[agent].store.value("bill/0") is not None
+
+
 def test_who_makes_a_habit_of_being_late_is_not_served(started):
     run = started("ring", 4, rounds=4000, window=4, deadline_s=0.2)
     held = {}
@@ -716,7 +743,7 @@ def test_who_makes_a_habit_of_being_late_is_not_served(started):
 
     run.tamper = hold
     run.start()
-    run.advance(30.0)
+    run.advance(60.0)
     for neighbour in ("a0", "a2"):
         assert "claims came late" in run.nodes[neighbour].core.neighbours["a1"].reason
 
