@@ -216,6 +216,13 @@ class AgentCore:
         steps = self.settlement.records_read(peer, records)
         return self._reception.addressed(steps) + self._advance(now_s)
 
+    def told(
+        self, before: Mapping[str, int], stored: Mapping[bytes, int], now_s: float
+    ) -> list[Effect]:
+        """Payments outside the system that the store holds; see `Settlement.told`."""
+        steps = self.settlement.told(before, stored)
+        return self._reception.addressed(steps) + self._advance(now_s)
+
     def stop(self, failure: str = "stopped before the last round") -> list[Effect]:
         """Leave now, at the operator's wish: tell the neighbours, so that none waits for us."""
         self.phase = Phase.DONE
@@ -383,10 +390,11 @@ class AgentCore:
         return self._reception.addressed(steps)
 
     def _try_leave(self, now_s: float) -> list[Effect]:
+        # Also with one that is late in the rounds: it may be back, and only settle.
         open_edges = [
             agent
             for agent, n in self.neighbours.items()
-            if n.speaking and not self.settlement.settled(agent)
+            if n.served and not n.left and not self.settlement.settled(agent)
         ]
         if open_edges and now_s < self._deadline_s:
             return []

@@ -34,7 +34,7 @@ class Window:
     """A window that is over here: the own claim, when its bill is made at the latest, the bill."""
 
     claim: SignedClaim
-    bill_by_s: float | None = None
+    bill_by_s: float = math.inf
     bill: SignedBill | None = None
 
 
@@ -42,7 +42,8 @@ class Window:
 class Referee:
     """Agent `book.agent` as a referee; `windows` are those that some edge has not settled yet.
 
-    `claims` are the neighbours', by agent and window: kept until the own window is billed.
+    `claims` are the neighbours', by agent and window: kept until the own window is billed;
+    `next_window` is the first that is not over here, None before the first round of this life.
     """
 
     key: SigningKey
@@ -53,6 +54,7 @@ class Referee:
     windows: dict[int, Window] = field(default_factory=dict)
     claims: dict[str, dict[int, SignedClaim]] = field(default_factory=dict)
     next_window: int | None = None
+    resting: int = 0  # the first window that this life may state anything in
     billed: int = -1  # the last window billed
     judged: dict[float, bool] = field(default_factory=dict)  # which energies are too large
 
@@ -71,7 +73,7 @@ class Referee:
         ]
         self.next_window = window + over
         for agent, held in self.claims.items():
-            self.claims[agent] = {w: claim for w, claim in held.items() if self.wanted(w)}
+            self.claims[agent] = {w: c for w, c in held.items() if w in ended or self.wanted(w)}
         return ended
 
     def claim(self, window: int) -> PutValue:
@@ -105,8 +107,16 @@ class Referee:
 
     def wanted(self, window: int) -> bool:
         """Whether a neighbour's claim can still be settled: a window open here, or claimed."""
-        coming = self.next_window or 0
-        return window in self.windows or coming <= window < coming + CLAIMS_KEPT
+        return window in self.windows or 0 <= window - self._coming < CLAIMS_KEPT
+
+    def near(self, window: int) -> bool:
+        """Whether a neighbour's bill says something of what is open here: also that of a window
+        which is not, since its `previous` tells what the neighbour has passed over."""
+        return -CLAIMS_KEPT <= window - self._coming < CLAIMS_KEPT
+
+    @property
+    def _coming(self) -> int:
+        return self.resting if self.next_window is None else self.next_window
 
     def keep(self, agent: str, window: int, signed: SignedClaim) -> bool:
         """Keep a neighbour's claim; False when it claimed the window differently before."""
@@ -132,9 +142,13 @@ class Referee:
 
     # --- bills ------------------------------------------------------------------------------
 
-    def unbilled(self) -> Iterable[int]:
-        """Windows to bill, in order."""
-        return [w for w, held in sorted(self.windows.items()) if held.bill is None]
+    def unbilled(self, now_s: float) -> Iterable[int]:
+        """Windows to bill, in order; from now on each waits for claims at its own deadline."""
+        unbilled = [w for w, held in sorted(self.windows.items()) if held.bill is None]
+        for window in unbilled:
+            held = self.windows[window]
+            held.bill_by_s = min(held.bill_by_s, now_s + self.patience_s)
+        return unbilled
 
     def awaited(self, window: int, excluded: Mapping[str, bool]) -> list[str]:
         """The neighbours that stated rounds in a window and have not claimed it."""

@@ -39,6 +39,8 @@ from topologies.signatures import SigningKey
 RESEND_S: Final = 1.0
 # A daemon that is down for minutes is late once; whoever makes a habit of it pays nothing.
 LATE_MAX: Final = 3
+# Windows to settle for one lateness to be forgotten: a habit saves less than it risks.
+LATE_FORGOTTEN: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Edge:
     skipped: set[int] = field(default_factory=set)
     handed: set[int] = field(default_factory=set)  # to the channel, which has not settled them yet
     late: set[int] = field(default_factory=set)  # windows billed without it: its claim was missing
-    lateness: int = 0  # how often that was so
+    lateness: int = 0  # how often that began, times LATE_FORGOTTEN, less what was settled since
     refused: str | None = None  # why a claim or a bill was: whoever does not pay is not served
     over_limit: bool = False
     reading: bool = False  # records for the neighbour: one request at a time
@@ -92,6 +94,7 @@ class Settlement:
         edges: Mapping[str, Edge],
         patience_s: float,
         overdue_s: float,
+        resting: int = 0,
     ) -> None:
         limits = (edge.channel.terms.credit_limit for edge in edges.values())
         self._agent = book.agent
@@ -101,7 +104,9 @@ class Settlement:
         self._edges = edges
         self._overdue_s = overdue_s
         self.collector = Collector(book.agent, book.examiner.terms)
-        self._referee = Referee(key, book, terms, patience_s, min(limits, default=0))
+        self._referee = Referee(
+            key, book, terms, patience_s, min(limits, default=0), resting=resting
+        )
 
     # --- what the core asks -----------------------------------------------------------------
 
@@ -209,12 +214,15 @@ class Settlement:
             return self._bill_rejected(agent, edge, message)
         if isinstance(message, Records):
             self._check_adopted(edge, message)
+        settled = edge.channel.settled_window
         try:
             effects = edge.channel.received_from_peer(message)
         except ledger.LedgerViolation as exc:
             raise RemoteProtocolError(f"ledger-{exc.code}", exc.detail) from exc
         edge.resend_s = now_s + RESEND_S
-        return self._steps(agent, effects)
+        steps = self._steps(agent, effects)
+        # Later bills may be here already: they waited for the windows that this has settled.
+        return [*steps, *(self._settle(agent) if edge.channel.settled_window > settled else [])]
 
     def _check_adopted(self, edge: Edge, message: Records) -> None:
         """A record that both signed names bodies only: its evidence must hold by itself, or our own
@@ -270,12 +278,11 @@ class Settlement:
         bill = signed.bill()
         if bill.run != self._terms.run:
             raise RemoteProtocolError("bill-run", "of another run")
-        wanted = self._referee.wanted(bill.window)
-        if wanted and bill.referee == agent:
+        if self._referee.wanted(bill.window) and bill.referee == agent:
             self.collector.billed(signed)
         if edge.done(bill.window):
             return []
-        if not wanted:
+        if not self._referee.near(bill.window):
             return [_log(logging.DEBUG, "bill_ignored", peer=agent, window=bill.window)]
         known = edge.bills.get(bill.window)
         if known is not None:
@@ -320,6 +327,27 @@ class Settlement:
         self._book.restore(snapshot)
         return (self._referee.claim(window),)
 
+    def payments(self) -> dict[str, int]:
+        """The payment that each edge's channel was told of, as a record's delta; 0 for none."""
+        return {agent: edge.channel.payment for agent, edge in self._edges.items()}
+
+    def told(self, before: Mapping[str, int], stored: Mapping[bytes, int]) -> Sequence[Step]:
+        """Payments outside the system as the operator has them in the store, by channel id; what
+        changed here since it was read (`before`) waits for the next reading."""
+        steps: list[Step] = []
+        for agent, edge in self._edges.items():
+            channel, delta = edge.channel, stored.get(edge.channel.channel_id, 0)
+            if channel.payment != before[agent] or delta == channel.payment:
+                continue
+            effects = channel.pay(delta)
+            if not any(isinstance(effect, ledger.Ignored) for effect in effects):
+                steps.append(_log(logging.INFO, "payment_told", peer=agent, delta=delta))
+            # It is in the store already, where the operator may be writing the next one.
+            steps += self._steps(
+                agent, [e for e in effects if not isinstance(e, ledger.StorePayment)]
+            )
+        return steps
+
     def restore(self, window: int, claim: bytes, bill: bytes | None) -> None:
         """Take back the claim, and the bill if there is one, of an earlier life."""
         self._referee.restore(window, claim, bill)
@@ -338,10 +366,8 @@ class Settlement:
     def _bill(self, now_s: float) -> list[Step]:
         """Bill, in order, the windows whose claims are all here or whose deadline has passed."""
         steps: list[Step] = []
-        for window in self._referee.unbilled():
+        for window in self._referee.unbilled(now_s):
             held = self._referee.windows[window]
-            if held.bill_by_s is None:
-                held.bill_by_s = now_s + self._referee.patience_s
             excluded = {
                 agent: edge.refused is not None or window in edge.skipped
                 for agent, edge in self._edges.items()
@@ -350,8 +376,9 @@ class Settlement:
             if late and now_s < held.bill_by_s:
                 break
             for agent in late:
-                self._edges[agent].late.add(window)
-                self._edges[agent].lateness += 1
+                edge = self._edges[agent]
+                edge.lateness += LATE_FORGOTTEN * (not edge.late)  # once for windows that go on
+                edge.late.add(window)
                 steps.append(_log(logging.WARNING, "claim_missed", peer=agent, window=window))
             steps += self._judge(window)
             steps += self._bill_window(window)
@@ -368,8 +395,8 @@ class Settlement:
                 except EvidenceError as exc:
                     steps += self._refuse_claim(agent, edge, window, exc)
                 else:
-                    if edge.lateness > LATE_MAX:
-                        edge.refused = f"its claims came late {edge.lateness} times"
+                    if edge.lateness > LATE_MAX * LATE_FORGOTTEN:
+                        edge.refused = f"its claims came late more than {LATE_MAX} times"
                         steps += self._skip(agent, edge, window, "claim_refused", edge.refused)
                 edge.late.discard(window)
                 del self._referee.claims[agent][window]
@@ -516,7 +543,9 @@ class Settlement:
             case ledger.Transmit(message):
                 return [To(agent, LedgerMessage(Kind[message.kind], message.to_fields()))]
             case ledger.Settled(seq, window, delta, balance):
-                self._edges[agent].over_limit = False  # told again if the next one is beyond it
+                edge = self._edges[agent]
+                edge.over_limit = False  # told again if the next one is beyond it
+                edge.lateness = max(0, edge.lateness - 1)
                 fields = {"seq": seq, "window": window, "delta": delta, "balance_lo_paid": balance}
                 return [_log(logging.INFO, "settled", peer=agent, **fields)]
             case ledger.Paid(seq, delta, balance):

@@ -44,6 +44,7 @@ class Store:
         *,
         fingerprint: str | None = None,
         channels: Sequence[ChannelTerms] = (),
+        to_tell: bool = False,
     ) -> Self:
         """Open the database of a run, creating it when needed; or, without a fingerprint, open an
         existing one of any run for reading.
@@ -51,6 +52,7 @@ class Store:
         Args:
             fingerprint: of the cluster file, 64 hex.
             channels: the agent's edges; records can be stored of these only.
+            to_tell: without a fingerprint, to commit `StorePayment` beside a running daemon.
 
         Raises:
             ConfigurationError: it belongs to another run, or cannot be opened: missing, locked,
@@ -58,7 +60,7 @@ class Store:
         """
         writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         try:
-            connection = writer.submit(_open, path, fingerprint, channels).result()
+            connection = writer.submit(_open, path, fingerprint, channels, to_tell).result()
         except (sqlite3.Error, OSError) as exc:
             writer.shutdown()
             raise ConfigurationError(_explain(path, exc)) from exc
@@ -95,6 +97,10 @@ class Store:
     def channels(self) -> list[ChannelTerms]:
         """The terms of every channel, by lo and hi."""
         return self._read(store_tables.channels)
+
+    def payments(self) -> dict[bytes, int]:
+        """The payments that this end was told of and no record holds yet, by channel id."""
+        return self._read(store_tables.payments)
 
     def channel_state(self, channel_id: bytes) -> ChannelState:
         """What `Channel` is rebuilt from; the empty state for a channel without records."""
@@ -133,11 +139,11 @@ def _explain(path: Path, exc: Exception) -> str:
 
 
 def _open(
-    path: Path, fingerprint: str | None, channels: Sequence[ChannelTerms]
+    path: Path, fingerprint: str | None, channels: Sequence[ChannelTerms], to_tell: bool
 ) -> sqlite3.Connection:
     if fingerprint is None and not path.exists():
         raise ConfigurationError(f"{path}: no such database")
-    mode = "ro" if fingerprint is None else "rwc"
+    mode = "rwc" if fingerprint is not None else "rw" if to_tell else "ro"
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,

@@ -153,7 +153,7 @@ def _perform(connection: sqlite3.Connection, op: StoreOperation) -> None:
                     pack(list(op.evidence)),
                 ),
             )
-            _clear(connection, op.channel_id, payment_done=op.payment_done)
+            _clear(connection, op.channel_id, op.paid)
         case StoreRefusal():
             closed = op.refusal
             connection.execute(
@@ -168,7 +168,7 @@ def _perform(connection: sqlite3.Connection, op: StoreOperation) -> None:
                     closed.signature,
                 ),
             )
-            _clear(connection, op.channel_id, payment_done=op.payment_done)
+            _clear(connection, op.channel_id, op.paid)
             _set_status(connection, op.channel_id, op.status, op.reason)
         case StorePayment():
             connection.execute("DELETE FROM payments WHERE channel_id = ?", (op.channel_id,))
@@ -186,11 +186,13 @@ def _perform(connection: sqlite3.Connection, op: StoreOperation) -> None:
             assert_never(op)
 
 
-def _clear(connection: sqlite3.Connection, channel_id: bytes, *, payment_done: bool) -> None:
-    """What is answered waits no longer."""
+def _clear(connection: sqlite3.Connection, channel_id: bytes, paid: int) -> None:
+    """What is answered waits no longer: the proposal, and the payment that was in it. The operator
+    may have told of another one meanwhile."""
     connection.execute("DELETE FROM pending WHERE channel_id = ?", (channel_id,))
-    if payment_done:
-        connection.execute("DELETE FROM payments WHERE channel_id = ?", (channel_id,))
+    connection.execute(
+        "DELETE FROM payments WHERE channel_id = ? AND delta = ?", (channel_id, paid)
+    )
 
 
 def _set_status(
@@ -213,6 +215,10 @@ def channels(connection: sqlite3.Connection) -> list[ChannelTerms]:
         "FROM channels ORDER BY lo, hi"
     )
     return [ChannelTerms(*row) for row in rows]
+
+
+def payments(connection: sqlite3.Connection) -> dict[bytes, int]:
+    return dict(connection.execute("SELECT channel_id, delta FROM payments").fetchall())
 
 
 def channel_state(connection: sqlite3.Connection, channel_id: bytes) -> ChannelState:

@@ -143,6 +143,11 @@ class Channel:
         return self.position.window
 
     @property
+    def payment(self) -> int:
+        """The delta of the payment that this end was told of and no record holds, or 0."""
+        return self._payment
+
+    @property
     def idle(self) -> bool:
         """Whether the chain is open, synced and complete: nothing due, pending or held."""
         waiting = self._pending is not None or self._held is not None or bool(self._due)
@@ -465,8 +470,8 @@ class Channel:
         self._due = {w: due for w, due in self._due.items() if w > body.window}
         self._skipped = {window for window in self._skipped if window > body.window}
         self._over_limit_window = GENESIS_WINDOW  # the balance is another: judge it anew
-        payment_done = body.kind == PAYMENT and body.delta == self._payment
-        if payment_done:
+        paid = body.delta if body.kind == PAYMENT else 0
+        if paid == self._payment:
             self._payment = 0
         store = StoreRecord(
             self.channel_id,
@@ -475,7 +480,7 @@ class Channel:
             record.sig_p,
             record.sig_a,
             record.evidence,
-            payment_done,
+            paid,
         )
         if body.kind == SETTLEMENT:
             return [store, Settled(body.seq, body.window, body.delta, body.balance_after)]
@@ -510,12 +515,12 @@ class Channel:
             Propose(pending.body, pending.sig_p),
             message,
             [PeerRejected(message.code, body.attempt)],
-            payment_done=body.kind == PAYMENT,
+            paid=body.delta if body.kind == PAYMENT else 0,
         )
         return closed + self._advance()
 
     def _close(
-        self, proposal: Propose, reject: Reject, then: list[Effect], *, payment_done: bool = False
+        self, proposal: Propose, reject: Reject, then: list[Effect], *, paid: int = 0
     ) -> list[Effect]:
         """Close an attempt for good: the persist effect, `then`, and the end of the channel when
         nothing is left to propose."""
@@ -524,12 +529,12 @@ class Channel:
             body.seq, body.attempt, proposal.body, proposal.sig_p, reject.code, reject.signature
         )
         self._attempts.close(refusal)
-        if payment_done:
+        if paid == self._payment:
             self._payment = 0
         ended = self._attempts.end_channel(body.seq)
         if ended:
             self.status, self.reason = Status.DISPUTED, reject.code
-        store = StoreRefusal(self.channel_id, refusal, self.status, self.reason, payment_done)
+        store = StoreRefusal(self.channel_id, refusal, self.status, self.reason, paid)
         return [store, *then, *([Disputed(reject.code)] if ended else [])]
 
     def _freeze_double(self, first: Propose, second: Propose) -> list[Effect]:

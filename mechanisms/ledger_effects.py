@@ -61,7 +61,7 @@ class StorePending:
 @dataclass(frozen=True, slots=True)
 class StoreRecord:
     """Persist: a record with both signatures; the same transaction clears the pending proposal, and
-    the payment that this end was told of where the record holds it (`payment_done`)."""
+    the payment that this end was told of where it is `paid`, the delta of a payment record."""
 
     channel_id: bytes
     seq: int
@@ -69,19 +69,20 @@ class StoreRecord:
     sig_p: bytes
     sig_a: bytes
     evidence: Evidence
-    payment_done: bool = False
+    paid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class StoreRefusal:
     """Persist: a closed attempt, and what it makes of the channel. The same transaction clears the
-    pending proposal, and the payment that this end was told of with `payment_done`."""
+    pending proposal, and the payment that this end was told of where it is `paid`, the delta of
+    the refused payment."""
 
     channel_id: bytes
     refusal: Refusal
     status: Status
     reason: str
-    payment_done: bool
+    paid: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from decimal import Decimal, DecimalException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,8 +17,9 @@ from agent.ledger_files import (
     write_exports,
 )
 from agent.options import json_option
+from agent.status import read_status
 from mechanisms.audit import Finding, RunAudit, audit_export
-from mechanisms.credits import format_credits
+from mechanisms.credits import AMOUNT_MAX, format_credits
 from topologies.cluster import load_cluster
 from topologies.specs import ConfigurationError
 
@@ -104,6 +106,7 @@ def _channel_rows(store: "Store") -> list[dict[str, Any]]:
         position = Position.of(state.last.body) if state.last else Position()
         rows.append(
             {
+                "channel_id": terms.channel_id.hex(),
                 "lo": terms.lo,
                 "hi": terms.hi,
                 "seq": position.seq,
@@ -139,6 +142,85 @@ def _paid(lo: str, hi: str, balance_lo: int) -> str:
         return f"{lo} and {hi} are even"
     payer, payee = (hi, lo) if balance_lo > 0 else (lo, hi)
     return f"{payer} paid {payee} {format_credits(abs(balance_lo))[1:]}"
+
+
+@command.command()
+@click.argument("data_dir", type=_directory)
+@click.option("--to", "payee", metavar="ID", help="The neighbour that this agent has paid.")
+@click.option("--from", "payer", metavar="ID", help="The neighbour that has paid this agent.")
+@click.option("--cancel", metavar="ID", help="Take back what was told about this neighbour.")
+@click.argument("amount", required=False)
+def pay(
+    data_dir: Path, payee: str | None, payer: str | None, cancel: str | None, amount: str | None
+) -> None:
+    """Tell an agent of a payment outside the system, such as a bank transfer, of AMOUNT credits.
+
+    Both ends of the edge must be told of the same amount: then both sign a record of it, the
+    balance falls by it, and a neighbour at its credit limit is served again. A running daemon
+    takes it within a second, another one when it is started again. Telling again replaces what was
+    told; a payment waits while it is more than what is owed.
+
+    \b
+    Examples:
+      candor ledger pay /var/lib/candor/a3 --to a2 12.5
+      candor ledger pay /var/lib/candor/a2 --from a3 12.5
+      candor ledger pay /var/lib/candor/a3 --cancel a2
+    """
+    from agent.store import Store, StoreError
+    from mechanisms.ledger import StorePayment
+
+    named = [peer for peer in (payee, payer, cancel) if peer is not None]
+    if len(named) != 1 or (amount is None) != (cancel is not None):
+        raise click.UsageError("give one of --to ID AMOUNT, --from ID AMOUNT, --cancel ID")
+    peer, received = named[0], 0 if amount is None else _micro(amount) * (1 if payer else -1)
+    with Store.open(data_dir / STORE_NAME, to_tell=True) as store:
+        try:
+            row = _channel_with(store, data_dir, peer)
+            own_lo = row["hi"] == peer
+            # Of a record: above 0 when hi has paid lo.
+            delta = received if own_lo else -received
+            store.commit([StorePayment(bytes.fromhex(row["channel_id"]), delta)]).result()
+        except StoreError as exc:
+            raise ConfigurationError(str(exc)) from exc
+    click.echo(_told(row, peer, received))
+
+
+def _micro(amount: str) -> int:
+    """Credits as typed, exactly, in micro-credits above 0."""
+    try:
+        micro = Decimal(amount).scaleb(6)
+    except DecimalException:  # no number, or one beyond all bounds
+        micro = Decimal("NaN")
+    if not (micro.is_finite() and 0 < micro <= AMOUNT_MAX and micro == micro.to_integral_value()):
+        raise ConfigurationError(f"AMOUNT {amount}: not credits above 0 with six decimals at most")
+    return int(micro)
+
+
+def _channel_with(store: "Store", data_dir: Path, peer: str) -> dict[str, Any]:
+    own, rows = read_status(data_dir).agent, _channel_rows(store)
+    by_peer = {row["hi"] if row["lo"] == own else row["lo"]: row for row in rows}
+    if peer not in by_peer:
+        raise ConfigurationError(
+            f"{data_dir}: {own} has no ledger with {peer}; it has one with {', '.join(by_peer)}"
+        )
+    row = by_peer[peer]
+    if row["status"] != "open":
+        raise ConfigurationError(
+            f"{row['lo']}-{row['hi']}: the ledger is {row['status']} ({row['reason']}) "
+            "and takes no record any more"
+        )
+    return row
+
+
+def _told(row: dict[str, Any], peer: str, received: int) -> str:
+    if received == 0:
+        return f"told of no payment between this agent and {peer}"
+    amount = format_credits(abs(received))[1:]
+    said = f"told that {peer} has paid {amount}" if received > 0 else f"told of {amount} to {peer}"
+    balance = row["balance_lo"] if row["hi"] == peer else row["balance_hi"]
+    owed = balance if received > 0 else -balance
+    waits = "" if 0 < abs(received) <= owed else "; it waits until that much is owed"
+    return f"{said}{waits}; tell {peer} the same"
 
 
 @command.command()

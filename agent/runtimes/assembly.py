@@ -149,6 +149,7 @@ def assemble(
         edges,
         patience_s=BILL_DEADLINES * cluster.rounds.deadline_s,
         overdue_s=SETTLE_DEADLINES * cluster.rounds.deadline_s,
+        resting=reserved_round // terms.window_rounds,
     )
     _restore_claims(settlement, store, window_of(reserved_round, terms.window_rounds))
     if snapshot and reserved_round == 0:

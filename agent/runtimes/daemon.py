@@ -59,6 +59,7 @@ from network.wire import encode
 
 TICK_S: Final = 0.05  # the resolution of every deadline
 DRAIN_S: Final = 2.0
+PAYMENTS_EVERY_S: Final = 1.0
 INTERRUPTED: Final = 130
 
 T = TypeVar("T")
@@ -181,7 +182,12 @@ class Daemon:
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(job)
-                for job in (self._receive_loop(), self._tick_loop(), self._train_loop())
+                for job in (
+                    self._receive_loop(),
+                    self._tick_loop(),
+                    self._payments_loop(),
+                    self._train_loop(),
+                )
             ]
             ended = await self._finished
             for task in tasks:
@@ -223,6 +229,16 @@ class Daemon:
             self._perform(self.core.tick(self._now()))
             self._observer.ticked(self.core)
             self._tell_synced()
+
+    async def _payments_loop(self) -> None:
+        """What `candor ledger pay` has stored meanwhile."""
+        while True:
+            await asyncio.sleep(PAYMENTS_EVERY_S)
+            if self._persisting or self._pending:
+                continue  # the store is not yet what the core takes it to be
+            before = self.core.settlement.payments()
+            stored = await self._loop.run_in_executor(None, self._store.payments)
+            self._perform(self.core.told(before, stored, self._now()))
 
     def _tell_synced(self) -> None:
         """Log once a neighbour that nothing of an earlier life is left to settle with it."""

@@ -165,7 +165,7 @@ class _World:
                 self._start(agent)
             # Who has trained to the end leaves first, perhaps before the last acceptance is back.
             self._until(self._now_s + DRAIN_S, lambda: False)
-            if self._checks.all_equal():
+            if self._checks.all_settled():
                 break
         if not self._checks.found:
             self._checks.at_the_end()

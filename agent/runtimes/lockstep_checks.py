@@ -161,9 +161,13 @@ class Checks:
         ):
             self.violated("false-accusation", about)
 
-    def all_equal(self) -> bool:
-        """Whether both ends of every edge that is still open have the same chain."""
-        return all(self._equal(channel_id, *ends) for channel_id, ends in self._ends.items())
+    def all_settled(self) -> bool:
+        """Whether both ends of every edge that is still open have the same chain, with all in it
+        that both have billed."""
+        return not any(
+            not self._equal(channel_id, *ends) or self._unsettled(channel_id, *ends)
+            for channel_id, ends in self._ends.items()
+        )
 
     def _equal(self, channel_id: bytes, lo: str, hi: str) -> bool:
         disks = (self._disks[lo], self._disks[hi])
@@ -180,11 +184,25 @@ class Checks:
                 self.violated(
                     "unequal-ledgers", f"{'-'.join(ends)}: {len(lo)} and {len(hi)} records"
                 )
+        for channel_id, ends in self._ends.items():
+            for window in self._unsettled(channel_id, *ends):
+                self.violated("unsettled", f"{'-'.join(ends)}: window {window}")
         for (channel_id, seq), head in self._agreed.items():
             ends = self._ends[channel_id]
             for end in ends:
                 if self._open(channel_id) and not self._holds(end, channel_id, seq, head):
                     self.violated("lost-settlement", f"{'-'.join(ends)}: record {seq}")
+
+    def _unsettled(self, channel_id: bytes, lo: str, hi: str) -> list[int]:
+        """The windows that both ends have billed and not settled, though nothing stood against it:
+        a backup may have lost a bill that the other end waits for."""
+        if not self._open(channel_id) or self.restored & {lo, hi}:
+            return []
+        last = self._disks[lo].channel_state(channel_id).last
+        done = Body.decode(last.body).window if last else -1
+        keys = self._disks[lo].values.keys() & self._disks[hi].values.keys()
+        windows = [int(key.removeprefix("bill/")) for key in keys if key.startswith("bill/")]
+        return sorted(window for window in windows if window > done)
 
     def _holds(self, end: str, channel_id: bytes, seq: int, head: bytes) -> bool:
         heads = self._disks[end].channel_state(channel_id).heads

@@ -68,21 +68,20 @@ class Disk:
                 chain = self.chains.setdefault(channel_id, [])
                 assert seq == len(chain)
                 chain.append(Record(body, sig_p, sig_a, evidence))
-                self._clear(channel_id, payment_done=operation.payment_done)
+                self._clear(channel_id, operation.paid)
             case StoreRefusal(channel_id, refusal, status, reason):
                 refusals = self.states.get(channel_id, ChannelState()).refusals
                 self._set(channel_id, refusals=(*refusals, refusal), status=status, reason=reason)
-                self._clear(channel_id, payment_done=operation.payment_done)
+                self._clear(channel_id, operation.paid)
             case StorePayment(channel_id, delta):
                 self._set(channel_id, payment=delta)
             case StoreStatus(channel_id, status, reason):
                 self._set(channel_id, status=status, reason=reason)
 
-    def _clear(self, channel_id: bytes, *, payment_done: bool) -> None:
+    def _clear(self, channel_id: bytes, paid: int) -> None:
         """What is answered waits no longer."""
-        self._set(channel_id, pending=None)
-        if payment_done:
-            self._set(channel_id, payment=0)
+        payment = self.states.get(channel_id, ChannelState()).payment
+        self._set(channel_id, pending=None, payment=0 if payment == paid else payment)
 
     def _set(self, channel_id: bytes, **changes: object) -> None:
         state = self.states.get(channel_id, ChannelState())

@@ -1,5 +1,7 @@
 """The core under simulated time: real cores, evidence, ledgers and SQLite; no sockets."""
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +11,9 @@ from hypothesis import strategies as st
 
 from agent.effects import Persist, PutValue, Remember, Send
 from agent.ledger_files import audit_run_directory
+from agent.runtimes.assembly import channel_terms
 from mechanisms.claims import Claim, SignedClaim
-from mechanisms.ledger import StorePending, StoreRecord
+from mechanisms.ledger import StorePayment, StorePending, StoreRecord
 from mechanisms.payments import SignedBill
 from mechanisms.statements import SignedStatement, Statement
 from network.messages import (
@@ -385,6 +388,67 @@ def test_a_neighbour_beyond_its_credit_is_not_served(started):
         assert "a1" not in node.core.book.row
 
 
+def test_a_payment_outside_makes_room_below_the_credit_limit(started, tmp_path):
+    fixed = np.random.default_rng(1).standard_normal(DIM).astype(np.float32)
+    reports = {"a1": lambda t: 40 * fixed}
+    run = started(
+        "ring", 4, reports=reports, rounds=200, window=2, credit_limit=5_000_000, deadline_s=1.0
+    )
+    run.start()
+    while run.nodes["a0"].core.neighbours["a1"].reason != "credit limit reached":
+        run.advance(0.05)
+    payee = run.nodes["a0"].core
+    owed = payee.settlement.edge_balance("a1")
+    channel_id = channel_terms(run.cluster, "a0")["a1"].channel_id
+    for agent in ("a0", "a1"):
+        node = run.nodes[agent]
+        before = node.core.settlement.payments()
+        node.store.commit([StorePayment(channel_id, owed)]).result()
+        run._perform(agent, node.core.told(before, node.store.payments(), run.now_s))
+    run.advance(2.0)
+    for agent, other in (("a0", "a1"), ("a1", "a0")):
+        node = run.nodes[agent]
+        assert node.events("payment_told") == [{"peer": other, "delta": owed}]
+        [paid] = node.events("paid")
+        assert paid["delta"] == owed
+        assert node.store.payments() == {}
+        # Nothing is told a second time by what the store held a moment ago.
+        before = dict.fromkeys(node.core.settlement.payments(), 0)
+        assert not node.core.told(before, node.store.payments(), run.now_s)
+    run.run(200.0)
+    settled = [(f["peer"], f["seq"]) for f in run.nodes["a0"].events("settled")]
+    assert ("a1", paid["seq"] + 1) in settled  # the window that had no room
+    run.export()
+    _, audit = audit_run_directory(tmp_path)
+    assert not audit.findings
+
+
+def test_windows_in_which_one_end_or_the_other_was_away_are_passed_over(started, tmp_path):
+    run = started("ring", 4, rounds=130, window=1, deadline_s=1.0)
+
+    def advance_until(ready):
+        while not ready():
+            run.advance(0.05)
+
+    run.start()
+    nodes = run.nodes
+    advance_until(lambda: nodes["a2"].core.round > 80)
+    run.kill("a3")
+    advance_until(lambda: nodes["a2"].core.round > 83)
+    run.kill("a2")  # with windows that a3 has no bill of
+    run.start("a3")
+    advance_until(lambda: nodes["a3"].core.round > 90)
+    run.start("a2")  # where a3 has windows that a2 has no bill of
+    run.run(120.0)
+    assert [nodes[agent].ended.failure for agent in nodes] == [None] * 4
+    for one, other in (("a2", "a3"), ("a3", "a2")):
+        assert nodes[one].core.settlement.settled(other)
+    run.export()
+    _, audit = audit_run_directory(tmp_path)
+    assert not audit.findings
+    assert all(edge.windows > 90 for edge in audit.edges)
+
+
 def test_different_cluster_files_are_refused_on_both_sides(tmp_path):
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     ours.mkdir()
@@ -639,6 +703,33 @@ def test_a_late_claim_bars_until_it_comes(started):
         assert run.nodes[neighbour].core.neighbours["a1"].reason is None
 
 
+def test_a_claim_that_comes_before_our_own_window_is_over_is_kept(started):
+    run = started("ring", 4, rounds=8, window=4, deadline_s=1.0)
+    seen = set()
+
+    def once(sender, send):
+        """No claim is repeated, nor said again with a bill."""
+        if send.envelope.kind is Kind.CLAIM:
+            said = (sender, send.peer, bytes(send.envelope.fields[0]))
+            first = said not in seen
+            seen.add(said)
+            return send if first else None
+        return None if send.envelope.kind is Kind.BILL else send
+
+    run.tamper = once
+    run.start()
+    slow = run.nodes["a3"]
+    while slow.core.round < 8:
+        if slow.core.round == 4 and slow.due:
+            run.asleep.add("a3")  # a0 and a2 wait for it, while a1 has all that it needs
+            run.advance(0.3)
+            run.asleep.discard("a3")
+        run.advance(0.05)
+    for agent in ("a0", "a2"):
+        assert not run.nodes[agent].events("claim_missed")
+        assert run.nodes[agent].store.value("bill/0") is not None
+
+
 def test_who_makes_a_habit_of_being_late_is_not_served(started):
     run = started("ring", 4, rounds=4000, window=4, deadline_s=0.2)
     held = {}
@@ -652,7 +743,7 @@ def test_who_makes_a_habit_of_being_late_is_not_served(started):
 
     run.tamper = hold
     run.start()
-    run.advance(30.0)
+    run.advance(60.0)
     for neighbour in ("a0", "a2"):
         assert "claims came late" in run.nodes[neighbour].core.neighbours["a1"].reason
 
@@ -718,6 +809,39 @@ def test_a_claim_stored_before_the_crash_outlives_an_older_snapshot(started, tmp
     assert not any(n.events("claim_refused") for n in run.nodes.values())
     _, audit = audit_run_directory(tmp_path)
     assert not audit.findings
+
+
+def test_a_lost_disk_is_told_by_the_neighbours_ledgers(started, tmp_path):
+    run = finish(started("ring", 4, rounds=12, window=4))
+    run.nodes["a1"].snapshot = None
+    run.close()
+    for file in (tmp_path / "agents" / "a1").glob("ledger.sqlite*"):
+        file.unlink()
+    run.start()
+    run.run()
+    node = run.nodes["a1"]
+    assert not stated_digests(node)
+    assert "beyond 20" in node.ended.failure  # window 2 is settled, and two more may be forgotten
+    assert not any(other.events("misbehaviour_proven") for other in run.nodes.values())
+    run.export()
+    _, audit = audit_run_directory(tmp_path)
+    assert not audit.findings
+
+
+def test_windows_that_a_restored_backup_passed_over_are_not_billed(started, tmp_path):
+    run = finish(started("ring", 4, rounds=12, window=4))
+    run.close()
+    for agent in run.nodes:
+        with closing(sqlite3.connect(tmp_path / "agents" / agent / "ledger.sqlite")) as database:
+            database.execute("DELETE FROM records")
+            if agent == "a1":
+                database.execute("DELETE FROM settings WHERE key IN ('bill/0', 'bill/1')")
+            database.commit()
+    run.start()
+    run.run()
+    assert not any(other.events("message_refused") for other in run.nodes.values())
+    settled = [fields["window"] for fields in run.nodes["a0"].events("settled")]
+    assert settled == [0, 1, 2]  # with a3; none with a1, whose bill names one that is gone
 
 
 def test_updates_after_a_farewell_are_not_mixed(started):

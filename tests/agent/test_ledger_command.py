@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from agent import keys
 from agent.commands.ledger import command
 from agent.ledger_files import audit_facts, audit_run_directory, write_exports
+from agent.status import Status, StatusFile
 from agent.store import Store
 from mechanisms.claims import Claim, ClaimedRound, SignedClaim
 from mechanisms.ledger import (
@@ -256,6 +257,7 @@ def test_show_lists_the_channels_of_an_agent_and_of_a_run(run_dir: Path) -> None
     told = json.loads(ledger("show", run_dir, "--json").output)
     assert list(told["agents"]) == ["a0", "a1", "a2"]
     row = told["agents"]["a2"][0]
+    assert len(bytes.fromhex(row.pop("channel_id"))) == 32
     assert row == {
         "lo": "a0",
         "hi": "a2",
@@ -276,6 +278,56 @@ def test_show_says_where_there_is_no_ledger(tmp_path: Path) -> None:
     result = ledger("show", tmp_path)
     assert isinstance(result.exception, ConfigurationError)
     assert "no ledger.sqlite here" in str(result.exception)
+
+
+def tell(run_dir: Path, agent: str, *words: str) -> Result:
+    data_dir = run_dir / "agents" / agent
+    status = Status("demo", agent, "00" * 32, 1, "training", 1, 8)
+    StatusFile(data_dir).write(status)
+    return ledger("pay", data_dir, *words)
+
+
+def told(run_dir: Path, agent: str) -> list[int]:
+    with Store.open(run_dir / "agents" / agent / "ledger.sqlite") as store:
+        return sorted(store.payments().values())
+
+
+def test_both_ends_are_told_of_a_payment(run_dir: Path) -> None:
+    # a1 owes a0 one credit: a0 has received it, on the ledger.
+    payee = tell(run_dir, "a0", "--from", "a1", "0.75")
+    assert payee.output == "told that a1 has paid 0.750000; tell a1 the same\n"
+    payer = tell(run_dir, "a1", "--to", "a0", "0.75")
+    assert payer.output == "told of 0.750000 to a0; tell a0 the same\n"
+    assert told(run_dir, "a0") == told(run_dir, "a1") == [750_000]  # hi has paid lo
+    more = tell(run_dir, "a1", "--to", "a0", "1.000001")
+    assert "it waits until that much is owed" in more.output
+    assert told(run_dir, "a1") == [1_000_001]
+    assert tell(run_dir, "a0", "--cancel", "a1").exit_code == 0
+    assert told(run_dir, "a0") == []
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--to", "a9", "1"), "a0 has no ledger with a9; it has one with a1, a2"),
+        (("--to", "a0", "1"), "a0 has no ledger with a0; it has one with a1, a2"),
+        (("--to", "a1", "0"), "AMOUNT 0: not credits above 0"),
+        (("--to", "a1", "1.0000001"), "AMOUNT 1.0000001: not credits above 0 with six decimals"),
+        (("--to", "a1", "-1"), "No such option '-1'"),
+        (("--to", "a1", "nan"), "AMOUNT nan: not credits"),
+        (("--to", "a1", "1e999999999"), "AMOUNT 1e999999999: not credits"),
+        (("--to", "a1"), "give one of --to ID AMOUNT"),
+        (("--to", "a1", "--from", "a2", "1"), "give one of --to ID AMOUNT"),
+        (("--cancel", "a1", "1"), "give one of --to ID AMOUNT"),
+    ],
+)
+def test_a_payment_that_makes_no_sense_is_not_told(
+    run_dir: Path, words: tuple[str, ...], line: str
+) -> None:
+    result = tell(run_dir, "a0", *words)
+    assert result.exit_code != 0
+    assert line in result.output + str(result.exception)
+    assert told(run_dir, "a0") == []
 
 
 def test_export_writes_the_files_that_the_daemon_writes(run_dir: Path, tmp_path: Path) -> None:

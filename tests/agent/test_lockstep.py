@@ -8,7 +8,13 @@ from click.testing import CliRunner
 
 from agent.book import EvidenceBook
 from agent.commands.lockstep import MUTANTS, command
+from agent.runtimes.assembly import channel_terms
 from agent.runtimes.lockstep import Outcome, run_seed
+from agent.runtimes.lockstep_checks import Checks
+from agent.runtimes.lockstep_disk import Disk
+from mechanisms.ledger import StoreRecord
+from mechanisms.ledger_bodies import Body
+from tests.runs import write_cluster
 
 
 @pytest.mark.parametrize("first", range(0, 120, 20))
@@ -24,6 +30,28 @@ def test_a_seed_replays_exactly() -> None:
     once, again = (run_seed(7, trace=line.append) for line in lines)
     assert once == again
     assert lines[0] == lines[1] != []
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_only_what_backups_of_both_ends_lack_may_be_gone(tmp_path, restored) -> None:
+    cluster = write_cluster(tmp_path, "ring", 3)
+    disks = {agent: Disk() for agent in cluster.ids}
+    checks = Checks(cluster, disks, strict=True)
+    edge = channel_terms(cluster, "a0")["a1"]
+    place = (edge.channel_id, 0, 0, bytes(32), edge.public_lo, -1, "genesis", 0, 0)
+    body = Body(*place, *[bytes(32)] * 2, *[bytes(16)] * 2).encode()
+    record = StoreRecord(edge.channel_id, 0, body, bytes(64), bytes(64), ())
+    for end in ("a0", "a1"):
+        disks[end].commit([record])
+        checks.stored(end, [record])
+    checks.at_the_end()
+    assert not checks.found
+    for end in ("a0", "a1"):
+        disks[end].replace(Disk())
+        if restored:
+            checks.restore(end)
+    checks.at_the_end()
+    assert [v.invariant for v in checks.found] == ([] if restored else ["lost-settlement"] * 2)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)

@@ -110,7 +110,7 @@ def test_a_channel_is_rebuilt_from_what_was_stored(path: Path) -> None:
 
 def test_a_refusal_clears_the_proposal_and_stays_in_one_transaction(path: Path) -> None:
     refusal = Refusal(0, 0, PENDING.body, PENDING.sig_p, "mismatch", bytes(64))
-    closed = StoreRefusal(ID, refusal, Status.DISPUTED, "mismatch", payment_done=True)
+    closed = StoreRefusal(ID, refusal, Status.DISPUTED, "mismatch", paid=-5)
     with open_store(path) as store:
         store.commit([StorePayment(ID, -5), PENDING]).result()
         assert store.channel_state(ID).payment == -5
@@ -129,7 +129,9 @@ def test_a_payment_waits_until_its_record_is_stored(path: Path) -> None:
         store.commit([StorePayment(ID, 7), StorePayment(ID, -9), RECORD]).result()
     with open_store(path) as store:
         assert store.channel_state(ID).payment == -9
-        store.commit([replace(following(1), payment_done=True)]).result()
+        store.commit([replace(following(1), paid=7)]).result()
+        assert store.channel_state(ID).payment == -9  # told since: it is not the one on record
+        store.commit([replace(following(2), paid=-9)]).result()
         assert store.channel_state(ID).payment == 0
         store.commit([StorePayment(ID, 3), StorePayment(ID, 0)]).result()
         assert store.channel_state(ID).payment == 0

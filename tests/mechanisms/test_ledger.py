@@ -200,19 +200,19 @@ class Twin:
             case StorePending(_, body, sig_p, evidence):
                 assert disk.pending is None
                 disk.pending = Pending(body, sig_p, evidence)
-            case StoreRecord(_, seq, body, sig_p, sig_a, evidence, payment_done):
+            case StoreRecord(_, seq, body, sig_p, sig_a, evidence, paid):
                 assert seq == len(disk.records)
                 disk.records.append(Record(body, sig_p, sig_a, evidence))
                 disk.pending = None
-                disk.payment = 0 if payment_done else disk.payment
+                disk.payment = 0 if paid == disk.payment else disk.payment
                 end.backups.append(disk.copy())
             case StorePayment(_, delta):
                 disk.payment = delta
-            case StoreRefusal(_, refusal, status, reason, payment_done):
+            case StoreRefusal(_, refusal, status, reason, paid):
                 disk.refusals.append(refusal)
                 disk.pending = None
                 disk.status, disk.reason = status, reason
-                disk.payment = 0 if payment_done else disk.payment
+                disk.payment = 0 if paid == disk.payment else disk.payment
                 end.backups.append(disk.copy())
             case StoreStatus(_, status, reason):
                 disk.status, disk.reason = status, reason
