@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.book import EvidenceBook
+from agent.edge import Step, To
 from agent.effects import Arrived, Effect, Log, Persist, PutValue, Send, Verify
 from agent.neighbour import Neighbour
-from agent.settlement import Settlement, Step, To
+from agent.settlement import Settlement
 from mechanisms.evidence import Examined, Examiner
 from mechanisms.proofs import Proof, ProofError, verify_proof
 from mechanisms.statements import EvidenceError, SignedStatement

@@ -7,12 +7,12 @@ answers with steps for the core, in order.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final
 
 from agent.book import EvidenceBook
 from agent.collector import Collector
-from agent.effects import Log, Persist, PutValue, ReadRecords
+from agent.edge import LATE_FORGOTTEN, Edge, Step, To, log
+from agent.effects import Persist, PutValue
 from agent.referee import Referee
 from mechanisms import ledger
 from mechanisms.claims import SignedClaim, claim_bytes_max
@@ -26,7 +26,6 @@ from mechanisms.payments import (
     check_bill,
     edge_delta,
 )
-from mechanisms.proofs import from_ledger
 from mechanisms.sketch import window_of
 from mechanisms.statements import EvidenceError, SignedStatement
 from network.errors import RemoteProtocolError
@@ -39,48 +38,6 @@ from topologies.signatures import SigningKey
 RESEND_S: Final = 1.0
 # A daemon that is down for minutes is late once; whoever makes a habit of it pays nothing.
 LATE_MAX: Final = 3
-# Windows to settle for one lateness to be forgotten: a habit saves less than it risks.
-LATE_FORGOTTEN: Final = 16
-
-
-@dataclass(frozen=True, slots=True)
-class To:
-    """A message to one neighbour."""
-
-    agent: str
-    message: ClaimMessage | BillMessage | LedgerMessage
-
-
-Step: TypeAlias = Persist | ReadRecords | Log | To
-
-
-@dataclass(slots=True)
-class Edge:
-    """The settlement state of one edge; `bills` are the neighbour's, by window."""
-
-    channel: ledger.Channel
-    public: bytes
-    bills: dict[int, SignedBill] = field(default_factory=dict)
-    skipped: set[int] = field(default_factory=set)
-    handed: set[int] = field(default_factory=set)  # to the channel, which has not settled them yet
-    late: set[int] = field(default_factory=set)  # windows billed without it: its claim was missing
-    lateness: int = 0  # how often that began, times LATE_FORGOTTEN, less what was settled since
-    refused: str | None = None  # why a claim or a bill was: whoever does not pay is not served
-    over_limit: bool = False
-    reading: bool = False  # records for the neighbour: one request at a time
-    resend_s: float = 0.0
-    open_since_s: float | None = None
-    overdue: bool = False
-
-    def done(self, window: int) -> bool:
-        """Whether nothing more is to be done here about a window."""
-        past = window <= self.channel.settled_window
-        return past or window in self.skipped or window in self.handed
-
-    def passed_over(self, window: int) -> bool:
-        """Whether the neighbour has billed a later window, and never this one."""
-        later = min((w for w in self.bills if w > window), default=None)
-        return later is not None and self.bills[later].bill().previous < window
 
 
 class Settlement:
@@ -181,7 +138,7 @@ class Settlement:
         """A session began: exchange ledger states, and what may have been lost."""
         edge = self._edges[agent]
         edge.resend_s = now_s + RESEND_S
-        steps = self._steps(agent, edge.channel.connected(own_nonce, peer_nonce))
+        steps = edge.steps(edge.channel.connected(own_nonce, peer_nonce))
         return [*steps, *self._open(agent)]
 
     def tick(self, agent: str, now_s: float) -> Sequence[Step]:
@@ -198,7 +155,7 @@ class Settlement:
         if now_s < edge.resend_s:
             return steps
         edge.resend_s = now_s + RESEND_S
-        return [*steps, *self._open(agent), *self._steps(agent, edge.channel.resend())]
+        return [*steps, *self._open(agent), *edge.steps(edge.channel.resend())]
 
     def received(
         self, agent: str, kind: Kind, fields: Sequence[Value], now_s: float
@@ -220,7 +177,7 @@ class Settlement:
         except ledger.LedgerViolation as exc:
             raise RemoteProtocolError(f"ledger-{exc.code}", exc.detail) from exc
         edge.resend_s = now_s + RESEND_S
-        steps = self._steps(agent, effects)
+        steps = edge.steps(effects)
         # Later bills may be here already: they waited for the windows that this has settled.
         return [*steps, *(self._settle(agent) if edge.channel.settled_window > settled else [])]
 
@@ -241,7 +198,7 @@ class Settlement:
         """The answer to `ReadRecords`."""
         edge = self._edges[agent]
         edge.reading = False
-        return self._steps(agent, edge.channel.records_read(records))
+        return edge.steps(edge.channel.records_read(records))
 
     def claimed(self, agent: str, data: bytes, now_s: float) -> Sequence[Step]:
         """A neighbour's claim: kept until our own window is over, then held against the evidence.
@@ -262,7 +219,7 @@ class Settlement:
         if edge.done(claim.window) and claim.window not in edge.late:
             return []
         if not wanted:
-            return [_log(logging.DEBUG, "claim_ignored", peer=agent, window=claim.window)]
+            return [log(logging.DEBUG, "claim_ignored", peer=agent, window=claim.window)]
         if not self._referee.keep(agent, claim.window, signed):
             raise RemoteProtocolError("claim-changed", f"window {claim.window}")
         return self._bill(now_s)
@@ -283,7 +240,7 @@ class Settlement:
         if edge.done(bill.window):
             return []
         if not self._referee.near(bill.window):
-            return [_log(logging.DEBUG, "bill_ignored", peer=agent, window=bill.window)]
+            return [log(logging.DEBUG, "bill_ignored", peer=agent, window=bill.window)]
         known = edge.bills.get(bill.window)
         if known is not None:
             if known.body != signed.body:
@@ -341,11 +298,9 @@ class Settlement:
                 continue
             effects = channel.pay(delta)
             if not any(isinstance(effect, ledger.Ignored) for effect in effects):
-                steps.append(_log(logging.INFO, "payment_told", peer=agent, delta=delta))
+                steps.append(log(logging.INFO, "payment_told", peer=agent, delta=delta))
             # It is in the store already, where the operator may be writing the next one.
-            steps += self._steps(
-                agent, [e for e in effects if not isinstance(e, ledger.StorePayment)]
-            )
+            steps += edge.steps([e for e in effects if not isinstance(e, ledger.StorePayment)])
         return steps
 
     def restore(self, window: int, claim: bytes, bill: bytes | None) -> None:
@@ -379,7 +334,7 @@ class Settlement:
                 edge = self._edges[agent]
                 edge.lateness += LATE_FORGOTTEN * (not edge.late)  # once for windows that go on
                 edge.late.add(window)
-                steps.append(_log(logging.WARNING, "claim_missed", peer=agent, window=window))
+                steps.append(log(logging.WARNING, "claim_missed", peer=agent, window=window))
             steps += self._judge(window)
             steps += self._bill_window(window)
         return steps + self._judge_late()
@@ -423,8 +378,8 @@ class Settlement:
 
     def _skip(self, agent: str, edge: Edge, window: int, event: str, detail: str) -> list[Step]:
         edge.skipped.add(window)
-        refused = _log(logging.WARNING, event, peer=agent, window=window, detail=detail)
-        return [refused, *self._steps(agent, edge.channel.skip(window))]
+        refused = log(logging.WARNING, event, peer=agent, window=window, detail=detail)
+        return [refused, *edge.steps(edge.channel.skip(window))]
 
     def _bill_window(self, window: int) -> list[Step]:
         members = [
@@ -474,7 +429,7 @@ class Settlement:
         if edge.refused is not None:
             return []
         edge.refused = f"it refused our bill: {message.code}"
-        return [_log(logging.ERROR, "bill_rejected_by_peer", peer=agent, code=message.code)]
+        return [log(logging.ERROR, "bill_rejected_by_peer", peer=agent, code=message.code)]
 
     def _open(self, agent: str) -> list[To]:
         """Own claims and bills that an edge has not settled yet, oldest first."""
@@ -514,78 +469,8 @@ class Settlement:
             edge.refused = f"window {window} cannot be settled: {exc}"
             return self._skip(agent, edge, window, "bill_refused", str(exc))
         edge.handed.add(window)
-        return self._steps(agent, edge.channel.settle(window, delta, lo.encode(), hi.encode()))
+        return edge.steps(edge.channel.settle(window, delta, lo.encode(), hi.encode()))
 
     def _forget_settled(self) -> None:
         settled = (edge.channel.settled_window for edge in self._edges.values())
         self._referee.forget(min(settled, default=-1))
-
-    # --- the channel ------------------------------------------------------------------------
-
-    def _steps(self, agent: str, effects: Sequence[ledger.Effect]) -> list[Step]:
-        return [step for effect in effects for step in self._step(agent, effect)]
-
-    def _step(self, agent: str, effect: ledger.Effect) -> list[Step]:
-        match effect:
-            case (
-                ledger.StorePending()
-                | ledger.StoreRecord()
-                | ledger.StoreRefusal()
-                | ledger.StorePayment()
-                | ledger.StoreStatus()
-            ):
-                return [Persist((effect,))]
-            case ledger.ReadRecords(channel_id, first, count):
-                if self._edges[agent].reading:
-                    return []
-                self._edges[agent].reading = True
-                return [ReadRecords(agent, channel_id, first, count)]
-            case ledger.Transmit(message):
-                return [To(agent, LedgerMessage(Kind[message.kind], message.to_fields()))]
-            case ledger.Settled(seq, window, delta, balance):
-                edge = self._edges[agent]
-                edge.over_limit = False  # told again if the next one is beyond it
-                edge.lateness = max(0, edge.lateness - 1)
-                fields = {"seq": seq, "window": window, "delta": delta, "balance_lo_paid": balance}
-                return [_log(logging.INFO, "settled", peer=agent, **fields)]
-            case ledger.Paid(seq, delta, balance):
-                self._edges[agent].over_limit = False
-                fields = {"seq": seq, "delta": delta, "balance_lo_paid": balance}
-                return [_log(logging.INFO, "paid", peer=agent, **fields)]
-            case ledger.PaymentAwaited(delta):
-                return [_log(logging.WARNING, "payment_awaited", peer=agent, delta=delta)]
-            case ledger.OverLimit(window, balance):
-                own_lo = self._agent < agent
-                # The neighbour that owes is no longer served; the one that is owed to goes on.
-                self._edges[agent].over_limit = (balance < 0) if own_lo else (balance > 0)
-                return [
-                    _log(
-                        logging.WARNING,
-                        "credit_limit",
-                        peer=agent,
-                        window=window,
-                        balance_lo_paid=balance,
-                    )
-                ]
-            case ledger.Disputed(code):
-                return [_log(logging.ERROR, "ledger_disputed", peer=agent, code=code)]
-            case ledger.Refused(code, attempt):
-                return [
-                    _log(logging.WARNING, "ledger_refused", peer=agent, code=code, attempt=attempt)
-                ]
-            case ledger.PeerRejected(code, attempt):
-                event = "ledger_rejected_by_peer"
-                return [_log(logging.WARNING, event, peer=agent, code=code, attempt=attempt)]
-            case ledger.Froze(reason, proof):
-                found = from_ledger(reason, agent, proof)
-                stored = PutValue(f"proof/{reason}/{agent}", found.encode()) if found else None
-                return [
-                    *([Persist((stored,))] if stored else []),
-                    _log(logging.ERROR, "ledger_frozen", peer=agent, reason=reason),
-                ]
-            case ledger.Ignored(code):
-                return [_log(logging.DEBUG, "ledger_ignored", peer=agent, code=code)]
-
-
-def _log(level: int, event: str, **fields: str | int | float) -> Log:
-    return Log(level, event, fields)

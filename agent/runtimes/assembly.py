@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from agent.algorithms import step_schedule
 from agent.book import WINDOWS_KEPT, EvidenceBook
 from agent.core import RESERVED_KEY, AgentCore, CoreSettings
+from agent.edge import Edge
 from agent.ledger_files import bill_terms
 from agent.neighbour import Neighbour
 from agent.referee import bill_key, claim_key
-from agent.settlement import Edge, Settlement
+from agent.settlement import Settlement
 from mechanisms.claims import claim_bytes_max
 from mechanisms.evidence import Examiner, Terms
 from mechanisms.ledger import Channel, ChannelState, ChannelTerms
@@ -133,6 +134,7 @@ def assemble(
     }
     edges = {
         peer: Edge(
+            peer,
             Channel(channel, key, store.channel_state(channel.channel_id)),
             terms.publics[peer],
         )
