@@ -5,6 +5,7 @@ agents with different files notice at once. What a task, an algorithm or a payme
 checked where those live; here stand the settings and the graph.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,7 +15,7 @@ import tomli_w
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, model_validator
 
-from topologies import canonical, graphs, mixing
+from topologies import canonical, graphs, schedules
 from topologies.fields import (
     AgentId,
     Count,
@@ -23,20 +24,23 @@ from topologies.fields import (
     Endpoint,
     Hex64,
     Line,
-    MixingName,
     Number,
     RunId,
     split_endpoint,
 )
 from topologies.files import FilePath, Section, read_toml, validated
-from topologies.mixing import DEFAULT_MIXING
+from topologies.rounds import PUSH_SUM, GraphSettings, RoundWeights, settings_of
+from topologies.schedules import Schedule
 from topologies.specs import ConfigurationError
 
 if TYPE_CHECKING:
     import networkx as nx
 
+    from topologies.schedules import RoundGraph
+
 DEFAULT_RULE = "band:5e-4 + originality:5e-4 + persistence:5e-4 + norm:2e-5"
-FINGERPRINT_DOMAIN = "candor/cluster/v1"
+FINGERPRINT_DOMAIN = "candor/cluster/v2"
+PUSH_SUM_ALGORITHM = "gradient-push"
 
 
 class AgentEntry(Section):
@@ -92,14 +96,6 @@ class PaymentSettings(Section):
     sketch_size: Annotated[Count, Field(ge=16, le=1 << 15)] = 1024
 
 
-class GraphSettings(Section):
-    """The edges; `topology` only says where they came from."""
-
-    topology: Line
-    mixing: MixingName = DEFAULT_MIXING
-    edges: tuple[Edge, ...]
-
-
 class Cluster(Section):
     """A whole run, valid by construction: unique agents on a simple connected graph."""
 
@@ -116,10 +112,19 @@ class Cluster(Section):
     @model_validator(mode="after")
     def _check_relations(self) -> "Cluster":
         graphs.check_graph([agent.id for agent in self.agents], self.graph.edges)
+        self._check_mixing()
         self._check_unique("endpoint", [split_endpoint(agent.endpoint) for agent in self.agents])
         self._check_unique("identity", [agent.identity for agent in self.agents])
         self._check_unique("curve", [agent.curve for agent in self.agents])
         return self
+
+    def _check_mixing(self) -> None:
+        self.round_weights.check()
+        if self.round_weights.push_sum != (self.algorithm.name == PUSH_SUM_ALGORITHM):
+            raise ConfigurationError(
+                f"algorithm.name: mixing {PUSH_SUM!r} and algorithm {PUSH_SUM_ALGORITHM!r} go "
+                "together; use both or neither"
+            )
 
     def _check_unique(self, what: str, values: Sequence[object]) -> None:
         owners: dict[object, str] = {}
@@ -166,17 +171,22 @@ class Cluster(Section):
         return self.agents[self.index(agent)]
 
     def neighbours(self, agent: str) -> tuple[str, ...]:
-        """The sorted ids an agent shares an edge with; raises as `index` does."""
+        """The sorted ids an agent shares an edge with in some round; raises as `index` does."""
         self.index(agent)
         return self._neighbours[agent]
 
     def networkx_graph(self) -> "nx.Graph[str]":
-        """The graph, nodes in file order."""
+        """Who are neighbours, in whatever round; nodes in file order."""
         return graphs.make_graph(self.ids, self.graph.edges)
 
-    def mixing_matrix(self) -> NDArray[np.float64]:
-        """The mixing matrix (agents, agents), rows and columns in file order."""
-        return mixing.matrix(self.graph.mixing, self.networkx_graph(), self.ids)
+    @cached_property
+    def round_weights(self) -> RoundWeights:
+        """The graph and the weights of every round."""
+        return RoundWeights(self.ids, self.graph)
+
+    def mixing_matrix(self, round: int = 1) -> NDArray[np.float64]:
+        """The mixing matrix (agents, agents) of a round from 1, rows and columns in file order."""
+        return self.round_weights.matrix(round)
 
 
 def load_cluster(path: FilePath) -> Cluster:
@@ -192,51 +202,59 @@ def dump_cluster(cluster: Cluster) -> str:
     """The TOML text of a cluster: `load_cluster` reads the same cluster from it."""
     tables: dict[str, Any] = cluster.model_dump()
     agents: list[dict[str, str]] = list(tables.pop("agents"))
-    # `graph` is the last table, so its edges can be written one a line behind the rest.
+    # `graph` is the last table, so its lists can be written one item a line behind the rest.
     edges: Sequence[Edge] = tables["graph"].pop("edges")
+    lists = {key: tables["graph"].pop(key) for key in ("turns", "weights")}
     return (
         "# Candor cluster file. Every agent of the run needs this very file;\n"
         "# `candor cluster check FILE` checks it, `candor cluster show FILE` draws it.\n"
         f"{tomli_w.dumps(tables)}edges = {graphs.edges_toml(edges)}\n"
+        + "".join(f"{key} = {_lines(items)}\n" for key, items in lists.items())
         + "".join(f"\n[[agents]]\n{tomli_w.dumps(agent)}" for agent in agents)
     )
+
+
+def _lines(items: Sequence[Any]) -> str:
+    """A TOML array, one item a line; what TOML and JSON write alike."""
+    return "[" + "".join(f"\n  {json.dumps(item)}," for item in items) + "\n" * bool(items) + "]"
 
 
 def assemble_cluster(
     *,
     run_id: str,
     seed: int,
-    graph: "nx.Graph[str]",
+    graph: "RoundGraph | Schedule",
     topology: str,
     agents: Sequence[AgentEntry],
     task: TaskSettings,
     rounds: RoundSettings,
-    mixing_name: str = DEFAULT_MIXING,
+    mixing_name: str | None = None,
     algorithm: AlgorithmSettings | None = None,
     payments: PaymentSettings | None = None,
 ) -> Cluster:
-    """A checked cluster from a graph whose nodes are the ids of `agents`, edges in a fixed order.
+    """A checked cluster from a graph or a schedule whose agents are the ids of `agents`.
+
+    `mixing_name` is as `rounds.settings_of` has it; push-sum brings its own algorithm along.
 
     Raises:
         ConfigurationError: anything a cluster file may be refused for.
     """
+    schedule = graph if isinstance(graph, Schedule) else schedules.fixed(graph)
     named = {agent.id for agent in agents}
-    if named != set(graph):
-        odd = sorted(named.symmetric_difference(graph))[0]
+    if named != set(schedule.agents):
+        odd = sorted(named.symmetric_difference(schedule.agents))[0]
         where = "has keys but is not in the topology" if odd in named else "has no keys"
         raise ConfigurationError(f"run {run_id!r}: agent {odd!r} {where}")
-    ordered = graphs.make_graph([agent.id for agent in agents], graph.edges)
-    settings = {
-        "topology": topology,
-        "mixing": mixing_name,
-        "edges": tuple(graphs.sorted_edges(ordered)),
-    }
+    settings = settings_of(schedule, [agent.id for agent in agents], topology, mixing_name)
+    algorithm = algorithm or AlgorithmSettings()
+    if settings.mixing == PUSH_SUM:
+        algorithm = algorithm.model_copy(update={"name": PUSH_SUM_ALGORITHM})
     fields = {
         "version": 1,
         "run_id": run_id,
         "seed": seed,
         "task": task,
-        "algorithm": algorithm or AlgorithmSettings(),
+        "algorithm": algorithm,
         "rounds": rounds,
         "payments": payments or PaymentSettings(),
         "graph": settings,

@@ -8,8 +8,14 @@ import click
 
 from agent import compose, keys
 from agent.dial import Answer, dial_all
-from agent.options import data_root_option, json_option, section, settings_options
-from topologies import graphs, mixing, spectral
+from agent.options import (
+    data_root_option,
+    json_option,
+    mixing_option,
+    section,
+    settings_options,
+)
+from topologies import graphs, schedules, spectral
 from topologies.cluster import (
     AlgorithmSettings,
     Cluster,
@@ -37,7 +43,7 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--topology", required=True, metavar="SPEC|FILE", help="A topology's spec or file.")
+@click.option("--topology", required=True, metavar="SPEC|FILE", help="A spec or file.")
 @click.option("--task", required=True, metavar="NAME", help="A built-in task, or module:Class.")
 @click.option("--run-id", required=True, help="Name of the run; in every signature.")
 @click.option(
@@ -61,12 +67,7 @@ def command() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="All on this host: keys lie in KEYS_ROOT/ID.",
 )
-@click.option(
-    "--mixing",
-    "mixing_name",
-    type=click.Choice(list(mixing.WEIGHTS)),
-    help="How neighbours are weighted.",
-)
+@mixing_option
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the run.")
 @click.option("--rounds", type=int, default=100, show_default=True, help="Rounds to train.")
 @settings_options()
@@ -105,25 +106,25 @@ def new(
             "--agent names agents one by one; leave out --agents, --base-port and --keys-root"
         )
     entries = [compose.named_entry(text) for text in named]
-    graph = graphs.build(topology, len(entries) if named else agents, seed)
-    source = graphs.load(topology) if graphs.is_file(topology) else None
+    schedule = schedules.build(topology, len(entries) if named else agents, seed)
+    source = graphs.load(topology) if topology.endswith(".toml") else None
     if not named:
         if base_port is None or keys_root is None:
             raise ConfigurationError(
                 "who are the agents? give --agent ID=KEYS@ENDPOINT for each, or, with all of them "
                 "on this host, --base-port and --keys-root"
             )
-        entries = compose.local_entries(list(graph), keys_root, base_port)
-    elif source is None:
-        graph = graphs.relabelled(graph, [entry.id for entry in entries])
+        entries = compose.local_entries(schedule.agents, keys_root, base_port)
+    elif not graphs.is_file(topology):
+        schedule = schedules.renamed(schedule, [entry.id for entry in entries])
     compose.check_rule(settings["rule"])
     compose.check_partition(settings["partition"])
     cluster = assemble_cluster(
         run_id=run_id,
         seed=seed,
-        graph=graph,
+        graph=schedule,
         topology=source.topology if source else topology,
-        mixing_name=mixing_name or (source.mixing if source else mixing.DEFAULT_MIXING),
+        mixing_name=mixing_name or (source.mixing if source else None),
         agents=entries,
         algorithm=section(AlgorithmSettings, settings, "algorithm"),
         rounds=section(RoundSettings, settings, "rounds"),
@@ -232,10 +233,10 @@ def show(file: Path, as_json: bool) -> None:
     for name in ("task", "algorithm", "rounds", "payments"):
         settings = ", ".join(f"{key} {value}" for key, value in sections[name].items())
         click.echo(f"{name:<11}{settings}")
-    gap = spectral.spectral_gap(cluster.mixing_matrix())
+    graph, gap = cluster.graph, _gap(cluster)
     click.echo(
-        f"{'graph':<11}{cluster.graph.topology}, {len(cluster.graph.edges)} edges, "
-        f"mixing {cluster.graph.mixing}, spectral gap {gap:.4f}"
+        f"{'graph':<11}{graph.topology}, {len(graph.edges)} edges, schedule {graph.schedule}, "
+        f"mixing {graph.mixing}" + ("" if gap is None else f", spectral gap {gap:.4f}")
     )
     click.echo("\nEach agent listens at its endpoint and dials its neighbours there:")
     width = max(len(name) for name in cluster.ids)
@@ -250,9 +251,16 @@ def _facts(cluster: Cluster) -> dict[str, Any]:
     return {
         "fingerprint": cluster.fingerprint,
         **cluster.model_dump(mode="json"),
-        "spectral_gap": spectral.spectral_gap(cluster.mixing_matrix()),
+        "spectral_gap": _gap(cluster),
         "dials": {agent: list(cluster.neighbours(agent)) for agent in cluster.ids},
     }
+
+
+def _gap(cluster: Cluster) -> float | None:
+    """The spectral gap of a graph that is the same in every round, None of others."""
+    if cluster.round_weights.period != 1 or cluster.round_weights.push_sum:
+        return None
+    return spectral.spectral_gap(cluster.mixing_matrix())
 
 
 def _check_keys(cluster: Cluster, agent: str | None, keys_dir: Path) -> None:

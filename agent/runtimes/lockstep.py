@@ -261,7 +261,7 @@ class _World:
             slot = job.update.slot
             try:
                 outcome = life.core.examiner.examine(
-                    slot.statement, slot.buffer, slot.witnesses, job.update.trusted
+                    slot.statement, slot.payload, slot.witnesses, job.update.trusted
                 )
             except EvidenceError as exc:
                 self._perform(agent, life.core.verified(job.peer, job.update, exc, self._now_s))
@@ -272,7 +272,8 @@ class _World:
         t, life.due = life.due, 0
         report = self._report(agent, t)
         payload = life.x - np.float32(life.core.examiner.terms.step_size(t)) * report
-        statement = life.core.examiner.state(t, agent, payload, life.core.book.row)
+        book = life.core.book
+        statement = life.core.examiner.state(t, agent, payload, book.row, book.mass)
         self._perform(agent, life.core.published(payload, statement, self._now_s))
 
     def _report(self, agent: str, t: int) -> NDArray[np.float32]:

@@ -82,16 +82,19 @@ class Statement:
     def parse(cls, cluster: Cluster, body: bytes, signature: bytes) -> "Statement":
         """Raises Refused where the layout is broken."""
         fields = unpack(body, 16 * cluster.k + 200_704)
-        if not fits(fields, int, bytes, int, str, bytes, int, list, float, bytes, bytes, bytes):
+        if not fits(
+            fields, int, bytes, int, str, bytes, int, list, float, bytes, bytes, bytes, float
+        ):
             raise Refused("malformed")
-        version, run, number, agent, digest, dim, row, step, own, after, sources = fields
+        version, run, number, agent, digest, dim, row, step, own, after, sources, mass = fields
         sound = (
-            version == 2
+            version == 3
             and len(run) == len(digest) == 32
             and len(sources) == (32 if number > 1 else 0)
             and is_count(number)
             and number >= 1
             and is_count(dim)
+            and mass == 1.0  # push-sum is not for this implementation
             and len(row) <= 4_096
             and all(fits(item, str, float) and math.isfinite(item[1]) for item in row)
             and [item[0] for item in row] == sorted({item[0] for item in row})
@@ -134,7 +137,7 @@ def body_of(
     data, window = payload(vector), cluster.window_of(number)
     return pack(
         [
-            2,
+            3,
             cluster.run,
             number,
             agent,
@@ -145,6 +148,7 @@ def body_of(
             sketch(cluster, window, vector),
             next_sketch(cluster, number, vector),
             commitment(row, before),
+            1.0,
         ]
     )
 

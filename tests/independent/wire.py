@@ -99,7 +99,7 @@ TABLES = {
     "algorithm": ("name", "step_size", "step_decay", "local_steps", "momentum"),
     "rounds": ("rounds", "deadline_s", "start_deadline_s"),
     "payments": ("rule", "window", "credit_limit", "sketch_size"),
-    "graph": ("topology", "mixing", "edges"),
+    "graph": ("topology", "mixing", "schedule", "edges", "turns", "weights"),
 }
 REALS = ("step_size", "step_decay", "momentum", "deadline_s", "start_deadline_s")
 AGENT = ("id", "endpoint", "identity", "curve")
@@ -127,7 +127,7 @@ class Cluster:
     def parse(cls, text: str) -> "Cluster":
         """Of a file in which every default is written out."""
         file = tomllib.loads(text)
-        fields = ["candor/cluster/v1", file["version"], file["run_id"], file["seed"]]
+        fields = ["candor/cluster/v2", file["version"], file["run_id"], file["seed"]]
         for table, keys in TABLES.items():
             fields.append([float(file[table][k]) if k in REALS else file[table][k] for k in keys])
         fields.append([[agent[k] for k in AGENT] for agent in file["agents"]])

@@ -121,7 +121,7 @@ def test_the_golden_file_keeps_its_fingerprint(tmp_path: Path) -> None:
 def test_the_fingerprint_is_the_hash_of_every_field_in_declared_order() -> None:
     cluster = make("ring", 2)
     fields = [
-        "candor/cluster/v1",
+        "candor/cluster/v2",
         1,
         "demo",
         7,
@@ -129,7 +129,7 @@ def test_the_fingerprint_is_the_hash_of_every_field_in_declared_order() -> None:
         ["decentralized-sgd", 0.3, 0.0, 8, 0.0],
         [20, 30.0, 60.0],
         [DEFAULT_RULE, 16, 1_000_000_000, 1024],
-        ["ring", "metropolis-hastings", [["a0", "a1"]]],
+        ["ring", "metropolis-hastings", "fixed", [["a0", "a1"]], [], []],
         [[e.id, e.endpoint, e.identity, e.curve] for e in cluster.agents],
     ]
     assert cluster.fingerprint == hashlib.sha256(msgpack.packb(fields)).hexdigest()
