@@ -81,7 +81,9 @@ class Neighbour:
         # will come (its sender drops what is unsent of it).
         return self.inbox.latest_round <= round_number
 
-    def announce(self, signed: SignedStatement, payload_bytes: int, *, notice: bool = False) -> None:
+    def announce(
+        self, signed: SignedStatement, payload_bytes: int, *, notice: bool = False
+    ) -> None:
         """Open the slot of a round it states; what outruns our worker is skipped, as if lost.
 
         Raises:

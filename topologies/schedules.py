@@ -81,6 +81,11 @@ class Schedule:
         return mixing.sparse_matrix(mixing.DEFAULT_MIXING, graph, self.agents)
 
 
+def is_file(spec: str) -> bool:
+    """Whether a spec is a file with one graph, whose agents have names of their own."""
+    return spec.strip().partition(":")[0] not in SCHEDULES and graphs.is_file(spec)
+
+
 def renamed(schedule: Schedule, ids: Sequence[str]) -> Schedule:
     """The same schedule with its agents called `ids`, in order; what chance decides is drawn anew,
     by the new names, in a cluster file.

@@ -107,7 +107,8 @@ def new(
         )
     entries = [compose.named_entry(text) for text in named]
     schedule = schedules.build(topology, len(entries) if named else agents, seed)
-    source = graphs.load(topology) if topology.endswith(".toml") else None
+    of_file = schedules.is_file(topology)
+    source = graphs.load(topology) if of_file and topology.endswith(".toml") else None
     if not named:
         if base_port is None or keys_root is None:
             raise ConfigurationError(
@@ -115,7 +116,7 @@ def new(
                 "on this host, --base-port and --keys-root"
             )
         entries = compose.local_entries(schedule.agents, keys_root, base_port)
-    elif not graphs.is_file(topology):
+    elif not of_file and {entry.id for entry in entries} != set(schedule.agents):
         schedule = schedules.renamed(schedule, [entry.id for entry in entries])
     compose.check_rule(settings["rule"])
     compose.check_partition(settings["partition"])
