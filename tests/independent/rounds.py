@@ -77,6 +77,7 @@ class Statement:
     sketch: bytes
     next_sketch: bytes
     sources: bytes
+    mass: float
 
     @classmethod
     def parse(cls, cluster: Cluster, body: bytes, signature: bytes) -> "Statement":
@@ -94,7 +95,6 @@ class Statement:
             and is_count(number)
             and number >= 1
             and is_count(dim)
-            and mass == 1.0  # push-sum is not for this implementation
             and len(row) <= 4_096
             and all(fits(item, str, float) and math.isfinite(item[1]) for item in row)
             and [item[0] for item in row] == sorted({item[0] for item in row})
@@ -102,7 +102,7 @@ class Statement:
         if not sound:
             raise Refused("malformed")
         weights = dict(row)
-        given = (run, number, agent, digest, dim, weights, step, own, after, sources)
+        given = (run, number, agent, digest, dim, weights, step, own, after, sources, mass)
         return cls(body, signature, *given)
 
     def is_genuine(self, cluster: Cluster) -> bool:
@@ -196,6 +196,8 @@ def check_announced(cluster: Cluster, sender: str, stated: Statement) -> None:
         raise Refused("step-size")
     if not is_row(cluster, sender, stated.round, stated.row):
         raise Refused("mixing-row")
+    if stated.mass != 1.0:  # this implementation does without push-sum
+        raise Refused("mass")
 
 
 def check_payload(cluster: Cluster, stated: Statement, data: bytes) -> np.ndarray:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.golden import assert_golden
 from topologies import mixing, schedules
 from topologies.consensus import column_stochastic
 from topologies.rounds import PUSH_SUM, GraphSettings, RoundWeights, own_weight, settings_of
@@ -214,3 +215,38 @@ def test_a_mixing_that_does_not_fit_is_told_in_one_line(
         rounds_of(spec, 8, mixing_spec)
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+GOLDEN = (
+    ("ring", None),
+    ("star", "lazy"),
+    ("one-peer-exponential", None),
+    ("random-matching:seed=1", None),
+    ("random-matching:base=ring,seed=1", "max-degree"),
+    ("rotating:base=complete,parts=3", None),
+    ("failing:base=complete,p=0.4,seed=2", None),
+    ("round-robin:ring + star", None),
+    ("directed-random:degree=2", None),
+)
+GIVEN = GraphSettings(
+    topology="mine",
+    mixing="given",
+    schedule="failing:p=0.5,seed=7",
+    edges=(("a0", "a1"), ("a1", "a2"), ("a2", "a3"), ("a3", "a4")),
+    weights=((0.5, 0.5), (0.25, 0.25), (0.375, 0.375), (0.125, 0.125)),
+)
+
+
+def test_golden_rounds() -> None:
+    cases = []
+    made = [rounds_of(spec, 5, mixing_spec) for spec, mixing_spec in GOLDEN]
+    for found in [*made, RoundWeights(made[0].ids, GIVEN)]:
+        rounds = [
+            {"round": t, "taken": found.of(t).taken, "totals": found.of(t).totals}
+            for t in (1, 2, 3, 1_000_000)
+        ]
+        graph = found.settings.model_dump(mode="json")
+        cases.append({"agents": list(found.ids), "graph": graph, "rounds": rounds})
+    about = "The table [graph] of cluster files; of some rounds each agent's givers with their "
+    about += "weights, and the total of its row."
+    assert_golden("rounds.json", {"about": about, "cases": cases})
