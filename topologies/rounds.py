@@ -83,7 +83,15 @@ class Round:
 
 def own_weight(total: float, taken: Mapping[str, float]) -> float:
     """What is left of a row's total for the agent itself, the others taken off in order of id."""
-    return max(0.0, total - sum(weight for _, weight in sorted(taken.items())))
+    return max(0.0, total - _ordered_sum(taken))
+
+
+def _ordered_sum(taken: Mapping[str, float]) -> float:
+    """In order of id, one addition after the other: Python's sum compensates from 3.12 on."""
+    result = 0.0
+    for _, weight in sorted(taken.items()):
+        result += weight
+    return result
 
 
 class RoundWeights:
@@ -172,7 +180,7 @@ class RoundWeights:
         totals = dict.fromkeys(self.ids, 1.0)
         if self.push_sum:
             kept = {agent: 1.0 / (1 + arcs.out_degree[agent]) for agent in self.ids}
-            totals = {a: sum(taken[a].values(), start=0.0) + kept[a] for a in self.ids}
+            totals = {a: _ordered_sum(taken[a]) + kept[a] for a in self.ids}
         return Round(taken, totals, {agent: frozenset(who) for agent, who in takers.items()})
 
 

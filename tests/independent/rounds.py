@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import blake3
 import numpy as np
 
+from tests.independent import graphs
 from tests.independent.wire import (
     Cluster,
     Refused,
@@ -132,6 +133,7 @@ def body_of(
     row: dict[str, float],
     vector: np.ndarray,
     before: "dict[str, Statement]",
+    mass: float,
 ) -> bytes:
     """What an agent signs about the payload `vector` of a round."""
     data, window = payload(vector), cluster.window_of(number)
@@ -148,36 +150,45 @@ def body_of(
             sketch(cluster, window, vector),
             next_sketch(cluster, number, vector),
             commitment(row, before),
-            1.0,
+            mass,
         ]
     )
 
 
 def is_row(cluster: Cluster, agent: str, number: int, row: dict[str, float]) -> bool:
     """Whether a mixing row is one that the page allows."""
-    near = cluster.neighbours[agent]
     if number == 1:
         return row == {agent: 1.0}
+    near = graphs.taken(cluster, number - 1, agent)
     if len(row) == 1 and set(row) <= set(near):
         return list(row.values()) == [1.0]
     others = {one: weight for one, weight in row.items() if one != agent}
     return (
         agent in row
         and row[agent] >= 0.0
-        and all(
-            one in near and weight == cluster.weight(agent, one) for one, weight in others.items()
-        )
-        and abs(math.fsum(row.values()) - 1.0) <= 1e-12
+        and all(near.get(one) == weight for one, weight in others.items())
+        and abs(math.fsum(row.values()) - graphs.total_of(cluster, number - 1, agent)) <= 1e-12
     )
 
 
-def mixing_row(cluster: Cluster, agent: str, heard: list[str]) -> dict[str, float]:
-    """The weights of a round in which these neighbours were mixed."""
-    row = {one: cluster.weight(agent, one) for one in sorted(heard)}
+def mixing_row(cluster: Cluster, agent: str, number: int, heard: list[str]) -> dict[str, float]:
+    """The weights of a round in which these givers were mixed."""
+    near = graphs.taken(cluster, number, agent)
+    row = {one: near[one] for one in sorted(heard)}
     total = 0.0
     for one in sorted(row):
         total += row[one]
-    return {**row, agent: 1.0 - total}
+    return {**row, agent: max(0.0, graphs.total_of(cluster, number, agent) - total)}
+
+
+def mixed_mass(cluster: Cluster, row: dict[str, float], before: "dict[str, Statement]") -> float:
+    """The mass that a row mixes; 1 without push-sum, and in round 1."""
+    if not before or cluster.file["graph"]["mixing"] != "push-sum":
+        return 1.0
+    total = 0.0
+    for agent in sorted(row):
+        total += row[agent] * before[agent].mass
+    return total
 
 
 def check_announced(cluster: Cluster, sender: str, stated: Statement) -> None:
@@ -196,8 +207,6 @@ def check_announced(cluster: Cluster, sender: str, stated: Statement) -> None:
         raise Refused("step-size")
     if not is_row(cluster, sender, stated.round, stated.row):
         raise Refused("mixing-row")
-    if stated.mass != 1.0:  # this implementation does without push-sum
-        raise Refused("mass")
 
 
 def check_payload(cluster: Cluster, stated: Statement, data: bytes) -> np.ndarray:
@@ -234,6 +243,8 @@ def injected(
     window = cluster.window_of(stated.round)
     if stated.sources != commitment(stated.row, before):
         raise Refused("witness-digest")
+    if stated.mass != mixed_mass(cluster, stated.row, before):
+        raise Refused("mass")
     if stated.round == 1:
         mixed = np.frombuffer(sketch(cluster, 0, initial), "<f8")
     else:

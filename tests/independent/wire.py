@@ -161,13 +161,6 @@ class Cluster:
         table = self.file["algorithm"]
         return float(table["step_size"]) * math.pow(number, -float(table["step_decay"]))
 
-    def weight(self, i: str, j: str) -> float:
-        """The mixing weight of two neighbours."""
-        degrees = {agent: len(near) for agent, near in self.neighbours.items()}
-        if self.file["graph"]["mixing"] == "max-degree":
-            return 1.0 / (1 + max(degrees.values()))
-        return 1.0 / (1 + max(degrees[i], degrees[j]))
-
     def window_of(self, number: int) -> int:
         return max(number - 1, 0) // self.window
 
