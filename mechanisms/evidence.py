@@ -30,7 +30,7 @@ from mechanisms.statements import (
     commitment,
 )
 from topologies.canonical import payload_digest
-from topologies.rounds import Round
+from topologies.rounds import Round, own_weight
 
 # Claims are compared with what the neighbour computed itself; only the order of a dot product's
 # additions may differ between two machines, which moves the last few of 53 bits.
@@ -241,8 +241,9 @@ class Examiner:
         own = row.pop(agent, None)
         if own is None or any(taken.get(k) != w for k, w in row.items()):
             raise EvidenceError("mixing-row", "weights are not those of the cluster file")
-        if own < 0 or abs(own + math.fsum(row.values()) - weights.totals[agent]) > ROW_TOLERANCE:
-            raise EvidenceError("mixing-row", "weights do not sum to the row's total")
+        due = own_weight(weights.totals[agent], row)
+        if own < 0 or abs(own - due) > ROW_TOLERANCE:
+            raise EvidenceError("mixing-row", f"its own weight is {own}, what is left is {due}")
 
     def _examine_mass(self, statement: Statement) -> None:
         """What can be said of a mass without the statements that it was mixed from."""

@@ -82,8 +82,11 @@ class Round:
 
 
 def own_weight(total: float, taken: Mapping[str, float]) -> float:
-    """What is left of a row's total for the agent itself, the others taken off in order of id."""
-    return max(0.0, total - _ordered_sum(taken))
+    """What is left of a row's total for the agent itself, the others taken off in order of id.
+
+    Never more than all that it has: who hears nobody under push-sum must not gain mass by that.
+    """
+    return min(1.0, max(0.0, total - _ordered_sum(taken)))
 
 
 def _ordered_sum(taken: Mapping[str, float]) -> float:

@@ -163,12 +163,10 @@ def is_row(cluster: Cluster, agent: str, number: int, row: dict[str, float]) -> 
     if len(row) == 1 and set(row) <= set(near):
         return list(row.values()) == [1.0]
     others = {one: weight for one, weight in row.items() if one != agent}
-    return (
-        agent in row
-        and row[agent] >= 0.0
-        and all(near.get(one) == weight for one, weight in others.items())
-        and abs(math.fsum(row.values()) - graphs.total_of(cluster, number - 1, agent)) <= 1e-12
-    )
+    if agent not in row or row[agent] < 0.0 or any(near.get(k) != w for k, w in others.items()):
+        return False
+    due = mixing_row(cluster, agent, number - 1, list(others))
+    return abs(row[agent] - due[agent]) <= 1e-12
 
 
 def mixing_row(cluster: Cluster, agent: str, number: int, heard: list[str]) -> dict[str, float]:
@@ -178,7 +176,8 @@ def mixing_row(cluster: Cluster, agent: str, number: int, heard: list[str]) -> d
     total = 0.0
     for one in sorted(row):
         total += row[one]
-    return {**row, agent: max(0.0, graphs.total_of(cluster, number, agent) - total)}
+    left = graphs.total_of(cluster, number, agent) - total
+    return {**row, agent: min(1.0, max(0.0, left))}
 
 
 def mixed_mass(cluster: Cluster, row: dict[str, float], before: "dict[str, Statement]") -> float:

@@ -90,6 +90,14 @@ def test_givers_and_takers_are_two_views_of_one_round(spec: str) -> None:
             assert own_weight(weights.totals[taker], row) > 0
 
 
+def test_nobody_keeps_more_than_it_has() -> None:
+    assert own_weight(1.75, {}) == 1.0
+    assert own_weight(1.75, {"a": 0.5}) == 1.0
+    assert own_weight(1.75, {"a": 0.5, "b": 0.75}) == 0.5
+    assert own_weight(0.75, {}) == 0.75
+    assert own_weight(1.0, {"a": 0.5, "b": 0.5 + 2**-40}) == 0.0
+
+
 def test_weights_of_a_solver_stand_in_the_file(tmp_path: Path) -> None:
     found = rounds_of("torus", mixing_spec="best-constant")
     graph = found.graph(1)
