@@ -42,6 +42,7 @@ from network.messages import Bye, Waiting
 from network.rounds import BufferPool
 from network.wire import Buffer
 from topologies.signatures import SigningKey
+from topologies.weights import own_weight
 
 RESERVED_KEY: Final = "reserved_round"
 BYE_RETRY_S: Final = 0.5
@@ -71,12 +72,11 @@ class Phase(StrEnum):
 class CoreSettings:
     """What the core needs of the cluster file and the data directory.
 
-    `mixing` holds the weights w_ik of the neighbours; `reserved_round` the last round that an
-    earlier life may have stated (0 for a fresh data directory).
+    `reserved_round` is the last round that an earlier life may have stated (0 for a fresh data
+    directory).
     """
 
     agent: str
-    mixing: Mapping[str, float]
     endpoints: Mapping[str, str]
     rounds: int
     deadline_s: float
@@ -114,7 +114,7 @@ class AgentCore:
         self._pool = pool
         self._link_reason = link_reason
         self._reception = Reception(
-            neighbours, settlement, book, examiner, pool, settings.chunk_bytes
+            neighbours, settlement, book, examiner, pool, settings.chunk_bytes, settings.agent
         )
         self._taken_over = taken_over
         self._reserved = settings.reserved_round
@@ -127,6 +127,7 @@ class AgentCore:
         self._rejoining_s = 0.0
         self._refused_s = math.inf  # since when all have refused us
         self.missing: tuple[str, ...] = ()
+        self.mixed_neighbours = 0
 
     @property
     def waits_for(self) -> tuple[str, ...]:
@@ -309,7 +310,7 @@ class AgentCore:
         in_rounds = {
             agent: n
             for agent, n in self.neighbours.items()
-            if n.ready or (n.session.peer_round > 0 and not patience_over)
+            if n.last_round or (n.session.peer_round > 0 and not patience_over)
         }
         lead = ahead(in_rounds, -1)
         # The first to answer may be one among many: a majority needs the others to be heard.
@@ -358,15 +359,19 @@ class AgentCore:
     def _combine(self) -> Effect:
         own, number, agent = self._own, self.round, self.settings.agent
         assert own is not None
+        scheduled = self.examiner.terms.weights(number)
         weights: dict[str, float] = {}
         payloads = {agent: own}
-        for peer, weight in sorted(self.settings.mixing.items()):
+        for peer, weight in sorted(scheduled.taken[agent].items()):
             buffer = self.neighbours[peer].ready.pop(number, None)
             if buffer is not None:
                 weights[peer], payloads[peer] = weight, buffer
                 self._lent.append(buffer)
-        self.missing = tuple(peer for peer in sorted(self.settings.mixing) if peer not in weights)
-        weights[agent] = 1.0 - sum(weights.values())  # the weight of the missing goes to self
+        self.missing = tuple(p for p in sorted(scheduled.taken[agent]) if p not in weights)
+        # The weight of the missing goes to self: under push-sum too, or mass would drain away
+        # wherever something is lost, and steps would grow with what is left of it.
+        weights[agent] = own_weight(scheduled.totals[agent], weights)
+        self.mixed_neighbours = len(weights) - 1
         self.book.mixed(number, weights)
         self._combining = True
         parts = tuple((weights[peer], payloads[peer]) for peer in sorted(weights))
@@ -377,7 +382,9 @@ class AgentCore:
         self._lent.append(buffer)
         self.book.mixed(number, {peer: 1.0})
         self._combining = True
-        self.missing = tuple(agent for agent in sorted(self.settings.mixing) if agent != peer)
+        taken = self.examiner.terms.weights(number).taken[self.settings.agent]
+        self.missing = tuple(agent for agent in sorted(taken) if agent != peer)
+        self.mixed_neighbours = 1
         self.phase = Phase.RUNNING
         return [
             _log(logging.INFO, "re_entered", peer=peer, round=number + 1),

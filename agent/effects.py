@@ -43,14 +43,21 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Mass:
+    """What the vectors of round t are to be divided by: (agents, 1), ones but under push-sum."""
+
+    t: int
+
+
+@dataclass(frozen=True, slots=True)
 class Mix:
-    """Combine the rows of y (agents, dim) of round t with the mixing matrix; the shape stays."""
+    """Combine the rows of y (agents, dim) of round t with the round's matrix; the shape stays."""
 
     y: "Tensor"
     t: int
 
 
-AlgorithmEffect: TypeAlias = LocalSteps | Report | Mix
+AlgorithmEffect: TypeAlias = LocalSteps | Report | Mass | Mix
 Algorithm: TypeAlias = Generator[AlgorithmEffect, "Tensor", None]
 
 

@@ -75,13 +75,15 @@ class Neighbour:
             return True  # it has come, even if its sender has left since
         if not self.speaking:
             return False
-        if round_number in self.ready or round_number in self.refused:
+        if round_number <= self.last_round or round_number in self.refused:
             return False
         # One connection keeps its order: once a later round is announced, no more of an earlier one
         # will come (its sender drops what is unsent of it).
         return self.inbox.latest_round <= round_number
 
-    def announce(self, signed: SignedStatement, payload_bytes: int) -> None:
+    def announce(
+        self, signed: SignedStatement, payload_bytes: int, *, notice: bool = False
+    ) -> None:
         """Open the slot of a round it states; what outruns our worker is skipped, as if lost.
 
         Raises:
@@ -89,15 +91,17 @@ class Neighbour:
         """
         statement = signed.statement
         if len(self.verifying) < VERIFYING_MAX:
-            named = frozenset(agent for agent, _ in statement.row)
-            self.inbox.announce(statement.round, signed, payload_bytes, named)
+            first = statement.round == 1  # which has no witnesses
+            named = frozenset(agent for agent, _ in statement.row if not first)
+            self.inbox.announce(statement.round, signed, payload_bytes, named, notice=notice)
 
     def keep(
         self, round_number: int, payload: NDArray[np.float32], current: int, pool: BufferPool
     ) -> None:
-        """Hold a verified payload unless its round is over; the buffer goes back otherwise."""
+        """Hold a verified payload unless its round is over; the buffer goes back otherwise, and so
+        does the empty one of a notice."""
         self.last_round = max(self.last_round, round_number)
-        if round_number < current:
+        if round_number < current or len(payload) == 0:
             pool.give(payload)
             return
         self.ready[round_number] = payload
@@ -131,13 +135,16 @@ def ahead(neighbours: Mapping[str, Neighbour], round_number: int) -> tuple[int, 
     """The (round, agent) to re-enter from when more than half of those that speak are 2 rounds on.
 
     One fast neighbour is not enough: it alone could otherwise make this agent take its model. The
-    round is the latest that more than half have reached: one liar among those ahead could name any.
+    round is the latest that more than half have reached, or where none of them gave its payload of
+    that round, the latest before: one liar among those ahead could name any.
     """
     speaking = [n for n in neighbours.values() if n.speaking]
-    leads = [
-        (max(n.ready), n.agent) for n in speaking if n.ready and max(n.ready) >= round_number + 2
-    ]
-    if not leads or 2 * len(leads) <= len(speaking):
+    leads = [n.last_round for n in speaking if n.last_round >= round_number + 2]
+    if 2 * len(leads) <= len(speaking):
         return None
-    target = sorted((lead for lead, _ in leads), reverse=True)[len(speaking) // 2]
-    return target, min(agent for lead, agent in leads if lead == target)
+    reached = sorted(leads, reverse=True)[len(speaking) // 2]
+    held = [(n, t) for n in speaking for t in n.ready if round_number < t <= reached]
+    target = max((t for _, t in held), default=None)
+    if target is None:
+        return None
+    return target, min(n.agent for n, t in held if t == target)

@@ -7,8 +7,10 @@ from typing import Any, TypeVar
 import click
 from pydantic import BaseModel
 
+from topologies import mixing
 from topologies.cluster import AlgorithmSettings, PaymentSettings, RoundSettings, TaskSettings
 from topologies.files import validated
+from topologies.rounds import PUSH_SUM
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -19,6 +21,15 @@ data_root_option = click.option(
     help="Where data sets lie.  [default: $CANDOR_DATA_ROOT, else ./data]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+
+
+mixing_option = click.option(
+    "--mixing",
+    "mixing_name",
+    metavar="NAME|FILE",
+    help=f"How neighbours are weighted: {', '.join((*mixing.RULES, PUSH_SUM))}, or a matrix in a "
+    f".csv or .npy file.  [default: {mixing.DEFAULT_MIXING}, {PUSH_SUM} on a directed graph]",
+)
 
 
 SETTINGS: tuple[tuple[type[BaseModel], str, str], ...] = (

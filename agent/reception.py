@@ -71,6 +71,7 @@ class Reception:
         examiner: Examiner,
         pool: BufferPool,
         chunk_bytes: int,
+        agent: str,
     ) -> None:
         self._neighbours = neighbours
         self._settlement = settlement
@@ -78,6 +79,7 @@ class Reception:
         self._examiner = examiner
         self._pool = pool
         self._chunk_bytes = chunk_bytes
+        self._agent = agent
         self._proofs: set[tuple[str, str]] = set()  # at most one of a kind and agent
         self._refusals: Counter[tuple[str, str]] = Counter()
         self._repeated: Counter[tuple[str, str, str]] = Counter()  # in the present round
@@ -220,7 +222,7 @@ class Reception:
                     for body, signature in statements:
                         witness = self._decode(body, signature)
                         slot.add_witness(witness.statement.agent, witness)
-                return []
+                return self._judge(neighbour, number)
             case Chunk(number, offset, data):
                 return self._chunk(neighbour, number, offset, data)
             case Ack(number, code):
@@ -274,10 +276,12 @@ class Reception:
         number = signed.statement.round
         try:
             self._examiner.examine_header(signed, neighbour.agent)
-            neighbour.announce(signed, message.payload_bytes)
+            taken = self._examiner.terms.weights(number).taken[self._agent]
+            notice = neighbour.agent not in taken
+            neighbour.announce(signed, message.payload_bytes, notice=notice)
         except (EvidenceError, RemoteProtocolError) as exc:
             return self._refuse(neighbour, number, exc)
-        return []
+        return self._judge(neighbour, number)
 
     def _decode(self, body: bytes, signature: bytes) -> SignedStatement:
         limit = self._examiner.terms.sketch_bytes
@@ -292,7 +296,12 @@ class Reception:
         except RemoteProtocolError as exc:
             neighbour.inbox.drop(number)
             return self._refuse(neighbour, number, exc)
-        if not slot.complete:
+        return self._judge(neighbour, number)
+
+    def _judge(self, neighbour: Neighbour, number: int) -> list[Effect]:
+        """Have the update of a round verified when all of it is there."""
+        slot = neighbour.inbox.slot(number)
+        if slot is None or not slot.complete:
             return []
         neighbour.inbox.take(number)
         neighbour.verifying.add(number)
@@ -327,29 +336,26 @@ class Reception:
         witnesses: Sequence[SignedStatement],
         payload: NDArray[np.float32],
     ) -> list[Effect]:
-        """Our update of a round to every neighbour that is served: statement, witnesses, chunks."""
-        messages = self._bulk(signed, witnesses, payload)
+        """Our update of a round to every neighbour that is served: statement, witnesses, and chunks
+        for those that mix it in this round; without them it is a notice."""
+        number, view = signed.statement.round, payload.data.cast("B").toreadonly()
+        shown = Witnesses.batches(number, [(w.body, w.signature) for w in witnesses])
+        step = self._chunk_bytes
+        chunks = [Chunk(number, at, view[at : at + step]) for at in range(0, len(view), step)]
+        notice: list[Message] = [Update(signed.body, signed.signature, 0), *shown]
+        whole: list[Message] = [
+            Update(signed.body, signed.signature, len(view)),
+            *shown,
+            *chunks,
+        ]
+        takers = self._examiner.terms.weights(number).takers[self._agent]
         return [
             effect
             for neighbour in self._neighbours.values()
             if neighbour.served and not neighbour.left
-            for message in messages
-            for effect in self.send(neighbour, message, signed.statement.round)
+            for message in (whole if neighbour.agent in takers else notice)
+            for effect in self.send(neighbour, message, number)
         ]
-
-    def _bulk(
-        self,
-        signed: SignedStatement,
-        witnesses: Sequence[SignedStatement],
-        payload: NDArray[np.float32],
-    ) -> Sequence[Message]:
-        view = payload.data.cast("B").toreadonly()
-        number = signed.statement.round
-        messages: list[Message] = [Update(signed.body, signed.signature, len(view))]
-        messages += Witnesses.batches(number, [(w.body, w.signature) for w in witnesses])
-        step = self._chunk_bytes
-        messages += [Chunk(number, at, view[at : at + step]) for at in range(0, len(view), step)]
-        return messages
 
     def send(
         self, neighbour: Neighbour, message: Message, bulk_round: int | None = None

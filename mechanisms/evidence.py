@@ -13,7 +13,7 @@ This module computes and judges; it signs only what it is given a key for and st
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +30,7 @@ from mechanisms.statements import (
     commitment,
 )
 from topologies.canonical import payload_digest
+from topologies.weights import Round, own_weight
 
 # Claims are compared with what the neighbour computed itself; only the order of a dot product's
 # additions may differ between two machines, which moves the last few of 53 bits.
@@ -75,6 +76,14 @@ def injected_after(
     return injected(mixed, stated, statement.step_size)
 
 
+def mixed_mass(sources: Mapping[str, Statement], row: Iterable[tuple[str, float]]) -> float:
+    """The mass that a row mixes, added in the row's order in binary64: the same on every host."""
+    total = 0.0
+    for agent, weight in row:
+        total += weight * sources[agent].mass
+    return total
+
+
 def energy(sketches: Floats) -> Floats:
     """Squared norms (...) of sketches (..., k)."""
     with np.errstate(all="ignore"):
@@ -114,14 +123,16 @@ class RunTerms:
 class Terms(RunTerms):
     """What all agents of a run know in advance and every statement is judged against.
 
-    `mixing[i][k]` is the cluster's weight w_ik for the neighbours k of i (self left out);
-    `initial` the initial model (dim,) float32; `step_size(t)` the schedule; `rounds` the last one.
+    `weights(t)` are those of the cluster file for mixing round t; with `push_sum` they move a mass
+    along with the vectors. `initial` is the initial model (dim,) float32, `step_size(t)` the
+    schedule, `rounds` the last one.
     """
 
-    mixing: Mapping[str, Mapping[str, float]]
+    weights: Callable[[int], Round]
     step_size: Callable[[int], float]
     initial: NDArray[np.float32]
     rounds: int
+    push_sum: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +171,15 @@ class Examiner:
         return found
 
     def state(
-        self, t: int, agent: str, payload: NDArray[np.float32], row: Mapping[str, float]
+        self,
+        t: int,
+        agent: str,
+        payload: NDArray[np.float32],
+        row: Mapping[str, float],
+        mass: float = 1.0,
     ) -> Statement:
-        """The statement of `payload` (dim,) sent in round t, started from what `row` mixed; whoever
-        signs it adds the commitment to its sources."""
+        """The statement of `payload` (dim,) sent in round t, started from the vector and the mass
+        that `row` mixed; whoever signs it adds the commitment to its sources."""
         terms = self.terms
         window = window_of(t, terms.window_rounds)
         digest = payload_digest(payload.data.cast("B"))
@@ -177,6 +193,7 @@ class Examiner:
             step_size=terms.step_size(t),
             sketch=self.sketch(window)(payload).astype("<f8").tobytes(),
             next_sketch=self._next_sketch(t, payload),
+            mass=mass,
         )
 
     def _next_sketch(self, t: int, payload: NDArray[np.float32]) -> bytes:
@@ -188,7 +205,7 @@ class Examiner:
         return self.sketch(window + 1)(payload).astype("<f8").tobytes()
 
     def examine_header(self, signed: SignedStatement, sender: str) -> None:
-        """Judge what a statement says by itself: signature, run, size, schedule, mixing row.
+        """Judge what a statement says by itself: signature, run, size, schedule, row and mass.
 
         Raises:
             EvidenceError
@@ -209,6 +226,7 @@ class Examiner:
         if not math.isclose(statement.step_size, scheduled, rel_tol=STEP_TOLERANCE):
             raise EvidenceError("step-size", f"{statement.step_size}")
         self._examine_row(statement)
+        self._examine_mass(statement)
 
     def _examine_row(self, statement: Statement) -> None:
         agent, row = statement.agent, dict(statement.row)
@@ -216,27 +234,35 @@ class Examiner:
             if row != {agent: 1.0}:
                 raise EvidenceError("mixing-row", "round 1 starts from the initial model")
             return
-        weights = self.terms.mixing[agent]
-        if len(row) == 1 and set(row.values()) == {1.0} and set(row) <= set(weights):
+        weights = self.terms.weights(statement.round - 1)
+        taken = weights.taken[agent]
+        if len(row) == 1 and set(row.values()) == {1.0} and set(row) <= set(taken):
             return  # a re-entry: one neighbour's payload as it is
         own = row.pop(agent, None)
-        if own is None or any(weights.get(k) != w for k, w in row.items()):
+        if own is None or any(taken.get(k) != w for k, w in row.items()):
             raise EvidenceError("mixing-row", "weights are not those of the cluster file")
-        if own < 0 or abs(own + math.fsum(row.values()) - 1.0) > ROW_TOLERANCE:
-            raise EvidenceError("mixing-row", "weights do not sum to one")
+        due = own_weight(weights.totals[agent], row)
+        if own < 0 or abs(own - due) > ROW_TOLERANCE:
+            raise EvidenceError("mixing-row", f"its own weight is {own}, what is left is {due}")
+
+    def _examine_mass(self, statement: Statement) -> None:
+        """What can be said of a mass without the statements that it was mixed from."""
+        moves = self.terms.push_sum and statement.round > 1
+        if not (0 < statement.mass < math.inf if moves else statement.mass == 1.0):
+            raise EvidenceError("mass", f"{statement.mass}")
 
     def examine(
         self,
         signed: SignedStatement,
-        payload: NDArray[np.float32],
+        payload: NDArray[np.float32] | None,
         witnesses: Mapping[str, SignedStatement],
         trusted: Mapping[str, SignedStatement],
     ) -> Examined:
-        """Judge a whole update: digest, sketch, values, witnesses, in this order.
+        """Judge a whole update, or a notice: digest, sketch, values, witnesses, in this order.
 
         Args:
             signed: the sender's statement, already passed by `examine_header`.
-            payload: (dim,) float32 as received.
+            payload: (dim,) float32 as received; None for a notice, which has none.
             witnesses: statements of the round before, by agent, as forwarded by the sender.
             trusted: statements of the round before that this agent verified itself.
 
@@ -244,6 +270,24 @@ class Examiner:
             EvidenceError: the update must not reach the model.
         """
         statement = signed.statement
+        if payload is not None:
+            self._examine_payload(statement, payload)
+        sources = self._sources(statement, witnesses, trusted)
+        if commitment(source.body for source in sources.values()) != statement.sources:
+            raise EvidenceError("witness-digest", "not the statements that it mixed")
+        if self.terms.push_sum and statement.round > 1:
+            mixed = mixed_mass({k: s.statement for k, s in sources.items()}, statement.row)
+            if mixed != statement.mass:
+                raise EvidenceError("mass", f"{statement.mass}, the row gives {mixed}")
+        shown = self.shown(statement, sources)
+        if not math.isfinite(shown.energy):
+            raise EvidenceError("injected-not-finite")
+        if shown.energy > ENERGY_MAX:
+            raise EvidenceError("injected-too-large", f"its energy is {shown.energy:g}")
+        return shown
+
+    def _examine_payload(self, statement: Statement, payload: NDArray[np.float32]) -> None:
+        """That the payload is the one stated."""
         if payload_digest(payload.data.cast("B")) != statement.digest:
             raise EvidenceError("payload-digest")
         window = window_of(statement.round, self.terms.window_rounds)
@@ -257,15 +301,6 @@ class Examiner:
         whole = _squared_norm(payload)
         if not whole <= HIDDEN_FACTOR * float(energy(measured)) + HIDDEN_FREE:
             raise EvidenceError("payload-hidden", f"its squared norm is {whole:g}")
-        sources = self._sources(statement, witnesses, trusted)
-        if commitment(source.body for source in sources.values()) != statement.sources:
-            raise EvidenceError("witness-digest", "not the statements that it mixed")
-        shown = self.shown(statement, sources)
-        if not math.isfinite(shown.energy):
-            raise EvidenceError("injected-not-finite")
-        if shown.energy > ENERGY_MAX:
-            raise EvidenceError("injected-too-large", f"its energy is {shown.energy:g}")
-        return shown
 
     def shown(self, statement: Statement, sources: Mapping[str, SignedStatement]) -> Examined:
         """What a statement shows was injected; may be not finite. `sources` are the statements that
@@ -355,7 +390,8 @@ def check_claim(
         if seen is not None:
             check_energy(entry, seen)
         mixed = (heard or {}).get(entry.round, frozenset(entry.heard))
-        if mixed != set(entry.heard) or not mixed <= terms.mixing[claim.agent].keys():
+        allowed = terms.weights(entry.round).taken[claim.agent].keys()
+        if mixed != set(entry.heard) or not mixed <= allowed:
             raise EvidenceError("claim-heard", f"round {entry.round}: not whom it mixed")
         check_trace(entry, terms.trace_size, traces.get(entry.round))
 

@@ -6,7 +6,7 @@ anyone. An edge settles the net of its two bills: what lo pays by hi's bill minu
 lo's. This module computes, signs and judges; it sends and stores nothing.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NewType, Self
 
@@ -195,6 +195,7 @@ class BillTerms:
     """What every bill of a run is judged against.
 
     `neighbours`: of each agent, all of the run or those that can be a referee here.
+    `takes(t, i, k)`: whether agent i mixes the vector of its neighbour k in round t.
     """
 
     run: bytes
@@ -203,6 +204,7 @@ class BillTerms:
     publics: Mapping[str, bytes]
     neighbours: Mapping[str, frozenset[str]]
     payments: Payments
+    takes: Callable[[int, str, str], bool] = lambda _round, _taker, _giver: True
 
 
 def make_bill(
@@ -211,7 +213,8 @@ def make_bill(
     """The bill of a referee from its own claim and those of its neighbours.
 
     Deterministic: whoever holds the claims gets the same bytes. A member is billed for the rounds
-    that it claims and that the referee mixed of it; one without any takes no part.
+    that it claims and that the referee mixed of it, or need not have: what is injected where the
+    schedule has the referee mix others reaches it later. One without any takes no part.
 
     Raises:
         AmountError: the claimed numbers give no payable amount.
@@ -234,15 +237,14 @@ def make_bill(
 
 
 def neighbourhood(terms: BillTerms, referee: Claim, claims: Sequence[Claim]) -> Neighbourhood:
-    """The arrays that rules read: of each member the rounds that the referee mixed of it, of the
-    referee, `claims[i] is referee`, all that it claims. Members are sorted by id."""
+    """The arrays that rules read: of each member its charged rounds, of the referee,
+    `claims[i] is referee`, all that it claims. Members are sorted by id."""
     shape = (len(claims), terms.window_rounds)
     energies = np.zeros(len(claims))
     mask = np.zeros(shape, dtype=np.bool_)
     traces = np.zeros((*shape, terms.trace_size))
     for m, claim in enumerate(claims):
-        own = claim.agent == referee.agent
-        charged = {r.round for r in claim.rounds} if own else set(heard_rounds(referee, claim))
+        charged = _charged(terms, referee, claim)
         rounds = [entry for entry in claim.rounds if entry.round in charged]
         energies[m] = total_energy([entry.energy for entry in rounds])
         for entry in rounds:
@@ -251,6 +253,14 @@ def neighbourhood(terms: BillTerms, referee: Claim, claims: Sequence[Claim]) -> 
             traces[m, w] = np.frombuffer(entry.trace, "<f4")
     index = next(m for m, claim in enumerate(claims) if claim.agent == referee.agent)
     return Neighbourhood(energies, mask, traces, index)
+
+
+def _charged(terms: BillTerms, referee: Claim, claim: Claim) -> set[int]:
+    if claim.agent == referee.agent:
+        return {entry.round for entry in claim.rounds}
+    there = {entry.round for entry in referee.rounds}
+    unscheduled = {t for t in there if not terms.takes(t, referee.agent, claim.agent)}
+    return unscheduled | set(heard_rounds(referee, claim))
 
 
 def check_bill(terms: BillTerms, signed: SignedBill, referee: str) -> Bill:

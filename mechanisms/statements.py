@@ -16,7 +16,7 @@ from topologies.canonical import MalformedError, Value, is_count, is_name, pack,
 from topologies.signatures import SIGNATURE_BYTES, SigningKey, verify
 
 STATEMENT_DOMAIN: Final = "candor/statement/v1"
-STATEMENT_VERSION: Final = 2
+STATEMENT_VERSION: Final = 3
 
 # A statement holds two sketches at most; 4 KiB covers its fixed fields.
 FIXED_BYTES_MAX: Final = 4096
@@ -41,7 +41,8 @@ class Statement:
     `next_sketch` is the payload's sketch under the next window's signs: present in the last round
     of a window when sketches are shorter than the vector, empty otherwise. `sources` commits to the
     statements of the round before that the row names: `commitment` of their bodies. Without it a
-    neighbour that states a round twice could make its victim's claim look false.
+    neighbour that states a round twice could make its victim's claim look false. `mass` is what the
+    vector is divided by under push-sum, formed as the vector is: by the row; otherwise 1.
     """
 
     run: bytes
@@ -54,6 +55,7 @@ class Statement:
     sketch: bytes
     next_sketch: bytes
     sources: bytes = b""
+    mass: float = 1.0
 
     def encode(self) -> bytes:
         """The canonical bytes that are signed."""
@@ -70,6 +72,7 @@ class Statement:
                 self.sketch,
                 self.next_sketch,
                 self.sources,
+                self.mass,
             ]
         )
 
@@ -95,6 +98,7 @@ class Statement:
                 bytes(sketch),
                 bytes(next_sketch),
                 bytes(sources),
+                float(mass),
             ] if (
                 is_count(version)
                 and version == STATEMENT_VERSION
@@ -110,7 +114,7 @@ class Statement:
         if not 0 < len(sketch) <= sketch_bytes_max or len(next_sketch) not in (0, len(sketch)):
             raise MalformedError("a statement's sketch has the wrong length")
         head = (run, round_number, agent, digest, dim, _row(row))
-        return cls(*head, step_size, sketch, next_sketch, sources)
+        return cls(*head, step_size, sketch, next_sketch, sources, mass)
 
     def values(self, window: int, window_rounds: int) -> Floats:
         """The sketch (k,) under the signs of `window`: its own or the next.

@@ -34,8 +34,20 @@ class Slot(Generic[S]):
 
     @property
     def complete(self) -> bool:
-        """Whether every byte of the payload is there."""
+        """Whether the whole payload is there; of a notice, which has none, all witnesses."""
+        if self.notice:
+            return self.named <= self.witnesses.keys()
         return self.received_bytes == self.buffer.nbytes
+
+    @property
+    def payload(self) -> NDArray[np.float32] | None:
+        """The vector (dim,) as received; None of a notice."""
+        return None if self.notice else self.buffer
+
+    @property
+    def notice(self) -> bool:
+        """Whether it is a statement without its payload."""
+        return self.buffer.nbytes == 0
 
     def add_witness(self, agent: str, statement: S) -> None:
         """Keep the statement of an agent that the sender's mixing row names.
@@ -75,8 +87,8 @@ class BufferPool:
         return self._spare.pop() if self._spare else np.empty(self._dim, np.float32)
 
     def give(self, buffer: NDArray[np.float32]) -> None:
-        """Return a buffer nobody reads any more."""
-        if len(self._spare) < self._spare_max:
+        """Return a buffer nobody reads any more; the empty one of a notice is none."""
+        if len(buffer) == self._dim and len(self._spare) < self._spare_max:
             self._spare.append(buffer)
 
 
@@ -94,15 +106,18 @@ class Inbox(Generic[S]):
         statement: S,
         payload_bytes: int,
         named: frozenset[str] = frozenset(),
+        *,
+        notice: bool = False,
     ) -> Slot[S]:
-        """Open the slot of a round; the oldest slot makes room when both are in use.
+        """Open the slot of a round, or of a notice, which comes without a payload; the oldest slot
+        makes room when both are in use.
 
         Raises:
             RemoteProtocolError: a round announced twice or going backwards, or a wrong size.
         """
         if round_number <= self.latest_round:
             raise RemoteProtocolError("round-order", f"{round_number} after {self.latest_round}")
-        buffer = self._pool.take()
+        buffer = np.empty(0, np.float32) if notice else self._pool.take()
         if payload_bytes != buffer.nbytes:
             self._pool.give(buffer)
             raise RemoteProtocolError("payload-size", f"{payload_bytes} bytes")

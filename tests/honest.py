@@ -14,11 +14,17 @@ from mechanisms.evidence import Examined, Examiner, Terms
 from mechanisms.statements import SignedStatement, Statement, commitment
 from topologies.canonical import sha256
 from topologies.signatures import SigningKey
+from topologies.weights import Round
 
 RUN = bytes(range(32))
 IDS = ("a0", "a1", "a2", "a3")
 DIM, SKETCH, WINDOW, LAST_ROUND = 40, 8, 3, 1000
 NEIGHBOURS = {agent: (IDS[i - 1], IDS[(i + 1) % 4]) for i, agent in enumerate(IDS)}
+WEIGHTS = Round(
+    {agent: dict.fromkeys(NEIGHBOURS[agent], 0.25) for agent in IDS},
+    dict.fromkeys(IDS, 1.0),
+    {agent: frozenset(NEIGHBOURS[agent]) for agent in IDS},
+)
 KEYS = {agent: SigningKey(sha256(agent.encode())) for agent in IDS}
 
 Vector = NDArray[np.float32]
@@ -32,7 +38,7 @@ def make_terms(sketch_size: int = SKETCH, **changes: object) -> Terms:
         sketch_size=sketch_size,
         window_rounds=WINDOW,
         publics={agent: key.public for agent, key in KEYS.items()},
-        mixing={agent: dict.fromkeys(NEIGHBOURS[agent], 0.25) for agent in IDS},
+        weights=lambda _: WEIGHTS,
         step_size=lambda t: 0.5 if t < 3 else 0.25,
         initial=np.arange(DIM, dtype=np.float32) / 8,
         rounds=LAST_ROUND,
@@ -91,7 +97,7 @@ class Ring:
             return {self.reentries[t, agent]: 1.0}
         if (t, agent) in self.deaf:
             return {agent: 1.0}
-        return {agent: 0.5, **self.terms.mixing[agent]}
+        return {agent: 0.5, **self.terms.weights(t).taken[agent]}
 
     def _mixed(self, t: int, row: Mapping[str, float]) -> Vector:
         parts = [np.float32(weight) * self.payloads[t][k] for k, weight in row.items()]

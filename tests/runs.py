@@ -31,7 +31,7 @@ from mechanisms.statements import EvidenceError
 from network.identity import Identity
 from network.transport import MemoryNetwork
 from network.wire import encode
-from topologies import graphs
+from topologies import schedules
 from topologies.cluster import (
     AlgorithmSettings,
     Cluster,
@@ -57,12 +57,13 @@ def write_cluster(
     window: int = 4,
     task: TaskSettings | None = None,
     rule: str = "norm:2e-5",
+    mixing_name: str | None = None,
     **settings: float,
 ) -> Cluster:
     """Keys in RUN_DIR/agents/<id>/keys and RUN_DIR/cluster.toml; the task is never resolved."""
-    graph = graphs.build(topology, agents)
+    schedule = schedules.build(topology, agents)
     entries = []
-    for i, agent in enumerate(graph):
+    for i, agent in enumerate(schedule.agents):
         path = run_dir / "agents" / agent / "keys"
         if not path.exists():
             keys.generate(path)
@@ -71,8 +72,8 @@ def write_cluster(
     cluster = assemble_cluster(
         run_id="test",
         seed=3,
-        graph=graph,
-        topology=topology,
+        graph=schedule,
+        mixing_name=mixing_name,
         agents=entries,
         task=task or TaskSettings(name="fixed", parameters=DIM, model_digest=model_digest(initial)),
         algorithm=AlgorithmSettings(step_size=0.5, step_decay=0.0),
@@ -247,7 +248,7 @@ class LocalRun:
             slot = job.update.slot
             try:
                 outcome = node.core.examiner.examine(
-                    slot.statement, slot.buffer, slot.witnesses, job.update.trusted
+                    slot.statement, slot.payload, slot.witnesses, job.update.trusted
                 )
             except EvidenceError as exc:
                 outcome = exc
@@ -264,5 +265,6 @@ class LocalRun:
             return []
         step = np.float32(node.core.examiner.terms.step_size(t))
         payload = node.x - step * node.report(t)
-        statement = node.core.examiner.state(t, agent, payload, node.core.book.row)
+        book = node.core.book
+        statement = node.core.examiner.state(t, agent, payload, book.row, book.mass)
         return node.core.published(payload, statement, self.now_s)

@@ -18,7 +18,7 @@ from agent.learner import initial_parameters
 from agent.runtimes.testbed import free_ports
 from agent.tasks import resolve_task
 from tests import independent
-from tests.independent import bills, claims, ledger, rounds, wire
+from tests.independent import bills, claims, graphs, ledger, rounds, wire
 
 HERE = Path(__file__).parent
 RULE = "band:5e-4 + norm:2e-5 + peer-prediction:1e-4 + originality:1e-4 + persistence:1e-4"
@@ -89,6 +89,20 @@ def test_it_reads_the_statement():
     with pytest.raises(wire.Refused, match="statement-signature"):
         rounds.check_announced(cluster, "a1", forged)
     assert (read.round, read.agent, read.row) == (16, "a1", dict(vector["row"]))
+
+
+def test_it_knows_who_mixes_whom_in_a_round():
+    for case in vectors("rounds")["cases"]:
+        agents = {agent: {} for agent in case["agents"]}
+        cluster = cluster_of({}, file={"graph": case["graph"]}, agents=agents)
+        for one in case["rounds"]:
+            t, seen = one["round"], {agent: set() for agent in agents}
+            for agent, expected in one["taken"].items():
+                assert graphs.taken(cluster, t, agent) == expected
+                assert graphs.total_of(cluster, t, agent) == one["totals"][agent]
+                for giver in expected:
+                    seen[giver].add(agent)
+            assert {agent: graphs.takers(cluster, t, agent) for agent in agents} == seen
 
 
 def test_it_folds_sketches_and_traces():
@@ -219,8 +233,11 @@ RUNS = {
     "ring": ["--rounds=32", "--window=16", "--rule", RULE],
     # Sketches that are the model itself, and a last window of half the length.
     "complete": ["--rounds=20", "--window=8", "--mixing=max-degree", "--sketch-size=4096"],
+    "random-matching": ["--rounds=16", "--window=8", "--rule", RULE],
+    # Push-sum, among agents that are given different amounts.
+    "directed-random:degree=2": ["--rounds=16", "--window=8"],
 }
-WINDOWS = {"ring": 2, "complete": 3}
+WINDOWS = {"ring": 2, "complete": 3, "random-matching": 2, "directed-random:degree=2": 2}
 
 
 @pytest.fixture(scope="module", params=RUNS)
@@ -278,7 +295,8 @@ def test_nobody_refuses_what_the_other_sends(joined):
 def test_both_ends_hold_the_same_records(joined, capsys):
     run_dir, topology = joined
     edges = json.loads((run_dir / "agents" / "a1" / "peer.json").read_text())["edges"]
-    assert set(edges) == ({"a0", "a2"} if topology == "ring" else {"a0", "a2", "a3"})
+    cluster = wire.Cluster.parse((run_dir / "cluster.toml").read_text())
+    assert set(edges) == set(cluster.neighbours["a1"])
     for peer, edge in edges.items():
         own, other = lines_of(run_dir, "a1", peer), lines_of(run_dir, peer, peer)
         assert own[1:-1] == other[1:-1]

@@ -52,7 +52,24 @@ def complete_run(tmp_path_factory):
     return run_dir, run_testbed(run_dir, *options, "--strategy", "a1=noise:0.5")
 
 
-@pytest.mark.parametrize("name", ["ring_run", "complete_run"])
+@pytest.fixture(scope="module")
+def one_peer_run(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("one-peer") / "run"
+    options = ["--agents", "6", "--topology", "one-peer-exponential", "--rounds", "18"]
+    return run_dir, run_testbed(run_dir, *options, "--strategy", "a3=scale:3")
+
+
+@pytest.fixture(scope="module")
+def push_sum_run(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("push-sum") / "run"
+    options = ["--agents", "6", "--topology", "directed-random:degree=2", "--rounds", "18"]
+    return run_dir, run_testbed(run_dir, *options, "--strategy", "a3=scale:3")
+
+
+RUNS = ["ring_run", "complete_run", "one_peer_run", "push_sum_run"]
+
+
+@pytest.mark.parametrize("name", RUNS)
 def test_daemons_and_the_vectorised_runtime_agree(name, request):
     run_dir, summary = request.getfixturevalue(name)
     cluster = load_cluster(run_dir / "cluster.toml")

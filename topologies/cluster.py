@@ -8,6 +8,7 @@ A file may be signed by an organiser; it is then a numbered revision, and valid 
 signature and those of all its agents. `topologies.revisions` makes one from another.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,22 +18,23 @@ import tomli_w
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, model_validator
 
-from topologies import canonical, graphs, mixing
+from topologies import canonical, graphs
+from topologies.drawing import settings_of
 from topologies.fields import (
     Count,
     Edge,
     Hex64,
     Hex128,
     Line,
-    MixingName,
     Number,
     RunId,
     split_endpoint,
 )
 from topologies.files import FilePath, Section, read_toml, validated
-from topologies.mixing import DEFAULT_MIXING
 from topologies.requests import AgentEntry as AgentEntry
 from topologies.requests import check_join
+from topologies.rounds import PUSH_SUM, GraphSettings, RoundWeights
+from topologies.schedules import Schedule
 from topologies.signatures import SigningKey, verify
 from topologies.specs import ConfigurationError, SignatureError
 
@@ -40,8 +42,9 @@ if TYPE_CHECKING:
     import networkx as nx
 
 DEFAULT_RULE = "band:5e-4 + originality:5e-4 + persistence:5e-4 + norm:2e-5"
-FINGERPRINT_DOMAIN = "candor/cluster/v1"
+FINGERPRINT_DOMAIN = "candor/cluster/v2"
 ORGANISER_DOMAIN = "candor/organiser/v1"
+DEFAULT_ALGORITHM, PUSH_SUM_ALGORITHM = "decentralized-sgd", "gradient-push"
 
 
 class TaskSettings(Section):
@@ -61,7 +64,7 @@ class AlgorithmSettings(Section):
     Dirichlet 0.5, 60 rounds, one agent exaggerating by 3); docs/architecture.md has the table.
     """
 
-    name: Line = "decentralized-sgd"
+    name: Line = DEFAULT_ALGORITHM
     step_size: Number = Field(default=0.4, gt=0)
     step_decay: Number = Field(default=0.1, ge=0)
     local_steps: Count = 12
@@ -86,14 +89,6 @@ class PaymentSettings(Section):
     credit_limit: Count = 1_000_000_000
     # 1024 buckets show a norm within 3 % and cost 8 KiB a statement.
     sketch_size: Annotated[Count, Field(ge=16, le=1 << 15)] = 1024
-
-
-class GraphSettings(Section):
-    """The edges; `topology` only says where they came from."""
-
-    topology: Line
-    mixing: MixingName = DEFAULT_MIXING
-    edges: tuple[Edge, ...]
 
 
 class Revision(Section):
@@ -132,12 +127,21 @@ class Cluster(Section):
     @model_validator(mode="after")
     def _check_relations(self) -> "Cluster":
         graphs.check_graph([agent.id for agent in self.agents], self.graph.edges)
+        self._check_mixing()
         places = [(a.id, split_endpoint(place)) for a in self.agents for place in a.endpoints]
         _check_unique("endpoint", places)
         _check_unique("identity", [(agent.id, agent.identity) for agent in self.agents])
         _check_unique("curve", [(agent.id, agent.curve) for agent in self.agents])
         self._check_signatures()
         return self
+
+    def _check_mixing(self) -> None:
+        self.round_weights.check()
+        if self.round_weights.push_sum != (self.algorithm.name == PUSH_SUM_ALGORITHM):
+            raise ConfigurationError(
+                f"algorithm.name: mixing {PUSH_SUM!r} and algorithm {PUSH_SUM_ALGORITHM!r} go "
+                "together; use both or neither"
+            )
 
     def _check_signatures(self) -> None:
         if self.revision is None:
@@ -192,17 +196,22 @@ class Cluster(Section):
         return self.agents[self.index(agent)]
 
     def neighbours(self, agent: str) -> tuple[str, ...]:
-        """The sorted ids an agent shares an edge with; raises as `index` does."""
+        """The sorted ids an agent shares an edge with in some round; raises as `index` does."""
         self.index(agent)
         return self._neighbours[agent]
 
     def networkx_graph(self) -> "nx.Graph[str]":
-        """The graph, nodes in file order."""
+        """Who are neighbours, in whatever round; nodes in file order."""
         return graphs.make_graph(self.ids, self.graph.edges)
 
-    def mixing_matrix(self) -> NDArray[np.float64]:
-        """The mixing matrix (agents, agents), rows and columns in file order."""
-        return mixing.matrix(self.graph.mixing, self.networkx_graph(), self.ids)
+    @cached_property
+    def round_weights(self) -> RoundWeights:
+        """The graph and the weights of every round."""
+        return RoundWeights(self.ids, self.graph)
+
+    def mixing_matrix(self, round: int = 1) -> NDArray[np.float64]:
+        """The mixing matrix (agents, agents) of a round from 1, rows and columns in file order."""
+        return self.round_weights.matrix(round)
 
 
 def load_cluster(path: FilePath) -> Cluster:
@@ -222,47 +231,51 @@ def dump_cluster(cluster: Cluster) -> str:
     tables: dict[str, Any] = cluster.model_dump(exclude_none=True)
     del tables["agents"]
     agents = [agent.model_dump(exclude_defaults=True) for agent in cluster.agents]
-    # `graph` is the last table, so its edges can be written one a line behind the rest.
+    # `graph` is the last table, so its lists can be written one item a line behind the rest.
     tables["graph"] = tables.pop("graph")
     edges: Sequence[Edge] = tables["graph"].pop("edges")
+    lists = {key: tables["graph"].pop(key) for key in ("turns", "weights")}
     return (
         "# Candor cluster file. Every agent of the run needs this very file;\n"
         "# `candor cluster check FILE` checks it, `candor cluster show FILE` draws it.\n"
         f"{tomli_w.dumps(tables)}edges = {graphs.edges_toml(edges)}\n"
+        + "".join(f"{key} = {_lines(items)}\n" for key, items in lists.items() if items)
         + "".join(f"\n[[agents]]\n{tomli_w.dumps(agent)}" for agent in agents)
     )
+
+
+def _lines(items: Sequence[Any]) -> str:
+    """A TOML array, one item a line; what TOML and JSON write alike."""
+    return "[\n" + "".join(f"  {json.dumps(item)},\n" for item in items) + "]"
 
 
 def assemble_cluster(
     *,
     run_id: str,
     seed: int,
-    graph: "nx.Graph[str]",
-    topology: str,
+    graph: Schedule,
     agents: Sequence[AgentEntry],
     task: TaskSettings,
     rounds: RoundSettings,
-    mixing_name: str = DEFAULT_MIXING,
+    mixing_name: str | None = None,
     algorithm: AlgorithmSettings | None = None,
     payments: PaymentSettings | None = None,
     revision: Revision | None = None,
 ) -> Cluster:
-    """A checked cluster from a graph whose nodes are the ids of `agents`, edges in a fixed order.
+    """A checked cluster from a schedule whose agents are the ids of `agents`.
+
+    `mixing_name` is as `drawing.settings_of` has it; push-sum brings its own algorithm along.
 
     Raises:
         ConfigurationError: anything a cluster file may be refused for.
     """
-    settings = {
-        "topology": topology,
-        "mixing": mixing_name,
-        "edges": edges_among(agents, graph, f"run {run_id!r}"),
-    }
+    settings = settings_of(graph, [agent.id for agent in agents], mixing_name)
     fields = {
         "version": 1,
         "run_id": run_id,
         "seed": seed,
         "task": task,
-        "algorithm": algorithm or AlgorithmSettings(),
+        "algorithm": algorithm_for(settings, algorithm or AlgorithmSettings()),
         "rounds": rounds,
         "payments": payments or PaymentSettings(),
         "graph": settings,
@@ -272,21 +285,12 @@ def assemble_cluster(
     return validated(Cluster, fields, f"run {run_id!r}")
 
 
-def edges_among(
-    agents: Sequence[AgentEntry], graph: "nx.Graph[str]", source: str
-) -> tuple[Edge, ...]:
-    """The edges of a graph whose nodes are the ids of `agents`, in a fixed order.
-
-    Raises:
-        ConfigurationError: they are not; `source` stands in the message.
-    """
-    named = {agent.id for agent in agents}
-    if named != set(graph):
-        odd = sorted(named.symmetric_difference(graph))[0]
-        where = "has keys but is not in the topology" if odd in named else "has no keys"
-        raise ConfigurationError(f"{source}: agent {odd!r} {where}")
-    ordered = graphs.make_graph([agent.id for agent in agents], graph.edges)
-    return tuple(graphs.sorted_edges(ordered))
+def algorithm_for(graph: GraphSettings, algorithm: AlgorithmSettings) -> AlgorithmSettings:
+    """The algorithm, exchanged where it averages by push-sum and the graph does not, or not so."""
+    if (graph.mixing == PUSH_SUM) == (algorithm.name == PUSH_SUM_ALGORITHM):
+        return algorithm
+    name = PUSH_SUM_ALGORITHM if graph.mixing == PUSH_SUM else DEFAULT_ALGORITHM
+    return algorithm.model_copy(update={"name": name})
 
 
 def signed(cluster: Cluster, key: SigningKey) -> Cluster:

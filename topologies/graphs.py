@@ -6,6 +6,7 @@ for push-sum alone, are read by `load_directed`.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import networkx as nx
 import tomli_w
@@ -47,9 +48,31 @@ def build(
     if is_file(spec):
         graph = load(spec, connected=connected).graph()
     elif user_graphs.is_one(spec):
-        graph = _users(spec, agents, seed, connected)
+        graph = _users(user_graphs.make(spec, agents, seed), spec, connected=connected)
     else:
         return _of_family(spec, agents, seed)
+    if agents not in (None, len(graph)):
+        raise ConfigurationError(f"{spec}: has {len(graph)} agents, not the {agents} asked for")
+    return graph
+
+
+def build_any(spec: str, agents: int | None, seed: int = 0) -> "nx.Graph[str] | nx.DiGraph[str]":
+    """As `build`, but a file or the user's function may also have a directed graph.
+
+    Raises:
+        ConfigurationError: as `build`; a directed graph that is not strongly connected.
+    """
+    graph: nx.Graph[str] | nx.DiGraph[str]
+    if is_file(spec) and graph_files.suffix(spec) != ".toml" and graph_files.read(spec).directed:
+        graph = load_directed(spec)
+    elif user_graphs.is_one(spec):
+        made = user_graphs.make(spec, agents, seed, directed=True)
+        if made.is_directed():
+            graph = _checked_arcs(list(made), list(made.edges()), f"topology {spec!r}")
+        else:
+            graph = _users(made, spec, connected=True)
+    else:
+        return build(spec, agents, seed)
     if agents not in (None, len(graph)):
         raise ConfigurationError(f"{spec}: has {len(graph)} agents, not the {agents} asked for")
     return graph
@@ -71,8 +94,7 @@ def _of_family(spec: str, agents: int | None, seed: int) -> "nx.Graph[str]":
     return graph
 
 
-def _users(spec: str, agents: int | None, seed: int, connected: bool) -> "nx.Graph[str]":
-    made = user_graphs.make(spec, agents, seed)
+def _users(made: "nx.Graph[Any]", spec: str, *, connected: bool) -> "nx.Graph[str]":
     if not 1 <= len(made) <= AGENTS_MAX:
         raise ConfigurationError(
             f"topology {spec!r}: agents must be 1 to {AGENTS_MAX}, not {len(made)}"
@@ -128,20 +150,27 @@ def load_directed(path: FilePath) -> "nx.DiGraph[str]":
     listing = graph_files.read(path)
     if not listing.directed:
         return load(path).graph().to_directed()
+    return _checked_arcs(listing.nodes, listing.edges, str(path))
+
+
+def _checked_arcs(nodes: Sequence[Any], arcs: Sequence[Any], source: str) -> "nx.DiGraph[str]":
+    """A strongly connected simple graph with agent ids for nodes, from giver to taker."""
+    if not 1 <= len(nodes) <= AGENTS_MAX:
+        raise ConfigurationError(f"{source}: agents must be 1 to {AGENTS_MAX}, not {len(nodes)}")
+    names = dict(zip(nodes, _ids(nodes), strict=True))
     graph: nx.DiGraph[str] = nx.DiGraph()
-    graph.add_nodes_from(listing.nodes)
-    graph.add_edges_from(listing.edges)
-    if graph.number_of_edges() < len(listing.edges):
-        raise ConfigurationError(f"{path}: an arc stands twice; remove one")
+    graph.add_nodes_from(names.values())
+    graph.add_edges_from((names[u], names[v]) for u, v in arcs)
+    if graph.number_of_edges() < len(arcs):
+        raise ConfigurationError(f"{source}: an arc stands twice; remove one")
     if nx.number_of_selfloops(graph):
-        raise ConfigurationError(f"{path}: an agent is not its own neighbour; remove the loop")
-    if not listing.nodes or not nx.is_strongly_connected(graph):
+        raise ConfigurationError(f"{source}: an agent is not its own neighbour; remove the loop")
+    if not nx.is_strongly_connected(graph):
         raise ConfigurationError(
-            f"{path}: the graph is not strongly connected: not every agent is heard by every other"
+            f"{source}: the graph is not strongly connected: "
+            "not every agent is heard by every other"
         )
-    ids = dict(zip(listing.nodes, _ids(listing.nodes), strict=True))
-    renamed: nx.DiGraph[str] = nx.relabel_nodes(graph, ids)
-    return renamed
+    return graph
 
 
 def _topology_of(listing: graph_files.Listing, path: FilePath) -> TopologyFile:

@@ -2,8 +2,9 @@
 
 Every matrix here is symmetric with non-negative entries and rows (so columns) that sum to one:
 repeated mixing keeps the mean and drives all agents to it. Rules whose weights every host computes
-to the last bit are in `WEIGHTS`, and a cluster file may name them; those of `RULES` beyond them
-need eigenvalues or a solver. A matrix of the user's own is read by `topologies.matrices`.
+to the last bit are in `WEIGHTS`; those of `RULES` beyond them need eigenvalues or a solver, so that
+a cluster file holds their weights themselves. A matrix of the user's own is read by
+`topologies.matrices`.
 """
 
 import math
@@ -51,18 +52,13 @@ def sparse_matrix(
 
 
 def check_name(name: str) -> str:
-    """`name` itself, of a rule that a cluster file may have.
+    """`name` itself, of a rule.
 
     Raises:
         ConfigurationError: no such mixing; names the known ones.
     """
-    if name in RULES and name not in WEIGHTS:
-        raise ConfigurationError(
-            f"mixing {name!r} is for looking, not for runs: hosts would differ in its last bits; "
-            f"use {', '.join(WEIGHTS)}"
-        )
-    if name not in WEIGHTS:
-        raise ConfigurationError(f"unknown mixing {name!r}; known: {', '.join(WEIGHTS)}")
+    if name not in RULES:
+        raise ConfigurationError(f"unknown mixing {name!r}; known: {', '.join(RULES)}")
     return name
 
 

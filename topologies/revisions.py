@@ -7,10 +7,8 @@ other. What was settled stays where it is, see `agent.succession`.
 
 from collections.abc import Mapping, Sequence
 
-import networkx as nx
-
-from topologies import graphs
-from topologies.cluster import AgentEntry, Cluster, Revision, edges_among, signed
+from topologies.cluster import AgentEntry, Cluster, Revision, algorithm_for, signed
+from topologies.drawing import redrawn
 from topologies.files import validated
 from topologies.requests import JoinRequest, entries_for
 from topologies.signatures import SigningKey
@@ -29,12 +27,13 @@ def amended(
     joining: Sequence[JoinRequest] = (),
     leaving: Sequence[str] = (),
     topology: str | None = None,
+    mixing_name: str | None = None,
 ) -> Cluster:
     """The next revision, signed: members changed, the graph drawn anew by its spec.
 
     Agents keep their order, new ones come last. An agent that asks again under its id and identity
-    has its entry replaced: that is how it moves or changes its CURVE key. `topology` replaces the
-    run's own spec.
+    has its entry replaced: that is how it moves or changes its CURVE key. `topology` and
+    `mixing_name` replace the run's own, see `drawing.redrawn`.
 
     Raises:
         ConfigurationError: not this organiser's file or requests, an agent unknown or there
@@ -48,13 +47,19 @@ def amended(
             f"are the keys of {organiser[:12]}…; only the same one may go on"
         )
     agents = _members(cluster, entries_for(joining, organiser), leaving)
-    if topology is None and agents == cluster.agents:
+    if topology is None and mixing_name is None and agents == cluster.agents:
         raise ConfigurationError("nothing would change; no new revision is needed")
-    graph, name = _redrawn(cluster, agents, topology)
-    source = f"revision {revision.number + 1} of run {cluster.run_id!r}"
-    drawn = {"topology": name, "edges": edges_among(agents, graph, source)}
+    graph = redrawn(
+        cluster.graph,
+        cluster.ids,
+        [entry.id for entry in agents],
+        cluster.seed,
+        topology=topology,
+        mixing_spec=mixing_name,
+    )
     changed = {
-        "graph": cluster.graph.model_dump() | drawn,
+        "algorithm": algorithm_for(graph, cluster.algorithm),
+        "graph": graph,
         "agents": agents,
         "revision": Revision(
             number=revision.number + 1, organiser=organiser, previous=cluster.fingerprint
@@ -62,6 +67,7 @@ def amended(
         "signature": None,
     }
     kept = {field: getattr(cluster, field) for field in Cluster.model_fields}
+    source = f"revision {revision.number + 1} of run {cluster.run_id!r}"
     return signed(validated(Cluster, kept | changed, source), key)
 
 
@@ -103,19 +109,6 @@ def check_succession(old: Cluster, new: Cluster) -> None:
         )
 
 
-def draw(spec: str, ids: Sequence[str], seed: int) -> tuple["nx.Graph[str]", str]:
-    """The graph of a spec on these agents, and its name for the file: a file knows its agents by
-    name, in a family they take their places in order.
-
-    Raises:
-        ConfigurationError: no such graph, or another number of agents.
-    """
-    graph = graphs.build(spec, len(ids), seed)
-    if graphs.is_file(spec):
-        return graph, graphs.load(spec).topology
-    return graphs.relabelled(graph, ids), spec
-
-
 def _signed_revision(cluster: Cluster) -> Revision:
     if cluster.revision is None:
         raise ConfigurationError(
@@ -141,26 +134,3 @@ def _members(
     if not members:
         raise ConfigurationError("nobody would be left")
     return tuple(members.values())
-
-
-def _redrawn(
-    cluster: Cluster, agents: Sequence[AgentEntry], topology: str | None
-) -> tuple["nx.Graph[str]", str]:
-    """The graph of the new members, and the name of its topology."""
-    ids, present = tuple(entry.id for entry in agents), cluster.networkx_graph()
-    named = cluster.graph.topology
-    if topology is not None:
-        return draw(topology, ids, cluster.seed)
-    if ids == cluster.ids:
-        return present, named
-    try:
-        if graphs.is_file(named) or not nx.utils.graphs_equal(
-            draw(named, cluster.ids, cluster.seed)[0], present
-        ):
-            raise ConfigurationError(f"the edges were listed by hand, {named!r} does not give them")
-        return draw(named, ids, cluster.seed)
-    except ConfigurationError as exc:
-        raise ConfigurationError(
-            f"the graph cannot be drawn again for {len(ids)} agents: {exc}; "
-            "give one with --topology SPEC|FILE"
-        ) from exc

@@ -10,18 +10,24 @@ connected; every schedule's is, over its period or, where chance decides, over a
     rotating:base=torus,parts=3             the base's edges in turns, every third in each round
     failing:base=ring,p=0.2                 the base's edges, each of which fails with probability p
     round-robin:ring + star + my.graphml    graphs in turns; a file may be in pieces by itself
-    ring, mine.toml, networkx:NAME          any spec of one graph, the same in every round
+    directed-ring                           i sends to i + 1
+    directed-exponential                    i sends to i + 1, i + 2, i + 4, …
+    directed-random:degree=3                i sends to i + 1 and to two others, drawn once
+    ring, mine.toml, networkx:NAME          any spec of one graph, the same in every round; a file
+                                            or a function may have a directed one
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import networkx as nx
 
 from topologies import canonical, graphs, mixing
+from topologies.consensus import column_stochastic
 from topologies.fields import Edge
 from topologies.specs import ConfigurationError, Scalar, parse_spec
 
@@ -35,15 +41,28 @@ _DOMAIN = "candor/schedule"
 PARTS_MAX = 10_000
 
 
+FIXED, TURNS, ARCS = "fixed", "turns", "arcs"
+PAIRS, MATCHING, FAILING = "pairs", "matching", "failing"
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A graph a round on the same agents; `period` is None where chance decides."""
+    """A graph a round on the same agents; `period` is None where chance decides.
+
+    `rule` says how a cluster file tells the rounds apart, see `topologies.rounds`. With `push_sum`
+    the arcs of a round may be uneven, so that plain averaging would not keep the mean. `mixing` is
+    the rule that a topology file asks for. With `named` the agents are those of a file.
+    """
 
     spec: str
     agents: tuple[str, ...]
     period: int | None
     union: "nx.Graph[str]"
     _graph: "Callable[[int], RoundGraph]"
+    rule: str = TURNS
+    push_sum: bool = False
+    mixing: str = mixing.DEFAULT_MIXING
+    named: bool = False
 
     def graph(self, round: int) -> "RoundGraph":
         """The graph of a round from 1, all agents in order; an arc goes from giver to taker."""
@@ -51,15 +70,37 @@ class Schedule:
         return self._graph(round)
 
     def matrix(self, round: int) -> "csr_array[np.float64]":
-        """The doubly stochastic mixing matrix (agents, agents) of a round, agents in order.
+        """The mixing matrix (agents, agents) of a round, agents in order.
 
-        Metropolis-Hastings weights on undirected graphs, so one half each in a matching; one half
-        for the one giver of a directed round.
+        Doubly stochastic: Metropolis-Hastings weights on undirected graphs, so one half each in a
+        matching; one half for the one giver of a directed round. With `push_sum` its columns alone
+        sum to one.
         """
         graph = self.graph(round)
         if isinstance(graph, nx.DiGraph):
+            if self.push_sum:
+                return column_stochastic(graph)
             return _one_giver(graph)
         return mixing.sparse_matrix(mixing.DEFAULT_MIXING, graph, self.agents)
+
+
+def placed(schedule: Schedule, ids: Sequence[str]) -> Schedule:
+    """The same schedule on the agents `ids`, who take its places a0, a1, … in order; where agents
+    have names of their own, they are left alone. What chance decides is drawn anew in a cluster
+    file, by the new names.
+
+    Raises:
+        ConfigurationError: another number of ids.
+    """
+    if schedule.named or schedule.agents != tuple(f"a{i}" for i in range(len(schedule.agents))):
+        return schedule
+    union = graphs.relabelled(schedule.union, ids)
+    names = dict(zip(schedule.agents, ids, strict=True))
+
+    def graph(round: int) -> "RoundGraph":
+        return nx.relabel_nodes(schedule.graph(round), names)
+
+    return replace(schedule, agents=tuple(ids), union=union, _graph=graph)
 
 
 def build(spec: str, agents: int | None, seed: int = 0) -> Schedule:
@@ -79,9 +120,76 @@ def build(spec: str, agents: int | None, seed: int = 0) -> Schedule:
     return schedule
 
 
+def fixed(graph: "RoundGraph", spec: str = FIXED) -> Schedule:
+    """The schedule of one connected graph; a directed one is for push-sum."""
+    ids = tuple(graph)
+    if isinstance(graph, nx.DiGraph):
+        union = graphs.make_graph(ids, graph.edges)
+        return Schedule(spec, ids, 1, union, lambda _: graph, rule=ARCS, push_sum=True)
+    return Schedule(spec, ids, 1, graph, lambda _: graph, rule=FIXED)
+
+
 def _static(spec: str, agents: int | None, seed: int) -> Schedule:
-    graph = graphs.build(spec, agents, seed)
-    return Schedule(spec, tuple(graph), 1, graph, lambda _: graph)
+    found = fixed(graphs.build_any(spec, agents, seed), spec)
+    if not graphs.is_file(spec):
+        return found
+    if spec.endswith(".toml"):  # which says where its graph is from, and how to mix
+        source = graphs.load(spec)
+        found = replace(found, spec=source.topology, mixing=source.mixing)
+    return replace(found, named=True)
+
+
+def _ids(spec: str, agents: int | None) -> list[str]:
+    if agents is None or not 2 <= agents <= graphs.AGENTS_MAX:
+        raise ConfigurationError(
+            f"schedule {spec!r}: agents must be 2 to {graphs.AGENTS_MAX} (--agents N)"
+        )
+    return [f"a{i}" for i in range(agents)]
+
+
+def _arcs(ids: Sequence[str], arcs: Iterable[Edge]) -> "nx.DiGraph[str]":
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    graph.add_nodes_from(ids)
+    graph.add_edges_from(arcs)
+    return graph
+
+
+def _directed_ring(spec: str, agents: int | None, seed: int) -> Schedule:
+    del seed
+    _options(spec, {})
+    ids = _ids(spec, agents)
+    return fixed(_arcs(ids, zip(ids, ids[1:] + ids[:1], strict=True)), spec)
+
+
+def _directed_exponential(spec: str, agents: int | None, seed: int) -> Schedule:
+    """The static exponential graph of Assran et al. (2019): all hops of the one-peer one at once.
+
+    Kept directed: i sends to i + 2^k for all k with 2^k < n, so it hears from i - 2^k.
+    """
+    del seed
+    _options(spec, {})
+    ids = _ids(spec, agents)
+    hops = [1 << k for k in range((len(ids) - 1).bit_length())]
+    arcs = ((ids[i], ids[(i + hop) % len(ids)]) for i in range(len(ids)) for hop in hops)
+    return fixed(_arcs(ids, arcs), spec)
+
+
+def _directed_random(spec: str, agents: int | None, seed: int) -> Schedule:
+    """Everyone gives to the next around a ring, so that all are reached, and to others by hash."""
+    options = _options(spec, {"degree": 3, "seed": seed})
+    ids, degree, chosen = _ids(spec, agents), options["degree"], seed_of(spec, options)
+    if not isinstance(degree, int) or not 1 <= degree < len(ids):
+        raise ConfigurationError(
+            f"schedule {spec!r}: degree must be a whole number from 1 to {len(ids) - 1}, "
+            f"not {degree!r}"
+        )
+    arcs: list[Edge] = []
+    for i, giver in enumerate(ids):
+        following = ids[(i + 1) % len(ids)]
+        others = (agent for agent in ids if agent not in (giver, following))
+        ordered = sorted(others, key=lambda agent: _hash(chosen, 0, giver, agent))
+        arcs += [(giver, taker) for taker in (following, *ordered[: degree - 1])]
+    return fixed(_arcs(ids, arcs), spec)
 
 
 def _one_peer_exponential(spec: str, agents: int | None, seed: int) -> Schedule:
@@ -91,21 +199,15 @@ def _one_peer_exponential(spec: str, agents: int | None, seed: int) -> Schedule:
     """
     del seed
     _options(spec, {})
-    if agents is None or not 2 <= agents <= graphs.AGENTS_MAX:
-        raise ConfigurationError(
-            f"schedule {spec!r}: agents must be 2 to {graphs.AGENTS_MAX} (--agents N)"
-        )
-    ids = [f"a{i}" for i in range(agents)]
-    period = (agents - 1).bit_length()
+    ids = _ids(spec, agents)
+    period = (len(ids) - 1).bit_length()
 
     def graph(round: int) -> "nx.DiGraph[str]":
         hop = 1 << ((round - 1) % period)
-        arcs: nx.DiGraph[str] = nx.DiGraph()
-        arcs.add_nodes_from(ids)
-        arcs.add_edges_from((ids[i], ids[(i + hop) % agents]) for i in range(agents))
-        return arcs
+        return _arcs(ids, ((ids[i], ids[(i + hop) % len(ids)]) for i in range(len(ids))))
 
-    return Schedule(spec, tuple(ids), period, _union(ids, map(graph, range(1, period + 1))), graph)
+    union = _union(ids, map(graph, range(1, period + 1)))
+    return Schedule(spec, tuple(ids), period, union, graph, rule=ARCS)
 
 
 def _random_matching(spec: str, agents: int | None, seed: int) -> Schedule:
@@ -115,26 +217,33 @@ def _random_matching(spec: str, agents: int | None, seed: int) -> Schedule:
     graph the agents themselves are put in such an order and paired off, which is as random.
     """
     options = _options(spec, {"base": "complete", "seed": seed})
-    chosen = _seed(spec, options)
+    chosen = seed_of(spec, options)
     if options["base"] == "complete":
         base = graphs.build("ring", agents)  # connected on the same agents, with few edges
         ids = tuple(base)
+        graph = partial(any_pairs, ids, chosen)
+        return Schedule(spec, ids, None, base, graph, rule=f"{PAIRS}:seed={chosen}")
+    base = graphs.build(str(options["base"]), agents, chosen)
+    graph = partial(matching, tuple(base), graphs.sorted_edges(base), chosen)
+    named, rule = graphs.is_file(str(options["base"])), f"{MATCHING}:seed={chosen}"
+    return Schedule(spec, tuple(base), None, base, graph, rule=rule, named=named)
 
-        def pairs(round: int) -> Iterable[Edge]:
-            order = sorted(ids, key=lambda agent: _hash(chosen, round, agent))
-            return zip(order[::2], order[1::2], strict=False)
-    else:
-        base = graphs.build(str(options["base"]), agents, chosen)
-        ids, edges = tuple(base), graphs.sorted_edges(base)
 
-        def pairs(round: int) -> Iterable[Edge]:
-            taken: set[str] = set()
-            for u, v in sorted(edges, key=lambda edge: _hash(chosen, round, *edge)):
-                if u not in taken and v not in taken:
-                    taken |= {u, v}
-                    yield u, v
+def any_pairs(ids: Sequence[str], seed: int, round: int) -> "nx.Graph[str]":
+    """All agents, in the order of their hashes, paired off; the last of an odd number rests."""
+    order = sorted(ids, key=lambda agent: _hash(seed, round, agent))
+    return graphs.make_graph(ids, zip(order[::2], order[1::2], strict=False))
 
-    return Schedule(spec, ids, None, base, lambda round: graphs.make_graph(ids, pairs(round)))
+
+def matching(ids: Sequence[str], edges: Iterable[Edge], seed: int, round: int) -> "nx.Graph[str]":
+    """The edges, in the order of their hashes, as long as both ends are free."""
+    taken: set[str] = set()
+    chosen: list[Edge] = []
+    for u, v in sorted(edges, key=lambda edge: _hash(seed, round, *edge)):
+        if u not in taken and v not in taken:
+            taken |= {u, v}
+            chosen.append((u, v))
+    return graphs.make_graph(ids, chosen)
 
 
 def _rotating(spec: str, agents: int | None, seed: int) -> Schedule:
@@ -151,27 +260,28 @@ def _rotating(spec: str, agents: int | None, seed: int) -> Schedule:
     def graph(round: int) -> "nx.Graph[str]":
         return graphs.make_graph(base, edges[(round - 1) % parts :: parts])
 
-    return Schedule(spec, tuple(base), parts, base, graph)
+    return Schedule(
+        spec, tuple(base), parts, base, graph, named=graphs.is_file(str(options["base"]))
+    )
 
 
 def _failing(spec: str, agents: int | None, seed: int) -> Schedule:
     """Every edge of the base fails in a round with probability p, whatever the others do."""
     options = _options(spec, {"base": "ring", "p": 0.1, "seed": seed})
-    p, chosen = options["p"], _seed(spec, options)
-    if not isinstance(p, int | float) or not 0 <= p < 1:
-        raise ConfigurationError(
-            f"schedule {spec!r}: p must be a number from 0 to below 1, not {p!r}"
-        )
+    p, chosen = chance_of(spec, options), seed_of(spec, options)
     base = graphs.build(str(options["base"]), agents, chosen)
     ids, edges = tuple(base), graphs.sorted_edges(base)
+    graph = partial(surviving, ids, edges, p, chosen)
+    named, rule = graphs.is_file(str(options["base"])), f"{FAILING}:p={p!r},seed={chosen}"
+    return Schedule(spec, ids, None, base, graph, rule=rule, named=named)
+
+
+def surviving(
+    ids: Sequence[str], edges: Iterable[Edge], p: float, seed: int, round: int
+) -> "nx.Graph[str]":
+    """The edges that do not fail; p is the chance that one does."""
     threshold = math.ceil(p * 2**64)
-
-    def graph(round: int) -> "nx.Graph[str]":
-        return graphs.make_graph(
-            ids, (edge for edge in edges if _hash(chosen, round, *edge) >= threshold)
-        )
-
-    return Schedule(spec, ids, None, base, graph)
+    return graphs.make_graph(ids, (e for e in edges if _hash(seed, round, *e) >= threshold))
 
 
 def _round_robin(spec: str, agents: int | None, seed: int) -> Schedule:
@@ -194,6 +304,7 @@ def _round_robin(spec: str, agents: int | None, seed: int) -> Schedule:
         len(turns),
         _union(ids, ordered),
         lambda round: ordered[(round - 1) % len(ordered)],
+        named=any(map(graphs.is_file, members)),
     )
 
 
@@ -231,7 +342,18 @@ def _options(spec: str, defaults: Mapping[str, Scalar]) -> dict[str, Scalar]:
     return {**defaults, **parsed.options}
 
 
-def _seed(spec: str, options: Mapping[str, Scalar]) -> int:
+def chance_of(spec: str, options: Mapping[str, Scalar]) -> float:
+    """The chance `p` among the options of a spec; raises ConfigurationError."""
+    p = options["p"]
+    if not isinstance(p, int | float) or not 0 <= p < 1:
+        raise ConfigurationError(
+            f"schedule {spec!r}: p must be a number from 0 to below 1, not {p!r}"
+        )
+    return float(p)
+
+
+def seed_of(spec: str, options: Mapping[str, Scalar]) -> int:
+    """The `seed` among the options of a spec; raises ConfigurationError."""
     seed = options["seed"]
     if not isinstance(seed, int) or not 0 <= seed < 1 << 63:
         raise ConfigurationError(
@@ -247,5 +369,8 @@ SCHEDULES: Mapping[str, Callable[[str, int | None, int], Schedule]] = MappingPro
         "rotating": _rotating,
         "failing": _failing,
         "round-robin": _round_robin,
+        "directed-ring": _directed_ring,
+        "directed-exponential": _directed_exponential,
+        "directed-random": _directed_random,
     }
 )

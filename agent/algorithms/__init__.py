@@ -7,6 +7,7 @@ from typing import Final, Protocol
 from torch import Tensor
 
 from agent.algorithms.dsgd import Hyper, decentralized_sgd, step_schedule
+from agent.algorithms.push import gradient_push
 from agent.effects import Algorithm
 from topologies.specs import ConfigurationError
 
@@ -15,6 +16,7 @@ __all__ = [
     "AlgorithmFunction",
     "Hyper",
     "decentralized_sgd",
+    "gradient_push",
     "resolve_algorithm",
     "step_schedule",
 ]
@@ -27,7 +29,7 @@ class AlgorithmFunction(Protocol):
 
 
 ALGORITHMS: Final[Mapping[str, AlgorithmFunction]] = MappingProxyType(
-    {"decentralized-sgd": decentralized_sgd}
+    {"decentralized-sgd": decentralized_sgd, "gradient-push": gradient_push}
 )
 
 

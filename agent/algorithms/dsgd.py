@@ -30,7 +30,7 @@ def decentralized_sgd(x: Tensor, hyper: Hyper, start: int = 1) -> Algorithm:
     """Yield the effects of adapt-then-combine SGD from round `start` on, without end.
 
         y_t     = x_t - lambda_t m_t
-        x_{t+1} = W y_t
+        x_{t+1} = W_t y_t
 
     The setting is D-PSGD (Lian et al., NeurIPS 2017); the order of its two steps is that of
     adapt-then-combine diffusion (Chen & Sayed, IEEE Trans. Signal Processing 2012). Deliberate

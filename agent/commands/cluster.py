@@ -8,9 +8,23 @@ import click
 
 from agent import compose, keys
 from agent.commands.cluster_check import check
-from agent.commands.cluster_members import add, facts, remove, request, signed_line, tell_written
-from agent.options import data_root_option, json_option, section, settings_options
-from topologies import graphs, mixing, revisions, spectral
+from agent.commands.cluster_members import (
+    add,
+    facts,
+    gap_of,
+    remove,
+    request,
+    signed_line,
+    tell_written,
+)
+from agent.options import (
+    data_root_option,
+    json_option,
+    mixing_option,
+    section,
+    settings_options,
+)
+from topologies import drawing, revisions, schedules
 from topologies.cluster import (
     AlgorithmSettings,
     PaymentSettings,
@@ -50,7 +64,12 @@ def command() -> None:
     metavar="KEYS",
     help="The organiser's keys: with join requests, signs the file as revision 1.",
 )
-@click.option("--topology", required=True, metavar="SPEC|FILE", help="A topology's spec or file.")
+@click.option(
+    "--topology",
+    required=True,
+    metavar="SPEC|FILE",
+    help="A family such as ring, a schedule such as one-peer-exponential, or a file.",
+)
 @click.option("--task", required=True, metavar="NAME", help="A built-in task, or module:Class.")
 @click.option("--run-id", required=True, help="Name of the run; in every signature.")
 @click.option(
@@ -74,12 +93,7 @@ def command() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="All on this host: keys lie in KEYS_ROOT/ID.",
 )
-@click.option(
-    "--mixing",
-    "mixing_name",
-    type=click.Choice(list(mixing.WEIGHTS)),
-    help="How neighbours are weighted.",
-)
+@mixing_option
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the run.")
 @click.option("--rounds", type=int, default=100, show_default=True, help="Rounds to train.")
 @settings_options()
@@ -105,8 +119,8 @@ def new(
     """Write a cluster file: signed from join REQUESTS, or unsigned from public keys and addresses.
 
     Without requests, agents are named one by one with --agent, or all on this host with --base-port
-    and --keys-root. Agents take the places of a family in the order given; a topology file knows
-    its agents by name.
+    and --keys-root. Agents take the places of a family or schedule in the order given; a topology
+    file knows its agents by name. The file holds the graph and the weights of every round.
 
     \b
     Examples:
@@ -130,26 +144,24 @@ def new(
     if key is not None:
         found = [load_request(path) for path in requests]
         entries = list(entries_for(found, key.public.hex()).values())
-    source = graphs.load(topology) if graphs.is_file(topology) else None
     if entries:
-        graph, name = revisions.draw(topology, [entry.id for entry in entries], seed)
+        schedule = drawing.draw(topology, [entry.id for entry in entries], seed)
     else:
-        graph, name = graphs.build(topology, agents, seed), source.topology if source else topology
         if base_port is None or keys_root is None:
             raise ConfigurationError(
                 "who are the agents? give join requests and --sign-with, or --agent "
                 "ID=KEYS@ENDPOINT for each, or, with all of them on this host, --base-port and "
                 "--keys-root"
             )
-        entries = compose.local_entries(list(graph), keys_root, base_port)
+        schedule = schedules.build(topology, agents, seed)
+        entries = compose.local_entries(schedule.agents, keys_root, base_port)
     compose.check_rule(settings["rule"])
     compose.check_partition(settings["partition"])
     cluster = assemble_cluster(
         run_id=run_id,
         seed=seed,
-        graph=graph,
-        topology=name,
-        mixing_name=mixing_name or (source.mixing if source else mixing.DEFAULT_MIXING),
+        graph=schedule,
+        mixing_name=mixing_name,
         agents=entries,
         algorithm=section(AlgorithmSettings, settings, "algorithm"),
         rounds=section(RoundSettings, settings, "rounds"),
@@ -189,10 +201,10 @@ def show(file: Path, as_json: bool) -> None:
     for name in ("task", "algorithm", "rounds", "payments"):
         settings = ", ".join(f"{key} {value}" for key, value in sections[name].items())
         click.echo(f"{name:<11}{settings}")
-    gap = spectral.spectral_gap(cluster.mixing_matrix())
+    graph, gap = cluster.graph, gap_of(cluster)
     click.echo(
-        f"{'graph':<11}{cluster.graph.topology}, {len(cluster.graph.edges)} edges, "
-        f"mixing {cluster.graph.mixing}, spectral gap {gap:.4f}"
+        f"{'graph':<11}{graph.topology}, {len(graph.edges)} edges, schedule {graph.schedule}, "
+        f"mixing {graph.mixing}" + ("" if gap is None else f", spectral gap {gap:.4f}")
     )
     click.echo("\nEach agent listens at its endpoint and dials its neighbours there:")
     width = max(len(name) for name in cluster.ids)

@@ -98,7 +98,14 @@ def _amending(function: _Command) -> _Command:
         click.option(
             "--topology",
             metavar="SPEC|FILE",
-            help="The new graph.  [default: the same family, drawn for the new members]",
+            help="The new graph.  [default: the same spec, drawn for the new members]",
+        ),
+        click.option(
+            "--mixing",
+            "mixing_name",
+            metavar="NAME|FILE",
+            help="How neighbours are weighted from now on.  [default: as before, push-sum on a "
+            "directed graph]",
         ),
         click.option(
             "--sign-with",
@@ -121,6 +128,7 @@ def add(
     requests: tuple[Path, ...],
     sign_with: Path,
     topology: str | None,
+    mixing_name: str | None,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -134,7 +142,9 @@ def add(
     """
     key = keys.load(sign_with).signing_key
     joining = [load_request(path) for path in requests]
-    cluster = revisions.amended(load_cluster(file), key, joining=joining, topology=topology)
+    cluster = revisions.amended(
+        load_cluster(file), key, joining=joining, topology=topology, mixing_name=mixing_name
+    )
     write_text(output, dump_cluster(cluster))
     tell_written(output, cluster, as_json)
 
@@ -148,6 +158,7 @@ def remove(
     ids: tuple[str, ...],
     sign_with: Path,
     topology: str | None,
+    mixing_name: str | None,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -158,7 +169,9 @@ def remove(
       candor cluster remove cluster.toml carol --sign-with keys/organiser -o cluster-3.toml
     """
     key = keys.load(sign_with).signing_key
-    cluster = revisions.amended(load_cluster(file), key, leaving=ids, topology=topology)
+    cluster = revisions.amended(
+        load_cluster(file), key, leaving=ids, topology=topology, mixing_name=mixing_name
+    )
     write_text(output, dump_cluster(cluster))
     tell_written(output, cluster, as_json)
 
@@ -191,6 +204,13 @@ def facts(cluster: Cluster) -> dict[str, Any]:
     return {
         "fingerprint": cluster.fingerprint,
         **cluster.model_dump(mode="json"),
-        "spectral_gap": spectral.spectral_gap(cluster.mixing_matrix()),
+        "spectral_gap": gap_of(cluster),
         "dials": {agent: list(cluster.neighbours(agent)) for agent in cluster.ids},
     }
+
+
+def gap_of(cluster: Cluster) -> float | None:
+    """The spectral gap of a graph that is the same in every round, None of others."""
+    if cluster.round_weights.period != 1 or cluster.round_weights.push_sum:
+        return None
+    return spectral.spectral_gap(cluster.mixing_matrix())

@@ -15,10 +15,15 @@ from rich.live import Live
 
 from agent.compose import check_partition, check_rule, task_settings
 from agent.display import live_table, summary_view
-from agent.options import data_root_option, json_option, section, settings_options
+from agent.options import (
+    data_root_option,
+    json_option,
+    mixing_option,
+    section,
+    settings_options,
+)
 from agent.runtimes import testbed
 from agent.status import Status
-from topologies import mixing
 from topologies.cluster import AlgorithmSettings, PaymentSettings, RoundSettings
 from topologies.specs import ConfigurationError
 
@@ -31,7 +36,10 @@ PROGRESS_S: Final = 5.0
 @click.command("testbed")
 @click.option("--agents", type=click.IntRange(min=1), help="Number of agents.")
 @click.option(
-    "--topology", required=True, metavar="SPEC|FILE", help="A family such as ring, or a file."
+    "--topology",
+    required=True,
+    metavar="SPEC|FILE",
+    help="A family such as ring, a schedule such as one-peer-exponential, or a file.",
 )
 @click.option("--task", required=True, metavar="NAME", help="digits, or your own module:Class.")
 @click.option("--rounds", required=True, type=click.IntRange(min=1), help="Rounds to train.")
@@ -48,7 +56,7 @@ PROGRESS_S: Final = 5.0
     metavar="FILE",
     help="TOML [[event]]s: at_round or at_s, and kill, restart, stop, continue or slow = ID.",
 )
-@click.option("--mixing", "mixing_name", type=click.Choice(list(mixing.WEIGHTS)))
+@mixing_option
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the run."
 )
@@ -101,7 +109,7 @@ def command(
     plan = testbed.Plan(
         topology=topology,
         agents=agents,
-        mixing=mixing_name or mixing.DEFAULT_MIXING,
+        mixing=mixing_name,
         seed=seed,
         task=task_settings(
             task,

@@ -169,21 +169,26 @@ def schedule(spec: str, agents: int | None, seed: int, rounds: int, as_json: boo
     """Show a SPEC of graphs that change from round to round, and measure how they average.
 
     Disagreement is that of random vectors, 1 at the start. The SPEC is one-peer-exponential,
-    random-matching:base=B, rotating:base=B,parts=N, failing:base=B,p=P, with B a graph's spec, or
-    "round-robin:A + B + …" of specs and files.
+    random-matching:base=B, rotating:base=B,parts=N, failing:base=B,p=P, with B a graph's spec,
+    "round-robin:A + B + …" of specs and files; or directed and averaged by push-sum: directed-ring,
+    directed-exponential, directed-random:degree=D, a file or function with a directed graph.
 
     \b
     Examples:
       candor topology schedule one-peer-exponential --agents 16 --rounds 4
       candor topology schedule failing:base=torus,p=0.2 --agents 16
+      candor topology schedule directed-random:degree=2 --agents 16
     """
     found = schedules.build(spec, agents, seed)
     vectors = np.random.default_rng(0).standard_normal((len(found.agents), 16))
-    start = consensus.disagreement(vectors)
+    start, masses = consensus.disagreement(vectors), np.ones((len(found.agents), 1))
     lines: list[dict[str, Any]] = []
     for t in range(1, rounds + 1):
-        vectors = np.asarray(found.matrix(t) @ vectors)
-        left = consensus.disagreement(vectors) / start if start else 0.0
+        matrix = found.matrix(t)
+        vectors = np.asarray(matrix @ vectors)
+        if found.push_sum:
+            masses = np.asarray(matrix @ masses)
+        left = consensus.disagreement(vectors / masses) / start if start else 0.0
         edges = [list(edge) for edge in found.graph(t).edges]
         lines.append({"round": t, "edges": edges, "disagreement": left})
     if as_json:
@@ -191,7 +196,8 @@ def schedule(spec: str, agents: int | None, seed: int, rounds: int, as_json: boo
         click.echo(json.dumps(known | {"rounds": lines}))
         return
     period = "by chance" if found.period is None else f"every {found.period} rounds the same"
-    click.echo(f"{spec}: {len(found.agents)} agents, {period}\n")
+    how = ", directed, by push-sum" if found.push_sum else ""
+    click.echo(f"{spec}: {len(found.agents)} agents, {period}{how}\n")
     click.echo(f"{'round':>6}{'edges':>8}  disagreement")
     for line in lines:
         click.echo(f"{line['round']:>6}{len(line['edges']):>8}  {line['disagreement']:.3g}")

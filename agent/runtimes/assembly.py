@@ -50,11 +50,6 @@ class Stored(Protocol):
 
 def evidence_terms(cluster: Cluster, initial: NDArray[np.float32]) -> Terms:
     """What every statement of the run is judged against."""
-    matrix, ids = cluster.mixing_matrix(), cluster.ids
-    mixing = {
-        agent: {k: float(matrix[cluster.index(agent), cluster.index(k)]) for k in neighbours}
-        for agent, neighbours in ((agent, cluster.neighbours(agent)) for agent in ids)
-    }
     algorithm = cluster.algorithm
     return Terms(
         run=bytes.fromhex(cluster.fingerprint),
@@ -62,7 +57,8 @@ def evidence_terms(cluster: Cluster, initial: NDArray[np.float32]) -> Terms:
         sketch_size=cluster.payments.sketch_size,
         window_rounds=cluster.payments.window,
         publics={entry.id: bytes.fromhex(entry.identity) for entry in cluster.agents},
-        mixing=mixing,
+        weights=cluster.round_weights.of,
+        push_sum=cluster.round_weights.push_sum,
         step_size=step_schedule(algorithm.step_size, algorithm.step_decay),
         initial=initial,
         rounds=cluster.rounds.rounds,
@@ -162,7 +158,6 @@ def assemble(
     taken_over = settlement.take_over(snapshot) if snapshot else ()
     settings = CoreSettings(
         agent=agent,
-        mixing=terms.mixing[agent],
         endpoints={peer: ", ".join(cluster.agent(peer).endpoints) for peer in peers},
         rounds=cluster.rounds.rounds,
         deadline_s=cluster.rounds.deadline_s,

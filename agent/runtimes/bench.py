@@ -47,7 +47,7 @@ from network.messages import Update, to_envelope
 from network.transport import TransportLimits
 from network.wire import NONCE_BYTES, encode
 from network.zeromq_floor import measure_floor
-from topologies import graphs
+from topologies import graphs, schedules
 from topologies.canonical import payload_digest
 from topologies.cluster import (
     Cluster,
@@ -266,8 +266,7 @@ def _write_cluster(
     cluster = assemble_cluster(
         run_id="bench",
         seed=0,
-        graph=graphs.build(topology, len(ids)),
-        topology=topology,
+        graph=schedules.build(topology, len(ids)),
         agents=entries,
         task=TaskSettings(
             name="fixed",

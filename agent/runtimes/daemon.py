@@ -34,6 +34,7 @@ from agent.effects import (
     Finished,
     LocalSteps,
     Log,
+    Mass,
     Mix,
     Persist,
     ReadRecords,
@@ -146,7 +147,8 @@ class Daemon:
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._pending: deque[Effect] = deque()
         self._persisting = False
-        self._x = work.initial.unsqueeze(0)  # (1, dim), the model of the current round
+        self._x = work.initial.unsqueeze(0)  # (1, dim), of the current round
+        self._mass = torch.ones(1, 1)  # what it is divided by to give the model
         self.seconds: dict[str, float] = dict.fromkeys(
             ("train", "state", "send", "wait", "verify", "mix", "settle", "rest"), 0.0
         )
@@ -175,7 +177,7 @@ class Daemon:
             self._compute.shutdown(wait=True, cancel_futures=True)
             await self._transport.close(DRAIN_S)
         code = INTERRUPTED if self._interrupted else ended.exit_code
-        return Result(code, ended.failure, self._x[0])
+        return Result(code, ended.failure, (self._x / self._mass)[0])
 
     async def _run_tasks(self) -> Finished:
         self._perform(self.core.start(self._now()))
@@ -256,13 +258,11 @@ class Daemon:
 
     async def _run_algorithm(self, x: Tensor, start: int) -> tuple[Tensor, int]:
         """Drive the algorithm's generator from round `start` until the run ends or re-enters."""
-        self._x = x
         steps = self._work.algorithm(x, self._work.hyper, start)
         mixed: Tensor | None = None
         while True:
             (y, t), loss = await self._timed("train", self._adapt, steps, mixed)
             mixed, reentered = await self._mix(y, t)
-            self._x = mixed
             if reentered:
                 self._work.trainer.reset_momentum()
                 return mixed, self.core.round
@@ -283,6 +283,8 @@ class Daemon:
                 case Report(gradient, t):
                     context = StrategyContext(round=t, seed=work.seed, agents=(work.index,))
                     effect = steps.send(work.strategy.report(gradient, context))
+                case Mass():
+                    effect = steps.send(self._mass)
                 case Mix(y, t):
                     return (y, t), loss
 
@@ -297,6 +299,7 @@ class Daemon:
             self.core.settings.agent,
             payload,
             self.core.book.row,
+            self.core.book.mass,
         )
         self._observer.stated(statement)
         self._combined = self._loop.create_future()
@@ -317,10 +320,10 @@ class Daemon:
         work, core = self._work, self.core
         accuracy: float | None = None
         if work.evaluate_every and (t % work.evaluate_every == 0 or t == work.rounds):
-            accuracy = (await self._timed("rest", work.trainer.evaluate, x))[0]
-        mixed = len(core.settings.mixing) - len(core.missing)
+            accuracy = (await self._timed("rest", work.trainer.evaluate, x / self._mass))[0]
         norm = core.injected_norm if core.injected_norm is not None else float("nan")
         began = time.perf_counter()
+        mixed = core.mixed_neighbours
         self._observer.round_over(RoundOutcome(t, loss, accuracy, norm, mixed, core.missing), core)
         self.seconds["rest"] += time.perf_counter() - began
 
@@ -435,7 +438,7 @@ class Daemon:
         slot = update.slot
         try:
             return self._examiner.examine(
-                slot.statement, slot.buffer, slot.witnesses, update.trusted
+                slot.statement, slot.payload, slot.witnesses, update.trusted
             )
         except EvidenceError as exc:
             return exc
@@ -445,6 +448,8 @@ class Daemon:
 
     def _mixed(self, number: int, reentry: bool) -> Callable[[Tensor], None]:
         def mixed(x: Tensor) -> None:
+            self._x = x
+            self._mass = torch.tensor([[self.core.book.mass]], dtype=torch.float32)
             self._perform(self.core.combined(number, self._now()))
             if self._combined is not None and not self._combined.done():
                 self._combined.set_result((x, reentry))

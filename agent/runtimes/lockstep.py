@@ -37,7 +37,7 @@ from mechanisms.statements import EvidenceError
 from network.identity import Identity
 from network.transport import MemoryNetwork
 from network.wire import encode
-from topologies import graphs
+from topologies import schedules
 from topologies.canonical import sha256
 from topologies.cluster import (
     DEFAULT_RULE,
@@ -60,6 +60,15 @@ RUN_S: Final = 40.0  # by then everyone has ended, whatever broke
 DRAIN_S: Final = 8.0  # a start of everyone on a network that works
 DRAINS_MAX: Final = 3
 CRASHES_MAX: Final = 6
+TOPOLOGIES: Final = (
+    "path",
+    "ring",
+    "complete",
+    "one-peer-exponential",
+    "random-matching",
+    "failing:base=ring,p=0.3",
+    "directed-random:degree=2",  # push-sum, with agents that are given different amounts
+)
 WALL_S: Final = 1_700_000_000.0
 MUTANTS: Final = ("send-before-persist", "no-nonce", "propose-before-catch-up")
 
@@ -261,7 +270,7 @@ class _World:
             slot = job.update.slot
             try:
                 outcome = life.core.examiner.examine(
-                    slot.statement, slot.buffer, slot.witnesses, job.update.trusted
+                    slot.statement, slot.payload, slot.witnesses, job.update.trusted
                 )
             except EvidenceError as exc:
                 self._perform(agent, life.core.verified(job.peer, job.update, exc, self._now_s))
@@ -272,7 +281,8 @@ class _World:
         t, life.due = life.due, 0
         report = self._report(agent, t)
         payload = life.x - np.float32(life.core.examiner.terms.step_size(t)) * report
-        statement = life.core.examiner.state(t, agent, payload, life.core.book.row)
+        book = life.core.book
+        statement = life.core.examiner.state(t, agent, payload, book.row, book.mass)
         self._perform(agent, life.core.published(payload, statement, self._now_s))
 
     def _report(self, agent: str, t: int) -> NDArray[np.float32]:
@@ -344,17 +354,14 @@ _KEYS: Final = {
 
 
 def _cluster(random: np.random.Generator, rule: str) -> tuple[Cluster, Mapping[str, Identity]]:
-    """Three or four agents on a path, a ring or a complete graph."""
+    """Three or four agents on one of `TOPOLOGIES`."""
     agents = int(random.integers(3, 5))
-    topology = ("path", "ring", "complete")[int(random.integers(3))]
-    graph = graphs.build("ring" if topology == "path" else topology, agents)
-    if topology == "path":
-        graph.remove_edge("a0", f"a{agents - 1}")
+    topology = TOPOLOGIES[int(random.integers(len(TOPOLOGIES)))]
+    schedule = schedules.build(topology, agents)
     cluster = assemble_cluster(
         run_id="lockstep",
         seed=1,
-        graph=graph,
-        topology=topology,
+        graph=schedule,
         agents=[
             AgentEntry(
                 id=agent,
@@ -362,7 +369,7 @@ def _cluster(random: np.random.Generator, rule: str) -> tuple[Cluster, Mapping[s
                 identity=_KEYS[agent].signing_key.public.hex(),
                 curve=_KEYS[agent].curve_public,
             )
-            for i, agent in enumerate(sorted(graph))
+            for i, agent in enumerate(schedule.agents)
         ],
         task=TaskSettings(
             name="none", parameters=DIM, model_digest=model_digest(np.zeros(DIM, np.float32))

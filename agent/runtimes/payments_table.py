@@ -17,7 +17,7 @@ from agent.compose import task_settings
 from agent.runtimes.vectorised import VectorisedResult, run_vectorised, settle
 from mechanisms.credits import MICRO
 from mechanisms.rules import parse_rule
-from topologies import graphs, z85
+from topologies import schedules, z85
 from topologies.cluster import (
     AgentEntry,
     AlgorithmSettings,
@@ -161,8 +161,7 @@ def _cluster(agents: int, graph: str, partition: str, rounds: int, seed: int) ->
     return assemble_cluster(
         run_id="payments",
         seed=seed,
-        graph=graphs.build(topology, agents),
-        topology=topology,
+        graph=schedules.build(topology, agents),
         agents=entries,
         task=task_settings("digits", seed, None, partition=partition, batch_size=BATCH_SIZE),
         algorithm=AlgorithmSettings(step_size=STEP_SIZE, step_decay=0.0, local_steps=1),

@@ -25,7 +25,7 @@ from agent.ledger_files import write_exports
 from agent.status import Status, read_status
 from agent.store import FILE_NAME as STORE_NAME
 from agent.store import Store
-from topologies import graphs
+from topologies import schedules
 from topologies.cluster import (
     AgentEntry,
     AlgorithmSettings,
@@ -52,7 +52,7 @@ class Plan:
 
     topology: str
     agents: int | None
-    mixing: str
+    mixing: str | None
     seed: int
     task: TaskSettings
     algorithm: AlgorithmSettings
@@ -229,8 +229,8 @@ def prepare(plan: Plan, run_dir: Path) -> Testbed:
     Raises:
         ConfigurationError: a bad setting, or the directory is not empty.
     """
-    graph = graphs.build(plan.topology, plan.agents, plan.seed)
-    ids = list(graph)
+    schedule = schedules.build(plan.topology, plan.agents, plan.seed)
+    ids = list(schedule.agents)
     unknown = sorted(set(plan.strategies) - set(ids))
     if unknown:
         raise ConfigurationError(
@@ -243,8 +243,7 @@ def prepare(plan: Plan, run_dir: Path) -> Testbed:
     cluster = assemble_cluster(
         run_id=_run_id(run_dir),
         seed=plan.seed,
-        graph=graph,
-        topology=plan.topology,
+        graph=schedule,
         agents=_entries(ids, run_dir),
         task=plan.task,
         rounds=plan.rounds,

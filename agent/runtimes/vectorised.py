@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agent.algorithms import Hyper, resolve_algorithm, step_schedule
-from agent.effects import LocalSteps, Mix, Report
+from agent.effects import LocalSteps, Mass, Mix, Report
 from agent.learner import Learner, verified_initial_parameters
 from agent.partition import Shard
 from agent.tasks import Task, resolve_task
@@ -34,8 +34,8 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class RoundResult:
-    """One finished round: `parameters` (agents, dim) after mixing, `losses` and `injected_norms`
-    (agents,), the norms from sketches as neighbours measure them."""
+    """One finished round: the models `parameters` (agents, dim) after mixing, `losses` and
+    `injected_norms` (agents,), the norms from sketches as neighbours measure them."""
 
     round: int
     parameters: Tensor
@@ -101,9 +101,9 @@ def run_vectorised(
         if on_round is not None:
             on_round(RoundResult(t, mixed, losses[-1], norms[-1]))
 
-    mixing = torch.from_numpy(cluster.mixing_matrix()).float()
     rows = x.repeat(len(cluster.ids), 1)
     total = cluster.rounds.rounds if rounds is None else rounds
+    mixing = _Mixing(cluster)
     parameters = _train(cluster, learner, rows, mixing, total, reporting.report, observe)
     balances = settle(cluster, payments, evidence.shown())
     return VectorisedResult(
@@ -134,6 +134,21 @@ def alone_accuracy(cluster: Cluster, data_root: Path | None = None) -> dict[str,
     """
     accuracies = _without_mixing(cluster, _shards(cluster), data_root)
     return dict(zip(cluster.ids, accuracies, strict=True))
+
+
+class _Mixing:
+    """The mixing of all agents, round by round, with their masses (agents, 1) under push-sum."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._weights = cluster.round_weights
+        self.mass = torch.ones(len(cluster.ids), 1, dtype=torch.float64)
+
+    def __call__(self, y: Tensor, t: int) -> Tensor:
+        """x (agents, dim) of the next round; its masses replace the ones held."""
+        matrix = torch.from_numpy(self._weights.matrix(t))
+        if self._weights.push_sum:
+            self.mass = matrix @ self.mass
+        return matrix.float() @ y
 
 
 class _Reporting:
@@ -173,7 +188,7 @@ class _Evidence:
         self._run = bytes.fromhex(cluster.fingerprint)
         self._settings = cluster.payments
         self._step_size = _step_size(cluster)
-        self._mixing = cluster.mixing_matrix()
+        self._mixing = cluster.mixing_matrix
         self._dim = len(initial)
         # Round 0 is the initial model, which everyone states alike and starts from unmixed.
         self._before = np.tile(initial, (len(cluster.ids), 1))  # (agents, dim), the y of round t-1
@@ -208,7 +223,7 @@ class _Evidence:
             self._stated_before = self._sketch(self._before)
             self._fold = TraceFold(self._run, window, self._sketch.size)
         stated = self._sketch(y)
-        mixed = self._stated_before if t == 1 else self._mixing @ self._stated_before
+        mixed = self._stated_before if t == 1 else self._mixing(t - 1) @ self._stated_before
         self._before, self._stated_before = y, stated
         return injected(mixed, stated, self._step_size(t))
 
@@ -238,19 +253,23 @@ def _train(
     cluster: Cluster,
     learner: Learner,
     x: Tensor,
-    mixing: Tensor | None,
+    mixing: "_Mixing | None",
     rounds: int,
     report: Callable[[Tensor, int], Tensor],
     observe: Callable[[int, Tensor, Tensor, Tensor], None],
 ) -> Tensor:
     """Perform the effects of the cluster's algorithm from x for some rounds; the final x.
 
-    `observe(t, y, mixed, losses)` is called after each round; a `mixing` of None leaves y as it is.
+    `observe(t, y, models, losses)` is called after each round; without `mixing` y is left as it is.
     """
     if rounds < 1:
         raise ConfigurationError(f"rounds: {rounds} is below 1")
     step_size = _step_size(cluster)
     algorithm = resolve_algorithm(cluster.algorithm.name)(x, Hyper(step_size))
+
+    def mass() -> Tensor:
+        return torch.ones(len(x), 1) if mixing is None else mixing.mass.float()
+
     effect = next(algorithm)
     losses = torch.zeros(len(x))
     while True:
@@ -260,11 +279,14 @@ def _train(
             case Report(gradient, t):
                 answer = report(gradient, t)
             case Mix(y, t):
-                answer = y if mixing is None else mixing @ y
-                observe(t, y, answer, losses)
+                answer = y if mixing is None else mixing(y, t)
+                models = answer / mass()
+                observe(t, y, models, losses)
                 if t == rounds:
                     algorithm.close()
-                    return answer
+                    return models
+            case Mass():
+                answer = mass()
         effect = algorithm.send(answer)
 
 

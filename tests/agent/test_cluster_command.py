@@ -8,13 +8,14 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from agent import keys
 from agent.commands.cluster import command
 from agent.dial import dial_all
-from topologies.cluster import DEFAULT_RULE, Cluster, load_cluster
+from topologies.cluster import DEFAULT_RULE, Cluster, dump_cluster, load_cluster
 from topologies.specs import ConfigurationError
 
 NEW = ("new", "--task", "digits", "--run-id", "demo")
@@ -111,6 +112,54 @@ def test_named_agents_take_their_places_in_order(keys_root: Path, tmp_path: Path
     assert json.loads(shown.output)["fingerprint"] == cluster.fingerprint
 
 
+def test_a_schedule_stands_in_the_file_under_the_agents_own_names(
+    keys_root: Path, tmp_path: Path
+) -> None:
+    names, output = ("zoe", "bob", "amy"), tmp_path / "c.toml"
+    named = [
+        f"{name}={keys_root / f'a{i}'}@tcp://10.0.0.{i + 1}:7000" for i, name in enumerate(names)
+    ]
+    agents = [part for text in named for part in ("--agent", text)]
+    words = (*NEW, "-o", output, *agents, "--topology")
+    assert run(*words, "one-peer-exponential").exit_code == 0
+    weights = load_cluster(output).round_weights
+    assert weights.of(1).taken == {"zoe": {"amy": 0.5}, "bob": {"zoe": 0.5}, "amy": {"bob": 0.5}}
+    assert weights.of(2).taken == {"zoe": {"bob": 0.5}, "bob": {"amy": 0.5}, "amy": {"zoe": 0.5}}
+    assert weights.of(3).taken == weights.of(1).taken
+    assert "schedule arcs" in run("show", output).output
+    assert run(*words, "failing:base=ring,p=0.5").exit_code == 0
+    cluster = load_cluster(output)
+    assert cluster.graph.schedule == "failing:p=0.5,seed=0"
+    assert len({len(cluster.round_weights.graph(t).edges) for t in range(1, 20)}) > 1
+    assert run(*words, "directed-ring").exit_code == 0
+    cluster = load_cluster(output)
+    assert (cluster.graph.mixing, cluster.algorithm.name) == ("push-sum", "gradient-push")
+
+
+def test_a_matrix_stands_in_the_file_itself(keys_root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "w.csv"
+    path.write_text("0.5,0.2,0.3\n0.3,0.5,0.2\n0.2,0.3,0.5\n")
+    cluster = new(keys_root, "--mixing", path, "--agents", "3")
+    path.unlink()
+    expected = [[0.5, 0.2, 0.3], [0.3, 0.5, 0.2], [0.2, 0.3, 0.5]]
+    assert cluster.mixing_matrix(7) == pytest.approx(np.array(expected), abs=1e-12)
+    assert cluster.graph.mixing == "given"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "mixing_name"),
+    [("gradient-push", "metropolis-hastings"), ("decentralized-sgd", "push-sum")],
+)
+def test_push_sum_and_its_algorithm_go_together(
+    keys_root: Path, tmp_path: Path, algorithm: str, mixing_name: str
+) -> None:
+    text = dump_cluster(new(keys_root))
+    text = text.replace("decentralized-sgd", algorithm).replace("metropolis-hastings", mixing_name)
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    assert "go together; use both or neither" in error_of("check", path)
+
+
 def test_a_topology_file_knows_its_agents_by_name(keys_root: Path, tmp_path: Path) -> None:
     topology = tmp_path / "t.toml"
     topology.write_text(
@@ -171,6 +220,14 @@ def test_a_graph_of_another_program_makes_a_cluster(keys_root: Path, tmp_path: P
         (["--run-id", "a b"], "run_id"),
         (["--base-port", "65534"], "tcp://127.0.0.1:65536"),
         (["--agents", "5"], "a4"),
+        (["--topology", "failing:p=2"], "p must be a number from 0 to below 1"),
+        (["--topology", "one-peer-exponential:x=1"], "unknown 'x'"),
+        (["--topology", "directed-random:degree=4"], "degree must be a whole number from 1 to 3"),
+        (["--topology", "round-robin:ring + no.edges"], "no.edges"),
+        (["--topology", "one-peer-exponential", "--mixing", "best-constant"], "for one undirected"),
+        (["--topology", "directed-random:degree=2", "--mixing", "lazy"], "use mixing 'push-sum'"),
+        (["--mixing", "mean"], "unknown mixing 'mean'"),
+        (["--mixing", "none.csv"], "none.csv"),
         (["--agent", "a0=x@tcp://h:1"], "leave out --agents"),
     ],
 )

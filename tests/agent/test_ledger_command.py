@@ -29,7 +29,7 @@ from mechanisms.ledger import (
 )
 from network.identity import Identity
 from tests.bills import settling
-from topologies import graphs
+from topologies import schedules
 from topologies.cluster import (
     AgentEntry,
     Cluster,
@@ -57,8 +57,7 @@ def make_cluster(identities: dict[str, Identity], rule: str = "norm:0.5") -> Clu
     return assemble_cluster(
         run_id="demo",
         seed=1,
-        graph=graphs.build("ring", len(agents)),
-        topology="ring",
+        graph=schedules.build("ring", len(agents)),
         agents=agents,
         task=TaskSettings(name="digits", parameters=10, model_digest="00" * 32),
         rounds=RoundSettings(rounds=8),

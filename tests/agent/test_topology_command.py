@@ -167,7 +167,7 @@ def test_every_rule_of_mixing_can_be_looked_at() -> None:
     [
         (["show", "ring", "--agents", "4", "--mixing", "best"], "unknown mixing 'best'"),
         (["show", "ring", "--agents", "4", "--mixing", "w.csv"], "cannot read the mixing matrix"),
-        (["ring", "--agents", "4", "--mixing", "best-constant", "-o", "t.toml"], "not for runs"),
+        (["ring", "--agents", "4", "--mixing", "mean", "-o", "t.toml"], "unknown mixing 'mean'"),
         (["ring", "--agents", "4", "--draw", "t.pdf"], "a drawing ends in .svg or .png"),
         (["ring", "--agents", "1001", "--draw", "t.svg"], "at most 1000 agents and 20000 edges"),
         (["compare", "ring", "torus"], "--agents N"),

@@ -13,7 +13,7 @@ from agent.runtimes.vectorised import (
     run_vectorised,
 )
 from agent.tasks import resolve_task
-from topologies import z85
+from topologies import schedules, z85
 from topologies.cluster import (
     AgentEntry,
     AlgorithmSettings,
@@ -49,8 +49,7 @@ def cluster(
     return assemble_cluster(
         run_id="test",
         seed=SEED,
-        graph=ring,
-        topology="ring",
+        graph=schedules.fixed(ring, "ring"),
         agents=[
             AgentEntry(
                 id=agent,

@@ -9,6 +9,7 @@ from itertools import combinations, pairwise
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from tests.independent import graphs
 from tests.independent.claims import Claim, Claimed
 from tests.independent.rounds import TRACE_SIZE_MAX
 from tests.independent.wire import (
@@ -89,7 +90,7 @@ def make(
     """The bill of a referee from its own claim and its neighbours'."""
     claims = sorted(claims, key=lambda claim: claim.agent)
     rule, digests = canonical_rule(cluster.rule), [claim.digest for claim in claims]
-    rows = amounts(cluster.rule, referee, claims)
+    rows = amounts(cluster.rule, referee, claims, _giver_of(cluster, referee))
     body = pack([2, cluster.run, window, previous, referee, rule, rows, digests])
     encoded = [claim.encoded for claim in claims]
     bundle = pack([body, sign(key, "candor/bill/v1", body), encoded])
@@ -115,7 +116,7 @@ def check(cluster: Cluster, bill: Bill, known: dict[str, Claim]) -> None:
         raise Refused("claim")
     if bill.digests != [claim.digest for claim in sorted(claims, key=lambda one: one.agent)]:
         raise Refused("bill-claims")
-    if bill.rows != amounts(cluster.rule, bill.referee, claims):
+    if bill.rows != amounts(cluster.rule, bill.referee, claims, _giver_of(cluster, bill.referee)):
         raise Refused("bill-rows")
 
 
@@ -131,12 +132,27 @@ def canonical_rule(rule: str) -> str:
     return " + ".join(f"{name}:{price!r}" for name, price in terms_of(rule))
 
 
-def amounts(rule: str, referee: str, claims: list[Claim]) -> Rows:
-    """What each member of a bill pays, in micro-credits."""
+def _giver_of(cluster: Cluster, referee: str) -> Callable[[int, str], bool]:
+    return lambda number, agent: agent in graphs.taken(cluster, number, referee)
+
+
+def amounts(
+    rule: str,
+    referee: str,
+    claims: list[Claim],
+    gives: Callable[[int, str], bool] = lambda number, agent: True,
+) -> Rows:
+    """What each member of a bill pays, in micro-credits; `gives` in a round to the referee."""
     by_agent = {claim.agent: claim.rounds for claim in sorted(claims, key=lambda c: c.agent)}
     heard = {one.round: one.heard for one in by_agent[referee]}
     charged = {
-        agent: [one for one in items if agent == referee or agent in heard.get(one.round, ())]
+        agent: [
+            one
+            for one in items
+            if agent == referee
+            or agent in heard.get(one.round, ())
+            or (one.round in heard and not gives(one.round, agent))
+        ]
         for agent, items in by_agent.items()
     }
     present = Group({agent: items for agent, items in charged.items() if items})

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from tests.independent import graphs
 from tests.independent.rounds import TRACE_SIZE_MAX, Statement, energy, trace
 from tests.independent.wire import (
     Cluster,
@@ -113,7 +114,7 @@ def check(
     cluster: Cluster, claim: Claim, seen: dict[int, np.ndarray], stated: dict[int, Statement]
 ) -> None:
     """Hold a neighbour's claim to what it was seen to inject and to mix. Raises Refused."""
-    near, size = cluster.neighbours[claim.agent], 4 * min(cluster.k, TRACE_SIZE_MAX)
+    size = 4 * min(cluster.k, TRACE_SIZE_MAX)
     by_round = {one.round: one for one in claim.rounds}
     if any(cluster.window_of(number) != claim.window for number in by_round):
         raise Refused("claim-round")
@@ -122,7 +123,7 @@ def check(
     for number, one in by_round.items():
         after = stated.get(number + 1)
         told = sorted(set(after.row) - {claim.agent}) if after else one.heard
-        if not set(one.heard) <= set(near) or (
+        if not set(one.heard) <= set(graphs.taken(cluster, number, claim.agent)) or (
             cluster.window_of(number + 1) == claim.window and told != one.heard
         ):
             raise Refused("claim-heard")

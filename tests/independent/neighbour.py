@@ -19,6 +19,13 @@ class Slot:
     statement: Statement
     data: bytearray = field(default_factory=bytearray)
     witnesses: dict[str, Statement] = field(default_factory=dict)
+    notice: bool = False
+
+    @property
+    def told(self) -> bool:
+        """Of a notice: whether all witnesses are there."""
+        named = self.statement.row if self.statement.round > 1 else {}
+        return self.notice and set(named) <= set(self.witnesses)
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import blake3
 import numpy as np
 
-from tests.independent import bills, claims, rounds, wire
+from tests.independent import bills, claims, graphs, rounds, wire
 from tests.independent.ledger import Channel
 from tests.independent.neighbour import HELLO_S, Neighbour, Slot
 from tests.independent.rounds import Statement
@@ -38,7 +38,7 @@ class Peer:
         self.certificate = wire.certificate(cluster, own, keys.identity)
         self.phase, self.round, self.phase_at_s = "starting", 0, time.monotonic()
         self.initial = self.x = initial
-        self.row = {own: 1.0}
+        self.row, self.mass = {own: 1.0}, 1.0
         self.statements: dict[int, Statement] = {}
         self.injected: dict[int, np.ndarray] = {}
         self.mixed: dict[int, list[str]] = {}
@@ -145,22 +145,23 @@ class Peer:
         """Train, state and send the next round."""
         self.round += 1
         t, cluster = self.round, self.cluster
-        gradient = np.float32(0.1) * self.x
+        gradient = np.float32(0.1) * (self.x / np.float32(self.mass))
         y = self.x - np.float32(cluster.step_size(t)) * gradient
         before = {peer: near.statements.get(t - 1) for peer, near in self.near.items()}
         before[self.own] = self.statements.get(t - 1)
         named = {agent: before[agent] for agent in sorted(self.row)} if t > 1 else {}
-        body = rounds.body_of(cluster, t, self.own, self.row, y, named)
+        body = rounds.body_of(cluster, t, self.own, self.row, y, named, self.mass)
         signature = wire.sign(self.keys.identity, rounds.DOMAIN, body)
         stated = self.statements[t] = Statement.parse(cluster, body, signature)
         self.injected[t] = rounds.injected(cluster, stated, named, self.initial)
         self.x, data = y, rounds.payload(y)
         for peer, near in self.near.items():
             if near.served:
-                self._send(peer, wire.UPDATE, body, signature, len(data))
+                taken = peer in graphs.takers(cluster, t, self.own)
+                self._send(peer, wire.UPDATE, body, signature, len(data) if taken else 0)
                 for batch in _batches([[one.body, one.signature] for one in named.values()]):
                     self._send(peer, wire.WITNESSES, t, batch)
-                for at in range(0, len(data), wire.CHUNK_BYTES):
+                for at in range(0, len(data) if taken else 0, wire.CHUNK_BYTES):
                     piece = data[at : at + wire.CHUNK_BYTES]
                     self._send(peer, wire.CHUNK, t, at, raw=piece)
         self.sent_at_s, self.told_waiting = time.monotonic(), False
@@ -176,11 +177,19 @@ class Peer:
         if stated.round <= near.announced:
             raise Refused("round-order")
         near.announced = stated.round
-        if payload_bytes != 4 * self.cluster.dim:
+        notice = peer not in graphs.taken(self.cluster, stated.round, self.own)
+        if payload_bytes != (0 if notice else 4 * self.cluster.dim):
             raise Refused("payload-size")
-        near.slots[stated.round] = Slot(stated)
+        near.slots[stated.round] = Slot(stated, notice=notice)
         while len(near.slots) > SLOTS_OPEN_MAX:
             near.slots.pop(min(near.slots))
+        self._close_told(peer, stated.round)
+
+    def _close_told(self, peer: str, number: int) -> None:
+        """Judge a notice with the last of its witnesses."""
+        slot = self.near[peer].slots.get(number)
+        if slot and slot.told:
+            self._close(peer, slot)
 
     def _on_witnesses(self, peer: str, number: int, pairs: list) -> None:
         slot = self.near[peer].slots.get(number)
@@ -195,6 +204,7 @@ class Peer:
             if witness.agent not in slot.statement.row:
                 raise Refused("witness-unnamed")
             slot.witnesses[witness.agent] = witness
+        self._close_told(peer, number)
 
     def _on_chunk(self, peer: str, number: int, offset: int, piece: bytes) -> None:
         near = self.near[peer]
@@ -209,7 +219,12 @@ class Peer:
         slot.data += piece
         if not code and len(slot.data) < size:
             return
-        del near.slots[number]
+        self._close(peer, slot, code)
+
+    def _close(self, peer: str, slot: Slot, code: str = "") -> None:
+        """Judge an update of which all has come, or which is broken already."""
+        number = slot.statement.round
+        del self.near[peer].slots[number]
         try:
             if code:
                 raise Refused(code)
@@ -221,7 +236,9 @@ class Peer:
     def _accept(self, peer: str, slot: Slot) -> None:
         """Check a complete update and keep it. Raises Refused."""
         near, stated = self.near[peer], slot.statement
-        vector = rounds.check_payload(self.cluster, stated, bytes(slot.data))
+        vector = None
+        if not slot.notice:
+            vector = rounds.check_payload(self.cluster, stated, bytes(slot.data))
         before: dict[str, Statement] = {}
         for agent in stated.row if stated.round > 1 else ():
             known = self.near[agent].statements if agent in self.near else self.statements
@@ -240,7 +257,8 @@ class Peer:
             raise Refused("injected-too-large")
         near.injected[stated.round] = found
         near.statements[stated.round], near.given_up = stated, False
-        near.payloads[stated.round] = vector
+        if vector is not None:
+            near.payloads[stated.round] = vector
         while len(near.payloads) > ROUNDS_KEPT:
             near.payloads.pop(min(near.payloads))
 
@@ -272,7 +290,10 @@ class Peer:
         t = self.round
         parts = {peer: n.payloads[t] for peer, n in self.near.items() if t in n.payloads}
         self.mixed[t] = sorted(parts)
-        self.row = rounds.mixing_row(self.cluster, self.own, self.mixed[t])
+        self.row = rounds.mixing_row(self.cluster, self.own, t, self.mixed[t])
+        stated = {agent: self.near[agent].statements[t] for agent in parts}
+        stated[self.own] = self.statements[t]
+        self.mass = rounds.mixed_mass(self.cluster, self.row, stated)
         parts[self.own] = self.x
         total = np.zeros(self.cluster.dim)
         for agent in sorted(parts):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import blake3
 import numpy as np
 
+from tests.independent import graphs
 from tests.independent.wire import (
     Cluster,
     Refused,
@@ -77,16 +78,19 @@ class Statement:
     sketch: bytes
     next_sketch: bytes
     sources: bytes
+    mass: float
 
     @classmethod
     def parse(cls, cluster: Cluster, body: bytes, signature: bytes) -> "Statement":
         """Raises Refused where the layout is broken."""
         fields = unpack(body, 16 * cluster.k + 200_704)
-        if not fits(fields, int, bytes, int, str, bytes, int, list, float, bytes, bytes, bytes):
+        if not fits(
+            fields, int, bytes, int, str, bytes, int, list, float, bytes, bytes, bytes, float
+        ):
             raise Refused("malformed")
-        version, run, number, agent, digest, dim, row, step, own, after, sources = fields
+        version, run, number, agent, digest, dim, row, step, own, after, sources, mass = fields
         sound = (
-            version == 2
+            version == 3
             and len(run) == len(digest) == 32
             and len(sources) == (32 if number > 1 else 0)
             and is_count(number)
@@ -99,7 +103,7 @@ class Statement:
         if not sound:
             raise Refused("malformed")
         weights = dict(row)
-        given = (run, number, agent, digest, dim, weights, step, own, after, sources)
+        given = (run, number, agent, digest, dim, weights, step, own, after, sources, mass)
         return cls(body, signature, *given)
 
     def is_genuine(self, cluster: Cluster) -> bool:
@@ -129,12 +133,13 @@ def body_of(
     row: dict[str, float],
     vector: np.ndarray,
     before: "dict[str, Statement]",
+    mass: float,
 ) -> bytes:
     """What an agent signs about the payload `vector` of a round."""
     data, window = payload(vector), cluster.window_of(number)
     return pack(
         [
-            2,
+            3,
             cluster.run,
             number,
             agent,
@@ -145,35 +150,44 @@ def body_of(
             sketch(cluster, window, vector),
             next_sketch(cluster, number, vector),
             commitment(row, before),
+            mass,
         ]
     )
 
 
 def is_row(cluster: Cluster, agent: str, number: int, row: dict[str, float]) -> bool:
     """Whether a mixing row is one that the page allows."""
-    near = cluster.neighbours[agent]
     if number == 1:
         return row == {agent: 1.0}
+    near = graphs.taken(cluster, number - 1, agent)
     if len(row) == 1 and set(row) <= set(near):
         return list(row.values()) == [1.0]
     others = {one: weight for one, weight in row.items() if one != agent}
-    return (
-        agent in row
-        and row[agent] >= 0.0
-        and all(
-            one in near and weight == cluster.weight(agent, one) for one, weight in others.items()
-        )
-        and abs(math.fsum(row.values()) - 1.0) <= 1e-12
-    )
+    if agent not in row or row[agent] < 0.0 or any(near.get(k) != w for k, w in others.items()):
+        return False
+    due = mixing_row(cluster, agent, number - 1, list(others))
+    return abs(row[agent] - due[agent]) <= 1e-12
 
 
-def mixing_row(cluster: Cluster, agent: str, heard: list[str]) -> dict[str, float]:
-    """The weights of a round in which these neighbours were mixed."""
-    row = {one: cluster.weight(agent, one) for one in sorted(heard)}
+def mixing_row(cluster: Cluster, agent: str, number: int, heard: list[str]) -> dict[str, float]:
+    """The weights of a round in which these givers were mixed."""
+    near = graphs.taken(cluster, number, agent)
+    row = {one: near[one] for one in sorted(heard)}
     total = 0.0
     for one in sorted(row):
         total += row[one]
-    return {**row, agent: 1.0 - total}
+    left = graphs.total_of(cluster, number, agent) - total
+    return {**row, agent: min(1.0, max(0.0, left))}
+
+
+def mixed_mass(cluster: Cluster, row: dict[str, float], before: "dict[str, Statement]") -> float:
+    """The mass that a row mixes; 1 without push-sum, and in round 1."""
+    if not before or cluster.file["graph"]["mixing"] != "push-sum":
+        return 1.0
+    total = 0.0
+    for agent in sorted(row):
+        total += row[agent] * before[agent].mass
+    return total
 
 
 def check_announced(cluster: Cluster, sender: str, stated: Statement) -> None:
@@ -228,6 +242,8 @@ def injected(
     window = cluster.window_of(stated.round)
     if stated.sources != commitment(stated.row, before):
         raise Refused("witness-digest")
+    if stated.mass != mixed_mass(cluster, stated.row, before):
+        raise Refused("mass")
     if stated.round == 1:
         mixed = np.frombuffer(sketch(cluster, 0, initial), "<f8")
     else:

@@ -99,11 +99,13 @@ TABLES = {
     "algorithm": ("name", "step_size", "step_decay", "local_steps", "momentum"),
     "rounds": ("rounds", "deadline_s", "start_deadline_s"),
     "payments": ("rule", "window", "credit_limit", "sketch_size"),
-    "graph": ("topology", "mixing", "edges"),
+    "graph": ("topology", "mixing", "schedule", "edges", "turns", "weights"),
 }
 REALS = ("step_size", "step_decay", "momentum", "deadline_s", "start_deadline_s")
 AGENT = ("id", "endpoint", "identity", "curve", "other_endpoints", "bind", "join")
 REVISION = ("number", "organiser", "previous")
+LISTS = ("turns", "weights", "other_endpoints", "bind")
+OPTIONAL = (*LISTS, "join", "previous")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +130,8 @@ class Cluster:
     def parse(cls, text: str) -> "Cluster":
         """Of a file in which every default is written out."""
         file = tomllib.loads(text)
-        fields = ["candor/cluster/v1", file["version"], file["run_id"], file["seed"]]
-        for table, keys in TABLES.items():
-            fields.append([float(file[table][k]) if k in REALS else file[table][k] for k in keys])
+        fields = ["candor/cluster/v2", file["version"], file["run_id"], file["seed"]]
+        fields += [_present(file[table], keys) for table, keys in TABLES.items()]
         fields.append([_present(agent, AGENT) for agent in file["agents"]])
         if "revision" in file:
             fields.append(_present(file["revision"], REVISION))
@@ -164,13 +165,6 @@ class Cluster:
         table = self.file["algorithm"]
         return float(table["step_size"]) * math.pow(number, -float(table["step_decay"]))
 
-    def weight(self, i: str, j: str) -> float:
-        """The mixing weight of two neighbours."""
-        degrees = {agent: len(near) for agent, near in self.neighbours.items()}
-        if self.file["graph"]["mixing"] == "max-degree":
-            return 1.0 / (1 + max(degrees.values()))
-        return 1.0 / (1 + max(degrees[i], degrees[j]))
-
     def window_of(self, number: int) -> int:
         return max(number - 1, 0) // self.window
 
@@ -180,10 +174,11 @@ class Cluster:
 
 def _present(table: dict, keys: tuple[str, ...]) -> list:
     """The values of a table without the optional ones at the end that are absent."""
-    values = [table.get(k, [] if k in ("other_endpoints", "bind") else None) for k in keys]
-    while values[-1] in ([], None):
-        values.pop()
-    return values
+    present = list(keys)
+    while present[-1] in OPTIONAL and table.get(present[-1]) in (None, []):
+        present.pop()
+    values = [(key, table.get(key, [] if key in LISTS else None)) for key in present]
+    return [float(value) if key in REALS else value for key, value in values]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Rules are named strictly, bills follow from claims, a simulated run pays what a real one does."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -531,3 +532,22 @@ def test_sums_and_medians_are_those_of_the_page() -> None:
     assert float(lower_median(np.array([3.0, 1.0, -9.0, 2.0]), known)) == 2.0
     assert float(lower_median(np.array([3.0, 1.0]), np.array([True, True]))) == 1.0
     assert float(lower_median(np.array([3.0]), np.array([False]))) == 0.0
+
+
+@pytest.mark.parametrize("scheduled", [True, False])
+def test_a_round_is_charged_that_the_referee_mixed_or_need_not_have(scheduled: bool) -> None:
+    """The referee heard nobody; what the schedule lets it pass over counts all the same."""
+    held = claims()
+    own = held["a0"].claim()
+    deaf = tuple(replace(entry, heard=()) for entry in own.rounds[1:])  # and was away in round 1
+    referee = SignedClaim.sign(replace(own, rounds=deaf), KEYS["a0"])
+    run = replace(terms("norm:2e-5"), takes=lambda t, taker, giver: scheduled)
+    bill = make_bill(run, referee, [held["a1"]])
+    energies = [entry.energy for entry in held["a1"].claim().rounds[1:]]
+    expected = 0 if scheduled else round(2e-5 * math.fsum(energies) * 1e6)
+    assert bill.amount("a1") == expected
+    signed = SignedBill.sign(bill, [referee, held["a1"]], KEYS["a0"])
+    assert check_bill(run, signed, "a0") == bill
+    if not scheduled:
+        with pytest.raises(BillError, match="bill-rows"):
+            check_bill(terms("norm:2e-5"), signed, "a0")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topologies import graphs, z85
+from topologies import graphs, schedules, z85
 from topologies.cluster import (
     DEFAULT_RULE,
     AgentEntry,
@@ -46,13 +46,12 @@ def entry(agent: str, number: int, **changes: str) -> AgentEntry:
 
 
 def make(topology: str = "ring", count: int = 4, **changes: Any) -> Cluster:
-    graph = graphs.build(topology, count)
+    schedule = schedules.build(topology, count)
     arguments: dict[str, Any] = {
         "run_id": "demo",
         "seed": 7,
-        "graph": graph,
-        "topology": topology,
-        "agents": [entry(agent, i) for i, agent in enumerate(graph)],
+        "graph": schedule,
+        "agents": [entry(agent, i) for i, agent in enumerate(schedule.agents)],
         "task": TaskSettings(name="digits", parameters=3, model_digest=DIGEST),
         "rounds": RoundSettings(rounds=20),
         "algorithm": AlgorithmSettings(step_size=0.3, step_decay=0.0, local_steps=8),
@@ -84,8 +83,7 @@ def clusters(draw: st.DrawFn) -> Cluster:
     return assemble_cluster(
         run_id=draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)),
         seed=draw(st.integers(0, (1 << 63) - 1)),
-        graph=graphs.relabelled(graph, ids),
-        topology=draw(LINES),
+        graph=schedules.fixed(graphs.relabelled(graph, ids), draw(LINES)),
         mixing_name=draw(st.sampled_from(["metropolis-hastings", "max-degree"])),
         agents=[entry(agent, i) for i, agent in enumerate(ids)],
         task=TaskSettings(name=draw(LINES), parameters=draw(COUNTS), model_digest=DIGEST),
@@ -121,7 +119,7 @@ def test_the_golden_file_keeps_its_fingerprint(tmp_path: Path) -> None:
 def test_the_fingerprint_is_the_hash_of_every_field_in_declared_order() -> None:
     cluster = make("ring", 2)
     fields = [
-        "candor/cluster/v1",
+        "candor/cluster/v2",
         1,
         "demo",
         7,
@@ -129,7 +127,7 @@ def test_the_fingerprint_is_the_hash_of_every_field_in_declared_order() -> None:
         ["decentralized-sgd", 0.3, 0.0, 8, 0.0],
         [20, 30.0, 60.0],
         [DEFAULT_RULE, 16, 1_000_000_000, 1024],
-        ["ring", "metropolis-hastings", [["a0", "a1"]]],
+        ["ring", "metropolis-hastings", "fixed", [["a0", "a1"]]],
         [[e.id, e.endpoint, e.identity, e.curve] for e in cluster.agents],
     ]
     assert cluster.fingerprint == hashlib.sha256(msgpack.packb(fields)).hexdigest()
@@ -268,7 +266,9 @@ def test_an_unknown_agent_is_told_with_the_known(method: str) -> None:
 
 def test_matrix_rows_are_in_file_order() -> None:
     graph = graphs.relabelled(graphs.build("star", 3), ["z", "m", "a"])
-    cluster = make(graph=graph, agents=[entry("m", 1), entry("z", 0), entry("a", 2)])
+    cluster = make(
+        graph=schedules.fixed(graph), agents=[entry("m", 1), entry("z", 0), entry("a", 2)]
+    )
     assert cluster.ids == ("m", "z", "a")
     third = pytest.approx(1 / 3)
     assert cluster.mixing_matrix()[1].tolist() == [third, third, third]
@@ -279,7 +279,9 @@ def test_edges_are_written_in_one_order_whatever_the_graphs() -> None:
     forward = graphs.make_graph(["a0", "a1", "a2"], [("a0", "a1"), ("a1", "a2")])
     backward = graphs.make_graph(["a2", "a1", "a0"], [("a2", "a1"), ("a1", "a0")])
     agents = [entry(f"a{i}", i) for i in range(3)]
-    first, second = (make(graph=graph, agents=agents) for graph in (forward, backward))
+    first, second = (
+        make(graph=schedules.fixed(graph), agents=agents) for graph in (forward, backward)
+    )
     assert first.graph.edges == (("a0", "a1"), ("a1", "a2"))
     assert first.fingerprint == second.fingerprint
 

@@ -151,12 +151,6 @@ def test_fastest_without_its_extra_names_it(monkeypatch: pytest.MonkeyPatch) -> 
         mixing.matrix("fastest", graph, list(graph))
 
 
-@pytest.mark.parametrize("name", ["best-constant", "fastest"])
-def test_a_rule_whose_last_bits_differ_is_not_for_runs(name: str) -> None:
-    with pytest.raises(ConfigurationError, match="is for looking, not for runs"):
-        mixing.check_name(name)
-
-
 @pytest.mark.parametrize("name", set(mixing.RULES) - {"fastest"})
 @given(spec=family_specs(), agents=st.integers(1, 25))
 def test_every_rule_averages_on_every_family(name: str, spec: str, agents: int) -> None:

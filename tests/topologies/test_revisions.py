@@ -25,8 +25,9 @@ from topologies.cluster import (
     model_digest,
     signed,
 )
+from topologies.drawing import draw
 from topologies.requests import JoinRequest, make_request
-from topologies.revisions import amended, check_succession, draw, first_revision
+from topologies.revisions import amended, check_succession, first_revision
 from topologies.signatures import SigningKey
 from topologies.specs import ConfigurationError, SignatureError
 
@@ -47,16 +48,19 @@ def request(agent: str, organiser: SigningKey = ORGANISER, **changes: Any) -> Jo
 
 
 def make(
-    ids: str = "abcd", topology: str = "ring", organiser: SigningKey = ORGANISER, seed: int = 7
+    ids: str = "abcd",
+    topology: str = "ring",
+    organiser: SigningKey = ORGANISER,
+    seed: int = 7,
+    mixing_name: str | None = None,
 ) -> Cluster:
     agents = [request(agent, organiser).agent for agent in ids]
-    graph, name = draw(topology, list(ids), seed)
     return signed(
         assemble_cluster(
             run_id="demo",
             seed=seed,
-            graph=graph,
-            topology=name,
+            graph=draw(topology, list(ids), seed),
+            mixing_name=mixing_name,
             agents=agents,
             task=TaskSettings(name="digits", parameters=3, model_digest=DIGEST),
             rounds=RoundSettings(rounds=20),

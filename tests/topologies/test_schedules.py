@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from topologies import graphs, schedules
-from topologies.consensus import disagreement
+from topologies.consensus import disagreement, push_sum
 from topologies.schedules import SCHEDULES, build
 from topologies.specs import ConfigurationError
 
@@ -27,6 +27,7 @@ SPECS = (
     "round-robin:ring + star + hypercube",
     "expander",
 )
+DIRECTED = ("directed-ring", "directed-exponential", "directed-random:degree=3")
 
 
 def mixed(schedule: schedules.Schedule, vectors: np.ndarray, rounds: range) -> np.ndarray:
@@ -36,7 +37,7 @@ def mixed(schedule: schedules.Schedule, vectors: np.ndarray, rounds: range) -> n
 
 
 def test_every_schedule_is_tested() -> None:
-    assert {spec.partition(":")[0] for spec in SPECS} >= set(SCHEDULES)
+    assert {spec.partition(":")[0] for spec in (*SPECS, *DIRECTED)} >= set(SCHEDULES)
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -52,6 +53,29 @@ def test_every_round_keeps_the_mean_and_all_rounds_find_it(spec: str) -> None:
         vectors = matrix @ vectors
         np.testing.assert_allclose(vectors.mean(axis=0), start.mean(axis=0), rtol=0, atol=1e-6)
     assert disagreement(vectors) < 1e-2 * disagreement(start)
+
+
+@pytest.mark.parametrize("spec", DIRECTED)
+def test_push_sum_finds_the_mean_on_directed_graphs(spec: str) -> None:
+    schedule = build(spec, 12, seed=3)
+    assert schedule.push_sum
+    vectors = np.random.default_rng(0).standard_normal((12, 4))
+    found = push_sum(vectors, (schedule.matrix(t) for t in range(1, 600)))
+    np.testing.assert_allclose(found, np.tile(vectors.mean(axis=0), (12, 1)), atol=1e-6)
+
+
+@given(agents=st.integers(2, 20), degree=st.integers(1, 19), seed=st.integers(0, 2**63 - 1))
+def test_a_random_directed_graph_has_its_degree_and_connects(
+    agents: int, degree: int, seed: int
+) -> None:
+    spec = f"directed-random:degree={degree},seed={seed}"
+    if degree >= agents:
+        with pytest.raises(ConfigurationError, match="degree must be a whole number from 1 to"):
+            build(spec, agents)
+        return
+    graph = build(spec, agents).graph(1)
+    assert {given for _, given in graph.out_degree} == {degree}
+    assert nx.is_strongly_connected(graph)
 
 
 @pytest.mark.parametrize("spec", SPECS)
