@@ -54,12 +54,14 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)  # else opening a pipe waits for its writer
 
 
-def read_bytes(path: FilePath, what: str, bytes_max: int = FILE_BYTES_MAX) -> bytes:
+def read_bytes(path: FilePath, what: str, bytes_max: int | None = None) -> bytes:
     """What a file holds; `what` names the kind of file in messages.
 
     Raises:
-        ConfigurationError: unreadable, no regular file, or larger than `bytes_max`.
+        ConfigurationError: unreadable, no regular file, or larger than `bytes_max`, which is
+            `FILE_BYTES_MAX` unless told.
     """
+    bytes_max = FILE_BYTES_MAX if bytes_max is None else bytes_max
     try:
         with open_regular(path) as file:
             data = file.read(bytes_max + 1)
@@ -82,7 +84,7 @@ def read_text(path: FilePath, what: str) -> str:
         raise ConfigurationError(f"{path}: the {what} is not UTF-8 text: {exc}") from exc
 
 
-def read_toml(path: FilePath, what: str, bytes_max: int = FILE_BYTES_MAX) -> dict[str, Any]:
+def read_toml(path: FilePath, what: str, bytes_max: int | None = None) -> dict[str, Any]:
     """The tables of a TOML file; raises as `read_bytes` does, and for what is not TOML."""
     try:
         return tomllib.loads(read_bytes(path, what, bytes_max).decode())

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 
+import networkx as nx
 import pytest
 
 from agent import cli, keys
@@ -54,7 +55,7 @@ class Candor:
         self.done("cluster", "request", self.root / "keys" / agent, "--id", agent, *places, *shared)
         return path
 
-    def sign(self, *words: str | Path, topology: str = "ring") -> Cluster:
+    def sign(self, *words: str | Path, topology: str | Path = "ring") -> Cluster:
         """`cluster new`, `add` or `remove` with the organiser's keys."""
         output = self.root / "cluster.toml"
         what = ("--sign-with", self.root / "keys" / "organiser", "-o", output)
@@ -129,6 +130,70 @@ def test_agents_join_move_and_leave(candor: Candor, requests: list[Path], tmp_pa
     candor.done(*check, file, "--previous", old)
     replayed = candor.refused(3, *check, old, "--previous", file)
     assert "it is revision 1, and revision 4 was in use already" in replayed
+
+
+@pytest.mark.parametrize(
+    ("topology", "schedule", "mixing"),
+    [
+        ("complete", "fixed", "metropolis-hastings"),
+        ("one-peer-exponential", "arcs", "metropolis-hastings"),
+        ("random-matching", "pairs:seed=0", "metropolis-hastings"),
+        ("rotating:base=complete,parts=2", "turns", "metropolis-hastings"),
+        ("failing:base=ring,p=0.25", "failing:p=0.25,seed=0", "metropolis-hastings"),
+        ("round-robin:ring + star", "turns", "metropolis-hastings"),
+        ("directed-ring", "arcs", "push-sum"),
+        ("directed-random:degree=2", "arcs", "push-sum"),
+        ("networkx:cycle_graph,n=3", "fixed", "metropolis-hastings"),
+    ],
+)
+def test_graph_and_weights_of_every_round_are_signed(
+    topology: str,
+    schedule: str,
+    mixing: str,
+    candor: Candor,
+    requests: list[Path],
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "cluster.toml"
+    first = candor.sign("new", *requests, topology=topology)
+    assert (first.graph.schedule, first.graph.mixing) == (schedule, mixing)
+    assert first.graph.topology == topology
+    check = ("cluster", "check", file, "--no-dial", "--organiser", tmp_path / "keys" / "organiser")
+    candor.done(*check)
+    assert f"schedule {schedule}, mixing {mixing}" in candor.done("cluster", "show", file)
+    if "networkx" in topology:
+        return
+    second = candor.sign("add", file, candor.request("dave", "tcp://dave.example:7000"))
+    assert (second.graph.schedule, second.graph.mixing) == (schedule, mixing)
+    assert second.neighbours("dave")
+    candor.done(*check)
+
+
+def test_another_seed_of_a_schedule_is_not_what_was_signed(
+    candor: Candor, requests: list[Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "cluster.toml"
+    candor.sign("new", *requests, topology="failing:base=ring,p=0.25")
+    file.write_text(file.read_text().replace("p=0.25,seed=0", "p=0.25,seed=1"))
+    assert "did not sign this" in candor.refused(3, "cluster", "check", file, "--no-dial")
+
+
+def test_revisions_change_topology_and_mixing(
+    candor: Candor, requests: list[Path], tmp_path: Path
+) -> None:
+    file, arcs, matrix = (tmp_path / name for name in ("cluster.toml", "arcs.graphml", "w.csv"))
+    nx.write_graphml(nx.DiGraph([("alice", "bob"), ("bob", "carol"), ("carol", "alice")]), arcs)
+    candor.sign("new", *requests)
+    second = candor.sign("add", file, requests[0], "--topology", arcs)
+    assert (second.graph.mixing, second.algorithm.name) == ("push-sum", "gradient-push")
+    assert second.round_weights.of(1).takers["alice"] == {"bob"}
+    matrix.write_text("0.5,0.2,0.3\n0.3,0.5,0.2\n0.2,0.3,0.5\n")
+    third = candor.sign("add", file, requests[0], "--topology", "ring", "--mixing", matrix)
+    assert (third.graph.mixing, third.algorithm.name) == ("given", "decentralized-sgd")
+    assert third.mixing_matrix()[0].tolist() == pytest.approx([0.5, 0.2, 0.3])
+    organiser = ("--sign-with", tmp_path / "keys" / "organiser", "-o", tmp_path / "x.toml")
+    told = candor.refused(2, "cluster", "remove", file, "bob", *organiser)
+    assert "give another with --mixing NAME|FILE" in told
 
 
 def test_a_wrong_organiser_is_refused(candor: Candor, requests: list[Path], tmp_path: Path) -> None:

@@ -204,9 +204,24 @@ def test_a_new_request_of_a_member_replaces_its_entry() -> None:
     assert second.graph == first.graph
 
 
-@given(st.sampled_from(["ring", "complete", "star", "path"]), st.data())
+SPECS = [
+    "ring",
+    "complete",
+    "star",
+    "random-matching",
+    "random-matching:base=ring",
+    "rotating:base=complete,parts=3",
+    "failing:base=ring,p=0.2",
+    "round-robin:ring + star",
+    "one-peer-exponential",
+    "directed-ring",
+    "directed-random:degree=2",
+]
+
+
+@given(st.sampled_from(SPECS), st.data())
 def test_any_change_draws_the_same_graph_as_a_new_file(topology: str, data: st.DataObject) -> None:
-    leaving = data.draw(st.sets(st.sampled_from("abcdef"), max_size=4))
+    leaving = data.draw(st.sets(st.sampled_from("abcdef"), max_size=3))
     joining = data.draw(st.sets(st.sampled_from("uvwxyz"), min_size=1, max_size=4))
     first = make("abcdef", topology)
     second = amended(
@@ -264,6 +279,19 @@ def test_an_unsigned_file_has_no_revisions() -> None:
         amended(unsigned, ORGANISER, leaving=["a"])
 
 
+def test_a_file_of_turns_knows_its_agents_by_name(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.edges", tmp_path / "two.edges"
+    one.write_text("a b\nb c\nc d\n")
+    two.write_text("a d\nb c\nc a\n")
+    spec = f"round-robin:{one} + {two}"
+    first = make("dcba", spec)
+    assert set(first.round_weights.graph(1).edges) == {("b", "a"), ("c", "b"), ("d", "c")}
+    with pytest.raises(ConfigurationError, match="cannot be drawn again for 3 agents"):
+        amended(first, ORGANISER, leaving=["a"])
+    with pytest.raises(ConfigurationError, match="agent 'd' has no keys"):
+        make("abcx", spec)
+
+
 def test_a_family_that_does_not_fit_asks_for_another() -> None:
     first = make("abcd", "hypercube")
     with pytest.raises(ConfigurationError, match="cannot be drawn again for 3 agents.*--topology"):
@@ -294,6 +322,54 @@ def test_a_random_graph_is_drawn_from_the_runs_seed() -> None:
     first = make("abcdef", "random-regular:degree=3")
     second = amended(first, ORGANISER, leaving=["f"], joining=[request("g")])
     assert second.graph == make("abcdeg", "random-regular:degree=3").graph
+
+
+# --- mixing over revisions ----------------------------------------------------------------------
+
+
+def test_weights_of_a_rule_are_computed_anew() -> None:
+    first = make("abcd", mixing_name="best-constant")
+    second = amended(first, ORGANISER, joining=[request("e")])
+    assert second.graph == make("abcde", mixing_name="best-constant").graph
+    assert second.graph.weights[0] != first.graph.weights[0]
+
+
+def test_a_given_matrix_is_asked_for_again(tmp_path: Path) -> None:
+    path = tmp_path / "w.csv"
+    path.write_text("0.5,0.2,0.3\n0.3,0.5,0.2\n0.2,0.3,0.5\n")
+    first = make("abc", mixing_name=str(path))
+    moved = request("b", endpoints=["tcp://new.example:7000"])
+    assert amended(first, ORGANISER, joining=[moved]).graph == first.graph
+    for changes in ({"leaving": ["a"]}, {"topology": "path"}):
+        with pytest.raises(ConfigurationError, match="matrix was given .*--mixing NAME|FILE"):
+            amended(first, ORGANISER, **changes)
+    path.write_text("0.25,0.75\n0.75,0.25\n")
+    second = amended(first, ORGANISER, leaving=["a"], mixing_name=str(path))
+    np.testing.assert_allclose(second.mixing_matrix(), [[0.25, 0.75], [0.75, 0.25]])
+
+
+def test_a_mixing_can_change_alone() -> None:
+    second = amended(make(), ORGANISER, mixing_name="lazy")
+    assert second.graph == make(mixing_name="lazy").graph
+
+
+def test_a_directed_graph_brings_push_sum_along_and_a_mixing_takes_it_away() -> None:
+    first = make("abcd", mixing_name="lazy")
+    pushed = amended(first, ORGANISER, topology="directed-ring")
+    assert (pushed.graph.mixing, pushed.algorithm.name) == ("push-sum", "gradient-push")
+    kept = amended(pushed, ORGANISER, topology="ring")
+    assert (kept.graph.mixing, kept.algorithm.name) == ("push-sum", "gradient-push")
+    back = amended(kept, ORGANISER, mixing_name="lazy")
+    assert (back.graph, back.algorithm) == (first.graph, first.algorithm)
+
+
+def test_turns_that_were_changed_by_hand_are_not_guessed() -> None:
+    first = make("abcd", "one-peer-exponential")
+    graph = first.graph.model_dump() | {"turns": tuple(reversed(first.graph.turns))}
+    fields = first.model_dump() | {"graph": graph, "signature": None}
+    changed = signed(Cluster.model_validate(fields), ORGANISER)
+    with pytest.raises(ConfigurationError, match="listed by hand.*--topology"):
+        amended(changed, ORGANISER, leaving=["a"])
 
 
 # --- which file may follow which ----------------------------------------------------------------
