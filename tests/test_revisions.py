@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent import cli
+from topologies.cluster import load_cluster
 
 CANDOR = [sys.executable, "-P", "-m", "agent"]
 FIRST, SECOND = ("alice", "bob", "carol"), ("alice", "bob", "dave")
@@ -100,8 +101,9 @@ def test_members_change_and_the_ledgers_of_both_revisions_hold(root: Path) -> No
     sign = ("--sign-with", root / "keys" / "organiser", "-o")
     requests = [root / f"{agent}.request.toml" for agent in FIRST]
     candor(
-        "cluster", "new", *requests, *sign, one, "--topology", "ring", "--task", "digits",
-        "--run-id", "spring", "--rounds", "4", "--window", "2", "--start-deadline-s", "20",
+        "cluster", "new", *requests, *sign, one, "--topology", "one-peer-exponential",
+        "--task", "digits", "--run-id", "spring", "--rounds", "4", "--window", "2",
+        "--start-deadline-s", "20",
     )  # fmt: skip
     data = {agent: root / "data" / agent for agent in (*FIRST, "dave")}
     ended = run_all(root, {agent: (one, data[agent]) for agent in FIRST})
@@ -109,7 +111,13 @@ def test_members_change_and_the_ledgers_of_both_revisions_hold(root: Path) -> No
     assert "ok" in audit(root, {agent: data[agent] for agent in FIRST}, one)
 
     candor("cluster", "remove", one, "carol", *sign, two)
-    candor("cluster", "add", two, root / "dave.request.toml", *sign, three)
+    change = ("--topology", "directed-ring")
+    candor("cluster", "add", two, root / "dave.request.toml", *sign, three, *change)
+    assert (load_cluster(two).graph.schedule, load_cluster(two).graph.mixing) == (
+        "arcs",
+        "metropolis-hastings",
+    )
+    assert load_cluster(three).graph.mixing == "push-sum"
     ended = run_all(root, {agent: (three, data[agent]) for agent in SECOND})
     assert all(code == 0 for code, _ in ended.values()), ended
     assert "ledgers_moved" in ended["bob"][1]
