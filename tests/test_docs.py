@@ -17,6 +17,8 @@ import pytest
 from agent import cli
 from mechanisms.sketch import SignSketch, signs_seed
 from network.wire import Kind
+from tests.independent import wire
+from tests.runs import write_cluster
 from topologies import graph_files, mixing
 from topologies.canonical import pack
 from topologies.families import FAMILIES
@@ -314,6 +316,24 @@ def test_the_examples_of_the_encoding_hold() -> None:
 def test_the_page_computes_the_fingerprint_of_the_vector(name: str) -> None:
     vector = json.loads((VECTORS / name).read_text())
     assert _page_function("fingerprint")(vector["toml"]) == vector["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("topology", "mixing_name"),
+    [
+        ("one-peer-exponential", None),
+        ("directed-ring", None),
+        ("ring", "best-constant"),
+        ("failing:base=ring,p=0.2", "best-constant"),
+    ],
+)
+def test_the_page_computes_the_fingerprint_of_any_graph(
+    topology: str, mixing_name: str | None, tmp_path: Path
+) -> None:
+    cluster = write_cluster(tmp_path, topology, mixing_name=mixing_name)
+    toml = (tmp_path / "cluster.toml").read_text()
+    assert _page_function("fingerprint")(toml) == cluster.fingerprint
+    assert wire.Cluster.parse(toml).run.hex() == cluster.fingerprint
 
 
 def test_the_page_computes_the_sketches_of_the_vector() -> None:
