@@ -28,7 +28,8 @@ mixing_option = click.option(
     "mixing_name",
     metavar="NAME|FILE",
     help=f"How neighbours are weighted: {', '.join((*mixing.RULES, PUSH_SUM))}, or a matrix in a "
-    f".csv or .npy file.  [default: {mixing.DEFAULT_MIXING}, {PUSH_SUM} on a directed graph]",
+    f".csv or .npy file.  [default: {mixing.DEFAULT_MIXING} or the topology file's, {PUSH_SUM} "
+    "on a directed graph]",
 )
 
 

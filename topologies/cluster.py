@@ -286,7 +286,7 @@ def assemble_cluster(
 
 
 def algorithm_for(graph: GraphSettings, algorithm: AlgorithmSettings) -> AlgorithmSettings:
-    """The algorithm, exchanged where it averages by push-sum and the graph does not, or not so."""
+    """`algorithm`, but the one that goes with the graph's mixing where just one is of push-sum."""
     if (graph.mixing == PUSH_SUM) == (algorithm.name == PUSH_SUM_ALGORITHM):
         return algorithm
     name = PUSH_SUM_ALGORITHM if graph.mixing == PUSH_SUM else DEFAULT_ALGORITHM

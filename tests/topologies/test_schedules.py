@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from topologies import graphs, schedules
 from topologies.consensus import disagreement, push_sum
+from topologies.drawing import settings_of
 from topologies.schedules import SCHEDULES, build
 from topologies.specs import ConfigurationError
 
@@ -273,3 +274,34 @@ def test_the_union_of_rounds_is_what_was_checked() -> None:
         }
         assert used == set(map(frozenset, schedule.union.edges))
         assert nx.is_connected(schedule.union)
+
+
+def test_members_take_the_places_of_a_spec_in_order() -> None:
+    found = schedules.placed(schedules.build("directed-ring", 3), ["a2", "a0", "a1"])
+    assert set(found.graph(1).edges) == {("a2", "a0"), ("a0", "a1"), ("a1", "a2")}
+    with pytest.raises(ConfigurationError, match="has 3 agents, but 2 are named"):
+        schedules.placed(schedules.build("ring", 3), ["x", "y"])
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "{}",
+        "failing:base={}",
+        "rotating:base={}",
+        "random-matching:base={}",
+        "round-robin:{} + star",
+    ],
+)
+def test_agents_of_a_file_keep_their_names(spec: str, tmp_path: Path) -> None:
+    path = tmp_path / "line.edges"
+    path.write_text("a1 a0\na0 a2\n")
+    found = schedules.build(spec.format(path), 3)
+    assert schedules.placed(found, ["a0", "a1", "a2"]) is found
+
+
+def test_a_topology_file_says_where_it_is_from_and_how_to_mix(tmp_path: Path) -> None:
+    path = tmp_path / "t.toml"
+    path.write_text(graphs.dump(graphs.build("ring", 4), "ring", "lazy"))
+    settings = settings_of(found := schedules.build(str(path), None), found.agents)
+    assert (settings.topology, settings.mixing) == ("ring", "lazy")
