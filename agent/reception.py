@@ -138,7 +138,8 @@ class Reception:
         neighbour, slot = self._neighbours[peer], update.slot
         neighbour.verifying.discard(slot.round)
         if isinstance(outcome, Examined) and self._settlement.too_large(outcome.energy):
-            outcome = EvidenceError("injected-too-large", f"its energy is {outcome.energy:g}")
+            reason = f"an energy of {outcome.energy:g} could cost more than the credit limit"
+            outcome = EvidenceError("injected-too-large", reason)
         if isinstance(outcome, EvidenceError):
             self._pool.give(slot.buffer)
             return self._refuse(neighbour, slot.round, outcome)

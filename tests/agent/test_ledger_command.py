@@ -299,11 +299,26 @@ def test_both_ends_are_told_of_a_payment(run_dir: Path) -> None:
     payer = tell(run_dir, "a1", "--to", "a0", "0.75")
     assert payer.output == "told of 0.750000 to a0; tell a0 the same\n"
     assert told(run_dir, "a0") == told(run_dir, "a1") == [750_000]  # hi has paid lo
+    shown = ledger("show", run_dir / "agents" / "a0").output
+    assert "(a payment of 0.750000 by a1 to a0 waits)" in shown
     more = tell(run_dir, "a1", "--to", "a0", "1.000001")
     assert "it waits until that much is owed" in more.output
     assert told(run_dir, "a1") == [1_000_001]
     assert tell(run_dir, "a0", "--cancel", "a1").exit_code == 0
     assert told(run_dir, "a0") == []
+
+
+def test_a_payment_names_the_data_directory_of_one_agent(run_dir: Path) -> None:
+    result = ledger("pay", run_dir, "--to", "a1", "1")
+    assert "name the data directory of one agent" in str(result.exception)
+
+
+def test_a_payment_after_the_run_is_said_to_be_late(run_dir: Path) -> None:
+    data_dir = run_dir / "agents" / "a1"
+    StatusFile(data_dir).write(Status("demo", "a1", "00" * 32, 1, "done", 8, 8))
+    result = ledger("pay", data_dir, "--to", "a0", "0.5")
+    assert result.exit_code == 0
+    assert "the run is over here: no record of it will be made" in result.output
 
 
 @pytest.mark.parametrize(
@@ -315,6 +330,10 @@ def test_both_ends_are_told_of_a_payment(run_dir: Path) -> None:
         (("--to", "a1", "1.0000001"), "AMOUNT 1.0000001: not credits above 0 with six decimals"),
         (("--to", "a1", "-1"), "No such option '-1'"),
         (("--to", "a1", "nan"), "AMOUNT nan: not credits"),
+        (
+            ("--to", "a1", "1000.000001"),
+            "AMOUNT 1000.000001: above the credit limit of 1000.000000",
+        ),
         (("--to", "a1", "1e999999999"), "AMOUNT 1e999999999: not credits"),
         (("--to", "a1"), "give one of --to ID AMOUNT"),
         (("--to", "a1", "--from", "a2", "1"), "give one of --to ID AMOUNT"),
