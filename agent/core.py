@@ -360,6 +360,9 @@ class AgentCore:
                 weights[peer], payloads[peer] = weight, buffer
                 self._lent.append(buffer)
         self.missing = tuple(peer for peer in sorted(self.settings.mixing) if peer not in weights)
+        for neighbour in self.neighbours.values():
+            if neighbour.served and not neighbour.left and neighbour.last_round < number:
+                neighbour.unreturned += 1
         weights[agent] = 1.0 - sum(weights.values())  # the weight of the missing goes to self
         self.book.mixed(number, weights)
         self._combining = True

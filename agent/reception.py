@@ -334,6 +334,7 @@ class Reception:
             effect
             for neighbour in self._neighbours.values()
             if neighbour.served and not neighbour.left
+            if neighbour.given(signed.statement.round)
             for message in messages
             for effect in self.send(neighbour, message, signed.statement.round)
         ]
@@ -374,6 +375,7 @@ class Reception:
             effects += self._proven(proof, heard_from=None)
         for neighbour in self._neighbours.values():
             neighbour.barred = self._settlement.barred(neighbour.agent)
+            neighbour.owed = self._settlement.owing(neighbour.agent)
         return effects
 
 

@@ -146,17 +146,17 @@ def _channel_line(row: dict[str, Any]) -> str:
         amount = format_credits(abs(row["payment"]))[1:]
         notes.append(f"a payment of {amount} by {row[payer]} to {row[payee]} waits")
     settled = "no window yet" if row["window"] < 0 else f"up to window {row['window']}"
-    paid = _paid(row["lo"], row["hi"], row["balance_lo"])
+    owed = _owed(row["lo"], row["hi"], row["balance_lo"])
     tail = f"  ({', '.join(notes)})" if notes else ""
-    return f"  {row['lo']}-{row['hi']}  record {row['seq']}, {settled}: {paid}{tail}"
+    return f"  {row['lo']}-{row['hi']}  record {row['seq']}, {settled}: {owed}{tail}"
 
 
-def _paid(lo: str, hi: str, balance_lo: int) -> str:
-    """Who paid whom, from what lo received net."""
+def _owed(lo: str, hi: str, balance_lo: int) -> str:
+    """Who owes whom, from what lo is owed."""
     if balance_lo == 0:
         return f"{lo} and {hi} are even"
-    payer, payee = (hi, lo) if balance_lo > 0 else (lo, hi)
-    return f"{payer} paid {payee} {format_credits(abs(balance_lo))[1:]}"
+    debtor, creditor = (hi, lo) if balance_lo > 0 else (lo, hi)
+    return f"{debtor} owes {creditor} {format_credits(abs(balance_lo))[1:]}"
 
 
 @command.command()
@@ -288,8 +288,8 @@ def verify(
     else:
         for audit in audits:
             if not audit.findings:
-                paid = _paid(audit.lo, audit.hi, -audit.position.balance)
-                click.echo(f"{audit.name}: ok, {len(audit.windows)} windows, {paid}")
+                owed = _owed(audit.lo, audit.hi, -audit.position.balance)
+                click.echo(f"{audit.name}: ok, {len(audit.windows)} windows, {owed}")
         _print_findings(findings)
     context.exit(VERIFICATION_FAILED if findings else 0)
 
@@ -332,9 +332,9 @@ def _audit_json(result: RunAudit) -> dict[str, Any]:
 
 def _print_audit(run_id: str, result: RunAudit) -> None:
     for edge in result.edges:
-        paid = _paid(edge.lo, edge.hi, edge.balance_lo)
+        owed = _owed(edge.lo, edge.hi, edge.balance_lo)
         late = ", the last one known to one end only" if edge.unacknowledged else ""
-        click.echo(f"{edge.lo}-{edge.hi}  {edge.windows} windows: {paid}{late}")
+        click.echo(f"{edge.lo}-{edge.hi}  {edge.windows} windows: {owed}{late}")
     for agent, net in result.nets.items():
         click.echo(f"{agent} received {format_credits(net)} net")
     click.echo(f"sum of all nets: {format_credits(sum(result.nets.values()))}")

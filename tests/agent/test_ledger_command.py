@@ -153,8 +153,8 @@ def export_path(run_dir: Path, agent: str = "a0", edge: str = "a0-a1") -> Path:
 def test_a_true_run_passes_the_audit_and_says_who_paid_whom(run_dir: Path) -> None:
     result = ledger("audit", run_dir)
     assert result.exit_code == 0, result.output
-    assert "a0-a1  2 windows: a1 paid a0 1.000000" in result.output
-    assert "a0-a2  2 windows: a2 paid a0 2.000000" in result.output
+    assert "a0-a1  2 windows: a1 owes a0 1.000000" in result.output
+    assert "a0-a2  2 windows: a2 owes a0 2.000000" in result.output
     assert "a0 received +3.000000 net" in result.output
     assert "a1 received +0.000000 net" in result.output
     assert "a2 received -3.000000 net" in result.output
@@ -238,7 +238,7 @@ def test_exports_verify_one_by_one(run_dir: Path) -> None:
     cluster = run_dir / "cluster.toml"
     result = ledger("verify", good, bad, "--cluster", cluster)
     assert result.exit_code == 0
-    assert "a1 paid a0 1.000000" in result.output
+    assert "a1 owes a0 1.000000" in result.output
     bad.write_bytes(bad.read_bytes()[:-1])
     result = ledger("verify", good, bad, "--cluster", cluster, "--json")
     assert result.exit_code == 3
@@ -253,7 +253,7 @@ def test_exports_verify_one_by_one(run_dir: Path) -> None:
 def test_show_lists_the_channels_of_an_agent_and_of_a_run(run_dir: Path) -> None:
     result = ledger("show", run_dir / "agents" / "a1")
     assert result.exit_code == 0
-    assert "a0-a1  record 2, up to window 1: a1 paid a0 1.000000" in result.output
+    assert "a0-a1  record 2, up to window 1: a1 owes a0 1.000000" in result.output
     told = json.loads(ledger("show", run_dir, "--json").output)
     assert list(told["agents"]) == ["a0", "a1", "a2"]
     row = told["agents"]["a2"][0]
