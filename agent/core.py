@@ -368,6 +368,9 @@ class AgentCore:
                 weights[peer], payloads[peer] = weight, buffer
                 self._lent.append(buffer)
         self.missing = tuple(p for p in sorted(scheduled.taken[agent]) if p not in weights)
+        for neighbour in self.neighbours.values():
+            if neighbour.served and not neighbour.left and neighbour.last_round < number:
+                neighbour.unreturned += 1
         # The weight of the missing goes to self: under push-sum too, or mass would drain away
         # wherever something is lost, and steps would grow with what is left of it.
         weights[agent] = own_weight(scheduled.totals[agent], weights)

@@ -7,7 +7,7 @@ it can neither style nor steer the terminal.
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -156,16 +156,28 @@ def _balance(micro_credits: int) -> Text:
     return Text(format_credits(micro_credits), style=style)
 
 
+# Rounds after which a neighbour that is served, and of which nothing was mixed, is named.
+_UNMIXED: Final = 5
+
+
 def _state(state: str) -> Text:
     return literal(state, _STATE_STYLES.get(state, ""))
 
 
 def _refusals(status: Status) -> list[Text]:
-    return [
-        _sentence("{} is without {}: {}", status.agent, neighbour, seen.reason)
-        for neighbour, seen in sorted(status.neighbours.items())
-        if seen.reason is not None
-    ]
+    """Whom an agent is without; at the end of a run all have left, which is no news."""
+    lines = []
+    for neighbour, seen in sorted(status.neighbours.items()):
+        if seen.reason is not None:
+            if (status.state, seen.state, seen.last_round) != ("done", "left", status.rounds):
+                lines.append(
+                    _sentence("{} is without {}: {}", status.agent, neighbour, seen.reason)
+                )
+        elif status.state in ("training", "mixing") and status.round - seen.last_round > _UNMIXED:
+            words = "{} mixes nothing of {}, last in round {}: see update_refused in its log"
+            last = str(seen.last_round)
+            lines.append(_sentence(words, status.agent, neighbour, last))
+    return lines
 
 
 def _headline(summary: Mapping[str, object]) -> Table:

@@ -43,7 +43,8 @@ class Edge:
     late: set[int] = field(default_factory=set)  # windows billed without it: its claim was missing
     lateness: int = 0  # how often that began, times LATE_FORGOTTEN, less what was settled since
     refused: str | None = None  # why a claim or a bill was: whoever does not pay is not served
-    over_limit: bool = False
+    over_limit: bool = False  # it owes us all that it may
+    owing: bool = False  # and we it
     reading: bool = False  # records for the neighbour: one request at a time
     resend_s: float = 0.0
     open_since_s: float | None = None
@@ -81,12 +82,12 @@ class Edge:
             case ledger.Transmit(message):
                 return [To(self.peer, LedgerMessage(Kind[message.kind], message.to_fields()))]
             case ledger.Settled(seq, window, delta, balance):
-                self.over_limit = False  # told again if the next one is beyond it
+                self.over_limit = self.owing = False  # told again if the next one is beyond it
                 self.lateness = max(0, self.lateness - 1)
                 fields = {"seq": seq, "window": window, "delta": delta, "balance_lo_paid": balance}
                 return [log(logging.INFO, "settled", peer=self.peer, **fields)]
             case ledger.Paid(seq, delta, balance):
-                self.over_limit = False
+                self.over_limit = self.owing = False
                 fields = {"seq": seq, "delta": delta, "balance_lo_paid": balance}
                 return [log(logging.INFO, "paid", peer=self.peer, **fields)]
             case ledger.PaymentAwaited(delta):
@@ -95,6 +96,7 @@ class Edge:
                 own_lo = self.channel.terms.hi == self.peer
                 # The neighbour that owes is no longer served; the one that is owed to goes on.
                 self.over_limit = (balance < 0) if own_lo else (balance > 0)
+                self.owing = not self.over_limit
                 return [
                     log(
                         logging.WARNING,

@@ -15,6 +15,9 @@ from network.session import Session, SessionState
 READY_KEPT: Final = 3
 # Complete updates that wait for the worker, each with its buffer: it may be training for minutes.
 VERIFYING_MAX: Final = 3
+# Coming back takes what is left of a window, and a few rounds; then it is taking without giving.
+UNRETURNED_MAX: Final = 32
+TRIAL_EVERY: Final = 16
 
 
 @dataclass(slots=True)
@@ -24,6 +27,8 @@ class Neighbour:
     `waiting`: it said in this round that it waits for others itself, so it gets a second deadline.
     `given_up`: it missed its deadline and is not waited for until it is heard again.
     `barred`: why it is no longer served at all (a frozen or disputed ledger, its credit limit).
+    `unreturned`: rounds in a row, while it was served, of which no update of its was accepted.
+    `owed`: we owe it all that the credit limit allows.
     """
 
     agent: str
@@ -38,11 +43,18 @@ class Neighbour:
     left: bool = False
     heard_our_bye: bool = False
     last_round: int = 0
+    unreturned: int = 0
+    owed: bool = False
 
     @property
     def served(self) -> bool:
         """Whether updates are exchanged with it."""
         return self.session.established and self.barred is None
+
+    def given(self, round_number: int) -> bool:
+        """Whether our update of a round goes to it. Whoever returns none that can be accepted does
+        not take for ever; a round now and then, the same of all givers, lets it come back."""
+        return self.unreturned < UNRETURNED_MAX or round_number % TRIAL_EVERY == 0
 
     @property
     def speaking(self) -> bool:
@@ -63,10 +75,16 @@ class Neighbour:
         """Why it is not simply present."""
         if self.barred or self.session.reason:
             return self.barred or self.session.reason
+        if self.owed and not self.left:
+            return (
+                "we owe it up to the credit limit: pay it, and tell both ends (candor ledger pay)"
+            )
         if self.left:
             return f"left after round {self.last_round}"
         if self.given_up:
             return f"late, last heard in round {self.last_round}"
+        if self.unreturned >= UNRETURNED_MAX:
+            return f"no update of its was accepted since round {self.last_round}"
         return None
 
     def awaited(self, round_number: int) -> bool:
@@ -101,6 +119,7 @@ class Neighbour:
         """Hold a verified payload unless its round is over; the buffer goes back otherwise, and so
         does the empty one of a notice."""
         self.last_round = max(self.last_round, round_number)
+        self.unreturned = 0
         if round_number < current or len(payload) == 0:
             pool.give(payload)
             return

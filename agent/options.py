@@ -44,7 +44,12 @@ SETTINGS: tuple[tuple[type[BaseModel], str, str], ...] = (
     (RoundSettings, "start_deadline_s", "Longest wait for neighbours at the start, seconds."),
     (PaymentSettings, "rule", "Payment rule with its price, or none."),
     (PaymentSettings, "window", "Rounds settled together."),
-    (PaymentSettings, "credit_limit", "Most that may be owed on one edge, micro-credits."),
+    (
+        PaymentSettings,
+        "credit_limit",
+        "Most that may be owed on one edge, micro-credits; updates that could cost more in a "
+        "window are refused.",
+    ),
     (PaymentSettings, "sketch_size", "Numbers in a signed sketch."),
 )
 

@@ -140,7 +140,8 @@ class Reception:
         neighbour, slot = self._neighbours[peer], update.slot
         neighbour.verifying.discard(slot.round)
         if isinstance(outcome, Examined) and self._settlement.too_large(outcome.energy):
-            outcome = EvidenceError("injected-too-large", f"its energy is {outcome.energy:g}")
+            reason = f"an energy of {outcome.energy:g} could cost more than the credit limit"
+            outcome = EvidenceError("injected-too-large", reason)
         if isinstance(outcome, EvidenceError):
             self._pool.give(slot.buffer)
             return self._refuse(neighbour, slot.round, outcome)
@@ -353,6 +354,7 @@ class Reception:
             effect
             for neighbour in self._neighbours.values()
             if neighbour.served and not neighbour.left
+            if neighbour.given(number)
             for message in (whole if neighbour.agent in takers else notice)
             for effect in self.send(neighbour, message, number)
         ]
@@ -379,6 +381,7 @@ class Reception:
             effects += self._proven(proof, heard_from=None)
         for neighbour in self._neighbours.values():
             neighbour.barred = self._settlement.barred(neighbour.agent)
+            neighbour.owed = self._settlement.owing(neighbour.agent)
         return effects
 
 

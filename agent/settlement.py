@@ -104,6 +104,10 @@ class Settlement:
             return f"ledger {edge.channel.status}: {edge.channel.reason}"
         return "credit limit reached" if edge.over_limit else None
 
+    def owing(self, agent: str) -> bool:
+        """Whether we owe a neighbour all that its credit limit allows."""
+        return self._edges[agent].owing
+
     def settled(self, agent: str) -> bool:
         """Whether nothing is left to settle with a neighbour: a window in which it stated nothing
         that was seen here, as while it was away, is no debt of its."""

@@ -95,6 +95,11 @@ def prepare(
                 f"{path}: belongs to another run (cluster {row[0][:12]}…, this one is "
                 f"{fingerprint[:12]}…); use another --data-dir"
             )
+        known = {row[0] for row in connection.execute("SELECT channel_id FROM channels")}
+        if known and channels and known != {terms.channel_id for terms in channels}:
+            raise ConfigurationError(
+                f"{path}: belongs to another agent of this run; use another --data-dir"
+            )
         for terms in channels:
             connection.execute(
                 "INSERT OR IGNORE INTO channels (channel_id, lo, hi, public_lo, public_hi, run_id,"

@@ -25,7 +25,7 @@ SETTLEMENT: Final = "settlement"
 PAYMENT: Final = "payment"
 KINDS: Final = (GENESIS, SETTLEMENT, PAYMENT)
 GENESIS_WINDOW: Final = -1
-ATTEMPTS_MAX: Final = 3
+ATTEMPTS_MAX: Final = 16
 """Of one number: a first one, one more for a neighbour that has caught up, one for other content.
 A bound, so that two ends that never agree stop."""
 

@@ -89,12 +89,15 @@ def payments_command(agents: int, rounds: int, seeds: int, as_json: bool) -> Non
     if as_json:
         click.echo(json.dumps([asdict(cell) for cell in cells], indent=2))
         return
+    names = [cell.strategy for cell in cells]
     for setting in dict.fromkeys((cell.topology, cell.partition) for cell in cells):
         table = Table(title=f"{', '.join(setting)}: pays (most of an honest agent)", box=None)
-        table.add_column("a0", style="bold")
+        table.add_column("a0", style="bold", no_wrap=True, min_width=max(map(len, names)))
         table.add_column("gain", justify="right")
         for rule in RULES:
-            table.add_column("these three" if rule == IDLING else rule, justify="right")
+            table.add_column(
+                "these three" if rule == IDLING else rule, justify="right", overflow="fold"
+            )
         for cell in cells:
             if (cell.topology, cell.partition) == setting:
                 amounts = [

@@ -1,4 +1,4 @@
-"""`candor ledger`: show, verify, audit and export the signed ledgers of a run."""
+"""`candor ledger`: show, verify, audit, export and pay the signed ledgers of a run."""
 
 import json
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ _directory = click.Path(path_type=Path, file_okay=False)
 
 @click.group("ledger")
 def command() -> None:
-    """Show, verify, audit and export signed ledgers.
+    """Show, verify, audit, export and pay signed ledgers.
 
     Each edge of a run has one: a chain of settlements that both ends have signed. Audits need the
     exports and the cluster file only, no daemon and no database.
@@ -86,6 +86,17 @@ def _data_dirs(directory: Path) -> list[Path]:
     return found
 
 
+def _database(data_dir: Path) -> Path:
+    """The database of one agent."""
+    path = data_dir / STORE_NAME
+    if not path.exists():
+        raise ConfigurationError(
+            f"{data_dir}: no {STORE_NAME} here; name the data directory of one agent, "
+            f"such as RUN_DIR/{AGENTS_NAME}/ID"
+        )
+    return path
+
+
 def _channels(data_dir: Path) -> list[dict[str, Any]]:
     from agent.store import Store, StoreError
 
@@ -128,20 +139,24 @@ def _channel_line(row: dict[str, Any]) -> str:
     notes = [row["status"]] if row["status"] != "open" else []
     notes += [row["reason"]] if row["reason"] else []
     notes += ["one proposal pending"] if row["pending"] else []
-    notes += [f"{row['attempt']} proposals refused"] if row["attempt"] else []
-    notes += ["a payment waits to be put on record"] if row["payment"] else []
+    if row["attempt"]:
+        notes.append(f"{row['attempt']} proposal{'s' * (row['attempt'] > 1)} refused")
+    if row["payment"]:
+        payer, payee = ("hi", "lo") if row["payment"] > 0 else ("lo", "hi")
+        amount = format_credits(abs(row["payment"]))[1:]
+        notes.append(f"a payment of {amount} by {row[payer]} to {row[payee]} waits")
     settled = "no window yet" if row["window"] < 0 else f"up to window {row['window']}"
-    paid = _paid(row["lo"], row["hi"], row["balance_lo"])
+    owed = _owed(row["lo"], row["hi"], row["balance_lo"])
     tail = f"  ({', '.join(notes)})" if notes else ""
-    return f"  {row['lo']}-{row['hi']}  record {row['seq']}, {settled}: {paid}{tail}"
+    return f"  {row['lo']}-{row['hi']}  record {row['seq']}, {settled}: {owed}{tail}"
 
 
-def _paid(lo: str, hi: str, balance_lo: int) -> str:
-    """Who paid whom, from what lo received net."""
+def _owed(lo: str, hi: str, balance_lo: int) -> str:
+    """Who owes whom, from what lo is owed."""
     if balance_lo == 0:
         return f"{lo} and {hi} are even"
-    payer, payee = (hi, lo) if balance_lo > 0 else (lo, hi)
-    return f"{payer} paid {payee} {format_credits(abs(balance_lo))[1:]}"
+    debtor, creditor = (hi, lo) if balance_lo > 0 else (lo, hi)
+    return f"{debtor} owes {creditor} {format_credits(abs(balance_lo))[1:]}"
 
 
 @command.command()
@@ -157,8 +172,10 @@ def pay(
 
     Both ends of the edge must be told of the same amount: then both sign a record of it, the
     balance falls by it, and a neighbour at its credit limit is served again. A running daemon
-    takes it within a second, another one when it is started again. Telling again replaces what was
-    told; a payment waits while it is more than what is owed.
+    takes it within a second, one that was stopped when it is started again; once the run is over it
+    is too late. Telling again replaces what was told; a payment waits while it is more than what is
+    owed. Ends that were told of different amounts refuse each other's: after the third time the
+    ledger is disputed for good.
 
     \b
     Examples:
@@ -173,9 +190,14 @@ def pay(
     if len(named) != 1 or (amount is None) != (cancel is not None):
         raise click.UsageError("give one of --to ID AMOUNT, --from ID AMOUNT, --cancel ID")
     peer, received = named[0], 0 if amount is None else _micro(amount) * (1 if payer else -1)
-    with Store.open(data_dir / STORE_NAME, to_tell=True) as store:
+    with Store.open(_database(data_dir), to_tell=True) as store:
         try:
             row = _channel_with(store, data_dir, peer)
+            if abs(received) > row["credit_limit"]:
+                limit = format_credits(row["credit_limit"])[1:]
+                raise ConfigurationError(
+                    f"AMOUNT {amount}: above the credit limit of {limit}, so never owed"
+                )
             own_lo = row["hi"] == peer
             # Of a record: above 0 when hi has paid lo.
             delta = received if own_lo else -received
@@ -183,6 +205,8 @@ def pay(
         except StoreError as exc:
             raise ConfigurationError(str(exc)) from exc
     click.echo(_told(row, peer, received))
+    if received and read_status(data_dir).state == "done":
+        click.echo("but the run is over here: no record of it will be made", err=True)
 
 
 def _micro(amount: str) -> int:
@@ -264,8 +288,8 @@ def verify(
     else:
         for audit in audits:
             if not audit.findings:
-                paid = _paid(audit.lo, audit.hi, -audit.position.balance)
-                click.echo(f"{audit.name}: ok, {len(audit.windows)} windows, {paid}")
+                owed = _owed(audit.lo, audit.hi, -audit.position.balance)
+                click.echo(f"{audit.name}: ok, {len(audit.windows)} windows, {owed}")
         _print_findings(findings)
     context.exit(VERIFICATION_FAILED if findings else 0)
 
@@ -308,9 +332,9 @@ def _audit_json(result: RunAudit) -> dict[str, Any]:
 
 def _print_audit(run_id: str, result: RunAudit) -> None:
     for edge in result.edges:
-        paid = _paid(edge.lo, edge.hi, edge.balance_lo)
+        owed = _owed(edge.lo, edge.hi, edge.balance_lo)
         late = ", the last one known to one end only" if edge.unacknowledged else ""
-        click.echo(f"{edge.lo}-{edge.hi}  {edge.windows} windows: {paid}{late}")
+        click.echo(f"{edge.lo}-{edge.hi}  {edge.windows} windows: {owed}{late}")
     for agent, net in result.nets.items():
         click.echo(f"{agent} received {format_credits(net)} net")
     click.echo(f"sum of all nets: {format_credits(sum(result.nets.values()))}")
@@ -364,7 +388,7 @@ def export(
             f"{keys_dir}: no agent of run {cluster.run_id!r} has these keys; "
             "name the keys of the agent whose data directory it is"
         )
-    with Store.open(data_dir / STORE_NAME) as store:
+    with Store.open(_database(data_dir)) as store:
         try:
             written = write_exports(store, cluster, agent_id, key, data_dir, output)
         except StoreError as exc:

@@ -398,6 +398,7 @@ def test_a_payment_outside_makes_room_below_the_credit_limit(started, tmp_path):
     while run.nodes["a0"].core.neighbours["a1"].reason != "credit limit reached":
         run.advance(0.05)
     payee = run.nodes["a0"].core
+    assert "candor ledger pay" in run.nodes["a1"].core.neighbours["a0"].reason
     owed = payee.settlement.edge_balance("a1")
     channel_id = channel_terms(run.cluster, "a0")["a1"].channel_id
     for agent in ("a0", "a1"):
@@ -447,6 +448,38 @@ def test_windows_in_which_one_end_or_the_other_was_away_are_passed_over(started,
     _, audit = audit_run_directory(tmp_path)
     assert not audit.findings
     assert all(edge.windows > 90 for edge in audit.edges)
+
+
+def given_by(node, peer):
+    """The rounds whose update went to a neighbour."""
+    updates = [s for s in node.sent if s.peer == peer and s.envelope.kind is Kind.UPDATE]
+    said = [Statement.decode(s.envelope.fields[0], sketch_bytes_max=1 << 16) for s in updates]
+    return {statement.round for statement in said}
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_who_returns_nothing_that_can_be_mixed_is_not_given_for_ever(started, silent):
+    reports = {} if silent else {"a1": lambda t: np.full(DIM, 1e9, np.float32)}
+    run = started("ring", 4, reports=reports, rounds=100, window=4, deadline_s=0.5)
+    if silent:
+        kept = (Kind.UPDATE, Kind.WITNESSES, Kind.CHUNK)
+        run.tamper = lambda agent, send: (
+            None if agent == "a1" and send.envelope.kind in kept else send
+        )
+    run.start()
+    run.run(300.0)
+    # a1 trains alone between them, and is through before the others.
+    assert {48} <= {t for t in given_by(run.nodes["a0"], "a1") if t > 33} <= {48, 64, 80, 96}
+    assert run.nodes["a0"].ended.failure is None
+
+
+def test_who_returns_something_again_is_given_again(started):
+    reports = {"a1": lambda t: np.full(DIM, 1e9 if t <= 50 else 0.1, np.float32)}
+    run = started("ring", 4, reports=reports, rounds=100, window=4, deadline_s=0.5)
+    run.start()
+    run.run(300.0)
+    again = {t for t in given_by(run.nodes["a0"], "a1") if t > 33 and t % 16}
+    assert len(again) > 10
 
 
 def test_different_cluster_files_are_refused_on_both_sides(tmp_path):

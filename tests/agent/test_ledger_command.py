@@ -152,8 +152,8 @@ def export_path(run_dir: Path, agent: str = "a0", edge: str = "a0-a1") -> Path:
 def test_a_true_run_passes_the_audit_and_says_who_paid_whom(run_dir: Path) -> None:
     result = ledger("audit", run_dir)
     assert result.exit_code == 0, result.output
-    assert "a0-a1  2 windows: a1 paid a0 1.000000" in result.output
-    assert "a0-a2  2 windows: a2 paid a0 2.000000" in result.output
+    assert "a0-a1  2 windows: a1 owes a0 1.000000" in result.output
+    assert "a0-a2  2 windows: a2 owes a0 2.000000" in result.output
     assert "a0 received +3.000000 net" in result.output
     assert "a1 received +0.000000 net" in result.output
     assert "a2 received -3.000000 net" in result.output
@@ -237,7 +237,7 @@ def test_exports_verify_one_by_one(run_dir: Path) -> None:
     cluster = run_dir / "cluster.toml"
     result = ledger("verify", good, bad, "--cluster", cluster)
     assert result.exit_code == 0
-    assert "a1 paid a0 1.000000" in result.output
+    assert "a1 owes a0 1.000000" in result.output
     bad.write_bytes(bad.read_bytes()[:-1])
     result = ledger("verify", good, bad, "--cluster", cluster, "--json")
     assert result.exit_code == 3
@@ -252,7 +252,7 @@ def test_exports_verify_one_by_one(run_dir: Path) -> None:
 def test_show_lists_the_channels_of_an_agent_and_of_a_run(run_dir: Path) -> None:
     result = ledger("show", run_dir / "agents" / "a1")
     assert result.exit_code == 0
-    assert "a0-a1  record 2, up to window 1: a1 paid a0 1.000000" in result.output
+    assert "a0-a1  record 2, up to window 1: a1 owes a0 1.000000" in result.output
     told = json.loads(ledger("show", run_dir, "--json").output)
     assert list(told["agents"]) == ["a0", "a1", "a2"]
     row = told["agents"]["a2"][0]
@@ -298,11 +298,26 @@ def test_both_ends_are_told_of_a_payment(run_dir: Path) -> None:
     payer = tell(run_dir, "a1", "--to", "a0", "0.75")
     assert payer.output == "told of 0.750000 to a0; tell a0 the same\n"
     assert told(run_dir, "a0") == told(run_dir, "a1") == [750_000]  # hi has paid lo
+    shown = ledger("show", run_dir / "agents" / "a0").output
+    assert "(a payment of 0.750000 by a1 to a0 waits)" in shown
     more = tell(run_dir, "a1", "--to", "a0", "1.000001")
     assert "it waits until that much is owed" in more.output
     assert told(run_dir, "a1") == [1_000_001]
     assert tell(run_dir, "a0", "--cancel", "a1").exit_code == 0
     assert told(run_dir, "a0") == []
+
+
+def test_a_payment_names_the_data_directory_of_one_agent(run_dir: Path) -> None:
+    result = ledger("pay", run_dir, "--to", "a1", "1")
+    assert "name the data directory of one agent" in str(result.exception)
+
+
+def test_a_payment_after_the_run_is_said_to_be_late(run_dir: Path) -> None:
+    data_dir = run_dir / "agents" / "a1"
+    StatusFile(data_dir).write(Status("demo", "a1", "00" * 32, 1, "done", 8, 8))
+    result = ledger("pay", data_dir, "--to", "a0", "0.5")
+    assert result.exit_code == 0
+    assert "the run is over here: no record of it will be made" in result.output
 
 
 @pytest.mark.parametrize(
@@ -314,6 +329,10 @@ def test_both_ends_are_told_of_a_payment(run_dir: Path) -> None:
         (("--to", "a1", "1.0000001"), "AMOUNT 1.0000001: not credits above 0 with six decimals"),
         (("--to", "a1", "-1"), "No such option '-1'"),
         (("--to", "a1", "nan"), "AMOUNT nan: not credits"),
+        (
+            ("--to", "a1", "1000.000001"),
+            "AMOUNT 1000.000001: above the credit limit of 1000.000000",
+        ),
         (("--to", "a1", "1e999999999"), "AMOUNT 1e999999999: not credits"),
         (("--to", "a1"), "give one of --to ID AMOUNT"),
         (("--to", "a1", "--from", "a2", "1"), "give one of --to ID AMOUNT"),

@@ -220,6 +220,15 @@ def test_a_database_of_another_run_is_refused(path: Path) -> None:
     assert "another run" in refused(path, "cd" * 32)
 
 
+def test_a_database_of_another_agent_is_refused(path: Path) -> None:
+    open_store(path).close()
+    other = replace(TERMS, hi="a9", public_hi=bytes(range(32)))
+    with pytest.raises(ConfigurationError, match="another agent of this run"):
+        Store.open(path, fingerprint=FINGERPRINT, channels=[TERMS, other])
+    with open_store(path) as store:
+        assert [terms.hi for terms in store.channels()] == [TERMS.hi]
+
+
 def test_a_missing_file_is_refused_for_reading(path: Path) -> None:
     assert "no such database" in refused(path, None)
 
