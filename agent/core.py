@@ -295,11 +295,12 @@ class AgentCore:
         return f"{agent} ({self.settings.endpoints[agent]}): {reason}"
 
     def _recall(self) -> None:
-        """A ledger in which a neighbour shows windows that we do not know to have stated: this data
-        directory is a restored backup. The windows after them were stated and forgotten too."""
+        """A ledger in which a neighbour shows records that we have forgotten: this disk is
+        a restored backup, or new. The windows after them may have been stated and forgotten too."""
         known = (self.settlement.settled_window + 1) * self.settings.window_rounds
-        if known > self._reserved:
-            self._reserved = known + FORGOTTEN_WINDOWS * self.settings.window_rounds
+        if known > self._reserved or self.settlement.restored:
+            forgotten = known + FORGOTTEN_WINDOWS * self.settings.window_rounds
+            self._reserved = max(self._reserved, forgotten)
 
     def _try_rejoin(self, now_s: float) -> list[Effect]:
         if self._combining:
@@ -315,7 +316,9 @@ class AgentCore:
         lead = ahead(in_rounds, -1)
         # The first to answer may be one among many: a majority needs the others to be heard.
         all_there = all(n.session.established for n in self.neighbours.values())
-        heard_all = all_there or patience_over
+        # Nor is anything stated before the ledgers have told what an earlier life has stated.
+        caught_up = all(self.settlement.caught_up(agent) for agent in self.neighbours)
+        heard_all = (all_there and caught_up) or patience_over
         if lead is not None and lead[0] >= max(1, self._reserved) and heard_all:
             return self._reenter(*lead)
         if all(n.left for n in self.neighbours.values()):

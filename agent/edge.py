@@ -40,6 +40,7 @@ class Edge:
     bills: dict[int, SignedBill] = field(default_factory=dict)
     skipped: set[int] = field(default_factory=set)
     handed: set[int] = field(default_factory=set)  # to the channel, which has not settled them yet
+    passed: set[int] = field(default_factory=set)  # claimed by it, and never billed
     late: set[int] = field(default_factory=set)  # windows billed without it: its claim was missing
     lateness: int = 0  # how often that began, times LATE_FORGOTTEN, less what was settled since
     refused: str | None = None  # why a claim or a bill was: whoever does not pay is not served
@@ -47,7 +48,7 @@ class Edge:
     owing: bool = False  # and we it
     reading: bool = False  # records for the neighbour: one request at a time
     resend_s: float = 0.0
-    open_since_s: float | None = None
+    open_since_s: dict[int, float] = field(default_factory=dict)  # by window, since when it waits
     overdue: bool = False
 
     def done(self, window: int) -> bool:

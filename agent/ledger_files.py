@@ -4,9 +4,11 @@ DATA_DIR/ledger/<lo>-<hi>.jsonl                  one export an edge of the agent
 RUN_DIR/cluster.toml, RUN_DIR/agents/<id>/       the data directories of a whole run
 """
 
+import errno
 import os
+import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from mechanisms.audit import AuditFacts, ExportFile, RunAudit, audit_run
 from mechanisms.evidence import RunTerms
@@ -145,6 +147,19 @@ def _proofs(store: "Store", cluster: Cluster) -> dict[str, bytes]:
     return {name: data for name, data in kept.items() if data is not None}
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading; never waits, as a pipe without a writer would make us.
+
+    Raises:
+        OSError: unreadable, or a pipe, a device or a directory.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
 def read_export(path: Path) -> bytes:
     """The bytes of an export.
 
@@ -152,12 +167,13 @@ def read_export(path: Path) -> bytes:
         ConfigurationError: unreadable, or too large to be one.
     """
     try:
-        size = path.stat().st_size
-        if size > EXPORT_BYTES_MAX:
-            raise ConfigurationError(f"{path}: {size} bytes, too large for a ledger export")
-        return path.read_bytes()
+        with open_regular(path) as file:
+            data = file.read(EXPORT_BYTES_MAX + 1)
     except OSError as exc:
         raise ConfigurationError(f"{path}: cannot read it: {exc.strerror}") from exc
+    if len(data) > EXPORT_BYTES_MAX:
+        raise ConfigurationError(f"{path}: too large for a ledger export")
+    return data
 
 
 def audit_run_directory(run_dir: Path) -> tuple[Cluster, RunAudit]:

@@ -38,6 +38,8 @@ from topologies.signatures import SigningKey
 RESEND_S: Final = 1.0
 # A daemon that is down for minutes is late once; whoever makes a habit of it pays nothing.
 LATE_MAX: Final = 3
+# In the place of a window: a ledger that has none to settle, and is not up to date all the same.
+UNSYNCED: Final = -1
 
 
 class Settlement:
@@ -82,6 +84,11 @@ class Settlement:
         """The last window that any edge has settled, -1 for none."""
         return max((edge.channel.settled_window for edge in self._edges.values()), default=-1)
 
+    @property
+    def restored(self) -> bool:
+        """Whether a neighbour showed records that were forgotten here: a backup, or a new disk."""
+        return any(edge.channel.restored for edge in self._edges.values())
+
     def caught_up(self, agent: str) -> bool:
         """Whether the ledger shared with a neighbour is as long here as there."""
         channel = self._edges[agent].channel
@@ -111,13 +118,17 @@ class Settlement:
     def settled(self, agent: str) -> bool:
         """Whether nothing is left to settle with a neighbour: a window in which it stated nothing
         that was seen here, as while it was away, is no debt of its."""
+        return self._edges[agent].channel.idle and not self._unsettled(agent)
+
+    def _unsettled(self, agent: str) -> list[int]:
         edge = self._edges[agent]
-        return edge.channel.idle and not any(
-            window > edge.channel.settled_window
+        return [
+            window
+            for window in self._referee.windows
+            if window > edge.channel.settled_window
             and window not in edge.skipped
             and self._book.seen(agent, window).energies
-            for window in self._referee.windows
-        )
+        ]
 
     def convict(self, agent: str, verdict: str) -> None:
         """A neighbour is proven guilty: it is not served any more."""
@@ -149,13 +160,15 @@ class Settlement:
         """Bill what is due; repeat what the neighbour has not answered."""
         edge = self._edges[agent]
         steps = self._bill(now_s)
-        if self.settled(agent):
-            edge.open_since_s, edge.overdue = None, False
-            return steps
-        if edge.open_since_s is None:
-            edge.open_since_s = now_s
         # Whoever does not claim, bill, propose or accept does not pay: it is not served until then.
-        edge.overdue = now_s - edge.open_since_s > self._overdue_s
+        # Each window counts by itself: an edge that always has one under way is not overdue.
+        waiting = self._unsettled(agent)
+        if not waiting and not edge.channel.idle and not edge.channel.paying:
+            waiting = [UNSYNCED]
+        edge.open_since_s = {w: edge.open_since_s.get(w, now_s) for w in waiting}
+        edge.overdue = any(now_s - t > self._overdue_s for t in edge.open_since_s.values())
+        if self.settled(agent):
+            return steps
         if now_s < edge.resend_s:
             return steps
         edge.resend_s = now_s + RESEND_S
@@ -254,12 +267,15 @@ class Settlement:
             raise RemoteProtocolError("bill-signature", f"not {agent}'s")
         try:
             check_bill(self._terms, signed, agent)
+            if self._forgotten(signed):
+                return self._skip(agent, edge, bill.window, "claim_forgotten", "restored backup")
             self._match_claims(agent, signed)
         except (BillError, MalformedError) as exc:
             code = exc.code if isinstance(exc, BillError) else "bill"
             return self._refuse_bill(agent, edge, signed, bill.window, code, str(exc))
         edge.bills[bill.window] = signed
-        return [*self._bill(now_s), *self._settle(agent)]
+        past = self._billed_past(agent, edge, bill.previous, bill.window)
+        return [*past, *self._bill(now_s), *self._settle(agent)]
 
     def round_over(self, round_number: int, rounds: int, now_s: float) -> Sequence[Step]:
         """Claim the windows that end with this round, or were jumped over by a re-entry."""
@@ -328,14 +344,19 @@ class Settlement:
         for window in self._referee.unbilled(now_s):
             held = self._referee.windows[window]
             excluded = {
-                agent: edge.refused is not None or window in edge.skipped
+                agent: edge.refused is not None or edge.done(window)
                 for agent, edge in self._edges.items()
             }
             late = self._referee.awaited(window, excluded)
-            if late and now_s < held.bill_by_s:
+            past = [agent for agent in late if self._edges[agent].passed_over(window)]
+            if len(late) > len(past) and now_s < held.bill_by_s:
                 break
+            for agent in past:
+                steps += self._passed(self._edges[agent], window)
             for agent in late:
                 edge = self._edges[agent]
+                if agent in past:
+                    continue  # it has billed a later window, and will not claim this one any more
                 edge.lateness += LATE_FORGOTTEN * (not edge.late)  # once for windows that go on
                 edge.late.add(window)
                 steps.append(log(logging.WARNING, "claim_missed", peer=agent, window=window))
@@ -403,6 +424,14 @@ class Settlement:
             steps += self._settle(agent)
         return steps
 
+    def _forgotten(self, signed: SignedBill) -> bool:
+        """Whether a bill holds a claim that this agent has signed and no longer knows of: it has
+        restored a backup, and can neither bill that window nor blame the referee."""
+        return any(
+            said.agent == self._agent and said.window not in self._referee.windows
+            for said in (claim.claim() for claim in signed.claims)
+        )
+
     def _match_claims(self, agent: str, signed: SignedBill) -> None:
         """Our own claim in a neighbour's bill must be the one we made; so must its own there be
         the one it sent us."""
@@ -452,6 +481,7 @@ class Settlement:
         edge = self._edges[agent]
         steps: list[Step] = []
         edge.handed = {w for w in edge.handed if w > edge.channel.settled_window}
+        edge.passed = {w for w in edge.passed if w > edge.channel.settled_window}
         edge.bills = {w: bill for w, bill in edge.bills.items() if not edge.done(w)}
         for window, held in sorted(self._referee.windows.items()):
             if edge.done(window):
@@ -461,7 +491,33 @@ class Settlement:
                 steps += self._settle_window(agent, edge, window, held.bill, theirs)
             elif held.bill is None or not edge.passed_over(window):
                 break  # in order: both ends must see the same windows
+            elif window not in edge.passed and held.bill.names(agent):
+                steps += self._passed(edge, window)
         return steps
+
+    def _billed_past(self, agent: str, edge: Edge, previous: int, window: int) -> list[Step]:
+        """Windows are billed in order: what a neighbour passes over it will never claim any more;
+        nor settle, where it has billed it before it restored a backup."""
+        steps: list[Step] = []
+        edge.late = {w for w in edge.late if not previous < w < window}
+        self._refuse_habit(edge)
+        for w in sorted(edge.handed):
+            if previous < w < window and w > edge.channel.settled_window:
+                steps += self._passed(edge, w)
+                steps += self._skip(agent, edge, w, "bill_withdrawn", f"window {window} is billed")
+        return steps
+
+    def _refuse_habit(self, edge: Edge) -> None:
+        if edge.lateness > LATE_MAX * LATE_FORGOTTEN and edge.refused is None:
+            edge.refused = f"its claims or bills came late or never more than {LATE_MAX} times"
+
+    def _passed(self, edge: Edge, window: int) -> list[Step]:
+        """A neighbour that stated rounds in a window has billed past it, and nobody pays for it:
+        that is a lateness, or whoever owes would bill the other windows only."""
+        edge.passed.add(window)
+        edge.lateness += LATE_FORGOTTEN
+        self._refuse_habit(edge)
+        return [log(logging.WARNING, "bill_missed", peer=edge.peer, window=window)]
 
     def _settle_window(
         self, agent: str, edge: Edge, window: int, own: SignedBill, theirs: SignedBill

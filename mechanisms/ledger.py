@@ -40,6 +40,7 @@ from mechanisms.ledger_attempts import (
     CODE_ORDER,
     CODE_PAYMENT,
     CODE_SKIPPED,
+    CODE_UNTOLD,
     Attempts,
 )
 from mechanisms.ledger_attempts import Refusal as Refusal
@@ -114,6 +115,7 @@ class Channel:
         self.status = state.status
         self.reason = state.reason
         self.synced = False
+        self.restored = False  # the peer had records that this end does not know to have signed
         self._key = key
         self._is_lo = key.public == terms.public_lo
         self._peer = terms.public_hi if self._is_lo else terms.public_lo
@@ -152,6 +154,12 @@ class Channel:
         """Whether the chain is open, synced and complete: nothing due, pending or held."""
         waiting = self._pending is not None or self._held is not None or bool(self._due)
         return self.status is Status.OPEN and self.synced and not waiting and self.position.seq >= 0
+
+    @property
+    def paying(self) -> bool:
+        """Whether a payment outside the system is proposed and waits for an answer."""
+        waiting = [one.body for one in (self._pending, self._held) if one is not None]
+        return any(Body.decode(body).kind == PAYMENT for body in waiting)
 
     def connected(self, own_nonce: bytes, peer_nonce: bytes) -> list[Effect]:
         """A session with the peer began: exchange states before anything else."""
@@ -277,6 +285,9 @@ class Channel:
         if not adopted and self.synced:
             return [Ignored("known-records")]
         effects: list[Effect] = []
+        # After a crash the one that is pending at most; more, or another, is a restored backup.
+        pending = self._pending.body if self._pending is not None else None
+        self.restored = self.restored or any(record.body != pending for record in adopted)
         for record in adopted:
             effects += self._commit(record)
         self.synced = False
@@ -307,7 +318,8 @@ class Channel:
         my_turn = self.terms.proposer(self.position.seq + 1) == self._key.public
         if self.position.seq < 0:
             return self._propose(GENESIS, GENESIS_WINDOW, 0, ()) if my_turn else []
-        if my_turn and pays_off(self.position.balance, self._payment):
+        untold = self._attempts.untold(self.position.seq + 1)
+        if my_turn and not untold and pays_off(self.position.balance, self._payment):
             return self._propose(PAYMENT, self.position.window, self._payment, ())
         if not self._due:
             return []
@@ -318,6 +330,11 @@ class Channel:
         if not my_turn or self._waits_for_peer(window):
             return []
         return self._propose(SETTLEMENT, window, delta, evidence)
+
+    def _can_settle(self) -> bool:
+        return bool(self._due) and self._within_limit(
+            self.position.balance + self._due[min(self._due)][0]
+        )
 
     def _waits_for_peer(self, window: int) -> bool:
         """Whether the peer has refused this window and no later one has become due since."""
@@ -426,8 +443,8 @@ class Channel:
         """Accept or refuse a proposal that fits the chain, once its window is settled here."""
         body = Body.decode(proposal.body)
         if body.kind == PAYMENT:
-            if not self._payment:
-                return []
+            if not self._payment:  # it must not keep what can be settled waiting
+                return self._refuse(proposal, CODE_UNTOLD) if self._can_settle() else []
             if body.delta != self._payment:
                 return self._refuse(proposal, CODE_PAYMENT)
         if body.kind != SETTLEMENT:
@@ -510,12 +527,14 @@ class Channel:
             return [Ignored("repeated-reject")]
         self._pending = None
         body = Body.decode(pending.body)
-        # Where the ends were told of different payments, this one waits to be told again.
+        # Where the ends were told of different payments, this one waits to be told again; where the
+        # peer was told of none, it is proposed again once a window is settled.
+        other = body.kind == PAYMENT and message.code != CODE_UNTOLD
         closed = self._close(
             Propose(pending.body, pending.sig_p),
             message,
             [PeerRejected(message.code, body.attempt)],
-            paid=body.delta if body.kind == PAYMENT else 0,
+            paid=body.delta if other else 0,
         )
         return closed + self._advance()
 

@@ -16,6 +16,7 @@ CODE_MISMATCH: Final = "mismatch"
 CODE_SKIPPED: Final = "window-skipped"
 CODE_ORDER: Final = "window-order"
 CODE_PAYMENT: Final = "payment-differs"
+CODE_UNTOLD: Final = "payment-untold"
 CODE_DISPUTED: Final = "disputed"
 CODE_OLD: Final = "old-attempt"
 
@@ -59,6 +60,10 @@ class Attempts:
         """The window of each settlement that was refused under number `seq`."""
         bodies = [Body.decode(refusal.body) for refusal in self._of(seq)]
         return [body.window for body in bodies if body.kind == SETTLEMENT]
+
+    def untold(self, seq: int) -> bool:
+        """Whether a payment was refused under number `seq` that the acceptor was not told of."""
+        return any(refusal.code == CODE_UNTOLD for refusal in self._of(seq))
 
     def end_channel(self, seq: int) -> bool:
         """Whether the refusals of number `seq` leave nothing to propose, and a dispute."""

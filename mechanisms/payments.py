@@ -162,6 +162,10 @@ class SignedBill:
         """The parsed body; raises MalformedError."""
         return Bill.decode(self.body)
 
+    def names(self, agent: str) -> bool:
+        """Whether a claim of `agent` is among those that it follows from."""
+        return any(claim.claim().agent == agent for claim in self.claims)
+
     def verify(self, public: bytes) -> bool:
         """Whether `public` signed this body."""
         return verify(public, self.signature, BILL_DOMAIN, self.body)

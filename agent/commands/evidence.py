@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from agent.ledger_files import run_terms
+from agent.ledger_files import open_regular, run_terms
 from agent.options import json_option
 from mechanisms.proofs import PROOF_BYTES_MAX, Proof, ProofError, verify_proof
 from topologies.canonical import MalformedError
@@ -44,7 +44,7 @@ def verify(file: Path, cluster_path: Path, as_json: bool) -> None:
     """
     cluster = load_cluster(cluster_path)
     try:
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             data = stream.read(PROOF_BYTES_MAX + 1)
     except OSError as exc:
         raise ConfigurationError(f"{file}: {exc.strerror}") from exc

@@ -1,5 +1,6 @@
 """The core under simulated time: real cores, evidence, ledgers and SQLite; no sockets."""
 
+import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from agent.effects import Persist, PutValue, Remember, Send
 from agent.ledger_files import audit_run_directory
+from agent.referee import Referee
 from agent.runtimes.assembly import channel_terms
 from mechanisms.claims import Claim, SignedClaim
 from mechanisms.ledger import StorePayment, StorePending, StoreRecord
@@ -26,7 +28,7 @@ from network.messages import (
     to_envelope,
 )
 from network.transport import MemoryNetwork
-from network.wire import Kind
+from network.wire import Kind, encode
 from tests.runs import DIM, LocalRun, write_cluster
 
 
@@ -914,3 +916,135 @@ def test_an_agent_that_was_away_for_long_is_let_in_again(started, tmp_path):
     run.export()
     _, audit = audit_run_directory(tmp_path)
     assert not audit.findings
+
+
+def test_who_bills_only_the_windows_that_pay_is_not_served(started, monkeypatch):
+    run = started("ring", 4, rounds=60, window=2, deadline_s=1.0)
+    run.start()
+    liar = run.nodes["a1"].core.settlement._referee
+    unbilled = Referee.unbilled
+
+    def only_the_fourth(referee, now_s):
+        if referee is liar:
+            for window, held in list(referee.windows.items()):
+                if window % 4 and held.bill is None:
+                    del referee.windows[window]
+        return unbilled(referee, now_s)
+
+    monkeypatch.setattr(Referee, "unbilled", only_the_fourth)
+    run.run(120.0)
+    for neighbour in ("a0", "a2"):
+        node = run.nodes[neighbour]
+        assert node.core.neighbours["a1"].barred
+        assert [f["window"] for f in node.events("bill_missed") if f["peer"] == "a1"][:2] == [1, 2]
+    assert run.nodes["a3"].core.neighbours["a0"].barred is None
+
+
+@pytest.mark.parametrize("killed", [21, 22, 23, 30])
+@pytest.mark.parametrize("backup", [0, 6])
+def test_claims_that_a_restored_backup_forgot_cost_their_window_only(tmp_path, backup, killed):
+    cluster = write_cluster(tmp_path, "ring", 4, rounds=120, window=4, deadline_s=1.0)
+    run = LocalRun(tmp_path, cluster, network=MemoryNetwork(0, delay_s=(0.05, 0.1)))
+    path = tmp_path / "agents" / "a1" / "ledger.sqlite"
+    run.start()
+    while run.nodes["a1"].core.round < max(1, backup):
+        run.advance(0.05)
+    snapshot = run.nodes["a1"].snapshot
+    with closing(sqlite3.connect(path)) as one, closing(sqlite3.connect(tmp_path / "b")) as copy:
+        one.backup(copy)
+    while run.nodes["a1"].core.round < killed:
+        run.advance(0.05)
+    run.kill("a1")
+    for file in path.parent.glob("ledger.sqlite*"):
+        file.unlink()
+    if backup:
+        shutil.copy(tmp_path / "b", path)
+    run.nodes["a1"].snapshot = snapshot if backup else None
+    run.advance(0.5)
+    run.start("a1")
+    run.run(200.0)
+    for one, other in (("a0", "a1"), ("a1", "a0"), ("a1", "a2"), ("a2", "a1")):
+        node = run.nodes[one]
+        assert (node.ended.failure, node.core.neighbours[other].barred) == (None, None)
+        assert node.core.settlement.settled_window == 29
+    run.export()
+    _, audit = audit_run_directory(tmp_path)
+    assert not audit.findings
+    run.close()
+
+
+@pytest.mark.parametrize(("first", "second"), [("a0", "a1"), ("a1", "a0")])
+def test_a_payment_that_one_end_was_told_of_keeps_no_window_waiting(started, first, second):
+    fixed = np.random.default_rng(1).standard_normal(DIM).astype(np.float32)
+    reports = {"a1": lambda t: 10 * fixed}
+    run = started("ring", 4, reports=reports, rounds=150, window=2, deadline_s=1.0)
+    run.start()
+    run.advance(2.0)
+    owed = run.nodes["a0"].core.settlement.edge_balance("a1")
+    channel_id = channel_terms(run.cluster, "a0")["a1"].channel_id
+
+    def tell(agent):
+        node = run.nodes[agent]
+        before = node.core.settlement.payments()
+        node.store.commit([StorePayment(channel_id, owed)]).result()
+        run._perform(agent, node.core.told(before, node.store.payments(), run.now_s))
+
+    tell(first)
+    run.advance(8.0)
+    for agent, other in ((first, second), (second, first)):
+        core = run.nodes[agent].core
+        assert core.neighbours[other].barred is None
+        assert core.settlement._edges[other].channel.settled_window >= core.round // 2 - 3
+        assert not run.nodes[agent].events("paid")
+    tell(second)
+    run.advance(1.0)
+    assert [len(run.nodes[agent].events("paid")) for agent in (first, second)] == [1, 1]
+    assert run.nodes[first].store.payments() == run.nodes[second].store.payments() == {}
+
+
+@pytest.mark.parametrize(("backup", "killed", "replayed"), [(6, 11, 8), (0, 4, 2)])
+def test_an_old_update_does_not_make_a_restored_backup_state_a_round_twice(
+    started, tmp_path, backup, killed, replayed
+):
+    run = started("ring", 4, rounds=60, window=4, deadline_s=1.0)
+    path = tmp_path / "agents" / "a1" / "ledger.sqlite"
+    old: dict[int, list[Send]] = {}
+    stated: dict[int, set[bytes]] = {}
+    back = False
+
+    def replay(agent, send):
+        message = from_envelope(send.envelope)
+        if agent == "a1" and isinstance(message, Update):
+            said = Statement.decode(message.body, sketch_bytes_max=1 << 16)
+            stated.setdefault(said.round, set()).add(said.digest)
+        if (agent, send.peer) != ("a0", "a1") or send.bulk_round is None:
+            return send
+        if not back:
+            old.setdefault(send.bulk_round, []).append(send)
+            return send
+        if isinstance(message, Update):  # in the place of the new one
+            for one in old[replayed]:
+                envelope = replace(one.envelope, nonce=send.envelope.nonce)
+                run.network.post("a0", "a1", encode(envelope), run.now_s)
+        return None
+
+    run.tamper = replay
+    run.start()
+    while run.nodes["a1"].core.round < max(1, backup):
+        run.advance(0.05)
+    snapshot = run.nodes["a1"].snapshot
+    with closing(sqlite3.connect(path)) as one, closing(sqlite3.connect(tmp_path / "b")) as copy:
+        one.backup(copy)
+    while run.nodes["a1"].core.round < killed:
+        run.advance(0.05)
+    run.kill("a1")
+    for file in path.parent.glob("ledger.sqlite*"):
+        file.unlink()
+    if backup:
+        shutil.copy(tmp_path / "b", path)
+    run.nodes["a1"].snapshot = snapshot if backup else None
+    back = True
+    run.start("a1")
+    run.advance(6.0)
+    assert killed - 1 in stated
+    assert all(len(digests) == 1 for digests in stated.values())

@@ -1,6 +1,7 @@
 """Neighbours prove an equivocation within three rounds, and anyone can check it."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from agent.cli import run as run_command
 from agent.commands.evidence import command
 from mechanisms.statements import SignedStatement, Statement
 from network.messages import Chunk, Update, from_envelope, to_envelope
@@ -103,3 +105,11 @@ def test_no_honest_run_proves_anything(tmp_path):
     run.run()
     run.close()
     assert not any(node.events("misbehaviour_proven") for node in run.nodes.values())
+
+
+def test_a_pipe_is_no_file_to_wait_for(tmp_path):
+    write_cluster(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for words in (["evidence", "verify"], ["ledger", "verify"]):
+        line = [*words, str(tmp_path / "pipe"), "--cluster", str(tmp_path / "cluster.toml")]
+        assert run_command(line) == 2

@@ -583,7 +583,7 @@ def proposal(twin: Twin, **changes: object) -> Propose:
         ({"prev": bytes(32)}, "prev"),
         ({"proposer": TERMS.public_lo}, "proposer"),
         ({"seq": 2}, "proposer"),
-        ({"attempt": 3}, "attempt"),
+        ({"attempt": 16}, "attempt"),
         ({"balance_after": 7}, "balance"),
         ({"window": -1}, "window"),
         ({"kind": GENESIS}, "window"),
