@@ -272,6 +272,8 @@ class Settlement:
             self._match_claims(agent, signed)
         except (BillError, MalformedError) as exc:
             code = exc.code if isinstance(exc, BillError) else "bill"
+            if code == "claim-signature":  # which the bill's own does not cover
+                raise RemoteProtocolError(code, str(exc)) from exc
             return self._refuse_bill(agent, edge, signed, bill.window, code, str(exc))
         edge.bills[bill.window] = signed
         past = self._billed_past(agent, edge, bill.previous, bill.window)
