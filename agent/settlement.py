@@ -252,14 +252,14 @@ class Settlement:
         bill = signed.bill()
         if bill.run != self._terms.run:
             raise RemoteProtocolError("bill-run", "of another run")
-        if self._referee.wanted(bill.window) and bill.referee == agent:
-            self.collector.billed(signed)
         if edge.done(bill.window):
+            self._collect(agent, signed)
             return []
         if not self._referee.near(bill.window):
             return [log(logging.DEBUG, "bill_ignored", peer=agent, window=bill.window)]
         known = edge.bills.get(bill.window)
         if known is not None:
+            self._collect(agent, signed)
             if known.body != signed.body:
                 raise RemoteProtocolError("bill-changed", f"window {bill.window}")
             return []
@@ -274,10 +274,18 @@ class Settlement:
             code = exc.code if isinstance(exc, BillError) else "bill"
             if code == "claim-signature":  # which the bill's own does not cover
                 raise RemoteProtocolError(code, str(exc)) from exc
+            self._collect(agent, signed)
             return self._refuse_bill(agent, edge, signed, bill.window, code, str(exc))
+        self._collect(agent, signed)
         edge.bills[bill.window] = signed
         past = self._billed_past(agent, edge, bill.previous, bill.window)
         return [*past, *self._bill(now_s), *self._settle(agent)]
+
+    def _collect(self, agent: str, signed: SignedBill) -> None:
+        """Remember a neighbour's bill, in case that there is another one of its window."""
+        bill = signed.bill()
+        if self._referee.wanted(bill.window) and bill.referee == agent:
+            self.collector.billed(signed)
 
     def round_over(self, round_number: int, rounds: int, now_s: float) -> Sequence[Step]:
         """Claim the windows that end with this round, or were jumped over by a re-entry."""

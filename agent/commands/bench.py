@@ -12,17 +12,22 @@ from agent.options import json_option
 
 @click.group("bench")
 def command() -> None:
-    """Measure what a round costs on this machine.
+    """Measure what a round costs on this machine, and what lies cost under each payment rule.
 
     \b
-    Example:
+    Examples:
       candor bench round --agents 8 --topology ring --parameters 1000000 --rounds 30
+      candor bench payments --agents 10 --rounds 320 --seeds 4
     """
 
 
 @command.command("round")
-@click.option("--agents", type=click.IntRange(min=2), default=8, show_default=True)
-@click.option("--topology", default="ring", show_default=True, metavar="SPEC")
+@click.option(
+    "--agents", type=click.IntRange(min=2), default=8, show_default=True, help="How many daemons."
+)
+@click.option(
+    "--topology", default="ring", show_default=True, metavar="SPEC", help="Who is whose neighbour."
+)
 @click.option(
     "--parameters",
     type=click.IntRange(min=1),
@@ -30,7 +35,13 @@ def command() -> None:
     show_default=True,
     help="Float32 parameters of the model.",
 )
-@click.option("--rounds", type=click.IntRange(min=3), default=30, show_default=True)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=3),
+    default=30,
+    show_default=True,
+    help="Rounds to take the median of.",
+)
 @json_option
 def measure_command(
     agents: int, topology: str, parameters: int, rounds: int, as_json: bool

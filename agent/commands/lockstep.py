@@ -19,10 +19,30 @@ BATCH = 20
 
 
 @click.command("lockstep")
-@click.option("--seeds", type=click.IntRange(min=1), default=1000, show_default=True)
-@click.option("--first-seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--rule", default=DEFAULT_RULE, show_default=True, metavar="SPEC")
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="How many schedules to run.",
+)
+@click.option(
+    "--first-seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="The first; the others follow it.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="Processes to share them.",
+)
+@click.option(
+    "--rule", default=DEFAULT_RULE, show_default=True, metavar="SPEC", help="The payment rule."
+)
 @click.option(
     "--mutant", type=click.Choice(MUTANTS), help="Break one rule of the protocol, to be caught."
 )
@@ -43,7 +63,7 @@ def command(
     seed; with a mutant that is what should happen, and the run ends at the first.
 
     \b
-    Example:
+    Examples:
       candor lockstep --seeds 1000
       candor lockstep --first-seed 17 --seeds 1 -v
       candor lockstep --mutant no-nonce
