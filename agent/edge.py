@@ -15,8 +15,12 @@ from mechanisms.proofs import from_ledger
 from network.messages import BillMessage, ClaimMessage, LedgerMessage
 from network.wire import Kind
 
+# A daemon that is down for minutes is late once; whoever makes a habit of it pays nothing.
+LATE_MAX: Final = 3
 # Windows to settle for one lateness to be forgotten: a habit saves less than it risks.
 LATE_FORGOTTEN: Final = 16
+# In the place of a window: a ledger that has none to settle, and is not up to date all the same.
+UNSYNCED: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,38 @@ class Edge:
         """Whether the neighbour has billed a later window, and never this one."""
         later = min((w for w in self.bills if w > window), default=None)
         return later is not None and self.bills[later].bill().previous < window
+
+    def missed(self, window: int) -> list[Step]:
+        """The neighbour has not claimed a window in time: it is barred until it does, and late once
+        for windows in a row."""
+        self.lateness += LATE_FORGOTTEN * (not self.late)
+        self.late.add(window)
+        return [log(logging.WARNING, "claim_missed", peer=self.peer, window=window)]
+
+    def pass_by(self, window: int) -> list[Step]:
+        """The neighbour stated rounds in a window and has billed past it, so that nobody pays for
+        it: a lateness each time, or whoever owes would bill the other windows only."""
+        self.passed.add(window)
+        self.lateness += LATE_FORGOTTEN
+        missed = log(logging.WARNING, "bill_missed", peer=self.peer, window=window)
+        return [missed, *self.judge_lateness()]
+
+    def judge_lateness(self) -> list[Step]:
+        """Refuse the neighbour when being late has become a habit: what is not billed is not
+        paid."""
+        if self.lateness <= LATE_MAX * LATE_FORGOTTEN or self.refused is not None:
+            return []
+        self.refused = f"its claims or bills came late or never, more than {LATE_MAX} times"
+        return [log(logging.WARNING, "lateness_refused", peer=self.peer, detail=self.refused)]
+
+    def wait(self, windows: Sequence[int], now_s: float, overdue_s: float) -> None:
+        """Note which windows wait to be settled. Whoever does not claim, bill, propose or accept
+        does not pay: it is `overdue` where one has waited for too long. Each counts by itself: an
+        edge that always has one under way is not overdue."""
+        stuck = not (windows or self.channel.idle or self.channel.paying)
+        waiting = [UNSYNCED] if stuck else windows
+        self.open_since_s = {w: self.open_since_s.get(w, now_s) for w in waiting}
+        self.overdue = any(now_s - t > overdue_s for t in self.open_since_s.values())
 
     def steps(self, effects: Sequence[ledger.Effect]) -> list[Step]:
         """What the channel asks for, in order; what it reports is noted and logged."""

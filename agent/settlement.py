@@ -11,7 +11,7 @@ from typing import Final
 
 from agent.book import EvidenceBook
 from agent.collector import Collector
-from agent.edge import LATE_FORGOTTEN, Edge, Step, To, log
+from agent.edge import Edge, Step, To, log
 from agent.effects import Persist, PutValue
 from agent.referee import Referee
 from mechanisms import ledger
@@ -20,6 +20,7 @@ from mechanisms.credits import AmountError
 from mechanisms.evidence import Examined
 from mechanisms.ledger_messages import Records, Reject
 from mechanisms.payments import (
+    Bill,
     BillError,
     BillTerms,
     SignedBill,
@@ -36,10 +37,6 @@ from topologies.signatures import SigningKey
 
 # A proposal or a state without an answer is repeated this often; the first nearly always lands.
 RESEND_S: Final = 1.0
-# A daemon that is down for minutes is late once; whoever makes a habit of it pays nothing.
-LATE_MAX: Final = 3
-# In the place of a window: a ledger that has none to settle, and is not up to date all the same.
-UNSYNCED: Final = -1
 
 
 class Settlement:
@@ -160,16 +157,9 @@ class Settlement:
         """Bill what is due; repeat what the neighbour has not answered."""
         edge = self._edges[agent]
         steps = self._bill(now_s)
-        # Whoever does not claim, bill, propose or accept does not pay: it is not served until then.
-        # Each window counts by itself: an edge that always has one under way is not overdue.
-        waiting = self._unsettled(agent)
-        if not waiting and not edge.channel.idle and not edge.channel.paying:
-            waiting = [UNSYNCED]
-        edge.open_since_s = {w: edge.open_since_s.get(w, now_s) for w in waiting}
-        edge.overdue = any(now_s - t > self._overdue_s for t in edge.open_since_s.values())
-        if self.settled(agent):
-            return steps
-        if now_s < edge.resend_s:
+        unsettled = self._unsettled(agent)
+        edge.wait(unsettled, now_s, self._overdue_s)
+        if (edge.channel.idle and not unsettled) or now_s < edge.resend_s:
             return steps
         edge.resend_s = now_s + RESEND_S
         return [*steps, *self._open(agent), *edge.steps(edge.channel.resend())]
@@ -253,13 +243,13 @@ class Settlement:
         if bill.run != self._terms.run:
             raise RemoteProtocolError("bill-run", "of another run")
         if edge.done(bill.window):
-            self._collect(agent, signed)
+            self._collect(agent, bill, signed)
             return []
         if not self._referee.near(bill.window):
             return [log(logging.DEBUG, "bill_ignored", peer=agent, window=bill.window)]
         known = edge.bills.get(bill.window)
         if known is not None:
-            self._collect(agent, signed)
+            self._collect(agent, bill, signed)
             if known.body != signed.body:
                 raise RemoteProtocolError("bill-changed", f"window {bill.window}")
             return []
@@ -274,16 +264,15 @@ class Settlement:
             code = exc.code if isinstance(exc, BillError) else "bill"
             if code == "claim-signature":  # which the bill's own does not cover
                 raise RemoteProtocolError(code, str(exc)) from exc
-            self._collect(agent, signed)
+            self._collect(agent, bill, signed)
             return self._refuse_bill(agent, edge, signed, bill.window, code, str(exc))
-        self._collect(agent, signed)
+        self._collect(agent, bill, signed)
         edge.bills[bill.window] = signed
         past = self._billed_past(agent, edge, bill.previous, bill.window)
         return [*past, *self._bill(now_s), *self._settle(agent)]
 
-    def _collect(self, agent: str, signed: SignedBill) -> None:
+    def _collect(self, agent: str, bill: Bill, signed: SignedBill) -> None:
         """Remember a neighbour's bill, in case that there is another one of its window."""
-        bill = signed.bill()
         if self._referee.wanted(bill.window) and bill.referee == agent:
             self.collector.billed(signed)
 
@@ -361,22 +350,16 @@ class Settlement:
             past = [agent for agent in late if self._edges[agent].passed_over(window)]
             if len(late) > len(past) and now_s < held.bill_by_s:
                 break
-            for agent in past:
-                steps += self._passed(self._edges[agent], window)
             for agent in late:
                 edge = self._edges[agent]
-                if agent in past:
-                    continue  # it has billed a later window, and will not claim this one any more
-                edge.lateness += LATE_FORGOTTEN * (not edge.late)  # once for windows that go on
-                edge.late.add(window)
-                steps.append(log(logging.WARNING, "claim_missed", peer=agent, window=window))
+                # It will not claim any more what it has billed past.
+                steps += edge.pass_by(window) if agent in past else edge.missed(window)
             steps += self._judge(window)
             steps += self._bill_window(window)
         return steps + self._judge_late()
 
     def _judge_late(self) -> list[Step]:
-        """Serve those again whose claim came too late to be billed, unless they make a habit of it:
-        what is not billed is not paid."""
+        """Serve those again whose claim came too late to be billed, unless it is a habit."""
         steps: list[Step] = []
         for agent, edge in self._edges.items():
             for window in [w for w in edge.late if w in self._referee.claims.get(agent, {})]:
@@ -385,9 +368,7 @@ class Settlement:
                 except EvidenceError as exc:
                     steps += self._refuse_claim(agent, edge, window, exc)
                 else:
-                    if edge.lateness > LATE_MAX * LATE_FORGOTTEN:
-                        edge.refused = f"its claims came late more than {LATE_MAX} times"
-                        steps += self._skip(agent, edge, window, "claim_refused", edge.refused)
+                    steps += edge.judge_lateness()
                 edge.late.discard(window)
                 del self._referee.claims[agent][window]
         return steps
@@ -502,32 +483,19 @@ class Settlement:
             elif held.bill is None or not edge.passed_over(window):
                 break  # in order: both ends must see the same windows
             elif window not in edge.passed and held.bill.names(agent):
-                steps += self._passed(edge, window)
+                steps += edge.pass_by(window)
         return steps
 
     def _billed_past(self, agent: str, edge: Edge, previous: int, window: int) -> list[Step]:
         """Windows are billed in order: what a neighbour passes over it will never claim any more;
         nor settle, where it has billed it before it restored a backup."""
-        steps: list[Step] = []
         edge.late = {w for w in edge.late if not previous < w < window}
-        self._refuse_habit(edge)
+        steps = edge.judge_lateness()
         for w in sorted(edge.handed):
             if previous < w < window and w > edge.channel.settled_window:
-                steps += self._passed(edge, w)
+                steps += edge.pass_by(w)
                 steps += self._skip(agent, edge, w, "bill_withdrawn", f"window {window} is billed")
         return steps
-
-    def _refuse_habit(self, edge: Edge) -> None:
-        if edge.lateness > LATE_MAX * LATE_FORGOTTEN and edge.refused is None:
-            edge.refused = f"its claims or bills came late or never more than {LATE_MAX} times"
-
-    def _passed(self, edge: Edge, window: int) -> list[Step]:
-        """A neighbour that stated rounds in a window has billed past it, and nobody pays for it:
-        that is a lateness, or whoever owes would bill the other windows only."""
-        edge.passed.add(window)
-        edge.lateness += LATE_FORGOTTEN
-        self._refuse_habit(edge)
-        return [log(logging.WARNING, "bill_missed", peer=edge.peer, window=window)]
 
     def _settle_window(
         self, agent: str, edge: Edge, window: int, own: SignedBill, theirs: SignedBill

@@ -325,16 +325,18 @@ class Channel:
             return []
         window = min(self._due)
         delta, evidence = self._due[window]
-        if not self._within_limit(self.position.balance + delta):
+        if not self._can_settle():
             return self._report_over_limit(window, self.position.balance + delta)
         if not my_turn or self._waits_for_peer(window):
             return []
         return self._propose(SETTLEMENT, window, delta, evidence)
 
     def _can_settle(self) -> bool:
-        return bool(self._due) and self._within_limit(
-            self.position.balance + self._due[min(self._due)][0]
-        )
+        """Whether a window is due, and the lowest of them within the credit limit."""
+        if not self._due:
+            return False
+        delta, _ = self._due[min(self._due)]
+        return self._within_limit(self.position.balance + delta)
 
     def _waits_for_peer(self, window: int) -> bool:
         """Whether the peer has refused this window and no later one has become due since."""

@@ -48,6 +48,7 @@ COMPLAINTS: Final = (
     '"ledger_frozen"',
     '"channel_frozen"',
     '"claim_refused"',
+    '"lateness_refused"',
     "disput",
 )
 

@@ -174,8 +174,8 @@ def pay(
     balance falls by it, and a neighbour at its credit limit is served again. A running daemon
     takes it within a second, one that was stopped when it is started again; once the run is over it
     is too late. Telling again replaces what was told; a payment waits while it is more than what is
-    owed. Ends that were told of different amounts refuse each other's: after the third time the
-    ledger is disputed for good.
+    owed. Ends that were told of different amounts refuse each other's: tell the one that was
+    refused again. After sixteen times in a row the ledger is disputed for good.
 
     \b
     Examples:

@@ -780,7 +780,7 @@ def test_who_makes_a_habit_of_being_late_is_not_served(started):
     run.start()
     run.advance(60.0)
     for neighbour in ("a0", "a2"):
-        assert "claims came late" in run.nodes[neighbour].core.neighbours["a1"].reason
+        assert "came late or never" in run.nodes[neighbour].core.neighbours["a1"].reason
 
 
 def test_a_bill_that_does_not_recompute_is_refused_with_a_signed_reason(started):
