@@ -71,9 +71,15 @@ def organiser_key(text: str) -> str:
 
 
 def task_settings(
-    name: str, seed: int, data_root: Path | None, *, partition: str = "iid", batch_size: int = 32
+    name: str,
+    seed: int,
+    data_root: Path | None,
+    *,
+    partition: str = "iid",
+    batch_size: int = 32,
+    initial: Path | None = None,
 ) -> TaskSettings:
-    """The task section, with the initial model that `seed` gives here.
+    """The task section, with the initial model that `seed` gives here, or that was saved.
 
     Raises:
         ConfigurationError: the task or a setting is refused.
@@ -81,7 +87,7 @@ def task_settings(
     from agent.learner import initial_parameters
     from agent.tasks import resolve_task
 
-    vector = initial_parameters(resolve_task(name, data_root), seed).numpy()
+    vector = initial_parameters(resolve_task(name, data_root), seed, initial).numpy()
     fields = {
         "name": name,
         "partition": partition,

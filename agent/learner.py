@@ -7,10 +7,13 @@ arithmetic and draw the same batches. The learner knows nothing of reports, mixi
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from itertools import accumulate, pairwise
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
@@ -18,7 +21,10 @@ from agent.partition import Shard
 from agent.tasks.base import Batch, Task
 from agent.tasks.checked import build_model, faults_of, load_data
 from topologies.cluster import AlgorithmSettings, TaskSettings, model_digest
+from topologies.files import FilePath, read_bytes
 from topologies.specs import ConfigurationError
+
+MODEL_BYTES_MAX: Final = 2**33  # two billion parameters
 
 
 class Learner:
@@ -202,31 +208,70 @@ class _LossModule(nn.Module):
         return self._task.loss(self.model, batch)
 
 
-def initial_parameters(task: Task, seed: int) -> Tensor:
-    """The model every agent starts from (dim,), drawn from the run's seed alone.
+def initial_parameters(task: Task, seed: int, saved: FilePath | None = None) -> Tensor:
+    """The model every agent starts from (dim,).
+
+    Args:
+        task: what builds it.
+        seed: the run's; the model depends on it alone.
+        saved: a model.safetensors to start from instead.
 
     Raises:
-        ConfigurationError: the model has buffers, no parameters, or is not float32.
+        ConfigurationError: the model has buffers, no parameters, or is not float32; or what was
+            saved cannot be read, is another model's, or not finite.
     """
-    model = build_model(task, seed)
-    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    named = dict(build_model(task, seed).named_parameters())
+    tensors = named if saved is None else _saved(saved, named)
+    return torch.cat([tensors[name].detach().flatten() for name in named])
 
 
-def verified_initial_parameters(task: Task, settings: TaskSettings, seed: int) -> Tensor:
+def verified_initial_parameters(
+    task: Task, settings: TaskSettings, seed: int, saved: FilePath | None = None
+) -> Tensor:
     """The initial model (dim,), which must be the one the cluster file states.
 
     Raises:
-        ConfigurationError: this machine's task builds another model than the file's author had.
+        ConfigurationError: it is another model than the file's author had, or unusable.
     """
-    x = initial_parameters(task, seed)
+    x = initial_parameters(task, seed, saved)
     digest = model_digest(x.numpy())
     if len(x) != settings.parameters or digest != settings.model_digest:
+        here = f"task {settings.name!r} builds" if saved is None else f"{saved}: holds"
+        mend = (
+            "use the same task code and torch version everywhere, or give --initial FILE if the "
+            "run starts from a saved model"
+            if saved is None
+            else "the file must be the very one that the organiser gave"
+        )
         raise ConfigurationError(
-            f"task {settings.name!r} builds another initial model here ({len(x)} parameters, "
-            f"digest {digest[:12]}…) than the cluster file states ({settings.parameters}, "
-            f"{settings.model_digest[:12]}…); use the same task code and torch version everywhere"
+            f"{here} another initial model ({len(x)} parameters, digest {digest[:12]}…) than the "
+            f"cluster file states ({settings.parameters}, {settings.model_digest[:12]}…); {mend}"
         )
     return x
+
+
+def _saved(path: FilePath, named: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The parameters in a file, which must have the names and shapes of the model's own."""
+    try:
+        tensors = load_safetensors(read_bytes(path, "model", MODEL_BYTES_MAX))
+    except SafetensorError as exc:
+        raise ConfigurationError(f"{path}: is no safetensors file ({exc})") from exc
+    for name in sorted(named.keys() | tensors.keys()):
+        expected, found = (_form(tensors_of.get(name)) for tensors_of in (named, tensors))
+        if expected != found:
+            raise ConfigurationError(
+                f"{path}: is not a model of this task: {name} is {found}, and {expected} there"
+            )
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise ConfigurationError(f"{path}: the model in it has parameters that are not finite")
+    return tensors
+
+
+def _form(tensor: Tensor | None) -> str:
+    if tensor is None:
+        return "absent"
+    shape = "x".join(map(str, tensor.shape)) or "a scalar"
+    return f"{shape} of {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def _pool(parts: Sequence[Batch]) -> tuple[Batch, NDArray[np.int64]]:

@@ -20,6 +20,12 @@ data_root_option = click.option(
     envvar="CANDOR_DATA_ROOT",
     help="Where data sets lie.  [default: $CANDOR_DATA_ROOT, else ./data]",
 )
+initial_option = click.option(
+    "--initial",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Start from this model.safetensors instead of one drawn from the seed.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent import cli
+from agent.status import read_status
 from topologies.cluster import load_cluster
 
 CANDOR = [sys.executable, "-P", "-m", "agent"]
@@ -42,12 +43,14 @@ def candor(*words: str | Path) -> str:
     return out.getvalue()
 
 
-def run_all(root: Path, daemons: Mapping[str, tuple[Path, Path]]) -> dict[str, tuple[int, str]]:
+def run_all(
+    root: Path, daemons: Mapping[str, tuple[Path, Path]], *more: str | Path
+) -> dict[str, tuple[int, str]]:
     """Exit code and standard error of each agent's daemon, given its cluster file and directory."""
     running = {
         agent: subprocess.Popen(
             [*CANDOR, "agent", "--cluster", file, "--id", agent, "--keys", root / "keys" / agent,
-             "--data-dir", data, "--threads", "1"],
+             "--data-dir", data, "--threads", "1", *more],
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -111,15 +114,19 @@ def test_members_change_and_the_ledgers_of_both_revisions_hold(root: Path) -> No
     assert "ok" in audit(root, {agent: data[agent] for agent in FIRST}, one)
 
     candor("cluster", "remove", one, "carol", *sign, two)
-    change = ("--topology", "directed-ring")
+    # Alice leaves what all have learned to the next revision, dave among them.
+    model = shutil.copy(data["alice"] / "model.safetensors", root / "learned.safetensors")
+    learned = read_status(data["alice"]).test_accuracy
+    change = ("--topology", "directed-ring", "--initial", model, "--rounds", "2")
     candor("cluster", "add", two, root / "dave.request.toml", *sign, three, *change)
     assert (load_cluster(two).graph.schedule, load_cluster(two).graph.mixing) == (
         "arcs",
         "metropolis-hastings",
     )
     assert load_cluster(three).graph.mixing == "push-sum"
-    ended = run_all(root, {agent: (three, data[agent]) for agent in SECOND})
+    ended = run_all(root, {agent: (three, data[agent]) for agent in SECOND}, "--initial", model)
     assert all(code == 0 for code, _ in ended.values()), ended
+    assert read_status(data["dave"]).test_accuracy >= learned - 0.05
     assert "ledgers_moved" in ended["bob"][1]
     assert "ok" in audit(root, {agent: data[agent] for agent in SECOND}, three)
     old = {"carol": data["carol"]} | {a: data[a] / "revision-1" for a in ("alice", "bob")}

@@ -6,10 +6,11 @@ other. What was settled stays where it is, see `agent.succession`.
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from topologies.cluster import AgentEntry, Cluster, Revision, algorithm_for, signed
 from topologies.drawing import redrawn
-from topologies.files import validated
+from topologies.files import Section, validated
 from topologies.requests import JoinRequest, entries_for
 from topologies.signatures import SigningKey
 from topologies.specs import ConfigurationError, SignatureError
@@ -28,12 +29,14 @@ def amended(
     leaving: Sequence[str] = (),
     topology: str | None = None,
     mixing_name: str | None = None,
+    changes: Mapping[str, Section] = MappingProxyType({}),
 ) -> Cluster:
     """The next revision, signed: members changed, the graph drawn anew by its spec.
 
     Agents keep their order, new ones come last. An agent that asks again under its id and identity
     has its entry replaced: that is how it moves or changes its CURVE key. `topology` and
-    `mixing_name` replace the run's own, see `drawing.redrawn`.
+    `mixing_name` replace the run's own, see `drawing.redrawn`; `changes` are further sections of
+    the file, by name.
 
     Raises:
         ConfigurationError: not this organiser's file or requests, an agent unknown or there
@@ -47,7 +50,8 @@ def amended(
             f"are the keys of {organiser[:12]}…; only the same one may go on"
         )
     agents = _members(cluster, entries_for(joining, organiser), leaving)
-    if topology is None and mixing_name is None and agents == cluster.agents:
+    same = all(getattr(cluster, name) == section for name, section in changes.items())
+    if topology is None and mixing_name is None and agents == cluster.agents and same:
         raise ConfigurationError("nothing would change; no new revision is needed")
     graph = redrawn(
         cluster.graph,
@@ -58,6 +62,7 @@ def amended(
         mixing_spec=mixing_name,
     )
     changed = {
+        **changes,
         "algorithm": algorithm_for(graph, cluster.algorithm),
         "graph": graph,
         "agents": agents,

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from agent.display import format_credits, format_share
-from agent.options import data_root_option
+from agent.options import data_root_option, initial_option
 from agent.status import read_status
 
 INTERRUPTED = 130
@@ -46,6 +46,7 @@ LEVELS = ("debug", "info", "warning", "error")
     show_default=True,
     help="How the gradient becomes a report: honest, scale:A, noise:B or module:Class.",
 )
+@initial_option
 @data_root_option
 @click.option(
     "--evaluate-every",
@@ -74,6 +75,7 @@ def command(
     data_dir: Path,
     listen: tuple[str, ...],
     strategy: str,
+    initial: Path | None,
     data_root: Path | None,
     evaluate_every: int,
     threads: int | None,
@@ -99,6 +101,7 @@ def command(
         data_dir=data_dir,
         listen=listen,
         strategy=strategy,
+        initial=initial,
         data_root=data_root,
         evaluate_every=evaluate_every,
         threads=threads,

@@ -10,6 +10,7 @@ from agent import compose, keys
 from agent.commands.cluster_check import check
 from agent.commands.cluster_members import (
     add,
+    amend,
     facts,
     gap_of,
     remove,
@@ -19,6 +20,7 @@ from agent.commands.cluster_members import (
 )
 from agent.options import (
     data_root_option,
+    initial_option,
     json_option,
     mixing_option,
     section,
@@ -97,6 +99,7 @@ def command() -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the run.")
 @click.option("--rounds", type=int, default=100, show_default=True, help="Rounds to train.")
 @settings_options()
+@initial_option
 @data_root_option
 @json_option
 def new(
@@ -112,6 +115,7 @@ def new(
     keys_root: Path | None,
     mixing_name: str | None,
     seed: int,
+    initial: Path | None,
     data_root: Path | None,
     as_json: bool,
     **settings: Any,
@@ -172,6 +176,7 @@ def new(
             data_root,
             partition=settings["partition"],
             batch_size=settings["batch_size"],
+            initial=initial,
         ),
         revision=revisions.first_revision(key) if key else None,
     )
@@ -216,5 +221,5 @@ def show(file: Path, as_json: bool) -> None:
 
 
 command.add_command(check)
-for _membership in (request, add, remove):
+for _membership in (request, add, remove, amend):
     command.add_command(_membership)

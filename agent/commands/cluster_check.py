@@ -11,7 +11,7 @@ import click
 
 from agent import compose, keys
 from agent.dial import Answer, dial_all, greet_all
-from agent.options import data_root_option, json_option
+from agent.options import data_root_option, initial_option, json_option
 from network.identity import Identity
 from topologies.cluster import AgentEntry, Cluster, load_cluster
 from topologies.revisions import check_succession
@@ -46,6 +46,7 @@ from topologies.specs import ConfigurationError, SignatureError
 )
 @click.option("--no-dial", is_flag=True, help="Connect to nobody.")
 @click.option("--no-task", is_flag=True, help="Do not build the task's model.")
+@initial_option
 @data_root_option
 @json_option
 @click.pass_context
@@ -59,6 +60,7 @@ def check(
     timeout_s: float,
     no_dial: bool,
     no_task: bool,
+    initial: Path | None,
     data_root: Path | None,
     as_json: bool,
 ) -> None:
@@ -82,7 +84,7 @@ def check(
     dialled = cluster.ids if agent is None else cluster.neighbours(agent)
     identity = None if keys_dir is None else _own_keys(cluster, agent, keys_dir)
     if not no_task:
-        _check_task(cluster, data_root)
+        _check_task(cluster, data_root, initial)
     entries = [] if no_dial else [cluster.agent(name) for name in dialled]
     answers = _answers(entries, identity, timeout_s)
     silent = [e.id for e in entries if all(answers[place].reason for place in e.endpoints)]
@@ -133,12 +135,12 @@ def _own_keys(cluster: Cluster, agent: str | None, keys_dir: Path) -> Identity:
     return identity
 
 
-def _check_task(cluster: Cluster, data_root: Path | None) -> None:
+def _check_task(cluster: Cluster, data_root: Path | None, initial: Path | None) -> None:
     from agent.learner import verified_initial_parameters
     from agent.tasks import resolve_task
 
     task = resolve_task(cluster.task.name, data_root)
-    verified_initial_parameters(task, cluster.task, cluster.seed)
+    verified_initial_parameters(task, cluster.task, cluster.seed, initial)
 
 
 def _answers(

@@ -1,17 +1,17 @@
-"""`candor cluster request|add|remove`: who takes part, from a join request to the next revision."""
+"""`candor cluster request|add|remove|amend`: from a join request to the next revision."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from agent import compose, keys
-from agent.options import json_option
+from agent.options import data_root_option, initial_option, json_option
 from topologies import revisions, spectral
-from topologies.cluster import Cluster, dump_cluster, load_cluster
-from topologies.files import write_text
+from topologies.cluster import Cluster, RoundSettings, dump_cluster, load_cluster
+from topologies.files import Section, validated, write_text
 from topologies.requests import dump_request, load_request, make_request
 
 _Command = Callable[..., None]
@@ -85,7 +85,7 @@ def request(
 
 
 def _amending(function: _Command) -> _Command:
-    """The options of both commands that write the next revision."""
+    """The options of the commands that write the next revision; `_amend` takes them."""
     for option in (
         json_option,
         click.option(
@@ -95,6 +95,9 @@ def _amending(function: _Command) -> _Command:
             type=click.Path(path_type=Path, dir_okay=False),
             help="Write the new cluster file here.",
         ),
+        data_root_option,
+        click.option("--rounds", type=int, help="Rounds to train.  [default: as many as before]"),
+        initial_option,
         click.option(
             "--topology",
             metavar="SPEC|FILE",
@@ -119,61 +122,95 @@ def _amending(function: _Command) -> _Command:
     return function
 
 
+def _amend(
+    file: Path,
+    *,
+    joining: Sequence[Path] = (),
+    leaving: Sequence[str] = (),
+    sign_with: Path,
+    initial: Path | None,
+    rounds: int | None,
+    data_root: Path | None,
+    output: Path,
+    as_json: bool,
+    **graph: Any,
+) -> None:
+    key = keys.load(sign_with).signing_key
+    before = load_cluster(file)
+    changes: dict[str, Section] = {}
+    if initial is not None:
+        task = before.task
+        changes["task"] = compose.task_settings(
+            task.name,
+            before.seed,
+            data_root,
+            partition=task.partition,
+            batch_size=task.batch_size,
+            initial=initial,
+        )
+    if rounds is not None:
+        fields = before.rounds.model_dump() | {"rounds": rounds}
+        changes["rounds"] = validated(RoundSettings, fields, "--rounds")
+    cluster = revisions.amended(
+        before,
+        key,
+        joining=[load_request(path) for path in joining],
+        leaving=leaving,
+        changes=changes,
+        **graph,
+    )
+    write_text(output, dump_cluster(cluster))
+    tell_written(output, cluster, as_json)
+    if initial is not None and not as_json:
+        click.echo(f"All of them need {initial}, too: each gives it to its daemon as --initial.")
+
+
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("requests", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_amending
-def add(
-    file: Path,
-    requests: tuple[Path, ...],
-    sign_with: Path,
-    topology: str | None,
-    mixing_name: str | None,
-    output: Path,
-    as_json: bool,
-) -> None:
+def add(file: Path, requests: tuple[Path, ...], **options: Any) -> None:
     """Let agents join by their REQUESTS: sign the next revision of a cluster FILE.
 
     An agent that is in already and asks again, with the same identity, gets its new addresses.
+    Training begins anew, or goes on from a model that an agent has left: --initial.
 
     \b
     Example:
-      candor cluster add cluster.toml dave.request.toml --sign-with keys/organiser -o cluster-2.toml
+      candor cluster add cluster.toml dave.request.toml --sign-with keys/organiser \\
+          --initial data/alice/model.safetensors -o cluster-2.toml
     """
-    key = keys.load(sign_with).signing_key
-    joining = [load_request(path) for path in requests]
-    cluster = revisions.amended(
-        load_cluster(file), key, joining=joining, topology=topology, mixing_name=mixing_name
-    )
-    write_text(output, dump_cluster(cluster))
-    tell_written(output, cluster, as_json)
+    _amend(file, joining=requests, **options)
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @_amending
-def remove(
-    file: Path,
-    ids: tuple[str, ...],
-    sign_with: Path,
-    topology: str | None,
-    mixing_name: str | None,
-    output: Path,
-    as_json: bool,
-) -> None:
+def remove(file: Path, ids: tuple[str, ...], **options: Any) -> None:
     """Take agents out: sign the next revision of a cluster FILE, without them.
+
+    Training begins anew, or goes on from a model that an agent has left: --initial.
 
     \b
     Example:
       candor cluster remove cluster.toml carol --sign-with keys/organiser -o cluster-3.toml
     """
-    key = keys.load(sign_with).signing_key
-    cluster = revisions.amended(
-        load_cluster(file), key, leaving=ids, topology=topology, mixing_name=mixing_name
-    )
-    write_text(output, dump_cluster(cluster))
-    tell_written(output, cluster, as_json)
+    _amend(file, leaving=ids, **options)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@_amending
+def amend(file: Path, **options: Any) -> None:
+    """Go on with the same agents: sign the next revision of a cluster FILE, with other settings.
+
+    \b
+    Example:
+      candor cluster amend cluster.toml --initial data/alice/model.safetensors --rounds 100 \\
+          --sign-with keys/organiser -o cluster-4.toml
+    """
+    _amend(file, **options)
 
 
 def tell_written(path: Path, cluster: Cluster, as_json: bool) -> None:

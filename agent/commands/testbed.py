@@ -17,6 +17,7 @@ from agent.compose import check_partition, check_rule, task_settings
 from agent.display import live_table, summary_view
 from agent.options import (
     data_root_option,
+    initial_option,
     json_option,
     mixing_option,
     section,
@@ -61,6 +62,7 @@ PROGRESS_S: Final = 5.0
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the run."
 )
 @settings_options(partition="dirichlet:0.5")
+@initial_option
 @data_root_option
 @click.option(
     "--evaluate-every",
@@ -87,6 +89,7 @@ def command(
     faults: Path | None,
     mixing_name: str | None,
     seed: int,
+    initial: Path | None,
     data_root: Path | None,
     evaluate_every: int,
     run_dir: Path | None,
@@ -117,6 +120,7 @@ def command(
             data_root,
             partition=settings["partition"],
             batch_size=settings["batch_size"],
+            initial=initial,
         ),
         algorithm=section(AlgorithmSettings, settings, "algorithm"),
         rounds=section(RoundSettings, {**settings, "rounds": rounds}, "rounds"),
@@ -124,6 +128,7 @@ def command(
         strategies=deviating,
         evaluate_every=evaluate_every or rounds,
         data_root=data_root,
+        initial=initial,
         faults=faults,
     )
     bed = testbed.prepare(plan, run_dir or _default_run_dir(task, topology))
@@ -192,7 +197,13 @@ def _conclude(console: Console, bed: testbed.Testbed, seconds: float, as_json: b
     tell("training one model on all data, and every agent alone, to compare…")
     bed.export_for_the_dead()
     summary = summarise(
-        bed.run_dir, bed.cluster, bed.statuses, plan.strategies, plan.data_root, seconds
+        bed.run_dir,
+        bed.cluster,
+        bed.statuses,
+        plan.strategies,
+        plan.data_root,
+        plan.initial,
+        seconds,
     )
     write_summary(bed.run_dir, summary)
     tell("drawing the report…")

@@ -50,6 +50,7 @@ class HostSettings:
     data_dir: Path
     listen: tuple[str, ...] = ()
     strategy: str = "honest"
+    initial: Path | None = None
     data_root: Path | None = None
     evaluate_every: int = 1
     threads: int | None = None
@@ -112,7 +113,7 @@ def prepare(cluster: Cluster, settings: HostSettings) -> tuple[Work, Learner]:
     task = resolve_task(cluster.task.name, settings.data_root)
     strategy = parse_strategy(settings.strategy)
     index, algorithm = cluster.index(settings.agent), cluster.algorithm
-    initial = verified_initial_parameters(task, cluster.task, cluster.seed)
+    initial = verified_initial_parameters(task, cluster.task, cluster.seed, settings.initial)
     shard = Shard(index, len(cluster.ids), cluster.task.partition)
     learner = Learner(task, [shard], algorithm, cluster.task.batch_size, cluster.seed)
     work = Work(

@@ -22,6 +22,7 @@ def summarise(
     statuses: Mapping[str, Status],
     strategies: Mapping[str, str],
     data_root: Path | None,
+    initial: Path | None,
     seconds: float,
 ) -> dict[str, Any]:
     """The fields of summary.json (docs/run-directory.md), from what the daemons left behind.
@@ -50,8 +51,8 @@ def summarise(
         "accuracy": accuracy,
         "mean_accuracy": float(np.mean(reached)) if reached else None,
         "min_accuracy": min(reached, default=None),
-        "centralised_accuracy": centralised_accuracy(cluster, data_root),
-        "alone_accuracy": alone_accuracy(cluster, data_root),
+        "centralised_accuracy": centralised_accuracy(cluster, data_root, initial),
+        "alone_accuracy": alone_accuracy(cluster, data_root, initial),
         "balances": {agent: status.balance for agent, status in statuses.items()},
         "edges": _edges(cluster, statuses),
         "bytes_sent": {agent: status.bytes_sent for agent, status in statuses.items()},

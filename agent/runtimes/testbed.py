@@ -61,6 +61,7 @@ class Plan:
     strategies: Mapping[str, str]
     evaluate_every: int
     data_root: Path | None
+    initial: Path | None = None
     faults: Path | None = None
 
 
@@ -208,6 +209,8 @@ class Testbed:
         }
         if plan.data_root is not None:
             arguments["--data-root"] = plan.data_root
+        if plan.initial is not None:
+            arguments["--initial"] = plan.initial
         words = [str(word) for pair in arguments.items() for word in pair]
         # -P: a folder called `agent` where the user stands must not shadow ours.
         command = [sys.executable, "-P", "-m", "agent", "agent", *words]

@@ -73,6 +73,7 @@ def run_vectorised(
     data_root: Path | None = None,
     rounds: int | None = None,
     on_round: Callable[[RoundResult], None] | None = None,
+    initial: Path | None = None,
 ) -> VectorisedResult:
     """Simulate a run.
 
@@ -82,6 +83,7 @@ def run_vectorised(
         data_root: where the task finds its data.
         rounds: how many, in place of the cluster file's number.
         on_round: called after each round.
+        initial: the saved model that the run starts from, if it is not drawn from the seed.
 
     Raises:
         ConfigurationError: the task, a strategy, the rule or an id is not usable.
@@ -90,7 +92,7 @@ def run_vectorised(
     reporting = _Reporting(cluster, strategies)
     task = resolve_task(cluster.task.name, data_root)
     learner = _learner(cluster, task, _shards(cluster))
-    x = verified_initial_parameters(task, cluster.task, cluster.seed)
+    x = verified_initial_parameters(task, cluster.task, cluster.seed, initial)
     evidence = _Evidence(cluster, x.numpy())
     losses: list[Floats] = []
     norms: list[Floats] = []
@@ -116,23 +118,27 @@ def run_vectorised(
     )
 
 
-def centralised_accuracy(cluster: Cluster, data_root: Path | None = None) -> float:
+def centralised_accuracy(
+    cluster: Cluster, data_root: Path | None = None, initial: Path | None = None
+) -> float:
     """What one honest agent with everyone's data reaches in as many rounds and steps: 0 to 1.
 
     Raises:
         ConfigurationError: the task is not usable.
     """
     shard = Shard(0, 1, cluster.task.partition)
-    return _without_mixing(cluster, (shard,), data_root)[0]
+    return _without_mixing(cluster, (shard,), data_root, initial)[0]
 
 
-def alone_accuracy(cluster: Cluster, data_root: Path | None = None) -> dict[str, float]:
+def alone_accuracy(
+    cluster: Cluster, data_root: Path | None = None, initial: Path | None = None
+) -> dict[str, float]:
     """What each agent reaches on its own data without any neighbour: 0 to 1 by id.
 
     Raises:
         ConfigurationError: the task is not usable.
     """
-    accuracies = _without_mixing(cluster, _shards(cluster), data_root)
+    accuracies = _without_mixing(cluster, _shards(cluster), data_root, initial)
     return dict(zip(cluster.ids, accuracies, strict=True))
 
 
@@ -291,12 +297,13 @@ def _train(
 
 
 def _without_mixing(
-    cluster: Cluster, shards: tuple[Shard, ...], data_root: Path | None
+    cluster: Cluster, shards: tuple[Shard, ...], data_root: Path | None, initial: Path | None
 ) -> list[float]:
     """Accuracy of each shard's agent after the cluster's rounds of honest training, unmixed."""
     task = resolve_task(cluster.task.name, data_root)
     learner = _learner(cluster, task, shards)
-    x = verified_initial_parameters(task, cluster.task, cluster.seed).repeat(len(shards), 1)
+    x = verified_initial_parameters(task, cluster.task, cluster.seed, initial)
+    rows = x.repeat(len(shards), 1)
 
     def honest(gradient: Tensor, _t: int) -> Tensor:
         return gradient
@@ -304,7 +311,7 @@ def _without_mixing(
     def ignore(_t: int, _y: Tensor, _mixed: Tensor, _losses: Tensor) -> None:
         return None
 
-    final = _train(cluster, learner, x, None, cluster.rounds.rounds, honest, ignore)
+    final = _train(cluster, learner, rows, None, cluster.rounds.rounds, honest, ignore)
     return learner.evaluate(final)
 
 

@@ -11,12 +11,16 @@ from threading import Event, Thread
 
 import networkx as nx
 import pytest
+from safetensors.torch import save_file
 
 from agent import cli, keys
 from agent.dial import greet_all
+from agent.learner import Learner, initial_parameters
+from agent.partition import Shard
+from agent.tasks import resolve_task
 from network.transport import PeerAddress
 from network.zeromq import ZeroMqTransport
-from topologies.cluster import Cluster, load_cluster
+from topologies.cluster import Cluster, load_cluster, model_digest
 
 IDS = ("alice", "bob", "carol")
 
@@ -194,6 +198,31 @@ def test_revisions_change_topology_and_mixing(
     organiser = ("--sign-with", tmp_path / "keys" / "organiser", "-o", tmp_path / "x.toml")
     told = candor.refused(2, "cluster", "remove", file, "bob", *organiser)
     assert "give another with --mixing NAME|FILE" in told
+
+
+def test_a_revision_changes_rounds_and_the_initial_model(
+    candor: Candor, requests: list[Path], tmp_path: Path
+) -> None:
+    before = candor.sign("new", *requests)
+    file, model = tmp_path / "cluster.toml", tmp_path / "model.safetensors"
+    assert "nothing would change" in candor.refused(
+        2, "cluster", "amend", file, "--rounds", str(before.rounds.rounds), "-o", file,
+        "--sign-with", tmp_path / "keys" / "organiser",
+    )  # fmt: skip
+    digits = resolve_task("digits")
+    trained = initial_parameters(digits, before.seed) + 1.0
+    tensors = Learner(digits, [Shard(0, 1, "iid")], before.algorithm, 32, 0).state_dict(trained)
+    save_file(dict(tensors), model)
+    after = candor.sign("amend", file, "--rounds", "7", "--initial", model)
+    assert after.rounds == before.rounds.model_copy(update={"rounds": 7})
+    assert after.task.model_digest == model_digest(trained.numpy())
+    changed = {"rounds", "task", "revision", "signature"}
+    assert before.model_dump(exclude=changed) == after.model_dump(exclude=changed)
+    check = ("cluster", "check", file, "--no-dial")
+    assert "give --initial FILE" in candor.refused(2, *check)
+    candor.done(*check, "--initial", model)
+    # What is not changed stays: this model is the one of later revisions, too.
+    assert candor.sign("remove", file, "carol").task == after.task
 
 
 def test_a_wrong_organiser_is_refused(candor: Candor, requests: list[Path], tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from agent.learner import Learner, initial_parameters, verified_initial_parameters
@@ -88,6 +90,48 @@ def test_the_initial_model_must_be_the_one_of_the_cluster_file() -> None:
     other = settings.model_copy(update={"parameters": 9})
     with pytest.raises(ConfigurationError, match=r"2410 parameters.*the cluster file states \(9"):
         verified_initial_parameters(DIGITS, other, seed=0)
+
+
+def test_a_run_may_start_from_a_saved_model(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    trained = initial_parameters(DIGITS, seed=0) + 1.0
+    save_file(dict(learner().state_dict(trained)), path)
+    assert torch.equal(initial_parameters(DIGITS, seed=0, saved=path), trained)
+    digest = model_digest(trained.numpy())
+    settings = TaskSettings(name="digits", parameters=len(trained), model_digest=digest)
+    assert torch.equal(verified_initial_parameters(DIGITS, settings, seed=9, saved=path), trained)
+    with pytest.raises(ConfigurationError, match="give --initial FILE"):
+        verified_initial_parameters(DIGITS, settings, seed=0)
+    drawn = settings.model_copy(
+        update={"model_digest": model_digest(initial_parameters(DIGITS, 0).numpy())}
+    )
+    with pytest.raises(ConfigurationError, match="holds another initial model"):
+        verified_initial_parameters(DIGITS, drawn, seed=0, saved=path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors | {"more": torch.zeros(2)}, "more is 2 of float32, and absent"),
+        (lambda tensors: dict(list(tensors.items())[1:]), "is absent, and .* of float32 there"),
+        (lambda tensors: {n: t.double() for n, t in tensors.items()}, "float64, and .* of float32"),
+        (lambda tensors: {n: t[:1] for n, t in tensors.items()}, "is not a model of this task"),
+        (lambda tensors: {n: t / 0 for n, t in tensors.items()}, "not finite"),
+    ],
+)
+def test_a_saved_model_of_something_else_is_refused(change, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    tensors = dict(learner().state_dict(initial_parameters(DIGITS, seed=0)))
+    save_file({name: t.contiguous() for name, t in change(tensors).items()}, path)
+    with pytest.raises(ConfigurationError, match=message):
+        initial_parameters(DIGITS, seed=0, saved=path)
+    path.write_bytes(b"no model")
+    with pytest.raises(ConfigurationError, match="is no safetensors file"):
+        initial_parameters(DIGITS, seed=0, saved=path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ConfigurationError, match="cannot read the model"):
+        initial_parameters(DIGITS, seed=0, saved=path)
 
 
 def test_one_step_without_momentum_gives_the_gradient_of_its_batch() -> None:
