@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from topologies.spectral import Matrix
 
 _DIM = 8  # starting vectors side by side, so that one unlucky start does not decide
+MEASURED_ROUNDS = 50
 _SETTLING_DOUBLINGS = 20
 _NOTHING = 1e-12  # of the disagreement at the start: rounding, not disagreement
 
@@ -25,7 +26,7 @@ def disagreement(vectors: NDArray[np.float64]) -> float:
     return float(np.linalg.norm(vectors - vectors.mean(axis=0)))
 
 
-def measured_rate(mixing: "Matrix", rounds: int = 50, seed: int = 0) -> float:
+def measured_rate(mixing: "Matrix", rounds: int = MEASURED_ROUNDS, seed: int = 0) -> float:
     """The factor by which disagreement shrinks a round, measured over `rounds` from random vectors.
 
     A random start shrinks faster at first, while it loses all that the second eigenvector does not

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Graph = nx.Graph[str]
 
 LISTED_MAX = 64  # agents whose neighbours are listed for a person; --json lists all
+FILE_COLUMNS = 120  # of a table that goes into a file or a pipe
 # More of a picture take minutes to place, and show nothing.
 DRAWN_AGENTS_MAX, DRAWN_EDGES_MAX = 1000, 20_000
 
@@ -105,56 +106,96 @@ def show(
 @click.argument("specs", metavar="SPEC|FILE...", nargs=-1, required=True)
 @_agents_option
 @_seed_option
-@_mixing_option
+@click.option(
+    "--mixing",
+    "mixing_specs",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="As in `show`; repeated, each topology has a row for each.",
+)
 @_parameters_option
+@click.option(
+    "--measure",
+    is_flag=True,
+    help=f"Average random vectors for {consensus.MEASURED_ROUNDS} rounds, too: the factor by which "
+    "disagreement shrinks a round, next to the one that the spectrum predicts.",
+)
 @json_option
 def compare(
     specs: tuple[str, ...],
     agents: int | None,
     seed: int,
-    mixing_spec: str | None,
+    mixing_specs: tuple[str, ...],
     parameters: int,
+    measure: bool,
     as_json: bool,
 ) -> None:
     """Compare topologies: what each costs a round, and how many rounds it takes to agree.
 
     \b
-    Example:
+    Examples:
       candor topology compare ring torus expander --agents 64
+      candor topology compare ring star --agents 16 --mixing lazy --mixing best-constant --measure
     """
     rows: list[dict[str, Any]] = []
     for spec in specs:
         graph, topology, known_mixing = _graph(spec, agents, seed)
-        rows.append(facts(graph, topology, mixing_spec or known_mixing, parameters))
+        chosen = mixing_specs or (known_mixing,)
+        rows += [facts(graph, topology, name, parameters, measure=measure) for name in chosen]
     if as_json:
         listed = ("agents", "edges")
         counted = [row | {name: len(row[name]) for name in listed} for row in rows]
         click.echo(json.dumps(counted))
         return
+    _tell_compared(rows, parameters, mixings=bool(mixing_specs), measured=measure)
+
+
+def _tell_compared(
+    rows: list[dict[str, Any]], parameters: int, *, mixings: bool, measured: bool
+) -> None:
+    """The table of `compare`: with `measured`, rates stand where bytes would."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, title=f"{parameters:,} parameters", title_justify="left")
-    table.add_column("topology", overflow="fold")
-    for column in ("agents", "degree", "across", "gap", "rounds", "MB/round", "MB"):
-        table.add_column(column, justify="right")
+    title = None if measured else f"{parameters:,} parameters"
+    table = Table(box=None, title=title, title_justify="left")
+    for column in ("topology", "mixing") if mixings else ("topology",):
+        table.add_column(column, overflow="fold")
+    last = ("predicted", "measured") if measured else ("MB/round", "MB")
+    for column in ("agents", "degree", "across", "gap", "rounds", *last):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        rounds, megabytes = row["consensus_rounds"], row["bytes_per_round_max"] / 1e6
+        rounds = row["consensus_rounds"]
         table.add_row(
             row["topology"],
+            *([row["mixing"]] if mixings else []),
             str(len(row["agents"])),
             _span(row),
             _across(row),
             f"{row['spectral_gap']:.3g}",
             "never" if rounds is None else str(rounds),
-            f"{megabytes:.4g}",
-            "–" if rounds is None else f"{megabytes * rounds:.4g}",
+            *(_rates(row) if measured else _megabytes(row)),
         )
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=FILE_COLUMNS)
+    console.print(table)
+    click.echo(f"\nrounds: until disagreement is {analysis.CONSENSUS_ERROR:g} of what it was")
     click.echo(
-        f"\nrounds: until disagreement is {analysis.CONSENSUS_ERROR:g} of what it was; "
-        "MB: sent by the\nbusiest agent, in a round and until then"
+        f"predicted, measured: the factor by which it shrinks a round; measured over "
+        f"{consensus.MEASURED_ROUNDS} rounds"
+        if measured
+        else "MB: sent by the busiest agent, in a round and until then"
     )
+
+
+def _rates(row: dict[str, Any]) -> tuple[str, str]:
+    return f"{row['predicted_rate']:.6f}", f"{row['measured_rate']:.6f}"
+
+
+def _megabytes(row: dict[str, Any]) -> tuple[str, str]:
+    rounds, megabytes = row["consensus_rounds"], row["bytes_per_round_max"] / 1e6
+    return f"{megabytes:.4g}", "–" if rounds is None else f"{megabytes * rounds:.4g}"
 
 
 @command.command()
@@ -203,15 +244,23 @@ def schedule(spec: str, agents: int | None, seed: int, rounds: int, as_json: boo
         click.echo(f"{line['round']:>6}{len(line['edges']):>8}  {line['disagreement']:.3g}")
 
 
-def facts(graph: "Graph", topology: str, mixing_spec: str, parameters: int) -> dict[str, Any]:
+def facts(
+    graph: "Graph", topology: str, mixing_spec: str, parameters: int, *, measure: bool = False
+) -> dict[str, Any]:
     """What a machine wants to know of a topology; `analysis.Analysis` explains them."""
-    found = analysis.analyse(graph, matrices.resolve(mixing_spec, graph), parameters)
+    matrix = matrices.resolve(mixing_spec, graph)
+    found = analysis.analyse(graph, matrix, parameters)
+    rates = {}
+    if measure:
+        rate = consensus.measured_rate(matrix)
+        rates = {"predicted_rate": 1 - found.spectral_gap, "measured_rate": rate}
     return {
         "topology": topology,
         "agents": list(graph),
         "edges": [list(edge) for edge in graphs.sorted_edges(graph)],
         "mixing": mixing_spec,
         **asdict(found),
+        **rates,
     }
 
 

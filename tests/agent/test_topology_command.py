@@ -133,9 +133,27 @@ def test_topologies_are_compared(tmp_path: Path) -> None:
     rounds = [row["consensus_rounds"] for row in rows.values()]
     assert rounds == sorted(rounds, reverse=True)
     table = run("compare", "ring", path, "--agents", "3").output
-    assert max(map(len, table.splitlines())) <= 80
+    assert max(map(len, table.splitlines())) <= 120
     assert re.search(r"ring +3 +2 +1 +1 +1 +8 +8", table)
     assert facts("compare", path)[0]["articulation_points"] == ["y"]
+
+
+def test_each_topology_is_measured_with_each_mixing() -> None:
+    mixings = ("--mixing", "lazy", "--mixing", "best-constant")
+    rows = facts("compare", "ring", "star", "--agents", "9", *mixings, "--measure")
+    assert [(row["topology"], row["mixing"]) for row in rows] == [
+        ("ring", "lazy"),
+        ("ring", "best-constant"),
+        ("star", "lazy"),
+        ("star", "best-constant"),
+    ]
+    for row in rows:
+        assert row["predicted_rate"] == 1 - row["spectral_gap"]
+        assert row["measured_rate"] == pytest.approx(row["predicted_rate"], rel=1e-6)
+    table = run("compare", "star", "--agents", "9", *mixings, "--measure").output
+    assert [line.split()[-2:] for line in table.splitlines()[1:3]] == [
+        [f"{row['predicted_rate']:.6f}", f"{row['measured_rate']:.6f}"] for row in rows[2:]
+    ]
 
 
 def test_a_schedule_is_measured() -> None:
