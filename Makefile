@@ -27,6 +27,7 @@ check: setup
 
 bench: setup
 	$(BIN)/candor bench round --agents 8 --topology ring --parameters 1000000 --rounds 30
+	$(BIN)/candor bench topologies
 
 # Three minutes: a neighbour that sends a million changed messages, then one that attacks a daemon.
 fuzz: setup

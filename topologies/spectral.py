@@ -1,6 +1,7 @@
 """How fast a mixing matrix averages: its spectral gap, also of ten thousand agents."""
 
 import math
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -33,7 +34,8 @@ def spectral_gap(mixing: "Matrix") -> float:
 def laplacian_ends(laplacian: "Matrix") -> tuple[float, float]:
     """The second smallest and the largest eigenvalue of a connected graph's Laplacian."""
     if laplacian.shape[0] <= DENSE_AGENTS_MAX:
-        values = np.linalg.eigvalsh(_dense(laplacian))
+        with _one_thread():
+            values = np.linalg.eigvalsh(_dense(laplacian))
         return float(values[1]), float(values[-1])
     from scipy.sparse import csr_array, eye_array
 
@@ -57,7 +59,8 @@ def rounds_to(error: float, gap: float) -> float:
 def _second_dense(mixing: "Matrix") -> float:
     matrix = _dense(mixing)
     symmetric = np.array_equal(matrix, matrix.T)
-    values = np.linalg.eigvalsh(matrix) if symmetric else np.linalg.eigvals(matrix)
+    with _one_thread():
+        values = np.linalg.eigvalsh(matrix) if symmetric else np.linalg.eigvals(matrix)
     return float(np.sort(np.abs(values))[-2])
 
 
@@ -84,12 +87,10 @@ def _largest(matrix: "Matrix", count: int, bound: float) -> list[float]:
     """
     from scipy.sparse import csc_array
     from scipy.sparse.linalg import ArpackNoConvergence, eigsh
-    from threadpoolctl import threadpool_limits
 
     operator = csc_array(matrix)
     start = np.random.default_rng(0).standard_normal((matrix.shape[0],))
-    # On vectors this short threads wait for each other: on a busy machine 20 seconds instead of 1.
-    with threadpool_limits(limits=1, user_api="blas"):
+    with _one_thread():
         try:
             values = eigsh(
                 operator,
@@ -111,6 +112,14 @@ def _largest(matrix: "Matrix", count: int, bound: float) -> list[float]:
                 return_eigenvectors=False,
             )
     return sorted(float(value) for value in values)
+
+
+def _one_thread() -> "AbstractContextManager[object]":
+    """On problems this small threads wait for each other: on a busy machine 7 seconds, not 0.5."""
+    from threadpoolctl import threadpool_limits
+
+    limited: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
+    return limited
 
 
 def _dense(matrix: "Matrix") -> NDArray[np.float64]:

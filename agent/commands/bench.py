@@ -1,4 +1,4 @@
-"""`candor bench`: what a round costs on this machine, and where the time goes."""
+"""`candor bench`: what rounds, lies and large topologies cost."""
 
 import json
 from dataclasses import asdict
@@ -12,12 +12,13 @@ from agent.options import json_option
 
 @click.group("bench")
 def command() -> None:
-    """Measure what a round costs on this machine, and what lies cost under each payment rule.
+    """Measure what rounds and large topologies cost on this machine, and lies under each rule.
 
     \b
     Examples:
       candor bench round --agents 8 --topology ring --parameters 1000000 --rounds 30
       candor bench payments --agents 10 --rounds 320 --seeds 4
+      candor bench topologies
     """
 
 
@@ -116,3 +117,48 @@ def payments_command(agents: int, rounds: int, seeds: int, as_json: bool) -> Non
                 ]
                 table.add_row(cell.strategy, f"{cell.gain:+.3f}", *amounts)
         Console().print(table)
+
+
+@command.command("topologies")
+@click.option(
+    "--agents",
+    type=click.IntRange(min=16),
+    default=1000,
+    show_default=True,
+    help="Agents of the mixing matrices.",
+)
+@click.option(
+    "--analysed",
+    type=click.IntRange(min=16),
+    default=10_000,
+    show_default=True,
+    help="Agents of the analyses.",
+)
+@click.option(
+    "--calls",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Calls to take the median of.",
+)
+@json_option
+def topologies_command(agents: int, analysed: int, calls: int, as_json: bool) -> None:
+    """Time mixing matrices and analyses of large topologies.
+
+    \b
+    Example:
+      candor bench topologies --agents 1000 --analysed 10000
+    """
+    from agent.runtimes.topology_bench import measure_topologies
+
+    with Console(stderr=True).status("topologies") as status:
+        costs = measure_topologies(agents, analysed, calls, progress=status.update)
+    if as_json:
+        click.echo(json.dumps([asdict(cost) for cost in costs], indent=2))
+        return
+    table = Table(title=f"seconds, median of {calls}", box=None)
+    for column in ("topology", "agents", "what", "seconds"):
+        table.add_column(column, justify="right" if column in ("agents", "seconds") else "left")
+    for cost in costs:
+        table.add_row(cost.topology, f"{cost.agents:,}", cost.what, f"{cost.seconds:.3f}")
+    Console().print(table)

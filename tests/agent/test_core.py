@@ -545,9 +545,7 @@ def test_stopping_tells_the_neighbours(started, first, second):
     assert not run.nodes[second].events("neighbour_missed")
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_an_authenticated_peer_sends_the_core_stays_sound(shared_run, data):
     run = shared_run

@@ -7,7 +7,7 @@ from agent.partition import Shard, split
 from topologies.specs import ConfigurationError
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     samples=st.integers(200, 600),
     classes=st.integers(1, 12),

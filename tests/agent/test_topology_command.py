@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from agent.commands import bench
 from agent.commands.topology import command
 from topologies import graphs, mixing
 from topologies.families import FAMILIES
@@ -209,3 +210,11 @@ def test_every_subcommand_helps_with_an_example(name: str) -> None:
     result = run(name, "--help")
     assert result.exit_code == 0
     assert f"candor topology {name}" in result.output
+
+
+def test_large_topologies_are_timed() -> None:
+    few = ["topologies", "--agents", "16", "--analysed", "16", "--calls", "1", "--json"]
+    costs = json.loads(CliRunner().invoke(bench.command, few).stdout)
+    assert {"ring", "complete"} < {cost["topology"] for cost in costs}
+    assert {"best-constant", "analysis"} < {cost["what"] for cost in costs}
+    assert all(cost["seconds"] > 0 and cost["agents"] == 16 for cost in costs)

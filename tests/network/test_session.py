@@ -312,7 +312,7 @@ def settle(network: Lossy, limit_s: float = 120.0) -> None:
     assert stand(*network.sessions.values()), network
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32), st.sampled_from([0.0, 0.3, 0.6]), st.sampled_from([0.01, 0.5, 3.0]))
 def test_both_sides_stand_in_the_end_however_bad_the_network(
     seed: int, loss: float, delay_s: float
@@ -320,7 +320,7 @@ def test_both_sides_stand_in_the_end_however_bad_the_network(
     settle(Lossy(seed, loss, delay_s, duplicates=True))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**32),
     st.sampled_from([0.0, 0.3]),

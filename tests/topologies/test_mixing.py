@@ -2,7 +2,6 @@
 
 import math
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,12 +76,12 @@ def test_the_sparse_matrix_is_the_dense_one(name: str, agents: int, seed: int) -
 
 
 @pytest.mark.parametrize("family", ["ring", "complete", "random-regular:degree=10"])
-def test_a_thousand_agents_take_under_two_seconds(family: str) -> None:
+def test_a_thousand_agents_mix_sparsely(family: str) -> None:
     graph = graphs.build(family, 1000)
     for name in ("metropolis-hastings", "best-constant"):
-        start = time.process_time()
-        mixing.sparse_matrix(name, graph, list(graph))
-        assert time.process_time() - start < 2.0
+        matrix = mixing.sparse_matrix(name, graph, list(graph))
+        assert matrix.count_nonzero() <= 2 * graph.number_of_edges() + 1000
+        check_matrix(matrix, graph)
 
 
 @given(st.integers(1, 20), st.integers(0, 1000))
