@@ -129,14 +129,14 @@ def _write_all(directory: Path, files: dict[str, tuple[str, int]]) -> None:
                 file.write(text + "\n")
                 file.flush()
                 os.fsync(descriptor)
-        _sync_directory(directory)
+        sync_directory(directory)
     except BaseException:
         for path in written:
             path.unlink()
         raise
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """Make the new names durable, not only the bytes behind them."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:

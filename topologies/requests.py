@@ -2,8 +2,9 @@
 
 The signature covers the organiser whom the agent trusts to put the run together, and it goes into
 the cluster file with the entry. So every host can check that each agent asked for exactly what the
-file says of it, and an agent finds its own word on who may sign the file: no key has to be pinned
-beside it. A request says nothing of the run: the daemon is started by hand with the file itself.
+file says of it. Against a file that was freed of all signatures only the agent's own memory of whom
+it asked helps, see `agent.organisers`. A request says nothing of the run: the daemon is started by
+hand with the file itself.
 """
 
 from collections.abc import Sequence

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from agent import compose, keys
+from agent import compose, keys, organisers
 from agent.options import data_root_option, initial_option, json_option
 from topologies import revisions, spectral
 from topologies.cluster import Cluster, RoundSettings, dump_cluster, load_cluster
@@ -59,8 +59,9 @@ def request(
 ) -> None:
     """Ask to join a run: write a small file, signed with KEYS, for the organiser.
 
-    It says under which id, keys and addresses this agent takes part, and which organiser it trusts:
-    a cluster file that another one signs does not hold for it. Nothing in it is secret.
+    It says under which id, keys and addresses this agent takes part, and which organiser it trusts.
+    KEYS/organisers remembers that: with these keys, check and daemon refuse a file that nobody whom
+    they have asked has signed. Nothing in the request is secret.
 
     \b
     Example:
@@ -70,12 +71,13 @@ def request(
     identity = keys.load(directory)
     made = make_request(
         identity.signing_key,
-        organiser=compose.organiser_key(organiser),
+        organiser=organisers.organiser_key(organiser),
         agent=agent,
         curve=identity.curve_public,
         endpoints=endpoints,
         bind=bind,
     )
+    organisers.remember(directory, made.organiser)
     write_text(output, dump_request(made))
     if as_json:
         click.echo(json.dumps({"path": str(output), **made.model_dump(mode="json")}))

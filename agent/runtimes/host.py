@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from agent import keys
+from agent import keys, organisers
 from agent.algorithms import Hyper, resolve_algorithm, step_schedule
 from agent.failpoints import Probe
 from agent.journal import Journal
@@ -49,6 +49,7 @@ class HostSettings:
     keys: Path
     data_dir: Path
     listen: tuple[str, ...] = ()
+    organiser: str | None = None
     strategy: str = "honest"
     initial: Path | None = None
     data_root: Path | None = None
@@ -65,10 +66,12 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
     Raises:
         ConfigurationError: anything wrong with cluster file, keys, task, strategy, directory or
             failpoint.
+        SignatureError: the file is not signed as it should be, or not by whom.
         TransportError: the endpoint cannot be bound.
     """
     probe = Probe.from_environment(os.environ)
     cluster = load_cluster(cluster_path)
+    organisers.check_signer(cluster, cluster_path, settings.organiser, settings.keys)
     identity = own_identity(cluster, settings)
     work, learner = prepare(cluster, settings)
     _make_data_dir(settings.data_dir)

@@ -13,7 +13,7 @@ import networkx as nx
 import pytest
 from safetensors.torch import save_file
 
-from agent import cli, keys
+from agent import cli, keys, organisers
 from agent.dial import greet_all
 from agent.learner import Learner, initial_parameters
 from agent.partition import Shard
@@ -238,6 +238,36 @@ def test_a_wrong_organiser_is_refused(candor: Candor, requests: list[Path], tmp_
     told = candor.refused(2, "cluster", "remove", file, "bob", "--sign-with", mallory, *out)
     assert "only the same one may go on" in told
     assert not (tmp_path / "x.toml").exists()
+
+
+def stripped(signed: str) -> str:
+    """A signed file without all that was signed, and with another seed."""
+    head, _, rest = signed.partition("[revision]\n")
+    lines = (head + rest[rest.index("[graph]") :]).replace("seed = 0", "seed = 1").splitlines()
+    return "\n".join(line for line in lines if line.split(" ")[0] not in ("join", "signature"))
+
+
+def test_keys_that_asked_an_organiser_take_no_file_of_anybody_else(
+    candor: Candor, requests: list[Path], tmp_path: Path
+) -> None:
+    file, alice = tmp_path / "cluster.toml", tmp_path / "keys" / "alice"
+    candor.sign("new", *requests)
+    file.write_text(stripped(file.read_text()))
+    assert load_cluster(file).revision is None
+    check = ("cluster", "check", file, "--no-dial", "--no-task", "--id", "alice", "--keys", alice)
+    daemon = ("agent", "--cluster", file, "--id", "alice", "--keys", alice)
+    daemon = (*daemon, "--data-dir", tmp_path / "data")
+    asked = keys.load_public(tmp_path / "keys" / "organiser").identity.hex()
+    for words in (check, daemon):
+        told = candor.refused(3, *words)
+        assert f"is not signed, and not by {asked[:12]}…, whom {alice} has asked" in told
+    assert not (tmp_path / "data").exists()
+    # Keys that asked nobody take it, unless they are told whom to trust.
+    (alice / organisers.FILE_NAME).unlink()
+    candor.done(*check)
+    organiser = ("--organiser", tmp_path / "keys" / "organiser")
+    for words in (check, daemon):
+        assert "is not signed, and not by" in candor.refused(3, *words, *organiser)
 
 
 def test_mistakes_get_one_line_and_write_nothing(
