@@ -145,7 +145,8 @@ class Cluster(Section):
 
     def _check_signatures(self) -> None:
         if self.revision is None:
-            if self.signature is not None or any(agent.join for agent in self.agents):
+            joins = any(agent.join or agent.serial for agent in self.agents)
+            if self.signature is not None or joins:
                 raise SignatureError("there are signatures but no [revision]; it was taken out")
             return
         organiser = self.revision.organiser

@@ -1,6 +1,7 @@
 """`candor cluster request|add|remove|amend`: from a join request to the next revision."""
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ def request(
         curve=identity.curve_public,
         endpoints=endpoints,
         bind=bind,
+        serial=time.time_ns() // 1_000_000,
     )
     organisers.remember(directory, made.organiser)
     write_text(output, dump_request(made))

@@ -120,12 +120,19 @@ def test_agents_join_move_and_leave(candor: Candor, requests: list[Path], tmp_pa
     file, old = tmp_path / "cluster.toml", tmp_path / "old.toml"
     first = candor.sign("new", *requests)
     old.write_text(file.read_text())
+    before = tmp_path / "before.toml"
+    before.write_text(requests[1].read_text())
     second = candor.sign("add", file, candor.request("dave", "tcp://dave.example:7000"))
     assert (second.ids, second.neighbours("dave")) == ((*IDS, "dave"), ("alice", "carol"))
     assert second.revision is not None
     assert (second.revision.number, second.revision.previous) == (2, first.fingerprint)
     moved = candor.sign("add", file, candor.request("bob", "tcp://new.example:7000"))
     assert moved.agent("bob").endpoints == ("tcp://new.example:7000",)
+    replayed = candor.refused(
+        2, "cluster", "add", file, before, "--sign-with", tmp_path / "keys" / "organiser",
+        "-o", tmp_path / "x.toml",
+    )  # fmt: skip
+    assert "the request of agent 'bob' is not later than the one that is in" in replayed
     third = candor.sign("remove", file, "alice", "carol", "--topology", "path")
     assert third.ids == ("bob", "dave")
     assert third.revision is not None
@@ -243,8 +250,9 @@ def test_a_wrong_organiser_is_refused(candor: Candor, requests: list[Path], tmp_
 def stripped(signed: str) -> str:
     """A signed file without all that was signed, and with another seed."""
     head, _, rest = signed.partition("[revision]\n")
+    unsigned = ("join", "serial", "signature")
     lines = (head + rest[rest.index("[graph]") :]).replace("seed = 0", "seed = 1").splitlines()
-    return "\n".join(line for line in lines if line.split(" ")[0] not in ("join", "signature"))
+    return "\n".join(line for line in lines if line.split(" ")[0] not in unsigned)
 
 
 def test_keys_that_asked_an_organiser_take_no_file_of_anybody_else(

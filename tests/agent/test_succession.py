@@ -37,6 +37,7 @@ def first(identity: Identity) -> Cluster:
         agent=AGENT,
         curve=identity.curve_public,
         endpoints=["tcp://own.example:7000"],
+        serial=1,
     )
     return amended(make("bcd"), ORGANISER, joining=[own])
 
@@ -142,7 +143,7 @@ def test_another_runs_file_is_refused(tmp_path: Path, identity: Identity, first:
     data, key = tmp_path / "data", identity.signing_key
     run(data, first, key, b"one")
     unsigned = first.model_dump() | {"revision": None, "signature": None}
-    unsigned["agents"] = [{**entry.model_dump(), "join": None} for entry in first.agents]
+    unsigned["agents"] = [entry.model_dump(exclude={"join", "serial"}) for entry in first.agents]
     with pytest.raises(SignatureError, match="is not signed"):
         run(data, Cluster.model_validate(unsigned), key, b"unsigned")
     assert mark_of(data) == b"one"
@@ -164,7 +165,8 @@ def test_unsigned_files_are_the_databases_business(tmp_path: Path, identity: Ide
 
     def unsigned(rounds: int) -> Cluster:
         fields = make("abc").model_dump() | {"revision": None, "signature": None}
-        fields["agents"] = [{**entry.model_dump(), "join": None} for entry in make("abc").agents]
+        agents = make("abc").agents
+        fields["agents"] = [entry.model_dump(exclude={"join", "serial"}) for entry in agents]
         fields["rounds"]["rounds"] = rounds
         return Cluster.model_validate(fields)
 

@@ -102,10 +102,10 @@ TABLES = {
     "graph": ("topology", "mixing", "schedule", "edges", "turns", "weights"),
 }
 REALS = ("step_size", "step_decay", "momentum", "deadline_s", "start_deadline_s")
-AGENT = ("id", "endpoint", "identity", "curve", "other_endpoints", "bind", "join")
+AGENT = ("id", "endpoint", "identity", "curve", "other_endpoints", "bind", "join", "serial")
 REVISION = ("number", "organiser", "previous")
 LISTS = ("turns", "weights", "other_endpoints", "bind")
-OPTIONAL = (*LISTS, "join", "previous")
+OPTIONAL = (*LISTS, "join", "serial", "previous")
 
 
 @dataclass(frozen=True, slots=True)

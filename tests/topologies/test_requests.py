@@ -38,6 +38,7 @@ def make(**changes: Any) -> JoinRequest:
         "curve": CURVE,
         "endpoints": ["tcp://a.example:7000", "tcp://[2001:db8::1]:7000"],
         "bind": ["tcp://*:7000"],
+        "serial": 1_700_000_000_000,
     }
     return make_request(KEY, **(fields | changes))
 
@@ -88,6 +89,7 @@ def test_a_request_survives_its_file(
         ("a.example:7000", "a.example:7001"),
         ("db8::1", "db8::2"),
         ("tcp://*:7000", "tcp://*:7001"),
+        ("serial = 17", "serial = 18"),
         (ORGANISER.public.hex(), KEY.public.hex()),
         (CURVE, z85.encode(bytes(32))),
         (KEY.public.hex(), ORGANISER.public.hex()),
@@ -114,6 +116,8 @@ def test_whatever_is_changed_is_noticed(old: str, new: str, tmp_path: Path) -> N
         ("#" * (REQUEST_BYTES_MAX + 1), "larger than 16 KiB"),
         (dump_request(make()) + 'rank = "boss"\n', "unknown key agent.rank"),
         (dump_request(make()).replace("join = ", "# join = "), "`join` is missing"),
+        (dump_request(make()).replace("serial = ", "# "), "`serial` is missing"),
+        (dump_request(make()).replace("serial = 1", "serial = -1"), "agent.serial"),
         (dump_request(make()).replace('join = "', 'join = "x'), "hexadecimal"),
         (dump_request(make()).replace("tcp://a.example", "ipc://a.example"), "agent.endpoint"),
     ],
@@ -152,6 +156,8 @@ def test_a_pipe_a_device_or_a_directory_is_no_request(tmp_path: Path) -> None:
         ({"bind": ["udp://*:1"]}, r"bind\[0\]"),
         ({"bind": ["tcp://*:0"]}, r"bind\[0\]"),
         ({"agent": "../etc"}, "id"),
+        ({"serial": 0}, "serial"),
+        ({"serial": 1 << 53}, "serial"),
     ],
 )
 def test_what_no_agent_can_be_is_not_signed(changes: dict[str, Any], message: str) -> None:
