@@ -21,12 +21,11 @@ from agent.journal import Journal
 from agent.learner import Learner, verified_initial_parameters
 from agent.ledger_files import write_exports
 from agent.partition import Shard
-from agent.runtimes.assembly import assemble, channel_terms
+from agent.runtimes.assembly import assemble
 from agent.runtimes.daemon import INTERRUPTED, Daemon, Observer, Result, Work
 from agent.runtimes.recorder import SNAPSHOT_NAME, Recorder
-from agent.runtimes.succession import MODEL_NAME, keep, move_on
+from agent.runtimes.succession import MODEL_NAME, move_on, open_store
 from agent.status import DataDirLock, State
-from agent.store import FILE_NAME as STORE_NAME
 from agent.store import Store, StoreError
 from agent.tasks import resolve_task
 from mechanisms.strategies import parse_strategy
@@ -78,12 +77,7 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
     with ExitStack() as stack:
         stack.enter_context(DataDirLock(settings.data_dir))
         moved = move_on(settings.data_dir, cluster, settings.agent, identity.signing_key)
-        terms = list(channel_terms(cluster, settings.agent).values())
-        path = settings.data_dir / STORE_NAME
-        store = stack.enter_context(
-            Store.open(path, fingerprint=cluster.fingerprint, channels=terms)
-        )
-        keep(settings.data_dir, cluster)
+        store = stack.enter_context(open_store(settings.data_dir, cluster, settings.agent))
         try:
             result = _run(cluster, identity, settings, work, store, stack, probe, moved)
             write_exports(store, cluster, settings.agent, identity.signing_key, settings.data_dir)
