@@ -260,7 +260,12 @@ class AgentCore:
         sessions = {agent: n.session for agent, n in self.neighbours.items()}
         there = [agent for agent, session in sessions.items() if session.established]
         self._recall()
-        refused = [session.reason for session in sessions.values() if session.state == "refused"]
+        # Not those of an earlier revision: they are started with ours one by one, as we were.
+        refused = [
+            session.reason
+            for session in sessions.values()
+            if session.state == "refused" and not session.peer_behind
+        ]
         if sessions and len(refused) == len(sessions):
             self._refused_s = min(self._refused_s, now_s)
             over = now_s >= self._refused_s + REFUSAL_S
