@@ -11,11 +11,12 @@ from pathlib import Path
 
 from agent import keys
 from topologies.cluster import Cluster
+from topologies.fields import check_public_key
 from topologies.files import read_text
 from topologies.specs import ConfigurationError, SignatureError
 
 FILE_NAME = "organisers"
-_IDENTITY = re.compile(r"[0-9a-f]{64}")
+_HEX = re.compile(r"[0-9a-f]{64}")
 
 
 def organiser_key(text: str) -> str:
@@ -24,8 +25,8 @@ def organiser_key(text: str) -> str:
     Raises:
         ConfigurationError: neither.
     """
-    if _IDENTITY.fullmatch(text):
-        return text
+    if _HEX.fullmatch(text):
+        return check_public_key(text)
     return keys.load_public(Path(text)).identity.hex()
 
 
@@ -39,12 +40,10 @@ def asked(keys_dir: Path) -> tuple[str, ...] | None:
     if not path.exists():
         return None
     lines = read_text(path, "list of organisers").split()
-    for line in lines:
-        if not _IDENTITY.fullmatch(line):
-            raise ConfigurationError(
-                f"{path}: {line[:64]!r} is not an organiser's identity, 64 hexadecimal digits"
-            )
-    return tuple(lines)
+    try:
+        return tuple(map(check_public_key, lines))
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"{path}: {exc}") from exc
 
 
 def remember(keys_dir: Path, organiser: str) -> None:

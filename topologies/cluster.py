@@ -27,6 +27,7 @@ from topologies.fields import (
     Hex128,
     Line,
     Number,
+    PublicKey,
     RunId,
     split_endpoint,
 )
@@ -95,7 +96,7 @@ class Revision(Section):
     """Which of an organiser's files this is; `previous` is the fingerprint of the one before."""
 
     number: Count
-    organiser: Hex64
+    organiser: PublicKey
     previous: Hex64 | None = None
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ import tomli_w
 from pydantic import Field, model_validator
 
 from topologies import canonical, fields
-from topologies.fields import AgentId, BindEndpoint, Count, CurveKey, Endpoint, Hex64, Hex128
+from topologies.fields import AgentId, BindEndpoint, Count, CurveKey, Endpoint, Hex128, PublicKey
 from topologies.files import FilePath, Section, read_toml, validated
 from topologies.signatures import SigningKey, verify
 from topologies.specs import ConfigurationError, SignatureError
@@ -36,7 +36,7 @@ class AgentEntry(Section):
 
     id: AgentId
     endpoint: Endpoint
-    identity: Hex64
+    identity: PublicKey
     curve: CurveKey
     # Absent ones are left out of a fingerprint from the end: new fields go last.
     other_endpoints: Annotated[tuple[Endpoint, ...], Field(max_length=ENDPOINTS_MAX - 1)] = ()
@@ -68,7 +68,7 @@ class JoinRequest(Section):
     """A request as a file; valid by construction, its signature included."""
 
     version: Literal[1]
-    organiser: Hex64
+    organiser: PublicKey
     agent: AgentEntry
 
     @model_validator(mode="after")

@@ -302,10 +302,12 @@ def test_mistakes_get_one_line_and_write_nothing(
         assert told in candor.refused(2, *words)
     request = ("cluster", "request", tmp_path / "keys" / "alice", "--id", "alice", "-o", output)
     for endpoint in ("alice.example:7000", "tcp://*:7000", "tcp://h:70000", "tcp://[::1:7"):
-        words = (*request, "--organiser", "0" * 64, "--endpoint", endpoint)
+        words = (*request, "--organiser", "22" * 32, "--endpoint", endpoint)
         assert "endpoint" in candor.refused(2, *words)
     place = ("--endpoint", "tcp://h:1")
     assert "public keys" in candor.refused(2, *request, *place, "--organiser", tmp_path / "none")
+    nobody = ("--organiser", "00" * 32)
+    assert "is nobody's identity" in candor.refused(2, *request, *place, *nobody)
     assert not output.exists()
 
 

@@ -132,6 +132,17 @@ def test_a_malformed_request_is_told_in_one_line(text: str, message: str, tmp_pa
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize("role", ["organiser", "identity"])
+def test_a_key_that_nobody_has_is_no_identity(role: str, tmp_path: Path) -> None:
+    """Zero's own key: its join, R of zero and S = 0, would hold for whatever the file says."""
+    path, zero = tmp_path / "r.toml", "01" + "00" * 31
+    text = dump_request(make())
+    text = text.replace(ORGANISER.public.hex() if role == "organiser" else KEY.public.hex(), zero)
+    path.write_text(text.replace(f'join = "{make().agent.join}"', f'join = "{zero}{"00" * 32}"'))
+    with pytest.raises(ConfigurationError, match=f"{role}: '0100.* is nobody's identity"):
+        load_request(path)
+
+
 @pytest.mark.timeout(10)
 def test_a_pipe_a_device_or_a_directory_is_no_request(tmp_path: Path) -> None:
     pipe, link = tmp_path / "pipe.toml", tmp_path / "link.toml"
@@ -199,7 +210,7 @@ def test_an_agent_listens_where_it_can(
 
 
 def test_an_entry_without_a_signature_is_as_before() -> None:
-    fields = {"id": "a", "endpoint": "tcp://h:1", "identity": "0" * 64, "curve": CURVE}
+    fields = {"id": "a", "endpoint": "tcp://h:1", "identity": "22" * 32, "curve": CURVE}
     entry = validated(AgentEntry, fields, "agent")
     assert entry.model_dump(exclude_defaults=True) == fields
     assert entry.endpoints == ("tcp://h:1",)
