@@ -14,6 +14,7 @@ from topologies import revisions, spectral
 from topologies.cluster import Cluster, RoundSettings, dump_cluster, load_cluster
 from topologies.files import Section, validated, write_text
 from topologies.requests import dump_request, load_request, make_request
+from topologies.specs import ConfigurationError
 
 _Command = Callable[..., None]
 
@@ -139,6 +140,10 @@ def _amend(
     as_json: bool,
     **graph: Any,
 ) -> None:
+    if output.exists() and file.exists() and output.samefile(file):
+        raise ConfigurationError(
+            f"-o {output}: is the file to go on from, which hosts may still need; write another one"
+        )
     key = keys.load(sign_with).signing_key
     before = load_cluster(file)
     changes: dict[str, Section] = {}
@@ -226,7 +231,8 @@ def tell_written(path: Path, cluster: Cluster, as_json: bool) -> None:
     click.echo(f"{path}: run {cluster.run_id}, {count}, fingerprint {cluster.fingerprint}")
     if cluster.revision:
         click.echo(signed_line(cluster))
-    click.echo(f"Next: give {path} to every agent, and run `candor cluster check {path}` there.")
+    check = f"candor cluster check {path} --id ID --keys KEYS"
+    click.echo(f"Next: give {path} to every agent, and run `{check}` there.")
     if cluster.revision and cluster.revision.number > 1:
         click.echo("Then stop all daemons and start them with it: revisions do not mix.")
 
@@ -245,6 +251,7 @@ def facts(cluster: Cluster) -> dict[str, Any]:
     return {
         "fingerprint": cluster.fingerprint,
         **cluster.model_dump(mode="json"),
+        "period": cluster.round_weights.period,
         "spectral_gap": gap_of(cluster),
         "dials": {agent: list(cluster.neighbours(agent)) for agent in cluster.ids},
     }

@@ -61,11 +61,12 @@ class Candor:
 
     def sign(self, *words: str | Path, topology: str | Path = "ring") -> Cluster:
         """`cluster new`, `add` or `remove` with the organiser's keys."""
-        output = self.root / "cluster.toml"
-        what = ("--sign-with", self.root / "keys" / "organiser", "-o", output)
+        output, draft = self.root / "cluster.toml", self.root / "next.toml"
+        what = ("--sign-with", self.root / "keys" / "organiser", "-o", draft)
         if words[0] == "new":
             what += ("--topology", topology, "--task", "digits", "--run-id", "spring")
         self.done("cluster", *words, *what)
+        draft.replace(output)
         return load_cluster(output)
 
 
@@ -138,7 +139,8 @@ def test_agents_join_move_and_leave(candor: Candor, requests: list[Path], tmp_pa
     assert third.revision is not None
     assert third.revision.number == 4
     check = ("cluster", "check", "--no-dial", "--no-task")
-    candor.done(*check, file, "--previous", old)
+    told = candor.done(*check, file, "--previous", old)
+    assert f"later than {old}: revisions 2 to 3 are between" in told
     replayed = candor.refused(3, *check, old, "--previous", file)
     assert "it is revision 1, and revision 4 was in use already" in replayed
 
@@ -213,7 +215,7 @@ def test_a_revision_changes_rounds_and_the_initial_model(
     before = candor.sign("new", *requests)
     file, model = tmp_path / "cluster.toml", tmp_path / "model.safetensors"
     assert "nothing would change" in candor.refused(
-        2, "cluster", "amend", file, "--rounds", str(before.rounds.rounds), "-o", file,
+        2, "cluster", "amend", file, "--rounds", str(before.rounds.rounds), "-o", model,
         "--sign-with", tmp_path / "keys" / "organiser",
     )  # fmt: skip
     digits = resolve_task("digits")
@@ -276,6 +278,42 @@ def test_keys_that_asked_an_organiser_take_no_file_of_anybody_else(
     organiser = ("--organiser", tmp_path / "keys" / "organiser")
     for words in (check, daemon):
         assert "is not signed, and not by" in candor.refused(3, *words, *organiser)
+
+
+def test_a_check_tells_where_a_revision_stands(
+    candor: Candor, requests: list[Path], tmp_path: Path
+) -> None:
+    sign = ("--sign-with", tmp_path / "keys" / "organiser", "-o")
+    candor.sign("new", *requests)
+    files = [tmp_path / "cluster.toml", *(tmp_path / f"{number}.toml" for number in (2, 3, 4))]
+    for old, new, agent in zip(files, files[1:], IDS, strict=False):
+        path = candor.request(agent, f"tcp://new.{agent}.example:7000")
+        candor.done("cluster", "add", old, path, *sign, new)
+    for new, told in (
+        (0, "the same revision as"),
+        (1, "follows"),
+        (2, "later than {}: revision 2 is between"),
+        (3, "later than {}: revisions 2 to 3 are between"),
+    ):
+        words = ("cluster", "check", files[new], "--previous", files[0], "--no-dial", "--no-task")
+        told = told.format(files[0]) if "{}" in told else f"{told} {files[0]}"
+        assert told in candor.done(*words).splitlines()
+
+
+def test_the_file_to_go_on_from_is_not_written_over(
+    candor: Candor, requests: list[Path], tmp_path: Path
+) -> None:
+    candor.sign("new", *requests)
+    file, link = tmp_path / "cluster.toml", tmp_path / "link.toml"
+    link.symlink_to(file)
+    before = file.read_text()
+    for output in (file, link):
+        told = candor.refused(
+            2, "cluster", "remove", file, "carol", "-o", output,
+            "--sign-with", tmp_path / "keys" / "organiser",
+        )  # fmt: skip
+        assert "is the file to go on from" in told
+    assert file.read_text() == before
 
 
 def test_mistakes_get_one_line_and_write_nothing(
@@ -413,11 +451,23 @@ def test_a_check_with_keys_shakes_hands(candor: Candor, tmp_path: Path) -> None:
         assert code == 1
         assert f"ok    bob tcp://127.0.0.1:{ports[1]}" in out
         assert f"ok    bob tcp://localhost:{ports[2]}" in out
-        assert f"FAIL  carol tcp://127.0.0.1:{ports[3]}: Connection refused" in out
+        closed = f"FAIL  carol tcp://127.0.0.1:{ports[3]}: Connection refused; does its agent run"
+        assert closed in out
         # Carol has keys that bob's list, another revision's perhaps, does not have.
         code, out = check_as(candor, "carol", "--json")
-        reasons = [shown["reason"] for shown in json.loads(out)["endpoints"]]
-        assert "they do not know our key" in reasons[1]
+        told = json.loads(out)
+        assert told["keys_checked"]
+        assert "they do not know our key" in told["endpoints"][1]["reason"]
+        code, out = check_as(candor, "carol")
+        (refused,) = (
+            line for line in out.splitlines() if f"bob tcp://127.0.0.1:{ports[1]}" in line
+        )
+        assert refused.endswith("have they the same revision of the cluster file?")
+        # Whoever listens there: without keys nobody is taken for bob.
+        code, out, _ = candor.run("cluster", "check", tmp_path / "cluster.toml", "--no-task")
+        assert f"open  bob tcp://127.0.0.1:{ports[1]}" in out
+        assert "keys not checked: give --id and --keys" in out
+        assert "ok " not in out
     alone = Cluster.model_validate(cluster.model_dump())
     with listening(alone, "alice", tmp_path, "bob"), listening(alone, "carol", tmp_path, "bob"):
         assert check_as(candor, "bob")[0] == 0
