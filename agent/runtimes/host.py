@@ -35,6 +35,7 @@ from network.wire import NONCE_BYTES
 from network.zeromq import ZeroMqTransport
 from topologies.canonical import MalformedError
 from topologies.cluster import Cluster, load_cluster
+from topologies.fields import split_bind
 from topologies.specs import ConfigurationError
 
 _STATES: Final[Mapping[int, State]] = {0: "done", INTERRUPTED: "interrupted"}
@@ -63,12 +64,13 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
     """Run a daemon to its end; answers with one line of failure, if any, and the exit code.
 
     Raises:
-        ConfigurationError: anything wrong with cluster file, keys, task, strategy, directory or
-            failpoint.
+        ConfigurationError: anything wrong with cluster file, keys, addresses, task, strategy,
+            directory or failpoint.
         SignatureError: the file is not signed as it should be, or not by whom.
         TransportError: the endpoint cannot be bound.
     """
     probe = Probe.from_environment(os.environ)
+    _check_listen(settings.listen)
     cluster = load_cluster(cluster_path)
     organisers.check_signer(cluster, cluster_path, settings.organiser, settings.keys)
     identity = own_identity(cluster, settings)
@@ -85,6 +87,15 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
         except (MalformedError, StoreError, OSError, SafetensorError) as exc:
             return f"{settings.data_dir}: {exc}", 1
     return result.failure, result.exit_code
+
+
+def _check_listen(listen: Sequence[str]) -> None:
+    """Addresses in their form only: whether this host has them may change until it is started."""
+    for place in listen:
+        try:
+            split_bind(place)
+        except ConfigurationError as exc:
+            raise ConfigurationError(f"--listen: {exc}") from exc
 
 
 def own_identity(cluster: Cluster, settings: HostSettings) -> Identity:
@@ -176,7 +187,7 @@ def _run(
         snapshot=_snapshot(data_dir),
         probe=probe,
     )
-    recorder.link_bytes, recorder.link_reason = daemon.link_bytes, daemon.link_reason
+    recorder.link_bytes = daemon.link_bytes
     ended = None
     try:
         ended = asyncio.run(daemon.run())

@@ -396,6 +396,18 @@ def test_pipes_and_devices_hold_nobody_up(
     assert "Not a regular file" in candor.refused(2, *words, "-o", tmp_path / "x.toml")
 
 
+@pytest.mark.parametrize("place", ["tcp://127.0.0.1:99999", "127.0.0.1:7000", "tcp://*:0", ""])
+def test_an_address_that_cannot_be_is_bad_usage(
+    place: str, candor: Candor, requests: list[Path], tmp_path: Path
+) -> None:
+    candor.sign("new", *requests)
+    daemon = ("--id", "bob", "--keys", tmp_path / "keys" / "bob", "--data-dir", tmp_path / "data")
+    words = ("agent", "--cluster", tmp_path / "cluster.toml", *daemon)
+    told = candor.refused(2, *words, "--listen", "tcp://*:7000", "--listen", place)
+    assert "--listen: endpoint" in told
+    assert not (tmp_path / "data").exists()
+
+
 # --- who answers --------------------------------------------------------------------------------
 
 
