@@ -4,7 +4,6 @@ Used by whoever writes one: `candor cluster new` and the testbed. The learner an
 imported when they are needed: torch takes seconds to load, and most commands do without.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,17 +56,6 @@ def local_entries(ids: Sequence[str], keys_root: Path, base_port: int) -> list[A
         entry_of(agent, keys_root / agent, f"tcp://{LOOPBACK}:{base_port + i}")
         for i, agent in enumerate(ids)
     ]
-
-
-def organiser_key(text: str) -> str:
-    """The organiser's identity (64 hex): given as such, or by a public.toml or keys directory.
-
-    Raises:
-        ConfigurationError: neither.
-    """
-    if re.fullmatch(r"[0-9a-f]{64}", text):
-        return text
-    return keys.load_public(Path(text)).identity.hex()
 
 
 def task_settings(

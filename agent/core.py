@@ -55,6 +55,7 @@ FORGOTTEN_WINDOWS: Final = 2
 FAREWELL_S: Final = 5.0
 # Refused by all, an agent stays for two of its HELLOs, so that they learn of it and why.
 REFUSAL_S: Final = 5.0
+NO_ANSWER: Final = "connected, but nothing comes back: can it reach us?"
 
 
 class Phase(StrEnum):
@@ -224,6 +225,13 @@ class AgentCore:
         steps = self.settlement.told(before, stored)
         return self._reception.addressed(steps) + self._advance(now_s)
 
+    def why_absent(self, agent: str) -> str | None:
+        """What keeps a neighbour from taking part, None where nothing does."""
+        neighbour = self.neighbours[agent]
+        if neighbour.reason is None and not neighbour.session.established:
+            return self._link_reason(agent) or NO_ANSWER
+        return neighbour.reason
+
     def stop(self, failure: str = "stopped before the last round") -> list[Effect]:
         """Leave now, at the operator's wish: tell the neighbours, so that none waits for us."""
         self.phase = Phase.DONE
@@ -260,7 +268,12 @@ class AgentCore:
         sessions = {agent: n.session for agent, n in self.neighbours.items()}
         there = [agent for agent, session in sessions.items() if session.established]
         self._recall()
-        refused = [session.reason for session in sessions.values() if session.state == "refused"]
+        # Not those of an earlier revision: they are started with ours one by one, as we were.
+        refused = [
+            session.reason
+            for session in sessions.values()
+            if session.state == "refused" and not session.peer_behind
+        ]
         if sessions and len(refused) == len(sessions):
             self._refused_s = min(self._refused_s, now_s)
             over = now_s >= self._refused_s + REFUSAL_S
@@ -291,8 +304,7 @@ class AgentCore:
         return [*effects, Begin()]
 
     def _unreachable(self, agent: str) -> str:
-        reason = self.neighbours[agent].reason or self._link_reason(agent) or "no answer"
-        return f"{agent} ({self.settings.endpoints[agent]}): {reason}"
+        return f"{agent} ({self.settings.endpoints[agent]}): {self.why_absent(agent)}"
 
     def _recall(self) -> None:
         """A ledger in which a neighbour shows records that we have forgotten: this disk is

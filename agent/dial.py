@@ -24,12 +24,14 @@ MIN_HANDSHAKE_S: Final = 0.2
 class Answer:
     """What one endpoint answered: `reason` is the system's word for a failure, None if reached.
 
-    `ipv6`: which family of addresses reached it.
+    `ipv6`: which family of addresses reached it; `connected`: somebody listens there, whatever
+    became of the handshake.
     """
 
     reason: str | None
     seconds: float
     ipv6: bool = False
+    connected: bool = False
 
 
 def greet_all(
@@ -42,7 +44,7 @@ def greet_all(
     open_ones = {
         endpoint: Target(Route(endpoint, answer.ipv6), servers[endpoint])
         for endpoint, answer in answers.items()
-        if answer.reason is None
+        if answer.connected
     }
     left_s = max(MIN_HANDSHAKE_S, started_s + timeout_s - time.monotonic())
     for endpoint, reason in shake_hands(open_ones, keys, left_s).items():
@@ -84,4 +86,4 @@ def _dial(endpoint: str, timeout_s: float, answers: "queue.Queue[tuple[str, Answ
         reason = f"no answer within {timeout_s:g} s"
     except OSError as exc:
         reason = exc.strerror or str(exc)
-    answers.put((endpoint, Answer(reason, time.monotonic() - started_s, ipv6)))
+    answers.put((endpoint, Answer(reason, time.monotonic() - started_s, ipv6, reason is None)))

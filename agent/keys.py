@@ -12,7 +12,7 @@ from pathlib import Path
 from network.identity import Identity, PublicIdentity
 from topologies import z85
 from topologies.canonical import MalformedError
-from topologies.fields import CurveKey, Hex64
+from topologies.fields import CurveKey, PublicKey
 from topologies.files import Section, open_regular, read_toml, validated
 from topologies.specs import ConfigurationError
 
@@ -25,7 +25,7 @@ KEY_FILE_BYTES_MAX = 256  # a key is one line of 64 or 40 characters
 class PublicFile(Section):
     """`public.toml`: what an agent hands to whoever writes the cluster file."""
 
-    identity: Hex64
+    identity: PublicKey
     curve: CurveKey
 
 
@@ -129,14 +129,14 @@ def _write_all(directory: Path, files: dict[str, tuple[str, int]]) -> None:
                 file.write(text + "\n")
                 file.flush()
                 os.fsync(descriptor)
-        _sync_directory(directory)
+        sync_directory(directory)
     except BaseException:
         for path in written:
             path.unlink()
         raise
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """Make the new names durable, not only the bytes behind them."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:

@@ -180,21 +180,38 @@ def read_export(path: Path) -> bytes:
 
 
 def audit_run_directory(run_dir: Path) -> tuple[Cluster, RunAudit]:
-    """Judge all exports in a run directory, by its cluster file.
+    """Judge all exports in a run directory by its cluster file, or those in a folder of data
+    directories by the one that they have in common.
 
     Raises:
-        ConfigurationError: no readable cluster file, or no export at all where the rule settles.
+        ConfigurationError: no readable cluster file, several, or no export at all where the rule
+            settles.
     """
-    cluster = load_cluster(run_dir / CLUSTER_NAME)
+    cluster, agents_dir = _run_in(run_dir)
     facts = audit_facts(cluster)
-    paths = sorted((run_dir / AGENTS_NAME).glob(f"*/{LEDGER_NAME}/*.jsonl"))
+    paths = sorted(agents_dir.glob(f"*/{LEDGER_NAME}/*.jsonl"))
     if not paths and facts.edges and facts.settles:
         raise ConfigurationError(
-            f"{run_dir}: no ledger exports in {AGENTS_NAME}/*/{LEDGER_NAME}; "
-            "daemons write them when they end, `candor ledger export` at any time"
+            f"{run_dir}: no ledger exports in {agents_dir.relative_to(run_dir) / '*' / LEDGER_NAME}"
+            "; daemons write them when they end, `candor ledger export` at any time"
         )
     files = [
         ExportFile(str(path.relative_to(run_dir)), path.parts[-3], read_export(path))
         for path in paths
     ]
     return cluster, audit_run(files, facts)
+
+
+def _run_in(run_dir: Path) -> tuple[Cluster, Path]:
+    """The cluster file to audit by, and where the agents' directories lie."""
+    beside = sorted(run_dir.glob(f"*/{CLUSTER_NAME}"))
+    if (run_dir / CLUSTER_NAME).exists() or not beside:
+        return load_cluster(run_dir / CLUSTER_NAME), run_dir / AGENTS_NAME
+    first, *others = map(load_cluster, beside)
+    for path, other in zip(beside[1:], others, strict=True):
+        if other.fingerprint != first.fingerprint:
+            raise ConfigurationError(
+                f"{beside[0]} and {path} are different files: audit the data directories of one "
+                "run and revision at a time"
+            )
+    return first, run_dir

@@ -148,6 +148,15 @@ class DataDirLock:
         self._descriptor = -1
 
 
+def data_dirs(directory: Path, name: str = FILE_NAME) -> list[Path]:
+    """The data directories that hold a file `name`, in their order: the directory itself, else
+    those of a run, else those in a folder; none where there is no such file."""
+    for pattern in (name, f"agents/*/{name}", f"*/{name}"):
+        if found := sorted(path.parent for path in directory.glob(pattern)):
+            return found
+    return []
+
+
 def is_running(data_dir: Path) -> bool:
     """Whether a daemon holds the lock of this data directory now."""
     try:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from network.errors import LocalProtocolError, RemoteProtocolError
 from topologies import z85
 from topologies.canonical import MalformedError, Value, pack, unpack
-from topologies.signatures import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SigningKey, verify
+from topologies.signatures import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SigningKey, is_sound, verify
 
 CERTIFICATE_DOMAIN = "candor/curve-bind/v1"
 
@@ -35,12 +35,14 @@ class PublicIdentity:
         """Check both keys' sizes.
 
         Raises:
-            MalformedError: not a 32-byte identity, or not a Z85 key.
+            MalformedError: not a 32-byte identity that somebody can have, or not a Z85 key.
         """
         if len(self.identity) != PUBLIC_KEY_BYTES:
             raise MalformedError(
                 f"an identity has {PUBLIC_KEY_BYTES} bytes, not {len(self.identity)}"
             )
+        if not is_sound(self.identity):
+            raise MalformedError("the identity is nobody's: signatures for it are no proof")
         if len(z85.decode(self.curve)) != PUBLIC_KEY_BYTES:
             raise MalformedError(f"a CURVE key has {CURVE_CHARS} characters, not {len(self.curve)}")
 

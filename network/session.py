@@ -149,7 +149,10 @@ class Greeted:
 
 
 class Session:
-    """The handshake with one neighbour; `peer_nonce` addresses what is sent to it."""
+    """The handshake with one neighbour; `peer_nonce` addresses what is sent to it.
+
+    `peer_behind`: it is refused for an earlier revision of our file, and may come back with ours.
+    """
 
     def __init__(
         self,
@@ -173,6 +176,7 @@ class Session:
         self.nonce = nonce
         self.peer_nonce: bytes | None = None
         self.peer_round = 0
+        self.peer_behind = False
         self.state = SessionState.CONNECTING
         self.reason: str | None = None
         self._candidate = b""  # the peer's latest nonce, echoed but not yet proven fresh
@@ -227,6 +231,7 @@ class Session:
         if moved:
             self.peer_nonce = greeting.nonce
             self.state, self.reason = SessionState.ESTABLISHED, None
+            self.peer_behind = False
             self._retry_s = HELLO_RETRY_FIRST_S
         return Greeted((self._hello(own_round),) if reply else (), established=moved)
 
@@ -241,6 +246,7 @@ class Session:
         )
         moved = self.reason != reason
         self.state, self.reason, self.peer_nonce = SessionState.REFUSED, reason, None
+        self.peer_behind = 0 < greeting.revision < self._revision
         # The peer learns of it from our own fingerprint; what is lost, the ticks repeat.
         replies = (self._hello(own_round),) if reply and moved else ()
         return Greeted(replies, refused=reason if moved else None)
@@ -279,5 +285,6 @@ def _difference(own: tuple[str, int, str], peer: tuple[str, int, str]) -> str:
     )
     behind, ahead = sorted((own, peer), key=lambda file: file[1])
     late = 0 < behind[1] < ahead[1]
-    advice = f"; {behind[0]} needs revision {ahead[1]}" if late else ""
+    waited = " and is waited for" if behind == peer else ""
+    advice = f"; {behind[0]} needs revision {ahead[1]}{waited}" if late else ""
     return f"cluster files differ: {told}{advice}"

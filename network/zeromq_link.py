@@ -48,7 +48,9 @@ _EVENTS = (
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
 _NOT_YET = "not connected yet"
-_REFUSED = "handshake refused: they do not know our key; is a cluster file of another revision?"
+_REFUSED = (
+    "handshake refused: they do not know our key; have they the same revision of the cluster file?"
+)
 _NOT_THEIR_KEY = "handshake failed: the key they hold is not the one we have for them"
 NOT_CURVE = "handshake failed: what listens there does not speak our protocol"
 _SILENT = "handshake failed: no answer in time"

@@ -49,8 +49,9 @@ def cluster_of(vector, window=16, **fields):
     return wire.Cluster(**{**blank, "run": run, "window": window, "agents": agents, **fields})
 
 
-def test_it_computes_the_fingerprint():
-    vector = vectors("cluster")
+@pytest.mark.parametrize("name", ["cluster", "revision"])
+def test_it_computes_the_fingerprint(name):
+    vector = vectors(name)
     assert wire.Cluster.parse(vector["toml"]).run.hex() == vector["fingerprint"]
 
 

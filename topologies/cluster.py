@@ -27,6 +27,7 @@ from topologies.fields import (
     Hex128,
     Line,
     Number,
+    PublicKey,
     RunId,
     split_endpoint,
 )
@@ -95,7 +96,7 @@ class Revision(Section):
     """Which of an organiser's files this is; `previous` is the fingerprint of the one before."""
 
     number: Count
-    organiser: Hex64
+    organiser: PublicKey
     previous: Hex64 | None = None
 
     @model_validator(mode="after")
@@ -145,7 +146,8 @@ class Cluster(Section):
 
     def _check_signatures(self) -> None:
         if self.revision is None:
-            if self.signature is not None or any(agent.join for agent in self.agents):
+            joins = any(agent.join or agent.serial for agent in self.agents)
+            if self.signature is not None or joins:
                 raise SignatureError("there are signatures but no [revision]; it was taken out")
             return
         organiser = self.revision.organiser

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from topologies import canonical, mixing, z85
+from topologies import canonical, mixing, signatures, z85
 from topologies.specs import ConfigurationError
 
 _AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
@@ -110,6 +110,20 @@ def _check_hex(text: str) -> str:
     return text
 
 
+def check_public_key(text: str) -> str:
+    """`text` itself.
+
+    Raises:
+        ConfigurationError: not the 64 hex digits of a public key, or of one that nobody can have.
+    """
+    if not signatures.is_sound(bytes.fromhex(_check_hex(text))):
+        raise ConfigurationError(
+            f"{text!r} is nobody's identity: signatures for it are no proof; `candor keygen` makes "
+            "one that is"
+        )
+    return text
+
+
 def _check_curve(text: str) -> str:
     try:
         key = z85.decode(text)
@@ -139,6 +153,7 @@ def _printable(text: str) -> str:
 Count = Annotated[int, Field(strict=True, ge=1, lt=1 << 53)]
 Number = Annotated[float, Field(strict=True)]
 Line = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_printable)]
+PublicKey = Annotated[str, AfterValidator(check_public_key)]
 Hex64 = Annotated[str, AfterValidator(_check_hex)]
 Hex128 = Annotated[str, AfterValidator(_check_signature)]
 CurveKey = Annotated[str, AfterValidator(_check_curve)]

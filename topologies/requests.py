@@ -2,8 +2,9 @@
 
 The signature covers the organiser whom the agent trusts to put the run together, and it goes into
 the cluster file with the entry. So every host can check that each agent asked for exactly what the
-file says of it, and an agent finds its own word on who may sign the file: no key has to be pinned
-beside it. A request says nothing of the run: the daemon is started by hand with the file itself.
+file says of it. Against a file that was freed of all signatures only the agent's own memory of whom
+it asked helps, see `agent.organisers`. A request says nothing of the run: the daemon is started by
+hand with the file itself.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import tomli_w
 from pydantic import Field, model_validator
 
 from topologies import canonical, fields
-from topologies.fields import AgentId, BindEndpoint, CurveKey, Endpoint, Hex64, Hex128
+from topologies.fields import AgentId, BindEndpoint, Count, CurveKey, Endpoint, Hex128, PublicKey
 from topologies.files import FilePath, Section, read_toml, validated
 from topologies.signatures import SigningKey, verify
 from topologies.specs import ConfigurationError, SignatureError
@@ -29,17 +30,19 @@ class AgentEntry(Section):
     """One agent: where its neighbours dial it, the public halves of its keys, and its own word.
 
     `endpoint` is tried first, then the others in turn. `bind` is where the agent listens when that
-    is not where it is dialled. `join` is its signature, see `join_body`; only signed files have it.
+    is not where it is dialled. `join` is its signature, see `join_body`; of two requests that with
+    the higher `serial` is the later one. Only signed files have these.
     """
 
     id: AgentId
     endpoint: Endpoint
-    identity: Hex64
+    identity: PublicKey
     curve: CurveKey
     # Absent ones are left out of a fingerprint from the end: new fields go last.
     other_endpoints: Annotated[tuple[Endpoint, ...], Field(max_length=ENDPOINTS_MAX - 1)] = ()
     bind: Annotated[tuple[BindEndpoint, ...], Field(max_length=ENDPOINTS_MAX)] = ()
     join: Hex128 | None = None
+    serial: Count | None = None
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -65,7 +68,7 @@ class JoinRequest(Section):
     """A request as a file; valid by construction, its signature included."""
 
     version: Literal[1]
-    organiser: Hex64
+    organiser: PublicKey
     agent: AgentEntry
 
     @model_validator(mode="after")
@@ -86,6 +89,7 @@ def join_body(entry: AgentEntry, organiser: str) -> bytes:
             entry.curve,
             entry.other_endpoints,
             entry.bind,
+            entry.serial,
         ]
     )
 
@@ -97,9 +101,13 @@ def make_request(
     agent: str,
     curve: str,
     endpoints: Sequence[str],
+    serial: int,
     bind: Sequence[str] = (),
 ) -> JoinRequest:
     """A signed request to the organiser with this identity (64 hex).
+
+    `serial` grows from one request of an agent to the next, such as the milliseconds since 1970;
+    nobody compares it with a clock.
 
     Raises:
         ConfigurationError: a bad id or endpoint, none, or too many.
@@ -112,6 +120,7 @@ def make_request(
         "curve": curve,
         "other_endpoints": others,
         "bind": bind,
+        "serial": serial,
     }
     entry = validated(AgentEntry, stated, f"agent {agent!r}")
     join = key.sign(JOIN_DOMAIN, join_body(entry, organiser)).hex()
@@ -129,8 +138,9 @@ def check_join(entry: AgentEntry, organiser: str) -> None:
     Raises:
         SignatureError: it did not.
     """
-    if entry.join is None:
-        raise SignatureError(f"agent {entry.id!r} did not sign its entry: `join` is missing")
+    if entry.join is None or entry.serial is None:
+        missing = "join" if entry.join is None else "serial"
+        raise SignatureError(f"agent {entry.id!r} did not sign its entry: `{missing}` is missing")
     signature, public = bytes.fromhex(entry.join), bytes.fromhex(entry.identity)
     if not verify(public, signature, JOIN_DOMAIN, join_body(entry, organiser)):
         raise SignatureError(

@@ -5,7 +5,7 @@ sessions, statements and ledgers all begin anew, and daemons of different revisi
 other. What was settled stays where it is, see `agent.succession`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from topologies.cluster import AgentEntry, Cluster, Revision, algorithm_for, signed
@@ -40,7 +40,8 @@ def amended(
 
     Raises:
         ConfigurationError: not this organiser's file or requests, an agent unknown or there
-            already, nothing changes, or a graph that does not fit its new members.
+            already, a request older than the one that is in, nothing changes, or a graph that does
+            not fit its new members.
     """
     revision = _signed_revision(cluster)
     organiser = key.public.hex()
@@ -83,7 +84,8 @@ def check_succession(old: Cluster, new: Cluster) -> None:
     shows that two neighbouring ones belong together.
 
     Raises:
-        SignatureError: another run's or organiser's, not later, or not of the same chain.
+        SignatureError: another run's or organiser's, not later, not of the same chain, or with an
+            agent's earlier request instead of its later one.
     """
     before = _signed_revision(old)
     after = new.revision
@@ -112,6 +114,11 @@ def check_succession(old: Cluster, new: Cluster) -> None:
             f"revision {after.number} does not follow revision {before.number} as it was in use "
             f"({old.fingerprint[:16]}); the organiser has signed two of them"
         )
+    if outdated := _outdated(old, new.agents):
+        raise SignatureError(
+            f"revision {after.number} has an earlier request of agent {outdated.id!r} than "
+            f"revision {before.number} had; ask the organiser for one with the latest"
+        )
 
 
 def _signed_revision(cluster: Cluster) -> Revision:
@@ -123,11 +130,27 @@ def _signed_revision(cluster: Cluster) -> Revision:
     return cluster.revision
 
 
+def _outdated(cluster: Cluster, entries: Iterable[AgentEntry]) -> AgentEntry | None:
+    """The first of the entries that is of an earlier request than the same identity's in the file,
+    or that another one was made of at the same instant."""
+    known = {entry.identity: entry for entry in cluster.agents}
+    for entry in entries:
+        present = known.get(entry.identity, entry)
+        if entry != present and (entry.serial or 0) <= (present.serial or 0):
+            return entry
+    return None
+
+
 def _members(
     cluster: Cluster, joining: Mapping[str, AgentEntry], leaving: Sequence[str]
 ) -> tuple[AgentEntry, ...]:
     for agent in leaving:
         cluster.index(agent)  # an unknown one is refused
+    if outdated := _outdated(cluster, joining.values()):
+        raise ConfigurationError(
+            f"the request of agent {outdated.id!r} is not later than the one that is in; ask for a "
+            "new one"
+        )
     members = {entry.id: entry for entry in cluster.agents if entry.id not in leaving}
     for agent, entry in joining.items():
         if agent in members and members[agent].identity != entry.identity:

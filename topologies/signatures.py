@@ -1,10 +1,17 @@
 """Ed25519 signatures with a domain tag: one made for one purpose is worthless for another."""
 
+from typing import Final
+
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 SIGNATURE_BYTES = 64
 PUBLIC_KEY_BYTES = 32
+
+_PRIME: Final = 2**255 - 19  # of the curve's field
+_ORDER_8: Final = 0x5FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+# The y of the eight points of order 1, 2, 4 and 8; test_signatures.py computes what they are.
+_SMALL_ORDER: Final = frozenset((0, 1, _PRIME - 1, _ORDER_8, _PRIME - _ORDER_8))
 
 
 class SigningKey:
@@ -25,8 +32,21 @@ class SigningKey:
         return f"SigningKey({self.public.hex()[:16]}…)"
 
 
+def is_sound(public: bytes) -> bool:
+    """Whether bytes may be somebody's public key.
+
+    Of a key of small order, which has no secret half, one signature holds for all messages or for
+    each eighth one; and a y of the field's prime or above is a second name of another
+    key (RFC 8032, 5.1.3, refuses it, libraries do not).
+    """
+    y = int.from_bytes(public, "little") & ((1 << 255) - 1)  # the last bit is the sign of x
+    return len(public) == PUBLIC_KEY_BYTES and y < _PRIME and y not in _SMALL_ORDER
+
+
 def verify(public: bytes, signature: bytes, domain: str, *parts: bytes) -> bool:
-    """Whether `signature` is `public`'s over `domain || parts`; False for malformed keys too."""
+    """Whether `signature` is `public`'s over `domain || parts`; False for unsound keys too."""
+    if not is_sound(public):
+        return False
     try:
         key = Ed25519PublicKey.from_public_bytes(public)
         key.verify(signature, b"".join((domain.encode("ascii"), *parts)))

@@ -41,6 +41,12 @@ LEVELS = ("debug", "info", "warning", "error")
     help="Bind here instead of where the cluster file says, such as tcp://*:7000; may be repeated.",
 )
 @click.option(
+    "--organiser",
+    metavar="KEY|FILE",
+    help="Take only a file that this organiser signed: an identity in hex, or a public.toml.  "
+    "[default: one that the keys have asked, if any]",
+)
+@click.option(
     "--strategy",
     default="honest",
     show_default=True,
@@ -74,6 +80,7 @@ def command(
     keys: Path,
     data_dir: Path,
     listen: tuple[str, ...],
+    organiser: str | None,
     strategy: str,
     initial: Path | None,
     data_root: Path | None,
@@ -100,6 +107,7 @@ def command(
         keys=keys,
         data_dir=data_dir,
         listen=listen,
+        organiser=organiser,
         strategy=strategy,
         initial=initial,
         data_root=data_root,

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from agent import compose, keys
+from agent import compose, keys, terminal_graph
 from agent.commands.cluster_check import check
 from agent.commands.cluster_members import (
     add,
@@ -190,7 +190,7 @@ def new(
 @click.argument("file", type=click.Path(path_type=Path))
 @json_option
 def show(file: Path, as_json: bool) -> None:
-    """Show a cluster FILE: its fingerprint, agents, edges, settings, and who dials whom.
+    """Show a cluster FILE: its fingerprint, settings, graph and agents, and who dials whom.
 
     \b
     Example:
@@ -206,11 +206,17 @@ def show(file: Path, as_json: bool) -> None:
     for name in ("task", "algorithm", "rounds", "payments"):
         settings = ", ".join(f"{key} {value}" for key, value in sections[name].items())
         click.echo(f"{name:<11}{settings}")
-    graph, gap = cluster.graph, gap_of(cluster)
+    graph, gap, period = cluster.graph, gap_of(cluster), cluster.round_weights.period
     click.echo(
         f"{'graph':<11}{graph.topology}, {len(graph.edges)} edges, schedule {graph.schedule}, "
-        f"mixing {graph.mixing}" + ("" if gap is None else f", spectral gap {gap:.4f}")
+        f"mixing {graph.mixing}"
+        + ("" if gap is None else f", spectral gap {gap:.4f}")
+        + {1: "", None: ", by chance"}.get(period, f", every {period} rounds the same")
     )
+    union = cluster.networkx_graph()
+    if terminal_graph.fits(union):
+        title = "" if period == 1 else "\nAll rounds together:"
+        click.echo("\n".join((title, *terminal_graph.drawn(union))))
     click.echo("\nEach agent listens at its endpoint and dials its neighbours there:")
     width = max(len(name) for name in cluster.ids)
     places = {entry.id: ", ".join(entry.endpoints) for entry in cluster.agents}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from agent import compose, keys
+from agent import compose, keys, organisers
 from agent.dial import Answer, dial_all, greet_all
 from agent.options import data_root_option, initial_option, json_option
 from network.identity import Identity
@@ -30,7 +30,8 @@ from topologies.specs import ConfigurationError, SignatureError
 @click.option(
     "--organiser",
     metavar="KEY|FILE",
-    help="Check that this organiser signed it: an identity in hex, or a public.toml.",
+    help="Check that this organiser signed it: an identity in hex, or a public.toml.  [default: "
+    "one that KEYS has asked]",
 )
 @click.option(
     "--previous",
@@ -67,7 +68,8 @@ def check(
     """Check a cluster FILE, the keys and the task on this host, and that its endpoints answer.
 
     A signed file is checked against its organiser's signature and every agent's own; with --keys,
-    neighbours must hold the keys that the file has for them and let this agent in.
+    it must be signed by an organiser that they have asked, and neighbours must hold the keys that
+    the file has for them and let this agent in. Without, an open port may be anybody's.
 
     Exit codes: 0 all is well, 1 an agent does not answer, 2 file, keys or task are not right,
     3 the file is not what was signed, or not by whom or after what it should be.
@@ -78,7 +80,8 @@ def check(
       candor cluster check cluster.toml --organiser organiser.toml --previous old.toml --no-dial
     """
     cluster = load_cluster(file)
-    _check_origin(cluster, file, organiser, previous)
+    organisers.check_signer(cluster, file, organiser, keys_dir)
+    origin = "" if previous is None else _origin(cluster, file, previous)
     compose.check_rule(cluster.payments.rule)
     compose.check_partition(cluster.task.partition)
     dialled = cluster.ids if agent is None else cluster.neighbours(agent)
@@ -96,27 +99,32 @@ def check(
         ]
         revision = cluster.revision.model_dump() if cluster.revision else None
         facts = {"ok": not silent, "run_id": cluster.run_id, "fingerprint": cluster.fingerprint}
-        click.echo(json.dumps(facts | {"revision": revision, "endpoints": shown}))
+        checked = {"keys_checked": identity is not None}
+        click.echo(json.dumps(facts | checked | {"revision": revision, "endpoints": shown}))
     else:
-        _tell(cluster, file, entries, answers)
+        _tell(cluster, file, origin)
+        _tell_answers(entries, answers, handshakes=identity is not None)
     if silent:
         context.exit(1)
 
 
-def _check_origin(
-    cluster: Cluster, file: Path, organiser: str | None, previous: Path | None
-) -> None:
-    if organiser is not None:
-        expected = compose.organiser_key(organiser)
-        found = cluster.revision.organiser if cluster.revision else None
-        if found != expected:
-            signer = f"signed by {found[:12]}…" if found else "not signed"
-            raise SignatureError(f"{file}: is {signer}, and not by {expected[:12]}…")
-    if previous is not None:
-        try:
-            check_succession(load_cluster(previous), cluster)
-        except SignatureError as exc:
-            raise SignatureError(f"{file}: {exc}") from exc
+def _origin(cluster: Cluster, file: Path, previous: Path) -> str:
+    """How the file stands to the previous one, which it must be able to follow."""
+    old = load_cluster(previous)
+    try:
+        check_succession(old, cluster)
+    except SignatureError as exc:
+        raise SignatureError(f"{file}: {exc}") from exc
+    before, after = (each.revision.number for each in (old, cluster) if each.revision)
+    match after - before:
+        case 0:
+            return f"the same revision as {previous}"
+        case 1:
+            return f"follows {previous}"
+        case 2:
+            return f"later than {previous}: revision {before + 1} is between"
+        case _:
+            return f"later than {previous}: revisions {before + 1} to {after - 1} are between"
 
 
 def _own_keys(cluster: Cluster, agent: str | None, keys_dir: Path) -> Identity:
@@ -152,24 +160,35 @@ def _answers(
     return greet_all(servers, (identity.curve_public, identity.curve_secret), timeout_s)
 
 
-def _tell(
-    cluster: Cluster, file: Path, entries: Sequence[AgentEntry], answers: dict[str, Answer]
-) -> None:
+def _tell(cluster: Cluster, file: Path, origin: str) -> None:
     unsigned = "" if cluster.revision else "not signed, "
     click.echo(f"{file}: valid, {unsigned}fingerprint {cluster.fingerprint}")
     if cluster.revision:
         number, organiser = cluster.revision.number, cluster.revision.organiser
         click.echo(f"revision {number}, signed by organiser {organiser}")
         click.echo(f"all {len(cluster.ids)} agents signed their entries for this organiser")
+    if origin:
+        click.echo(origin)
+
+
+def _tell_answers(
+    entries: Sequence[AgentEntry], answers: dict[str, Answer], *, handshakes: bool
+) -> None:
     for entry in entries:
         reached = any(answers[place].reason is None for place in entry.endpoints)
         for place in entry.endpoints:
-            click.echo(_endpoint_line(entry.id, place, answers[place], reached))
+            click.echo(_endpoint_line(entry.id, place, answers[place], reached, handshakes))
 
 
-def _endpoint_line(agent: str, endpoint: str, answer: Answer, reached: bool) -> str:
+def _endpoint_line(
+    agent: str, endpoint: str, answer: Answer, reached: bool, handshakes: bool
+) -> str:
     if answer.reason is None:
-        return f"ok    {agent} {endpoint} ({1000 * answer.seconds:.0f} ms)"
+        took = f"{1000 * answer.seconds:.0f} ms"
+        if handshakes:
+            return f"ok    {agent} {endpoint} ({took})"
+        return f"open  {agent} {endpoint} ({took}; keys not checked: give --id and --keys)"
     if reached:
         return f"-     {agent} {endpoint}: {answer.reason}; it answers elsewhere"
-    return f"FAIL  {agent} {endpoint}: {answer.reason}; does its agent run, and is the port open?"
+    hint = "" if answer.connected else "; does its agent run, and is the port open?"
+    return f"FAIL  {agent} {endpoint}: {answer.reason}{hint}"

@@ -1,18 +1,20 @@
 """`candor cluster request|add|remove|amend`: from a join request to the next revision."""
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from agent import compose, keys
+from agent import compose, keys, organisers
 from agent.options import data_root_option, initial_option, json_option
 from topologies import revisions, spectral
 from topologies.cluster import Cluster, RoundSettings, dump_cluster, load_cluster
 from topologies.files import Section, validated, write_text
 from topologies.requests import dump_request, load_request, make_request
+from topologies.specs import ConfigurationError
 
 _Command = Callable[..., None]
 
@@ -59,8 +61,9 @@ def request(
 ) -> None:
     """Ask to join a run: write a small file, signed with KEYS, for the organiser.
 
-    It says under which id, keys and addresses this agent takes part, and which organiser it trusts:
-    a cluster file that another one signs does not hold for it. Nothing in it is secret.
+    It says under which id, keys and addresses this agent takes part, and which organiser it trusts.
+    KEYS/organisers remembers that: with these keys, check and daemon refuse a file that nobody whom
+    they have asked has signed. Nothing in the request is secret.
 
     \b
     Example:
@@ -70,12 +73,14 @@ def request(
     identity = keys.load(directory)
     made = make_request(
         identity.signing_key,
-        organiser=compose.organiser_key(organiser),
+        organiser=organisers.organiser_key(organiser),
         agent=agent,
         curve=identity.curve_public,
         endpoints=endpoints,
         bind=bind,
+        serial=time.time_ns() // 1_000_000,
     )
+    organisers.remember(directory, made.organiser)
     write_text(output, dump_request(made))
     if as_json:
         click.echo(json.dumps({"path": str(output), **made.model_dump(mode="json")}))
@@ -135,6 +140,10 @@ def _amend(
     as_json: bool,
     **graph: Any,
 ) -> None:
+    if output.exists() and file.exists() and output.samefile(file):
+        raise ConfigurationError(
+            f"-o {output}: is the file to go on from, which hosts may still need; write another one"
+        )
     key = keys.load(sign_with).signing_key
     before = load_cluster(file)
     changes: dict[str, Section] = {}
@@ -222,7 +231,8 @@ def tell_written(path: Path, cluster: Cluster, as_json: bool) -> None:
     click.echo(f"{path}: run {cluster.run_id}, {count}, fingerprint {cluster.fingerprint}")
     if cluster.revision:
         click.echo(signed_line(cluster))
-    click.echo(f"Next: give {path} to every agent, and run `candor cluster check {path}` there.")
+    check = f"candor cluster check {path} --id ID --keys KEYS"
+    click.echo(f"Next: give {path} to every agent, and run `{check}` there.")
     if cluster.revision and cluster.revision.number > 1:
         click.echo("Then stop all daemons and start them with it: revisions do not mix.")
 
@@ -241,6 +251,7 @@ def facts(cluster: Cluster) -> dict[str, Any]:
     return {
         "fingerprint": cluster.fingerprint,
         **cluster.model_dump(mode="json"),
+        "period": cluster.round_weights.period,
         "spectral_gap": gap_of(cluster),
         "dials": {agent: list(cluster.neighbours(agent)) for agent in cluster.ids},
     }

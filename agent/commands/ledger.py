@@ -17,7 +17,7 @@ from agent.ledger_files import (
     write_exports,
 )
 from agent.options import json_option
-from agent.status import read_status
+from agent.status import data_dirs, read_status
 from mechanisms.audit import Finding, RunAudit, audit_export
 from mechanisms.credits import AMOUNT_MAX, format_credits
 from topologies.cluster import load_cluster
@@ -51,7 +51,8 @@ def command() -> None:
 @click.argument("directory", type=_directory)
 @json_option
 def show(directory: Path, as_json: bool) -> None:
-    """Show the channels of a data directory, or of every agent of a run directory.
+    """Show the channels of a data directory, or of every agent in a folder of such or in a run
+    directory.
 
     Balances are what the agent has received net from the neighbour, in credits. A pending proposal
     waits for the neighbour's signature; a refused one is made again with other content; a payment
@@ -63,8 +64,13 @@ def show(directory: Path, as_json: bool) -> None:
       candor ledger show /var/lib/candor/a3
       candor ledger show runs/demo --json
     """
-    data_dirs = _data_dirs(directory)
-    shown = {path.resolve().name: _channels(path) for path in data_dirs}
+    found = data_dirs(directory, STORE_NAME)
+    if not found:
+        raise ConfigurationError(
+            f"{directory}: no {STORE_NAME} here, in {AGENTS_NAME}/* or in *; name the data "
+            "directory of an agent, a folder of such or the directory of a run"
+        )
+    shown = {path.resolve().name: _channels(path) for path in found}
     if as_json:
         click.echo(json.dumps({"agents": shown}, indent=2))
         return
@@ -72,18 +78,6 @@ def show(directory: Path, as_json: bool) -> None:
         click.echo(f"{name}")
         for row in channels:
             click.echo(_channel_line(row))
-
-
-def _data_dirs(directory: Path) -> list[Path]:
-    if (directory / STORE_NAME).exists():
-        return [directory]
-    found = sorted(path.parent for path in (directory / AGENTS_NAME).glob(f"*/{STORE_NAME}"))
-    if not found:
-        raise ConfigurationError(
-            f"{directory}: no {STORE_NAME} here and none in {AGENTS_NAME}/*; "
-            "name the data directory of an agent or the directory of a run"
-        )
-    return found
 
 
 def _database(data_dir: Path) -> Path:
@@ -300,6 +294,9 @@ def verify(
 @click.pass_context
 def audit(context: click.Context, run_dir: Path, as_json: bool) -> None:
     """Audit all ledgers of a run; exit 3 and name file, edge and record when one does not hold.
+
+    RUN_DIR is a run's directory, with cluster.toml and agents/ID/ledger, or a folder of data
+    directories that all have the same cluster file.
 
     Checks every signature, recomputes every payment from the signed claims through the run's rule,
     compares both ends of each edge, and adds up what every agent received. Then says who would pay

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from agent.status import FILE_NAME, Status, is_running, read_status
+from agent.status import FILE_NAME, Status, data_dirs, is_running, read_status
 from agent.status import as_json as as_object
 from topologies.specs import ConfigurationError
 
@@ -28,8 +28,9 @@ def command(
 ) -> None:
     """Show what an agent, or every agent of a run, is doing.
 
-    DIRECTORY is the data directory of one daemon or the directory of a run. The status stays behind
-    when a daemon ends; whether it still runs is told by the lock it holds.
+    DIRECTORY is the data directory of one daemon, a folder of such, or the directory of a run; by
+    default the current one. The status stays behind when a daemon ends; whether it still runs is
+    told by the lock it holds.
 
     \b
     Example:
@@ -37,34 +38,25 @@ def command(
       candor status /var/lib/candor/a3 --json
       candor status /var/lib/candor/a3 --max-age 300    # for a health check
     """
-    data_dirs = [directory] if (directory / FILE_NAME).exists() else _data_dirs(directory)
-    found = {data_dir: read_status(data_dir) for data_dir in data_dirs}
-    running = {data_dir: is_running(data_dir) for data_dir in data_dirs}
+    known = data_dirs(directory)
+    if not known:
+        raise ConfigurationError(
+            f"{directory}: no status here; name the --data-dir of an agent, a folder of such or "
+            "the directory of a run"
+        )
+    found = {data_dir: read_status(data_dir) for data_dir in known}
+    running = {data_dir: is_running(data_dir) for data_dir in known}
     if as_json:
-        shown = {path: {**as_object(found[path]), "running": running[path]} for path in data_dirs}
-        alone = data_dirs == [directory]
+        shown = {path: {**as_object(found[path]), "running": running[path]} for path in known}
+        alone = known == [directory]
         agents = {found[path].agent: value for path, value in shown.items()}
         click.echo(json.dumps(shown[directory] if alone else {"agents": agents}, indent=2))
     else:
         _print(directory, found, running)
     if age_max_s is not None and not all(
-        _healthy(path, found[path], running[path], age_max_s) for path in data_dirs
+        _healthy(path, found[path], running[path], age_max_s) for path in known
     ):
         context.exit(1)
-
-
-def _data_dirs(run_dir: Path) -> list[Path]:
-    """The data directories of a run in which a daemon has left a status.
-
-    Raises:
-        ConfigurationError: there is none.
-    """
-    found = sorted(path.parent for path in run_dir.glob(f"agents/*/{FILE_NAME}"))
-    if not found:
-        raise ConfigurationError(
-            f"{run_dir}: no status here; name the --data-dir of an agent or the directory of a run"
-        )
-    return found
 
 
 def _healthy(data_dir: Path, status: Status, running: bool, age_max_s: float) -> bool:

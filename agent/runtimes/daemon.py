@@ -456,10 +456,6 @@ class Daemon:
 
         return mixed
 
-    def link_reason(self, peer: str) -> str | None:
-        """What keeps the connection to a neighbour from standing, None when it stands."""
-        return self._transport.link(peer).reason
-
     def link_bytes(self) -> Mapping[str, tuple[int, int]]:
         """(sent, received) by neighbour."""
         links = {peer: self._transport.link(peer) for peer in self.core.neighbours}

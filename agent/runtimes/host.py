@@ -14,19 +14,18 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from agent import keys
+from agent import keys, organisers
 from agent.algorithms import Hyper, resolve_algorithm, step_schedule
 from agent.failpoints import Probe
 from agent.journal import Journal
 from agent.learner import Learner, verified_initial_parameters
 from agent.ledger_files import write_exports
 from agent.partition import Shard
-from agent.runtimes.assembly import assemble, channel_terms
+from agent.runtimes.assembly import assemble
 from agent.runtimes.daemon import INTERRUPTED, Daemon, Observer, Result, Work
 from agent.runtimes.recorder import SNAPSHOT_NAME, Recorder
-from agent.runtimes.succession import MODEL_NAME, keep, move_on
+from agent.runtimes.succession import MODEL_NAME, move_on, open_store
 from agent.status import DataDirLock, State
-from agent.store import FILE_NAME as STORE_NAME
 from agent.store import Store, StoreError
 from agent.tasks import resolve_task
 from mechanisms.strategies import parse_strategy
@@ -36,6 +35,7 @@ from network.wire import NONCE_BYTES
 from network.zeromq import ZeroMqTransport
 from topologies.canonical import MalformedError
 from topologies.cluster import Cluster, load_cluster
+from topologies.fields import split_bind
 from topologies.specs import ConfigurationError
 
 _STATES: Final[Mapping[int, State]] = {0: "done", INTERRUPTED: "interrupted"}
@@ -49,6 +49,7 @@ class HostSettings:
     keys: Path
     data_dir: Path
     listen: tuple[str, ...] = ()
+    organiser: str | None = None
     strategy: str = "honest"
     initial: Path | None = None
     data_root: Path | None = None
@@ -63,24 +64,22 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
     """Run a daemon to its end; answers with one line of failure, if any, and the exit code.
 
     Raises:
-        ConfigurationError: anything wrong with cluster file, keys, task, strategy, directory or
-            failpoint.
+        ConfigurationError: anything wrong with cluster file, keys, addresses, task, strategy,
+            directory or failpoint.
+        SignatureError: the file is not signed as it should be, or not by whom.
         TransportError: the endpoint cannot be bound.
     """
     probe = Probe.from_environment(os.environ)
+    _check_listen(settings.listen)
     cluster = load_cluster(cluster_path)
+    organisers.check_signer(cluster, cluster_path, settings.organiser, settings.keys)
     identity = own_identity(cluster, settings)
     work, learner = prepare(cluster, settings)
     _make_data_dir(settings.data_dir)
     with ExitStack() as stack:
         stack.enter_context(DataDirLock(settings.data_dir))
         moved = move_on(settings.data_dir, cluster, settings.agent, identity.signing_key)
-        terms = list(channel_terms(cluster, settings.agent).values())
-        path = settings.data_dir / STORE_NAME
-        store = stack.enter_context(
-            Store.open(path, fingerprint=cluster.fingerprint, channels=terms)
-        )
-        keep(settings.data_dir, cluster)
+        store = stack.enter_context(open_store(settings.data_dir, cluster, settings.agent))
         try:
             result = _run(cluster, identity, settings, work, store, stack, probe, moved)
             write_exports(store, cluster, settings.agent, identity.signing_key, settings.data_dir)
@@ -88,6 +87,15 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
         except (MalformedError, StoreError, OSError, SafetensorError) as exc:
             return f"{settings.data_dir}: {exc}", 1
     return result.failure, result.exit_code
+
+
+def _check_listen(listen: Sequence[str]) -> None:
+    """Addresses in their form only: whether this host has them may change until it is started."""
+    for place in listen:
+        try:
+            split_bind(place)
+        except ConfigurationError as exc:
+            raise ConfigurationError(f"--listen: {exc}") from exc
 
 
 def own_identity(cluster: Cluster, settings: HostSettings) -> Identity:
@@ -179,7 +187,7 @@ def _run(
         snapshot=_snapshot(data_dir),
         probe=probe,
     )
-    recorder.link_bytes, recorder.link_reason = daemon.link_bytes, daemon.link_reason
+    recorder.link_bytes = daemon.link_bytes
     ended = None
     try:
         ended = asyncio.run(daemon.run())

@@ -153,7 +153,7 @@ def _cluster(agents: int, graph: str, partition: str, rounds: int, seed: int) ->
         AgentEntry(
             id=f"a{i}",
             endpoint=f"tcp://127.0.0.1:{20_000 + i}",
-            identity=i.to_bytes(32, "big").hex(),
+            identity=(i + 1).to_bytes(32, "big").hex(),
             curve=z85.encode(i.to_bytes(32, "big")),
         )
         for i in range(agents)

@@ -53,7 +53,6 @@ class Recorder:
         self._began = time.monotonic()
         self._written_s = float("-inf")
         self.link_bytes: Callable[[], Mapping[str, tuple[int, int]]] = dict
-        self.link_reason: Callable[[str], str | None] = str
 
     def __enter__(self) -> Self:
         self._metrics = self._stack.enter_context(MetricsWriter(self._data_dir / METRICS_NAME))
@@ -139,12 +138,6 @@ class Recorder:
             )
         )
 
-    def _reason(self, core: AgentCore, agent: str) -> str | None:
-        neighbour = core.neighbours[agent]
-        if neighbour.reason is None and not neighbour.session.established:
-            return self.link_reason(agent) or "no answer yet"
-        return neighbour.reason
-
     def _neighbours(self, core: AgentCore) -> dict[str, NeighbourStatus]:
         links = self.link_bytes()
         return {
@@ -152,7 +145,7 @@ class Recorder:
                 state=neighbour.state,
                 last_round=neighbour.last_round,
                 balance=core.settlement.edge_balance(agent),
-                reason=self._reason(core, agent),
+                reason=core.why_absent(agent),
                 bytes_sent=links.get(agent, (0, 0))[0],
                 bytes_received=links.get(agent, (0, 0))[1],
             )

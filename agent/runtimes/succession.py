@@ -9,6 +9,8 @@ Windows that were not settled by then are not settled any more.
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -73,8 +75,26 @@ def move_on(data_dir: Path, cluster: Cluster, agent: str, key: SigningKey) -> Pa
     return _move(data_dir, destination)
 
 
-def keep(data_dir: Path, cluster: Cluster) -> None:
-    """Leave the cluster file with the data that it explains, once the database is of it."""
+@contextmanager
+def open_store(data_dir: Path, cluster: Cluster, agent: str) -> Iterator[Store]:
+    """The database of an agent in this run, and beside it the cluster file that it is audited by.
+
+    The file comes before a new database, so that it is known at any instant which revision the
+    directory is of, and behind an old one, which may refuse it.
+
+    Raises:
+        ConfigurationError: the database is another run's, or cannot be opened.
+    """
+    path = data_dir / store.FILE_NAME
+    if not path.exists():
+        _keep(data_dir, cluster)
+    terms = list(channel_terms(cluster, agent).values())
+    with Store.open(path, fingerprint=cluster.fingerprint, channels=terms) as opened:
+        _keep(data_dir, cluster)
+        yield opened
+
+
+def _keep(data_dir: Path, cluster: Cluster) -> None:
     path = data_dir / CLUSTER_NAME
     text = dump_cluster(cluster)
     if path.exists() and path.read_text(encoding="utf-8") == text:
@@ -85,6 +105,7 @@ def keep(data_dir: Path, cluster: Cluster) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(draft, path)
+    _sync(data_dir)
 
 
 def _kept(data_dir: Path) -> dict[int, Path]:
@@ -105,9 +126,8 @@ def _export(data_dir: Path, old: Cluster, agent: str, key: SigningKey) -> None:
     database = data_dir / store.FILE_NAME
     if not database.exists():
         return  # killed before it had one
-    terms = list(channel_terms(old, agent).values())
     try:
-        with Store.open(database, fingerprint=old.fingerprint, channels=terms) as opened:
+        with open_store(data_dir, old, agent) as opened:
             write_exports(opened, old, agent, key, data_dir)
     except StoreError as exc:
         raise ConfigurationError(str(exc)) from exc

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from agent import keys
+from agent import keys, terminal_graph
 from agent.commands.cluster import command
 from agent.dial import dial_all
 from topologies.cluster import DEFAULT_RULE, Cluster, dump_cluster, load_cluster
@@ -126,10 +126,15 @@ def test_a_schedule_stands_in_the_file_under_the_agents_own_names(
     assert weights.of(1).taken == {"zoe": {"amy": 0.5}, "bob": {"zoe": 0.5}, "amy": {"bob": 0.5}}
     assert weights.of(2).taken == {"zoe": {"bob": 0.5}, "bob": {"amy": 0.5}, "amy": {"zoe": 0.5}}
     assert weights.of(3).taken == weights.of(1).taken
-    assert "schedule arcs" in run("show", output).output
+    shown = run("show", output).output
+    assert "schedule arcs" in shown
+    assert "every 2 rounds the same" in shown
+    assert "All rounds together:" in shown
     assert run(*words, "failing:base=ring,p=0.5").exit_code == 0
     cluster = load_cluster(output)
     assert cluster.graph.schedule == "failing:p=0.5,seed=0"
+    assert "mixing metropolis-hastings, by chance" in run("show", output).output
+    assert json.loads(run("show", output, "--json").output)["period"] is None
     assert len({len(cluster.round_weights.graph(t).edges) for t in range(1, 20)}) > 1
     assert run(*words, "directed-ring").exit_code == 0
     cluster = load_cluster(output)
@@ -277,7 +282,7 @@ def test_a_check_dials_every_endpoint(keys_root: Path) -> None:
     lines = result.output.splitlines()
     assert cluster.fingerprint in lines[0]
     assert [line.split()[:3] for line in lines[1:]] == [
-        ["ok", f"a{i}", f"tcp://127.0.0.1:{port}"] for i, port in enumerate(ports)
+        ["open", f"a{i}", f"tcp://127.0.0.1:{port}"] for i, port in enumerate(ports)
     ]
 
 
@@ -404,6 +409,8 @@ def test_show_tells_a_person_who_dials_whom(keys_root: Path) -> None:
     assert cluster.fingerprint in output
     assert "a0  tcp://127.0.0.1:7000  dials a1 a3" in output
     assert "step_size 0.4" in output
+    assert "\n".join(terminal_graph.drawn(cluster.networkx_graph())) in output
+    assert "rounds the same" not in output
 
 
 @pytest.mark.parametrize("name", ["new", "check", "show"])

@@ -13,7 +13,7 @@ import networkx as nx
 import pytest
 from safetensors.torch import save_file
 
-from agent import cli, keys
+from agent import cli, keys, organisers
 from agent.dial import greet_all
 from agent.learner import Learner, initial_parameters
 from agent.partition import Shard
@@ -61,11 +61,12 @@ class Candor:
 
     def sign(self, *words: str | Path, topology: str | Path = "ring") -> Cluster:
         """`cluster new`, `add` or `remove` with the organiser's keys."""
-        output = self.root / "cluster.toml"
-        what = ("--sign-with", self.root / "keys" / "organiser", "-o", output)
+        output, draft = self.root / "cluster.toml", self.root / "next.toml"
+        what = ("--sign-with", self.root / "keys" / "organiser", "-o", draft)
         if words[0] == "new":
             what += ("--topology", topology, "--task", "digits", "--run-id", "spring")
         self.done("cluster", *words, *what)
+        draft.replace(output)
         return load_cluster(output)
 
 
@@ -120,18 +121,26 @@ def test_agents_join_move_and_leave(candor: Candor, requests: list[Path], tmp_pa
     file, old = tmp_path / "cluster.toml", tmp_path / "old.toml"
     first = candor.sign("new", *requests)
     old.write_text(file.read_text())
+    before = tmp_path / "before.toml"
+    before.write_text(requests[1].read_text())
     second = candor.sign("add", file, candor.request("dave", "tcp://dave.example:7000"))
     assert (second.ids, second.neighbours("dave")) == ((*IDS, "dave"), ("alice", "carol"))
     assert second.revision is not None
     assert (second.revision.number, second.revision.previous) == (2, first.fingerprint)
     moved = candor.sign("add", file, candor.request("bob", "tcp://new.example:7000"))
     assert moved.agent("bob").endpoints == ("tcp://new.example:7000",)
+    replayed = candor.refused(
+        2, "cluster", "add", file, before, "--sign-with", tmp_path / "keys" / "organiser",
+        "-o", tmp_path / "x.toml",
+    )  # fmt: skip
+    assert "the request of agent 'bob' is not later than the one that is in" in replayed
     third = candor.sign("remove", file, "alice", "carol", "--topology", "path")
     assert third.ids == ("bob", "dave")
     assert third.revision is not None
     assert third.revision.number == 4
     check = ("cluster", "check", "--no-dial", "--no-task")
-    candor.done(*check, file, "--previous", old)
+    told = candor.done(*check, file, "--previous", old)
+    assert f"later than {old}: revisions 2 to 3 are between" in told
     replayed = candor.refused(3, *check, old, "--previous", file)
     assert "it is revision 1, and revision 4 was in use already" in replayed
 
@@ -206,7 +215,7 @@ def test_a_revision_changes_rounds_and_the_initial_model(
     before = candor.sign("new", *requests)
     file, model = tmp_path / "cluster.toml", tmp_path / "model.safetensors"
     assert "nothing would change" in candor.refused(
-        2, "cluster", "amend", file, "--rounds", str(before.rounds.rounds), "-o", file,
+        2, "cluster", "amend", file, "--rounds", str(before.rounds.rounds), "-o", model,
         "--sign-with", tmp_path / "keys" / "organiser",
     )  # fmt: skip
     digits = resolve_task("digits")
@@ -240,6 +249,73 @@ def test_a_wrong_organiser_is_refused(candor: Candor, requests: list[Path], tmp_
     assert not (tmp_path / "x.toml").exists()
 
 
+def stripped(signed: str) -> str:
+    """A signed file without all that was signed, and with another seed."""
+    head, _, rest = signed.partition("[revision]\n")
+    unsigned = ("join", "serial", "signature")
+    lines = (head + rest[rest.index("[graph]") :]).replace("seed = 0", "seed = 1").splitlines()
+    return "\n".join(line for line in lines if line.split(" ")[0] not in unsigned)
+
+
+def test_keys_that_asked_an_organiser_take_no_file_of_anybody_else(
+    candor: Candor, requests: list[Path], tmp_path: Path
+) -> None:
+    file, alice = tmp_path / "cluster.toml", tmp_path / "keys" / "alice"
+    candor.sign("new", *requests)
+    file.write_text(stripped(file.read_text()))
+    assert load_cluster(file).revision is None
+    check = ("cluster", "check", file, "--no-dial", "--no-task", "--id", "alice", "--keys", alice)
+    daemon = ("agent", "--cluster", file, "--id", "alice", "--keys", alice)
+    daemon = (*daemon, "--data-dir", tmp_path / "data")
+    asked = keys.load_public(tmp_path / "keys" / "organiser").identity.hex()
+    for words in (check, daemon):
+        told = candor.refused(3, *words)
+        assert f"is not signed, and not by {asked[:12]}…, whom {alice} has asked" in told
+    assert not (tmp_path / "data").exists()
+    # Keys that asked nobody take it, unless they are told whom to trust.
+    (alice / organisers.FILE_NAME).unlink()
+    candor.done(*check)
+    organiser = ("--organiser", tmp_path / "keys" / "organiser")
+    for words in (check, daemon):
+        assert "is not signed, and not by" in candor.refused(3, *words, *organiser)
+
+
+def test_a_check_tells_where_a_revision_stands(
+    candor: Candor, requests: list[Path], tmp_path: Path
+) -> None:
+    sign = ("--sign-with", tmp_path / "keys" / "organiser", "-o")
+    candor.sign("new", *requests)
+    files = [tmp_path / "cluster.toml", *(tmp_path / f"{number}.toml" for number in (2, 3, 4))]
+    for old, new, agent in zip(files, files[1:], IDS, strict=False):
+        path = candor.request(agent, f"tcp://new.{agent}.example:7000")
+        candor.done("cluster", "add", old, path, *sign, new)
+    for new, told in (
+        (0, "the same revision as"),
+        (1, "follows"),
+        (2, "later than {}: revision 2 is between"),
+        (3, "later than {}: revisions 2 to 3 are between"),
+    ):
+        words = ("cluster", "check", files[new], "--previous", files[0], "--no-dial", "--no-task")
+        told = told.format(files[0]) if "{}" in told else f"{told} {files[0]}"
+        assert told in candor.done(*words).splitlines()
+
+
+def test_the_file_to_go_on_from_is_not_written_over(
+    candor: Candor, requests: list[Path], tmp_path: Path
+) -> None:
+    candor.sign("new", *requests)
+    file, link = tmp_path / "cluster.toml", tmp_path / "link.toml"
+    link.symlink_to(file)
+    before = file.read_text()
+    for output in (file, link):
+        told = candor.refused(
+            2, "cluster", "remove", file, "carol", "-o", output,
+            "--sign-with", tmp_path / "keys" / "organiser",
+        )  # fmt: skip
+        assert "is the file to go on from" in told
+    assert file.read_text() == before
+
+
 def test_mistakes_get_one_line_and_write_nothing(
     candor: Candor, requests: list[Path], tmp_path: Path
 ) -> None:
@@ -264,10 +340,12 @@ def test_mistakes_get_one_line_and_write_nothing(
         assert told in candor.refused(2, *words)
     request = ("cluster", "request", tmp_path / "keys" / "alice", "--id", "alice", "-o", output)
     for endpoint in ("alice.example:7000", "tcp://*:7000", "tcp://h:70000", "tcp://[::1:7"):
-        words = (*request, "--organiser", "0" * 64, "--endpoint", endpoint)
+        words = (*request, "--organiser", "22" * 32, "--endpoint", endpoint)
         assert "endpoint" in candor.refused(2, *words)
     place = ("--endpoint", "tcp://h:1")
     assert "public keys" in candor.refused(2, *request, *place, "--organiser", tmp_path / "none")
+    nobody = ("--organiser", "00" * 32)
+    assert "is nobody's identity" in candor.refused(2, *request, *place, *nobody)
     assert not output.exists()
 
 
@@ -316,6 +394,18 @@ def test_pipes_and_devices_hold_nobody_up(
     os.mkfifo(tmp_path / "odd" / keys.IDENTITY_FILE, mode=0o600)
     words = ("cluster", "remove", file, "bob", "--sign-with", tmp_path / "odd")
     assert "Not a regular file" in candor.refused(2, *words, "-o", tmp_path / "x.toml")
+
+
+@pytest.mark.parametrize("place", ["tcp://127.0.0.1:99999", "127.0.0.1:7000", "tcp://*:0", ""])
+def test_an_address_that_cannot_be_is_bad_usage(
+    place: str, candor: Candor, requests: list[Path], tmp_path: Path
+) -> None:
+    candor.sign("new", *requests)
+    daemon = ("--id", "bob", "--keys", tmp_path / "keys" / "bob", "--data-dir", tmp_path / "data")
+    words = ("agent", "--cluster", tmp_path / "cluster.toml", *daemon)
+    told = candor.refused(2, *words, "--listen", "tcp://*:7000", "--listen", place)
+    assert "--listen: endpoint" in told
+    assert not (tmp_path / "data").exists()
 
 
 # --- who answers --------------------------------------------------------------------------------
@@ -373,11 +463,23 @@ def test_a_check_with_keys_shakes_hands(candor: Candor, tmp_path: Path) -> None:
         assert code == 1
         assert f"ok    bob tcp://127.0.0.1:{ports[1]}" in out
         assert f"ok    bob tcp://localhost:{ports[2]}" in out
-        assert f"FAIL  carol tcp://127.0.0.1:{ports[3]}: Connection refused" in out
+        closed = f"FAIL  carol tcp://127.0.0.1:{ports[3]}: Connection refused; does its agent run"
+        assert closed in out
         # Carol has keys that bob's list, another revision's perhaps, does not have.
         code, out = check_as(candor, "carol", "--json")
-        reasons = [shown["reason"] for shown in json.loads(out)["endpoints"]]
-        assert "they do not know our key" in reasons[1]
+        told = json.loads(out)
+        assert told["keys_checked"]
+        assert "they do not know our key" in told["endpoints"][1]["reason"]
+        code, out = check_as(candor, "carol")
+        (refused,) = (
+            line for line in out.splitlines() if f"bob tcp://127.0.0.1:{ports[1]}" in line
+        )
+        assert refused.endswith("have they the same revision of the cluster file?")
+        # Whoever listens there: without keys nobody is taken for bob.
+        code, out, _ = candor.run("cluster", "check", tmp_path / "cluster.toml", "--no-task")
+        assert f"open  bob tcp://127.0.0.1:{ports[1]}" in out
+        assert "keys not checked: give --id and --keys" in out
+        assert "ok " not in out
     alone = Cluster.model_validate(cluster.model_dump())
     with listening(alone, "alice", tmp_path, "bob"), listening(alone, "carol", tmp_path, "bob"):
         assert check_as(candor, "bob")[0] == 0

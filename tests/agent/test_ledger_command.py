@@ -201,6 +201,22 @@ def test_a_missing_export_makes_the_audit_exit_3(run_dir: Path) -> None:
     assert "agents/a0/ledger/a0-a1.jsonl: edge a0-a1, seq 0: missing" in result.output
 
 
+def test_a_folder_of_data_directories_is_audited_by_their_own_file(run_dir: Path) -> None:
+    folder, text = run_dir / "agents", (run_dir / "cluster.toml").read_text()
+    for agent in ("a0", "a1", "a2"):
+        (folder / agent / "cluster.toml").write_text(text)
+    audited = ledger("audit", folder)
+    assert audited.exit_code == 0, audited.output
+    assert audited.output == ledger("audit", run_dir).output
+    (folder / "a1" / "cluster.toml").write_text(text.replace("rounds = 8", "rounds = 9"))
+    assert text != (folder / "a1" / "cluster.toml").read_text()
+    with pytest.raises(ConfigurationError, match=r"a0/cluster\.toml and .*a1.* different files"):
+        audit_run_directory(folder)
+    (folder / "a1" / "cluster.toml").write_text(text)
+    export_path(run_dir).write_text("{}\n")
+    assert ledger("audit", folder).exit_code == 3
+
+
 def test_a_directory_without_cluster_or_exports_is_bad_usage(run_dir: Path) -> None:
     with pytest.raises(ConfigurationError, match="cluster file"):
         audit_run_directory(run_dir / "agents")
@@ -254,6 +270,7 @@ def test_show_lists_the_channels_of_an_agent_and_of_a_run(run_dir: Path) -> None
     assert result.exit_code == 0
     assert "a0-a1  record 2, up to window 1: a1 owes a0 1.000000" in result.output
     told = json.loads(ledger("show", run_dir, "--json").output)
+    assert told == json.loads(ledger("show", run_dir / "agents", "--json").output)
     assert list(told["agents"]) == ["a0", "a1", "a2"]
     row = told["agents"]["a2"][0]
     assert len(bytes.fromhex(row.pop("channel_id"))) == 32

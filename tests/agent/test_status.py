@@ -22,6 +22,7 @@ from agent.status import (
     State,
     Status,
     StatusFile,
+    data_dirs,
     is_running,
     read_status,
 )
@@ -205,6 +206,14 @@ def test_status_of_a_run_directory_has_an_object_for_each_agent(tmp_path: Path) 
         "a10": False,
         "a2": True,
     }
+
+
+def test_a_folder_of_data_directories_is_as_good_as_a_run(tmp_path: Path) -> None:
+    folder = _run_dir(tmp_path) / "agents"
+    agents = json.loads(CliRunner().invoke(command, [str(folder), "--json"]).stdout)["agents"]
+    assert list(agents) == ["a0", "a10", "a2"]
+    assert data_dirs(folder / "a0") == [folder / "a0"]
+    assert data_dirs(folder / "a3") == []
 
 
 def test_the_table_tells_a_dead_daemon_from_a_living_one_and_says_who_is_not_served(

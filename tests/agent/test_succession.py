@@ -2,19 +2,19 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent import keys
 from agent.ledger_files import CLUSTER_NAME, LEDGER_NAME
 from agent.runtimes import succession
-from agent.runtimes.assembly import channel_terms
-from agent.runtimes.succession import keep, move_on
+from agent.runtimes.succession import move_on, open_store
 from agent.store import FILE_NAME as STORE_NAME
 from agent.store import PutValue, Store
 from network.identity import Identity
 from tests.topologies.test_revisions import ORGANISER, make, request
-from topologies.cluster import Cluster
+from topologies.cluster import Cluster, load_cluster
 from topologies.requests import make_request
 from topologies.revisions import amended
 from topologies.signatures import SigningKey
@@ -37,6 +37,7 @@ def first(identity: Identity) -> Cluster:
         agent=AGENT,
         curve=identity.curve_public,
         endpoints=["tcp://own.example:7000"],
+        serial=1,
     )
     return amended(make("bcd"), ORGANISER, joining=[own])
 
@@ -45,10 +46,7 @@ def run(data_dir: Path, cluster: Cluster, key: SigningKey, mark: bytes) -> Path 
     """What a daemon does with its directory, and a mark that it leaves in the database."""
     data_dir.mkdir(exist_ok=True)
     moved = move_on(data_dir, cluster, AGENT, key)
-    terms = list(channel_terms(cluster, AGENT).values())
-    path = data_dir / STORE_NAME
-    with Store.open(path, fingerprint=cluster.fingerprint, channels=terms) as store:
-        keep(data_dir, cluster)
+    with open_store(data_dir, cluster, AGENT) as store:
         store.commit([PutValue("mark", mark)]).result()
     (data_dir / "metrics.csv").write_bytes(mark)
     (data_dir / "mine.txt").write_bytes(b"not the daemon's")
@@ -97,6 +95,34 @@ def test_no_way_leads_back(tmp_path: Path, identity: Identity, first: Cluster) -
     assert mark_of(data) == b"three"
 
 
+def test_a_first_start_that_was_killed_holds_no_revision_up(
+    tmp_path: Path, identity: Identity, first: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = identity.signing_key
+    second = amended(first, ORGANISER, leaving=["c"])
+
+    class Killed(BaseException):
+        pass
+
+    def opened_and_killed(path: Path, **options: Any) -> Store:
+        path.touch()  # as SQLite makes it
+        raise Killed
+
+    def killed(*arguments: Any, **options: Any) -> None:
+        raise Killed
+
+    points = [(Store, "open", opened_and_killed), (Store, "open", killed), (os, "replace", killed)]
+    for number, (place, name, dies) in enumerate(points):
+        data = tmp_path / f"data-{number}"
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, dies)
+            with pytest.raises(Killed):
+                run(data, first, key, b"one")
+        run(data, second, key, b"two")
+        assert mark_of(data) == b"two"
+        assert load_cluster(data / CLUSTER_NAME) == second
+
+
 @pytest.mark.parametrize("killed_at", range(8))
 def test_a_move_that_was_killed_goes_on(
     killed_at: int,
@@ -142,7 +168,7 @@ def test_another_runs_file_is_refused(tmp_path: Path, identity: Identity, first:
     data, key = tmp_path / "data", identity.signing_key
     run(data, first, key, b"one")
     unsigned = first.model_dump() | {"revision": None, "signature": None}
-    unsigned["agents"] = [{**entry.model_dump(), "join": None} for entry in first.agents]
+    unsigned["agents"] = [entry.model_dump(exclude={"join", "serial"}) for entry in first.agents]
     with pytest.raises(SignatureError, match="is not signed"):
         run(data, Cluster.model_validate(unsigned), key, b"unsigned")
     assert mark_of(data) == b"one"
@@ -164,7 +190,8 @@ def test_unsigned_files_are_the_databases_business(tmp_path: Path, identity: Ide
 
     def unsigned(rounds: int) -> Cluster:
         fields = make("abc").model_dump() | {"revision": None, "signature": None}
-        fields["agents"] = [{**entry.model_dump(), "join": None} for entry in make("abc").agents]
+        agents = make("abc").agents
+        fields["agents"] = [entry.model_dump(exclude={"join", "serial"}) for entry in agents]
         fields["rounds"]["rounds"] = rounds
         return Cluster.model_validate(fields)
 

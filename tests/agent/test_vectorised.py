@@ -54,7 +54,7 @@ def cluster(
             AgentEntry(
                 id=agent,
                 endpoint=f"tcp://127.0.0.1:{5000 + i}",
-                identity=f"{i:064x}",
+                identity=f"{i + 1:064x}",
                 curve=z85.encode(bytes([i]) * 32),
             )
             for i, agent in enumerate(ids)

@@ -86,7 +86,14 @@ def sign(key: Ed25519PrivateKey, domain: str, message: bytes) -> bytes:
     return key.sign(domain.encode() + message)
 
 
+PRIME = 2**255 - 19
+ORDER_8 = 2707385501144840649318225287225658788936804267575313519463743609750303402022
+
+
 def is_signed(public: bytes, domain: str, message: bytes, signature: bytes) -> bool:
+    y = int.from_bytes(public, "little") % 2**255
+    if y >= PRIME or y in (0, 1, PRIME - 1, ORDER_8, PRIME - ORDER_8):
+        return False
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, domain.encode() + message)
     except (InvalidSignature, ValueError):
@@ -102,10 +109,10 @@ TABLES = {
     "graph": ("topology", "mixing", "schedule", "edges", "turns", "weights"),
 }
 REALS = ("step_size", "step_decay", "momentum", "deadline_s", "start_deadline_s")
-AGENT = ("id", "endpoint", "identity", "curve", "other_endpoints", "bind", "join")
+AGENT = ("id", "endpoint", "identity", "curve", "other_endpoints", "bind", "join", "serial")
 REVISION = ("number", "organiser", "previous")
 LISTS = ("turns", "weights", "other_endpoints", "bind")
-OPTIONAL = (*LISTS, "join", "previous")
+OPTIONAL = (*LISTS, "join", "serial", "previous")
 
 
 @dataclass(frozen=True, slots=True)

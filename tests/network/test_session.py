@@ -482,12 +482,16 @@ def test_two_revisions_are_refused_with_who_has_to_move() -> None:
     shake_hands(a, b)
     assert a.reason == (
         f"cluster files differ: a0 has revision 2 {FINGERPRINT[:16]}, "
-        f"a1 has revision 1 {OTHER_FINGERPRINT[:16]}; a1 needs revision 2"
+        f"a1 has revision 1 {OTHER_FINGERPRINT[:16]}; a1 needs revision 2 and is waited for"
     )
     assert b.reason == (
         f"cluster files differ: a1 has revision 1 {OTHER_FINGERPRINT[:16]}, "
         f"a0 has revision 2 {FINGERPRINT[:16]}; a1 needs revision 2"
     )
+    assert (a.peer_behind, b.peer_behind) == (True, False)
+    shake_hands(a, session("a1", revision=2))  # started again, with our file
+    assert a.established
+    assert not a.peer_behind
 
 
 def test_one_number_on_two_files_helps_nobody_and_the_fingerprint_decides() -> None:

@@ -38,6 +38,7 @@ def make(**changes: Any) -> JoinRequest:
         "curve": CURVE,
         "endpoints": ["tcp://a.example:7000", "tcp://[2001:db8::1]:7000"],
         "bind": ["tcp://*:7000"],
+        "serial": 1_700_000_000_000,
     }
     return make_request(KEY, **(fields | changes))
 
@@ -88,6 +89,7 @@ def test_a_request_survives_its_file(
         ("a.example:7000", "a.example:7001"),
         ("db8::1", "db8::2"),
         ("tcp://*:7000", "tcp://*:7001"),
+        ("serial = 17", "serial = 18"),
         (ORGANISER.public.hex(), KEY.public.hex()),
         (CURVE, z85.encode(bytes(32))),
         (KEY.public.hex(), ORGANISER.public.hex()),
@@ -114,6 +116,8 @@ def test_whatever_is_changed_is_noticed(old: str, new: str, tmp_path: Path) -> N
         ("#" * (REQUEST_BYTES_MAX + 1), "larger than 16 KiB"),
         (dump_request(make()) + 'rank = "boss"\n', "unknown key agent.rank"),
         (dump_request(make()).replace("join = ", "# join = "), "`join` is missing"),
+        (dump_request(make()).replace("serial = ", "# "), "`serial` is missing"),
+        (dump_request(make()).replace("serial = 1", "serial = -1"), "agent.serial"),
         (dump_request(make()).replace('join = "', 'join = "x'), "hexadecimal"),
         (dump_request(make()).replace("tcp://a.example", "ipc://a.example"), "agent.endpoint"),
     ],
@@ -126,6 +130,17 @@ def test_a_malformed_request_is_told_in_one_line(text: str, message: str, tmp_pa
     assert message in str(told.value)
     assert str(path) in str(told.value)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("role", ["organiser", "identity"])
+def test_a_key_that_nobody_has_is_no_identity(role: str, tmp_path: Path) -> None:
+    """Zero's own key: its join, R of zero and S = 0, would hold for whatever the file says."""
+    path, zero = tmp_path / "r.toml", "01" + "00" * 31
+    text = dump_request(make())
+    text = text.replace(ORGANISER.public.hex() if role == "organiser" else KEY.public.hex(), zero)
+    path.write_text(text.replace(f'join = "{make().agent.join}"', f'join = "{zero}{"00" * 32}"'))
+    with pytest.raises(ConfigurationError, match=f"{role}: '0100.* is nobody's identity"):
+        load_request(path)
 
 
 @pytest.mark.timeout(10)
@@ -152,6 +167,8 @@ def test_a_pipe_a_device_or_a_directory_is_no_request(tmp_path: Path) -> None:
         ({"bind": ["udp://*:1"]}, r"bind\[0\]"),
         ({"bind": ["tcp://*:0"]}, r"bind\[0\]"),
         ({"agent": "../etc"}, "id"),
+        ({"serial": 0}, "serial"),
+        ({"serial": 1 << 53}, "serial"),
     ],
 )
 def test_what_no_agent_can_be_is_not_signed(changes: dict[str, Any], message: str) -> None:
@@ -193,7 +210,7 @@ def test_an_agent_listens_where_it_can(
 
 
 def test_an_entry_without_a_signature_is_as_before() -> None:
-    fields = {"id": "a", "endpoint": "tcp://h:1", "identity": "0" * 64, "curve": CURVE}
+    fields = {"id": "a", "endpoint": "tcp://h:1", "identity": "22" * 32, "curve": CURVE}
     entry = validated(AgentEntry, fields, "agent")
     assert entry.model_dump(exclude_defaults=True) == fields
     assert entry.endpoints == ("tcp://h:1",)

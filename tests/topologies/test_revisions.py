@@ -43,6 +43,7 @@ def request(agent: str, organiser: SigningKey = ORGANISER, **changes: Any) -> Jo
         "agent": agent,
         "curve": z85.encode(seed),
         "endpoints": [f"tcp://{agent}.example:7000", f"tcp://[2001:db8::{seed[0]:x}]:7000"],
+        "serial": 1,
     }
     return make_request(SigningKey(seed), **(fields | changes))
 
@@ -196,7 +197,7 @@ def test_a_revision_names_the_one_before() -> None:
 
 
 def test_a_new_request_of_a_member_replaces_its_entry() -> None:
-    moved = request("b", endpoints=["tcp://new.example:7000"])
+    moved = request("b", endpoints=["tcp://new.example:7000"], serial=2)
     first = make()
     second = amended(first, ORGANISER, joining=[moved])
     assert second.ids == first.ids
@@ -260,10 +261,26 @@ def test_an_id_that_is_taken_stays_with_its_identity() -> None:
         agent="a",
         curve=z85.encode(seed),
         endpoints=["tcp://thief.example:1"],
+        serial=2,
     )
     with pytest.raises(ConfigurationError, match="is in already, with another identity"):
         amended(make(), ORGANISER, joining=[thief])
     assert amended(make(), ORGANISER, joining=[thief], leaving=["a"]).ids == ("b", "c", "d", "a")
+
+
+def moved(agent: str, serial: int) -> JoinRequest:
+    return request(agent, endpoints=[f"tcp://place-{serial}.example:7000"], serial=serial)
+
+
+def test_an_old_request_does_not_come_back() -> None:
+    first = make()
+    third = amended(first, ORGANISER, joining=[moved("b", 3)])
+    for outdated in (request("b"), moved("b", 2), request("b", serial=3)):
+        for changes in ({}, {"leaving": ["b"]}):  # leaving first is no way round
+            with pytest.raises(ConfigurationError, match="of agent 'b' is not later"):
+                amended(third, ORGANISER, joining=[outdated], **changes)
+    assert amended(third, ORGANISER, joining=[moved("b", 3), request("e")]).ids == tuple("abcde")
+    assert amended(third, ORGANISER, joining=[moved("b", 4)]).agent("b").serial == 4
 
 
 def test_only_the_same_organiser_goes_on() -> None:
@@ -272,7 +289,7 @@ def test_only_the_same_organiser_goes_on() -> None:
 
 
 def test_an_unsigned_file_has_no_revisions() -> None:
-    agents = [{**entry.model_dump(), "join": None} for entry in make().agents]
+    agents = [entry.model_dump(exclude={"join", "serial"}) for entry in make().agents]
     fields = make().model_dump() | {"agents": agents, "revision": None, "signature": None}
     unsigned = Cluster.model_validate(fields)
     with pytest.raises(ConfigurationError, match="is not signed and has no revisions"):
@@ -338,7 +355,7 @@ def test_a_given_matrix_is_asked_for_again(tmp_path: Path) -> None:
     path = tmp_path / "w.csv"
     path.write_text("0.5,0.2,0.3\n0.3,0.5,0.2\n0.2,0.3,0.5\n")
     first = make("abc", mixing_name=str(path))
-    moved = request("b", endpoints=["tcp://new.example:7000"])
+    moved = request("b", endpoints=["tcp://new.example:7000"], serial=2)
     assert amended(first, ORGANISER, joining=[moved]).graph == first.graph
     for changes in ({"leaving": ["a"]}, {"topology": "path"}):
         with pytest.raises(ConfigurationError, match="matrix was given .*--mixing NAME|FILE"):
@@ -395,11 +412,23 @@ def test_two_files_of_one_number_are_told() -> None:
         check_succession(one, amended(other, ORGANISER, leaving=["c"]))
 
 
+def test_a_revision_with_an_agents_earlier_request_does_not_follow() -> None:
+    first = make()
+    third = amended(first, ORGANISER, joining=[moved("b", 3)])
+    gone = amended(third, ORGANISER, leaving=["b"])
+    back = amended(gone, ORGANISER, joining=[request("b")])
+    check_succession(gone, back)
+    with pytest.raises(SignatureError, match="revision 4 has an earlier request of agent 'b'"):
+        check_succession(third, back)
+    newer = amended(gone, ORGANISER, joining=[moved("b", 4)])
+    check_succession(third, newer)
+
+
 def test_another_run_or_organiser_does_not_follow() -> None:
     mine, theirs = make(), make(organiser=OTHER)
     with pytest.raises(SignatureError, match="organiser"):
         check_succession(mine, amended(theirs, OTHER, leaving=["a"]))
-    agents = [{**entry.model_dump(), "join": None} for entry in mine.agents]
+    agents = [entry.model_dump(exclude={"join", "serial"}) for entry in mine.agents]
     fields = mine.model_dump() | {"agents": agents, "revision": None, "signature": None}
     with pytest.raises(SignatureError, match="the file is not signed"):
         check_succession(mine, Cluster.model_validate(fields))

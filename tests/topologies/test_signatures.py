@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.mutations import mutated
-from topologies.signatures import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SigningKey, verify
+from topologies import signatures
+from topologies.signatures import (
+    PUBLIC_KEY_BYTES,
+    SIGNATURE_BYTES,
+    SigningKey,
+    is_sound,
+    verify,
+)
 
 ROOT = Path(__file__).parents[2]
 KEY = SigningKey(b"\x07" * 32)
@@ -65,6 +72,78 @@ def test_a_changed_signature_never_verifies(signature: bytes) -> None:
 @given(st.binary(max_size=PUBLIC_KEY_BYTES + 1).filter(lambda key: key != KEY.public))
 def test_any_other_key_is_refused_without_an_error(public: bytes) -> None:
     assert not verify(public, KEY.sign(DOMAIN, b"text"), DOMAIN, b"text")
+
+
+PRIME = 2**255 - 19
+D = -121665 * pow(121666, -1, PRIME) % PRIME
+
+
+def root(square: int) -> int | None:
+    """A square root in the curve's field (RFC 8032, 5.1.3)."""
+    found = pow(square, (PRIME + 3) // 8, PRIME)
+    for candidate in (found, found * pow(2, (PRIME - 1) // 4, PRIME) % PRIME):
+        if candidate * candidate % PRIME == square % PRIME:
+            return candidate
+    return None
+
+
+def added(p: tuple[int, int], q: tuple[int, int]) -> tuple[int, int]:
+    """The sum of two points, as x and y (RFC 8032, 5.1.4, in affine coordinates)."""
+    (x1, y1), (x2, y2) = p, q
+    t = D * x1 * x2 * y1 * y2
+    x = (x1 * y2 + x2 * y1) * pow(1 + t, -1, PRIME)
+    y = (y1 * y2 + x1 * x2) * pow(1 - t, -1, PRIME)
+    return x % PRIME, y % PRIME
+
+
+def order(y: int) -> int:
+    """How often a point with this y is added to itself until it is zero; at most 8."""
+    x = root((y * y - 1) * pow(D * y * y + 1, -1, PRIME))
+    assert x is not None
+    point = total = (x, y)
+    for times in range(1, 8):
+        if total == (0, 1):
+            return times
+        total = added(total, point)
+    assert total == (0, 1)
+    return 8
+
+
+def test_the_keys_of_small_order_are_all_there_are() -> None:
+    """Eight points: zero, one of order 2, two of order 4, four of order 8, x of both signs."""
+    assert sorted(map(order, signatures._SMALL_ORDER)) == [1, 2, 4, 8, 8]
+
+
+WEAK = [
+    (named | sign << 255).to_bytes(32, "little")
+    for y in sorted(signatures._SMALL_ORDER)
+    for named in (y, y + PRIME)
+    for sign in (0, 1)
+    if named < 1 << 255
+]
+
+
+@pytest.mark.parametrize("public", WEAK, ids=bytes.hex)
+def test_nobody_has_a_key_of_small_order(public: bytes) -> None:
+    """A library takes this signature for some of the messages, for zero's key for all."""
+    assert not is_sound(public)
+    signature = (1).to_bytes(32, "little") + bytes(32)
+    for message in (b"%d" % i for i in range(32)):
+        assert not verify(public, signature, DOMAIN, message)
+
+
+def test_a_key_has_one_name() -> None:
+    sound = [y for y in range(2, 19) if root((y * y - 1) * pow(D * y * y + 1, -1, PRIME))]
+    assert sound
+    for y in sound:
+        assert is_sound(y.to_bytes(32, "little"))
+        assert not is_sound((y + PRIME).to_bytes(32, "little"))
+    assert not is_sound(KEY.public + b"\0")
+
+
+@given(st.binary(min_size=32, max_size=32))
+def test_every_key_that_is_made_is_sound(seed: bytes) -> None:
+    assert is_sound(SigningKey(seed).public)
 
 
 def test_a_secret_is_never_shown() -> None:
