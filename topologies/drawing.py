@@ -83,6 +83,8 @@ def redrawn(
 
     The spec that gave `present` is drawn for them, or the one of `topology`; mixing stays what it
     was, but that a directed graph brings push-sum along. Where nothing changes, nothing is drawn.
+    A file or a function is used where `topology` names it, never where `present` does: a cluster
+    file is data, and may be of somebody else.
 
     Raises:
         ConfigurationError: `present` is not what its spec gives, or new graph and mixing do not
@@ -107,6 +109,10 @@ def _drawn_again(
 ) -> Schedule:
     spec = present.topology
     try:
+        if not schedules.is_built_in(spec):
+            raise ConfigurationError(
+                f"it was made from {spec!r}, and what a cluster file names is neither read nor run"
+            )
         if _rounds(settings_of(draw(spec, before, seed), before, PUSH_SUM)) != _rounds(present):
             raise ConfigurationError(f"the edges were listed by hand, {spec!r} does not give them")
         return draw(spec, ids, seed)

@@ -28,6 +28,7 @@ import networkx as nx
 
 from topologies import canonical, graphs, mixing
 from topologies.consensus import column_stochastic
+from topologies.families import FAMILIES
 from topologies.fields import Edge
 from topologies.specs import ConfigurationError, Scalar, parse_spec
 
@@ -120,6 +121,27 @@ def build(spec: str, agents: int | None, seed: int = 0) -> Schedule:
     return schedule
 
 
+def is_built_in(spec: str) -> bool:
+    """Whether a spec names schedules and families of ours alone, no file and no function.
+
+    Such a spec is data: drawing it opens nothing and runs nothing of anybody's, so that it may come
+    out of a file.
+    """
+    name, _, rest = spec.strip().partition(":")
+    if name == "round-robin":
+        return all(_is_family(member.strip()) for member in rest.split(" + "))
+    if name not in SCHEDULES:
+        return _is_family(spec.strip())
+    try:
+        return _is_family(str(parse_spec(spec).options.get("base", "ring")))
+    except ConfigurationError:
+        return False
+
+
+def _is_family(spec: str) -> bool:
+    return spec.partition(":")[0] in FAMILIES and not graphs.is_file(spec)
+
+
 def fixed(graph: "RoundGraph", spec: str = FIXED) -> Schedule:
     """The schedule of one connected graph; a directed one is for push-sum."""
     ids = tuple(graph)
@@ -135,7 +157,8 @@ def _static(spec: str, agents: int | None, seed: int) -> Schedule:
         return found
     if spec.endswith(".toml"):  # which says where its graph is from, and how to mix
         source = graphs.load(spec)
-        found = replace(found, spec=source.topology, mixing=source.mixing)
+        known = is_built_in(source.topology)  # what else it says was never the user's own word
+        found = replace(found, spec=source.topology if known else spec, mixing=source.mixing)
     return replace(found, named=True)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from topologies import graphs, schedules
 from topologies.consensus import disagreement, push_sum
 from topologies.drawing import settings_of
-from topologies.schedules import SCHEDULES, build
+from topologies.schedules import SCHEDULES, build, is_built_in
 from topologies.specs import ConfigurationError
 
 SPECS = (
@@ -77,6 +77,30 @@ def test_a_random_directed_graph_has_its_degree_and_connects(
     graph = build(spec, agents).graph(1)
     assert {given for _, given in graph.out_degree} == {degree}
     assert nx.is_strongly_connected(graph)
+
+
+@pytest.mark.parametrize(
+    ("spec", "known"),
+    [
+        ("ring", True),
+        ("erdos-renyi:p=0.4,seed=3", True),
+        ("failing:p=0.2", True),
+        ("rotating:base=torus,parts=3", True),
+        ("round-robin:ring + erdos-renyi:p=0.4", True),
+        ("mine.toml", False),
+        ("ring/../mine.toml", False),
+        ("networkx:petersen_graph", False),
+        ("module:function", False),
+        ("failing:base=module:function", False),
+        ("failing:p=0.2,base=mine.edges", False),
+        ("failing:base=ring,base=module:function", False),
+        ("round-robin:ring + mine.csv", False),
+        ("round-robin:ring + module:function,n=3", False),
+        ("no such thing", False),
+    ],
+)
+def test_a_built_in_spec_names_no_file_and_no_function(spec: str, known: bool) -> None:
+    assert is_built_in(spec) is known
 
 
 @pytest.mark.parametrize("spec", SPECS)
