@@ -22,7 +22,7 @@ from pydantic import AliasChoices, BaseModel, Field
 from topologies.fields import Edge
 from topologies.files import FilePath, read_text, validated
 from topologies.generators import EDGES_MAX
-from topologies.specs import ConfigurationError
+from topologies.specs import ConfigurationError, one_line
 
 NODES_MAX = 10_000
 _XML_DEPTH_MAX = 64  # a graph's elements lie 5 deep, with yEd's drawings 12
@@ -116,7 +116,7 @@ def _from_xml(text: str, what: str, parse: Callable[[str], Any]) -> Listing:
         with warnings.catch_warnings(action="ignore"):  # of attributes that we do not use
             graph = parse(text)
     except Exception as exc:  # whatever networkx trips over in the user's file
-        raise ConfigurationError(f"not {what}: {_one_line(exc)}") from exc
+        raise ConfigurationError(f"not {what}: {one_line(exc)}") from exc
     for u, v, weight in graph.edges(data="weight", default=1):
         _weight(weight, f"edge {u!r}-{v!r}")
     return Listing(nodes, tuple((str(u), str(v)) for u, v in graph.edges()), graph.is_directed())
@@ -158,10 +158,6 @@ def _xml_nodes(text: str, what: str) -> tuple[str, ...]:
     except expat.ExpatError as exc:
         raise ConfigurationError(f"not {what}: {exc}") from exc
     return tuple(nodes)
-
-
-def _one_line(exc: Exception) -> str:
-    return " ".join(f"{type(exc).__name__}: {exc}".split())[:200]
 
 
 # --- JSON ---------------------------------------------------------------------------------------
