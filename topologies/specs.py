@@ -101,6 +101,12 @@ def load_object(path: str, what: str) -> object:
         raise ConfigurationError(f"{what} {path!r}: {module_name!r} has no {attribute!r}") from exc
 
 
+def shown(value: object) -> str:
+    """A value as a message has it: its representation, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
 def one_line(exc: BaseException) -> str:
     """Kind and message of what others' code raised, cut to what a line of an error has room for."""
     return " ".join(f"{type(exc).__name__}: {exc}".split()).rstrip(":")[:200]

@@ -222,6 +222,7 @@ def test_a_file_keeps_its_own_number_of_agents(tmp_path: Path) -> None:
         ('topology = "m"\nmixing = "no"\nagents = ["x"]\nedges = []\n', "unknown mixing 'no'"),
         ('topology = "m"\nagents = ["x"]\nedge = []\n', "unknown key edge"),
         ("topology = ", "is not TOML"),
+        (f'topology = "m"\nagents = {["x"] * 10_001}\nedges = []\n', "at most 10000 items"),
     ],
 )
 def test_a_bad_file_is_told_in_one_line(text: str, message: str, tmp_path: Path) -> None:
