@@ -56,6 +56,11 @@ def settings_of(
         rounds = range(1, (schedule.period or 1) + 1)
         turns = [tuple((u, v) for u, v in schedule.graph(t).edges) for t in rounds]
     weights: list[tuple[float, float]] = []
+    if schedule.push_sum and name != PUSH_SUM:
+        raise ConfigurationError(
+            f"mixing {name!r} is for undirected graphs, and {schedule.spec!r} is directed; "
+            f"use {PUSH_SUM}"
+        )
     if name not in (*mixing.WEIGHTS, PUSH_SUM):
         _check_in_file(name, schedule.spec, kind)
         weights = _weights(name, union, edges)
