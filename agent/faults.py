@@ -20,6 +20,7 @@ from topologies.fields import AgentId
 from topologies.files import Section, read_toml, validated
 from topologies.specs import ConfigurationError
 
+_PLAN_BYTES_MAX = 2**20
 ACTIONS: Final = ("kill", "restart", "stop", "continue", "slow")
 
 
@@ -71,7 +72,7 @@ def load_faults(path: Path, agents: Collection[str]) -> tuple[Fault, ...]:
     Raises:
         ConfigurationError: one line that names the file and what is wrong in it.
     """
-    plan = validated(_Plan, read_toml(path, "fault plan"), str(path))
+    plan = validated(_Plan, read_toml(path, "fault plan", _PLAN_BYTES_MAX), str(path))
     faults = []
     for event in plan.event:
         ((action, agent),) = (

@@ -20,6 +20,7 @@ IDENTITY_FILE = "identity.key"
 CURVE_FILE = "curve.key"
 PUBLIC_FILE = "public.toml"
 KEY_FILE_BYTES_MAX = 256  # a key is one line of 64 or 40 characters
+PUBLIC_BYTES_MAX = 4096  # two keys, and what comments somebody adds
 
 
 class PublicFile(Section):
@@ -100,7 +101,7 @@ def load_public(path: Path) -> PublicIdentity:
         ConfigurationError: missing or malformed.
     """
     file = path / PUBLIC_FILE if path.is_dir() else path
-    read = validated(PublicFile, read_toml(file, "public keys"), str(file))
+    read = validated(PublicFile, read_toml(file, "public keys", PUBLIC_BYTES_MAX), str(file))
     return PublicIdentity(bytes.fromhex(read.identity), read.curve)
 
 

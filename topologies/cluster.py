@@ -121,7 +121,7 @@ class Cluster(Section):
     rounds: RoundSettings
     payments: PaymentSettings
     graph: GraphSettings
-    agents: tuple[AgentEntry, ...]
+    agents: Annotated[tuple[AgentEntry, ...], Field(max_length=graphs.AGENTS_MAX)]
     revision: Revision | None = None
     signature: Hex128 | None = None
 

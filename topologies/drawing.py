@@ -56,6 +56,11 @@ def settings_of(
         rounds = range(1, (schedule.period or 1) + 1)
         turns = [tuple((u, v) for u, v in schedule.graph(t).edges) for t in rounds]
     weights: list[tuple[float, float]] = []
+    if schedule.push_sum and name != PUSH_SUM:
+        raise ConfigurationError(
+            f"mixing {name!r} is for undirected graphs, and {schedule.spec!r} is directed; "
+            f"use {PUSH_SUM}"
+        )
     if name not in (*mixing.WEIGHTS, PUSH_SUM):
         _check_in_file(name, schedule.spec, kind)
         weights = _weights(name, union, edges)
@@ -83,6 +88,8 @@ def redrawn(
 
     The spec that gave `present` is drawn for them, or the one of `topology`; mixing stays what it
     was, but that a directed graph brings push-sum along. Where nothing changes, nothing is drawn.
+    A file or a function is used where `topology` names it, never where `present` does: a cluster
+    file is data, and may be of somebody else.
 
     Raises:
         ConfigurationError: `present` is not what its spec gives, or new graph and mixing do not
@@ -107,6 +114,10 @@ def _drawn_again(
 ) -> Schedule:
     spec = present.topology
     try:
+        if not schedules.is_built_in(spec):
+            raise ConfigurationError(
+                f"it was made from {spec!r}, and what a cluster file names is neither read nor run"
+            )
         if _rounds(settings_of(draw(spec, before, seed), before, PUSH_SUM)) != _rounds(present):
             raise ConfigurationError(f"the edges were listed by hand, {spec!r} does not give them")
         return draw(spec, ids, seed)

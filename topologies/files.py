@@ -5,6 +5,7 @@ Only regular files are read: a named pipe would hold its reader for ever, a devi
 
 import errno
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from topologies.specs import ConfigurationError, SignatureError
+from topologies.specs import ConfigurationError, SignatureError, shown
 
 
 class SupportsFspath(Protocol):
@@ -26,6 +27,11 @@ FilePath: TypeAlias = str | SupportsFspath
 
 
 FILE_BYTES_MAX = 2**26  # a graph of a million edges
+_KEY_DOTS_MAX = 32
+# What a line has beside keys: strings, of which one may also go on in the next line, and comments.
+_LONG_STRINGS = ('"""', "'''")
+_TOML_TOKEN = re.compile(r'"""|\'\'\'|"(?:[^"\\]|\\.)*"?|\'[^\']*\'?|#.*')
+_NEVER_IN_KEYS = re.compile(r"[,=\[\]{}]")
 
 
 class Section(BaseModel):
@@ -85,11 +91,32 @@ def read_text(path: FilePath, what: str) -> str:
 
 
 def read_toml(path: FilePath, what: str, bytes_max: int | None = None) -> dict[str, Any]:
-    """The tables of a TOML file; raises as `read_bytes` does, and for what is not TOML."""
+    """The tables of a TOML file.
+
+    Raises:
+        ConfigurationError: as `read_bytes`; not TOML; a key of more than 33 parts.
+    """
     try:
-        return tomllib.loads(read_bytes(path, what, bytes_max).decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
+        text = read_bytes(path, what, bytes_max).decode()
+        _check_keys(text)
+        return tomllib.loads(text)
+    # A ValueError is bad TOML, bad UTF-8 or a whole number of thousands of digits.
+    except (ValueError, RecursionError) as exc:
         raise ConfigurationError(f"{path}: the {what} is not TOML: {exc}") from exc
+
+
+def _check_keys(text: str) -> None:
+    """Refuse dotted keys (`a.b.c = 1`) of many parts: reading one takes time and memory with the
+    square of its parts, gigabytes for a file of 100 KB."""
+    lines = text.split("\n")
+    if max(line.count(".") for line in lines) <= _KEY_DOTS_MAX:
+        return
+    for number, line in enumerate(lines, start=1):
+        if any(token in _LONG_STRINGS for token in _TOML_TOKEN.findall(line)):
+            raise ValueError(f"line {number}: write the string in one line")
+        pieces = _NEVER_IN_KEYS.split(_TOML_TOKEN.sub("", line))
+        if max(piece.count(".") for piece in pieces) > _KEY_DOTS_MAX:
+            raise ValueError(f"line {number}: a key has more than {_KEY_DOTS_MAX + 1} parts")
 
 
 def write_text(path: FilePath, text: str) -> None:
@@ -140,9 +167,8 @@ def _one_line(error: ErrorDetails) -> str:
         case "value_error":  # raised by our own validators, which say how to mend it
             return f"{prefix}{error['ctx']['error']}"
         case _:
-            given = repr(error["input"])
-            shown = given if len(given) <= 80 else f"{given[:77]}…"
-            return f"{prefix}{error['msg'][0].lower()}{error['msg'][1:]}, not {shown}"
+            told = f"{error['msg'][0].lower()}{error['msg'][1:]}"
+            return f"{prefix}{told}, not {shown(error['input'])}"
 
 
 def _key(location: tuple[int | str, ...]) -> str:

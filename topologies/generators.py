@@ -13,6 +13,12 @@ from topologies.specs import ConfigurationError
 
 EDGES_MAX = 5_000_000  # about 2 GB as a networkx graph; refused before it fills the memory
 REDRAWS_MAX = 100
+# Nodes and edges of all draws together, some ten seconds' worth: fewer redraws of large graphs.
+_DRAWN_MAX = 500_000
+# Two ends an edge: networkx pairs them off in seconds; with ten times as many, in minutes.
+_REGULAR_ENDS_MAX = 2_000_000
+_PAIRS_MAX = 2_000_000  # of agents that are looked at one by one; beyond, edges are jumped to
+_BLOCKS_MAX = 1000  # every pair of blocks costs a draw of its own
 
 Values = Mapping[str, int | float]
 
@@ -93,13 +99,28 @@ def random_regular(agents: int, values: Values) -> "nx.Graph[int]":
             f"topology 'random-regular': {agents} agents cannot all have {degree} neighbours; "
             f"use degree={most} or fewer, with agents times degree even"
         )
+    drawn = degree
+    if degree > agents // 2 and degree * agents > _DRAWN_MAX // REDRAWS_MAX:
+        # Where few places are left networkx begins anew for ever; what is left out is as random.
+        drawn = agents - 1 - degree
+    if drawn * agents > _REGULAR_ENDS_MAX:
+        raise ConfigurationError(
+            f"topology 'random-regular': degree={degree} of {agents} agents takes too long to "
+            f"draw; use degree={_REGULAR_ENDS_MAX // agents} or fewer"
+        )
     _refuse_huge(agents, degree / agents)
+
+    def draw(seed: int) -> "nx.Graph[int]":
+        graph: nx.Graph[int] = nx.random_regular_graph(drawn, agents, seed=seed)
+        return graph if drawn == degree else nx.complement(graph)
+
     return _connected(
         "random-regular",
-        lambda seed: nx.random_regular_graph(degree, agents, seed=seed),
+        draw,
         values,
         f"degree={degree} left {agents} agents disconnected",
         f"degree={max(3, degree + 1)} or more" if agents > 3 else "the ring",
+        agents * (1 + degree),
     )
 
 
@@ -107,18 +128,28 @@ def erdos_renyi(agents: int, values: Values) -> "nx.Graph[int]":
     """Every pair is an edge with probability p."""
     p = values["p"]
     _refuse_huge(agents, p)
+    pairs = agents * (agents - 1) // 2
+    sparse = pairs > _PAIRS_MAX
+    generator = nx.fast_gnp_random_graph if sparse else nx.gnp_random_graph
     return _connected(
         "erdos-renyi",
-        lambda seed: nx.gnp_random_graph(agents, p, seed=seed),
+        lambda seed: generator(agents, p, seed=seed),
         values,
         f"p={p:g} left {agents} agents disconnected",
         f"p={min(1.0, 2 * math.log(agents) / agents):.2g} or more",
+        agents + int(p * pairs) + (0 if sparse else pairs // 20),
     )
 
 
 def watts_strogatz(agents: int, values: Values) -> "nx.Graph[int]":
-    """A ring of k nearest neighbours (k - 1 of an odd k), each edge rewired with probability p."""
+    """A ring of k nearest neighbours, half of them on each side, each edge rewired with
+    probability p."""
     k, p = int(values["k"]), values["p"]
+    if k % 2:
+        raise ConfigurationError(
+            f"topology 'watts-strogatz': k={k} near neighbours are not as many on each side; "
+            f"use k={k - 1} or k={k + 1}"
+        )
     if k >= agents:
         raise ConfigurationError(
             f"topology 'watts-strogatz': {agents} agents cannot have k={k} near neighbours; "
@@ -131,6 +162,7 @@ def watts_strogatz(agents: int, values: Values) -> "nx.Graph[int]":
         values,
         f"k={k},p={p:g} left {agents} agents disconnected",
         f"k={k + 2} or a smaller p",
+        agents * (1 + k // 2),
     )
 
 
@@ -157,7 +189,16 @@ def stochastic_block(agents: int, values: Values) -> "nx.Graph[int]":
             f"topology 'stochastic-block': {agents} agents do not fill {blocks} blocks; "
             f"use blocks={agents} or fewer"
         )
-    _refuse_huge(agents, (within + (blocks - 1) * between) / blocks)
+    if blocks > _BLOCKS_MAX:
+        raise ConfigurationError(
+            f"topology 'stochastic-block': {blocks} blocks are more than {_BLOCKS_MAX}; use fewer"
+        )
+    if blocks > 1 and not between:
+        raise ConfigurationError(
+            "topology 'stochastic-block': nothing connects the blocks; use a between above 0"
+        )
+    density = (within + (blocks - 1) * between) / blocks
+    _refuse_huge(agents, density)
     sizes = [agents // blocks + (i < agents % blocks) for i in range(blocks)]
     chances = [[within if i == j else between for j in range(blocks)] for i in range(blocks)]
     return _connected(
@@ -166,6 +207,7 @@ def stochastic_block(agents: int, values: Values) -> "nx.Graph[int]":
         values,
         f"within={within:g},between={between:g} left {agents} agents disconnected",
         "larger probabilities or fewer blocks",
+        agents + int(density * agents**2 / 2) + blocks**2,
     )
 
 
@@ -210,7 +252,8 @@ def expander(agents: int, _: Values) -> "nx.Graph[int]":
 def geometric(agents: int, values: Values) -> "nx.Graph[int]":
     """Agents at random places of the unit square; those at most `radius` apart are neighbours."""
     radius = values["radius"]
-    _refuse_huge(agents, min(1.0, math.pi * radius**2))
+    density = min(1.0, math.pi * radius**2)
+    _refuse_huge(agents, density)
     threshold = math.sqrt(2 * math.log(max(2, agents)) / (math.pi * agents))
     return _connected(
         "geometric",
@@ -218,18 +261,27 @@ def geometric(agents: int, values: Values) -> "nx.Graph[int]":
         values,
         f"radius={radius:g} left {agents} agents disconnected",
         f"radius={min(1.5, threshold):.2g} or more",
+        agents + int(density * agents**2 / 2),
     )
 
 
 def _connected(
-    name: str, draw: Callable[[int], "nx.Graph[int]"], values: Values, what: str, hint: str
+    name: str,
+    draw: Callable[[int], "nx.Graph[int]"],
+    values: Values,
+    what: str,
+    hint: str,
+    size: int,
 ) -> "nx.Graph[int]":
-    """The first connected graph that `draw` makes from the seeds upwards of `values`' own."""
-    for redraw in range(REDRAWS_MAX):
+    """The first connected graph that `draw` makes from the seeds upwards of `values`' own; `size`
+    is about how many nodes and edges each has."""
+    draws = min(REDRAWS_MAX, max(1, _DRAWN_MAX // max(1, size)))
+    for redraw in range(draws):
         graph = draw(int(values["seed"]) + redraw)
         if nx.is_connected(graph):
             return graph
-    raise ConfigurationError(f"topology {name!r}: {what} in {REDRAWS_MAX} draws; try {hint}")
+    often = "its one draw" if draws == 1 else f"{draws} draws"
+    raise ConfigurationError(f"topology {name!r}: {what} in {often}; try {hint}")
 
 
 def _refuse_huge(agents: int, density: float) -> None:

@@ -1,4 +1,4 @@
-"""Graphs that other programs wrote: GraphML, GEXF, node-link JSON, edge lists, adjacency CSV.
+"""Graphs that other programs wrote: GraphML, GEXF, node-link JSON, edge lists, CSV tables.
 
 A file is read into a `Listing`, names and edges as they stand there; whether those make a graph
 that agents can train on is the business of `topologies.graphs`. Only the shape of a graph counts:
@@ -22,7 +22,7 @@ from pydantic import AliasChoices, BaseModel, Field
 from topologies.fields import Edge
 from topologies.files import FilePath, read_text, validated
 from topologies.generators import EDGES_MAX
-from topologies.specs import ConfigurationError
+from topologies.specs import ConfigurationError, one_line, shown
 
 NODES_MAX = 10_000
 _XML_DEPTH_MAX = 64  # a graph's elements lie 5 deep, with yEd's drawings 12
@@ -70,12 +70,16 @@ def _check(listing: Listing) -> None:
     known: set[str] = set()
     for node in listing.nodes:
         if node in known:
-            raise ConfigurationError(f"the node {node!r} stands twice; remove one")
+            raise ConfigurationError(f"the node {shown(node)} stands twice; remove one")
         known.add(node)
     for edge in listing.edges:
         for node in edge:
             if node not in known:
-                raise ConfigurationError(f"edge {edge[0]!r}-{edge[1]!r}: there is no node {node!r}")
+                raise ConfigurationError(f"{_named(edge)}: there is no node {shown(node)}")
+
+
+def _named(edge: tuple[object, object]) -> str:
+    return f"edge {shown(edge[0])}-{shown(edge[1])}"
 
 
 def _weight(value: object, where: str, *, zero: bool = False) -> float:
@@ -87,7 +91,7 @@ def _weight(value: object, where: str, *, zero: bool = False) -> float:
     if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
         least = "0 or above" if zero else "above 0"
         raise ConfigurationError(
-            f"{where}: the weight must be a finite number {least}, not {value!r}"
+            f"{where}: the weight must be a finite number {least}, not {shown(value)}"
         )
     return number
 
@@ -116,9 +120,9 @@ def _from_xml(text: str, what: str, parse: Callable[[str], Any]) -> Listing:
         with warnings.catch_warnings(action="ignore"):  # of attributes that we do not use
             graph = parse(text)
     except Exception as exc:  # whatever networkx trips over in the user's file
-        raise ConfigurationError(f"not {what}: {_one_line(exc)}") from exc
+        raise ConfigurationError(f"not {what}: {one_line(exc)}") from exc
     for u, v, weight in graph.edges(data="weight", default=1):
-        _weight(weight, f"edge {u!r}-{v!r}")
+        _weight(weight, _named((u, v)))
     return Listing(nodes, tuple((str(u), str(v)) for u, v in graph.edges()), graph.is_directed())
 
 
@@ -136,7 +140,10 @@ def _xml_nodes(text: str, what: str) -> tuple[str, ...]:
         depth += 1
         if depth > _XML_DEPTH_MAX:
             raise ConfigurationError(f"elements lie more than {_XML_DEPTH_MAX} deep")
-        if name.rpartition(":")[2] == "node":
+        element = name.rpartition(":")[2]
+        if element == "edge" and not {"source", "target"} <= attributes.keys():
+            raise ConfigurationError(f"not {what}: an edge has no source or no target")
+        if element == "node":
             if "id" not in attributes:
                 raise ConfigurationError(f"not {what}: a node has no id")
             nodes.append(attributes["id"])
@@ -158,10 +165,6 @@ def _xml_nodes(text: str, what: str) -> tuple[str, ...]:
     except expat.ExpatError as exc:
         raise ConfigurationError(f"not {what}: {exc}") from exc
     return tuple(nodes)
-
-
-def _one_line(exc: Exception) -> str:
-    return " ".join(f"{type(exc).__name__}: {exc}".split())[:200]
 
 
 # --- JSON ---------------------------------------------------------------------------------------
@@ -224,17 +227,59 @@ def _edge_list(text: str) -> Listing:
     return Listing(tuple(nodes), tuple(edges))
 
 
-def _adjacency(text: str) -> Listing:
+def csv_rows(text: str) -> list[list[str]]:
+    """The cells of CSV without blank rows, parted by commas or semicolons, numbers then perhaps
+    with a decimal comma.
+
+    Raises:
+        ConfigurationError: not CSV.
+    """
+    lines = text.splitlines()
+    semicolons = ";" in next((line for line in lines if line.strip()), "")
+    try:
+        rows = [
+            [cell.strip() for cell in row]
+            for row in csv.reader(lines, delimiter=";" if semicolons else ",")
+            if any(map(str.strip, row))
+        ]
+    except csv.Error as exc:
+        raise ConfigurationError(f"not CSV: {exc}") from exc
+    return [[cell.replace(",", ".") for cell in row] for row in rows] if semicolons else rows
+
+
+def _table(text: str) -> Listing:
+    """An edge table, as Gephi writes it, where the first row says so; else an adjacency matrix."""
+    rows = csv_rows(text)
+    header = [cell.lower() for cell in rows[0]] if rows else []
+    return _edge_table(header, rows) if {"source", "target"} <= set(header) else _adjacency(rows)
+
+
+def _edge_table(header: list[str], rows: list[list[str]]) -> Listing:
+    """An edge a row, in the columns Source and Target; Type and Weight count, others do not."""
+    edges: list[Edge] = []
+    types: set[str] = set()
+    for number, row in enumerate(rows[1:], start=2):
+        cells = dict(zip(header, row, strict=False))
+        for end in ("source", "target"):
+            if not cells.get(end):
+                raise ConfigurationError(f"row {number} has no {end}")
+        if weight := cells.get("weight"):
+            _weight(weight, f"row {number}")
+        types.add(cells.get("type", "").lower())
+        edges.append((cells["source"], cells["target"]))
+    if "directed" in types and len(types) > 1:
+        raise ConfigurationError("some edges are directed and others are not; make all alike")
+    nodes = dict.fromkeys(node for edge in edges for node in edge)
+    return Listing(tuple(nodes), tuple(edges), "directed" in types)
+
+
+def _adjacency(rows: list[list[str]]) -> Listing:
     """A square of numbers, one row an agent, 0 for no edge; names in a first row and column.
 
     Without them, agents are numbered from 0. A matrix that is not symmetric is directed: row i
     has the arcs that leave i.
     """
-    try:
-        rows = [row for row in csv.reader(text.splitlines()) if any(map(str.strip, row))]
-    except csv.Error as exc:
-        raise ConfigurationError(f"not CSV: {exc}") from exc
-    names, rows = _without_names(rows)
+    names, rows = without_names(rows)
     for number, row in enumerate(rows, start=1):
         if len(row) != len(rows):
             raise ConfigurationError(
@@ -255,17 +300,21 @@ def _adjacency(text: str) -> Listing:
     return Listing(tuple(names), tuple((names[i], names[j]) for i, j in kept), directed)
 
 
-def _without_names(rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """Names of a header row, if there is one, and the rows of numbers without their labels."""
+def without_names(rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Names of a header row, if there is one, and the rows of numbers without their labels.
+
+    Raises:
+        ConfigurationError: rows have names, too, in another order.
+    """
     if not rows or all(_is_number(cell) for cell in rows[0]):
         return [], rows
-    header, body = [cell.strip() for cell in rows[0]], rows[1:]
+    header, body = rows[0], rows[1:]
     if not header[0] or (body and len(header) == len(body) + 1):
         names = header[1:]
         for name, row in zip(names, body, strict=False):
-            if row[0].strip() != name:
+            if row[0] != name:
                 raise ConfigurationError(
-                    f"rows are not in the order of the columns: {row[0].strip()!r}, not {name!r}"
+                    f"rows are not in the order of the columns: {shown(row[0])}, not {shown(name)}"
                 )
         return names, [row[1:] for row in body]
     return header, body
@@ -284,7 +333,7 @@ FORMATS: Mapping[str, Callable[[str], Listing]] = MappingProxyType(
         ".graphml": _graphml,
         ".gexf": _gexf,
         ".json": _node_link,
-        ".csv": _adjacency,
+        ".csv": _table,
         ".edges": _edge_list,
         ".edgelist": _edge_list,
         ".txt": _edge_list,

@@ -6,10 +6,11 @@ for push-sum alone, are read by `load_directed`.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import networkx as nx
 import tomli_w
+from pydantic import Field
 
 from topologies import families, graph_files, user_graphs
 from topologies.fields import Edge, Line, MixingName, check_id, is_id
@@ -17,7 +18,7 @@ from topologies.files import FilePath, Section, read_toml, validated
 from topologies.mixing import DEFAULT_MIXING
 from topologies.specs import ConfigurationError, parse_spec
 
-AGENTS_MAX = 10_000
+AGENTS_MAX = graph_files.NODES_MAX
 
 
 class TopologyFile(Section):
@@ -25,7 +26,7 @@ class TopologyFile(Section):
 
     topology: Line
     mixing: MixingName = DEFAULT_MIXING
-    agents: tuple[str, ...]
+    agents: Annotated[tuple[str, ...], Field(max_length=AGENTS_MAX)]
     edges: tuple[Edge, ...]
 
     def graph(self) -> "nx.Graph[str]":
@@ -126,7 +127,7 @@ def load(path: FilePath, *, connected: bool = True) -> TopologyFile:
         listing = graph_files.read(path)
         if listing.directed:
             raise ConfigurationError(
-                f"{path}: the graph is directed, and neighbours serve each other; "
+                f"{path}: the graph is directed, which is for push-sum (--mixing push-sum) alone; "
                 "make it undirected, or give each arc its opposite"
             )
         read = _topology_of(listing, path)
@@ -167,8 +168,8 @@ def _checked_arcs(nodes: Sequence[Any], arcs: Sequence[Any], source: str) -> "nx
         raise ConfigurationError(f"{source}: an agent is not its own neighbour; remove the loop")
     if not nx.is_strongly_connected(graph):
         raise ConfigurationError(
-            f"{source}: the graph is not strongly connected: "
-            "not every agent is heard by every other"
+            f"{source}: the graph is directed, and not every agent is heard by every other; "
+            "add arcs, or save it as undirected if its edges mean both ways"
         )
     return graph
 
@@ -241,10 +242,13 @@ def check_graph(ids: Sequence[str], edges: Sequence[Edge], *, connected: bool = 
         raise ConfigurationError("agents: at least one is needed")
     for agent in ids:
         check_id(agent)
-    known = set(ids)
-    if len(known) < len(ids):
-        twice = next(agent for agent in ids if ids.count(agent) > 1)
-        raise ConfigurationError(f"agents: the id {twice!r} is used twice")
+    if len(ids) > AGENTS_MAX:
+        raise ConfigurationError(f"agents: {len(ids)} are more than {AGENTS_MAX}")
+    known: set[str] = set()
+    for agent in ids:
+        if agent in known:
+            raise ConfigurationError(f"agents: the id {agent!r} is used twice")
+        known.add(agent)
     seen: set[Edge] = set()
     for u, v in edges:
         for agent in (u, v):

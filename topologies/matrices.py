@@ -1,7 +1,7 @@
 """Mixing matrices of the user's own: read from a file, and what any matrix must hold to average."""
 
-import csv
 import io
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from topologies import mixing
 from topologies.files import FilePath, read_bytes, read_text
-from topologies.graph_files import suffix
-from topologies.specs import ConfigurationError
+from topologies.graph_files import csv_rows, suffix, without_names
+from topologies.specs import ConfigurationError, one_line, shown
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -33,40 +33,73 @@ def resolve(mixing_spec: str, graph: "nx.Graph[str]") -> "csr_array[np.float64]"
 
     if suffix(mixing_spec) not in ENDINGS:
         return mixing.sparse_matrix(mixing_spec, graph, list(graph))
-    found = load(mixing_spec)
+    found, names = _read(mixing_spec)
     try:
+        found = _in_order(found, names, list(graph))
         check_matrix(found, graph)
     except ConfigurationError as exc:
         raise ConfigurationError(f"{mixing_spec}: {exc}") from exc
     return csr_array(found)
 
 
-def load(path: FilePath) -> NDArray[np.float64]:
+def load(path: FilePath, order: Sequence[str] | None = None) -> NDArray[np.float64]:
     """A matrix (rows, columns) of numbers from a .csv or .npy file, unchecked but for its form.
 
+    Where the file names its rows, they are put into `order`, which must then have the same names.
+
     Raises:
-        ConfigurationError: unreadable, too large, not numbers, or not a rectangle of them.
+        ConfigurationError: unreadable, too large, not numbers, not a rectangle of them, or of
+            others than those of `order`.
     """
-    if suffix(str(path)) == ".npy":
-        return _from_npy(path)
-    lines = csv.reader(read_text(path, "mixing matrix").splitlines())
+    found, names = _read(path)
     try:
-        rows = [[float(cell) for cell in row] for row in lines if row]
-    except (ValueError, csv.Error) as exc:
+        return found if order is None else _in_order(found, names, order)
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"{path}: {exc}") from exc
+
+
+def _read(path: FilePath) -> tuple[NDArray[np.float64], list[str]]:
+    """The matrix of a file, and the names of its rows or none."""
+    if suffix(str(path)) == ".npy":
+        return _from_npy(path), []
+    text = read_text(path, "mixing matrix")
+    try:
+        names, cells = without_names(csv_rows(text))
+        rows = [[float(cell) for cell in row] for row in cells]
+    except ValueError as exc:
         raise ConfigurationError(f"{path}: not a matrix of numbers: {exc}") from exc
     if not rows or len({len(row) for row in rows}) != 1:
         raise ConfigurationError(f"{path}: not a matrix: no rows, or of several lengths")
-    return np.array(rows, dtype=np.float64)
+    return np.array(rows, dtype=np.float64), names
+
+
+def _in_order(
+    matrix: NDArray[np.float64], names: Sequence[str], order: Sequence[str]
+) -> NDArray[np.float64]:
+    """The matrix with its named rows and columns in `order`; without names, as it is."""
+    if not names:
+        return matrix
+    odd = sorted(set(names).symmetric_difference(order))
+    if odd or matrix.shape != (len(names), len(names)):
+        raise ConfigurationError(
+            f"the matrix is not one row and column for each agent; {shown(odd[0])} is "
+            + ("no agent" if odd[0] in names else "missing")
+            if odd
+            else f"{len(names)} names, but the matrix is {' x '.join(map(str, matrix.shape))}"
+        )
+    places = [names.index(agent) for agent in order]
+    return matrix[np.ix_(places, places)]
 
 
 def _from_npy(path: FilePath) -> NDArray[np.float64]:
     data = read_bytes(path, "mixing matrix")
     try:
-        # Never pickled objects: reading those runs whatever the file's author likes.
-        found = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, OSError, EOFError, MemoryError) as exc:
-        raise ConfigurationError(f"{path}: not a .npy file of numbers: {exc}") from exc
-    if not isinstance(found, np.ndarray) or found.ndim != 2 or found.dtype.kind not in "fiu":
+        with warnings.catch_warnings(action="ignore"):  # of headers that Python 2 wrote
+            # Never pickled objects: reading those runs whatever the file's author likes.
+            found = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except Exception as exc:  # whatever numpy trips over in the user's file
+        raise ConfigurationError(f"{path}: not a .npy file of numbers: {one_line(exc)}") from exc
+    if found.ndim != 2 or found.dtype.kind not in "fiu":
         raise ConfigurationError(f"{path}: not a matrix of real numbers")
     return found.astype(np.float64)
 

@@ -17,7 +17,6 @@ connected; every schedule's is, over its period or, where chance decides, over a
                                             or a function may have a directed one
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,8 +25,13 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from topologies import canonical, graphs, mixing
+from topologies import generators, graphs, mixing
+from topologies.chance import any_pairs as any_pairs
+from topologies.chance import drawn
+from topologies.chance import matching as matching
+from topologies.chance import surviving as surviving
 from topologies.consensus import column_stochastic
+from topologies.families import FAMILIES
 from topologies.fields import Edge
 from topologies.specs import ConfigurationError, Scalar, parse_spec
 
@@ -37,7 +41,6 @@ if TYPE_CHECKING:
 
     RoundGraph = nx.Graph[str] | nx.DiGraph[str]
 
-_DOMAIN = "candor/schedule"
 PARTS_MAX = 10_000
 
 
@@ -120,6 +123,27 @@ def build(spec: str, agents: int | None, seed: int = 0) -> Schedule:
     return schedule
 
 
+def is_built_in(spec: str) -> bool:
+    """Whether a spec names schedules and families of ours alone, no file and no function.
+
+    Such a spec is data: drawing it opens nothing and runs nothing of anybody's, so that it may come
+    out of a file.
+    """
+    name, _, rest = spec.strip().partition(":")
+    if name == "round-robin":
+        return all(_is_family(member.strip()) for member in rest.split(" + "))
+    if name not in SCHEDULES:
+        return _is_family(spec.strip())
+    try:
+        return _is_family(str(parse_spec(spec).options.get("base", "ring")))
+    except ConfigurationError:
+        return False
+
+
+def _is_family(spec: str) -> bool:
+    return spec.partition(":")[0] in FAMILIES and not graphs.is_file(spec)
+
+
 def fixed(graph: "RoundGraph", spec: str = FIXED) -> Schedule:
     """The schedule of one connected graph; a directed one is for push-sum."""
     ids = tuple(graph)
@@ -135,7 +159,8 @@ def _static(spec: str, agents: int | None, seed: int) -> Schedule:
         return found
     if spec.endswith(".toml"):  # which says where its graph is from, and how to mix
         source = graphs.load(spec)
-        found = replace(found, spec=source.topology, mixing=source.mixing)
+        known = is_built_in(source.topology)  # what else it says was never the user's own word
+        found = replace(found, spec=source.topology if known else spec, mixing=source.mixing)
     return replace(found, named=True)
 
 
@@ -183,12 +208,14 @@ def _directed_random(spec: str, agents: int | None, seed: int) -> Schedule:
             f"schedule {spec!r}: degree must be a whole number from 1 to {len(ids) - 1}, "
             f"not {degree!r}"
         )
+    if degree * len(ids) > generators.EDGES_MAX:
+        raise ConfigurationError(
+            f"schedule {spec!r}: more than {generators.EDGES_MAX} arcs; use a smaller degree"
+        )
     arcs: list[Edge] = []
     for i, giver in enumerate(ids):
-        following = ids[(i + 1) % len(ids)]
-        others = (agent for agent in ids if agent not in (giver, following))
-        ordered = sorted(others, key=lambda agent: _hash(chosen, 0, giver, agent))
-        arcs += [(giver, taker) for taker in (following, *ordered[: degree - 1])]
+        hops = [1] + [2 + k for k in drawn(degree - 1, len(ids) - 2, chosen, giver)]
+        arcs += [(giver, ids[(i + hop) % len(ids)]) for hop in hops]
     return fixed(_arcs(ids, arcs), spec)
 
 
@@ -229,23 +256,6 @@ def _random_matching(spec: str, agents: int | None, seed: int) -> Schedule:
     return Schedule(spec, tuple(base), None, base, graph, rule=rule, named=named)
 
 
-def any_pairs(ids: Sequence[str], seed: int, round: int) -> "nx.Graph[str]":
-    """All agents, in the order of their hashes, paired off; the last of an odd number rests."""
-    order = sorted(ids, key=lambda agent: _hash(seed, round, agent))
-    return graphs.make_graph(ids, zip(order[::2], order[1::2], strict=False))
-
-
-def matching(ids: Sequence[str], edges: Iterable[Edge], seed: int, round: int) -> "nx.Graph[str]":
-    """The edges, in the order of their hashes, as long as both ends are free."""
-    taken: set[str] = set()
-    chosen: list[Edge] = []
-    for u, v in sorted(edges, key=lambda edge: _hash(seed, round, *edge)):
-        if u not in taken and v not in taken:
-            taken |= {u, v}
-            chosen.append((u, v))
-    return graphs.make_graph(ids, chosen)
-
-
 def _rotating(spec: str, agents: int | None, seed: int) -> Schedule:
     """The edges of the base dealt round robin into `parts` subsets, which take turns."""
     options = _options(spec, {"base": "complete", "parts": 2})
@@ -256,6 +266,11 @@ def _rotating(spec: str, agents: int | None, seed: int) -> Schedule:
         )
     base = graphs.build(str(options["base"]), agents, seed)
     edges = graphs.sorted_edges(base)
+    if parts > max(1, len(edges)):
+        raise ConfigurationError(
+            f"schedule {spec!r}: {len(edges)} edges do not fill {parts} parts; "
+            f"use parts={max(1, len(edges))} or fewer"
+        )
 
     def graph(round: int) -> "nx.Graph[str]":
         return graphs.make_graph(base, edges[(round - 1) % parts :: parts])
@@ -274,14 +289,6 @@ def _failing(spec: str, agents: int | None, seed: int) -> Schedule:
     graph = partial(surviving, ids, edges, p, chosen)
     named, rule = graphs.is_file(str(options["base"])), f"{FAILING}:p={p!r},seed={chosen}"
     return Schedule(spec, ids, None, base, graph, rule=rule, named=named)
-
-
-def surviving(
-    ids: Sequence[str], edges: Iterable[Edge], p: float, seed: int, round: int
-) -> "nx.Graph[str]":
-    """The edges that do not fail; p is the chance that one does."""
-    threshold = math.ceil(p * 2**64)
-    return graphs.make_graph(ids, (e for e in edges if _hash(seed, round, *e) >= threshold))
 
 
 def _round_robin(spec: str, agents: int | None, seed: int) -> Schedule:
@@ -323,12 +330,6 @@ def _one_giver(graph: "nx.DiGraph[str]") -> "csr_array[np.float64]":
     everyone = list(range(agents))
     columns = [giver[i] for i in everyone] + everyone
     return csr_array(([0.5] * 2 * agents, (everyone * 2, columns)), shape=(agents, agents))
-
-
-def _hash(seed: int, round: int, *agents: str) -> int:
-    """A whole number below 2^64, as random as SHA-256: of an agent or an edge in a round."""
-    digest = canonical.sha256(canonical.pack([_DOMAIN, seed, round, *agents]))
-    return int.from_bytes(digest[:8], "big")
 
 
 def _options(spec: str, defaults: Mapping[str, Scalar]) -> dict[str, Scalar]:

@@ -88,15 +88,28 @@ def load_object(path: str, what: str) -> object:
     module_name, _, attribute = path.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as exc:  # the user's module may raise anything while it is imported
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:  # the user's module may raise anything while it is imported
         raise ConfigurationError(
-            f"{what} {path!r}: cannot import {module_name!r} ({type(exc).__name__}: {exc}); "
+            f"{what} {path!r}: cannot import {module_name!r} ({one_line(exc)}); "
             "is it on the Python path?"
         ) from exc
     try:
         return getattr(module, attribute)
     except AttributeError as exc:
         raise ConfigurationError(f"{what} {path!r}: {module_name!r} has no {attribute!r}") from exc
+
+
+def shown(value: object) -> str:
+    """A value as a message has it: its representation, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def one_line(exc: BaseException) -> str:
+    """Kind and message of what others' code raised, cut to what a line of an error has room for."""
+    return " ".join(f"{type(exc).__name__}: {exc}".split()).rstrip(":")[:200]
 
 
 def _scalar(text: str) -> Scalar:

@@ -15,7 +15,8 @@ from typing import Any
 import networkx as nx
 
 from topologies.families import FAMILIES
-from topologies.specs import ConfigurationError, Scalar, load_object, parse_call
+from topologies.graph_files import NODES_MAX
+from topologies.specs import ConfigurationError, Scalar, load_object, one_line, parse_call
 
 _NETWORKX = "networkx:"
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(,.*)?")
@@ -49,11 +50,17 @@ def make(spec: str, agents: int | None, seed: int, *, directed: bool = False) ->
             raise ConfigurationError(f"topology {spec!r}: say how many agents it has (--agents N)")
         offered, arguments = {"seed": seed}, (agents,)
     named = {**_accepted(function, offered), **options}
+    if not arguments:
+        _refuse_huge(spec, named)
     try:
         graph = function(*arguments, **named)
-    except Exception as exc:  # the function may raise anything
-        reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:300]
-        raise ConfigurationError(f"topology {spec!r}: {head} failed ({reason})") from exc
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:  # the function may raise anything, SystemExit too
+        raise ConfigurationError(f"topology {spec!r}: {head} failed ({one_line(exc)})") from exc
+    if inspect.iscoroutine(graph):
+        graph.close()  # else Python warns that nobody awaited it
+        raise ConfigurationError(f"topology {spec!r}: {head} is async; write a plain function")
     if not isinstance(graph, nx.Graph):
         raise ConfigurationError(
             f"topology {spec!r}: {head} returned {type(graph).__name__}, not a networkx.Graph"
@@ -81,6 +88,15 @@ def _generator(name: str) -> Callable[..., object]:
             "its reference lists them under Graph generators"
         )
     return function  # type: ignore[no-any-return]
+
+
+def _refuse_huge(spec: str, options: Mapping[str, Scalar]) -> None:
+    """Refuse numbers that only a graph too large has: networkx would fill the memory first."""
+    for name, value in options.items():
+        if name != "seed" and isinstance(value, int) and abs(value) > NODES_MAX:
+            raise ConfigurationError(
+                f"topology {spec!r}: {name} must be at most {NODES_MAX}, not {value}"
+            )
 
 
 def _own(path: str) -> Callable[..., object]:

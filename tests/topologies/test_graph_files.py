@@ -83,6 +83,29 @@ def test_a_gexf_of_the_newest_version_is_read(tmp_path: Path) -> None:
     assert graphs.load(path).edges == (("x", "y"),)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Source;Target;Type;Id;Label;Weight\nx;y;Undirected;0;;1,5\ny;z;Undirected;1;;1\n",
+        "id,source,target\n0,x,y\n1,y,z\n",
+        ";x;y;z\nx;0;0,5;0\ny;0,5;0;1\nz;0;1;0\n",
+    ],
+)
+def test_tables_of_gephi_are_read(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    found = graphs.load(path)
+    assert (found.agents, found.edges) == (("x", "y", "z"), (("x", "y"), ("y", "z")))
+
+
+def test_a_table_of_directed_edges_is_for_push_sum(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("Source,Target,Type\nx,y,Directed\ny,z,Directed\nz,x,Directed\n")
+    assert set(graphs.load_directed(path).edges) == {("x", "y"), ("y", "z"), ("z", "x")}
+    with pytest.raises(ConfigurationError, match="directed, which is for push-sum"):
+        graphs.load(path)
+
+
 def test_names_that_are_no_ids_become_numbers(tmp_path: Path) -> None:
     path = tmp_path / "g.csv"
     path.write_text("St. Mary,Charité,x\n0,1,0\n1,0,2.5\n0,2.5,0\n")
@@ -124,6 +147,8 @@ MALFORMED = [
     (".graphml", graphml(TWO + '<edge source="x" target="y"/>', "directed"), "is directed"),
     (".graphml", graphml(TWO + '<edge source="x" target="x"/>'), "not its own neighbour"),
     (".graphml", graphml(TWO + '<edge source="x" target="y"/>' * 2), "stands twice"),
+    (".graphml", graphml(TWO + '<edge source="x"/>'), "an edge has no source or no target"),
+    (".graphml", graphml(f'<node id="{"x" * 9999}"/>' * 2), "the node 'xxxx"),
     (".graphml", graphml(TWO), "no path from 'x' to 'y'"),
     (".graphml", graphml(""), "at least one is needed"),
     (
@@ -173,6 +198,13 @@ MALFORMED = [
     (".csv", ",a,b\nb,0,1\na,1,0\n", "not in the order of the columns"),
     (".csv", "a,a\n0,1\n1,0\n", "the node 'a' stands twice"),
     (".csv", "0,0\n0,0\n", "no path from '0' to '1'"),
+    (".csv", "Source,Target\na\n", "row 2 has no target"),
+    (
+        ".csv",
+        "Source,Target,Type\na,b,Directed\nb,c,Undirected\n",
+        "some edges are directed and others are not",
+    ),
+    (".csv", "Source,Target,Weight\na,b,-1\n", "row 2: the weight"),
     (".edges", "", "at least one is needed"),
     (".edges", "a b\nc\n", "line 2: expected two ids"),
     (".edges", "a b 1 2\n", "line 1: expected two ids"),
@@ -265,7 +297,7 @@ def test_an_undirected_file_is_arcs_both_ways(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("matrix", "message"),
     [
-        ([[0, 1, 0], [0, 0, 1], [0, 0, 0]], "not strongly connected"),
+        ([[0, 1, 0], [0, 0, 1], [0, 0, 0]], "not every agent is heard by every other"),
         ([[0, 1, 0], [0, 0, 1], [1, 0, 1]], "not its own neighbour"),
     ],
 )

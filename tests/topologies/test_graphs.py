@@ -101,6 +101,12 @@ def test_blocks_are_denser_within_than_between() -> None:
     assert inside > 0.8 * graph.number_of_edges()
 
 
+@pytest.mark.parametrize(("agents", "degree"), [(200, 150), (301, 300), (500, 450)])
+def test_a_dense_regular_graph_is_drawn_at_once(agents: int, degree: int) -> None:
+    graph = graphs.build(f"random-regular:degree={degree}", agents)
+    assert {degree for _, degree in graph.degree} == {degree}
+
+
 @given(family_specs(), st.integers(1, 40))
 def test_any_parameters_give_a_simple_connected_graph_or_one_line(spec: str, agents: int) -> None:
     refusal = ""
@@ -172,7 +178,13 @@ def test_a_lone_value_is_the_first_parameter() -> None:
         ("watts-strogatz", 4, "use more than 4 agents or a smaller k"),
         ("barabasi-albert", 2, "use more than 2 agents or a smaller m"),
         ("stochastic-block:blocks=9", 8, "use blocks=8 or fewer"),
-        ("stochastic-block:between=0", 8, "try larger probabilities or fewer blocks"),
+        ("stochastic-block:between=1e-9", 8, "try larger probabilities or fewer blocks"),
+        ("stochastic-block:between=0", 8, "nothing connects the blocks; use a between above 0"),
+        ("stochastic-block:blocks=10000,between=0", 10_000, "are more than 1000; use fewer"),
+        ("erdos-renyi:p=0.0001", 10_000, "left 10000 agents disconnected in 33 draws; try p="),
+        ("random-regular:degree=900", 10_000, "takes too long to draw; use degree=200 or fewer"),
+        ("random-regular:degree=1", 10_000, "in 25 draws; try degree=3 or more"),
+        ("watts-strogatz:k=3", 8, "are not as many on each side; use k=2 or k=4"),
         ("geometric:radius=0.01", 50, "radius=0.01 left 50 agents disconnected"),
         ("geometric", 10_000, f"more than {EDGES_MAX}"),
         ("watts-strogatz:k=1", 8, "k must be a whole number from 2 to 10000, not 1"),
@@ -222,6 +234,7 @@ def test_a_file_keeps_its_own_number_of_agents(tmp_path: Path) -> None:
         ('topology = "m"\nmixing = "no"\nagents = ["x"]\nedges = []\n', "unknown mixing 'no'"),
         ('topology = "m"\nagents = ["x"]\nedge = []\n', "unknown key edge"),
         ("topology = ", "is not TOML"),
+        (f'topology = "m"\nagents = {["x"] * 10_001}\nedges = []\n', "at most 10000 items"),
     ],
 )
 def test_a_bad_file_is_told_in_one_line(text: str, message: str, tmp_path: Path) -> None:

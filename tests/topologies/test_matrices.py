@@ -97,7 +97,7 @@ def test_push_sum_needs_columns_alone_and_arcs_in_their_direction() -> None:
     [
         ("w.csv", b"", "not a matrix: no rows"),
         ("w.csv", b"1,0\n1\n", "of several lengths"),
-        ("w.csv", b"1,x\n", "not a matrix of numbers: could not convert"),
+        ("w.csv", b"1,0\n0,x\n", "not a matrix of numbers: could not convert"),
         ("w.csv", b"\xff", "not UTF-8"),
         ("w.csv", b"1,0\n0,1\n", "is 2 x 2, but the graph has 4 agents"),
         ("w.npy", b"", "not a .npy file of numbers"),
@@ -118,6 +118,27 @@ def test_a_bad_file_is_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_named_rows_go_to_their_agents(tmp_path: Path) -> None:
+    graph = graphs.make_graph(["carol", "alice", "bob"], [("alice", "bob"), ("bob", "carol")])
+    path = tmp_path / "w.csv"
+    path.write_text(
+        ",alice,bob,carol\nalice,0.9,0.1,0\nbob,0.1,0.7,0.2\ncarol,0,0.2,0.8\n"  # as pandas writes
+    )
+    found = resolve(str(path), graph).toarray()
+    assert np.array_equal(found, [[0.8, 0, 0.2], [0, 0.9, 0.1], [0.2, 0.1, 0.7]])
+    assert np.array_equal(matrices.load(path, list(graph)), found)
+    assert matrices.load(path)[0, 0] == 0.9
+    for text, message in (
+        (",alice,bob,dave\nalice,1,0,0\nbob,0,1,0\ndave,0,0,1\n", "'carol' is missing"),
+        ("alice,bob,carol,dave\n1,0,0,0\n", "'dave' is no agent"),
+        ("alice,bob,carol\n1,0,0\n", "3 names, but the matrix is 1 x 3"),
+        (",alice,bob,carol\nalice,1,0,0\ncarol,0,1,0\nbob,0,0,1\n", "order of the columns"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigurationError, match=message):
+            resolve(str(path), graph)
+
+
 @pytest.mark.parametrize(
     "array", [np.array([[None]]), np.array(["x"]), np.zeros(3), np.zeros((2, 2), dtype=complex)]
 )
@@ -126,6 +147,31 @@ def test_a_npy_of_anything_else_is_refused(array: np.ndarray, tmp_path: Path) ->
     np.save(path, array)
     with pytest.raises(ConfigurationError, match="not a"):
         matrices.load(path)
+
+
+def npy(header: str, data: bytes = b"") -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        npy("{'descr':'<f8','fortran_order':False,'shape':(%s,3)}" % ("9" * 4000)),
+        npy("{'descr':'<f8','fortran_order':False,'shape':(True,9)}", bytes(72)),
+        npy("{'descr':'<f8','fortran_order':False,'shape':(0,%s)}" % (10**24)),
+        npy("(" * 9000),
+        npy("-" * 9000 + "1"),
+        npy("{'descr'\n  '''\n  (\n\n"),
+        npy("{'a': 1L\n    b\n  c"),
+        b"PK\x03\x04" + bytes(100),
+    ],
+)
+def test_whatever_numpy_trips_over_is_one_line_with_a_reason(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "w.npy"
+    path.write_bytes(data)
+    with pytest.raises(ConfigurationError, match=r"not a \.npy file of numbers: \w+") as caught:
+        matrices.load(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_npy_that_claims_to_be_huge_is_refused(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from topologies.cluster import (
     model_digest,
     signed,
 )
-from topologies.drawing import draw
+from topologies.drawing import draw, redrawn
 from topologies.requests import JoinRequest, make_request
 from topologies.revisions import amended, check_succession, first_revision
 from topologies.signatures import SigningKey
@@ -315,6 +315,26 @@ def test_a_family_that_does_not_fit_asks_for_another() -> None:
         amended(first, ORGANISER, leaving=["a"])
     other = amended(first, ORGANISER, leaving=["a"], topology="ring")
     assert other.graph.topology == "ring"
+
+
+def test_what_a_file_names_is_neither_read_nor_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = tmp_path / "ran"
+    (tmp_path / "payload.py").write_text(f"open({str(ran)!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "t.toml"
+    edges = 'agents = ["a", "b", "c"]\nedges = [["a", "b"], ["b", "c"]]\n'
+    file.write_text(f'topology = "payload:f"\n{edges}')
+    first = make("abc", str(file))
+    assert first.graph.topology == str(file)
+    texts = ("payload:f", "round-robin:ring + payload:f", "rotating:base=payload:f", str(file))
+    for text in texts:
+        graph = first.graph.model_copy(update={"topology": text})
+        with pytest.raises(ConfigurationError, match="neither read nor run; give one with --topo"):
+            redrawn(graph, "abc", "bc", 7)
+    assert not ran.exists()
+    assert amended(first, ORGANISER, leaving=["a"], topology="path").ids == ("b", "c")
 
 
 def test_edges_listed_by_hand_are_not_guessed(tmp_path: Path) -> None:

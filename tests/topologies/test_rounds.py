@@ -228,7 +228,7 @@ def test_settings_that_make_no_sense_are_told_in_one_line(
         ("one-peer-exponential", "best-constant", "is for one undirected graph, not for"),
         ("ring", "average", "unknown mixing 'average'"),
         ("ring", "missing.csv", "missing.csv"),
-        ("directed-random", "lazy", "use mixing 'push-sum'"),
+        ("directed-random", "lazy", "use push-sum"),
     ],
 )
 def test_a_mixing_that_does_not_fit_is_told_in_one_line(

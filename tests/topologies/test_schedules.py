@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from topologies import graphs, schedules
 from topologies.consensus import disagreement, push_sum
 from topologies.drawing import settings_of
-from topologies.schedules import SCHEDULES, build
+from topologies.schedules import SCHEDULES, build, is_built_in
 from topologies.specs import ConfigurationError
 
 SPECS = (
@@ -77,6 +77,64 @@ def test_a_random_directed_graph_has_its_degree_and_connects(
     graph = build(spec, agents).graph(1)
     assert {given for _, given in graph.out_degree} == {degree}
     assert nx.is_strongly_connected(graph)
+
+
+@pytest.mark.parametrize(
+    ("spec", "known"),
+    [
+        ("ring", True),
+        ("erdos-renyi:p=0.4,seed=3", True),
+        ("failing:p=0.2", True),
+        ("rotating:base=torus,parts=3", True),
+        ("round-robin:ring + erdos-renyi:p=0.4", True),
+        ("mine.toml", False),
+        ("ring/../mine.toml", False),
+        ("networkx:petersen_graph", False),
+        ("module:function", False),
+        ("failing:base=module:function", False),
+        ("failing:p=0.2,base=mine.edges", False),
+        ("failing:base=ring,base=module:function", False),
+        ("round-robin:ring + mine.csv", False),
+        ("round-robin:ring + module:function,n=3", False),
+        ("no such thing", False),
+    ],
+)
+def test_a_built_in_spec_names_no_file_and_no_function(spec: str, known: bool) -> None:
+    assert is_built_in(spec) is known
+
+
+def test_everyones_other_takers_are_as_likely() -> None:
+    """Of 12 agents with 2 takers each: one is the next, the other any of 10."""
+    hops = [
+        (int(taker[1:]) - int(giver[1:])) % 12
+        for seed in range(200)
+        for giver, taker in build("directed-random:degree=2", 12, seed).graph(1).edges
+    ]
+    assert hops.count(1) == 2400
+    counts = [hops.count(hop) for hop in range(2, 12)]
+    assert sum(counts) == 2400
+    # A count has mean 240 and standard deviation 14.7.
+    assert all(abs(count - 240) < 75 for count in counts), counts
+
+
+def test_ten_thousand_agents_draw_their_takers_in_a_second() -> None:
+    assert build("directed-random:degree=3", 10_000).graph(1).number_of_edges() == 30_000
+    with pytest.raises(ConfigurationError, match="more than 5000000 arcs; use a smaller degree"):
+        build("directed-random:degree=9999", 10_000)
+
+
+def test_no_part_of_a_rotation_is_empty() -> None:
+    rotating = build("rotating:base=ring,parts=12", 12)
+    assert all(rotating.graph(t).number_of_edges() == 1 for t in range(1, 13))
+    with pytest.raises(ConfigurationError, match="12 edges do not fill 13 parts; use parts=12"):
+        build("rotating:base=ring,parts=13", 12)
+
+
+@pytest.mark.parametrize("name", ["lazy", "metropolis-hastings", "best-constant", "w.csv"])
+def test_directed_graphs_are_for_push_sum(name: str) -> None:
+    schedule = build("directed-random:degree=3", 8)
+    with pytest.raises(ConfigurationError, match=f"mixing '{name}' is for undirected.*push-sum"):
+        settings_of(schedule, schedule.agents, name)
 
 
 @pytest.mark.parametrize("spec", SPECS)

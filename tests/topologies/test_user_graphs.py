@@ -38,6 +38,15 @@ def wrong(agents):
 def broken(agents):
     raise KeyError("plan\\nB")
 
+def quits(agents):
+    raise SystemExit(7)
+
+def closes(agents):
+    raise GeneratorExit
+
+async def later(agents):
+    return nx.path_graph(agents)
+
 ANSWER = 42
 """
 
@@ -46,6 +55,7 @@ ANSWER = 42
 def _module(tmp_path_factory: pytest.TempPathFactory) -> object:
     folder = tmp_path_factory.mktemp("graphs")
     (folder / "users_graphs.py").write_text(MODULE)
+    (folder / "quitting_graphs.py").write_text("raise SystemExit(9)")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         yield
@@ -94,7 +104,9 @@ def test_a_random_function_follows_the_seed(spec: str) -> None:
         ("networkx:petersen_graph,colour=red", None, "failed (TypeError"),
         ("networkx:petersen_graph,colour", None, "'colour' is not key=value"),
         ("networkx:null_graph", None, "agents must be 1 to 10000, not 0"),
-        ("networkx:path_graph,n=10001", None, "agents must be 1 to 10000, not 10001"),
+        ("networkx:path_graph,n=10001", None, "n must be at most 10000, not 10001"),
+        ("networkx:circular_ladder_graph,n=9999", None, "agents must be 1 to 10000, not 19998"),
+        ("networkx:complete_graph,n=100000", None, "n must be at most 10000, not 100000"),
         ("networkx:empty_graph", 3, "no path from 'a0' to 'a1'"),
         ("networkx:gn_graph", 4, "returned a directed graph"),
         ("networkx:margulis_gabber_galil_graph,n=3", None, "returned a multi graph"),
@@ -106,6 +118,10 @@ def test_a_random_function_follows_the_seed(spec: str) -> None:
         ("users_graphs:double", 2, "returned a multi graph"),
         ("users_graphs:wrong", 2, "returned list, not a networkx.Graph"),
         ("users_graphs:broken", 2, "failed (KeyError: 'plan\\nB')"),
+        ("users_graphs:quits", 2, "quits failed (SystemExit: 7)"),
+        ("users_graphs:closes", 2, "closes failed (GeneratorExit)"),
+        ("users_graphs:later", 2, "users_graphs:later is async; write a plain function"),
+        ("quitting_graphs:any", 2, "cannot import 'quitting_graphs' (SystemExit: 9)"),
         ("users_graphs:ANSWER", 2, "not a function"),
         ("users_graphs:nothing", 2, "has no 'nothing'"),
         ("no_such_module:graph", 2, "cannot import 'no_such_module'"),
