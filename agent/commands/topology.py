@@ -169,9 +169,10 @@ def schedule(spec: str, agents: int | None, seed: int, rounds: int, as_json: boo
     """Show a SPEC of graphs that change from round to round, and measure how they average.
 
     Disagreement is that of random vectors, 1 at the start. The SPEC is one-peer-exponential,
-    random-matching:base=B, rotating:base=B,parts=N, failing:base=B,p=P, with B a graph's spec,
-    "round-robin:A + B + …" of specs and files; or directed and averaged by push-sum: directed-ring,
-    directed-exponential, directed-random:degree=D, a file or function with a directed graph.
+    random-matching:base=B, rotating:base=B,parts=N, failing:base=B,p=P, with B a graph's spec (by
+    default complete, of failing ring), "round-robin:A + B + …" of specs and files; or directed and
+    averaged by push-sum: directed-ring, directed-exponential, directed-random:degree=D, a file or
+    function with a directed graph.
 
     \b
     Examples:
