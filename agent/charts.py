@@ -36,6 +36,7 @@ NAMED_LINES_MAX = len(_PALETTE)
 # Above this many points vector lines make a page of megabytes: they are drawn as pixels.
 _VECTOR_POINTS_MAX = 20_000
 _LABELLED_NODES_MAX = 40
+_NAMED_NODES_MAX = 100  # of a drawing
 _LABELLED_EDGES_MAX = 24
 _ARROWS_MAX = 300
 
@@ -127,7 +128,8 @@ def payment_graph(
 
 
 def topology_graph(graph: "nx.Graph[str]", marks: Collection[str], form: ImageForm) -> bytes:
-    """The graph alone; `marks` name the nodes that stand out. Large graphs go without names."""
+    """The graph alone; `marks` name the nodes that stand out. Of large graphs these alone have
+    names, unless they are too many to read."""
     from matplotlib.collections import LineCollection
 
     with _canvas(7.4, 7.4) as (figure, axes):
@@ -142,8 +144,9 @@ def topology_graph(graph: "nx.Graph[str]", marks: Collection[str], form: ImageFo
             places = [at for node, at in positions.items() if (node in marks) is marked]
             across, up = [x for x, _ in places], [y for _, y in places]
             axes.scatter(across, up, s=24 if crowded else 130, c=colour, marker=marker, zorder=2)
-        if not crowded:
-            for node, side in _free_sides(positions).items():
+        named = {n: s for n, s in _free_sides(positions).items() if not crowded or n in marks}
+        if len(named) <= _NAMED_NODES_MAX:
+            for node, side in named.items():
                 axes.annotate(
                     node,
                     xy=positions[node],

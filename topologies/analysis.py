@@ -1,18 +1,25 @@
 """What a topology costs and gives: distances, rounds to agreement, bytes a round, weak points."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import networkx as nx
 import numpy as np
 
-from topologies import spectral
+from topologies import consensus, mixing, spectral
+from topologies.schedules import PUSH_SUM, Schedule
+from topologies.specs import ConfigurationError
 
 if TYPE_CHECKING:
     from topologies.spectral import Matrix
 
 CONSENSUS_ERROR = 1e-6  # of the disagreement at the start: about what float32 resolves
 PARAMETER_BYTES = 4  # a payload is float32
+PARAMETERS = 1_000_000  # of a model that nobody describes
+MEASURED_ROUNDS = 2000  # of a schedule
+_PRODUCT_MAX = 20_000  # agents times rounds of a period; a second's worth of matrix products
+_NOTHING = 1e-12  # an eigenvalue that is rounding
 # Distances from every agent up to so many visits of nodes and edges, some two seconds' worth;
 # beyond, distances from a sample. A ring of 10,000 agents is just below.
 _VISITS_MAX = 400_000_000
@@ -37,8 +44,9 @@ class Analysis:
     """A graph with its mixing matrix, in numbers; the names are those of the command's JSON.
 
     `consensus_rounds` is how many rounds shrink disagreement to `CONSENSUS_ERROR` of what it was,
-    None where no number does. Bytes are what an agent sends a round, and receives: one payload to
-    each neighbour, envelopes aside. Without one of its `articulation_points` a graph falls apart.
+    None where no number does. Bytes are those of the payloads that an agent sends a round, one to
+    each neighbour; statements with their sketches, claims and notices come on
+    top in a run. Without one of its `articulation_points` a graph falls apart.
     """
 
     spectral_gap: float
@@ -55,18 +63,47 @@ class Analysis:
     bytes_per_round_max: int
 
 
-def analyse(graph: "nx.Graph[str]", mixing: "Matrix", parameters: int) -> Analysis:
-    """A connected graph, its mixing matrix in graph order, and a model of float32 `parameters`."""
+def analyse(graph: "nx.Graph[str]", matrix: "Matrix", parameters: int = PARAMETERS) -> Analysis:
+    """A connected graph, its mixing matrix in graph order, and a model of float32 `parameters`.
+
+    Raises:
+        ConfigurationError: a directed graph, or a matrix of another size.
+    """
+    if isinstance(graph, nx.DiGraph):
+        raise ConfigurationError("the graph is directed; use analyse_schedule(fixed(graph), …)")
+    if matrix.shape != (len(graph), len(graph)):
+        raise ConfigurationError(
+            f"the mixing matrix is {' x '.join(map(str, matrix.shape))}, "
+            f"but the graph has {len(graph)} agents"
+        )
     degrees = [degree for _, degree in graph.degree]
-    gap = spectral.spectral_gap(mixing)
+    gap = spectral.spectral_gap(matrix)
     rounds = spectral.rounds_to(CONSENSUS_ERROR, gap)
+    payload_bytes = PARAMETER_BYTES * parameters
+    return _analysis(
+        graph,
+        gap,
+        int(rounds) if np.isfinite(rounds) else None,
+        parameters,
+        (payload_bytes * sum(degrees) / len(graph), payload_bytes * max(degrees)),
+    )
+
+
+def _analysis(
+    graph: "nx.Graph[str]",
+    gap: float,
+    rounds: int | None,
+    parameters: int,
+    sent_bytes: tuple[float, int],
+) -> Analysis:
+    """What every analysis adds of the graph itself; `sent_bytes` are mean and largest a round."""
+    degrees = [degree for _, degree in graph.degree]
     apart = distances(graph)
     cut = set(nx.articulation_points(graph))
-    payload_bytes = PARAMETER_BYTES * parameters
     return Analysis(
         spectral_gap=gap,
         consensus_error=CONSENSUS_ERROR,
-        consensus_rounds=int(rounds) if np.isfinite(rounds) else None,
+        consensus_rounds=rounds,
         degree_min=min(degrees),
         degree_max=max(degrees),
         diameter=apart.diameter,
@@ -74,8 +111,63 @@ def analyse(graph: "nx.Graph[str]", mixing: "Matrix", parameters: int) -> Analys
         effective_diameter=apart.effective,
         articulation_points=tuple(agent for agent in graph if agent in cut),
         parameters=parameters,
-        bytes_per_round_mean=payload_bytes * sum(degrees) / len(graph),
-        bytes_per_round_max=payload_bytes * max(degrees),
+        bytes_per_round_mean=sent_bytes[0],
+        bytes_per_round_max=sent_bytes[1],
+    )
+
+
+def analyse_schedule(
+    schedule: Schedule, mixing_name: str, parameters: int = PARAMETERS
+) -> Analysis:
+    """A schedule in the numbers of a graph, over its period or, where chance decides, over
+    `MEASURED_ROUNDS` rounds from 1.
+
+    The gap is 1 - the rate of a round: of a period the root of what the product of its matrices
+    has, where that is small enough to compute, else measured. Rounds to agreement are measured with
+    random vectors. Distances, degrees and weak points are those of all rounds' edges together;
+    bytes are means a round.
+
+    Raises:
+        ConfigurationError: a mixing that is not computed from the degrees of a round.
+    """
+    if mixing_name not in (*mixing.WEIGHTS, PUSH_SUM):
+        raise ConfigurationError(
+            f"mixing {mixing_name!r} is for one undirected graph, not for {schedule.spec!r}; "
+            f"use {', '.join((*mixing.WEIGHTS, PUSH_SUM))}"
+        )
+    if schedule.push_sum and mixing_name != PUSH_SUM:
+        raise ConfigurationError(
+            f"mixing {mixing_name!r} is for undirected graphs, and {schedule.spec!r} is directed; "
+            f"use {PUSH_SUM}"
+        )
+    agents, period = schedule.agents, schedule.period
+    matrix = lru_cache(min(period or 1, 64))(lambda t: schedule.matrix(t, mixing_name))
+    found = consensus.course(
+        lambda t: matrix((t - 1) % period + 1 if period else t),
+        len(agents),
+        CONSENSUS_ERROR,
+        MEASURED_ROUNDS,
+    )
+    rate = found.rate
+    if period and len(agents) * period <= _PRODUCT_MAX:
+        product = np.eye(len(agents))
+        for t in range(1, period + 1):
+            product = np.asarray(matrix(t) @ product)
+        second = 1 - spectral.spectral_gap(product)
+        rate = second ** (1 / period) if second > _NOTHING else 0.0
+    sent = np.zeros(len(agents))
+    counted = min(period or MEASURED_ROUNDS, MEASURED_ROUNDS)
+    for t in range(1, counted + 1):
+        graph = schedule.graph(t)
+        takers = graph.out_degree if isinstance(graph, nx.DiGraph) else graph.degree
+        sent += [takers[agent] for agent in agents]
+    sent *= PARAMETER_BYTES * parameters / counted
+    return _analysis(
+        schedule.neighbours(),
+        1 - rate,
+        found.rounds,
+        parameters,
+        (float(sent.mean()), round(sent.max())),
     )
 
 

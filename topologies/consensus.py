@@ -3,11 +3,15 @@
 All agents at once, one row of `(agents, dim)` each: for choosing a topology, not for a run.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from topologies.specs import ConfigurationError
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -56,6 +60,49 @@ def measured_rate(mixing: "Matrix", rounds: int = MEASURED_ROUNDS, seed: int = 0
     return float(np.exp(logarithms.mean()))
 
 
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How averaging went: `rate` is the factor by which disagreement shrinks a round, `rounds` how
+    many shrank it to the asked error; None where it would not in any number of rounds."""
+
+    rate: float
+    rounds: int | None
+
+
+def course(
+    matrix: "Callable[[int], Matrix]", agents: int, error: float, rounds: int, seed: int = 0
+) -> Course:
+    """What the matrices of rounds 1, 2, … do to random vectors, over at most `rounds` rounds.
+
+    They may be of push-sum: then what counts is the estimates. The rate is the geometric mean over
+    the second half of the rounds; an error that was not reached by then is put off at that rate.
+    """
+    vectors = np.random.default_rng(seed).standard_normal((agents, _DIM))
+    weights: NDArray[np.float64] = np.ones((agents, 1))
+    logarithms, start, scale = [0.0], disagreement(vectors), 0.0
+    for t in range(1, rounds + 1):
+        mixing = matrix(t)
+        before = float(np.linalg.norm(vectors))
+        vectors, weights = np.asarray(mixing @ vectors), np.asarray(mixing @ weights)
+        # Without the mean, which would drown the rest in its rounding.
+        vectors = vectors - weights * (vectors.sum(axis=0) / weights.sum())
+        size = float(np.linalg.norm(vectors))
+        if size <= _NOTHING * before:
+            return Course(0.0, _first(logarithms, error) or t)
+        logarithms.append(scale + math.log(disagreement(vectors / weights) / start))
+        vectors, scale = vectors / size, scale + math.log(size)
+    half = len(logarithms) // 2
+    slope = (logarithms[-1] - logarithms[half]) / (len(logarithms) - 1 - half)
+    reached = _first(logarithms, error)
+    if reached is None and slope < -_NOTHING:
+        reached = rounds + math.ceil((math.log(error) - logarithms[-1]) / slope)
+    return Course(min(1.0, math.exp(slope)), reached)
+
+
+def _first(logarithms: list[float], error: float) -> int | None:
+    return next((t for t, log in enumerate(logarithms) if log <= math.log(error)), None)
+
+
 def column_stochastic(graph: "nx.DiGraph[str]") -> "csr_array[np.float64]":
     """The push-sum weights (agents, agents) of a directed graph: each column sums to one.
 
@@ -79,8 +126,16 @@ def push_sum(vectors: NDArray[np.float64], matrices: "Iterable[Matrix]") -> NDAr
     Dobra and Gehrke (2003), "Gossip-based computation of aggregate information"; for optimisation
     over graphs that change Nedic and Olshevsky (2015), with stochastic gradients Assran et al.
     (2019).
+
+    Raises:
+        ConfigurationError: shapes that do not fit.
     """
     weights: NDArray[np.float64] = np.ones((len(vectors), 1))
     for matrix in matrices:
+        if vectors.ndim != 2 or matrix.shape != (len(vectors), len(vectors)):
+            raise ConfigurationError(
+                f"vectors (agents, dim) and matrices (agents, agents) do not fit: "
+                f"{vectors.shape} and {matrix.shape}"
+            )
         vectors, weights = np.asarray(matrix @ vectors), np.asarray(matrix @ weights)
     return vectors / weights

@@ -49,7 +49,7 @@ def settings_of(
         raise ConfigurationError(f"agent {odd!r} {where}")
     name = mixing_spec or (PUSH_SUM if schedule.push_sum else schedule.mixing)
     kind = schedule.rule.partition(":")[0]
-    union = schedule.union if kind != schedules.PAIRS else nx.complete_graph(schedule.agents)
+    union = schedule.neighbours()
     edges = graphs.sorted_edges(graphs.make_graph(ids, union.edges))  # in one order, whatever its
     turns: list[tuple[Edge, ...]] = []
     if kind in (schedules.TURNS, schedules.ARCS):

@@ -132,7 +132,12 @@ def load(path: FilePath, *, connected: bool = True) -> TopologyFile:
             )
         read = _topology_of(listing, path)
     else:
-        read = validated(TopologyFile, read_toml(path, "topology file"), str(path))
+        tables = read_toml(path, "topology file")
+        if "run_id" in tables:
+            raise ConfigurationError(
+                f"{path}: this is a cluster file, not a topology; see candor cluster show {path}"
+            )
+        read = validated(TopologyFile, tables, str(path))
     try:
         check_graph(read.agents, read.edges, connected=connected)
     except ConfigurationError as exc:

@@ -68,6 +68,10 @@ def _entries(
     """Rows, columns and values of all entries: each edge twice, then the diagonal."""
     if name not in RULES:
         raise ConfigurationError(f"unknown mixing {name!r}; known: {', '.join(RULES)}")
+    if graph.is_directed():
+        raise ConfigurationError(f"mixing {name!r} is for undirected graphs; use push-sum")
+    if len(order) != len(graph) or set(order) != set(graph):
+        raise ConfigurationError("the order of rows does not have each agent of the graph once")
     agents, index = len(order), {agent: i for i, agent in enumerate(order)}
     ends = [(index[u], index[v]) for u, v in graph.edges]
     lo, hi = np.array(ends, dtype=np.intp).reshape(-1, 2).T

@@ -33,6 +33,7 @@ from topologies.chance import surviving as surviving
 from topologies.consensus import column_stochastic
 from topologies.families import FAMILIES
 from topologies.fields import Edge
+from topologies.mixing import DEFAULT_MIXING
 from topologies.specs import ConfigurationError, Scalar, parse_spec
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     RoundGraph = nx.Graph[str] | nx.DiGraph[str]
 
 PARTS_MAX = 10_000
+PUSH_SUM = "push-sum"  # the mixing of directed graphs
+_ALL_PAIRS_AGENTS_MAX = 3000
 
 
 FIXED, TURNS, ARCS = "fixed", "turns", "arcs"
@@ -64,7 +67,7 @@ class Schedule:
     _graph: "Callable[[int], RoundGraph]"
     rule: str = TURNS
     push_sum: bool = False
-    mixing: str = mixing.DEFAULT_MIXING
+    mixing: str = DEFAULT_MIXING
     named: bool = False
 
     def graph(self, round: int) -> "RoundGraph":
@@ -72,19 +75,34 @@ class Schedule:
         assert round >= 1
         return self._graph(round)
 
-    def matrix(self, round: int) -> "csr_array[np.float64]":
+    def matrix(self, round: int, mixing_name: str = DEFAULT_MIXING) -> "csr_array[np.float64]":
         """The mixing matrix (agents, agents) of a round, agents in order.
 
-        Doubly stochastic: Metropolis-Hastings weights on undirected graphs, so one half each in a
-        matching; one half for the one giver of a directed round. With `push_sum` its columns alone
-        sum to one.
+        Doubly stochastic: weights of a rule on undirected graphs, by default one half each in a
+        matching; one half for the one giver of a directed round. With `push_sum`, or where that is
+        the mixing's name, its columns alone sum to one.
+
+        Raises:
+            ConfigurationError: no such rule.
         """
         graph = self.graph(round)
+        if self.push_sum or mixing_name == PUSH_SUM:
+            return column_stochastic(graph.to_directed())
         if isinstance(graph, nx.DiGraph):
-            if self.push_sum:
-                return column_stochastic(graph)
-            return _one_giver(graph)
-        return mixing.sparse_matrix(mixing.DEFAULT_MIXING, graph, self.agents)
+            return _one_giver(graph, 0.25 if mixing.check_name(mixing_name) == "lazy" else 0.5)
+        return mixing.sparse_matrix(mixing_name, graph, self.agents)
+
+    def neighbours(self) -> "nx.Graph[str]":
+        """Everyone whom an agent may mix in some round: `union`, but of pairs all agents."""
+        if self.rule.partition(":")[0] != PAIRS:
+            return self.union
+        if len(self.agents) > _ALL_PAIRS_AGENTS_MAX:
+            raise ConfigurationError(
+                f"schedule {self.spec!r}: {len(self.agents)} agents have too many pairs; "
+                "give it a base=GRAPH"
+            )
+        everyone: nx.Graph[str] = nx.complete_graph(self.agents)
+        return everyone
 
 
 def placed(schedule: Schedule, ids: Sequence[str]) -> Schedule:
@@ -319,8 +337,8 @@ def _union(ids: Sequence[str], rounds: "Iterable[RoundGraph]") -> "nx.Graph[str]
     return graphs.make_graph(ids, (edge for graph in rounds for edge in graph.edges()))
 
 
-def _one_giver(graph: "nx.DiGraph[str]") -> "csr_array[np.float64]":
-    """Half of oneself and half of the one giver: a shift and the identity, doubly stochastic."""
+def _one_giver(graph: "nx.DiGraph[str]", weight: float) -> "csr_array[np.float64]":
+    """That weight for the one giver, the rest for oneself: a shift and the identity."""
     from scipy.sparse import csr_array
 
     index = {agent: i for i, agent in enumerate(graph)}
@@ -329,7 +347,8 @@ def _one_giver(graph: "nx.DiGraph[str]") -> "csr_array[np.float64]":
     assert len(giver) == agents == graph.number_of_edges()
     everyone = list(range(agents))
     columns = [giver[i] for i in everyone] + everyone
-    return csr_array(([0.5] * 2 * agents, (everyone * 2, columns)), shape=(agents, agents))
+    values = [weight] * agents + [1 - weight] * agents
+    return csr_array((values, (everyone * 2, columns)), shape=(agents, agents))
 
 
 def _options(spec: str, defaults: Mapping[str, Scalar]) -> dict[str, Scalar]:

@@ -14,17 +14,18 @@ import networkx as nx
 import numpy as np
 
 from agent import terminal_graph
+from agent.commands import topology_tables
 from agent.options import json_option
 from topologies import analysis, consensus, graphs, matrices, mixing, schedules
 from topologies.families import FAMILIES, Family
 from topologies.files import write_bytes, write_text
+from topologies.graph_files import suffix
+from topologies.schedules import PUSH_SUM, Schedule
 from topologies.specs import ConfigurationError
 
 if TYPE_CHECKING:
     Graph = nx.Graph[str]
 
-LISTED_MAX = 64  # agents whose neighbours are listed for a person; --json lists all
-FILE_COLUMNS = 120  # of a table that goes into a file or a pipe
 # More of a picture take minutes to place, and show nothing.
 DRAWN_AGENTS_MAX, DRAWN_EDGES_MAX = 1000, 20_000
 
@@ -32,22 +33,24 @@ _mixing_option = click.option(
     "--mixing",
     "mixing_spec",
     metavar="NAME|FILE",
-    help=f"How neighbours are weighted: {', '.join(mixing.RULES)}, or a matrix in a .csv or .npy "
-    f"file.  [default: {mixing.DEFAULT_MIXING}, or the topology file's]",
+    help=f"How neighbours are weighted: {', '.join((*mixing.RULES, PUSH_SUM))}, or a matrix "
+    f"in a .csv or .npy file.  [default: {mixing.DEFAULT_MIXING}, or the topology file's; "
+    f"{PUSH_SUM} where the graph is directed]",
 )
 _parameters_option = click.option(
     "--parameters",
     type=click.IntRange(min=1),
     default=1_000_000,
     show_default=True,
-    help="Float32 parameters of the model, for the bytes of a round.",
+    help="Float32 parameters of the model, for the bytes of a round: those of the updates alone; "
+    "sketches (some 8 kB a statement), claims and notices come on top.",
 )
 _draw_option = click.option(
     "--draw",
     "picture",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Draw the graph into a .png or .svg file.",
+    help="Draw the graph into a .png or .svg file; weak points are diamonds with their names.",
 )
 _agents_option = click.option("--agents", type=int, help="Number of agents; a file has its own.")
 _seed_option = click.option(
@@ -88,18 +91,21 @@ def show(
     """Show the topology of a SPEC or a FILE.
 
     A SPEC is a family with its parameters (torus, erdos-renyi:p=0.4,seed=3), a generator of
-    networkx (networkx:petersen_graph) or a function of your own (module:function, called with the
-    number of agents). A FILE ends in .toml, .graphml, .gexf, .json (node-link), .csv (adjacency),
-    .edges, .edgelist or .txt.
+    networkx (networkx:petersen_graph), a function of your own (module:function, called with the
+    number of agents) or a schedule, as for `schedule`; of that, rates and rounds are measured where
+    they cannot be computed, and what is drawn are the edges of all rounds. A FILE
+    ends in .toml, .graphml, .gexf, .json (node-link), .csv (adjacency or edge table), .edges,
+    .edgelist or .txt.
 
     \b
     Examples:
       candor topology show t.toml
       candor topology show torus --agents 16 --json
+      candor topology show one-peer-exponential --agents 16
       candor topology show networkx:petersen_graph --mixing best-constant --draw petersen.png
     """
-    graph, topology, known_mixing = _graph(spec, agents, seed)
-    _tell(graph, topology, mixing_spec or known_mixing, parameters, picture, as_json)
+    found = schedules.build(spec, agents, seed)
+    _tell(found, mixing_spec or _mixing_of(found), parameters, picture, as_json)
 
 
 @command.command()
@@ -130,72 +136,25 @@ def compare(
     measure: bool,
     as_json: bool,
 ) -> None:
-    """Compare topologies: what each costs a round, and how many rounds it takes to agree.
+    """Compare topologies and schedules: what each costs a round, how many rounds it takes to agree.
 
     \b
     Examples:
-      candor topology compare ring torus expander --agents 64
+      candor topology compare ring torus expander one-peer-exponential --agents 64
       candor topology compare ring star --agents 16 --mixing lazy --mixing best-constant --measure
     """
     rows: list[dict[str, Any]] = []
     for spec in specs:
-        graph, topology, known_mixing = _graph(spec, agents, seed)
-        chosen = mixing_specs or (known_mixing,)
-        rows += [facts(graph, topology, name, parameters, measure=measure) for name in chosen]
+        found = schedules.build(spec, agents, seed)
+        chosen = mixing_specs or (_mixing_of(found),)
+        rows += [_facts(found, name, parameters, measure=measure) for name in chosen]
     if as_json:
         listed = ("agents", "edges")
         counted = [row | {name: len(row[name]) for name in listed} for row in rows]
         click.echo(json.dumps(counted))
         return
-    _tell_compared(rows, parameters, mixings=bool(mixing_specs), measured=measure)
-
-
-def _tell_compared(
-    rows: list[dict[str, Any]], parameters: int, *, mixings: bool, measured: bool
-) -> None:
-    """The table of `compare`: with `measured`, rates stand where bytes would."""
-    from rich.console import Console
-    from rich.table import Table
-
-    title = None if measured else f"{parameters:,} parameters"
-    table = Table(box=None, title=title, title_justify="left")
-    for column in ("topology", "mixing") if mixings else ("topology",):
-        table.add_column(column, overflow="fold")
-    last = ("predicted", "measured") if measured else ("MB/round", "MB")
-    for column in ("agents", "degree", "across", "gap", "rounds", *last):
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        rounds = row["consensus_rounds"]
-        table.add_row(
-            row["topology"],
-            *([row["mixing"]] if mixings else []),
-            str(len(row["agents"])),
-            _span(row),
-            _across(row),
-            f"{row['spectral_gap']:.3g}",
-            "never" if rounds is None else str(rounds),
-            *(_rates(row) if measured else _megabytes(row)),
-        )
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=FILE_COLUMNS)
-    console.print(table)
-    click.echo(f"\nrounds: until disagreement is {analysis.CONSENSUS_ERROR:g} of what it was")
-    click.echo(
-        f"predicted, measured: the factor by which it shrinks a round; measured over "
-        f"{consensus.MEASURED_ROUNDS} rounds"
-        if measured
-        else "MB: sent by the busiest agent, in a round and until then"
-    )
-
-
-def _rates(row: dict[str, Any]) -> tuple[str, str]:
-    return f"{row['predicted_rate']:.6f}", f"{row['measured_rate']:.6f}"
-
-
-def _megabytes(row: dict[str, Any]) -> tuple[str, str]:
-    rounds, megabytes = row["consensus_rounds"], row["bytes_per_round_max"] / 1e6
-    return f"{megabytes:.4g}", "–" if rounds is None else f"{megabytes * rounds:.4g}"
+    shown_mixing = bool(mixing_specs) or len({row["mixing"] for row in rows}) > 1
+    topology_tables.compared(rows, parameters, mixings=shown_mixing, measured=measure)
 
 
 @command.command()
@@ -210,9 +169,10 @@ def schedule(spec: str, agents: int | None, seed: int, rounds: int, as_json: boo
     """Show a SPEC of graphs that change from round to round, and measure how they average.
 
     Disagreement is that of random vectors, 1 at the start. The SPEC is one-peer-exponential,
-    random-matching:base=B, rotating:base=B,parts=N, failing:base=B,p=P, with B a graph's spec,
-    "round-robin:A + B + …" of specs and files; or directed and averaged by push-sum: directed-ring,
-    directed-exponential, directed-random:degree=D, a file or function with a directed graph.
+    random-matching:base=B, rotating:base=B,parts=N, failing:base=B,p=P, with B a graph's spec (by
+    default complete, of failing ring), "round-robin:A + B + …" of specs and files; or directed and
+    averaged by push-sum: directed-ring, directed-exponential, directed-random:degree=D, a file or
+    function with a directed graph.
 
     \b
     Examples:
@@ -244,93 +204,64 @@ def schedule(spec: str, agents: int | None, seed: int, rounds: int, as_json: boo
         click.echo(f"{line['round']:>6}{len(line['edges']):>8}  {line['disagreement']:.3g}")
 
 
-def facts(
-    graph: "Graph", topology: str, mixing_spec: str, parameters: int, *, measure: bool = False
+def _facts(
+    schedule: Schedule, mixing_spec: str, parameters: int, *, measure: bool = False
 ) -> dict[str, Any]:
     """What a machine wants to know of a topology; `analysis.Analysis` explains them."""
-    matrix = matrices.resolve(mixing_spec, graph)
-    found = analysis.analyse(graph, matrix, parameters)
     rates = {}
-    if measure:
-        rate = consensus.measured_rate(matrix)
-        rates = {"predicted_rate": 1 - found.spectral_gap, "measured_rate": rate}
+    once = schedule.period == 1
+    if schedule.rule == schedules.FIXED and mixing_spec != PUSH_SUM:
+        graph = schedule.union
+        matrix = matrices.resolve(mixing_spec, graph)
+        found = analysis.analyse(graph, matrix, parameters)
+        if measure:
+            rate = consensus.measured_rate(matrix)
+            rates = {"predicted_rate": 1 - found.spectral_gap, "measured_rate": rate}
+    else:
+        found = analysis.analyse_schedule(schedule, mixing_spec, parameters)
+        if measure:
+            raise ConfigurationError(
+                f"--measure is for one undirected graph; {schedule.spec!r} is measured as it is"
+            )
+    arcs = once and schedule.push_sum
+    edges = schedule.graph(1).edges if arcs else graphs.sorted_edges(schedule.neighbours())
     return {
-        "topology": topology,
-        "agents": list(graph),
-        "edges": [list(edge) for edge in graphs.sorted_edges(graph)],
+        "topology": schedule.spec,
+        "agents": list(schedule.agents),
+        "edges": [list(edge) for edge in edges],
         "mixing": mixing_spec,
         **asdict(found),
+        **({} if once else {"period": schedule.period}),
         **rates,
     }
 
 
-def _graph(spec: str, agents: int | None, seed: int) -> tuple["Graph", str, str]:
-    """The graph of a spec or file, where it comes from, and the mixing that goes with it."""
-    graph = graphs.build(spec, agents, seed)
-    if not graphs.is_file(spec):
-        return graph, spec, mixing.DEFAULT_MIXING
-    file = graphs.load(spec)
-    return graph, file.topology, file.mixing
+def _mixing_of(schedule: Schedule) -> str:
+    """The mixing that a run would have without being told."""
+    return PUSH_SUM if schedule.push_sum else schedule.mixing
 
 
 def _tell(
-    graph: "Graph",
-    topology: str,
+    schedule: Schedule,
     mixing_spec: str,
     parameters: int,
     picture: Path | None,
     as_json: bool,
 ) -> None:
-    found = facts(graph, topology, mixing_spec, parameters)
+    if mixing_spec == "fastest":
+        click.echo("solving for the fastest weights, up to minutes …", err=True)
+    found = _facts(schedule, mixing_spec, parameters)
     if picture is not None:
-        _draw(graph, picture, found["articulation_points"])
+        _draw(schedule.neighbours(), picture, found["articulation_points"])
     if as_json:
         click.echo(json.dumps(found))
         return
-    rounds, weak = found["consensus_rounds"], found["articulation_points"]
-    rows = [
-        ("topology", topology),
-        ("agents", len(graph)),
-        ("edges", len(found["edges"])),
-        ("neighbours", _span(found)),
-        ("diameter", f"{_across(found)} (90 % of pairs within {found['effective_diameter']})"),
-        ("mixing", mixing_spec),
-        ("spectral gap", f"{found['spectral_gap']:.4g}"),
-        ("consensus", _rounds(rounds)),
-        ("a round", f"{found['bytes_per_round_max'] / 1e6:.4g} MB sent by the busiest agent"),
-        ("weak points", _few(weak) if weak else "none: no agent holds the graph together"),
-    ]
-    for name, value in rows:
-        click.echo(f"{name:<14}{value}")
-    click.echo()
+    click.echo("\n".join(topology_tables.described(found)) + "\n")
+    graph = schedule.neighbours()
     if terminal_graph.fits(graph):
         click.echo("\n".join(terminal_graph.drawn(graph)) + "\n")
-    position = {agent: i for i, agent in enumerate(graph)}
-    listed = list(graph)[:LISTED_MAX]
-    width = max(len(agent) for agent in listed)
-    for agent in listed:
-        neighbours = " ".join(sorted(graph[agent], key=position.__getitem__))
-        click.echo(f"{agent:>{width}} -- {neighbours}")
-    if len(graph) > len(listed):
-        click.echo(f"… and {len(graph) - len(listed)} more agents (--json lists all)")
-
-
-def _span(found: dict[str, Any]) -> str:
-    low, high = found["degree_min"], found["degree_max"]
-    return str(low) if low == high else f"{low} to {high}"
-
-
-def _rounds(rounds: int | None) -> str:
-    error = f"{analysis.CONSENSUS_ERROR:g} of the disagreement"
-    return f"{rounds} rounds to {error}" if rounds is not None else "never"
-
-
-def _across(found: dict[str, Any]) -> str:
-    return f"{'' if found['diameter_exact'] else '≥ '}{found['diameter']}"
-
-
-def _few(names: "tuple[str, ...]") -> str:
-    return " ".join(names[:8]) + (f" … ({len(names)} in all)" if len(names) > 8 else "")
+    shown = schedule.graph(1) if schedule.period == 1 else graph
+    click.echo("\n".join(topology_tables.neighbours(shown)))
 
 
 def _draw(graph: "Graph", picture: Path, marks: "tuple[str, ...]") -> None:
@@ -362,8 +293,13 @@ def _family_command(name: str, family: Family) -> click.Command:
         graph = graphs.build(topology, agents)
         chosen = mixing_spec or mixing.DEFAULT_MIXING
         if output is not None:
+            if suffix(chosen) in matrices.ENDINGS:
+                raise ConfigurationError(
+                    f"{output}: a topology file names a rule and holds no matrix; leave out "
+                    f"--mixing {chosen} here, and give it where the graph is used"
+                )
             write_text(output, graphs.dump(graph, topology, mixing.check_name(chosen)))
-        _tell(graph, topology, chosen, parameters, picture, as_json)
+        _tell(schedules.fixed(graph, topology), chosen, parameters, picture, as_json)
 
     callback: Callable[..., None] = draw
     for parameter in reversed(family.parameters):

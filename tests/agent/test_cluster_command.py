@@ -180,7 +180,7 @@ def test_a_topology_file_knows_its_agents_by_name(keys_root: Path, tmp_path: Pat
     assert run(*NEW, "--topology", topology, "-o", output, *agents).exit_code == 0
     cluster = load_cluster(output)
     assert cluster.neighbours("a2") == ("a0", "a1")
-    assert (cluster.graph.topology, cluster.graph.mixing) == ("line", "max-degree")
+    assert (cluster.graph.topology, cluster.graph.mixing) == (str(topology)[-500:], "max-degree")
     stranger = [*named[:2], f"x={keys_root / 'a3'}@tcp://10.0.0.9:1"]
     agents = [part for text in stranger for part in ("--agent", text)]
     assert "'a1' has no keys" in error_of(*NEW, "--topology", topology, "-o", output, *agents)
@@ -230,7 +230,10 @@ def test_a_graph_of_another_program_makes_a_cluster(keys_root: Path, tmp_path: P
         (["--topology", "directed-random:degree=4"], "degree must be a whole number from 1 to 3"),
         (["--topology", "round-robin:ring + no.edges"], "no.edges"),
         (["--topology", "one-peer-exponential", "--mixing", "best-constant"], "for one undirected"),
-        (["--topology", "directed-random:degree=2", "--mixing", "lazy"], "use mixing 'push-sum'"),
+        (
+            ["--topology", "directed-random:degree=2", "--mixing", "lazy"],
+            "is directed; use push-sum",
+        ),
         (["--mixing", "mean"], "unknown mixing 'mean'"),
         (["--mixing", "none.csv"], "none.csv"),
         (["--agent", "a0=x@tcp://h:1"], "leave out --agents"),

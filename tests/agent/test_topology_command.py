@@ -135,7 +135,7 @@ def test_topologies_are_compared(tmp_path: Path) -> None:
     assert rounds == sorted(rounds, reverse=True)
     table = run("compare", "ring", path, "--agents", "3").output
     assert max(map(len, table.splitlines())) <= 120
-    assert re.search(r"ring +3 +2 +1 +1 +1 +8 +8", table)
+    assert re.search(r"ring +3 +2 +1 +1 +1 +8.0 MB +8.0 MB", table)
     assert facts("compare", path)[0]["articulation_points"] == ["y"]
 
 
@@ -170,6 +170,42 @@ def test_a_schedule_is_measured() -> None:
     assert len(lines) == 6
 
 
+def test_schedules_and_directed_graphs_are_shown_and_compared(tmp_path: Path) -> None:
+    path = tmp_path / "arcs.csv"
+    path.write_text("Source,Target,Type\nx,y,Directed\ny,z,Directed\nz,x,Directed\n")
+    shown = facts("show", str(path))
+    assert (shown["mixing"], shown["edges"]) == ("push-sum", [["x", "y"], ["y", "z"], ["z", "x"]])
+    lines = run("show", str(path)).output.splitlines()
+    assert "x -> y" in lines
+    shown = facts("show", "one-peer-exponential", "--agents", "16")
+    assert (shown["period"], shown["consensus_rounds"]) == (4, 4)
+    output = run("show", "failing:p=0.2", "--agents", "8").output
+    assert "rounds        by chance, measured" in output
+    specs = ("ring", "one-peer-exponential", "directed-ring", "random-matching")
+    rows = facts("compare", *specs, "--agents", "8")
+    assert [row["topology"] for row in rows] == list(specs)
+    assert [row["mixing"] for row in rows] == [
+        *["metropolis-hastings"] * 2,
+        "push-sum",
+        rows[0]["mixing"],
+    ]
+    assert facts("show", "ring", "--agents", "8", "--mixing", "push-sum")["mixing"] == "push-sum"
+
+
+def test_no_number_is_cut_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    table = run("compare", "path", "--agents", "64").output
+    assert "…" not in table
+    assert "138 GB" in table
+
+
+def test_many_neighbours_are_counted() -> None:
+    output = run("show", "complete", "--agents", "300").output
+    assert "… and 287 more" in output
+    assert max(map(len, output.splitlines())) < 100
+
+
 def test_a_matrix_of_ones_own_is_analysed(tmp_path: Path) -> None:
     path = tmp_path / "w.csv"
     path.write_text("0.5,0.5\n0.5,0.5\n")
@@ -193,6 +229,8 @@ def test_every_rule_of_mixing_can_be_looked_at() -> None:
         (["compare", "ring", "torus", "--agents", "7"], "do not fill a grid"),
         (["schedule", "failing:p=2", "--agents", "4"], "p must be a number from 0 to below 1"),
         (["show", "ring"], "--agents N"),
+        (["ring", "--agents", "4", "--mixing", "w.csv", "-o", "t.toml"], "holds no matrix"),
+        (["show", "directed-ring", "--agents", "4", "--mixing", "lazy"], "use push-sum"),
         (["show", "none.toml"], "No such file"),
         (["torus", "--agents", "7"], "do not fill a grid"),
         (["erdos-renyi", "--agents", "5", "--p", "2"], "p must be a number from 0 to 1"),

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topologies import analysis, graphs, mixing
-from topologies.analysis import Distances, analyse, distances
+from topologies import analysis, graphs, mixing, schedules
+from topologies.analysis import Distances, analyse, analyse_schedule, distances
+from topologies.specs import ConfigurationError
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,53 @@ def test_ten_thousand_agents_are_analysed(family: str) -> None:
     found = analyse(graph, mixing.sparse_matrix("metropolis-hastings", graph, list(graph)), 10**6)
     assert family != "ring" or (found.diameter, found.diameter_exact) == (5000, True)
     assert found.consensus_rounds is not None
+
+
+def test_a_schedule_of_one_graph_has_the_rate_of_that_graph() -> None:
+    for name in ("metropolis-hastings", "lazy"):
+        graph = graphs.build("ring", 12)
+        expected = analyse(graph, mixing.matrix(name, graph, list(graph)))
+        found = analyse_schedule(schedules.fixed(graph), name)
+        assert found.spectral_gap == pytest.approx(expected.spectral_gap)
+        assert expected.consensus_rounds is not None
+        assert found.consensus_rounds == pytest.approx(expected.consensus_rounds, rel=0.1)
+        assert found.bytes_per_round_max == expected.bytes_per_round_max
+
+
+def test_one_peer_exponential_agrees_after_its_period() -> None:
+    found = analyse_schedule(schedules.build("one-peer-exponential", 16), "metropolis-hastings")
+    assert (found.spectral_gap, found.consensus_rounds) == (1.0, 4)
+    assert (found.degree_max, found.bytes_per_round_max) == (7, 4_000_000)
+
+
+def test_the_rate_of_a_directed_ring_is_that_of_its_eigenvalue() -> None:
+    found = analyse_schedule(schedules.build("directed-ring", 9), "push-sum")
+    assert 1 - found.spectral_gap == pytest.approx(abs(1 + np.exp(2j * np.pi / 9)) / 2)
+    rounds = np.log(1e-6) / np.log(1 - found.spectral_gap)
+    assert found.consensus_rounds == pytest.approx(rounds, rel=0.1)
+
+
+@pytest.mark.parametrize("spec", ["failing:base=torus,p=0.2", "random-matching", "directed-random"])
+def test_a_measured_rate_predicts_the_measured_rounds(spec: str) -> None:
+    schedule = schedules.build(spec, 16)
+    name = "push-sum" if schedule.push_sum else "metropolis-hastings"
+    found = analyse_schedule(schedule, name)
+    rounds = np.log(1e-6) / np.log(1 - found.spectral_gap)
+    assert found.consensus_rounds == pytest.approx(rounds, rel=0.25)
+
+
+def test_edges_that_fail_cost_no_bytes() -> None:
+    found = analyse_schedule(schedules.build("failing:base=ring,p=0.5", 16), "lazy")
+    assert found.bytes_per_round_mean == pytest.approx(4_000_000, rel=0.05)
+
+
+def test_what_does_not_belong_together_is_told() -> None:
+    ring, arcs = graphs.build("ring", 4), schedules.build("directed-ring", 4)
+    with pytest.raises(ConfigurationError, match="is 3 x 3, but the graph has 4 agents"):
+        analyse(ring, np.eye(3))
+    with pytest.raises(ConfigurationError, match="the graph is directed"):
+        analyse(arcs.graph(1), np.eye(4))
+    with pytest.raises(ConfigurationError, match="is directed; use push-sum"):
+        analyse_schedule(arcs, "lazy")
+    with pytest.raises(ConfigurationError, match="is for one undirected graph"):
+        analyse_schedule(schedules.build("failing", 4), "best-constant")

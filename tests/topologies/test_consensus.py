@@ -131,3 +131,9 @@ def test_the_measured_rate_sees_an_oscillation() -> None:
 
 def test_one_agent_has_nothing_to_average() -> None:
     assert measured_rate(np.eye(1)) == 0.0
+
+
+def test_shapes_that_do_not_fit_are_told() -> None:
+    for vectors in (np.ones(3), np.ones((2, 1))):
+        with pytest.raises(ConfigurationError, match="do not fit"):
+            push_sum(vectors, [np.eye(3)])

@@ -234,6 +234,7 @@ def test_a_file_keeps_its_own_number_of_agents(tmp_path: Path) -> None:
         ('topology = "m"\nmixing = "no"\nagents = ["x"]\nedges = []\n', "unknown mixing 'no'"),
         ('topology = "m"\nagents = ["x"]\nedge = []\n', "unknown key edge"),
         ("topology = ", "is not TOML"),
+        ('version = 1\nrun_id = "x"\n', "this is a cluster file, not a topology; see candor clus"),
         (f'topology = "m"\nagents = {["x"] * 10_001}\nedges = []\n', "at most 10000 items"),
     ],
 )

@@ -229,3 +229,12 @@ def test_the_gap_of_a_directed_cycle() -> None:
 def test_the_examples_are_valid_and_average(path: Path) -> None:
     graph = graphs.build(str(path), None)
     assert spectral_gap(mixing.matrix(graphs.load(path).mixing, graph, list(graph))) > 0
+
+
+def test_order_and_direction_are_checked() -> None:
+    ring = graphs.build("ring", 3)
+    for order in (["a0", "a1"], ["a0", "a1", "b"], ["a0", "a0", "a1"]):
+        with pytest.raises(ConfigurationError, match="does not have each agent of the graph once"):
+            mixing.sparse_matrix("lazy", ring, order)
+    with pytest.raises(ConfigurationError, match="is for undirected graphs; use push-sum"):
+        mixing.matrix("lazy", ring.to_directed(), list(ring))
