@@ -79,7 +79,7 @@ class MeanGame:
         return self.return_noise / (1 + self.return_noise)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Profile:
     """What every player does: `noise` (N,) a_j >= 0, `bias` (N, d) b_j, `caution` (N,) beta_j.
 
@@ -109,10 +109,9 @@ class Profile:
 
 def harm(profile: Profile) -> Floats:
     """H_i (N,): what the others' lies add to the error of i's average (Thm 4.1)."""
-    squares = profile.noise**2
+    lies = profile.noise**2
     others_bias = profile.bias.sum(axis=0) - profile.bias  # (N, d)
-    total = squares.sum() - squares + (others_bias**2).sum(axis=-1)
-    return np.asarray(total / len(squares) ** 2)
+    return np.asarray((lies.sum() - lies + squares(others_bias)) / len(lies) ** 2)
 
 
 def expected_deviations(game: MeanGame, profile: Profile) -> Floats:
@@ -120,11 +119,11 @@ def expected_deviations(game: MeanGame, profile: Profile) -> Floats:
 
     Honest players have nu (N - 1) / N.
     """
-    n, squares = game.players, profile.noise**2
+    n, lies = game.players, profile.noise**2
     bias = profile.bias - profile.bias.mean(axis=0)
-    own = ((n - 1) / n) ** 2 * squares
-    others = (squares.sum() - squares) / n**2
-    return np.asarray(game.honest_variance + own + others + (bias**2).sum(axis=-1))
+    own = ((n - 1) / n) ** 2 * lies
+    others = (lies.sum() - lies) / n**2
+    return np.asarray(game.honest_variance + own + others + squares(bias))
 
 
 def expected_errors(game: MeanGame, profile: Profile) -> Floats:
@@ -300,7 +299,7 @@ def _cautious(game: MeanGame, profile: Profile, player: int) -> Profile:
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """The chance of many games: (trials, N, d) each, of mean 0 and mean squared norm 1.
+    """The chance of many games: (trials, N, d) each, normal, of mean 0 and mean squared norm 1.
 
     The same draws for two profiles make a pair, whose difference is all due to the profiles.
     """
@@ -311,31 +310,10 @@ class Draws:
 
 
 def draw(game: MeanGame, trials: int, dim: int, rng: np.random.Generator) -> Draws:
-    """Draw `trials` games, a multiple of 4.
-
-    Residuals are normal. Noises have random directions and norm 1, and every trial is played with
-    all four signs of its two noises: both only make averages settle sooner, since no expectation
-    depends on more than two moments. Trials of a block of four are not independent.
-
-    Raises:
-        ValueError: trials that are no multiple of 4.
-    """
-    if trials % 4 or trials <= 0:
-        raise ValueError("trials come in fours")
-    shape = (trials // 4, game.players, dim)
-    residuals = rng.standard_normal(shape) / math.sqrt(dim)
-    noise, returns = random_directions(shape, rng), random_directions(shape, rng)
-    return Draws(
-        np.concatenate([residuals] * 4),
-        np.concatenate([noise, -noise, noise, -noise]),
-        np.concatenate([returns, returns, -returns, -returns]),
-    )
-
-
-def random_directions(shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
-    """Vectors of norm 1 along the last axis, of mean 0."""
-    vectors = rng.standard_normal(shape)
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
+    """Draw `trials` games of means of `dim` numbers."""
+    shape = (trials, game.players, dim)
+    residuals, noise, returns = (rng.standard_normal(shape) / math.sqrt(dim) for _ in range(3))
+    return Draws(residuals, noise, returns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,9 +330,16 @@ def play(game: MeanGame, profile: Profile, draws: Draws) -> Outcome:
     lies = profile.noise[:, np.newaxis] * draws.noise + profile.bias
     messages = own + lies
     average = messages.mean(axis=1, keepdims=True)
-    deviations = ((messages - average) ** 2).sum(axis=-1)
-    returned = average + np.sqrt(game.return_noise * deviations)[..., np.newaxis] * draws.returns
-    corrected = returned - lies / game.players
+    deviations = squares(messages - average)
+    returned = average
+    if game.return_noise:
+        size = np.sqrt(game.return_noise * deviations)
+        returned = average + size[..., np.newaxis] * draws.returns
     caution = profile.caution[:, np.newaxis]
-    estimates = (1 - caution) * corrected + caution * own
-    return Outcome((estimates**2).sum(axis=-1), deviations)
+    estimates = (1 - caution) * (returned - lies / game.players) + caution * own
+    return Outcome(squares(estimates), deviations)
+
+
+def squares(vectors: Floats) -> Floats:
+    """Squared norms of vectors (..., d): (...)."""
+    return np.asarray(np.einsum("...d,...d->...", vectors, vectors))

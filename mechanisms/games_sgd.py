@@ -22,7 +22,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mechanisms.games import Floats, random_directions
+from mechanisms.games import Floats, squares
 
 _CURVATURES: Final = 129
 """Curvatures tried for the worst one; neighbours of 1:1e-4 are 7 % apart, the maximum is flat."""
@@ -63,8 +63,8 @@ def contraction(constants: Constants, step: ArrayLike) -> Floats:
     Below 1 for steps below 2 m / (B^2 + B'^2).
     """
     gamma = np.asarray(step, dtype=np.float64)
-    squares = constants.smoothness**2 + constants.noise_lipschitz**2
-    return np.asarray(1 + gamma**2 * squares - 2 * gamma * constants.convexity)
+    slopes = constants.smoothness**2 + constants.noise_lipschitz**2
+    return np.asarray(1 + gamma**2 * slopes - 2 * gamma * constants.convexity)
 
 
 def response_bounds(
@@ -112,8 +112,8 @@ def decaying_response_bound(
         ValueError: fewer than three players, or an offset eta below 32 (B^2 + B'^2) / (13 m^2) or
             1: the proof needs it (34), the statement of Thm 6.1 does not say so.
     """
-    squares = constants.smoothness**2 + constants.noise_lipschitz**2
-    if offset < max(1.0, 32 * squares / (13 * constants.convexity**2)):
+    slopes = constants.smoothness**2 + constants.noise_lipschitz**2
+    if offset < max(1.0, 32 * slopes / (13 * constants.convexity**2)):
         raise ValueError("the offset is too small for steps to contract from the first on")
     share = _share(players, redistributed=True) * _utility(players, utility_lipschitz)
     return 8 * constants.lipschitz / (constants.convexity * math.sqrt(rounds + offset)) * share
@@ -248,9 +248,7 @@ class Objective:
     def loss(self, models: Floats) -> Floats:
         """f of models (..., d): (...)."""
         ripples = np.logaddexp(models, -models) - math.log(2)
-        return np.asarray(
-            self.convexity / 2 * (models**2).sum(axis=-1) + self.ripple * ripples.sum(axis=-1)
-        )
+        return np.asarray(self.convexity / 2 * squares(models) + self.ripple * ripples.sum(axis=-1))
 
     def gradient(self, models: Floats) -> Floats:
         """Its gradient, (..., d)."""
@@ -275,16 +273,26 @@ class SgdOutcome:
     final_losses: Floats
     deviations: Floats
 
-    def charges(self) -> Floats:
-        """What each player pays per unit of a step's price, redistributed: (T, N)."""
-        n = self.deviations.shape[1]
+    def charges(self, *, redistributed: bool = True) -> Floats:
+        """What each player pays per unit of a step's price: (T, N)."""
+        if not redistributed:
+            return self.deviations
         others = self.deviations.sum(axis=1, keepdims=True) - self.deviations
-        return np.asarray(self.deviations - others / (n - 1))
+        return np.asarray(self.deviations - others / (self.deviations.shape[1] - 1))
 
-    def harm(self, player: int = 0) -> float:
-        """The mean final loss of the others: what a competitor wants to be large."""
-        n = len(self.final_losses)
-        return float((self.final_losses.sum() - self.final_losses[player]) / (n - 1))
+    def rewards(
+        self, price: ArrayLike = 0.0, *, own_weight: float = 0.0, redistributed: bool = True
+    ) -> Floats:
+        """Mean of the others' final losses - own_weight own - payments: (N,); `price` (T,) or one.
+
+        With `own_weight` it is Lipschitz in the losses, in the 1-norm with constant
+        max(1 / (N - 1), own_weight).
+        """
+        losses = self.final_losses
+        others = (losses.sum() - losses) / (len(losses) - 1)
+        charges = self.charges(redistributed=redistributed)
+        prices = np.broadcast_to(np.asarray(price, dtype=np.float64), charges.shape[:1])
+        return np.asarray(others - own_weight * losses - prices @ charges)
 
 
 def train(
@@ -298,26 +306,18 @@ def train(
     """Train from `start` (d,) with noise (T, N) in the players' messages, `trials` times.
 
     Generators of equal seed give the same errors and directions of noise, so that two outcomes
-    differ by what the players did. The second half of the trials is the first with all noise
-    reversed, which makes that difference settle sooner.
-
-    Raises:
-        ValueError: an odd number of trials.
+    differ by what the players did.
     """
-    if trials % 2 or trials <= 0:
-        raise ValueError("trials come in pairs")
-    shape = (trials // 2, noise.shape[1], len(start))
+    shape, root = (trials, noise.shape[1], len(start)), math.sqrt(len(start))
     models, own = np.tile(start, (trials, 1)), np.empty(0)
     losses, deviations = [objective.loss(models).mean()], []
     for step, noises in zip(steps, noise, strict=True):
-        normal = np.tile(rng.standard_normal(shape) / math.sqrt(len(start)), (2, 1, 1))
-        signs = np.tile(rng.choice([-1.0, 1.0], shape), (2, 1, 1))
-        directions = random_directions(shape, rng)
-        lies = noises[:, np.newaxis] * np.concatenate([directions, -directions])
-        errors = objective.spread * normal + objective.shake * signs * models[:, np.newaxis]
+        errors = objective.spread / root * rng.standard_normal(shape)
+        errors += objective.shake * rng.choice([-1.0, 1.0], shape) * models[:, np.newaxis]
+        lies = noises[:, np.newaxis] / root * rng.standard_normal(shape)
         messages = objective.gradient(models)[:, np.newaxis] + errors + lies  # (trials, N, d)
         average = messages.mean(axis=1, keepdims=True)
-        deviations.append(((messages - average) ** 2).sum(axis=-1).mean(axis=0))
+        deviations.append(squares(messages - average).mean(axis=0))
         own = objective.inside(models[:, np.newaxis] - step * (average - lies / len(noises)))
         models = objective.inside(models - step * average[:, 0])
         losses.append(objective.loss(models).mean())
