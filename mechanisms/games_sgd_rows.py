@@ -120,7 +120,7 @@ def _bound_row(bound: _Bound, players: int, trials: int, seed: int) -> Row:
             ]
         )
 
-    limit = bound.limit / price
+    limit = float(bound.limit) / price
     best = max((0.0, *(np.geomspace(3e-4, 1.25, 24) * limit).tolist()), key=reward)
     return Row(bound.source, f"best noise, {bound.what}", limit, best, relation="<=")
 
@@ -145,7 +145,7 @@ def _rate_rows(trials: int, rng: np.random.Generator) -> list[Row]:
         bounds = [rate_bound(constants, n, t, RIPPLED.spread**2, noise) for n, t in runs]
         sizes = np.log([players * t for players, t in runs])
         slopes.append(np.polyfit(sizes, np.log(reached), 1)[0])
-        ratios.append(np.divide(reached, bounds).max())
+        ratios.append(float(np.divide(reached, bounds).max()))
     slope, slope_error = mean_and_error(np.array(slopes))
     ratio, ratio_error = mean_and_error(np.array(ratios))
     return [

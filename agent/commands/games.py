@@ -54,7 +54,7 @@ def command(context: click.Context, trials: int, seed: int, as_json: bool) -> No
 
 
 def _table(rows: list[Row]) -> Table:
-    table = Table(box=None, caption=SETTING, caption_justify="left")
+    table = Table(box=None, pad_edge=False, caption=SETTING, caption_justify="left")
     table.add_column("result", style="bold", no_wrap=True)
     table.add_column("what")
     for header in ("predicted", "measured", "± s.e.", "off by"):
@@ -67,7 +67,7 @@ def _table(rows: list[Row]) -> Table:
             row.what,
             f"{'<= ' if at_most else ''}{row.prediction:.4g}",
             f"{row.measured:.4g}",
-            f"{row.standard_error:.0e}" if row.standard_error > 0 else "",
+            f"{row.standard_error:.0e}" if row.standard_error > 1e-12 * abs(row.measured) else "",
             verdict if row.holds else f"[red]{verdict}[/red]",
         )
     return table
