@@ -39,7 +39,7 @@ BATCHES: Final = 50
 """Standard errors are those of the mean of so many batches with draws of their own."""
 TOLERANCE: Final = 0.01
 SIGMAS: Final = 4.0
-"""What chance may add to the tolerance, in standard errors: 1 row in 10,000 would fail by it (in
+"""What chance may add to the tolerance, in standard errors: 1 row in 30,000 would fail by it (in
 the normal limit), were the prediction off by all of the tolerance."""
 
 _DIM: Final = 8
