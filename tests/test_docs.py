@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from agent import cli
+from mechanisms.games_rows import mean_rows
+from mechanisms.games_sgd_rows import sgd_rows
 from mechanisms.sketch import SignSketch, signs_seed
 from network.wire import Kind
 from tests.independent import wire
@@ -32,6 +34,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "depl
 PROTOCOL = ROOT / "docs" / "protocol.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 TOPOLOGIES = ROOT / "docs" / "topologies.md"
+GAMES = ROOT / "docs" / "games.md"
 VECTORS = ROOT / "tests" / "vectors"
 
 # Which argument of a call is a code of the protocol.
@@ -227,6 +230,27 @@ def test_the_parameters_of_families_on_the_page_are_the_codes() -> None:
             for name in _spans(row[0]):
                 known = [(p.name, p.default) for p in FAMILIES[name].parameters]
                 assert [(key, float(value or 0)) for key, value in stated] == known, name
+
+
+# --- games --------------------------------------------------------------------------------------
+
+
+def test_the_table_of_games_has_the_predictions_of_the_code() -> None:
+    [told] = [rows for header, rows in _tables(GAMES) if header[0] == "row"]
+    rng = np.random.default_rng(0)
+    rows = [*mean_rows(100, rng), *sgd_rows(2, rng)]
+    assert [row[:3] for row in told] == [
+        [row.source, row.what, f"{'<= ' * (row.relation == '<=')}{row.prediction:.4g}"]
+        for row in rows
+    ]
+
+
+def test_the_price_on_the_page_of_games_is_the_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    [block] = _fences(GAMES, "python")
+    exec(compile(block, GAMES.name, "exec"), {})
+    stated = re.findall(r"# ([\d.e-]+)", block)
+    printed = [float(line) for line in capsys.readouterr().out.split()]
+    assert [float(text) for text in stated] == pytest.approx(printed, rel=0.03)
 
 
 # --- the protocol's codes, kinds and domains ----------------------------------------------------
