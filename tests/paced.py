@@ -10,16 +10,17 @@ from typing import Final
 from torch import Tensor, nn
 
 from agent.tasks.base import Batch
-from agent.tasks.digits import Digits
+from agent.tasks.classification import Classification
+from agent.tasks.digits import MODELS, read_digits
 
 STEP_S: Final = 0.15
 
 
-class PacedDigits(Digits):
+class PacedDigits(Classification):
     """A logistic model on digits; each local step takes `STEP_S` at least."""
 
     def __init__(self) -> None:
-        super().__init__("logistic")
+        super().__init__(MODELS.build("logistic"), read_digits)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The loss of a batch, after a pause."""
