@@ -68,7 +68,9 @@ def split(
         )
     if count == 1:
         return np.zeros(len(labels), np.int64)
-    if parse_spec(partition) == Spec("natural"):
+    spec = parse_spec(partition)
+    if spec.name == "natural":
+        _refuse_values(spec)
         return _deal_parts(labels, parts, count)
     classes = np.unique(labels, return_inverse=True)[1].astype(np.int64)
     return _split(classes.tobytes(), partition, count, seed)
@@ -109,11 +111,15 @@ def _deal_parts(labels: NDArray[Any], parts: NDArray[Any] | None, count: int) ->
 
 
 def _split_iid(samples: int, spec: Spec, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    if spec.value is not None or spec.options:
-        raise ConfigurationError("partition iid takes no value")
+    _refuse_values(spec)
     if samples < count:
         raise ConfigurationError(f"partition iid: {samples} samples for {count} agents")
     return rng.permutation(np.arange(samples, dtype=np.int64) % count)
+
+
+def _refuse_values(spec: Spec) -> None:
+    if spec.value is not None or spec.options:
+        raise ConfigurationError(f"partition {spec.name} takes no value")
 
 
 def _split_dirichlet(

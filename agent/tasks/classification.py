@@ -18,7 +18,7 @@ from agent.partition import Shard
 from agent.tasks.base import Batch
 from topologies.specs import ConfigurationError
 
-TEST_BATCH: Final = 500  # a CNN's activations for so many images take some 150 MB
+TEST_BATCH: Final = 128  # the activations of a CNN, for so many images, stay within 50 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Classification:
 
     def __init__(self, model: Callable[[], nn.Module], data: Callable[[], LabelledData]) -> None:
         self._model = model
-        self._data = data
+        self.read = data
 
     def build_model(self) -> nn.Module:
         """See `Task.build_model`."""
@@ -55,7 +55,7 @@ class Classification:
 
     def load_data(self, shard: Shard, seed: int) -> Batch:
         """Inputs (samples, features), as the data set keeps them, and classes (samples,)."""
-        data = self._data()
+        data = self.read()
         chosen = torch.from_numpy(shard.select(data.labels.numpy(), seed, data.parts))
         return data.inputs[chosen], data.labels[chosen]
 
@@ -66,7 +66,7 @@ class Classification:
 
     def evaluate(self, model: nn.Module) -> float:
         """Share of the test samples classified correctly."""
-        data = self._data()
+        data = self.read()
         device = next(model.parameters()).device
         hits = 0
         for start in range(0, len(data.test_labels), TEST_BATCH):

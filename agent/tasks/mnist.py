@@ -58,5 +58,5 @@ def _images(folder: Path, which: str) -> tuple[Tensor, Tensor]:
     images = read_idx(path, dimensions=3)
     if images.shape[1:] != (SIDE, SIDE):
         raise ConfigurationError(f"{path}: its images are not {SIDE} x {SIDE} pixels")
-    labels = read_idx(folder / f"{which}-labels-idx1-ubyte.gz", dimensions=1)
-    return labelled(path, images, labels, CLASSES)
+    path = folder / f"{which}-labels-idx1-ubyte.gz"
+    return labelled(path, images, read_idx(path, dimensions=1), CLASSES)
