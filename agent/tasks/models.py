@@ -35,7 +35,7 @@ def mlp(features: int, hidden: int, classes: int) -> nn.Module:
 def mnist_cnn() -> nn.Module:
     """The two convolutions of Xu et al. (NeurIPS 2021): 104,242 parameters.
 
-    The paper says "2-layer CNN"; the sizes are those of its experiments: 28 x 28 padded with
+    The paper says "2-layer CNN"; the sizes are those of its authors' code: 28 x 28 padded with
     background to 32 x 32, 64 kernels of 3 x 3, 16 of 7 x 7, each with tanh and 2 x 2 max pooling,
     then 200 units with tanh. Difference: pixels are in 0..1, not standardised.
     """
