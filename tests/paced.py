@@ -14,6 +14,7 @@ from agent.tasks.classification import Classification
 from agent.tasks.digits import MODELS, read_digits
 
 STEP_S: Final = 0.15
+TEST_S: Final = 2.0
 
 
 class PacedDigits(Classification):
@@ -26,3 +27,12 @@ class PacedDigits(Classification):
         """The loss of a batch, after a pause."""
         time.sleep(STEP_S)
         return super().loss(model, batch)
+
+
+class SlowlyTestedDigits(PacedDigits):
+    """The same, and the metric takes `TEST_S` more, far longer than to settle and to leave."""
+
+    def evaluate(self, model: nn.Module) -> float:
+        """The metric, after a pause."""
+        time.sleep(TEST_S)
+        return super().evaluate(model)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from topologies.specs import ConfigurationError
 
 CANDOR = [sys.executable, "-P", "-m", "agent"]
 DEMO = ["testbed", "--agents", "8", "--topology", "ring", "--task", "digits", "--rounds", "60"]
+ROOT = Path(__file__).parent.parent
 RUN_S = 240
 
 
@@ -67,6 +69,23 @@ def test_status_of_a_finished_run(demo, capsys):
     agents = json.loads(capsys.readouterr().out)["agents"]
     assert {one["state"] for one in agents.values()} == {"done"}
     assert not any(one["running"] for one in agents.values())
+
+
+def test_the_last_round_is_evaluated_however_long_it_takes(tmp_path):
+    run_dir = tmp_path / "run"
+    words = [*CANDOR, "testbed", "--agents", "3", "--topology", "ring", "--rounds", "2"]
+    words += ["--task", "tests.paced:SlowlyTestedDigits", "--run-dir", str(run_dir)]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [*words, "--evaluate-every", "0"],
+        capture_output=True,
+        text=True,
+        timeout=RUN_S,
+        check=False,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads((run_dir / "summary.json").read_text())["accuracy"]) == {"a0", "a1", "a2"}
 
 
 def test_a_flipped_byte_in_any_export_is_named(demo, tmp_path, capsys):

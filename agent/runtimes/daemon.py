@@ -192,6 +192,8 @@ class Daemon:
                 )
             ]
             ended = await self._finished
+            if ended.failure is None:
+                await asyncio.wait(tasks[-1:])  # the last round may still be evaluated
             for task in tasks:
                 task.cancel()
         return ended
