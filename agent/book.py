@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mechanisms.claims import Claim, ClaimedRound
-from mechanisms.evidence import Examined, Examiner, mixed_mass
+from mechanisms.evidence import Examined, Examiner
 from mechanisms.proofs import Proof, equivocation
 from mechanisms.sketch import window_of
 from mechanisms.statements import SignedStatement
@@ -102,7 +102,6 @@ class EvidenceBook:
         self.agent = agent
         self.examiner = examiner
         self.row: Mapping[str, float] = {agent: 1.0}  # what formed the present x
-        self.mass = 1.0  # and what it is divided by under push-sum
         self._mixed_round = 0
         self._present_window = 0
         self._statements: dict[str, dict[int, SignedStatement]] = {}  # by agent and round
@@ -154,9 +153,6 @@ class EvidenceBook:
         """The row that formed the next x out of this round's payloads."""
         self.row = dict(row)
         self._mixed_round = round_number
-        if self.examiner.terms.push_sum:
-            stated = {a: signed.statement for a, signed in self.statements(round_number).items()}
-            self.mass = mixed_mass(stated, sorted(row.items()))
         heard = tuple(sorted(agent for agent in row if agent != self.agent))
         self._heard.setdefault(self._window(round_number), {})[round_number] = heard
 

@@ -362,21 +362,19 @@ class AgentCore:
     def _combine(self) -> Effect:
         own, number, agent = self._own, self.round, self.settings.agent
         assert own is not None
-        scheduled = self.examiner.terms.weights(number)
+        taken = self.examiner.terms.weights(number).taken[agent]
         weights: dict[str, float] = {}
         payloads = {agent: own}
-        for peer, weight in sorted(scheduled.taken[agent].items()):
+        for peer, weight in sorted(taken.items()):
             buffer = self.neighbours[peer].ready.pop(number, None)
             if buffer is not None:
                 weights[peer], payloads[peer] = weight, buffer
                 self._lent.append(buffer)
-        self.missing = tuple(p for p in sorted(scheduled.taken[agent]) if p not in weights)
+        self.missing = tuple(peer for peer in sorted(taken) if peer not in weights)
         for neighbour in self.neighbours.values():
             if neighbour.served and not neighbour.left and neighbour.last_round < number:
                 neighbour.unreturned += 1
-        # The weight of the missing goes to self: under push-sum too, or mass would drain away
-        # wherever something is lost, and steps would grow with what is left of it.
-        weights[agent] = own_weight(scheduled.totals[agent], weights)
+        weights[agent] = own_weight(weights)  # that of the missing goes to self
         self.mixed_neighbours = len(weights) - 1
         self.book.mixed(number, weights)
         self._combining = True

@@ -44,7 +44,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Mass:
-    """What the vectors of round t are to be divided by: (agents, 1), ones but under push-sum."""
+    """The masses of round t, by which steps are divided: (agents, 1), ones but under push-sum."""
 
     t: int
 

@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.book import ROUNDS_KEPT
 from mechanisms.statements import SignedStatement
 from network.rounds import BufferPool, Inbox
 from network.session import Session, SessionState
@@ -117,15 +118,18 @@ class Neighbour:
         self, round_number: int, payload: NDArray[np.float32], current: int, pool: BufferPool
     ) -> None:
         """Hold a verified payload unless its round is over; the buffer goes back otherwise, and so
-        does the empty one of a notice."""
+        does the empty one of a notice. Notices may lie between payloads: one whose statement the
+        book has forgotten meanwhile could be mixed, and not be shown."""
         self.last_round = max(self.last_round, round_number)
         self.unreturned = 0
         if round_number < current or len(payload) == 0:
             pool.give(payload)
-            return
-        self.ready[round_number] = payload
-        while len(self.ready) > READY_KEPT:
-            pool.give(self.ready.pop(min(self.ready)))
+        else:
+            self.ready[round_number] = payload
+        forgotten = self.last_round - ROUNDS_KEPT
+        for old in sorted(self.ready):
+            if old <= forgotten or len(self.ready) > READY_KEPT:
+                pool.give(self.ready.pop(old))
 
     def forget_before(self, round_number: int, pool: BufferPool) -> None:
         """Drop what belongs to rounds that are over."""

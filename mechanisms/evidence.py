@@ -13,7 +13,7 @@ This module computes and judges; it signs only what it is given a key for and st
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,7 +48,7 @@ HIDDEN_FACTOR: Final = 1e6
 HIDDEN_FREE: Final = 1e6
 
 
-def injected(mixed: Floats, stated: Floats, step_size: float) -> Floats:
+def injected(mixed: Floats, stated: Floats, step_size: float | Floats) -> Floats:
     """Sketch of the injected update (..., k) from the mixed and the stated sketch (..., k)."""
     # What a peer states may overflow or cancel to NaN; `Examiner.examine` refuses the result.
     with np.errstate(all="ignore"):
@@ -74,14 +74,6 @@ def injected_after(
             own = np.frombuffer(source.sketch, "<f8")
             mixed += weight * (own if whole else source.values(window, window_rounds))
     return injected(mixed, stated, statement.step_size)
-
-
-def mixed_mass(sources: Mapping[str, Statement], row: Iterable[tuple[str, float]]) -> float:
-    """The mass that a row mixes, added in the row's order in binary64: the same on every host."""
-    total = 0.0
-    for agent, weight in row:
-        total += weight * sources[agent].mass
-    return total
 
 
 def energy(sketches: Floats) -> Floats:
@@ -123,16 +115,18 @@ class RunTerms:
 class Terms(RunTerms):
     """What all agents of a run know in advance and every statement is judged against.
 
-    `weights(t)` are those of the cluster file for mixing round t; with `push_sum` they move a mass
-    along with the vectors. `initial` is the initial model (dim,) float32, `step_size(t)` the
-    schedule, `rounds` the last one.
+    `weights(t)` are those of the cluster file for mixing round t. `initial` is the initial model
+    (dim,) float32, `step_size(t)` the schedule, `rounds` the last one.
     """
 
     weights: Callable[[int], Round]
     step_size: Callable[[int], float]
     initial: NDArray[np.float32]
     rounds: int
-    push_sum: bool = False
+
+    def step_size_of(self, agent: str, t: int) -> float:
+        """The step of an agent in round t: the schedule's, over its mass."""
+        return self.step_size(t) / self.weights(t).mass[agent]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,10 +170,9 @@ class Examiner:
         agent: str,
         payload: NDArray[np.float32],
         row: Mapping[str, float],
-        mass: float = 1.0,
     ) -> Statement:
-        """The statement of `payload` (dim,) sent in round t, started from the vector and the mass
-        that `row` mixed; whoever signs it adds the commitment to its sources."""
+        """The statement of `payload` (dim,) sent in round t, started from what `row` mixed; whoever
+        signs it adds the commitment to its sources."""
         terms = self.terms
         window = window_of(t, terms.window_rounds)
         digest = payload_digest(payload.data.cast("B"))
@@ -190,10 +183,9 @@ class Examiner:
             digest=digest,
             dim=terms.dim,
             row=tuple(sorted(row.items())),
-            step_size=terms.step_size(t),
+            step_size=terms.step_size_of(agent, t),
             sketch=self.sketch(window)(payload).astype("<f8").tobytes(),
             next_sketch=self._next_sketch(t, payload),
-            mass=mass,
         )
 
     def _next_sketch(self, t: int, payload: NDArray[np.float32]) -> bytes:
@@ -205,7 +197,7 @@ class Examiner:
         return self.sketch(window + 1)(payload).astype("<f8").tobytes()
 
     def examine_header(self, signed: SignedStatement, sender: str) -> None:
-        """Judge what a statement says by itself: signature, run, size, schedule, row and mass.
+        """Judge what a statement says by itself: signature, run, size, schedule, mixing row.
 
         Raises:
             EvidenceError
@@ -222,11 +214,10 @@ class Examiner:
         if statement.round > terms.rounds:
             raise EvidenceError("statement-round", f"{statement.round}, the last is {terms.rounds}")
         # Not bit by bit: the power in a decaying schedule is the C library's.
-        scheduled = terms.step_size(statement.round)
+        scheduled = terms.step_size_of(sender, statement.round)
         if not math.isclose(statement.step_size, scheduled, rel_tol=STEP_TOLERANCE):
             raise EvidenceError("step-size", f"{statement.step_size}")
         self._examine_row(statement)
-        self._examine_mass(statement)
 
     def _examine_row(self, statement: Statement) -> None:
         agent, row = statement.agent, dict(statement.row)
@@ -234,22 +225,15 @@ class Examiner:
             if row != {agent: 1.0}:
                 raise EvidenceError("mixing-row", "round 1 starts from the initial model")
             return
-        weights = self.terms.weights(statement.round - 1)
-        taken = weights.taken[agent]
+        taken = self.terms.weights(statement.round - 1).taken[agent]
         if len(row) == 1 and set(row.values()) == {1.0} and set(row) <= set(taken):
             return  # a re-entry: one neighbour's payload as it is
         own = row.pop(agent, None)
         if own is None or any(taken.get(k) != w for k, w in row.items()):
             raise EvidenceError("mixing-row", "weights are not those of the cluster file")
-        due = own_weight(weights.totals[agent], row)
+        due = own_weight(row)
         if own < 0 or abs(own - due) > ROW_TOLERANCE:
             raise EvidenceError("mixing-row", f"its own weight is {own}, what is left is {due}")
-
-    def _examine_mass(self, statement: Statement) -> None:
-        """What can be said of a mass without the statements that it was mixed from."""
-        moves = self.terms.push_sum and statement.round > 1
-        if not (0 < statement.mass < math.inf if moves else statement.mass == 1.0):
-            raise EvidenceError("mass", f"{statement.mass}")
 
     def examine(
         self,
@@ -275,10 +259,6 @@ class Examiner:
         sources = self._sources(statement, witnesses, trusted)
         if commitment(source.body for source in sources.values()) != statement.sources:
             raise EvidenceError("witness-digest", "not the statements that it mixed")
-        if self.terms.push_sum and statement.round > 1:
-            mixed = mixed_mass({k: s.statement for k, s in sources.items()}, statement.row)
-            if mixed != statement.mass:
-                raise EvidenceError("mass", f"{statement.mass}, the row gives {mixed}")
         shown = self.shown(statement, sources)
         if not math.isfinite(shown.energy):
             raise EvidenceError("injected-not-finite")
@@ -386,6 +366,8 @@ def check_claim(
     for entry in claim.rounds:
         if window_of(entry.round, terms.window_rounds) != claim.window:
             raise EvidenceError("claim-round", f"{entry.round} is not of window {claim.window}")
+        if entry.round > terms.rounds:
+            raise EvidenceError("claim-round", f"{entry.round}, the last is {terms.rounds}")
         seen = energies.get(entry.round)
         if seen is not None:
             check_energy(entry, seen)

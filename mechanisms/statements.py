@@ -16,7 +16,7 @@ from topologies.canonical import MalformedError, Value, is_count, is_name, pack,
 from topologies.signatures import SIGNATURE_BYTES, SigningKey, verify
 
 STATEMENT_DOMAIN: Final = "candor/statement/v1"
-STATEMENT_VERSION: Final = 3
+STATEMENT_VERSION: Final = 2
 
 # A statement holds two sketches at most; 4 KiB covers its fixed fields.
 FIXED_BYTES_MAX: Final = 4096
@@ -41,8 +41,7 @@ class Statement:
     `next_sketch` is the payload's sketch under the next window's signs: present in the last round
     of a window when sketches are shorter than the vector, empty otherwise. `sources` commits to the
     statements of the round before that the row names: `commitment` of their bodies. Without it a
-    neighbour that states a round twice could make its victim's claim look false. `mass` is what the
-    vector is divided by under push-sum, formed as the vector is: by the row; otherwise 1.
+    neighbour that states a round twice could make its victim's claim look false.
     """
 
     run: bytes
@@ -55,7 +54,6 @@ class Statement:
     sketch: bytes
     next_sketch: bytes
     sources: bytes = b""
-    mass: float = 1.0
 
     def encode(self) -> bytes:
         """The canonical bytes that are signed."""
@@ -72,7 +70,6 @@ class Statement:
                 self.sketch,
                 self.next_sketch,
                 self.sources,
-                self.mass,
             ]
         )
 
@@ -98,7 +95,6 @@ class Statement:
                 bytes(sketch),
                 bytes(next_sketch),
                 bytes(sources),
-                float(mass),
             ] if (
                 is_count(version)
                 and version == STATEMENT_VERSION
@@ -114,7 +110,7 @@ class Statement:
         if not 0 < len(sketch) <= sketch_bytes_max or len(next_sketch) not in (0, len(sketch)):
             raise MalformedError("a statement's sketch has the wrong length")
         head = (run, round_number, agent, digest, dim, _row(row))
-        return cls(*head, step_size, sketch, next_sketch, sources, mass)
+        return cls(*head, step_size, sketch, next_sketch, sources)
 
     def values(self, window: int, window_rounds: int) -> Floats:
         """The sketch (k,) under the signs of `window`: its own or the next.

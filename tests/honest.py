@@ -22,8 +22,8 @@ DIM, SKETCH, WINDOW, LAST_ROUND = 40, 8, 3, 1000
 NEIGHBOURS = {agent: (IDS[i - 1], IDS[(i + 1) % 4]) for i, agent in enumerate(IDS)}
 WEIGHTS = Round(
     {agent: dict.fromkeys(NEIGHBOURS[agent], 0.25) for agent in IDS},
-    dict.fromkeys(IDS, 1.0),
     {agent: frozenset(NEIGHBOURS[agent]) for agent in IDS},
+    dict.fromkeys(IDS, 1.0),
 )
 KEYS = {agent: SigningKey(sha256(agent.encode())) for agent in IDS}
 

@@ -263,8 +263,7 @@ class LocalRun:
         t, node.due = node.due, 0
         if t == 0 or node.ended is not None:
             return []
-        step = np.float32(node.core.examiner.terms.step_size(t))
-        payload = node.x - step * node.report(t)
-        book = node.core.book
-        statement = node.core.examiner.state(t, agent, payload, book.row, book.mass)
+        examiner = node.core.examiner
+        payload = node.x - np.float32(examiner.terms.step_size_of(agent, t)) * node.report(t)
+        statement = examiner.state(t, agent, payload, node.core.book.row)
         return node.core.published(payload, statement, self.now_s)

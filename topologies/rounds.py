@@ -18,16 +18,26 @@ An undirected edge counts as two arcs. Weights of an arc, with out- and in-degre
     metropolis-hastings      1 / (1 + the larger of giver's out-degree and taker's in-degree)
     lazy                     half of that
     max-degree               1 / (1 + the largest degree)
-    push-sum                 1 / (1 + giver's out-degree); columns sum to one, rows need not
+    push-sum                 1 / (1 + giver's out-degree), times giver's mass, over taker's next one
     best-constant, fastest,  those in `weights`
     given
 
-An agent takes its own vector with what is left to the total of its row, which is 1 but in push-sum.
+An agent takes its own vector with what is left to one.
+
+Push-sum averages with a matrix P whose columns sum to one: numerators x and masses w, which start
+at 1, are mixed alike, and x / w tends to the mean (Kempe, Dobra and Gehrke 2003). Masses follow
+from the graphs alone. So they need not travel: z = x / w is mixed by rows that sum to one,
+
+    z_{t+1} = diag(w_{t+1})^-1 P_t diag(w_t) z_t,    w_{t+1} = P_t w_t
+
+which is the same vector. Whatever is lost, z stays a mean of what was heard, and masses what they
+are: mixed with the vectors, they would drift with every loss, and steps, which are over w, too.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
+from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 import networkx as nx
@@ -50,6 +60,7 @@ GIVEN: Final = "given"
 IN_FILE: Final = ("best-constant", "fastest", GIVEN)
 MIXINGS: Final = (*mixing.WEIGHTS, PUSH_SUM, *IN_FILE)
 CACHED_ROUNDS: Final = 64  # of a window and the one before; a graph of 10,000 agents takes 10 MB
+MASSES_EVERY: Final = 256  # rounds whose masses are kept: an agent may come late, or look back
 SUM_TOLERANCE: Final = 1e-12
 
 
@@ -77,6 +88,9 @@ class RoundWeights:
         self.ids = tuple(ids)
         self.settings = settings
         self.push_sum = settings.mixing == PUSH_SUM
+        self._masses = {1: dict.fromkeys(self.ids, 1.0)}  # by round, see `MASSES_EVERY`
+        self._latest = 1, self._masses[1]
+        self._computing = Lock()
         self.period, self._graph = _graphs(self.ids, settings)
         self._weight = _rule(settings)
         self._cached = lru_cache(CACHED_ROUNDS)(self._round)
@@ -89,7 +103,9 @@ class RoundWeights:
     def of(self, round: int) -> Round:
         """The weights of a round from 1."""
         assert round >= 1
-        return self._cached(round if self.period is None else (round - 1) % self.period + 1)
+        if self.period is not None and not self.push_sum:
+            round = (round - 1) % self.period + 1
+        return self._cached(round)
 
     def matrix(self, round: int) -> NDArray[np.float64]:
         """The mixing matrix (agents, agents): entry (i, j) is the weight with which i takes j."""
@@ -98,7 +114,7 @@ class RoundWeights:
         for i, taker in enumerate(self.ids):
             row = weights.taken[taker]
             found[i, [index[giver] for giver in row]] = list(row.values())
-            found[i, i] = own_weight(weights.totals[taker], row)
+            found[i, i] = own_weight(row)
         return found
 
     def check(self) -> None:
@@ -152,11 +168,39 @@ class RoundWeights:
             if weight > 0:
                 taken[taker][giver] = weight
                 takers[giver].add(taker)
-        totals = dict.fromkeys(self.ids, 1.0)
+        mass = self._masses[1]
         if self.push_sum:
-            kept = {agent: 1.0 / (1 + arcs.out_degree[agent]) for agent in self.ids}
-            totals = {a: ordered_sum(taken[a]) + kept[a] for a in self.ids}
-        return Round(taken, totals, {agent: frozenset(who) for agent, who in takers.items()})
+            mass = self._masses_of(round)
+            after = self._mixed(arcs, mass)
+            for taker, row in taken.items():
+                for giver in row:
+                    row[giver] = row[giver] * mass[giver] / after[taker]
+        return Round(taken, {agent: frozenset(who) for agent, who in takers.items()}, mass)
+
+    def _masses_of(self, round: int) -> dict[str, float]:
+        """The masses of a round, from those of the nearest one before it that is known."""
+        with self._computing:
+            known = {**self._masses, self._latest[0]: self._latest[1]}
+            at = max(number for number in known if number <= round)
+            masses = known[at]
+            while at < round:
+                graph = self._graph(at)
+                arcs = graph if isinstance(graph, nx.DiGraph) else graph.to_directed()
+                at, masses = at + 1, self._mixed(arcs, masses)
+                if at % MASSES_EVERY == 0:
+                    self._masses[at] = masses
+            self._latest = round, masses
+            return masses
+
+    def _mixed(self, arcs: "nx.DiGraph[str]", masses: Mapping[str, float]) -> dict[str, float]:
+        """The masses (by agent) after a round: P w, added over the givers in order of id, then the
+        agent's own share."""
+        weigh = _by_degree(PUSH_SUM, arcs)
+        found = {}
+        for taker in self.ids:
+            given = {giver: weigh(giver, taker) * masses[giver] for giver in arcs.pred[taker]}
+            found[taker] = ordered_sum(given) + masses[taker] / (1 + arcs.out_degree[taker])
+        return found
 
 
 Weigh = Callable[[str, str], float]  # of giver and taker

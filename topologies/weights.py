@@ -9,20 +9,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round: of each agent the weights of those it takes from, in ascending order of id, the
-    total of its row with its own weight, and who takes from it."""
+    """One round: of each agent the weights of those it takes from, in ascending order of id, which
+    with its own sum to one; who takes from it; and its mass, by which its steps are divided."""
 
     taken: Mapping[str, Mapping[str, float]]
-    totals: Mapping[str, float]
     takers: Mapping[str, frozenset[str]]
+    mass: Mapping[str, float]
 
 
-def own_weight(total: float, taken: Mapping[str, float]) -> float:
-    """What is left of a row's total for the agent itself, the others taken off in order of id.
-
-    Never more than all that it has: who hears nobody under push-sum must not gain mass by that.
-    """
-    return min(1.0, max(0.0, total - ordered_sum(taken)))
+def own_weight(taken: Mapping[str, float]) -> float:
+    """What is left to one for the agent itself, the others taken off in order of id."""
+    return max(0.0, 1.0 - ordered_sum(taken))
 
 
 def ordered_sum(taken: Mapping[str, float]) -> float:

@@ -58,7 +58,6 @@ def evidence_terms(cluster: Cluster, initial: NDArray[np.float32]) -> Terms:
         window_rounds=cluster.payments.window,
         publics={entry.id: bytes.fromhex(entry.identity) for entry in cluster.agents},
         weights=cluster.round_weights.of,
-        push_sum=cluster.round_weights.push_sum,
         step_size=step_schedule(algorithm.step_size, algorithm.step_decay),
         initial=initial,
         rounds=cluster.rounds.rounds,

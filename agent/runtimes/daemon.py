@@ -147,8 +147,7 @@ class Daemon:
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._pending: deque[Effect] = deque()
         self._persisting = False
-        self._x = work.initial.unsqueeze(0)  # (1, dim), of the current round
-        self._mass = torch.ones(1, 1)  # what it is divided by to give the model
+        self._x = work.initial.unsqueeze(0)  # (1, dim), the model of the current round
         self.seconds: dict[str, float] = dict.fromkeys(
             ("train", "state", "send", "wait", "verify", "mix", "settle", "rest"), 0.0
         )
@@ -177,7 +176,7 @@ class Daemon:
             self._compute.shutdown(wait=True, cancel_futures=True)
             await self._transport.close(DRAIN_S)
         code = INTERRUPTED if self._interrupted else ended.exit_code
-        return Result(code, ended.failure, (self._x / self._mass)[0])
+        return Result(code, ended.failure, self._x[0])
 
     async def _run_tasks(self) -> Finished:
         self._perform(self.core.start(self._now()))
@@ -285,8 +284,9 @@ class Daemon:
                 case Report(gradient, t):
                     context = StrategyContext(round=t, seed=work.seed, agents=(work.index,))
                     effect = steps.send(work.strategy.report(gradient, context))
-                case Mass():
-                    effect = steps.send(self._mass)
+                case Mass(t):
+                    mass = self._examiner.terms.weights(t).mass[self.core.settings.agent]
+                    effect = steps.send(torch.tensor([[mass]], dtype=torch.float32))
                 case Mix(y, t):
                     return (y, t), loss
 
@@ -301,7 +301,6 @@ class Daemon:
             self.core.settings.agent,
             payload,
             self.core.book.row,
-            self.core.book.mass,
         )
         self._observer.stated(statement)
         self._combined = self._loop.create_future()
@@ -322,7 +321,7 @@ class Daemon:
         work, core = self._work, self.core
         accuracy: float | None = None
         if work.evaluate_every and (t % work.evaluate_every == 0 or t == work.rounds):
-            accuracy = (await self._timed("rest", work.trainer.evaluate, x / self._mass))[0]
+            accuracy = (await self._timed("rest", work.trainer.evaluate, x))[0]
         norm = core.injected_norm if core.injected_norm is not None else float("nan")
         began = time.perf_counter()
         mixed = core.mixed_neighbours
@@ -451,7 +450,6 @@ class Daemon:
     def _mixed(self, number: int, reentry: bool) -> Callable[[Tensor], None]:
         def mixed(x: Tensor) -> None:
             self._x = x
-            self._mass = torch.tensor([[self.core.book.mass]], dtype=torch.float32)
             self._perform(self.core.combined(number, self._now()))
             if self._combined is not None and not self._combined.done():
                 self._combined.set_result((x, reentry))

@@ -280,9 +280,9 @@ class _World:
     def _publish(self, agent: str, life: _Life) -> None:
         t, life.due = life.due, 0
         report = self._report(agent, t)
-        payload = life.x - np.float32(life.core.examiner.terms.step_size(t)) * report
-        book = life.core.book
-        statement = life.core.examiner.state(t, agent, payload, book.row, book.mass)
+        examiner = life.core.examiner
+        payload = life.x - np.float32(examiner.terms.step_size_of(agent, t)) * report
+        statement = examiner.state(t, agent, payload, life.core.book.row)
         self._perform(agent, life.core.published(payload, statement, self._now_s))
 
     def _report(self, agent: str, t: int) -> NDArray[np.float32]:

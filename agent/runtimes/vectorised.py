@@ -8,6 +8,7 @@ agent hears all its neighbours in every round.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -105,8 +106,14 @@ def run_vectorised(
 
     rows = x.repeat(len(cluster.ids), 1)
     total = cluster.rounds.rounds if rounds is None else rounds
-    mixing = _Mixing(cluster)
-    parameters = _train(cluster, learner, rows, mixing, total, reporting.report, observe)
+
+    def mass(t: int) -> Tensor:
+        return torch.from_numpy(_masses(cluster, t)).float()
+
+    def mix(y: Tensor, t: int) -> Tensor:
+        return torch.from_numpy(cluster.mixing_matrix(t)).float() @ y
+
+    parameters = _train(cluster, learner, rows, total, mass, mix, reporting.report, observe)
     balances = settle(cluster, payments, evidence.shown())
     return VectorisedResult(
         parameters=parameters,
@@ -140,21 +147,6 @@ def alone_accuracy(
     """
     accuracies = _without_mixing(cluster, _shards(cluster), data_root, initial)
     return dict(zip(cluster.ids, accuracies, strict=True))
-
-
-class _Mixing:
-    """The mixing of all agents, round by round, with their masses (agents, 1) under push-sum."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._weights = cluster.round_weights
-        self.mass = torch.ones(len(cluster.ids), 1, dtype=torch.float64)
-
-    def __call__(self, y: Tensor, t: int) -> Tensor:
-        """x (agents, dim) of the next round; its masses replace the ones held."""
-        matrix = torch.from_numpy(self._weights.matrix(t))
-        if self._weights.push_sum:
-            self.mass = matrix @ self.mass
-        return matrix.float() @ y
 
 
 class _Reporting:
@@ -195,6 +187,7 @@ class _Evidence:
         self._settings = cluster.payments
         self._step_size = _step_size(cluster)
         self._mixing = cluster.mixing_matrix
+        self._masses = partial(_masses, cluster)
         self._dim = len(initial)
         # Round 0 is the initial model, which everyone states alike and starts from unmixed.
         self._before = np.tile(initial, (len(cluster.ids), 1))  # (agents, dim), the y of round t-1
@@ -231,7 +224,7 @@ class _Evidence:
         stated = self._sketch(y)
         mixed = self._stated_before if t == 1 else self._mixing(t - 1) @ self._stated_before
         self._before, self._stated_before = y, stated
-        return injected(mixed, stated, self._step_size(t))
+        return injected(mixed, stated, self._step_size(t) / self._masses(t))
 
 
 def settle(cluster: Cluster, payments: Payments, evidence: Evidence) -> dict[str, int]:
@@ -259,23 +252,20 @@ def _train(
     cluster: Cluster,
     learner: Learner,
     x: Tensor,
-    mixing: "_Mixing | None",
     rounds: int,
+    mass: Callable[[int], Tensor],
+    mix: Callable[[Tensor, int], Tensor],
     report: Callable[[Tensor, int], Tensor],
     observe: Callable[[int, Tensor, Tensor, Tensor], None],
 ) -> Tensor:
     """Perform the effects of the cluster's algorithm from x for some rounds; the final x.
 
-    `observe(t, y, models, losses)` is called after each round; without `mixing` y is left as it is.
+    `observe(t, y, mixed, losses)` is called after each round.
     """
     if rounds < 1:
         raise ConfigurationError(f"rounds: {rounds} is below 1")
     step_size = _step_size(cluster)
     algorithm = resolve_algorithm(cluster.algorithm.name)(x, Hyper(step_size))
-
-    def mass() -> Tensor:
-        return torch.ones(len(x), 1) if mixing is None else mixing.mass.float()
-
     effect = next(algorithm)
     losses = torch.zeros(len(x))
     while True:
@@ -285,14 +275,13 @@ def _train(
             case Report(gradient, t):
                 answer = report(gradient, t)
             case Mix(y, t):
-                answer = y if mixing is None else mixing(y, t)
-                models = answer / mass()
-                observe(t, y, models, losses)
+                answer = mix(y, t)
+                observe(t, y, answer, losses)
                 if t == rounds:
                     algorithm.close()
-                    return models
-            case Mass():
-                answer = mass()
+                    return answer
+            case Mass(t):
+                answer = mass(t)
         effect = algorithm.send(answer)
 
 
@@ -311,7 +300,13 @@ def _without_mixing(
     def ignore(_t: int, _y: Tensor, _mixed: Tensor, _losses: Tensor) -> None:
         return None
 
-    final = _train(cluster, learner, rows, None, cluster.rounds.rounds, honest, ignore)
+    def ones(_t: int) -> Tensor:
+        return torch.ones(len(shards), 1)
+
+    def keep(y: Tensor, _t: int) -> Tensor:
+        return y
+
+    final = _train(cluster, learner, rows, cluster.rounds.rounds, ones, keep, honest, ignore)
     return learner.evaluate(final)
 
 
@@ -322,6 +317,12 @@ def _learner(cluster: Cluster, task: Task, shards: tuple[Shard, ...]) -> Learner
 def _shards(cluster: Cluster) -> tuple[Shard, ...]:
     count = len(cluster.ids)
     return tuple(Shard(index, count, cluster.task.partition) for index in range(count))
+
+
+def _masses(cluster: Cluster, t: int) -> Floats:
+    """By what the steps of round t are divided: (agents, 1)."""
+    mass = cluster.round_weights.of(t).mass
+    return np.array([[mass[agent]] for agent in cluster.ids])
 
 
 def _step_size(cluster: Cluster) -> Callable[[int], float]:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.book import ROUNDS_KEPT
 from agent.neighbour import READY_KEPT, VERIFYING_MAX, Neighbour, ahead
 from mechanisms.statements import SignedStatement
 from network.errors import RemoteProtocolError
@@ -201,10 +202,22 @@ def test_few_buffers_are_kept_and_none_is_lost(rounds: list[int]) -> None:
     buffers = {t: payload() for t in rounds}
     for t, buffer in buffers.items():
         one.keep(t, buffer, 5, pool)
-    assert sorted(one.ready) == sorted(t for t in rounds if t >= 5)[-READY_KEPT:]
+    recent = [t for t in rounds if t >= 5 and t > max(rounds) - ROUNDS_KEPT]
+    assert sorted(one.ready) == sorted(recent)[-READY_KEPT:]
     assert all(one.ready[t] is buffers[t] for t in one.ready)
     held = [id(buffer) for buffer in (*one.ready.values(), *pool.given)]
     assert sorted(held) == sorted(map(id, buffers.values()))
+
+
+def test_a_payload_is_not_kept_longer_than_its_statement() -> None:
+    one, pool, old = neighbour(), Pool(), payload()
+    one.keep(5, old, 5, pool)
+    for t in range(6, 5 + ROUNDS_KEPT):
+        one.keep(t, np.empty(0, np.float32), 5, pool)  # notices
+        assert one.ready == {5: old}
+    one.keep(5 + ROUNDS_KEPT, np.empty(0, np.float32), 5, pool)
+    assert not one.ready
+    assert pool.given[-1] is old
 
 
 def test_what_is_over_is_forgotten() -> None:

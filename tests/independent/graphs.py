@@ -60,7 +60,8 @@ def weight_of(cluster: Cluster, number: int, giver: str, taker: str) -> float:
     into = {agent: sum(v == agent for _, v in round_arcs) for agent in cluster.agents}
     match graph["mixing"]:
         case "push-sum":
-            return 1.0 / (1 + out[giver])
+            now, after = masses(cluster, number), masses(cluster, number + 1)
+            return 1.0 / (1 + out[giver]) * now[giver] / after[taker]
         case "max-degree":
             return 1.0 / (1 + max(*out.values(), *into.values()))
         case "lazy":
@@ -73,11 +74,22 @@ def weight_of(cluster: Cluster, number: int, giver: str, taker: str) -> float:
     raise KeyError((giver, taker))
 
 
-def total_of(cluster: Cluster, number: int, taker: str) -> float:
-    """What the weights of a whole row sum to."""
+def masses(cluster: Cluster, number: int) -> dict[str, float]:
+    """The mass of each agent in a round."""
     if cluster.file["graph"]["mixing"] != "push-sum":
-        return 1.0
-    result = 0.0
-    for weight in taken(cluster, number, taker).values():
-        result += weight
-    return result + 1.0 / (1 + sum(u == taker for u, _ in arcs(cluster, number)))
+        return dict.fromkeys(cluster.agents, 1.0)
+    known = _MASSES.setdefault(id(cluster), [cluster, dict.fromkeys(cluster.agents, 1.0)])
+    while len(known) <= number:
+        before, round_arcs = known[-1], arcs(cluster, len(known) - 1)
+        out = {agent: sum(u == agent for u, _ in round_arcs) for agent in cluster.agents}
+        after = {}
+        for agent in cluster.agents:
+            total = 0.0
+            for giver in sorted(u for u, v in round_arcs if v == agent):
+                total += 1.0 / (1 + out[giver]) * before[giver]
+            after[agent] = total + before[agent] / (1 + out[agent])
+        known.append(after)
+    return known[number]
+
+
+_MASSES: dict[int, list] = {}

@@ -38,7 +38,7 @@ class Peer:
         self.certificate = wire.certificate(cluster, own, keys.identity)
         self.phase, self.round, self.phase_at_s = "starting", 0, time.monotonic()
         self.initial = self.x = initial
-        self.row, self.mass = {own: 1.0}, 1.0
+        self.row = {own: 1.0}
         self.statements: dict[int, Statement] = {}
         self.injected: dict[int, np.ndarray] = {}
         self.mixed: dict[int, list[str]] = {}
@@ -145,12 +145,12 @@ class Peer:
         """Train, state and send the next round."""
         self.round += 1
         t, cluster = self.round, self.cluster
-        gradient = np.float32(0.1) * (self.x / np.float32(self.mass))
-        y = self.x - np.float32(cluster.step_size(t)) * gradient
+        step_size = cluster.step_size(t) / graphs.masses(cluster, t)[self.own]
+        y = self.x - np.float32(step_size) * np.float32(0.1) * self.x
         before = {peer: near.statements.get(t - 1) for peer, near in self.near.items()}
         before[self.own] = self.statements.get(t - 1)
         named = {agent: before[agent] for agent in sorted(self.row)} if t > 1 else {}
-        body = rounds.body_of(cluster, t, self.own, self.row, y, named, self.mass)
+        body = rounds.body_of(cluster, t, self.own, self.row, y, named)
         signature = wire.sign(self.keys.identity, rounds.DOMAIN, body)
         stated = self.statements[t] = Statement.parse(cluster, body, signature)
         self.injected[t] = rounds.injected(cluster, stated, named, self.initial)
@@ -291,9 +291,6 @@ class Peer:
         parts = {peer: n.payloads[t] for peer, n in self.near.items() if t in n.payloads}
         self.mixed[t] = sorted(parts)
         self.row = rounds.mixing_row(self.cluster, self.own, t, self.mixed[t])
-        stated = {agent: self.near[agent].statements[t] for agent in parts}
-        stated[self.own] = self.statements[t]
-        self.mass = rounds.mixed_mass(self.cluster, self.row, stated)
         parts[self.own] = self.x
         total = np.zeros(self.cluster.dim)
         for agent in sorted(parts):

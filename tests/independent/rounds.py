@@ -78,19 +78,16 @@ class Statement:
     sketch: bytes
     next_sketch: bytes
     sources: bytes
-    mass: float
 
     @classmethod
     def parse(cls, cluster: Cluster, body: bytes, signature: bytes) -> "Statement":
         """Raises Refused where the layout is broken."""
         fields = unpack(body, 16 * cluster.k + 200_704)
-        if not fits(
-            fields, int, bytes, int, str, bytes, int, list, float, bytes, bytes, bytes, float
-        ):
+        if not fits(fields, int, bytes, int, str, bytes, int, list, float, bytes, bytes, bytes):
             raise Refused("malformed")
-        version, run, number, agent, digest, dim, row, step, own, after, sources, mass = fields
+        version, run, number, agent, digest, dim, row, step, own, after, sources = fields
         sound = (
-            version == 3
+            version == 2
             and len(run) == len(digest) == 32
             and len(sources) == (32 if number > 1 else 0)
             and is_count(number)
@@ -103,7 +100,7 @@ class Statement:
         if not sound:
             raise Refused("malformed")
         weights = dict(row)
-        given = (run, number, agent, digest, dim, weights, step, own, after, sources, mass)
+        given = (run, number, agent, digest, dim, weights, step, own, after, sources)
         return cls(body, signature, *given)
 
     def is_genuine(self, cluster: Cluster) -> bool:
@@ -133,24 +130,22 @@ def body_of(
     row: dict[str, float],
     vector: np.ndarray,
     before: "dict[str, Statement]",
-    mass: float,
 ) -> bytes:
     """What an agent signs about the payload `vector` of a round."""
     data, window = payload(vector), cluster.window_of(number)
     return pack(
         [
-            3,
+            2,
             cluster.run,
             number,
             agent,
             blake3.blake3(data).digest(),
             cluster.dim,
             [[one, row[one]] for one in sorted(row)],
-            cluster.step_size(number),
+            cluster.step_size(number) / graphs.masses(cluster, number)[agent],
             sketch(cluster, window, vector),
             next_sketch(cluster, number, vector),
             commitment(row, before),
-            mass,
         ]
     )
 
@@ -176,18 +171,7 @@ def mixing_row(cluster: Cluster, agent: str, number: int, heard: list[str]) -> d
     total = 0.0
     for one in sorted(row):
         total += row[one]
-    left = graphs.total_of(cluster, number, agent) - total
-    return {**row, agent: min(1.0, max(0.0, left))}
-
-
-def mixed_mass(cluster: Cluster, row: dict[str, float], before: "dict[str, Statement]") -> float:
-    """The mass that a row mixes; 1 without push-sum, and in round 1."""
-    if not before or cluster.file["graph"]["mixing"] != "push-sum":
-        return 1.0
-    total = 0.0
-    for agent in sorted(row):
-        total += row[agent] * before[agent].mass
-    return total
+    return {**row, agent: max(0.0, 1.0 - total)}
 
 
 def check_announced(cluster: Cluster, sender: str, stated: Statement) -> None:
@@ -202,7 +186,8 @@ def check_announced(cluster: Cluster, sender: str, stated: Statement) -> None:
         raise Refused("statement-round")
     if (stated.dim, len(stated.sketch)) != (cluster.dim, 8 * cluster.k):
         raise Refused("statement-size")
-    if not math.isclose(stated.step_size, cluster.step_size(stated.round), rel_tol=1e-12):
+    step_size = cluster.step_size(stated.round) / graphs.masses(cluster, stated.round)[sender]
+    if not math.isclose(stated.step_size, step_size, rel_tol=1e-12):
         raise Refused("step-size")
     if not is_row(cluster, sender, stated.round, stated.row):
         raise Refused("mixing-row")
@@ -242,8 +227,6 @@ def injected(
     window = cluster.window_of(stated.round)
     if stated.sources != commitment(stated.row, before):
         raise Refused("witness-digest")
-    if stated.mass != mixed_mass(cluster, stated.row, before):
-        raise Refused("mass")
     if stated.round == 1:
         mixed = np.frombuffer(sketch(cluster, 0, initial), "<f8")
     else:

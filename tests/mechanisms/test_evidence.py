@@ -7,15 +7,7 @@ import numpy as np
 import pytest
 
 from mechanisms.claims import Claim, ClaimedRound
-from mechanisms.evidence import (
-    Examined,
-    Examiner,
-    Terms,
-    check_claim,
-    energy,
-    injected,
-    mixed_mass,
-)
+from mechanisms.evidence import Examined, Examiner, Terms, check_claim, energy, injected
 from mechanisms.sketch import window_of
 from mechanisms.statements import EvidenceError, SignedStatement, Statement, commitment
 from tests.honest import (
@@ -34,7 +26,6 @@ from tests.honest import (
 
 ROUNDS = 7  # two windows of three, and the first round of a third
 WHOLE = 64  # a sketch that is the vector itself
-MASSES = {"a0": 0.3, "a1": 1.9, "a2": 1.1}
 
 
 def refused(code: str) -> object:
@@ -64,14 +55,6 @@ def test_a_notice_without_its_witnesses_is_refused() -> None:
     ring = Ring().play(4)
     with refused("witness-missing"):
         ring.examiner.examine(ring.signed[4]["a2"], None, {}, {})
-
-
-def test_a_mass_is_mixed_in_the_rows_order_in_binary64() -> None:
-    ring = Ring().play(3)
-    sources = {a: replace(ring.signed[3][a].statement, mass=m) for a, m in MASSES.items()}
-    row = [("a0", 0.1), ("a1", 0.7), ("a2", 0.3)]
-    assert mixed_mass(sources, row) == ((0.0 + 0.1 * 0.3) + 0.7 * 1.9) + 0.3 * 1.1
-    assert mixed_mass(sources, [("a1", 1.0)]) == MASSES["a1"]
 
 
 def test_it_does_not_matter_whether_a_witness_is_forwarded_or_known() -> None:
