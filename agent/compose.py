@@ -107,4 +107,5 @@ def check_partition(partition: str) -> None:
 
     from agent.partition import split
 
-    split(np.arange(10_000) % 10, partition, 2, seed=0)
+    labels = np.arange(10_000) % 10
+    split(labels, partition, 2, seed=0, parts=labels)

@@ -40,7 +40,11 @@ mixing_option = click.option(
 
 
 SETTINGS: tuple[tuple[type[BaseModel], str, str], ...] = (
-    (TaskSettings, "partition", "Who trains on which samples: iid or dirichlet:ALPHA."),
+    (
+        TaskSettings,
+        "partition",
+        "Who trains on which samples: iid, dirichlet:ALPHA or natural, the data's own parts.",
+    ),
     (TaskSettings, "batch_size", "Samples of one local step."),
     (AlgorithmSettings, "step_size", "Step size of round 1."),
     (AlgorithmSettings, "step_decay", "Round t steps by step-size * t ** -step-decay."),

@@ -21,31 +21,42 @@ SAMPLES_MIN: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Agent number `index` of `count` under a partition: `iid` or `dirichlet:alpha`.
+    """Agent number `index` of `count` under a partition: `iid`, `dirichlet:alpha` or `natural`.
 
-    `dirichlet:alpha=0.5,min=20` also sets the fewest samples an agent may get (10 if not said). A
-    shard with a count of 1 takes everything.
+    `dirichlet:alpha=0.5,min=20` also sets the fewest samples an agent may get (10 if not said).
+    `natural` keeps the data's own parts whole, such as the writers of handwriting, and deals them
+    in turn: agent i gets the parts i, i + count, i + 2 count, ... whatever the seed. A shard with a
+    count of 1 takes everything.
     """
 
     index: int
     count: int
     partition: str = "iid"
 
-    def select(self, labels: NDArray[Any], seed: int) -> NDArray[np.int64]:
+    def select(
+        self, labels: NDArray[Any], seed: int, parts: NDArray[Any] | None = None
+    ) -> NDArray[np.int64]:
         """The ascending indices of this agent's samples.
 
         Args:
             labels: the class of each sample, (samples,); `iid` uses only its length.
             seed: the run's seed; with the same labels it gives every agent the same split.
+            parts: which of the data's own parts each sample is of, (samples,), for `natural`.
 
         Raises:
             ConfigurationError: the partition is none of the above, or the samples do not suffice.
         """
-        owners = split(labels, self.partition, self.count, seed)
+        owners = split(labels, self.partition, self.count, seed, parts)
         return np.flatnonzero(owners == self.index).astype(np.int64)
 
 
-def split(labels: NDArray[Any], partition: str, count: int, seed: int) -> NDArray[np.int64]:
+def split(
+    labels: NDArray[Any],
+    partition: str,
+    count: int,
+    seed: int,
+    parts: NDArray[Any] | None = None,
+) -> NDArray[np.int64]:
     """The owner, from 0 to count - 1, of each sample (samples,).
 
     Raises:
@@ -57,6 +68,10 @@ def split(labels: NDArray[Any], partition: str, count: int, seed: int) -> NDArra
         )
     if count == 1:
         return np.zeros(len(labels), np.int64)
+    spec = parse_spec(partition)
+    if spec.name == "natural":
+        _refuse_values(spec)
+        return _deal_parts(labels, parts, count)
     classes = np.unique(labels, return_inverse=True)[1].astype(np.int64)
     return _split(classes.tobytes(), partition, count, seed)
 
@@ -74,18 +89,37 @@ def _split(classes: bytes, partition: str, count: int, seed: int) -> NDArray[np.
             owners = _split_dirichlet(labels, spec, count, rng)
         case _:
             raise ConfigurationError(
-                f"partition {partition!r} is unknown; known: iid, dirichlet:ALPHA"
+                f"partition {partition!r} is unknown; known: iid, dirichlet:ALPHA, natural"
             )
     owners.flags.writeable = False
     return owners
 
 
+def _deal_parts(labels: NDArray[Any], parts: NDArray[Any] | None, count: int) -> NDArray[np.int64]:
+    if parts is None:
+        raise ConfigurationError(
+            "partition natural: this task's data have no parts of their own; use iid or dirichlet"
+        )
+    if parts.shape != labels.shape:
+        raise ConfigurationError(
+            f"partition natural: parts of shape {parts.shape} for labels of shape {labels.shape}"
+        )
+    names, codes = np.unique(parts, return_inverse=True)
+    if len(names) < count:
+        raise ConfigurationError(f"partition natural: {len(names)} parts for {count} agents")
+    return codes.astype(np.int64) % count
+
+
 def _split_iid(samples: int, spec: Spec, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    if spec.value is not None or spec.options:
-        raise ConfigurationError("partition iid takes no value")
+    _refuse_values(spec)
     if samples < count:
         raise ConfigurationError(f"partition iid: {samples} samples for {count} agents")
     return rng.permutation(np.arange(samples, dtype=np.int64) % count)
+
+
+def _refuse_values(spec: Spec) -> None:
+    if spec.value is not None or spec.options:
+        raise ConfigurationError(f"partition {spec.name} takes no value")
 
 
 def _split_dirichlet(

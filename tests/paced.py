@@ -10,17 +10,18 @@ from typing import Final
 from torch import Tensor, nn
 
 from agent.tasks.base import Batch
-from agent.tasks.digits import Digits
+from agent.tasks.classification import Classification
+from agent.tasks.digits import MODELS, read_digits
 
 STEP_S: Final = 0.15
-TEST_S: Final = 2.0
+TEST_S: Final = 1.0
 
 
-class PacedDigits(Digits):
+class PacedDigits(Classification):
     """A logistic model on digits; each local step takes `STEP_S` at least."""
 
     def __init__(self) -> None:
-        super().__init__("logistic")
+        super().__init__(MODELS.build("logistic"), read_digits)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The loss of a batch, after a pause."""
@@ -28,8 +29,11 @@ class PacedDigits(Digits):
         return super().loss(model, batch)
 
 
-class SlowlyTestedDigits(PacedDigits):
-    """The same, and the metric takes `TEST_S` more, far longer than to settle and to leave."""
+class SlowlyTestedDigits(Classification):
+    """The same model, whose metric takes `TEST_S`: longer than to settle and to leave."""
+
+    def __init__(self) -> None:
+        super().__init__(MODELS.build("logistic"), read_digits)
 
     def evaluate(self, model: nn.Module) -> float:
         """The metric, after a pause."""

@@ -72,7 +72,9 @@ def command() -> None:
     metavar="SPEC|FILE",
     help="A family such as ring, a schedule such as one-peer-exponential, or a file.",
 )
-@click.option("--task", required=True, metavar="NAME", help="A built-in task, or module:Class.")
+@click.option(
+    "--task", required=True, metavar="NAME", help="A built-in task such as digits, or module:Class."
+)
 @click.option("--run-id", required=True, help="Name of the run; in every signature.")
 @click.option(
     "-o",

@@ -42,7 +42,12 @@ PROGRESS_S: Final = 5.0
     metavar="SPEC|FILE",
     help="A family such as ring, a schedule such as one-peer-exponential, or a file.",
 )
-@click.option("--task", required=True, metavar="NAME", help="digits, or your own module:Class.")
+@click.option(
+    "--task",
+    required=True,
+    metavar="NAME",
+    help="digits, a9a, mnist, fashion-mnist, femnist, or your own module:Class.",
+)
 @click.option("--rounds", required=True, type=click.IntRange(min=1), help="Rounds to train.")
 @click.option(
     "--strategy",

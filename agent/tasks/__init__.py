@@ -7,8 +7,11 @@ from types import MappingProxyType
 from typing import Final, cast
 
 from agent.partition import Shard
+from agent.tasks.a9a import a9a_from_spec
 from agent.tasks.base import Batch, Task
 from agent.tasks.digits import digits_from_spec
+from agent.tasks.femnist import femnist_from_spec
+from agent.tasks.mnist import mnist_from_spec
 from topologies.specs import ConfigurationError, Spec, is_import_path, load_object, parse_spec
 
 __all__ = ["TASKS", "Batch", "Shard", "Task", "resolve_task"]
@@ -16,7 +19,13 @@ __all__ = ["TASKS", "Batch", "Shard", "Task", "resolve_task"]
 TaskBuilder = Callable[[Spec, Path | None], Task]
 
 TASKS: Final[Mapping[str, TaskBuilder]] = MappingProxyType(
-    {"digits": lambda spec, _data_root: digits_from_spec(spec)}
+    {
+        "digits": lambda spec, _data_root: digits_from_spec(spec),
+        "a9a": a9a_from_spec,
+        "mnist": mnist_from_spec,
+        "fashion-mnist": mnist_from_spec,
+        "femnist": femnist_from_spec,
+    }
 )
 
 _METHODS: Final = ("build_model", "load_data", "loss", "evaluate")

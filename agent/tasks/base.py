@@ -25,7 +25,8 @@ class Task(Protocol):
     def load_data(self, shard: Shard, seed: int) -> Batch:
         """This agent's private training samples: tensors that share their leading dimension.
 
-        `shard.select(labels, seed)` picks them from a data set that all agents could see."""
+        `shard.select(labels, seed)` picks them from a data set that all agents could see; a third
+        argument says which of the data's own parts each is of, for the partition `natural`."""
         ...
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:

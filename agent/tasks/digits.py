@@ -3,16 +3,15 @@
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from agent.partition import Shard
-from agent.tasks.base import Batch
-from topologies.specs import ConfigurationError, Spec
+from agent.tasks.classification import Classification, LabelledData
+from agent.tasks.models import Models, choose
+from topologies.specs import Spec
 
 PIXELS: Final = 64
 CLASSES: Final = 10
@@ -22,68 +21,25 @@ SPLIT_SEED: Final = (
 )
 
 
-class Digits:
-    """Ten-way classification; the metric is accuracy on a fixed stratified quarter of the images.
-
-    Args:
-        model: `mlp` (64-hidden-10 with ReLU) or `logistic` (64-10).
-        hidden: width of the `mlp`'s hidden layer.
-    """
-
-    def __init__(self, model: Literal["mlp", "logistic"] = "mlp", hidden: int = 32) -> None:
-        self._model = model
-        self._hidden = hidden
-
-    def build_model(self) -> nn.Module:
-        """See `Task.build_model`."""
-        if self._model == "logistic":
-            return nn.Linear(PIXELS, CLASSES)
-        return nn.Sequential(
-            nn.Linear(PIXELS, self._hidden), nn.ReLU(), nn.Linear(self._hidden, CLASSES)
-        )
-
-    def load_data(self, shard: Shard, seed: int) -> Batch:
-        """Images (samples, 64) in 0..1 and classes (samples,)."""
-        images, labels, _, _ = _digits()
-        chosen = torch.from_numpy(shard.select(labels.numpy(), seed))
-        return images[chosen], labels[chosen]
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean cross-entropy."""
-        images, labels = batch
-        return nn.functional.cross_entropy(model(images), labels)
-
-    def evaluate(self, model: nn.Module) -> float:
-        """Share of the test images classified correctly."""
-        _, _, images, labels = _digits()
-        device = next(model.parameters()).device
-        predicted = model(images.to(device)).argmax(dim=1)
-        return float((predicted == labels.to(device)).double().mean())
+MODELS: Final = Models(features=PIXELS, classes=CLASSES, default="mlp", hidden=32)
 
 
-def digits_from_spec(spec: Spec) -> Digits:
+def digits_from_spec(spec: Spec) -> Classification:
     """Build from `digits`, `digits:model=logistic`, `digits:hidden=64`.
+
+    The models are a 64-hidden-10 `mlp` with ReLU, the default, and the 64-10 `logistic`; the test
+    set is a fixed stratified quarter of the images.
 
     Raises:
         ConfigurationError: an unknown option or a value out of range.
     """
-    options = dict(spec.options)
-    model = options.pop("model", "mlp")
-    hidden = options.pop("hidden", 32)
-    if options or spec.value is not None:
-        raise ConfigurationError(
-            "task digits: its options are model=mlp, model=logistic and hidden=WIDTH"
-        )
-    if model not in ("mlp", "logistic"):
-        raise ConfigurationError(f"task digits: model={model} is not mlp or logistic")
-    if not isinstance(hidden, int) or not 1 <= hidden <= 65_536:
-        raise ConfigurationError(f"task digits: hidden={hidden} is not a width from 1 to 65536")
-    return Digits("logistic" if model == "logistic" else "mlp", hidden)
+    model, _ = choose(spec, MODELS)
+    return Classification(model, read_digits)
 
 
 @lru_cache(maxsize=1)
-def _digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training images and labels, test images and labels; not to be written to."""
+def read_digits() -> LabelledData:
+    """The images as rows of 64 numbers in 0..1."""
     table = _table()
     images = torch.from_numpy((table[:, :PIXELS] / 16.0).astype(np.float32))  # (1797, 64)
     labels = table[:, PIXELS].astype(np.int64)
@@ -94,7 +50,7 @@ def _digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
         members = rng.permutation(np.flatnonzero(labels == label))
         is_test[members[: round(TEST_SHARE * len(members))]] = True
     test = torch.from_numpy(is_test)
-    return images[~test], targets[~test], images[test], targets[test]
+    return LabelledData(images[~test], targets[~test], images[test], targets[test])
 
 
 def _table() -> NDArray[np.float64]:

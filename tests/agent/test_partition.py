@@ -53,6 +53,12 @@ def test_the_labels_may_be_of_any_kind() -> None:
     assert (split(words, "dirichlet:5", 2, 0) == split(words == "dog", "dirichlet:5", 2, 0)).all()
 
 
+def test_natural_parts_are_dealt_whole_and_in_turn() -> None:
+    parts = np.array(["zoe", "ann", "bob", "ann", "eve", "zoe", "bob"])
+    owners = split(np.zeros(7), "natural", 3, seed=5, parts=parts)
+    assert owners.tolist() == [0, 0, 1, 0, 2, 0, 1]  # ann, bob, eve, zoe
+
+
 def test_a_single_agent_takes_everything() -> None:
     assert Shard(0, 1, "dirichlet:0.01").select(np.arange(7), 0).tolist() == list(range(7))
 
@@ -62,6 +68,8 @@ def test_a_single_agent_takes_everything() -> None:
     [
         ("by-writer", "unknown"),
         ("iid:3", "takes no value"),
+        ("natural:3", "takes no value"),
+        ("natural", "no parts of their own"),
         ("dirichlet", "alpha above 0"),
         ("dirichlet:0", "alpha above 0"),
         ("dirichlet:-1", "alpha above 0"),
@@ -83,6 +91,13 @@ def test_fewer_samples_than_agents_are_refused() -> None:
     split(np.zeros(4), "iid", 4, 0)
     with pytest.raises(ConfigurationError, match="3 samples for 4 agents"):
         split(np.zeros(3), "iid", 4, 0)
+
+
+def test_natural_needs_a_part_for_each_sample_and_each_agent() -> None:
+    with pytest.raises(ConfigurationError, match="2 parts for 3 agents"):
+        split(np.zeros(4), "natural", 3, 0, parts=np.array([1, 2, 1, 2]))
+    with pytest.raises(ConfigurationError, match="shape"):
+        split(np.zeros(4), "natural", 2, 0, parts=np.array([1, 2]))
 
 
 def test_labels_that_are_not_one_column_are_refused() -> None:

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from agent.learner import initial_parameters
 from agent.partition import Shard
 from agent.tasks import resolve_task
-from agent.tasks.digits import _digits
+from agent.tasks.digits import read_digits
 from topologies.specs import ConfigurationError
 
 USERS_MODULE = """
@@ -57,7 +57,8 @@ def users_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_digits_are_those_of_scikit_learn() -> None:
     pixels, labels = load_digits(return_X_y=True)
-    train_x, train_y, test_x, test_y = _digits()
+    data = read_digits()
+    train_x, train_y, test_x, test_y = data.inputs, data.labels, data.test_inputs, data.test_labels
     assert len(train_y) + len(test_y) == len(labels)
     everything = {
         (tuple(row), label)
@@ -73,8 +74,7 @@ def test_digits_are_those_of_scikit_learn() -> None:
 
 
 def test_a_quarter_of_every_class_is_for_the_test() -> None:
-    _, train_y, _, test_y = _digits()
-    test, train = np.bincount(test_y), np.bincount(train_y)
+    test, train = np.bincount(read_digits().test_labels), np.bincount(read_digits().labels)
     assert np.abs(test / (test + train) - 0.25).max() < 0.004
 
 
@@ -86,7 +86,7 @@ def test_digits_agents_hold_disjoint_parts_of_the_training_images() -> None:
         assert images.shape == (len(labels), 64)
         assert images.dtype == torch.float32
         sizes.append(len(labels))
-    assert sum(sizes) == len(_digits()[1])
+    assert sum(sizes) == len(read_digits().labels)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,8 @@ def test_digits_options_choose_the_model(name: str, parameters: int) -> None:
         ("digits:model=cnn", "not mlp or logistic"),
         ("digits:hidden=0", "not a width"),
         ("digits:hidden=wide", "not a width"),
-        ("mnist", "known: digits"),
+        ("digits:model=logistic,hidden=8", "hidden=WIDTH of the mlp"),
+        ("cifar", "known: digits"),
         ("no_such_module:Task", "cannot import"),
         ("my_broken_tasks_for_test:Task", "ZeroDivisionError"),
         ("my_tasks_for_test:Missing", "has no 'Missing'"),

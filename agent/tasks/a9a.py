@@ -1,0 +1,44 @@
+"""a9a: who earns above 50,000 dollars, by 123 binary features of the Adult census data.
+
+The files are those of the LIBSVM site: `a9a/a9a.gz` to train on (32,561 people) and `a9a/a9a.t.gz`
+to test on (16,281); UCI Adult (Becker & Kohavi, 1996) as binarised by Platt (1998).
+"""
+
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Final
+
+from torch import Tensor
+
+from agent.tasks.classification import Classification, LabelledData, labelled
+from agent.tasks.files import data_file, read_libsvm
+from agent.tasks.models import Models, choose
+from topologies.specs import ConfigurationError, Spec
+
+FEATURES: Final = 123  # the last does not occur in the test file
+
+# Two logits and cross-entropy: the same functions as one logit's, and the form of all other tasks.
+MODELS: Final = Models(FEATURES, classes=2, default="logistic", hidden=32)
+
+
+def a9a_from_spec(spec: Spec, data_root: Path | None) -> Classification:
+    """Build from `a9a`, `a9a:model=mlp,hidden=32`; the metric is accuracy on the test file.
+
+    Raises:
+        ConfigurationError: an unknown option or a value out of range.
+    """
+    model, _ = choose(spec, MODELS)
+    return Classification(model, partial(_read, data_file(data_root, "a9a")))
+
+
+@lru_cache(maxsize=1)
+def _read(folder: Path) -> LabelledData:
+    train, test = _people(folder / "a9a.gz"), _people(folder / "a9a.t.gz")
+    return LabelledData(*train, *test)
+
+
+def _people(path: Path) -> tuple[Tensor, Tensor]:
+    values, signs = read_libsvm(path, FEATURES)
+    if not set(signs.tolist()) <= {-1, 1}:
+        raise ConfigurationError(f"{path}: its labels are not -1 and +1")
+    return labelled(path, values, (signs + 1) // 2, classes=2)

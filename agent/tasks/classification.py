@@ -1,0 +1,102 @@
+"""A task of classes: labelled samples, any model of logits, cross-entropy, accuracy.
+
+Inputs are float32, or bytes that stand for 0..1 in steps of 1/255: images stay bytes in memory, a
+quarter of the room, and become numbers a batch at a time.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from agent.partition import Shard
+from agent.tasks.base import Batch
+from topologies.specs import ConfigurationError
+
+TEST_BATCH: Final = 128  # the activations of a CNN, for so many images, stay within 50 MB
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledData:
+    """What all agents could see; the tensors are shared and not to be written to.
+
+    `inputs` (samples, features) and `labels` int64 (samples,) are for training, `test_inputs` and
+    `test_labels` for the metric; `parts` (samples,) says which of the data's own parts, such as
+    its writers, each training sample belongs to, if it has any.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    test_inputs: Tensor
+    test_labels: Tensor
+    parts: NDArray[Any] | None = None
+
+
+class Classification:
+    """One such task.
+
+    Args:
+        model: builds a fresh model from features to logits.
+        data: reads the data when they are first needed: a cluster file is written without them.
+    """
+
+    def __init__(self, model: Callable[[], nn.Module], data: Callable[[], LabelledData]) -> None:
+        self._model = model
+        self.read = data
+
+    def build_model(self) -> nn.Module:
+        """See `Task.build_model`."""
+        return self._model()
+
+    def load_data(self, shard: Shard, seed: int) -> Batch:
+        """Inputs (samples, features), as the data set keeps them, and classes (samples,)."""
+        data = self.read()
+        chosen = torch.from_numpy(shard.select(data.labels.numpy(), seed, data.parts))
+        return data.inputs[chosen], data.labels[chosen]
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean cross-entropy."""
+        inputs, labels = batch
+        return nn.functional.cross_entropy(model(as_numbers(inputs)), labels)
+
+    def evaluate(self, model: nn.Module) -> float:
+        """Share of the test samples classified correctly."""
+        data = self.read()
+        device = next(model.parameters()).device
+        hits = 0
+        for start in range(0, len(data.test_labels), TEST_BATCH):
+            batch = slice(start, start + TEST_BATCH)
+            predicted = model(as_numbers(data.test_inputs[batch].to(device))).argmax(dim=1)
+            hits += int((predicted == data.test_labels[batch].to(device)).sum())
+        return hits / len(data.test_labels)
+
+
+def as_numbers(inputs: Tensor) -> Tensor:
+    """Bytes as float32 in 0..1; anything else as it is."""
+    return inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
+
+
+def labelled(
+    source: Path, inputs: NDArray[Any], labels: NDArray[Any], classes: int
+) -> tuple[Tensor, Tensor]:
+    """A file's inputs (samples, ...), flattened to (samples, features), and its labels int64.
+
+    Raises:
+        ConfigurationError: there are none, not as many of the one as of the other, or labels other
+            than 0 to `classes` - 1.
+    """
+    if labels.ndim != 1 or len(inputs) != len(labels) or len(labels) == 0:
+        raise ConfigurationError(
+            f"{source}: {len(inputs)} samples and labels of shape {labels.shape} do not match"
+        )
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
+        raise ConfigurationError(f"{source}: its labels are not numbers from 0 to {classes - 1}")
+    return (
+        torch.from_numpy(inputs.reshape(len(inputs), -1)),
+        torch.from_numpy(labels.astype(np.int64)),
+    )

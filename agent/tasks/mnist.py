@@ -1,0 +1,62 @@
+"""MNIST and Fashion-MNIST: 60,000 images of 28 x 28 to train on, 10,000 to test on, ten classes.
+
+The files are the four gzipped idx files of either set, with their usual names, in `mnist/` and
+`fashion-mnist/` (LeCun, Cortes & Burges, 1998; Xiao, Rasul & Vollgraf, 2017).
+"""
+
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agent.tasks.classification import Classification, LabelledData, labelled
+from agent.tasks.files import data_file, read_idx
+from agent.tasks.models import SIDE, Models, choose, mnist_cnn
+from topologies.specs import ConfigurationError, Spec
+
+CLASSES: Final = 10
+SAMPLES_SEED: Final = 0  # which images `samples=` keeps belongs to the task, not to the run
+
+MODELS: Final = Models(SIDE * SIDE, CLASSES, default="cnn", hidden=64, cnn=mnist_cnn)
+
+
+def mnist_from_spec(spec: Spec, data_root: Path | None) -> Classification:
+    """Build from `mnist`, `fashion-mnist:model=mlp,hidden=64`, `mnist:samples=6000`.
+
+    `samples` keeps so many training images, drawn once for all runs, and fewer are part of more;
+    the metric is accuracy on all test images.
+
+    Raises:
+        ConfigurationError: an unknown option or a value out of range.
+    """
+    model, options = choose(spec, MODELS, {"samples": "COUNT"})
+    samples = options.get("samples")
+    if samples is not None and (not isinstance(samples, int) or samples < 1):
+        raise ConfigurationError(f"task {spec.name}: samples={samples} is not a count of images")
+    return Classification(model, partial(_read, data_file(data_root, spec.name), samples))
+
+
+@lru_cache(maxsize=1)
+def _read(folder: Path, samples: int | None) -> LabelledData:
+    inputs, labels = _images(folder, "train")
+    if samples is not None:
+        if samples > len(labels):
+            raise ConfigurationError(
+                f"{folder}: there are {len(labels)} training images, not samples={samples}"
+            )
+        order = np.random.default_rng(SAMPLES_SEED).permutation(len(labels))
+        kept = torch.from_numpy(np.sort(order[:samples]))
+        inputs, labels = inputs[kept], labels[kept]
+    return LabelledData(inputs, labels, *_images(folder, "t10k"))
+
+
+def _images(folder: Path, which: str) -> tuple[Tensor, Tensor]:
+    path = folder / f"{which}-images-idx3-ubyte.gz"
+    images = read_idx(path, dimensions=3)
+    if images.shape[1:] != (SIDE, SIDE):
+        raise ConfigurationError(f"{path}: its images are not {SIDE} x {SIDE} pixels")
+    path = folder / f"{which}-labels-idx1-ubyte.gz"
+    return labelled(path, images, read_idx(path, dimensions=1), CLASSES)
