@@ -69,8 +69,19 @@ class SignSketch:
             if self._signs is None:
                 return vectors.astype(np.float64)
             rows = vectors.reshape(-1, self.dim)
-            out = np.stack([self._one(row, self._signs) for row in rows])  # (rows, size)
+            if len(rows) > self.dim // self.size:
+                out = self._all(rows, self._signs)  # (rows, size)
+            else:
+                out = np.stack([self._one(row, self._signs) for row in rows])
         return out.reshape(*vectors.shape[:-1], self.size)
+
+    def _all(self, rows: NDArray[np.float32], signs: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Many rows: the additions of `_one` in the same order, for all of them at once."""
+        out = np.zeros((len(rows), self.size))
+        for low in range(0, self.dim, self.size):
+            high = min(low + self.size, self.dim)
+            out[:, : high - low] += rows[:, low:high] * signs[low:high]
+        return out
 
     def _one(self, vector: NDArray[np.float32], signs: NDArray[np.float32]) -> NDArray[np.float64]:
         signed = vector * signs  # (dim,)

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from agent.ledger_files import audit_run_directory
-from agent.runtimes.vectorised import alone_accuracy, centralised_accuracy
+from agent.runtimes.yardsticks import alone_accuracy, centralised_accuracy
 from agent.status import Status
 from topologies.cluster import Cluster
 
