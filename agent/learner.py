@@ -136,6 +136,11 @@ class Learner:
         rows = self._views(x.unsqueeze(0))
         return {name: view[0].clone() for name, view in zip(self.names, rows, strict=True)}
 
+    def named(self, x: Tensor) -> Mapping[str, Tensor]:
+        """The parameters x (agents, dim) by name, (agents, *shape): contiguous copies."""
+        views = zip(self.names, self._views(x), strict=True)
+        return {name: view.contiguous().clone() for name, view in views}
+
     def _views(self, x: Tensor) -> tuple[Tensor, ...]:
         """x (agents, dim) as one view (agents, *shape) a parameter."""
         return tuple(

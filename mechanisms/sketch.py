@@ -23,6 +23,7 @@ SIGNS_DOMAIN: Final = "candor/sketch-signs/v1"
 TRACE_DOMAIN: Final = "candor/trace-signs/v1"
 TRACE_SIZE: Final = 128
 """Values of a trace: 512 bytes a round, 12 % deviation of an inner product."""
+CACHE_VALUES: Final = 2**17  # of many vectors that are sketched at once: half a megabyte
 
 
 def window_of(round_number: int, window_rounds: int) -> int:
@@ -78,9 +79,12 @@ class SignSketch:
     def _all(self, rows: NDArray[np.float32], signs: NDArray[np.float32]) -> NDArray[np.float64]:
         """Many rows: the additions of `_one` in the same order, for all of them at once."""
         out = np.zeros((len(rows), self.size))
-        for low in range(0, self.dim, self.size):
-            high = min(low + self.size, self.dim)
-            out[:, : high - low] += rows[:, low:high] * signs[low:high]
+        some = max(1, CACHE_VALUES // self.dim)
+        for first in range(0, len(rows), some):
+            these, those = rows[first : first + some], out[first : first + some]
+            for low in range(0, self.dim, self.size):
+                high = min(low + self.size, self.dim)
+                those[:, : high - low] += these[:, low:high] * signs[low:high]
         return out
 
     def _one(self, vector: NDArray[np.float32], signs: NDArray[np.float32]) -> NDArray[np.float64]:

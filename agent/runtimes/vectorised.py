@@ -185,9 +185,9 @@ class Simulation:
         """The task's metric of each agent's model, 0 to 1."""
         return self._learner.evaluate(self.parameters)
 
-    def named(self, row: int) -> Mapping[str, Tensor]:
-        """An agent's model, tensors by parameter name."""
-        return self._learner.state_dict(self.parameters[row].cpu())
+    def named(self) -> Mapping[str, Tensor]:
+        """All agents' models by parameter name, (agents, *shape), on the processor."""
+        return self._learner.named(self.parameters.cpu())
 
     def state(self) -> dict[str, Tensor]:
         """All that the rounds to come depend on, by name, on the processor.
@@ -215,7 +215,7 @@ class Simulation:
         task = resolve_task(cluster.task.name, data_root)
         x = verified_initial_parameters(task, cluster.task, cluster.seed, initial)
         rows = x.repeat(len(cluster.ids), 1)
-        return {"round": torch.tensor(0), "parameters": rows, "stated": rows}
+        return {"round": torch.tensor(0), "parameters": rows, "stated": rows.clone()}
 
     def _check(self, state: Mapping[str, Tensor], cluster: Cluster) -> None:
         shape = (len(cluster.ids), self._learner.dim)
