@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -104,28 +104,35 @@ def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def metrics_of(columns: Mapping[str, Tensor], agent: int, neighbours: int) -> list[RoundMetrics]:
+def metrics_of(
+    columns: Mapping[str, Tensor], agent: int, neighbours: int = 0
+) -> list[RoundMetrics]:
     """The lines of metrics.csv of one agent, by its place; nothing was sent, nobody was missing."""
-    accuracy = _by_round(columns, "evaluated", "test_accuracy", agent)
-    settled = _by_round(columns, "settled", "balance", agent)
-    balance = 0
-    lines = []
-    seconds, losses, norms = (
+    if "seconds" not in columns:
+        return []
+    accuracy = by_round(columns, "evaluated", "test_accuracy", agent)
+    settled = by_round(columns, "settled", "balance", agent)
+    measured = zip(
         columns["seconds"].tolist(),
         columns["train_loss"][:, agent].tolist(),
         columns["injected_norm"][:, agent].tolist(),
+        strict=True,
     )
-    for t, (second, loss, norm) in enumerate(zip(seconds, losses, norms, strict=True), start=1):
-        balance = settled.get(t, balance)
+    balance, lines = 0, []
+    for t, (seconds, loss, norm) in enumerate(measured, start=1):
+        balance = int(settled.get(t, balance))
         lines.append(
-            RoundMetrics(t, second, loss, accuracy.get(t), norm, balance, 0, 0, neighbours)
+            RoundMetrics(t, seconds, loss, accuracy.get(t), norm, balance, 0, 0, neighbours)
         )
     return lines
 
 
-def _by_round(columns: Mapping[str, Tensor], rounds: str, name: str, agent: int) -> dict[int, Any]:
-    """One agent's values of a column by round; none where there is no such column."""
+def by_round(
+    columns: Mapping[str, Tensor], rounds: str, name: str, agent: int | None = None
+) -> dict[int, float]:
+    """The values of a column, or of one agent in it, by the rounds in another; none where there is
+    no such column."""
     if name not in columns:
         return {}
-    values = columns[name][:, agent].tolist()
-    return dict(zip(columns[rounds].tolist(), values, strict=True))
+    values = columns[name] if agent is None else columns[name][:, agent]
+    return dict(zip(columns[rounds].tolist(), values.tolist(), strict=True))

@@ -70,7 +70,7 @@ def command(
 
     \b
     Examples:
-      candor simulate --agents 1000 --topology expander --task digits:model=logistic \\
+      candor simulate --agents 1000 --topology random-regular:degree=4 --task digits \\
           --partition iid --rounds 200 --strategy a3=scale:3 --run-dir runs/thousand
       candor simulate --resume runs/thousand
     """
