@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "agent": "Run the daemon of one agent.",
     "lockstep": "Run real cores through thousands of schedules of faults.",
     "testbed": "Run N real daemons on this machine and sum up.",
+    "simulate": "Run thousands of agents in one process and sum up.",
     "status": "Show what an agent, or every agent of a run, is doing.",
     "ledger": "Show, verify, audit and export signed ledgers.",
     "evidence": "Check a proof of misbehaviour with the cluster file alone.",

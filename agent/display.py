@@ -20,6 +20,8 @@ MICRO = 1_000_000
 
 # Payments listed in a summary; the rest is counted, and complete in summary.json.
 _PAYMENTS_SHOWN_MAX = 12
+# Agents in it, likewise: a simulated run may have thousands.
+_AGENTS_SHOWN_MAX = 40
 
 _ENDS = ("done", "interrupted", "failed")
 _STATE_STYLES: Mapping[str, str] = {"done": "green", "failed": "bold red", "starting": "dim"}
@@ -215,14 +217,18 @@ def _agents(summary: Mapping[str, object]) -> Table:
         for key in ("accuracy", "balances", "bytes_sent", "strategies")
     )
     table = _table("", "strategy", "accuracy", "balance", "sent")
-    for agent in dict(accuracy) | dict(balances):
+    ids = list(dict(accuracy) | dict(balances))
+    if len(ids) > _AGENTS_SHOWN_MAX:  # who deviates, and then in the order of the cluster file
+        ids.sort(key=lambda agent: strategies.get(agent, "honest") == "honest")
+        table.caption = f"and {len(ids) - _AGENTS_SHOWN_MAX} more agents"
+    for agent in ids[:_AGENTS_SHOWN_MAX]:
         strategy = str(strategies.get(agent, "honest"))
         table.add_row(
             literal(agent),
             literal(strategy, "" if strategy == "honest" else "yellow"),
             format_share(mean_share(accuracy.get(agent))),
             _balance(int(balances.get(agent, 0))),
-            format_bytes(int(sent.get(agent, 0))),
+            format_bytes(int(sent[agent])) if agent in sent else "-",
         )
     return table
 
@@ -239,7 +245,7 @@ def _who_paid_whom(payments: Sequence[tuple[str, str, int]]) -> Group:
 
 
 def _outcome(summary: Mapping[str, object], run_dir: Path | None) -> Group:
-    lines = [_verdict(summary.get("audit"))]
+    lines = [] if summary.get("simulated") else [_verdict(summary.get("audit"))]
     if run_dir is not None:
         lines.append(Text.assemble(("run directory  ", "dim"), literal(run_dir)))
         report = run_dir / "report.html"

@@ -17,6 +17,8 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from agent.batches import draw_samples
+from agent.chunks import rows_at_once, saved_bytes
 from agent.partition import Shard
 from agent.tasks.base import Batch, Task
 from agent.tasks.checked import build_model, faults_of, load_data
@@ -25,6 +27,7 @@ from topologies.files import FilePath, read_bytes
 from topologies.specs import ConfigurationError
 
 MODEL_BYTES_MAX: Final = 2**33  # two billion parameters
+_VECTORS_A_ROW: Final = 4  # of a local step: parameters, gradient, velocity, update
 
 
 class Learner:
@@ -71,11 +74,15 @@ class Learner:
         self.shapes: tuple[torch.Size, ...] = tuple(p.shape for p in parameters.values())
         self._bounds = (0, *accumulate(shape.numel() for shape in self.shapes))
         self.dim: int = self._bounds[-1]
-        self._velocity: Tensor | None = None  # (agents, dim) once there is momentum
+        # What momentum has gathered, (agents, dim); None before the first step, or without any.
+        self.velocity: Tensor | None = None
         pooled, self._lengths = _pool([load_data(task, shard, seed) for shard in shards])
         self._data = tuple(tensor.to(self._device) for tensor in pooled)
         self._offsets = np.concatenate(([0], np.cumsum(self._lengths)[:-1]))
         self._check_loss()
+        fitting = self._fitting_rows()
+        # The rows that are trained at once.
+        self.chunks = [slice(low, low + fitting) for low in range(0, len(self._agents), fitting)]
 
     def local_steps(self, x: Tensor, t: int, step_size: float) -> tuple[Tensor, Tensor]:
         """Train H steps from x (agents, dim) with the batches of round t.
@@ -86,20 +93,31 @@ class Learner:
             And the mean loss of the steps (agents,); a diverged row shows as inf or nan, as does m.
         """
         batches = self._draw(t)  # (H, agents, batch)
-        z, losses = x, torch.zeros(len(x), device=self._device)
-        for indices in batches:
-            batch = tuple(tensor[indices] for tensor in self._data)  # (agents, batch, ...)
+        parts = [self._train(x, batches, step_size, rows) for rows in self.chunks]
+        updates, losses, velocities = zip(*parts, strict=True)
+        self.velocity = _joined(velocities) if self._momentum else None
+        return _joined(updates), _joined(losses)
+
+    def _train(
+        self, x: Tensor, batches: Tensor, step_size: float, rows: slice
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`local_steps` of some rows: their m and losses, and the velocity they end with."""
+        start = z = x[rows]
+        velocity = None if self.velocity is None else self.velocity[rows]
+        losses = torch.zeros(len(z), device=self._device)
+        for indices in batches[:, rows]:
+            batch = tuple(_taken(tensor, indices) for tensor in self._data)
             gradient, loss = self._gradient(z, batch)
-            update = self._accelerate(gradient)
+            update = velocity = self._accelerated(gradient, velocity)
             if self._steps == 1:
-                return update, loss
+                return update, loss, update
             z = torch.sub(z, update, alpha=step_size)
             losses += loss
-        return (x - z).div_(step_size), losses / self._steps
+        return (start - z).div_(step_size), losses / self._steps, update
 
     def reset_momentum(self) -> None:
         """Forget the velocity: after a restart, or when a neighbour's model was taken over."""
-        self._velocity = None
+        self.velocity = None
 
     def evaluate(self, x: Tensor) -> list[float]:
         """The task's metric of each row of x (agents, dim); 0 where it is undefined (nan).
@@ -117,6 +135,11 @@ class Learner:
         """The parameters x (dim,) by name, in their shapes: contiguous copies, fit to be saved."""
         rows = self._views(x.unsqueeze(0))
         return {name: view[0].clone() for name, view in zip(self.names, rows, strict=True)}
+
+    def named(self, x: Tensor) -> Mapping[str, Tensor]:
+        """The parameters x (agents, dim) by name, (agents, *shape): contiguous copies."""
+        views = zip(self.names, self._views(x), strict=True)
+        return {name: view.contiguous().clone() for name, view in views}
 
     def _views(self, x: Tensor) -> tuple[Tensor, ...]:
         """x (agents, dim) as one view (agents, *shape) a parameter."""
@@ -154,26 +177,30 @@ class Learner:
         loss: Tensor = functional_call(self._wrapper, named, (batch,))
         return loss
 
-    def _accelerate(self, gradient: Tensor) -> Tensor:
+    def _accelerated(self, gradient: Tensor, velocity: Tensor | None) -> Tensor:
         """Heavy-ball velocity v <- momentum v + g, the form of `torch.optim.SGD`."""
-        if self._momentum == 0:
+        if velocity is None or self._momentum == 0:
             return gradient
-        if self._velocity is None:
-            self._velocity = torch.zeros_like(gradient)
         # A fresh tensor: the last one may still be held as a report.
-        self._velocity = torch.add(gradient, self._velocity, alpha=self._momentum)
-        return self._velocity
+        return torch.add(gradient, velocity, alpha=self._momentum)
 
     def _draw(self, t: int) -> Tensor:
         """Rows of the pooled data for round t: (H, agents, batch)."""
-        size = (self._steps, self._batch_size)
-        draws = [
-            np.random.default_rng([self._seed, agent, t]).integers(length, size=size) + offset
-            for agent, length, offset in zip(
-                self._agents, self._lengths, self._offsets, strict=True
-            )
-        ]
-        return torch.from_numpy(np.stack(draws, axis=1)).to(self._device)
+        count = self._steps * self._batch_size
+        drawn = draw_samples(self._seed, t, self._agents, self._lengths, count)
+        drawn += self._offsets[:, np.newaxis]
+        rows = torch.from_numpy(drawn).to(self._device)
+        return rows.view(-1, self._steps, self._batch_size).transpose(0, 1)
+
+    def _fitting_rows(self) -> int:
+        """How many rows to train at once."""
+        if len(self._agents) == 1:
+            return 1
+        batch = tuple(tensor[: self._batch_size].clone().unsqueeze(0) for tensor in self._data)
+        x = torch.cat([p.detach().flatten() for p in self._wrapper.model.parameters()])
+        with saved_bytes() as saved:
+            self._gradient(x.unsqueeze(0), batch)
+        return rows_at_once(saved.total + _VECTORS_A_ROW * 4 * self.dim, self._device)
 
     def _metric(self, model: nn.Module) -> float:
         with torch.no_grad(), faults_of("evaluate"):
@@ -272,6 +299,18 @@ def _form(tensor: Tensor | None) -> str:
         return "absent"
     shape = "x".join(map(str, tensor.shape)) or "a scalar"
     return f"{shape} of {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _taken(tensor: Tensor, indices: Tensor) -> Tensor:
+    """tensor[indices], (rows, batch, ...); `index_select` copies whole samples, in a third of the
+    time."""
+    chosen = tensor.index_select(0, indices.flatten())
+    return chosen.view(*indices.shape, *tensor.shape[1:])
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors of some rows each as one; a single one as it is."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _pool(parts: Sequence[Batch]) -> tuple[Batch, NDArray[np.int64]]:

@@ -14,7 +14,6 @@ from agent.page import card, escape, image, page, table
 from agent.run_directory import (
     AgentRun,
     RunDirectory,
-    consensus_distances,
     read_run_directory,
     section,
 )
@@ -70,7 +69,7 @@ def _header(run: RunDirectory) -> str:
     rounds = summary.get("rounds") or max(
         (one.rounds[-1].round for one in run.agents if one.rounds), default=0
     )
-    lead = f"{len(run.agents)} agents · {escape(rounds)} rounds"
+    lead = f"{run.agent_count} agents · {escape(rounds)} rounds"
     accuracy = summary.get("accuracy")
     tiles = [
         ("mean accuracy", _share(summary.get("mean_accuracy", accuracy))),
@@ -89,13 +88,15 @@ def _header(run: RunDirectory) -> str:
     return (
         f"<header><p class=kind>Candor run</p><h1>{escape(run.name)}</h1>"
         f"<p class=lead>{lead}{' · ' + described if described else ''}</p>"
-        f'<div class="tiles">{shown}{_verdict(summary.get("audit"))}</div></header>'
+        f'<div class="tiles">{shown}{_verdict(summary)}</div></header>'
     )
 
 
-def _verdict(audit: object) -> str:
+def _verdict(summary: Mapping[str, object]) -> str:
+    if summary.get("simulated"):
+        return '<div class="tile unknown"><b>simulated</b><span>without ledgers</span></div>'
     kind, word = {"ok": ("good", "ok"), "violated": ("bad", "violated")}.get(
-        str(audit), ("unknown", "not done")
+        str(summary.get("audit")), ("unknown", "not done")
     )
     return f'<div class="tile {kind}"><b>{word}</b><span>ledger audit</span></div>'
 
@@ -153,18 +154,18 @@ def _injected(run: RunDirectory) -> str:
 
 
 def _consensus(run: RunDirectory) -> str:
-    distances = consensus_distances(run.agents)
-    line = Line("all agents", list(distances), list(distances.values()))
+    line = Line("all agents", list(run.consensus), list(run.consensus.values()))
+    how = "measured" if run.summary.get("simulated") else "estimated from their signed sketches"
     return _lines_card(
         "Consensus",
         [line],
         "distance of the models from their mean (root mean square)",
-        "How far apart the agents' models are, estimated from their signed sketches.",
+        f"How far apart the agents' models are, {how}.",
     )
 
 
 def _payments(run: RunDirectory) -> str:
-    if not run.agents:
+    if not run.agents or len(run.agents) < run.agent_count:
         return ""
     graph = run.graph()
     payments = [

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     import networkx as nx
 
 SKETCHES_NAME = "sketches.f64"
+SIMULATION_NAME = "simulation.safetensors"
+# Agents of a simulated run whose lines and rows a page has; more can be told apart by nobody.
+SHOWN_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +43,20 @@ class AgentRun:
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """A run as far as it can be read; `notes` say what could not."""
+    """A run as far as it can be read; `notes` say what could not.
+
+    `agents` are all of the run, but of a large simulated one some. `agent_count` is how many it
+    has; `consensus` the distance of the models from their mean by round, estimated from sketches
+    or, in a simulated run, measured.
+    """
 
     path: Path
     summary: Mapping[str, Any]
     cluster: Mapping[str, Any]
     agents: Sequence[AgentRun]
     notes: list[str] = field(default_factory=list)
+    agent_count: int = 0
+    consensus: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -104,10 +114,50 @@ def read_run_directory(path: Path) -> RunDirectory:
         for entry in (entries if isinstance(entries, list) else [])
         if isinstance(entry, dict) and "id" in entry
     ]
+    if (path / SIMULATION_NAME).exists():
+        return _simulated(path, summary, cluster, ids, notes)
     found = sorted(child.name for child in (path / "agents").glob("*") if child.is_dir())
     ids += [agent for agent in found if agent not in ids]
     agents = [_agent(path / "agents" / agent, agent, cluster, notes) for agent in ids]
-    return RunDirectory(path, summary, cluster, agents, notes)
+    distances = consensus_distances(agents)
+    return RunDirectory(path, summary, cluster, agents, notes, len(ids), distances)
+
+
+def _simulated(
+    path: Path,
+    summary: Mapping[str, Any],
+    cluster: Mapping[str, Any],
+    ids: Sequence[str],
+    notes: list[str],
+) -> RunDirectory:
+    """A simulated run, whose agents are columns of one file."""
+    from agent import simulation_file  # imports torch, which the pages of daemons do without
+
+    try:
+        about, tensors = simulation_file.read(path / SIMULATION_NAME)
+    except ConfigurationError as exc:
+        notes.append(_relative(exc, path))
+        return RunDirectory(path, summary, cluster, [AgentRun(a) for a in ids], notes, len(ids))
+    if simulation_file.under(simulation_file.STATE, tensors):
+        reached = len(tensors["seconds"]) if "seconds" in tensors else 0
+        notes.append(
+            f"the simulation has not ended: candor simulate --resume goes on from {reached}"
+        )
+    shown = _some([row for row, agent in enumerate(ids) if agent in about.strategies], len(ids))
+    if len(shown) < len(ids):
+        notes.append(f"{len(shown)} of {len(ids)} agents are shown; all are in {SIMULATION_NAME}")
+    agents = [AgentRun(ids[row], simulation_file.metrics_of(tensors, row)) for row in shown]
+    distances = simulation_file.by_round(tensors, "evaluated", "consensus_distance")
+    return RunDirectory(path, summary, cluster, agents, notes, len(ids), distances)
+
+
+def _some(first: Sequence[int], count: int) -> list[int]:
+    """At most `SHOWN_MAX` of the rows: all, or those `first` and others evenly spread."""
+    if count <= SHOWN_MAX:
+        return list(range(count))
+    chosen = set(first[: SHOWN_MAX // 2])
+    left = SHOWN_MAX - len(chosen)
+    return sorted(chosen | {i * count // left for i in range(left)})
 
 
 def section(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:

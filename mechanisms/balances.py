@@ -4,7 +4,8 @@ For runtimes that hold every agent as a row. It gives the integers that claims, 
 give, without any of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ from mechanisms.credits import total_energy
 from mechanisms.rules import Neighbourhood, Payments
 
 Floats = NDArray[np.float64]
+
+BATCH_BYTES: Final = 2**22  # of traces billed together: a few megabytes stay in the cache
 
 
 def windows_of(
@@ -38,29 +41,6 @@ def windows_of(
     return energies, mask, traces
 
 
-def paid(
-    payments: Payments,
-    referee: int,
-    neighbours: Sequence[int],
-    windows: tuple[Floats, NDArray[np.bool_], Floats],
-) -> NDArray[np.int64]:
-    """What each of a referee's neighbours pays it by window: (windows, neighbours) micro-credits.
-
-    `neighbours` in ascending order of id, as indices of agents; `windows` as of `windows_of`.
-
-    Raises:
-        AmountError: a charge is no amount.
-    """
-    energies, mask, traces = windows
-    members = sorted([referee, *neighbours])
-    at = members.index(referee)
-    rounds = np.repeat(mask[:, np.newaxis], len(members), axis=1)
-    transfers, charges = payments.rows(
-        Neighbourhood(energies[:, members], rounds, traces[:, members], at)
-    )
-    return np.delete(transfers + charges, at, axis=1)
-
-
 def net_balances(
     payments: Payments,
     neighbours: Mapping[int, Sequence[int]],
@@ -68,18 +48,42 @@ def net_balances(
 ) -> NDArray[np.int64]:
     """What every agent received, net: (agents,) micro-credits, which sum to exactly 0.
 
-    `neighbours` of each agent, as indices whose order is that of the ids.
+    `neighbours` of each agent, as indices whose order is that of the ids; `windows` as of
+    `windows_of`. Referees that stand at the same place among as many members are billed together:
+    rules are batch-first.
 
     Raises:
         AmountError: a charge is no amount.
     """
-    balances = np.zeros(windows[0].shape[-1], dtype=np.int64)
+    energies, mask, traces = windows
+    balances = np.zeros(energies.shape[-1], dtype=np.int64)
     if not payments.settles:
         return balances
-    for referee, around in neighbours.items():
-        if not around:
-            continue
-        amounts = paid(payments, referee, sorted(around), windows).sum(axis=0)
-        balances[referee] += amounts.sum()
-        balances[sorted(around)] -= amounts
+    for at, members in _alike(neighbours):
+        together = max(1, BATCH_BYTES // (traces[:, 0].nbytes * members.shape[1]))
+        for low in range(0, len(members), together):
+            some = members[low : low + together]  # (referees, m)
+            rounds = np.broadcast_to(
+                mask[:, np.newaxis, np.newaxis], (len(mask), *some.shape, mask.shape[1])
+            )
+            transfers, charges = payments.rows(
+                Neighbourhood(energies[:, some], rounds, traces[:, some], at)
+            )
+            amounts = (transfers + charges).sum(axis=0)  # (referees, m), 0 of the referee itself
+            np.subtract.at(balances, some, amounts)
+            np.add.at(balances, some[:, at], amounts.sum(axis=1))
     return balances
+
+
+def _alike(
+    neighbours: Mapping[int, Sequence[int]],
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Referees with their neighbours, in ascending order: by the place `at` of the referee in it,
+    and by size, rows (referees, m)."""
+    groups: dict[tuple[int, int], list[list[int]]] = {}
+    for referee, around in neighbours.items():
+        members = sorted([referee, *around])
+        if around:
+            groups.setdefault((members.index(referee), len(members)), []).append(members)
+    for (at, _), rows in sorted(groups.items()):
+        yield at, np.array(rows)

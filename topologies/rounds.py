@@ -102,10 +102,14 @@ class RoundWeights:
 
     def of(self, round: int) -> Round:
         """The weights of a round from 1."""
+        return self._cached(self.same_as(round))
+
+    def same_as(self, round: int) -> int:
+        """The first round that has the weights of this one; itself where they do not recur."""
         assert round >= 1
-        if self.period is not None and not self.push_sum:
-            round = (round - 1) % self.period + 1
-        return self._cached(round)
+        if self.period is None or self.push_sum:
+            return round
+        return (round - 1) % self.period + 1
 
     def matrix(self, round: int) -> NDArray[np.float64]:
         """The mixing matrix (agents, agents): entry (i, j) is the weight with which i takes j."""

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain, count
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,20 +12,11 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from agent.compose import check_partition, check_rule, task_settings
+from agent.commands.plan import default_run_dir, plan_of, plan_options, run_dir_option
 from agent.display import live_table, summary_view
-from agent.options import (
-    data_root_option,
-    initial_option,
-    json_option,
-    mixing_option,
-    section,
-    settings_options,
-)
+from agent.options import json_option
 from agent.runtimes import testbed
 from agent.status import Status
-from topologies.cluster import AlgorithmSettings, PaymentSettings, RoundSettings
-from topologies.specs import ConfigurationError
 
 FAILED: Final = 1
 VIOLATED: Final = 3
@@ -35,40 +25,13 @@ PROGRESS_S: Final = 5.0
 
 
 @click.command("testbed")
-@click.option("--agents", type=click.IntRange(min=1), help="Number of agents.")
-@click.option(
-    "--topology",
-    required=True,
-    metavar="SPEC|FILE",
-    help="A family such as ring, a schedule such as one-peer-exponential, or a file.",
-)
-@click.option(
-    "--task",
-    required=True,
-    metavar="NAME",
-    help="digits, a9a, mnist, fashion-mnist, femnist, or your own module:Class.",
-)
-@click.option("--rounds", required=True, type=click.IntRange(min=1), help="Rounds to train.")
-@click.option(
-    "--strategy",
-    "strategies",
-    multiple=True,
-    metavar="ID=SPEC",
-    help="How an agent deviates, such as a3=scale:3; the others are honest.",
-)
+@plan_options(required=True)
 @click.option(
     "--faults",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="TOML [[event]]s: at_round or at_s, and kill, restart, stop, continue or slow = ID.",
 )
-@mixing_option
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the run."
-)
-@settings_options(partition="dirichlet:0.5")
-@initial_option
-@data_root_option
 @click.option(
     "--evaluate-every",
     type=click.IntRange(min=0),
@@ -76,30 +39,17 @@ PROGRESS_S: Final = 5.0
     show_default=True,
     help="Measure the test metric every this many rounds; 0 only at the end.",
 )
-@click.option(
-    "--run-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where everything is kept; must be new or empty.  [default: runs/TASK-TOPOLOGY-TIME]",
-)
+@run_dir_option
 @json_option
 @click.pass_context
 def command(
     context: click.Context,
     /,
-    agents: int | None,
-    topology: str,
-    task: str,
-    rounds: int,
-    strategies: tuple[str, ...],
     faults: Path | None,
-    mixing_name: str | None,
-    seed: int,
-    initial: Path | None,
-    data_root: Path | None,
     evaluate_every: int,
     run_dir: Path | None,
     as_json: bool,
-    **settings: Any,
+    **asked: Any,
 ) -> None:
     """Run N daemons on this machine: real processes, real sockets, real ledgers.
 
@@ -111,32 +61,8 @@ def command(
       candor testbed --agents 8 --topology ring --task digits --rounds 60 \\
           --strategy a3=scale:3 --run-dir runs/first
     """
-    deviating = dict(_assignment(text) for text in strategies)
-    check_rule(settings["rule"])
-    check_partition(settings["partition"])
-    plan = testbed.Plan(
-        topology=topology,
-        agents=agents,
-        mixing=mixing_name,
-        seed=seed,
-        task=task_settings(
-            task,
-            seed,
-            data_root,
-            partition=settings["partition"],
-            batch_size=settings["batch_size"],
-            initial=initial,
-        ),
-        algorithm=section(AlgorithmSettings, settings, "algorithm"),
-        rounds=section(RoundSettings, {**settings, "rounds": rounds}, "rounds"),
-        payments=section(PaymentSettings, settings, "payments"),
-        strategies=deviating,
-        evaluate_every=evaluate_every or rounds,
-        data_root=data_root,
-        initial=initial,
-        faults=faults,
-    )
-    bed = testbed.prepare(plan, run_dir or _default_run_dir(task, topology))
+    plan = plan_of(asked, evaluate_every or asked["rounds"], faults)
+    bed = testbed.prepare(plan, run_dir or default_run_dir(plan))
     console = Console(stderr=as_json)
     began = time.monotonic()
     try:
@@ -147,25 +73,6 @@ def command(
         click.echo(f"candor: interrupted; what there is lies in {bed.run_dir}", err=True)
         context.exit(INTERRUPTED)
     context.exit(_conclude(console, bed, time.monotonic() - began, as_json))
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    agent, equals, spec = text.partition("=")
-    if not (agent and equals and spec):
-        raise ConfigurationError(f"--strategy {text!r}: write ID=SPEC, such as a3=scale:3")
-    from mechanisms.strategies import parse_strategy
-
-    parse_strategy(spec)
-    return agent, spec
-
-
-def _default_run_dir(task: str, topology: str) -> Path:
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    words = (Path(word).stem.partition(":")[0] for word in (task, topology))
-    name = "-".join((*words, stamp))
-    path = Path("runs") / name
-    others = (path.with_name(f"{name}-{number}") for number in count(2))
-    return next(other for other in chain((path,), others) if not other.exists())
 
 
 @contextmanager

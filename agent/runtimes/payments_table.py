@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from agent.compose import task_settings
+from agent.runtimes.stand_ins import stand_in_entries
 from agent.runtimes.vectorised import VectorisedResult, run_vectorised, settle
 from mechanisms.credits import MICRO
 from mechanisms.rules import parse_rule
-from topologies import schedules, z85
+from topologies import schedules
 from topologies.cluster import (
-    AgentEntry,
     AlgorithmSettings,
     Cluster,
     PaymentSettings,
@@ -149,20 +149,11 @@ def _own_loss(result: VectorisedResult) -> float:
 def _cluster(agents: int, graph: str, partition: str, rounds: int, seed: int) -> Cluster:
     """A run of one local step a round at a constant step size; nobody listens at its endpoints."""
     topology = graph.format(seed=seed)
-    entries = [
-        AgentEntry(
-            id=f"a{i}",
-            endpoint=f"tcp://127.0.0.1:{20_000 + i}",
-            identity=(i + 1).to_bytes(32, "big").hex(),
-            curve=z85.encode(i.to_bytes(32, "big")),
-        )
-        for i in range(agents)
-    ]
     return assemble_cluster(
         run_id="payments",
         seed=seed,
         graph=schedules.build(topology, agents),
-        agents=entries,
+        agents=stand_in_entries([f"a{i}" for i in range(agents)]),
         task=task_settings("digits", seed, None, partition=partition, batch_size=BATCH_SIZE),
         algorithm=AlgorithmSettings(step_size=STEP_SIZE, step_decay=0.0, local_steps=1),
         rounds=RoundSettings(rounds=rounds),

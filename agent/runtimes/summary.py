@@ -1,19 +1,23 @@
 """The summary of a finished run: accuracies and their yardsticks, who paid whom, the audit."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 from safetensors.numpy import load_file
+from torch import Tensor
 
 from agent.ledger_files import audit_run_directory
-from agent.runtimes.vectorised import alone_accuracy, centralised_accuracy
+from agent.runtimes.yardsticks import alone_accuracy, centralised_accuracy
 from agent.status import Status
 from topologies.cluster import Cluster
 
 FILE_NAME: Final = "summary.json"
+_ROWS: Final = 256
 
 
 def summarise(
@@ -35,8 +39,22 @@ def summarise(
         for agent, status in statuses.items()
         if status.test_accuracy is not None
     }
-    reached = list(accuracy.values())
     _, audit = audit_run_directory(run_dir)
+    return {
+        **settings_of_run(cluster, strategies),
+        **accuracies(accuracy),
+        **yardsticks(cluster, data_root, initial),
+        "balances": {agent: status.balance for agent, status in statuses.items()},
+        "edges": _edges(cluster, statuses),
+        "bytes_sent": {agent: status.bytes_sent for agent, status in statuses.items()},
+        "consensus_distance": consensus_distance(run_dir, cluster),
+        "audit": "violated" if audit.findings else "ok",
+        "seconds": round(seconds, 3),
+    }
+
+
+def settings_of_run(cluster: Cluster, strategies: Mapping[str, str]) -> dict[str, Any]:
+    """What ran: the fields that say with which settings."""
     return {
         "run_id": cluster.run_id,
         "fingerprint": cluster.fingerprint,
@@ -48,17 +66,26 @@ def summarise(
         "partition": cluster.task.partition,
         "rule": cluster.payments.rule,
         "strategies": {agent: strategies.get(agent, "honest") for agent in cluster.ids},
-        "accuracy": accuracy,
+    }
+
+
+def accuracies(accuracy: Mapping[str, float]) -> dict[str, Any]:
+    """What the agents reached, by agent and over all of them."""
+    reached = list(accuracy.values())
+    return {
+        "accuracy": dict(accuracy),
         "mean_accuracy": float(np.mean(reached)) if reached else None,
         "min_accuracy": min(reached, default=None),
-        "centralised_accuracy": centralised_accuracy(cluster, data_root, initial),
-        "alone_accuracy": alone_accuracy(cluster, data_root, initial),
-        "balances": {agent: status.balance for agent, status in statuses.items()},
-        "edges": _edges(cluster, statuses),
-        "bytes_sent": {agent: status.bytes_sent for agent, status in statuses.items()},
-        "consensus_distance": consensus_distance(run_dir, cluster),
-        "audit": "violated" if audit.findings else "ok",
-        "seconds": round(seconds, 3),
+    }
+
+
+def yardsticks(
+    cluster: Cluster, data_root: Path | None, initial: Path | None, device: str = "cpu"
+) -> dict[str, Any]:
+    """What a run is compared with; trained here."""
+    return {
+        "centralised_accuracy": centralised_accuracy(cluster, data_root, initial, device),
+        "alone_accuracy": alone_accuracy(cluster, data_root, initial, device),
     }
 
 
@@ -78,8 +105,15 @@ def consensus_distance(run_dir: Path, cluster: Cluster) -> float | None:
             models.append(np.concatenate([tensors[name].ravel() for name in sorted(tensors)]))
     if len(models) < 2:
         return None
-    x = np.stack(models).astype(np.float64)  # (agents, dim)
-    return float(np.sqrt(((x - x.mean(axis=0)) ** 2).sum(axis=1).mean()))
+    return spread(torch.from_numpy(np.stack(models)))
+
+
+def spread(models: Tensor) -> float:
+    """Root mean square distance of models (agents, dim) from their mean."""
+    mean = models.mean(dim=0, dtype=torch.float64)
+    # Some rows at a time: in binary64 all of a large run would be a copy of twice its size.
+    squares = [(some.double() - mean).square().sum() for some in torch.split(models, _ROWS)]
+    return math.sqrt(float(torch.stack(squares).sum()) / len(models))
 
 
 def _edges(cluster: Cluster, statuses: Mapping[str, Status]) -> list[dict[str, Any]]:

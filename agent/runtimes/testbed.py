@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -232,33 +233,52 @@ def prepare(plan: Plan, run_dir: Path) -> Testbed:
     Raises:
         ConfigurationError: a bad setting, or the directory is not empty.
     """
-    schedule = schedules.build(plan.topology, plan.agents, plan.seed)
-    ids = list(schedule.agents)
-    unknown = sorted(set(plan.strategies) - set(ids))
-    if unknown:
-        raise ConfigurationError(
-            f"--strategy {unknown[0]}=…: no such agent; they are {ids[0]} … {ids[-1]}"
-        )
+    _, ids = _graph_of(plan)
     faults = list(load_faults(plan.faults, ids)) if plan.faults else []
-    _make_run_dir(run_dir)
+    make_run_dir(run_dir)
     for agent in ids:
         keys.generate(run_dir / "agents" / agent / "keys")
-    cluster = assemble_cluster(
+    cluster = cluster_of(plan, run_dir, partial(_entries, run_dir=run_dir))
+    (run_dir / "cluster.toml").write_text(dump_cluster(cluster), encoding="utf-8")
+    return Testbed(run_dir, cluster, plan, faults=faults)
+
+
+def cluster_of(
+    plan: Plan, run_dir: Path, entries: Callable[[Sequence[str]], Sequence[AgentEntry]]
+) -> Cluster:
+    """The cluster file of a plan, named after the directory; `entries` gives ids keys and ports.
+
+    Raises:
+        ConfigurationError: a bad setting.
+    """
+    schedule, ids = _graph_of(plan)
+    return assemble_cluster(
         run_id=_run_id(run_dir),
         seed=plan.seed,
         graph=schedule,
-        agents=_entries(ids, run_dir),
+        agents=entries(ids),
         task=plan.task,
         rounds=plan.rounds,
         mixing_name=plan.mixing,
         algorithm=plan.algorithm,
         payments=plan.payments,
     )
-    (run_dir / "cluster.toml").write_text(dump_cluster(cluster), encoding="utf-8")
-    return Testbed(run_dir, cluster, plan, faults=faults)
 
 
-def _make_run_dir(run_dir: Path) -> None:
+def _graph_of(plan: Plan) -> tuple[schedules.Schedule, Sequence[str]]:
+    """The graph and its agents, of which the plan's strategies must be."""
+    schedule = schedules.build(plan.topology, plan.agents, plan.seed)
+    ids = schedule.agents
+    unknown = sorted(set(plan.strategies) - set(ids))
+    if unknown:
+        raise ConfigurationError(
+            f"--strategy {unknown[0]}=…: no such agent; they are {ids[0]} … {ids[-1]}"
+        )
+    return schedule, ids
+
+
+def make_run_dir(run_dir: Path) -> None:
+    """Make the directory of a run; raises ConfigurationError where something is in it."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         if any(run_dir.iterdir()):

@@ -1,4 +1,4 @@
-"""The vectorised runtime: every agent of a run is a row, and a round of traffic one matrix product.
+"""The vectorised runtime: every agent of a run is a row, and a round of traffic one sparse product.
 
 It performs the same algorithm generator as the daemon, draws the same batches and strategies, and
 does the same evidence arithmetic on the same sketches, so that it predicts a run's models and
@@ -8,7 +8,6 @@ agent hears all its neighbours in every round.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agent.algorithms import Hyper, resolve_algorithm, step_schedule
-from agent.effects import LocalSteps, Mass, Mix, Report
-from agent.learner import Learner, verified_initial_parameters
-from agent.partition import Shard
-from agent.tasks import Task, resolve_task
-from mechanisms.balances import net_balances, windows_of
-from mechanisms.credits import AmountError
-from mechanisms.evidence import energy, injected
-from mechanisms.payments import Payments, parse_rule
-from mechanisms.sketch import SignSketch, TraceFold, signs_seed, window_of
+from agent.learner import verified_initial_parameters
+from agent.runtimes.simulated_evidence import Evidence, Observer, Settlement
+from agent.runtimes.simulated_evidence import settle as settle
+from agent.runtimes.simulated_mixing import Mixing
+from agent.runtimes.training import learner_of, shards_of, trained, usable_device
+from agent.tasks import resolve_task
+from mechanisms.payments import parse_rule
 from mechanisms.strategies import Strategy, StrategyContext, parse_strategy
 from topologies.cluster import Cluster
 from topologies.specs import ConfigurationError
@@ -36,20 +32,13 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True, slots=True)
 class RoundResult:
     """One finished round: the models `parameters` (agents, dim) after mixing, `losses` and
-    `injected_norms` (agents,), the norms from sketches as neighbours measure them."""
+    `injected_norms` (agents,), the norms from sketches as neighbours measure them; those of the
+    updates themselves where nothing is measured."""
 
     round: int
     parameters: Tensor
     losses: Floats
     injected_norms: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What the neighbours measured: `energies` (rounds, agents), `traces` (rounds, agents, r)."""
-
-    energies: Floats
-    traces: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +64,9 @@ def run_vectorised(
     rounds: int | None = None,
     on_round: Callable[[RoundResult], None] | None = None,
     initial: Path | None = None,
+    device: str = "cpu",
 ) -> VectorisedResult:
-    """Simulate a run.
+    """Simulate a run and keep all its evidence, whether or not its rule settles anything.
 
     Args:
         cluster: the run; its keys and endpoints are not used.
@@ -85,68 +75,166 @@ def run_vectorised(
         rounds: how many, in place of the cluster file's number.
         on_round: called after each round.
         initial: the saved model that the run starts from, if it is not drawn from the seed.
+        device: where the models are trained, `cpu` or `cuda`.
 
     Raises:
         ConfigurationError: the task, a strategy, the rule or an id is not usable.
     """
     payments = parse_rule(cluster.payments.rule)
-    reporting = _Reporting(cluster, strategies)
-    task = resolve_task(cluster.task.name, data_root)
-    learner = _learner(cluster, task, _shards(cluster))
-    x = verified_initial_parameters(task, cluster.task, cluster.seed, initial)
-    evidence = _Evidence(cluster, x.numpy())
-    losses: list[Floats] = []
-    norms: list[Floats] = []
-
-    def observe(t: int, y: Tensor, mixed: Tensor, loss: Tensor) -> None:
-        losses.append(loss.double().numpy())
-        norms.append(evidence.observe(t, y.numpy()))
-        if on_round is not None:
-            on_round(RoundResult(t, mixed, losses[-1], norms[-1]))
-
-    rows = x.repeat(len(cluster.ids), 1)
     total = cluster.rounds.rounds if rounds is None else rounds
-
-    def mass(t: int) -> Tensor:
-        return torch.from_numpy(_masses(cluster, t)).float()
-
-    def mix(y: Tensor, t: int) -> Tensor:
-        return torch.from_numpy(cluster.mixing_matrix(t)).float() @ y
-
-    parameters = _train(cluster, learner, rows, total, mass, mix, reporting.report, observe)
-    balances = settle(cluster, payments, evidence.shown())
+    if total < 1:
+        raise ConfigurationError(f"rounds: {total} is below 1")
+    simulation = Simulation(
+        cluster, strategies, data_root=data_root, initial=initial, device=device, measured=True
+    )
+    done: list[RoundResult] = []
+    for _ in range(total):
+        result = simulation.step()
+        done.append(RoundResult(result.round, torch.empty(0), result.losses, result.injected_norms))
+        if on_round is not None:
+            on_round(result)
+    evidence = simulation.evidence()
+    balances = Settlement(cluster, payments)(evidence)
     return VectorisedResult(
-        parameters=parameters,
-        balances=balances,
-        losses=np.stack(losses),
-        injected_norms=np.stack(norms),
-        accuracy=dict(zip(cluster.ids, learner.evaluate(parameters), strict=True)),
-        evidence=evidence.shown(),
+        parameters=simulation.parameters.cpu(),
+        balances=dict(zip(cluster.ids, balances.tolist(), strict=True)),
+        losses=np.stack([this.losses for this in done]),
+        injected_norms=np.stack([this.injected_norms for this in done]),
+        accuracy=dict(zip(cluster.ids, simulation.evaluate(), strict=True)),
+        evidence=evidence,
     )
 
 
-def centralised_accuracy(
-    cluster: Cluster, data_root: Path | None = None, initial: Path | None = None
-) -> float:
-    """What one honest agent with everyone's data reaches in as many rounds and steps: 0 to 1.
+class Simulation:
+    """A run under way: `step` performs a round, `state` is what it takes to go on later.
+
+    Args:
+        cluster: the run; its keys and endpoints are not used.
+        strategies: specs of the agents that do not report honestly, by id.
+        data_root: where the task finds its data.
+        initial: the saved model that the run starts from, if it is not drawn from the seed.
+        device: where the models are trained; evidence is always measured on the processor.
+        measured: measure the evidence of every round.
+        state: what `state` gave for the same run; without it the run starts.
 
     Raises:
-        ConfigurationError: the task is not usable.
+        ConfigurationError: the task, a strategy or an id is not usable, there is no such device, or
+            the state is another run's.
     """
-    shard = Shard(0, 1, cluster.task.partition)
-    return _without_mixing(cluster, (shard,), data_root, initial)[0]
 
+    def __init__(
+        self,
+        cluster: Cluster,
+        strategies: Mapping[str, str],
+        *,
+        data_root: Path | None = None,
+        initial: Path | None = None,
+        device: str = "cpu",
+        measured: bool,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self._device = usable_device(device)
+        self._reporting = _Reporting(cluster, strategies)
+        self._learner = learner_of(cluster, data_root, shards_of(cluster), device)
+        self._mixing = Mixing(cluster, self._device)
+        held = dict(state or self._fresh(cluster, data_root, initial))
+        self._check(held, cluster)
+        self.round = int(held["round"])
+        self.parameters = held["parameters"].to(self._device)
+        self._learner.velocity = self._placed(held.get("velocity"))
+        self._reporting.before = self._placed(held.get("reports"))
+        self._norms: Floats = np.empty(0)
+        self._observer: Observer | None = None
+        if measured:
+            before = held["stated"].numpy()
+            self._observer = Observer(cluster, self._mixing.of, before)
+            if "energies" in held:
+                self._observer.energies = list(held["energies"].numpy())
+                self._observer.traces = list(held["traces"].numpy())
+        self._rounds = trained(
+            cluster,
+            self._learner,
+            self.parameters,
+            self.round + 1,
+            report=self._report,
+            mass=self._mass,
+            mix=lambda y, t: self._mixing.of(t).models(y),
+        )
 
-def alone_accuracy(
-    cluster: Cluster, data_root: Path | None = None, initial: Path | None = None
-) -> dict[str, float]:
-    """What each agent reaches on its own data without any neighbour: 0 to 1 by id.
+    def step(self) -> RoundResult:
+        """Perform the next round."""
+        done = next(self._rounds)
+        norms = self._norms
+        if self._observer is not None:
+            norms = self._observer.observe(done.round, done.stated.cpu().numpy())
+        self.round, self.parameters = done.round, done.mixed
+        losses = done.losses.double().cpu().numpy()
+        return RoundResult(done.round, done.mixed, losses, norms)
 
-    Raises:
-        ConfigurationError: the task is not usable.
-    """
-    accuracies = _without_mixing(cluster, _shards(cluster), data_root, initial)
-    return dict(zip(cluster.ids, accuracies, strict=True))
+    def evidence(self) -> Evidence:
+        """What was measured and not forgotten."""
+        assert self._observer is not None
+        return self._observer.shown()
+
+    def forget(self) -> None:
+        """Drop the evidence so far, once it is settled."""
+        if self._observer is not None:
+            self._observer.forget()
+
+    def evaluate(self) -> list[float]:
+        """The task's metric of each agent's model, 0 to 1."""
+        return self._learner.evaluate(self.parameters)
+
+    def named(self) -> Mapping[str, Tensor]:
+        """All agents' models by parameter name, (agents, *shape), on the processor."""
+        return self._learner.named(self.parameters.cpu())
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the rounds to come depend on, by name, on the processor.
+
+        A user's strategy that keeps something of its own between rounds is not in it.
+        """
+        held = {
+            "round": torch.tensor(self.round),
+            "parameters": self.parameters,
+            "velocity": self._learner.velocity,
+            "reports": self._reporting.before,
+        }
+        if self._observer is not None:
+            held["stated"] = torch.from_numpy(self._observer.before)
+            if self._observer.energies:
+                held["energies"] = torch.from_numpy(np.stack(self._observer.energies))
+                held["traces"] = torch.from_numpy(np.stack(self._observer.traces))
+        return {
+            name: tensor.cpu().contiguous() for name, tensor in held.items() if tensor is not None
+        }
+
+    def _fresh(
+        self, cluster: Cluster, data_root: Path | None, initial: Path | None
+    ) -> dict[str, Tensor]:
+        task = resolve_task(cluster.task.name, data_root)
+        x = verified_initial_parameters(task, cluster.task, cluster.seed, initial)
+        rows = x.repeat(len(cluster.ids), 1)
+        return {"round": torch.tensor(0), "parameters": rows, "stated": rows.clone()}
+
+    def _check(self, state: Mapping[str, Tensor], cluster: Cluster) -> None:
+        shape = (len(cluster.ids), self._learner.dim)
+        if "parameters" not in state or tuple(state["parameters"].shape) != shape:
+            raise ConfigurationError(
+                f"the saved state is of another run: its models are not {shape[0]} x {shape[1]}"
+            )
+
+    def _placed(self, tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.to(self._device)
+
+    def _report(self, gradient: Tensor, t: int) -> Tensor:
+        report = self._reporting.report(gradient, t)
+        if self._observer is None:
+            self._norms = report.norm(dim=1).double().cpu().numpy()
+        return report
+
+    def _mass(self, t: int) -> Tensor:
+        return torch.from_numpy(self._mixing.of(t).mass).float().to(self._device)
 
 
 class _Reporting:
@@ -155,7 +243,7 @@ class _Reporting:
     def __init__(self, cluster: Cluster, specs: Mapping[str, str]) -> None:
         self._seed = cluster.seed
         self._neighbours = [[cluster.index(k) for k in cluster.neighbours(a)] for a in cluster.ids]
-        self._before: Tensor | None = None  # (agents, dim), the reports of the round before
+        self.before: Tensor | None = None  # (agents, dim), the reports of the round before
         rows: dict[str, list[int]] = {}
         for agent, spec in specs.items():
             rows.setdefault(spec, []).append(cluster.index(agent))
@@ -169,161 +257,12 @@ class _Reporting:
         for strategy, rows in self._groups:
             context = StrategyContext(t, self._seed, tuple(rows), self._overheard(rows), True)
             reports[rows] = strategy.report(gradient[rows], context)
-        self._before = reports
+        # Only strategies read them, and they are as large as the models.
+        self.before = reports if self._groups else None
         return reports
 
     def _overheard(self, rows: list[int]) -> tuple[Tensor, ...] | None:
-        before = self._before
+        before = self.before
         if before is None:
             return None
         return tuple(before[self._neighbours[row]] for row in rows)
-
-
-class _Evidence:
-    """What neighbours measure: the injected updates in sketch space, round by round."""
-
-    def __init__(self, cluster: Cluster, initial: NDArray[np.float32]) -> None:
-        self._run = bytes.fromhex(cluster.fingerprint)
-        self._settings = cluster.payments
-        self._step_size = _step_size(cluster)
-        self._mixing = cluster.mixing_matrix
-        self._masses = partial(_masses, cluster)
-        self._dim = len(initial)
-        # Round 0 is the initial model, which everyone states alike and starts from unmixed.
-        self._before = np.tile(initial, (len(cluster.ids), 1))  # (agents, dim), the y of round t-1
-        self._stated_before: Floats = np.empty(0)  # (agents, k), its sketch, signs of round t-1
-        self._window = -1
-        self.energies: list[Floats] = []  # (agents,) a round
-        self.traces: list[Floats] = []  # (agents, r) a round
-
-    def observe(self, t: int, y: NDArray[np.float32]) -> Floats:
-        """Take the y (agents, dim) of round t; the norms (agents,) of what each agent injected."""
-        # A diverged row stays a row of numbers that are not finite; it needs no warning here.
-        with np.errstate(over="ignore", invalid="ignore"):
-            update = self._injected(t, y)
-            energies = energy(update)
-        # Neighbours refuse an update that is not finite, so nobody claims or pays for it.
-        finite = np.isfinite(energies)
-        self.energies.append(np.where(finite, energies, 0.0))
-        self.traces.append(np.where(finite[:, None], self._fold(update), 0.0).astype(np.float64))
-        return np.sqrt(energies)
-
-    def shown(self) -> Evidence:
-        """All that was observed."""
-        return Evidence(np.stack(self.energies), np.stack(self.traces))
-
-    def _injected(self, t: int, y: NDArray[np.float32]) -> Floats:
-        """The sketches (agents, k) of what each agent injected, by the signs of round t."""
-        window = window_of(t, self._settings.window)
-        if window != self._window:
-            self._window = window
-            seed = signs_seed(self._run, window)
-            self._sketch = SignSketch(seed, self._dim, self._settings.sketch_size)
-            self._stated_before = self._sketch(self._before)
-            self._fold = TraceFold(self._run, window, self._sketch.size)
-        stated = self._sketch(y)
-        mixed = self._stated_before if t == 1 else self._mixing(t - 1) @ self._stated_before
-        self._before, self._stated_before = y, stated
-        return injected(mixed, stated, self._step_size(t) / self._masses(t))
-
-
-def settle(cluster: Cluster, payments: Payments, evidence: Evidence) -> dict[str, int]:
-    """Everyone's net micro-credits over all windows, a last partial one included.
-
-    Raises:
-        ConfigurationError: what was injected gives no amounts.
-    """
-    # Members of a bill are sorted by id, which may not be the order of the cluster file.
-    order = sorted(range(len(cluster.ids)), key=lambda index: cluster.ids[index])
-    place = {cluster.ids[index]: at for at, index in enumerate(order)}
-    around = {place[a]: [place[k] for k in cluster.neighbours(a)] for a in cluster.ids}
-    energies, traces = evidence.energies[:, order], evidence.traces[:, order]
-    try:
-        windows = windows_of(energies, traces, cluster.payments.window)
-        received = net_balances(payments, around, windows)
-    except AmountError as exc:
-        raise ConfigurationError(
-            f"the run diverged: {exc}; use a smaller step size or a milder strategy"
-        ) from exc
-    return {agent: int(received[place[agent]]) for agent in cluster.ids}
-
-
-def _train(
-    cluster: Cluster,
-    learner: Learner,
-    x: Tensor,
-    rounds: int,
-    mass: Callable[[int], Tensor],
-    mix: Callable[[Tensor, int], Tensor],
-    report: Callable[[Tensor, int], Tensor],
-    observe: Callable[[int, Tensor, Tensor, Tensor], None],
-) -> Tensor:
-    """Perform the effects of the cluster's algorithm from x for some rounds; the final x.
-
-    `observe(t, y, mixed, losses)` is called after each round.
-    """
-    if rounds < 1:
-        raise ConfigurationError(f"rounds: {rounds} is below 1")
-    step_size = _step_size(cluster)
-    algorithm = resolve_algorithm(cluster.algorithm.name)(x, Hyper(step_size))
-    effect = next(algorithm)
-    losses = torch.zeros(len(x))
-    while True:
-        match effect:
-            case LocalSteps(x, t):
-                answer, losses = learner.local_steps(x, t, step_size(t))
-            case Report(gradient, t):
-                answer = report(gradient, t)
-            case Mix(y, t):
-                answer = mix(y, t)
-                observe(t, y, answer, losses)
-                if t == rounds:
-                    algorithm.close()
-                    return answer
-            case Mass(t):
-                answer = mass(t)
-        effect = algorithm.send(answer)
-
-
-def _without_mixing(
-    cluster: Cluster, shards: tuple[Shard, ...], data_root: Path | None, initial: Path | None
-) -> list[float]:
-    """Accuracy of each shard's agent after the cluster's rounds of honest training, unmixed."""
-    task = resolve_task(cluster.task.name, data_root)
-    learner = _learner(cluster, task, shards)
-    x = verified_initial_parameters(task, cluster.task, cluster.seed, initial)
-    rows = x.repeat(len(shards), 1)
-
-    def honest(gradient: Tensor, _t: int) -> Tensor:
-        return gradient
-
-    def ignore(_t: int, _y: Tensor, _mixed: Tensor, _losses: Tensor) -> None:
-        return None
-
-    def ones(_t: int) -> Tensor:
-        return torch.ones(len(shards), 1)
-
-    def keep(y: Tensor, _t: int) -> Tensor:
-        return y
-
-    final = _train(cluster, learner, rows, cluster.rounds.rounds, ones, keep, honest, ignore)
-    return learner.evaluate(final)
-
-
-def _learner(cluster: Cluster, task: Task, shards: tuple[Shard, ...]) -> Learner:
-    return Learner(task, shards, cluster.algorithm, cluster.task.batch_size, cluster.seed)
-
-
-def _shards(cluster: Cluster) -> tuple[Shard, ...]:
-    count = len(cluster.ids)
-    return tuple(Shard(index, count, cluster.task.partition) for index in range(count))
-
-
-def _masses(cluster: Cluster, t: int) -> Floats:
-    """By what the steps of round t are divided: (agents, 1)."""
-    mass = cluster.round_weights.of(t).mass
-    return np.array([[mass[agent]] for agent in cluster.ids])
-
-
-def _step_size(cluster: Cluster) -> Callable[[int], float]:
-    return step_schedule(cluster.algorithm.step_size, cluster.algorithm.step_decay)

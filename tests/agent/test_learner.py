@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from agent.batches import draw_samples
 from agent.learner import Learner, initial_parameters, verified_initial_parameters
 from agent.partition import Shard
 from agent.tasks import resolve_task
@@ -141,7 +142,7 @@ def test_one_step_without_momentum_gives_the_gradient_of_its_batch() -> None:
     m, loss = one.local_steps(x, 3, step_size=0.1)
 
     images, labels = DIGITS.load_data(Shard(0, 8, PARTITION), 0)
-    drawn = torch.from_numpy(np.random.default_rng([0, 0, 3]).integers(len(labels), size=(1, 16)))
+    drawn = torch.from_numpy(draw_samples(0, 3, [0], np.array([len(labels)]), 16))
     model = one.module(x[0])
     expected = DIGITS.loss(model, (images[drawn[0]], labels[drawn[0]]))
     expected.backward()
@@ -170,7 +171,7 @@ def test_the_pseudo_gradient_leads_to_where_the_steps_lead() -> None:
     velocities = [torch.zeros_like(parameter) for parameter in model.parameters()]
     images, labels = DIGITS.load_data(Shard(0, 8, PARTITION), 0)
 
-    draws = np.random.default_rng([0, 0, 1]).integers(len(labels), size=(3, 16))
+    draws = draw_samples(0, 1, [0], np.array([len(labels)]), 48).reshape(3, 16)
     for indices in draws:
         loss = DIGITS.loss(model, (images[indices], labels[indices]))
         gradients = torch.autograd.grad(loss, list(model.parameters()))

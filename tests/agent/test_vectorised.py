@@ -6,12 +6,8 @@ import pytest
 import torch
 
 from agent.learner import initial_parameters
-from agent.runtimes.vectorised import (
-    RoundResult,
-    alone_accuracy,
-    centralised_accuracy,
-    run_vectorised,
-)
+from agent.runtimes.vectorised import RoundResult, run_vectorised
+from agent.runtimes.yardsticks import alone_accuracy, centralised_accuracy
 from agent.tasks import resolve_task
 from topologies import schedules, z85
 from topologies.cluster import (
@@ -55,7 +51,7 @@ def cluster(
                 id=agent,
                 endpoint=f"tcp://127.0.0.1:{5000 + i}",
                 identity=f"{i + 1:064x}",
-                curve=z85.encode(bytes([i]) * 32),
+                curve=z85.encode(i.to_bytes(32, "big")),
             )
             for i, agent in enumerate(ids)
         ],
@@ -205,7 +201,7 @@ class Steadiness:
     edge_local = True
     def charges(self, neighbourhood):
         total = neighbourhood.traces.sum(axis=-2)  # over the rounds of a window
-        assert neighbourhood.energies.shape[0] == 2
+        assert neighbourhood.energies.shape[0] == 2  # windows; the next axis is of referees
         along = (total**2).sum(axis=-1)
         assert (along <= 8 * neighbourhood.energies).all()  # Cauchy-Schwarz over at most 4 rounds
         assert (along > 0).all()

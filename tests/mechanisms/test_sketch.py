@@ -183,3 +183,18 @@ def test_the_golden_sketches_keep_their_bytes() -> None:
             ],
         },
     )
+
+
+@given(
+    dim=st.integers(17, 70),
+    rows=st.integers(1, 12),
+    seed=st.integers(0, 2**32),
+    zeros=st.booleans(),
+)
+def test_many_rows_give_the_bytes_of_each_one(dim: int, rows: int, seed: int, zeros: bool) -> None:
+    vectors = np.random.default_rng(seed).standard_normal((rows, dim), dtype=np.float32)
+    if zeros:
+        vectors[:, ::2] = -0.0
+    one = sketch(dim, 16)
+    together = one(vectors)
+    assert together.tobytes() == b"".join(one(row).tobytes() for row in vectors)

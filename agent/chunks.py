@@ -1,0 +1,53 @@
+"""How many agents to train at once: as many as the cache, or an accelerator's memory, takes.
+
+What a row needs is measured on one row. On a processor the rows of a chunk should stay in its cache
+between forward and backward pass, which is far below its memory, so free memory need not be asked
+for, and the same task is always cut alike. Rows do not interact: where they are cut changes nothing
+but the rounding of the products that are computed together.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+import torch
+from torch import Tensor
+
+CACHE_BYTES: Final = 16 * 2**20  # measured: less makes calls dominate, more leaves the cache
+FREE_SHARE: Final = 0.4  # of an accelerator's memory; a backward pass needs about as much again
+
+
+@dataclass(slots=True)
+class SavedBytes:
+    """What autograd has kept for backward passes: bytes by the address of each storage."""
+
+    by_storage: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """Bytes, each storage counted once."""
+        return sum(self.by_storage.values())
+
+
+@contextmanager
+def saved_bytes() -> Iterator[SavedBytes]:
+    """Count what autograd keeps within the block; views of one storage count once."""
+    found = SavedBytes()
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        found.by_storage[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        yield found
+
+
+def rows_at_once(row_bytes: int, device: torch.device) -> int:
+    """How many rows of `row_bytes` each to train at once on a device: at least 1."""
+    room = CACHE_BYTES
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        room = int(FREE_SHARE * free)
+    return max(1, room // max(1, row_bytes))

@@ -1,0 +1,169 @@
+"""How fast runs are simulated: agents times rounds a second, and the memory that it takes.
+
+The tasks are synthetic, for no data set here has samples for thousands of agents; what is timed is
+what `candor simulate` does in a round, evaluations and files left out. Each case runs in a process
+of its own, so that one's peak memory is not another's.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agent.compose import task_settings
+from agent.partition import Shard
+from agent.runtimes.simulated_evidence import Settlement
+from agent.runtimes.stand_ins import stand_in_entries
+from agent.runtimes.vectorised import Simulation
+from agent.tasks.base import Batch
+from mechanisms.rules import parse_rule
+from topologies import schedules
+from topologies.cluster import (
+    DEFAULT_RULE,
+    AlgorithmSettings,
+    Cluster,
+    PaymentSettings,
+    RoundSettings,
+    assemble_cluster,
+)
+
+SAMPLES: Final = 64  # of an agent
+TOPOLOGY: Final = "random-regular:degree=4"
+RULES: Final = ("none", DEFAULT_RULE)
+WARM_UP_ROUNDS: Final = 2
+MIB: Final = 2**20
+
+
+class Logistic:
+    """Two Gaussian clouds for each agent, 20-2 logistic regression: 42 parameters."""
+
+    features, classes = 20, 2
+
+    def build_model(self) -> nn.Module:
+        """See `Task.build_model`."""
+        return nn.Linear(self.features, self.classes)
+
+    def load_data(self, shard: Shard, seed: int) -> Batch:
+        """An agent's own samples (64, features) and classes (64,)."""
+        rng = np.random.default_rng([seed, shard.index])
+        labels = rng.integers(self.classes, size=SAMPLES)
+        centres = np.linspace(-1.0, 1.0, self.classes)[labels]
+        x = rng.standard_normal((SAMPLES, self.features)) + centres[:, np.newaxis]
+        return torch.from_numpy(x.astype(np.float32)), torch.from_numpy(labels)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean cross-entropy."""
+        x, labels = batch
+        return nn.functional.cross_entropy(model(x), labels)
+
+    def evaluate(self, model: nn.Module) -> float:
+        """Share of the first agent's samples classified correctly."""
+        x, labels = self.load_data(Shard(0, 1), 0)
+        device = next(model.parameters()).device
+        return float((model(x.to(device)).argmax(1) == labels.to(device)).double().mean())
+
+
+class DigitsShaped(Logistic):
+    """Logistic regression of the shape of digits, 64-10: 650 parameters."""
+
+    features, classes = 64, 10
+
+
+class Mlp(Logistic):
+    """20-120-2 with ReLU: 2,762 parameters."""
+
+    def build_model(self) -> nn.Module:
+        """See `Task.build_model`."""
+        return nn.Sequential(nn.Linear(self.features, 120), nn.ReLU(), nn.Linear(120, self.classes))
+
+
+TASKS: Final = (DigitsShaped, Mlp)
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationCost:
+    """One case: `agent_rounds_per_s` is agents times rounds over seconds, `memory_mib` the peak of
+    the whole process, torch's own share (some 200 MiB) included."""
+
+    task: str
+    parameters: int
+    agents: int
+    rule: str
+    device: str
+    rounds: int
+    agent_rounds_per_s: float
+    memory_mib: float
+
+
+def measure_simulations(
+    agents: list[int], rounds: int, device: str, progress: Callable[[str], None]
+) -> Iterator[SimulationCost]:
+    """Time every task and rule for each number of agents; a line to `progress` before each.
+
+    Raises:
+        ConfigurationError: there is no such device, or no such graph.
+    """
+    for count in agents:
+        for task in TASKS:
+            for rule in RULES:
+                name = "without payments" if rule == "none" else "with the default rule"
+                progress(f"{count} agents, {task.__name__}, {name}")
+                context = get_context("spawn")
+                with ProcessPoolExecutor(1, mp_context=context) as pool:
+                    yield pool.submit(_measure, task.__name__, count, rule, rounds, device).result()
+
+
+def _measure(task: str, agents: int, rule: str, rounds: int, device: str) -> SimulationCost:
+    cluster = _cluster(f"{__name__}:{task}", agents, rule, rounds + WARM_UP_ROUNDS)
+    payments = parse_rule(rule)
+    settlement = Settlement(cluster, payments)
+    simulation = Simulation(cluster, {}, device=device, measured=payments.settles)
+    began = time.perf_counter()
+    while simulation.round < cluster.rounds.rounds:
+        if simulation.round == WARM_UP_ROUNDS:
+            began = time.perf_counter()
+        simulation.step()
+        if payments.settles and simulation.round % cluster.payments.window == 0:
+            settlement(simulation.evidence())
+            simulation.forget()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - began
+    return SimulationCost(
+        task,
+        cluster.task.parameters,
+        agents,
+        rule,
+        device,
+        rounds,
+        agents * rounds / seconds,
+        _peak_mib(),
+    )
+
+
+def _peak_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / MIB if sys.platform == "darwin" else peak / 1024  # bytes there, KiB on Linux
+
+
+def _cluster(task: str, agents: int, rule: str, rounds: int) -> Cluster:
+    """A run of one local step a round on batches of 32."""
+    schedule = schedules.build(TOPOLOGY, agents)
+    return assemble_cluster(
+        run_id="simulate",
+        seed=0,
+        graph=schedule,
+        agents=stand_in_entries(schedule.agents),
+        task=task_settings(task, 0, None),
+        algorithm=AlgorithmSettings(step_size=0.05, local_steps=1),
+        rounds=RoundSettings(rounds=rounds),
+        payments=PaymentSettings(rule=rule),
+    )

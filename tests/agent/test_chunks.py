@@ -1,0 +1,67 @@
+"""Where rows are cut into chunks changes nothing but rounding; one line where there is no CUDA."""
+
+import pytest
+import torch
+
+from agent import chunks
+from agent.learner import Learner
+from agent.partition import Shard
+from agent.runtimes.training import usable_device
+from agent.tasks import resolve_task
+from topologies.cluster import AlgorithmSettings
+from topologies.specs import ConfigurationError
+
+torch.set_num_threads(1)
+AGENTS = 5
+
+
+def trained(momentum: float, local_steps: int, rounds: int = 3) -> tuple[torch.Tensor, int]:
+    """The models (agents, dim) after some rounds without mixing, and how many chunks there were."""
+    task = resolve_task("digits")
+    settings = AlgorithmSettings(local_steps=local_steps, momentum=momentum)
+    shards = [Shard(index, AGENTS) for index in range(AGENTS)]
+    learner = Learner(task, shards, settings, batch_size=8, seed=0)
+    x = torch.linspace(-0.1, 0.1, learner.dim).repeat(AGENTS, 1)
+    for t in range(1, rounds + 1):
+        m, losses = learner.local_steps(x, t, 0.1)
+        assert losses.shape == (AGENTS,)
+        x = x - 0.1 * m
+    return x, len(learner.chunks)
+
+
+@pytest.mark.parametrize(("momentum", "local_steps"), [(0.0, 1), (0.9, 1), (0.5, 3)])
+def test_chunks_train_what_all_rows_at_once_do(
+    momentum: float, local_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, one = trained(momentum, local_steps)
+    monkeypatch.setattr(chunks, "CACHE_BYTES", 150_000)  # two rows
+    parts, several = trained(momentum, local_steps)
+    monkeypatch.setattr(chunks, "CACHE_BYTES", 1)
+    single, most = trained(momentum, local_steps)
+    assert (one, several, most) == (1, 3, AGENTS)
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(single, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_what_autograd_keeps_is_counted_once_for_each_storage() -> None:
+    x = torch.ones(10, 10, requires_grad=True)
+    with chunks.saved_bytes() as saved:
+        (x * x).sum() + (x[0] * x[0]).sum()
+    assert saved.total == 400
+    assert chunks.rows_at_once(saved.total, torch.device("cpu")) == chunks.CACHE_BYTES // 400
+
+
+def test_a_row_larger_than_the_cache_is_trained_alone() -> None:
+    assert chunks.rows_at_once(chunks.CACHE_BYTES + 1, torch.device("cpu")) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("cuda", "device cuda: torch finds none here"), ("tpu", "known: cpu, cuda")]
+)
+def test_a_device_that_is_not_there_is_refused(
+    name: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigurationError, match=words):
+        usable_device(name)
+    assert usable_device("cpu") == torch.device("cpu")
