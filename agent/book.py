@@ -15,12 +15,9 @@ from mechanisms.claims import Claim, ClaimedRound
 from mechanisms.evidence import Examined, Examiner
 from mechanisms.proofs import Proof, equivocation
 from mechanisms.sketch import window_of
-from mechanisms.statements import SignedStatement
+from mechanisms.statements import ROUNDS_KEPT, SignedStatement
 from topologies.canonical import MalformedError, Value, pack, unpack
 
-# Round t is judged with the statements of t - 1, and a late neighbour may still be one behind.
-# Ahead of us there must be as many as a neighbour has updates ready, and one more.
-ROUNDS_KEPT: Final = 4
 # Claims of a window arrive during the next one; those of a neighbour that was away come later.
 WINDOWS_KEPT: Final = 64
 SEEN_BYTES_MAX: Final = 2**26  # our own file: thousands of neighbours

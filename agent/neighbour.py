@@ -7,8 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.book import ROUNDS_KEPT
-from mechanisms.statements import SignedStatement
+from mechanisms.statements import ROUNDS_KEPT, SignedStatement
 from network.rounds import BufferPool, Inbox
 from network.session import Session, SessionState
 

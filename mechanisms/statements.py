@@ -18,6 +18,11 @@ from topologies.signatures import SIGNATURE_BYTES, SigningKey, verify
 STATEMENT_DOMAIN: Final = "candor/statement/v1"
 STATEMENT_VERSION: Final = 2
 
+# Of how many rounds an agent keeps statements. Round t is judged with those of t - 1, and a late
+# neighbour may still be one behind; ahead of us there must be as many as a neighbour has updates
+# ready, and one more.
+ROUNDS_KEPT: Final = 4
+
 # A statement holds two sketches at most; 4 KiB covers its fixed fields.
 FIXED_BYTES_MAX: Final = 4096
 ROW_LENGTH_MAX: Final = 4096

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.book import ROUNDS_KEPT, WINDOWS_KEPT, EvidenceBook
+from agent.book import WINDOWS_KEPT, EvidenceBook
 from agent.neighbour import READY_KEPT
 from mechanisms.claims import ClaimedRound
 from mechanisms.evidence import Examined, check_claim
 from mechanisms.sketch import window_of
-from mechanisms.statements import EvidenceError
+from mechanisms.statements import ROUNDS_KEPT, EvidenceError
 from tests.honest import SKETCH, WINDOW, Ring, sign
 from topologies.canonical import MalformedError, pack
 

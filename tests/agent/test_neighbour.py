@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.book import ROUNDS_KEPT
 from agent.neighbour import READY_KEPT, VERIFYING_MAX, Neighbour, ahead
-from mechanisms.statements import SignedStatement
+from mechanisms.statements import ROUNDS_KEPT, SignedStatement
 from network.errors import RemoteProtocolError
 from network.identity import Identity, issue
 from network.rounds import BufferPool, Inbox
