@@ -153,9 +153,9 @@ def _assignment(text: str) -> tuple[str, str]:
     agent, equals, spec = text.partition("=")
     if not (agent and equals and spec):
         raise ConfigurationError(f"--strategy {text!r}: write ID=SPEC, such as a3=scale:3")
-    from mechanisms.strategies import parse_strategy
+    from mechanisms.strategy_specs import parse_strategy
 
-    parse_strategy(spec)
+    parse_strategy(spec, simulated=False)
     return agent, spec
 
 

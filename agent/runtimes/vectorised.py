@@ -21,12 +21,14 @@ from agent.effects import LocalSteps, Mass, Mix, Report
 from agent.learner import Learner, verified_initial_parameters
 from agent.partition import Shard
 from agent.tasks import Task, resolve_task
+from agent.tasks.altered import with_altered_data
 from mechanisms.balances import net_balances, windows_of
 from mechanisms.credits import AmountError
 from mechanisms.evidence import energy, injected
 from mechanisms.payments import Payments, parse_rule
 from mechanisms.sketch import SignSketch, TraceFold, signs_seed, window_of
-from mechanisms.strategies import Strategy, StrategyContext, parse_strategy
+from mechanisms.strategies import Strategy, StrategyContext
+from mechanisms.strategy_specs import canonical_strategy, parse_strategy
 from topologies.cluster import Cluster
 from topologies.specs import ConfigurationError
 
@@ -57,7 +59,8 @@ class VectorisedResult:
     """A finished run; rows in the order of the cluster file.
 
     `parameters` (agents, dim) float32 after the last mixing; `balances` net micro-credits received;
-    `losses` and `injected_norms` (rounds, agents); `accuracy` 0 to 1.
+    `losses` and `injected_norms` (rounds, agents); `accuracy` 0 to 1. Losses are of what an agent
+    trains on, so of false labels where its strategy alters them.
     """
 
     parameters: Tensor
@@ -91,7 +94,7 @@ def run_vectorised(
     """
     payments = parse_rule(cluster.payments.rule)
     reporting = _Reporting(cluster, strategies)
-    task = resolve_task(cluster.task.name, data_root)
+    task = with_altered_data(resolve_task(cluster.task.name, data_root), reporting.by_row())
     learner = _learner(cluster, task, _shards(cluster))
     x = verified_initial_parameters(task, cluster.task, cluster.seed, initial)
     evidence = _Evidence(cluster, x.numpy())
@@ -158,10 +161,14 @@ class _Reporting:
         self._before: Tensor | None = None  # (agents, dim), the reports of the round before
         rows: dict[str, list[int]] = {}
         for agent, spec in specs.items():
-            rows.setdefault(spec, []).append(cluster.index(agent))
+            rows.setdefault(canonical_strategy(spec), []).append(cluster.index(agent))
         self._groups: list[tuple[Strategy, list[int]]] = [
             (parse_strategy(spec), sorted(indices)) for spec, indices in rows.items()
         ]
+
+    def by_row(self) -> dict[int, Strategy]:
+        """The strategies of the agents that have one, by row."""
+        return {row: strategy for strategy, rows in self._groups for row in rows}
 
     def report(self, gradient: Tensor, t: int) -> Tensor:
         """The reports (agents, dim) of round t; agents without a spec are honest."""

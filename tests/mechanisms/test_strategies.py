@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mechanisms.strategies import StrategyContext, UsersStrategy, parse_strategy
+from mechanisms.strategies import StrategyContext
+from mechanisms.strategy_specs import UsersStrategy, parse_strategy
 from topologies.specs import ConfigurationError
 
 GRADIENT = torch.arange(8.0).reshape(2, 4)
@@ -140,6 +141,7 @@ def test_a_diverged_gradient_is_not_blamed_on_the_users_strategy(users_module: s
         ("scale:a=2", "one finite number"),
         ("scale:much", "one finite number"),
         ("scale:inf", "one finite number"),
+        (f"scale:1{400 * '0'}", "one finite number"),
         ("noise:nan", "one finite number"),
         ("noise:-1", "below 0"),
         ("conform", "one finite number"),
