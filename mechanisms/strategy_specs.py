@@ -33,6 +33,7 @@ from topologies.specs import (
     is_import_path,
     load_object,
     parse_spec,
+    shown,
 )
 
 _SUM = re.compile(r"\s+\+\s+")  # spaces are required: `1e+5` holds a plus too
@@ -58,18 +59,20 @@ class Rounds:
         match = _ROUNDS.fullmatch(text)
         if not match or not text:
             raise ConfigurationError(
-                f"rounds {text!r}: write 7, 1-50 or 51-, with every=2 for every second: "
+                f"rounds {shown(text)}: write 7, 1-50 or 51-, with every=2 for every second: "
                 "1-50,every=2"
             )
         begin, dash, end, step = match.groups()
         first, every = int(begin or 1), int(step or 1)
         if begin and not dash and every > 1:
-            raise ConfigurationError(f"rounds {text!r}: one round has no every; write {begin}-")
+            raise ConfigurationError(
+                f"rounds {shown(text)}: one round has no every; write {begin}-"
+            )
         if not begin or (dash and not end):
             return cls(first, None, every)
         last = int(end or first)
         if last < first:
-            raise ConfigurationError(f"rounds {text!r}: they end before they begin")
+            raise ConfigurationError(f"rounds {shown(text)}: they end before they begin")
         last -= (last - first) % every
         return cls(first, last, every if last > first else 1)
 

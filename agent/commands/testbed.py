@@ -54,7 +54,7 @@ PROGRESS_S: Final = 5.0
     "strategies",
     multiple=True,
     metavar="ID=SPEC",
-    help="How an agent deviates, such as a3=scale:3; the others are honest.",
+    help="How an agent deviates, such as a3=scale:3 (docs/payments.md); the others are honest.",
 )
 @click.option(
     "--faults",
