@@ -158,6 +158,8 @@ def test_task_that_does_not_import(candor, tmp_path):
         (["--strategy", "a9=scale:2"], "a9"),
         (["--strategy", "a0=scael:2"], "scael"),
         (["--strategy", "a0"], "ID=SPEC"),
+        (["--strategy", "a0=scale:2 @ 9-5"], "9-5"),
+        (["--strategy", "a0=colluding:3"], "only simulated agents"),
         (["--rule", "norm"], "norm"),
         (["--rule", "bond:1e-5"], "bond"),
         (["--partition", "dirichlet:-1"], "dirichlet"),

@@ -18,6 +18,8 @@ from agent import cli
 from mechanisms.games_rows import mean_rows
 from mechanisms.games_sgd_rows import sgd_rows
 from mechanisms.sketch import SignSketch, signs_seed
+from mechanisms.strategies import SIMULATED, STRATEGIES
+from mechanisms.strategy_specs import parse_strategy
 from network.wire import Kind
 from tests.independent import wire
 from tests.runs import write_cluster
@@ -25,6 +27,7 @@ from topologies import graph_files, mixing
 from topologies.canonical import pack
 from topologies.families import FAMILIES
 from topologies.schedules import SCHEDULES
+from topologies.specs import parse_spec
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("agent", "mechanisms", "network", "topologies")
@@ -35,6 +38,7 @@ PROTOCOL = ROOT / "docs" / "protocol.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 TOPOLOGIES = ROOT / "docs" / "topologies.md"
 GAMES = ROOT / "docs" / "games.md"
+PAYMENTS = ROOT / "docs" / "payments.md"
 VECTORS = ROOT / "tests" / "vectors"
 
 # Which argument of a call is a code of the protocol.
@@ -230,6 +234,26 @@ def test_the_parameters_of_families_on_the_page_are_the_codes() -> None:
             for name in _spans(row[0]):
                 known = [(p.name, p.default) for p in FAMILIES[name].parameters]
                 assert [(key, float(value or 0)) for key, value in stated] == known, name
+
+
+# --- strategies ---------------------------------------------------------------------------------
+
+
+def test_the_strategies_on_the_page_are_those_of_the_code() -> None:
+    [rows] = [rows for header, rows in _tables(PAYMENTS) if header[-1] == "where"]
+    names = {
+        parse_spec(spec).name: where for spec, where in ((row[0][1:-1], row[-1]) for row in rows)
+    }
+    assert list(names) == list(STRATEGIES)
+    assert {name for name, where in names.items() if where == "simulation"} == SIMULATED
+
+
+def test_the_strategies_that_the_pages_combine_can_be_parsed() -> None:
+    spans = [span for page in PAGES for span in _spans(_prose(page))]
+    combined = [span for span in spans if re.match(r"[a-z-]+(:\d+)? (@|\+ noise)", span)]
+    assert len(combined) > 2
+    for span in combined:
+        parse_strategy(span)
 
 
 # --- games --------------------------------------------------------------------------------------

@@ -16,6 +16,14 @@ from topologies.cluster import load_cluster
 
 CANDOR = [sys.executable, "-P", "-m", "agent"]
 RUN_S = 240
+LIES = [
+    "--strategy",
+    "a2=label-flip:from=1,to=7",
+    "--strategy",
+    "a3=partial:0.5",
+    "--strategy",
+    "a4=zero",
+]
 
 
 def run_testbed(run_dir, *options):
@@ -49,7 +57,9 @@ def ring_run(tmp_path_factory):
 def complete_run(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("complete") / "run"
     options = ["--agents", "8", "--topology", "complete", "--rounds", "30"]
-    return run_dir, run_testbed(run_dir, *options, "--strategy", "a1=noise:0.5")
+    return run_dir, run_testbed(
+        run_dir, *options, "--strategy", "a1=noise:0.5 + sign-flip @ 20-", *LIES
+    )
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ LEVELS = ("debug", "info", "warning", "error")
     "--strategy",
     default="honest",
     show_default=True,
-    help="How the gradient becomes a report: honest, scale:A, noise:B or module:Class.",
+    help="How the gradient becomes a report: honest, scale:A … (docs/payments.md), module:Class.",
 )
 @initial_option
 @data_root_option

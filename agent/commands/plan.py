@@ -47,7 +47,7 @@ def plan_options(*, required: bool) -> Callable[[Function], Function]:
             "strategies",
             multiple=True,
             metavar="ID=SPEC",
-            help="How an agent deviates, such as a3=scale:3; the others are honest.",
+            help="How an agent deviates, such as a3=scale:3 (docs/payments.md); the others are honest.",
         ),
         mixing_option,
         click.option(
@@ -70,13 +70,19 @@ def plan_options(*, required: bool) -> Callable[[Function], Function]:
     return decorate
 
 
-def plan_of(asked: Mapping[str, Any], evaluate_every: int, faults: Path | None = None) -> Plan:
-    """The plan that the values of `plan_options` describe.
+def plan_of(
+    asked: Mapping[str, Any],
+    evaluate_every: int,
+    faults: Path | None = None,
+    *,
+    simulated: bool = False,
+) -> Plan:
+    """The plan that the values of `plan_options` describe; some strategies are for simulated runs.
 
     Raises:
         ConfigurationError: one of them is refused.
     """
-    strategies = dict(_assignment(text) for text in asked["strategies"])
+    strategies = dict(_assignment(text, simulated=simulated) for text in asked["strategies"])
     check_rule(asked["rule"])
     check_partition(asked["partition"])
     return Plan(
@@ -103,13 +109,13 @@ def plan_of(asked: Mapping[str, Any], evaluate_every: int, faults: Path | None =
     )
 
 
-def _assignment(text: str) -> tuple[str, str]:
+def _assignment(text: str, *, simulated: bool) -> tuple[str, str]:
     agent, equals, spec = text.partition("=")
     if not (agent and equals and spec):
         raise ConfigurationError(f"--strategy {text!r}: write ID=SPEC, such as a3=scale:3")
-    from mechanisms.strategies import parse_strategy
+    from mechanisms.strategy_specs import parse_strategy
 
-    parse_strategy(spec)
+    parse_strategy(spec, simulated=simulated)
     return agent, spec
 
 

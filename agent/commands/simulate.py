@@ -81,9 +81,8 @@ def command(
         run = simulated_run.resume(resume, device)
     else:
         every = simulated_run.default_interval(asked["rounds"])
-        plan = plan_of(
-            asked, every if evaluate_every is None else evaluate_every or asked["rounds"]
-        )
+        chosen = every if evaluate_every is None else evaluate_every or asked["rounds"]
+        plan = plan_of(asked, chosen, simulated=True)
         run = simulated_run.start(plan, run_dir or default_run_dir(plan), device)
     console = Console(stderr=as_json)
     with _interruptible() as interrupted, _showing(console, run) as show:

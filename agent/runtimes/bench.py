@@ -42,7 +42,7 @@ from agent.store import FILE_NAME as STORE_NAME
 from agent.store import Store
 from mechanisms.evidence import Examiner
 from mechanisms.statements import SignedStatement, Statement
-from mechanisms.strategies import parse_strategy
+from mechanisms.strategy_specs import parse_strategy
 from network.messages import Update, to_envelope
 from network.transport import TransportLimits
 from network.wire import NONCE_BYTES, encode

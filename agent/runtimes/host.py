@@ -28,7 +28,8 @@ from agent.runtimes.succession import MODEL_NAME, move_on, open_store
 from agent.status import DataDirLock, State
 from agent.store import Store, StoreError
 from agent.tasks import resolve_task
-from mechanisms.strategies import parse_strategy
+from agent.tasks.altered import with_altered_data
+from mechanisms.strategy_specs import parse_strategy
 from network.identity import Identity
 from network.transport import PeerAddress, TransportLimits
 from network.wire import NONCE_BYTES
@@ -118,9 +119,10 @@ def prepare(cluster: Cluster, settings: HostSettings) -> tuple[Work, Learner]:
     """The algorithm and the training of one agent on its own shard."""
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    task = resolve_task(cluster.task.name, settings.data_root)
-    strategy = parse_strategy(settings.strategy)
+    strategy = parse_strategy(settings.strategy, simulated=False)
     index, algorithm = cluster.index(settings.agent), cluster.algorithm
+    task = resolve_task(cluster.task.name, settings.data_root)
+    task = with_altered_data(task, {index: strategy})
     initial = verified_initial_parameters(task, cluster.task, cluster.seed, settings.initial)
     shard = Shard(index, len(cluster.ids), cluster.task.partition)
     learner = Learner(task, [shard], algorithm, cluster.task.batch_size, cluster.seed)

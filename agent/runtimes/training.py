@@ -1,8 +1,9 @@
 """The effects of a run's algorithm performed on many rows at once, whatever mixes them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from agent.effects import LocalSteps, Mass, Mix, Report
 from agent.learner import Learner
 from agent.partition import Shard
 from agent.tasks import resolve_task
+from agent.tasks.altered import with_altered_data
+from mechanisms.strategies import Strategy
 from topologies.cluster import Cluster
 from topologies.specs import ConfigurationError
 
@@ -57,10 +60,15 @@ def trained(
 
 
 def learner_of(
-    cluster: Cluster, data_root: Path | None, shards: Sequence[Shard], device: str
+    cluster: Cluster,
+    data_root: Path | None,
+    shards: Sequence[Shard],
+    device: str,
+    strategies: Mapping[int, Strategy] = MappingProxyType({}),
 ) -> Learner:
-    """The learner of some rows; raises ConfigurationError for a task that is not usable."""
-    task = resolve_task(cluster.task.name, data_root)
+    """The learner of some rows, whose data their `strategies`, by shard, may alter; raises
+    ConfigurationError for a task that is not usable."""
+    task = with_altered_data(resolve_task(cluster.task.name, data_root), strategies)
     settings = cluster.task
     return Learner(task, shards, cluster.algorithm, settings.batch_size, cluster.seed, device)
 

@@ -22,7 +22,8 @@ from agent.runtimes.simulated_mixing import Mixing
 from agent.runtimes.training import learner_of, shards_of, trained, usable_device
 from agent.tasks import resolve_task
 from mechanisms.payments import parse_rule
-from mechanisms.strategies import Strategy, StrategyContext, parse_strategy
+from mechanisms.strategies import Strategy, StrategyContext
+from mechanisms.strategy_specs import canonical_strategy, parse_strategy
 from topologies.cluster import Cluster
 from topologies.specs import ConfigurationError
 
@@ -135,7 +136,8 @@ class Simulation:
     ) -> None:
         self._device = usable_device(device)
         self._reporting = _Reporting(cluster, strategies)
-        self._learner = learner_of(cluster, data_root, shards_of(cluster), device)
+        lies = self._reporting.by_row()
+        self._learner = learner_of(cluster, data_root, shards_of(cluster), device, lies)
         self._mixing = Mixing(cluster, self._device)
         held = dict(state or self._fresh(cluster, data_root, initial))
         self._check(held, cluster)
@@ -246,10 +248,14 @@ class _Reporting:
         self.before: Tensor | None = None  # (agents, dim), the reports of the round before
         rows: dict[str, list[int]] = {}
         for agent, spec in specs.items():
-            rows.setdefault(spec, []).append(cluster.index(agent))
+            rows.setdefault(canonical_strategy(spec), []).append(cluster.index(agent))
         self._groups: list[tuple[Strategy, list[int]]] = [
             (parse_strategy(spec), sorted(indices)) for spec, indices in rows.items()
         ]
+
+    def by_row(self) -> dict[int, Strategy]:
+        """The strategies of the agents that have one, by row."""
+        return {row: strategy for strategy, rows in self._groups for row in rows}
 
     def report(self, gradient: Tensor, t: int) -> Tensor:
         """The reports (agents, dim) of round t; agents without a spec are honest."""

@@ -1,61 +1,14 @@
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
 
-from mechanisms.strategies import StrategyContext, UsersStrategy, parse_strategy
+from mechanisms.strategies import SIMULATED, AltersData, StrategyContext
+from mechanisms.strategy_specs import parse_strategy
 from topologies.specs import ConfigurationError
 
 GRADIENT = torch.arange(8.0).reshape(2, 4)
 CONTEXT = StrategyContext(round=3, seed=7, agents=(0, 5))
-
-USERS_MODULE = """
-import torch
-
-class Flip:
-    def report(self, gradient, context):
-        return -gradient
-
-class Wide:
-    def report(self, gradient, context):
-        return torch.cat([gradient, gradient], dim=1)
-
-class Double:
-    def report(self, gradient, context):
-        return gradient.double()
-
-class Infinite:
-    def report(self, gradient, context):
-        return gradient / 0.0
-
-class Silent:
-    def report(self, gradient, context):
-        pass
-
-class Raises:
-    def report(self, gradient, context):
-        raise KeyError("plan")
-
-class Mute:
-    pass
-
-class Picky:
-    def __init__(self, amount):
-        pass
-
-    def report(self, gradient, context):
-        return gradient
-
-def Function():
-    return Flip()
-"""
-
-
-@pytest.fixture
-def users_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    (tmp_path / "my_strategies_for_test.py").write_text(USERS_MODULE)
-    monkeypatch.syspath_prepend(tmp_path)
-    return "my_strategies_for_test"
 
 
 def test_the_honest_report_is_the_gradient_itself() -> None:
@@ -101,36 +54,6 @@ def test_no_noise_is_honest() -> None:
     assert torch.equal(parse_strategy("noise:0").report(GRADIENT, CONTEXT), GRADIENT)
 
 
-def test_a_users_strategy_is_used(users_module: str) -> None:
-    strategy = parse_strategy(f"{users_module}:Flip")
-    assert isinstance(strategy, UsersStrategy)
-    assert torch.equal(strategy.report(GRADIENT, CONTEXT), -GRADIENT)
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("Wide", r"the shape \(2, 8\), not \(2, 4\)"),
-        ("Double", "torch.float64, not torch.float32"),
-        ("Infinite", "not finite"),
-        ("Silent", "a NoneType, not a tensor"),
-        ("Raises", "KeyError"),
-    ],
-)
-def test_a_users_bad_report_is_named_with_its_round(
-    users_module: str, name: str, words: str
-) -> None:
-    with pytest.raises(ConfigurationError, match=words) as refusal:
-        parse_strategy(f"{users_module}:{name}").report(GRADIENT, CONTEXT)
-    assert "round 3" in str(refusal.value)
-    assert "\n" not in str(refusal.value)
-
-
-def test_a_diverged_gradient_is_not_blamed_on_the_users_strategy(users_module: str) -> None:
-    report = parse_strategy(f"{users_module}:Flip").report(GRADIENT / 0.0, CONTEXT)
-    assert not torch.isfinite(report).all()
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -140,19 +63,25 @@ def test_a_diverged_gradient_is_not_blamed_on_the_users_strategy(users_module: s
         ("scale:a=2", "one finite number"),
         ("scale:much", "one finite number"),
         ("scale:inf", "one finite number"),
+        (f"scale:1{400 * '0'}", "one finite number"),
         ("noise:nan", "one finite number"),
         ("noise:-1", "below 0"),
         ("conform", "one finite number"),
         ("conform:1.5", "not a share"),
         ("stale-copy:1", "takes no value"),
-        ("my_strategies_for_test:Mute", r"lacks the method report\(\)"),
-        ("my_strategies_for_test:Function", "is not a class"),
-        ("my_strategies_for_test:Picky", "constructor failed"),
-        ("my_strategies_for_test:Absent", "has no 'Absent'"),
-        ("no_such_module:Flip", "cannot import"),
+        ("partial", "one finite number"),
+        ("partial:-0.1", "not a share"),
+        ("zero:1", "takes no value"),
+        ("sign-flip:2", "takes no value"),
+        ("colluding", "one finite number"),
+        ("label-flip:1", "write label-flip, label-flip:classes=10 or"),
+        ("label-flip:from=1", "write label-flip, label-flip:classes=10 or"),
+        ("label-flip:from=1,to=-7", "write label-flip, label-flip:classes=10 or"),
+        ("label-flip:from=1,to=7,classes=10", "write label-flip, label-flip:classes=10 or"),
+        ("label-flip:classes=1", "write label-flip, label-flip:classes=10 or"),
     ],
 )
-def test_a_bad_strategy_is_refused_in_one_line(users_module: str, text: str, words: str) -> None:
+def test_a_bad_strategy_is_refused_in_one_line(text: str, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words) as refusal:
         parse_strategy(text)
     assert "\n" not in str(refusal.value)
@@ -199,3 +128,112 @@ def test_conforming_moves_the_stated_share_towards_the_neighbours_mean() -> None
     assert torch.allclose(report, 0.75 * GRADIENT + 0.25 * mean)
     assert torch.equal(parse_strategy("conform:0").report(GRADIENT, context), GRADIENT)
     assert torch.equal(parse_strategy("conform:1").report(GRADIENT, context), mean)
+
+
+PAIR = replace(CONTEXT, simulated=True)
+
+
+def test_colluders_report_their_exaggerated_mean_alike() -> None:
+    report = parse_strategy("colluding:3").report(GRADIENT, PAIR)
+    assert torch.equal(report[0], report[1])
+    assert torch.allclose(report.mean(dim=0), 3 * GRADIENT.mean(dim=0))
+
+
+def test_colluders_show_less_noise_than_one_that_exaggerates_alone() -> None:
+    gradient = torch.randn(2, 10_000, generator=torch.Generator().manual_seed(0))
+    alone, together = (
+        parse_strategy(f"{name}:2").report(gradient, PAIR).square().mean()
+        for name in ("scale", "colluding")
+    )
+    assert float(together / alone) == pytest.approx(0.5, abs=0.03)
+
+
+def test_nobody_colludes_alone() -> None:
+    with pytest.raises(ConfigurationError, match="needs a partner"):
+        parse_strategy("colluding:3").report(GRADIENT[:1], PAIR)
+
+
+@pytest.mark.parametrize("name", sorted(SIMULATED))
+def test_what_no_daemon_can_perform_is_refused_when_it_is_asked_for(name: str) -> None:
+    text = name if name == "stale-copy" else f"{name}:1"
+    with pytest.raises(ConfigurationError, match=f"{name} needs .* only simulated") as refusal:
+        parse_strategy(f"scale:2 + {text} @ 7-", simulated=False)
+    assert "\n" not in str(refusal.value)
+    with pytest.raises(ConfigurationError, match="only simulated"):
+        parse_strategy(text).report(GRADIENT, CONTEXT)
+
+
+def test_a_sign_flip_is_the_opposite() -> None:
+    assert torch.equal(parse_strategy("sign-flip").report(GRADIENT, CONTEXT), -GRADIENT)
+
+
+def test_a_free_rider_injects_nothing_even_when_its_model_has_diverged() -> None:
+    for gradient in (GRADIENT, GRADIENT / 0.0):
+        assert not parse_strategy("zero").report(gradient, CONTEXT).any()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.9, 1.0])
+def test_partial_idles_in_the_stated_share_of_rounds_of_every_agent(share: float) -> None:
+    strategy = parse_strategy(f"partial:{share}")
+    agents, rounds = 20, 1000
+    reports = torch.stack(
+        [
+            strategy.report(torch.ones(agents, 2), StrategyContext(t, 7, tuple(range(agents))))
+            for t in range(1, rounds + 1)
+        ]
+    )
+    assert set(reports.unique().tolist()) <= {0.0, 1.0}
+    idle = 1 - reports[:, :, 0].mean(dim=0)  # (agents,), five deviations wide
+    assert (idle - share).abs().max() <= 5 * (share * (1 - share) / rounds) ** 0.5
+    together = reports[:, :, 0].double()
+    if 0 < share < 1:  # agents do not idle in the same rounds
+        correlation = torch.corrcoef(together.T) - torch.eye(agents)
+        assert correlation.abs().max() < 0.2
+
+
+def test_partial_draws_the_same_alone_and_among_others() -> None:
+    strategy = parse_strategy("partial:0.5")
+    for t in range(1, 20):
+        together = strategy.report(GRADIENT, StrategyContext(t, 7, (0, 5)))
+        alone = strategy.report(GRADIENT[1:], StrategyContext(t, 7, (5,)))
+        assert torch.equal(together[1:], alone)
+
+
+LABELS = torch.tensor([0, 1, 2, 7, 8])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("label-flip", [8, 7, 6, 1, 0]),
+        ("label-flip:classes=10", [9, 8, 7, 2, 1]),
+        ("label-flip:from=1,to=7", [0, 7, 2, 7, 8]),
+    ],
+)
+def test_labels_are_flipped_once_and_the_originals_stay(text: str, expected: list[int]) -> None:
+    strategy = parse_strategy(text)
+    assert isinstance(strategy, AltersData)
+    inputs, labels = torch.randn(5, 3), LABELS.clone()
+    kept, flipped = strategy.data((inputs, labels))
+    assert kept is inputs
+    assert flipped.tolist() == expected
+    assert flipped.dtype == labels.dtype
+    assert torch.equal(labels, LABELS)
+    assert strategy.report(GRADIENT, CONTEXT) is GRADIENT
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "words"),
+    [
+        ("label-flip", torch.randn(5), "do not end in a tensor of classes"),
+        ("label-flip:from=1,to=7", torch.zeros(5, 2, dtype=torch.long), "do not end in"),
+        ("label-flip:classes=5", LABELS, "has the label 8; classes=5 is too few"),
+    ],
+)
+def test_samples_without_such_labels_are_refused(
+    text: str, labels: torch.Tensor, words: str
+) -> None:
+    strategy = parse_strategy(text)
+    assert isinstance(strategy, AltersData)
+    with pytest.raises(ConfigurationError, match=words):
+        strategy.data((torch.randn(5, 3), labels))
