@@ -47,7 +47,8 @@ def plan_options(*, required: bool) -> Callable[[Function], Function]:
             "strategies",
             multiple=True,
             metavar="ID=SPEC",
-            help="How an agent deviates, such as a3=scale:3 (docs/payments.md); the others are honest.",
+            help="How an agent deviates, such as a3=scale:3 (docs/payments.md has all); the others "
+            "are honest.",
         ),
         mixing_option,
         click.option(
