@@ -1,4 +1,4 @@
-"""`candor bench`: what rounds, lies and large topologies cost."""
+"""`candor bench`: what rounds, lies, large topologies and simulated runs cost."""
 
 import json
 from dataclasses import asdict
@@ -12,13 +12,15 @@ from agent.options import json_option
 
 @click.group("bench")
 def command() -> None:
-    """Measure what rounds and large topologies cost on this machine, and lies under each rule.
+    """Measure what rounds, large topologies and simulations cost on this machine, and lies under
+    each rule.
 
     \b
     Examples:
       candor bench round --agents 8 --topology ring --parameters 1000000 --rounds 30
       candor bench payments --agents 10 --rounds 320 --seeds 4
       candor bench topologies
+      candor bench simulate
     """
 
 
@@ -161,4 +163,65 @@ def topologies_command(agents: int, analysed: int, calls: int, as_json: bool) ->
         table.add_column(column, justify="right" if column in ("agents", "seconds") else "left")
     for cost in costs:
         table.add_row(cost.topology, f"{cost.agents:,}", cost.what, f"{cost.seconds:.3f}")
+    Console().print(table)
+
+
+@command.command("simulate")
+@click.option(
+    "--agents",
+    type=click.IntRange(min=6),
+    multiple=True,
+    default=(100, 1000, 4096),
+    show_default=True,
+    help="How many agents; once for each number.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Rounds to time, after two that are not.",
+)
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where."
+)
+@json_option
+def simulate_command(agents: tuple[int, ...], rounds: int, device: str, as_json: bool) -> None:
+    """Time simulated rounds: agents times rounds a second, and peak memory.
+
+    One local step a round on batches of 32, each agent with four neighbours; with and without the
+    default payment rule.
+
+    \b
+    Example:
+      candor bench simulate --agents 100 --agents 4096 --rounds 64
+    """
+    from agent.runtimes.simulate_bench import measure_simulations  # imports torch
+
+    with Console(stderr=True).status("simulations") as status:
+        costs = list(measure_simulations(agents, rounds, device, progress=status.update))
+    if as_json:
+        click.echo(json.dumps([asdict(cost) for cost in costs], indent=2))
+        return
+    table = Table(title=f"{rounds} rounds on {device}", box=None)
+    for column in (
+        "task",
+        "parameters",
+        "agents",
+        "payments",
+        "agents x rounds / s",
+        "/ cpu s",
+        "MiB",
+    ):
+        table.add_column(column, justify="left" if column in ("task", "payments") else "right")
+    for cost in costs:
+        table.add_row(
+            cost.task,
+            f"{cost.parameters:,}",
+            f"{cost.agents:,}",
+            "none" if cost.rule == "none" else "default",
+            f"{cost.agent_rounds_per_s:,.0f}",
+            f"{cost.agent_rounds_per_processor_s:,.0f}",
+            f"{cost.memory_mib:,.0f}",
+        )
     Console().print(table)
