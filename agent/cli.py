@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "ledger": "Show, verify, audit and export signed ledgers.",
     "evidence": "Check a proof of misbehaviour with the cluster file alone.",
     "report": "Make one HTML page of a run directory.",
+    "audit": "Say whether any lie pays, and at which price none does.",
     "games": "Hold the theory of when lies pay against games as played.",
     "bench": "Measure what a round costs and where the time goes.",
 }
