@@ -4,11 +4,9 @@ DATA_DIR/ledger/<lo>-<hi>.jsonl                  one export an edge of the agent
 RUN_DIR/cluster.toml, RUN_DIR/agents/<id>/       the data directories of a whole run
 """
 
-import errno
 import os
-import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Final
 
 from mechanisms.audit import AuditFacts, ExportFile, RunAudit, audit_run
 from mechanisms.evidence import RunTerms
@@ -17,6 +15,7 @@ from mechanisms.payments import BillTerms, parse_rule
 from mechanisms.proofs import KINDS
 from mechanisms.sketch import TRACE_SIZE
 from topologies.cluster import Cluster, load_cluster
+from topologies.files import open_regular
 from topologies.signatures import SigningKey
 from topologies.specs import ConfigurationError
 
@@ -148,19 +147,6 @@ def _proofs(store: "Store", cluster: Cluster) -> dict[str, bytes]:
         for agent in cluster.ids
     }
     return {name: data for name, data in kept.items() if data is not None}
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading; never waits, as a pipe without a writer would make us.
-
-    Raises:
-        OSError: unreadable, or a pipe, a device or a directory.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return os.fdopen(descriptor, "rb")
 
 
 def read_export(path: Path) -> bytes:

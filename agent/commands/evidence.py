@@ -5,11 +5,12 @@ from pathlib import Path
 
 import click
 
-from agent.ledger_files import open_regular, run_terms
+from agent.ledger_files import run_terms
 from agent.options import json_option
 from mechanisms.proofs import PROOF_BYTES_MAX, Proof, ProofError, verify_proof
 from topologies.canonical import MalformedError
 from topologies.cluster import load_cluster
+from topologies.files import open_regular
 from topologies.specs import ConfigurationError
 
 VERIFICATION_FAILED = 3

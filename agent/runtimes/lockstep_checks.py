@@ -151,13 +151,14 @@ class Checks:
     def logged(self, agent: str, log: Log) -> None:
         """Whether an honest agent is accused of something."""
         about = f"{agent}: {log.event} {dict(log.fields)}"
+        accused = agent if log.event == "own_update_refused" else log.fields.get("peer")
         if log.event == "ledger_frozen":
             self.frozen += 1
             if log.fields["reason"] == "double-signed" or not self.restored:
                 self.violated("false-accusation", about)
         elif (log.event in ACCUSATIONS and not self.restored) or (
             (log.event in PROVEN or log.fields.get("code") == "equivocation")
-            and log.fields["peer"] not in self.restored
+            and accused not in self.restored
         ):
             self.violated("false-accusation", about)
 

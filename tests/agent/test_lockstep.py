@@ -25,6 +25,14 @@ def test_nothing_breaks_what_must_hold(first: int) -> None:
     assert sum(o.settlements for o in outcomes) > 60
 
 
+@pytest.mark.parametrize("seed", [1250, 5257])
+def test_a_restored_backup_that_learns_of_its_own_contradiction_is_no_false_alarm(
+    seed: int,
+) -> None:
+    """`own_update_refused` is logged by the agent that is accused, not by the one that accuses."""
+    assert run_seed(seed).violations == []
+
+
 def test_a_seed_replays_exactly() -> None:
     lines: list[list[str]] = [[], []]
     once, again = (run_seed(7, trace=line.append) for line in lines)
