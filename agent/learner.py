@@ -127,6 +127,19 @@ class Learner:
         """
         return [self._metric(self._fill(self._evaluated, row)) for row in x]
 
+    @torch.no_grad()
+    def shard_losses(self, x: Tensor, samples: int) -> Tensor:
+        """The loss of each row of x (agents, dim) on its own shard, or on `samples` of it that are
+        spread evenly over it: (agents,), no training."""
+        return torch.stack([self._shard_loss(x[r], r, samples) for r in range(len(x))])
+
+    def _shard_loss(self, x: Tensor, row: int, samples: int) -> Tensor:
+        length = int(self._lengths[row])
+        chosen = np.arange(min(samples, length)) * length // min(samples, length)
+        places = torch.from_numpy(chosen + self._offsets[row]).to(self._device)
+        parameters = tuple(view[0] for view in self._views(x.unsqueeze(0)))
+        return self._loss(parameters, tuple(tensor[places] for tensor in self._data))
+
     def module(self, x: Tensor) -> nn.Module:
         """A model of its own holding the parameters x (dim,), in evaluation mode."""
         return self._fill(deepcopy(self._evaluated), x)

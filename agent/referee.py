@@ -190,7 +190,7 @@ class Referee:
     def _beyond_credit(self, energy: float) -> bool:
         rounds = self.terms.window_rounds
         traces = np.zeros((3, rounds, self.terms.trace_size))
-        traces[0, :, 0] = np.sqrt(energy)
+        traces[0, :, 0] = np.sqrt(energy) * np.where(np.arange(rounds) % 2, -1, 1)  # most noise
         energies = np.array([energy * rounds, 0.0, 0.0])
         beside_idlers = Neighbourhood(energies, np.ones((3, rounds), np.bool_), traces, referee=2)
         try:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mechanisms.credits import to_micro_each
 from mechanisms.idling import Originality, Persistence
-from mechanisms.statistics import Band, Norm, PeerPrediction, ordered_sum
+from mechanisms.statistics import Band, Norm, PeerPrediction, Variance, ordered_sum
 from mechanisms.statistics import Neighbourhood as Neighbourhood
 from topologies.specs import ConfigurationError, is_import_path, load_object, parse_spec
 
@@ -50,6 +50,7 @@ _RULES: Final[dict[str, type[Rule]]] = {
     "originality": Originality,
     "peer-prediction": PeerPrediction,
     "persistence": Persistence,
+    "variance": Variance,
 }
 
 

@@ -97,6 +97,24 @@ class PeerPrediction:
         return ordered_sum(ordered_sum(apart * apart, -1), -1)
 
 
+class Variance:
+    """`variance`: each member is charged the energy of its updates' noise, V_i times its rounds.
+
+    Who scales its updates by a is charged a^2 times as much, as under `norm`. But what honest
+    agents pay each other is the differences of their noise, which shards that differ have alike,
+    and not those of their energies, which they have not. It does not see who exaggerates the mean
+    of more samples than the others draw: beside it there has to be a rule that looks at energies.
+    """
+
+    edge_local = False
+
+    def charges(self, neighbourhood: Neighbourhood) -> Floats:
+        """sum_t of V_i over the charged rounds: (..., m); 0 for who has only one of them."""
+        noise, _ = _noise(neighbourhood)
+        charged: Floats = noise * neighbourhood.mask.sum(axis=-1)
+        return charged
+
+
 class Band:
     """`band`: noise, energies and directions near what the neighbourhood shows are free.
 

@@ -21,7 +21,10 @@ from tests import independent
 from tests.independent import bills, claims, graphs, ledger, rounds, wire
 
 HERE = Path(__file__).parent
-RULE = "band:5e-4 + norm:2e-5 + peer-prediction:1e-4 + originality:1e-4 + persistence:1e-4"
+RULE = (
+    "band:5e-4 + norm:2e-5 + peer-prediction:1e-4 + originality:1e-4 + persistence:1e-4 "
+    "+ variance:1e-4"
+)
 OURS = {"agent", "network", "mechanisms", "topologies"}
 RUN_S = 120
 

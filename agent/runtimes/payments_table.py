@@ -43,7 +43,15 @@ STRATEGIES: Final = (
 GRAPHS: Final = ("erdos-renyi:p=0.4,seed={seed}", "ring")
 PARTITIONS: Final = ("iid", "dirichlet:0.5")
 IDLING: Final = "band + originality + persistence"
-RULES: Final = ("band", "originality", "persistence", IDLING, "peer-prediction", "norm")
+RULES: Final = (
+    "band",
+    "originality",
+    "persistence",
+    IDLING,
+    "peer-prediction",
+    "norm",
+    "variance",
+)
 PRICE: Final = 1e-4  # small enough that even what diverges can be counted; amounts are over it
 BATCH_SIZE: Final = 8
 STEP_SIZE: Final = 0.05

@@ -351,9 +351,15 @@ def persistence(group: Group, member: str) -> float:
     return lower_median(scores)
 
 
+def variance(group: Group, member: str) -> float:
+    noise = group.noise(member)
+    return 0.0 if noise is None else noise * len(group.traces[member])
+
+
 PENALTIES: dict[str, Callable[[Group, str], float]] = {
     "peer-prediction": peer_prediction,
     "band": band,
     "originality": originality,
     "persistence": persistence,
+    "variance": variance,
 }

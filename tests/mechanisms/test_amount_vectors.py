@@ -14,11 +14,19 @@ RUN = sha256(b"amounts")
 WINDOW, SIZE = 8, 6
 ROUNDS = range(9, 17)  # of window 1
 # At these prices amounts are beyond 2^53: in another order, the same sums would round otherwise.
-DEAR = ("norm:1e+9", "peer-prediction:1e+9", "band:1e+10", "originality:5e+10", "persistence:2e+10")
+DEAR = (
+    "norm:1e+9",
+    "peer-prediction:1e+9",
+    "band:1e+10",
+    "originality:5e+10",
+    "persistence:2e+10",
+    "variance:1e+9",
+)
 RULES = (
     *DEAR,
     "band:5e-4 + norm:2e-5",
     "persistence:0.1 + norm:3 + originality:0.01 + band:7e-3 + peer-prediction:0.3",
+    "variance:0.2 + band:1e-3",
 )
 REFEREE = "a3"
 
