@@ -1,9 +1,10 @@
-"""Does a lie pay? Gains and payments of deviations, and the prices at which none is worth it.
+"""Does a lie pay? Gains and charges of deviations, and the prices at which none is worth it.
 
 A deviation is judged against honesty on the same seeds: `gains` is what it wins in reward before
-any payment, `charges` what it pays more than the honest agent would, per unit price. Payments never
-touch learning, so its net gain at price C is gain - C charge, a line in C; the prices that make
-honesty the best response within epsilon are an interval. Arithmetic alone: nothing is run here.
+any payment, `charges` what it pays more than the honest agent would, for each term of the rule at
+price 1. Payments never touch learning, so a net gain is linear in the prices: gain - charges p.
+The prices that stop all lies and cost honest agents the least are a linear programme, and the
+factors on them that still do are an interval. Arithmetic alone: nothing is run here.
 """
 
 import math
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 CONFIDENCE: Final = 0.95
+MARGIN: Final = 0.9
+"""Suggested prices leave a lie at most so much of epsilon: other seeds bring other gains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,40 +33,46 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """What a strategy wins and pays, one number a seed (seeds,), against honesty on that seed.
+    """What a strategy wins and pays against honesty, seed by seed.
 
-    `gains` in units of reward; `charges` in credits per unit price, above 0 is paid. A credit is
-    worth one unit of reward.
+    `gains` (seeds,) in units of reward; `charges` (seeds, terms) in credits, each term of the rule
+    at price 1, above 0 is paid. A credit is worth one unit of reward.
     """
 
     strategy: str
     gains: Floats
     charges: Floats
 
-    def net(self, price: float) -> Floats:
-        """The gain that is left after payments at a price, by seed (seeds,)."""
-        return self.gains - price * self.charges
+    @property
+    def finite(self) -> bool:
+        """Whether all its runs ended. Whoever ruins the model wins nothing, whatever it pays."""
+        return bool(np.isfinite(self.gains).all() and np.isfinite(self.charges).all())
 
-    def break_even(self, epsilon: float) -> tuple[float, float]:
-        """The prices, from 0 on, at which the mean net gain is at most epsilon: (low, high), where
-        low > high if there are none and high is inf without a bound."""
-        gain, charge = float(self.gains.mean()) - epsilon, float(self.charges.mean())
-        if not math.isfinite(gain) or not math.isfinite(charge):
-            # A run that diverged: whoever ruins the model wins nothing, whatever it pays.
-            return (0.0, math.inf) if gain < 0 else (math.inf, -math.inf)
+    def net(self, prices: Floats) -> Floats:
+        """The gain that is left after payments at prices (terms,), by seed (seeds,)."""
+        left: Floats = self.gains - self.charges @ prices if self.finite else self.gains
+        return left
+
+    def break_even(self, prices: Floats, epsilon: float) -> tuple[float, float]:
+        """The factors on the prices, from 0 on, at which the mean net gain is at most epsilon:
+        (low, high), where low > high if there are none and high is inf without a bound."""
+        if not self.finite:
+            return 0.0, math.inf
+        gain, charge = float(self.gains.mean()) - epsilon, float((self.charges @ prices).mean())
         if charge > 0:
             return max(0.0, gain / charge), math.inf
-        if charge < 0:
-            return (0.0, gain / charge) if gain <= 0 else (math.inf, -math.inf)
-        return (0.0, math.inf) if gain <= 0 else (math.inf, -math.inf)
+        if gain > 0:
+            return math.inf, -math.inf
+        return 0.0, gain / charge if charge < 0 else math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class PriceWindow:
-    """The prices at which no deviation gains more than epsilon: empty where low > high.
+    """The factors on the prices at which no deviation gains more than epsilon: empty where low is
+    above high.
 
-    `by` names the deviation that asks for the lowest price, `against` the one that forbids a higher
-    one, "" where nothing does.
+    `by` names the deviation that asks for the lowest factor, `against` the one that forbids a
+    higher one, "" where nothing does.
     """
 
     low: float
@@ -73,29 +82,66 @@ class PriceWindow:
 
     @property
     def empty(self) -> bool:
-        """Whether some deviation pays at every price."""
+        """Whether some deviation pays at every factor."""
         return self.low > self.high
 
-    def suggested(self) -> float | None:
-        """A price inside, with room on both sides: twice the lowest, but no nearer to the upper end
-        than half way (geometrically); None where there is none."""
-        if self.empty:
-            return None
-        if self.low == 0.0:
-            return 0.0
-        return min(2 * self.low, math.sqrt(self.low * self.high))
 
-
-def price_window(deviations: Iterable[Deviation], epsilon: float) -> PriceWindow:
-    """The prices that make honesty the best response within epsilon (units of reward)."""
+def price_window(deviations: Iterable[Deviation], prices: Floats, epsilon: float) -> PriceWindow:
+    """The factors on prices (terms,) that make honesty the best response within epsilon (units of
+    reward)."""
     low, high, by, against = 0.0, math.inf, "", ""
     for deviation in deviations:
-        least, most = deviation.break_even(epsilon)
+        least, most = deviation.break_even(prices, epsilon)
         if least > low:
             low, by = least, deviation.strategy
         if most < high:
             high, against = most, deviation.strategy
     return PriceWindow(low, high, by, against)
+
+
+def suggested_prices(
+    deviations: Sequence[Deviation], honest_paid: Floats, epsilon: float
+) -> Floats:
+    """The prices (terms,) that leave no deviation more than `MARGIN` epsilon and cost honest agents
+    the least: the largest of what any of them pays is as low as can be.
+
+    Where no prices stop all lies, those at which the best lie gains least.
+
+    Args:
+        deviations: at least one term each.
+        honest_paid: (samples, terms) what honest agents among themselves pay at price 1, net.
+        epsilon: in units of reward.
+    """
+    from scipy.optimize import linprog
+
+    known = [deviation for deviation in deviations if deviation.finite]
+    terms = honest_paid.shape[1]
+    gains = np.array([deviation.gains.mean() for deviation in known])
+    charges = np.array([deviation.charges.mean(axis=0) for deviation in known]).reshape(-1, terms)
+    # Charges of different terms differ by orders of magnitude: each is measured by its largest.
+    sizes = np.abs(np.concatenate([charges, honest_paid])).max(axis=0)
+    sizes[sizes == 0] = 1.0
+    charges, paid = charges / sizes, honest_paid / sizes
+    least_worst = np.zeros(terms)
+    for limit in (MARGIN * epsilon, None):
+        # Variables: the prices, and the bound t that is minimised.
+        on_lies = 0.0 if limit is not None else -1.0
+        on_honest = 0.0 if limit is None else -1.0
+        rows = [np.column_stack([-charges, np.full(len(known), on_lies)])]
+        bounds = [(limit or 0.0) - gains]
+        if limit is not None:
+            rows.append(np.column_stack([paid, np.full(len(paid), on_honest)]))
+            bounds.append(np.zeros(len(paid)))
+        found = linprog(
+            [*[0.0] * terms, 1.0],
+            A_ub=np.concatenate(rows),
+            b_ub=np.concatenate(bounds),
+            bounds=[(0.0, None)] * (terms + 1),
+        )
+        if found.success:
+            prices: Floats = found.x[:terms] / sizes
+            return prices
+    return least_worst
 
 
 def interval(samples: Sequence[float] | Floats, confidence: float = CONFIDENCE) -> Interval:

@@ -170,7 +170,8 @@ class StaleCopy:
 @dataclass(frozen=True, slots=True)
 class Conform:
     """m = (1 - a) g + a mean of the neighbours' last reports: it moves towards what is expected of
-    it (the herding that peer prediction invites)."""
+    it (the herding that peer prediction invites), or with a below 0 away from it, to pull the model
+    where only its own data do."""
 
     share: float
 
@@ -308,7 +309,10 @@ def _partial(spec: Spec) -> Strategy:
 
 
 def _conform(spec: Spec) -> Strategy:
-    return Conform(_share(spec, "conform:0.5"))
+    share = _number(spec, "conform:0.5")
+    if not -1 <= share <= 1:
+        raise ConfigurationError(f"strategy conform: {share} is not from -1 to 1")
+    return Conform(share)
 
 
 def _noise(spec: Spec) -> Strategy:

@@ -38,7 +38,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from threading import Lock
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import networkx as nx
 import numpy as np
@@ -94,6 +94,10 @@ class RoundWeights:
         self.period, self._graph = _graphs(self.ids, settings)
         self._weight = _rule(settings)
         self._cached = lru_cache(CACHED_ROUNDS)(self._round)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[tuple[str, ...], GraphSettings]]:
+        """Pickled without what was computed: workers of a pool compute their own."""
+        return type(self), (self.ids, self.settings)
 
     def graph(self, round: int) -> "RoundGraph":
         """The graph of a round from 1, all agents in order; an arc goes from giver to taker."""

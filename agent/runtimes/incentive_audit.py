@@ -1,15 +1,17 @@
 """Does any lie pay? Honest and deviating runs on the same seeds, judged by reward and payments.
 
 One agent deviates, all others are honest. Learning does not depend on payments, so each pair of
-runs is simulated once and billed afterwards, at any price: a price is a factor on all terms of the
-run's rule. Rewards are losses saved: the agent's own mean training loss, batch by batch the same in
-both runs, or that against the competitors' (`mechanisms.incentives.competitive`).
+runs is simulated once and billed afterwards, at any prices of the rule's terms. The reward is a
+loss saved: that of the agent's own model on its own samples, or that against the competitors'
+(`mechanisms.incentives.competitive`). After the library of strategies, an optimiser looks for a
+better lie at the prices found, and the prices are set again with it on the list.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,10 +21,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agent.runtimes.vectorised import VectorisedResult, run_vectorised, settle
+from agent.learner import verified_initial_parameters
+from agent.runtimes import best_response
+from agent.runtimes.simulated_evidence import Evidence, settle
+from agent.runtimes.training import learner_of, shards_of
+from agent.runtimes.vectorised import RoundResult, run_vectorised
+from agent.tasks import resolve_task
+from agent.tasks.classification import Classification
 from mechanisms.credits import MICRO
-from mechanisms.incentives import Deviation, PriceWindow, competitive, price_window
-from mechanisms.payments import parse_rule
+from mechanisms.incentives import (
+    Deviation,
+    PriceWindow,
+    competitive,
+    price_window,
+    suggested_prices,
+)
+from mechanisms.payments import Payments, parse_rule
+from topologies.canonical import sha256
 from topologies.cluster import Cluster
 from topologies.specs import ConfigurationError
 
@@ -30,168 +45,349 @@ Floats = NDArray[np.float64]
 
 STRATEGIES: Final = (
     "scale:0.5",
-    "scale:1.5",
+    "scale:1.25",
     "scale:2",
     "scale:4",
-    "scale:0",
-    "scale:-1",
+    "zero",
     "noise:0.5",
-    "noise:2",
-    "random-direction",
+    "sign-flip",
     "alternating-flip",
+    "random-direction",
     "stale-copy",
     "conform:0.5",
+    "conform:-0.5 + scale:0.75",
+    "partial:0.5",
+    "colluding:2",
 )
-LAST_SHARE: Final = 0.1  # of the rounds, over whose losses the reward is averaged
+"""What an audit judges if it is not told, beside `label-flip` for tasks of classes and an
+exaggeration in the last third of the rounds."""
+MARKS_MAX: Final = 32  # rounds after which losses and payments are looked at
+SAMPLES: Final = 512  # of a shard, on which an agent's own loss is measured
+SEARCH_SEEDS: Final = 2  # on which candidates are tried; what is found is judged on all
+PASSES: Final = 3  # of search and new prices, at most
+
+
+def library(cluster: Cluster, data_root: Path | None) -> list[str]:
+    """The strategies that are judged by default on runs like this one."""
+    last_third = 1 + 2 * cluster.rounds.rounds // 3
+    specs = [*STRATEGIES, f"scale:4 @ {last_third}-"]
+    if isinstance(resolve_task(cluster.task.name, data_root), Classification):
+        specs.append("label-flip")
+    return specs
 
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """One run: `losses` (rounds, agents), and what each agent paid, net, in credits: (agents,)."""
+    """One run, looked at after the rounds `marks` (marks,), the first of which is 0.
 
+    `losses` (marks, agents) of each agent's model on its own samples; `paid` (marks, agents, terms)
+    net credits until then, each term of the rule at price 1; not finite in a run that diverged.
+    """
+
+    marks: NDArray[np.int64]
     losses: Floats
     paid: Floats
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A strategy against honesty: its deviation, and what it had gained by each round.
+    """A strategy against honesty: its deviation at the end of the run, and by mark; of colluders,
+    means of both.
 
-    `cumulative` (seeds, rounds): the sum of the rewards of all rounds so far, less that of the
-    honest run, before payments.
+    `gains` (seeds, marks) and `charges` (seeds, marks, terms): what it had gained and been charged,
+    had the run ended there. `searched`: found by the optimiser, not of the library.
     """
 
     deviation: Deviation
-    cumulative: Floats
+    gains: Floats
+    charges: Floats
+    searched: bool = False
+
+    @property
+    def strategy(self) -> str:
+        """Its spec."""
+        return self.deviation.strategy
+
+    def net(self, prices: Floats) -> Floats:
+        """The gain left at prices (terms,) by mark: (seeds, marks)."""
+        left: Floats = self.gains - self.charges @ prices if self.deviation.finite else self.gains
+        return left
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The audit at factor `price` on the rule, None where no price makes honesty the best response.
+    """The audit of one agent's lies under a rule.
 
-    `scale`: the honest reward, what the agent's own loss fell by (units of loss); `honest_paid`
-    (runs x agents,): what honest agents among themselves pay, net, in credits at factor 1.
+    `terms` (terms,) names the rule's; `prices` (terms,) those judged at; `epsilon` and `reward` in
+    units of loss, the latter what honest training saves the agent. `window`: factors on the prices.
+    `honest_paid` (runs x agents, terms): what honest agents among themselves pay, at price 1.
     """
 
     agent: str
+    marks: NDArray[np.int64]
     judged: tuple[Judged, ...]
+    terms: tuple[str, ...]
+    prices: Floats
     epsilon: float
-    scale: float
-    window: PriceWindow
-    price: float | None
+    reward: float
     honest_paid: Floats
 
-    def gains(self, strategy: str) -> Floats:
-        """Net gains of a strategy at the price, by seed; without payments where there is none."""
-        (one,) = (j.deviation for j in self.judged if j.deviation.strategy == strategy)
-        return one.net(self.price or 0.0)
+    @property
+    def window(self) -> PriceWindow:
+        """The factors on the prices at which honesty is the best response."""
+        return price_window((one.deviation for one in self.judged), self.prices, self.epsilon)
 
-    def profitable(self) -> list[str]:
-        """The strategies whose mean net gain exceeds epsilon, the best first."""
-        means = {
-            j.deviation.strategy: float(self.gains(j.deviation.strategy).mean())
-            for j in self.judged
-        }
+    @property
+    def rule(self) -> str:
+        """The rule at the prices judged, as a spec."""
+        parts = [
+            f"{term}{'@' if ':' in term else ':'}{price:.4g}"
+            for term, price in zip(self.terms, self.prices, strict=True)
+            if price > 0
+        ]
+        return " + ".join(parts) or "none"
+
+    def honest_payments(self) -> Floats:
+        """What honest agents pay at the prices: (runs x agents,), net; below 0 they are paid."""
+        paid: Floats = self.honest_paid @ self.prices
+        return paid
+
+    def profitable(self, *, free: bool = False) -> list[str]:
+        """The strategies whose mean net gain exceeds epsilon, the best first; with `free` what they
+        gain without payments."""
+        prices = np.zeros_like(self.prices) if free else self.prices
+        means = {one.strategy: float(one.deviation.net(prices).mean()) for one in self.judged}
         found = [strategy for strategy, mean in means.items() if mean > self.epsilon]
         return sorted(found, key=lambda strategy: -means[strategy])
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked: runs that differ in their seeds alone, who lies, what it wants.
+
+    `factor` times the rule's own prices, None for prices that are to be found; `weight` of the
+    competitors' losses in the reward, 0 for who minds its own; gains up to the share `epsilon` of
+    the honest reward are let pass.
+    """
+
+    clusters: Sequence[Cluster]
+    agent: str
+    weight: float = 0.0
+    epsilon: float = 0.01
+    factor: float | None = None
+    data_root: Path | None = None
+    initial: Path | None = None
+
+    def liars(self, strategy: str) -> tuple[str, ...]:
+        """Who deviates: colluders are two, the agent and its first neighbour."""
+        if strategy == "honest":
+            return ()
+        if "colluding" not in strategy:
+            return (self.agent,)
+        return (self.agent, self.clusters[0].neighbours(self.agent)[0])
+
+
 def audit(
-    clusters: Sequence[Cluster],
+    question: Question,
     strategies: Sequence[str],
     *,
-    agent: str | None = None,
-    weight: float = 0.0,
-    epsilon: float = 0.01,
-    price: float | None = None,
-    data_root: Path | None = None,
+    search: bool = True,
     jobs: int = 1,
-    progress: Callable[[int, int], None] = lambda _done, _of: None,
+    cache: Path | None = None,
+    progress: Callable[[str, int, int], None] = lambda _what, _done, _of: None,
 ) -> Verdict:
-    """Judge strategies on runs that differ in their seeds alone.
+    """Judge strategies, and what an optimiser finds beyond them.
 
     Args:
-        clusters: one a seed; their rule is billed at factor 1.
-        strategies: specs.
-        agent: who deviates; the first one if not said.
-        weight: of the competitors' losses in the reward, 0 for who minds its own.
-        epsilon: gains up to this share of the honest reward are let pass.
-        price: factor on the rule; None for the one that the window suggests.
-        data_root: where the task finds its data.
+        question: what is asked.
+        strategies: specs of the library to judge.
+        search: look for a better lie too.
         jobs: processes.
-        progress: told of runs done and runs in all.
+        cache: where runs are kept: those that are there already are not run again.
+        progress: told what is run, how many runs are done, and of how many.
 
     Raises:
         ConfigurationError: a strategy, the task or the rule cannot be used.
     """
-    liar = agent or clusters[0].ids[0]
-    index = clusters[0].index(liar)
-    asked = [(cluster, "honest") for cluster in clusters]
-    asked += [(cluster, strategy) for strategy in strategies for cluster in clusters]
-    played: list[Played] = []
     with _workers(jobs) as mapped:
-        for run in mapped(partial(_play, liar, data_root), asked):
-            played.append(run)
-            progress(len(played), len(asked))
-    seeds = len(clusters)
-    honest = played[:seeds]
-    judged = tuple(
-        _judge(strategy, honest, played[seeds * (1 + at) : seeds * (2 + at)], index, weight)
-        for at, strategy in enumerate(strategies)
-    )
-    scale = float(np.mean([run.losses[0, index] - _last(run.losses)[index] for run in honest]))
-    if not scale > 0:
-        raise ConfigurationError(
-            "honest agents learn nothing in these rounds, so there is nothing to gain or to lose; "
-            "give more --rounds or another --step-size"
+        trials = _Trials(question, mapped, cache, progress)
+        trials.judge(strategies, "runs")
+        verdict = trials.verdict()
+        for number in range(1, PASSES + 1) if search else ():
+            found = trials.best_response(verdict.prices, f"search {number}")
+            trials.judge([found], f"search {number}", searched=True)
+            gain = float(trials.judged[found].deviation.net(verdict.prices).mean())
+            verdict = trials.verdict()
+            if gain <= verdict.epsilon:
+                break
+        return verdict
+
+
+@dataclass(slots=True)
+class _Trials:
+    """Runs of a question, and what they show so far."""
+
+    question: Question
+    mapped: Callable[..., Iterator[Played]]
+    cache: Path | None
+    progress: Callable[[str, int, int], None]
+    honest: list[Played] = field(default_factory=list)
+    judged: dict[str, Judged] = field(default_factory=dict)
+
+    def judge(self, strategies: Sequence[str], what: str, *, searched: bool = False) -> None:
+        """Run the strategies that were not judged yet, on all seeds."""
+        fresh = [one for one in dict.fromkeys(strategies) if one not in self.judged]
+        wanted = [*([] if self.honest else ["honest"]), *fresh]
+        seeds = len(self.question.clusters)
+        played = self._play(wanted, seeds, what)
+        if not self.honest:
+            self.honest, played = played[:seeds], played[seeds:]
+        for at, strategy in enumerate(fresh):
+            judged = self._judged(strategy, played[at * seeds : (at + 1) * seeds])
+            self.judged[strategy] = replace(judged, searched=searched)
+
+    def verdict(self) -> Verdict:
+        """What the judged strategies say, at the question's prices or the best ones."""
+        question, index = self.question, self._index
+        scale = float(
+            np.mean([run.losses[0, index] - run.losses[-1, index] for run in self.honest])
         )
-    window = price_window((one.deviation for one in judged), epsilon * scale)
-    factor = window.suggested() if price is None else price
-    paid = np.concatenate([run.paid for run in honest])
-    return Verdict(liar, judged, epsilon * scale, scale, window, factor, paid)
+        if not scale > 0:
+            raise ConfigurationError(
+                "honest agents learn nothing in these rounds, so there is nothing to gain or to "
+                "lose; give more --rounds or another --step-size"
+            )
+        epsilon = question.epsilon * scale
+        rule = self._rule
+        judged = tuple(self.judged.values())
+        honest_paid = np.concatenate([run.paid[-1] for run in self.honest])
+        if question.factor is not None:
+            prices = question.factor * np.array([term.price for term in rule.terms])
+        else:
+            prices = suggested_prices([one.deviation for one in judged], honest_paid, epsilon)
+        terms = tuple(
+            term.text.rpartition("@" if "@" in term.text else ":")[0] for term in rule.terms
+        )
+        marks = self.honest[0].marks
+        return Verdict(question.agent, marks, judged, terms, prices, epsilon, scale, honest_paid)
+
+    def best_response(self, prices: Floats, what: str) -> str:
+        """The spec of the best lie that an optimiser finds at prices (terms,)."""
+        seeds = min(SEARCH_SEEDS, len(self.question.clusters))
+
+        def net_gains(specs: Sequence[str]) -> list[float]:
+            played = self._play(specs, seeds, what)
+            return [
+                float(
+                    self._judged(spec, played[at * seeds : (at + 1) * seeds])
+                    .deviation.net(prices)
+                    .mean()
+                )
+                for at, spec in enumerate(specs)
+            ]
+
+        rounds = self.question.clusters[0].rounds.rounds
+        return best_response.search(net_gains, rounds)
+
+    @property
+    def _index(self) -> int:
+        return self.question.clusters[0].index(self.question.agent)
+
+    @property
+    def _rule(self) -> Payments:
+        return parse_rule(self.question.clusters[0].payments.rule)
+
+    def _play(self, strategies: Sequence[str], seeds: int, what: str) -> list[Played]:
+        asked = [(c, one) for one in strategies for c in self.question.clusters[:seeds]]
+        play = partial(
+            _cached, replace(self.question, clusters=self.question.clusters[:1]), self.cache
+        )
+        done: list[Played] = []
+        for run in self.mapped(play, asked):
+            done.append(run)
+            self.progress(what, len(done), len(asked))
+        return done
+
+    def _rewards(self, run: Played, index: int) -> Floats:
+        with np.errstate(invalid="ignore"):
+            return competitive(run.losses, index, self.question.weight)
+
+    def _judged(self, strategy: str, lying: Sequence[Played]) -> Judged:
+        gains, charges = [], []
+        liars = [self.question.clusters[0].index(a) for a in self.question.liars(strategy)]
+        for before, after in zip(self.honest, lying, strict=False):
+            # Whoever ruins its own model has nothing to gain, whatever it costs.
+            lost = not np.isfinite(after.losses[:, liars]).all()
+            gained = [self._rewards(after, i) - self._rewards(before, i) for i in liars]
+            gains.append(np.full(len(before.marks), -np.inf) if lost else np.mean(gained, axis=0))
+            charges.append((after.paid[:, liars] - before.paid[:, liars]).mean(axis=1))
+        all_gains, all_charges = np.stack(gains), np.stack(charges)
+        deviation = Deviation(strategy, all_gains[:, -1], all_charges[:, -1])
+        return Judged(deviation, all_gains, all_charges)
 
 
-def _play(agent: str, data_root: Path | None, asked: tuple[Cluster, str]) -> Played:
-    torch.set_num_threads(1)  # small models: more threads only wait for each other
+def _cached(question: Question, cache: Path | None, asked: tuple[Cluster, str]) -> Played:
+    """A run, from the folder of those that were done before if it is there."""
     cluster, strategy = asked
-    lies = {} if strategy == "honest" else {agent: strategy}
+    if cache is None:
+        return _play(question, cluster, strategy)
+    words = f"{cluster.fingerprint}\n{question.agent}\n{strategy}"
+    path = cache / f"{sha256(words.encode()).hex()[:32]}.npz"
+    if path.exists():
+        with np.load(path) as held:
+            return Played(held["marks"], held["losses"], held["paid"])
+    played = _play(question, cluster, strategy)
+    draft = path.with_suffix(".tmp.npz")
+    np.savez(draft, marks=played.marks, losses=played.losses, paid=played.paid)
+    draft.replace(path)
+    return played
+
+
+def _play(question: Question, cluster: Cluster, strategy: str) -> Played:
+    torch.set_num_threads(1)  # small models: more threads only wait for each other
+    terms = parse_rule(cluster.payments.rule).terms
+    marks = _marks(cluster)
+    data_root, initial = question.data_root, question.initial
+    task = resolve_task(cluster.task.name, data_root)
+    # Honest samples: whoever trains on false labels is still judged by the true ones.
+    learner = learner_of(cluster, data_root, shards_of(cluster), "cpu")
+    start = verified_initial_parameters(task, cluster.task, cluster.seed, initial)
+    losses = [learner.shard_losses(start.repeat(len(cluster.ids), 1), SAMPLES)]
+
+    def look(done: RoundResult) -> None:
+        if done.round in marks:
+            losses.append(learner.shard_losses(done.parameters, SAMPLES))
+
+    lies = dict.fromkeys(question.liars(strategy), strategy)
+    shape = (len(marks), len(cluster.ids))
     try:
-        result = run_vectorised(cluster, lies, data_root)
-        return Played(result.losses, _paid(cluster, result))
+        result = run_vectorised(cluster, lies, data_root, on_round=look, initial=initial)
+        paid = np.zeros((*shape, len(terms)))
+        for mark in range(1, len(marks)):
+            block = slice(marks[mark - 1], marks[mark])
+            evidence = Evidence(result.evidence.energies[block], result.evidence.traces[block])
+            paid[mark] = paid[mark - 1] + _paid(cluster, evidence)
     except ConfigurationError as exc:
         if "diverged" not in str(exc):
             raise
-        # Whoever ruins the model has nothing to gain, whatever it costs.
-        shape = (cluster.rounds.rounds, len(cluster.ids))
-        return Played(np.full(shape, np.inf), np.zeros(len(cluster.ids)))
+        return Played(marks, np.full(shape, np.inf), np.full((*shape, len(terms)), np.inf))
+    return Played(marks, torch.stack(losses).double().numpy(), paid)
 
 
-def _paid(cluster: Cluster, result: VectorisedResult) -> Floats:
-    received = settle(cluster, parse_rule(cluster.payments.rule), result.evidence)
-    return -np.array([received[agent] for agent in cluster.ids], dtype=np.float64) / MICRO
+def _marks(cluster: Cluster) -> NDArray[np.int64]:
+    """0, ends of windows about evenly spread, and the last round."""
+    rounds, window = cluster.rounds.rounds, cluster.payments.window
+    every = window * math.ceil(rounds / window / MARKS_MAX)
+    return np.array([*range(0, rounds, every), rounds])
 
 
-def _judge(
-    strategy: str, honest: Sequence[Played], lying: Sequence[Played], index: int, weight: float
-) -> Judged:
-    gains, charges, cumulative = [], [], []
-    for before, after in zip(honest, lying, strict=True):
-        with np.errstate(invalid="ignore"):
-            rewards = competitive(after.losses, index, weight) - competitive(
-                before.losses, index, weight
-            )
-        rewards = np.where(np.isfinite(after.losses[:, index]), rewards, -np.inf)
-        gains.append(float(_last(rewards)))
-        charges.append(after.paid[index] - before.paid[index])
-        cumulative.append(np.cumsum(rewards))
-    return Judged(Deviation(strategy, np.array(gains), np.array(charges)), np.stack(cumulative))
-
-
-def _last(values: Floats) -> Floats:
-    """The mean of the last rounds of (rounds, ...)."""
-    count = max(1, round(LAST_SHARE * len(values)))
-    means: Floats = values[-count:].mean(axis=0)
-    return means
+def _paid(cluster: Cluster, evidence: Evidence) -> Floats:
+    """Net credits (agents, terms), each term of the rule at price 1."""
+    by_term = []
+    for term in parse_rule(cluster.payments.rule).terms:
+        received = settle(cluster, Payments((replace(term, price=1.0),)), evidence)
+        by_term.append([-received[agent] / MICRO for agent in cluster.ids])
+    return np.array(by_term).reshape(-1, len(cluster.ids)).T
 
 
 @contextmanager
