@@ -1,0 +1,177 @@
+"""`candor femnist`: does noise pay among competing writers, and at which price does it not?"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from agent.options import data_root_option, json_option
+
+if TYPE_CHECKING:
+    from agent.runtimes.experiment import Progress as Told
+    from agent.runtimes.experiment import Results
+
+FAILS: Final = 1
+PAPERS_STEPS: Final = 10_650
+"""Three times the writers of the full data set."""
+
+
+@click.command("femnist")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=600,
+    show_default=True,
+    help=f"Steps of a training; the paper's: {PAPERS_STEPS}.",
+)
+@click.option(
+    "--alpha",
+    "alphas",
+    type=click.FloatRange(min=0),
+    multiple=True,
+    default=(0, 1, 2, 4, 6, 9),
+    show_default=True,
+    help="Aggressiveness of group A, a third of the writers; once for each.",
+)
+@click.option(
+    "--alpha-b",
+    type=click.FloatRange(min=0),
+    default=0,
+    show_default=True,
+    help="Aggressiveness of all others.",
+)
+@click.option(
+    "--price",
+    "prices",
+    type=click.FloatRange(min=0),
+    multiple=True,
+    default=(0, 1e-5, 5e-5, 2e-4),
+    show_default=True,
+    help="Price of a squared distance; once for each. 0 is without penalties.",
+)
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of each alpha."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The first.")
+@click.option(
+    "--task",
+    default="femnist",
+    show_default=True,
+    metavar="SPEC",
+    help="Another file (femnist:file=NAME) or model (femnist:model=logistic).",
+)
+@click.option(
+    "--step-size",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.06,
+    show_default=True,
+)
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs/femnist"),
+    show_default=True,
+    help="Where trainings are kept, and the report; those that are there are not run again.",
+)
+@data_root_option
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Where the model is trained.",
+)
+@json_option
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    steps: int,
+    alphas: tuple[float, ...],
+    alpha_b: float,
+    prices: tuple[float, ...],
+    seeds: int,
+    seed: int,
+    task: str,
+    step_size: float,
+    run_dir: Path,
+    data_root: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Train with competing writers of whom a third adds noise, and bill them at several prices.
+
+    Repeats the FeMNIST experiment of Dorner et al. 2023 (appendix B.3). A training of each
+    aggressiveness, billed at all prices afterwards; an interrupted experiment goes on when the same
+    command is given again. Exit code 0: from some price on reward falls with aggressiveness, while
+    98 % of honest writers pay less than a tenth of what the largest aggressiveness costs them; 1:
+    there is no such price.
+
+    \b
+    Examples:
+      candor femnist --run-dir runs/femnist
+      candor femnist --steps 10650 --seeds 10 --run-dir runs/femnist-paper
+    """
+    from agent.runtimes import experiment, experiment_report  # imports torch
+    from topologies.files import write_text
+
+    setting = experiment.Setting(task, steps, step_size)
+    with _showing(Console(stderr=True)) as tell:
+        results = experiment.experiment(
+            setting,
+            alphas,
+            alpha_b,
+            range(seed, seed + seeds),
+            run_dir,
+            data_root=data_root,
+            device=device,
+            progress=tell,
+        )
+    ordered = sorted({0.0, *prices})
+    report = run_dir / "report.html"
+    write_text(report, experiment_report.render(results, ordered))
+    if as_json:
+        click.echo(json.dumps(experiment_report.facts(results, ordered), indent=2))
+    else:
+        Console().print(_table(results, ordered))
+        for sentence in experiment_report.sentences(results, ordered):
+            click.echo(sentence)
+        click.echo(f"{report}: the page")
+    if not results.measured.holds:
+        context.exit(FAILS)
+
+
+@contextmanager
+def _showing(console: Console) -> "Iterator[Told]":
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("writers")
+        yield lambda done, of, what: progress.update(
+            bar, completed=done, total=of, description=what
+        )
+
+
+def _table(results: "Results", prices: list[float]) -> Table:
+    table = Table(title="mean reward of group A, by price", box=None)
+    for column in ("alpha", "runs", "test loss", "accuracy", *(f"{price:g}" for price in prices)):
+        table.add_column(column, justify="right")
+    for one in results.measured.outcomes:
+        table.add_row(
+            f"{one.alpha:g}",
+            f"{len(one.losses)}",
+            f"{one.losses.mean():.4f}",
+            f"{one.accuracies.mean():.1%}",
+            *(f"{one.reward(price)[0]:.4f}" for price in prices),
+        )
+    return table
