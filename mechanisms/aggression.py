@@ -1,14 +1,19 @@
 """Federated SGD among competitors who add noise to their gradients: who pays, and does it pay?
 
 The arithmetic of the FeMNIST experiment of Dorner et al. 2023 (appendix B.3), from what a training
-measured. Payments do not touch the training, so one training is billed at every price C: player i
-pays C ||m_i - mbar||^2 for each step in which it takes part, and the others of that step share what
-it pays (equation 10). Its reward is the test loss of the final model less its net payments: a
-competitor gains when the common model is bad. Nothing is trained here.
+measured. Payments do not touch the training, so one training is billed by any rule, at every price
+C: by the paper's, player i pays C ||m_i - mbar||^2 for each step in which it takes part, and the
+others of that step share what it pays (equation 10). Its reward is the test loss of the final model
+less its net payments: a competitor gains when the common model is bad. Nothing is trained here.
+
+The paper's rule charges players with few samples most, whose gradients are far from the average
+that they hardly move. `INFLUENCE`, ours, charges each for its distance times its weight in the
+average, how far it moves that, and so the same as the paper's where weights are equal.
 """
 
 import math
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import pairwise
 from typing import Final
 
@@ -23,16 +28,29 @@ Ints = NDArray[np.int64]
 HIGH_PERCENTILE: Final = 98
 
 
-def charges(players: int, chosen: Ints, squared: Floats) -> Floats:
+class Rule(StrEnum):
+    """What a step is billed for: ||m_i - mbar||^2, or the square of k w_i ||m_i - mbar|| where w_i
+    is the weight of player i among the k of the step."""
+
+    DISTANCE = "distance"
+    INFLUENCE = "influence"
+
+
+def charges(rule: Rule, samples: Ints, chosen: Ints, squared: Floats) -> Floats:
     """What each player pays, net, over all steps at price 1; above 0 is paid: (players,).
 
     Args:
-        players: how many there are; who never takes part pays 0.
+        rule: what is paid for.
+        samples: of each player (players,), above 0; the average of a step is weighted by them.
         chosen: the players of each step (steps, k), k at least 2, no player twice in a step.
         squared: their ||m_i - mbar||^2 (steps, k).
     """
-    others = (squared.sum(axis=1, keepdims=True) - squared) / (squared.shape[1] - 1)
-    paid = np.zeros(players)
+    k = chosen.shape[1]
+    if rule is Rule.INFLUENCE:
+        counts = samples[chosen]
+        squared = squared * (k * counts / counts.sum(axis=1, keepdims=True)) ** 2
+    others = (squared.sum(axis=1, keepdims=True) - squared) / (k - 1)
+    paid = np.zeros(len(samples))
     np.add.at(paid, chosen, squared - others)
     return paid
 

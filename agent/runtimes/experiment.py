@@ -6,17 +6,17 @@ when it has ended; a training whose file is there is not run again.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agent.runtimes.federated import Alphas, Diverged, Federation, Trained
-from agent.tasks import resolve_task
-from mechanisms.aggression import Measured, Outcomes
+from mechanisms.aggression import Measured, Outcomes, Rule, charges
 from topologies.files import read_text, write_text
 from topologies.specs import ConfigurationError
 
@@ -49,49 +49,52 @@ class _Record(BaseModel):
 class Results:
     """What the trainings measured.
 
-    `measured`: group A by its aggressiveness, without those of which all runs diverged, and the
-    payments of runs in which all are honest. `diverged`: (alpha of A, seed, step).
+    `measured`: under each rule, group A by its aggressiveness, without those of which all runs
+    diverged, and the payments of runs in which all are honest. `diverged`: (alpha of A, seed,
+    step). `writers`: how many there are.
     """
 
     setting: Setting
     alpha_b: float
     seeds: tuple[int, ...]
-    measured: Measured
+    writers: int
+    measured: Mapping[Rule, Measured]
     diverged: tuple[tuple[float, int, int], ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether under one of the rules some price does what it should."""
+        return any(one.holds for one in self.measured.values())
 
 
 def experiment(
+    federation: Federation,
     setting: Setting,
     alphas: Sequence[float],
     alpha_b: float,
     seeds: Sequence[int],
     run_dir: Path,
-    *,
-    data_root: Path | None = None,
-    device: str = "cpu",
     progress: Progress = lambda _done, _of, _what: None,
 ) -> Results:
     """Train what the directory does not have yet, and sum up.
 
     Args:
+        federation: the writers of the setting's task.
         setting: of all trainings.
         alphas: the aggressiveness of group A to try; 0 is always among them.
         alpha_b: that of the others. Honest payments are those of runs in which all are honest.
         seeds: trainings of each aggressiveness.
         run_dir: made if it is not there.
-        data_root: where the task finds its data.
-        device: where to train.
         progress: told of steps done, steps in all, and what is being trained.
 
     Raises:
-        ConfigurationError: no aggressiveness is above 0, the task has no writers, its data cannot
-            be read, the directory holds trainings of another setting, or honest training diverges.
+        ConfigurationError: no aggressiveness is above 0, the directory holds trainings of another
+            setting, or training diverges though group A is honest.
     """
     if not any(alphas):
         raise ConfigurationError("there is nothing to compare: give an --alpha above 0")
     tried = [Alphas(a, alpha_b) for a in sorted({0.0, *alphas})]
     pairs = list(dict.fromkeys((HONEST, *tried)))
-    federation = Federation(resolve_task(setting.task, data_root), device)
     run_dir.mkdir(parents=True, exist_ok=True)
     results: dict[tuple[Alphas, int], Trained | Diverged] = {}
     jobs = [(pair, seed) for seed in seeds for pair in pairs]  # whole curves first
@@ -116,16 +119,13 @@ def _summed_up(
     setting: Setting,
     tried: Sequence[Alphas],
     seeds: Sequence[int],
-    results: dict[tuple[Alphas, int], Trained | Diverged],
+    results: Mapping[tuple[Alphas, int], Trained | Diverged],
 ) -> Results:
-    honest = [r for s in seeds if isinstance(r := results[HONEST, s], Trained)]
-    outcomes = []
-    for pair in tried:
-        runs = [r for s in seeds if isinstance(r := results[pair, s], Trained)]
-        if runs:
-            measured = ([r.loss for r in runs], [r.accuracy for r in runs], map(_group_pays, runs))
-            outcomes.append(Outcomes(pair.a, *(np.array(list(column)) for column in measured)))
-    if not honest or not outcomes or outcomes[0].alpha != 0.0:
+    runs = {
+        pair: [run for seed in seeds if isinstance(run := results[pair, seed], Trained)]
+        for pair in (HONEST, *tried)
+    }
+    if not runs[HONEST] or not runs[tried[0]]:
         raise ConfigurationError(
             "training diverges though group A is honest; give a smaller --step-size or --alpha-b"
         )
@@ -133,7 +133,14 @@ def _summed_up(
         setting,
         tried[0].b,
         tuple(seeds),
-        Measured(tuple(outcomes), np.array([run.charges for run in honest])),
+        len(runs[HONEST][0].images),
+        {
+            rule: Measured(
+                tuple(_outcomes(rule, pair.a, runs[pair]) for pair in tried if runs[pair]),
+                np.array([_billed(rule, run) for run in runs[HONEST]]),
+            )
+            for rule in Rule
+        },
         tuple(
             (pair.a, seed, result.step)
             for (pair, seed), result in results.items()
@@ -142,9 +149,18 @@ def _summed_up(
     )
 
 
-def _group_pays(run: Trained) -> float:
-    """The mean net payment in group A at price 1."""
-    return float(np.array(run.charges)[np.array(run.group)].mean())
+def _outcomes(rule: Rule, alpha: float, runs: Sequence[Trained]) -> Outcomes:
+    return Outcomes(
+        alpha,
+        np.array([run.loss for run in runs]),
+        np.array([run.accuracy for run in runs]),
+        np.array([_billed(rule, run)[run.group].mean() for run in runs]),
+    )
+
+
+def _billed(rule: Rule, run: Trained) -> NDArray[np.float64]:
+    """What each writer pays, net, at price 1 (writers,)."""
+    return charges(rule, np.array(run.images), np.array(run.chosen), np.array(run.squared))
 
 
 def _read(path: Path, setting: Setting, alphas: Alphas, seed: int) -> Trained | Diverged | None:

@@ -4,40 +4,52 @@ Nothing is trained or read here.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
 
 from agent.charts import Line, histogram, lines_by_round
 from agent.page import card, escape, image, page, table
 from agent.runtimes.experiment import Results
-from mechanisms.aggression import HIGH_PERCENTILE, Outcomes
+from mechanisms.aggression import HIGH_PERCENTILE, Measured, Outcomes, Rule
 
-_INTRODUCTION = (
+_INTRODUCTION: Final = (
     "Writers train one model together: at each step three of them send the gradient of all their "
-    "training images, and the model moves by the average. They compete: each is rewarded with the "
-    "test loss of the final model. Group A, a third of them, adds noise, of mean square alpha "
-    "squared to each tensor. Each pays the price C times its squared distance from the average, to "
-    "the two others of that step. After Dorner et al. 2023, appendix B.3."
+    "training images, and the model moves by the average, weighted by their numbers of images. "
+    "They compete: each is rewarded with the test loss of the final model. Group A, a third of "
+    "them, adds noise, of mean square alpha squared to each tensor. Each pays the price C times "
+    "what the rule names, to the two others of that step. After Dorner et al. 2023, appendix B.3."
+)
+RULES: Final[Mapping[Rule, str]] = MappingProxyType(
+    {
+        Rule.DISTANCE: "paying for the squared distance from the average, as in the paper",
+        Rule.INFLUENCE: "paying for the squared distance times three times one's weight in the "
+        "average, so that writers with few images pay little",
+    }
 )
 
 
 def facts(results: Results, prices: Sequence[float]) -> dict[str, Any]:
     """What was found, in the types of JSON: nothing that is not finite, which is null."""
-    setting, measured = results.setting, results.measured
+    setting = results.setting
     return {
         "task": setting.task,
         "steps": setting.steps,
         "step_size": setting.step_size,
         "alpha_b": results.alpha_b,
         "seeds": list(results.seeds),
-        "writers": measured.honest_charges.shape[1],
-        "outcomes": [_outcome(one, prices) for one in measured.outcomes],
+        "writers": results.writers,
         "diverged": [{"alpha": a, "seed": seed, "step": t} for a, seed, t in results.diverged],
+        "rules": {rule: _measured(one, prices) for rule, one in results.measured.items()},
+        "ok": results.holds,
+    }
+
+
+def _measured(measured: Measured, prices: Sequence[float]) -> dict[str, Any]:
+    return {
+        "outcomes": [_outcome(one, prices) for one in measured.outcomes],
         "damage": measured.damage,
-        "honest_pays": [
-            {"price": price, f"p{HIGH_PERCENTILE}": price * measured.honest_charge}
-            for price in prices
-        ],
+        f"honest_charge_p{HIGH_PERCENTILE}": measured.honest_charge,
         "reward_falls_from_price": _finite(measured.falls_from),
         "honest_pay_little_below_price": _finite(measured.cheap_below),
         "ok": measured.holds,
@@ -63,76 +75,74 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def sentences(results: Results, prices: Sequence[float]) -> list[str]:
-    """What was found, in words."""
-    measured, price = results.measured, max(prices)
+def sentences(measured: Measured) -> list[str]:
+    """What was found under a rule, in words."""
     low, high, last = measured.falls_from, measured.cheap_below, measured.outcomes[-1].alpha
-    diverged = ", ".join(f"{a:g} (seed {seed}, step {t})" for a, seed, t in results.diverged)
-    left_out = [f"Diverged, and left out: aggressiveness {diverged}."] if diverged else []
     if last == 0:
-        return ["No training with noise ended in finite numbers.", *left_out]
-    falls = (
-        f"From price {low:.2g} on, reward falls with each step of aggressiveness up to {last:g}."
-        if math.isfinite(low)
-        else "At no price does reward fall with each step of aggressiveness."
-    )
-    pays = (
-        f"At price {price:g}, {HIGH_PERCENTILE} % of honest writers pay less than "
-        f"{price * measured.honest_charge:.2g}; aggressiveness {last:g} costs them "
-        f"{measured.damage:.2g} in test loss."
-    )
-    both = (
-        f"Below price {high:.2g} they pay less than a tenth of that: "
-        f"there {'are' if measured.holds else 'are no'} prices at which both hold."
-    )
-    return [falls, pays, both, *left_out]
+        return ["No training with noise ended in finite numbers."]
+    if math.isinf(low):
+        return ["At no price does reward fall with each step of aggressiveness."]
+    pays = low * measured.honest_charge
+    return [
+        f"From price {low:.2g} on, reward falls with each step of aggressiveness up to {last:g}.",
+        f"At that price {HIGH_PERCENTILE} % of honest writers pay less than {pays:.2g}, and "
+        f"aggressiveness {last:g} costs them {measured.damage:.2g} in test loss.",
+        f"They pay less than a tenth of that below price {high:.2g}: "
+        f"there {'are' if measured.holds else 'are no'} prices at which both hold.",
+    ]
+
+
+def divergences(results: Results) -> list[str]:
+    """The trainings that were left out, in words; none if there are none."""
+    runs = ", ".join(f"{a:g} (seed {seed}, step {t})" for a, seed, t in results.diverged)
+    return [f"Diverged, and left out: aggressiveness {runs}."] if runs else []
 
 
 def render(results: Results, prices: Sequence[float]) -> str:
     """The page; `prices` are those to draw, 0 among them for no penalties."""
-    setting, measured = results.setting, results.measured
+    setting = results.setting
     runs = "1 run" if len(results.seeds) == 1 else f"{len(results.seeds)} runs"
     header = (
         "<header><p class=kind>Candor experiment</p><h1>FeMNIST among competitors</h1>"
-        f"<p class=lead>{escape(setting.task)}, {measured.honest_charges.shape[1]} writers, "
-        f"{setting.steps:,} steps of size {setting.step_size:g}, {runs} of each aggressiveness; "
-        f"noise of the others: {results.alpha_b:g}</p></header>"
+        f"<p class=lead>{escape(setting.task)}, {results.writers} writers, {setting.steps:,} steps "
+        f"of size {setting.step_size:g}, {runs} of each aggressiveness; noise of the others: "
+        f"{results.alpha_b:g}</p></header>"
     )
-    found = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences(results, prices))
-    return page(
-        "FeMNIST among competitors",
-        [
-            header,
-            card("What was found", _INTRODUCTION, found),
-            _rewards(results, prices),
-            _payments(results, max(prices)),
-            _numbers(results, prices),
-        ],
+    found = "".join(
+        f"<h3>{escape(RULES[rule][0].upper() + RULES[rule][1:])}</h3>"
+        + "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences(measured))
+        for rule, measured in results.measured.items()
     )
+    found += "".join(f"<p>{escape(sentence)}</p>" for sentence in divergences(results))
+    blocks = [header, card("What was found", _INTRODUCTION, found)]
+    for rule, measured in results.measured.items():
+        blocks += [
+            _rewards(rule, measured, prices),
+            _payments(rule, measured, max(prices)),
+            _numbers(rule, measured, prices),
+        ]
+    return page("FeMNIST among competitors", blocks)
 
 
-def _rewards(results: Results, prices: Sequence[float]) -> str:
-    outcomes = results.measured.outcomes
+def _rewards(rule: Rule, measured: Measured, prices: Sequence[float]) -> str:
     lines = [
         Line(
             f"C = {price:g}" if price else "no penalties",
-            [one.alpha for one in outcomes],
-            [one.reward(price)[0] for one in outcomes],
+            [one.alpha for one in measured.outcomes],
+            [one.reward(price)[0] for one in measured.outcomes],
             marked=price == 0,
         )
         for price in prices
     ]
     drawing = lines_by_round(lines, "mean reward of group A", across="aggressiveness of group A")
     return card(
-        "Reward by aggressiveness",
-        "The test loss of the final model less net payments. Without penalties noise pays; at a "
-        "price high enough it costs.",
+        f"Reward by aggressiveness: {rule}",
+        f"The test loss of the final model less net payments; {RULES[rule]}.",
         image(drawing, "mean reward of group A by its aggressiveness, a line for each price"),
     )
 
 
-def _payments(results: Results, price: float) -> str:
-    measured = results.measured
+def _payments(rule: Rule, measured: Measured, price: float) -> str:
     references = {
         f"{HIGH_PERCENTILE} % pay less": price * measured.honest_charge,
         "a tenth of the damage": measured.damage / 10,
@@ -140,14 +150,14 @@ def _payments(results: Results, price: float) -> str:
     values = (price * measured.honest_charges).ravel().tolist()
     drawing = histogram(values, f"net payment at C = {price:g}", "writers", references)
     return card(
-        "What honest writers pay",
+        f"What honest writers pay: {rule}",
         "When all are honest: each writer's net payment over all steps, in each run; below 0 it "
         "receives. Damage is what the largest aggressiveness of group A costs in test loss.",
         image(drawing, "histogram of the net payments of honest writers"),
     )
 
 
-def _numbers(results: Results, prices: Sequence[float]) -> str:
+def _numbers(rule: Rule, measured: Measured, prices: Sequence[float]) -> str:
     columns = ["#alpha", "#runs", "#test loss", "#accuracy", "#charge at C = 1"]
     rows = [
         [
@@ -158,10 +168,12 @@ def _numbers(results: Results, prices: Sequence[float]) -> str:
             f"{one.charges.mean():.4g}",
             *(_told(one, price) for price in prices),
         ]
-        for one in results.measured.outcomes
+        for one in measured.outcomes
     ]
     headers = [f"#reward, C = {price:g}" for price in prices]
-    return card("In numbers", "Rewards ± standard error.", table([*columns, *headers], rows))
+    return card(
+        f"In numbers: {rule}", "Rewards ± standard error.", table([*columns, *headers], rows)
+    )
 
 
 def _told(one: Outcomes, price: float) -> str:

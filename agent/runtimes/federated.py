@@ -21,7 +21,6 @@ from agent.learner import initial_parameters
 from agent.runtimes.training import usable_device
 from agent.tasks import Task
 from agent.tasks.classification import TEST_BATCH, Classification, as_numbers
-from mechanisms.aggression import charges
 from topologies.specs import ConfigurationError
 
 CLIENTS: Final = 3  # of a step
@@ -38,13 +37,19 @@ class Alphas:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a training measured: `loss` and `accuracy` on the test images of all writers, `charges`
-    (writers,) their net payments at price 1, and `group` (writers,), who is in A."""
+    """What a training measured: all that payments follow from, and what was learned.
+
+    `loss` and `accuracy` on the test images of all writers; `group` (writers,), who is in A;
+    `images` (writers,), how many each trains on; `chosen` (steps, 3), who took part, and `squared`
+    (steps, 3), the squared distances of their gradients from the average.
+    """
 
     loss: float
     accuracy: float
-    charges: tuple[float, ...]
-    group: tuple[bool, ...]
+    group: list[bool]
+    images: list[int]
+    chosen: list[list[int]]
+    squared: list[list[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +123,8 @@ class Federation:
         loss, accuracy = self._tested(model)
         if not math.isfinite(loss):
             return Diverged(steps)
-        paid = charges(self.writers, chosen, squared)
-        return Trained(loss, accuracy, tuple(paid.tolist()), tuple(group.tolist()))
+        images = [len(labels) for _, labels in self._shards]
+        return Trained(loss, accuracy, group.tolist(), images, chosen.tolist(), squared.tolist())
 
     def _gradient(
         self, model: nn.Module, parameters: list[nn.Parameter], writer: int, out: Tensor

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from numpy.typing import NDArray
 
 from agent.commands.femnist import command
 from agent.learner import initial_parameters
-from agent.runtimes.experiment import Setting, experiment
+from agent.runtimes.experiment import Results, Setting, experiment
 from agent.runtimes.federated import Alphas, Diverged, Federation, Trained
 from agent.tasks import resolve_task
 from agent.tasks.classification import Classification
+from mechanisms.aggression import Rule, charges
 from topologies.specs import ConfigurationError
 
 MODEL = "femnist:model=logistic"
@@ -40,6 +42,11 @@ def write_writers(root: Path, writers: int = 3, *, alike: bool = False) -> None:
 def federation(tmp_path: Path) -> Federation:
     write_writers(tmp_path)
     return Federation(resolve_task(MODEL, tmp_path))
+
+
+def paid(run: Trained) -> NDArray[np.float64]:
+    """Net payments by the paper's rule at price 1 (writers,)."""
+    return charges(Rule.DISTANCE, np.array(run.images), np.array(run.chosen), np.array(run.squared))
 
 
 def trained(result: Trained | Diverged) -> Trained:
@@ -84,8 +91,7 @@ def test_writers_pay_for_their_distance_from_the_weighted_average(federation: Fe
     assert data.parts is not None
     each = [float((gradient(data.parts == w) - mean).square().sum()) for w in range(3)]
     expected = [each[w] - (sum(each) - each[w]) / 2 for w in range(3)]
-    assert got.charges == pytest.approx(expected, rel=1e-3)
-    assert sum(got.charges) == pytest.approx(0.0, abs=1e-6)
+    assert paid(got) == pytest.approx(expected, rel=1e-3)
 
 
 def test_noise_has_the_mean_square_of_alpha_in_each_tensor(federation: Federation) -> None:
@@ -94,7 +100,7 @@ def test_noise_has_the_mean_square_of_alpha_in_each_tensor(federation: Federatio
     share = (4 + 2 * liar) / 18  # of the images
     noise = 2 * 100.0**2  # of the two tensors
     expected = noise * ((1 - share) ** 2 - share**2)  # less what the two others pay
-    assert got.charges[liar] == pytest.approx(expected, rel=0.15)
+    assert paid(got)[liar] == pytest.approx(expected, rel=0.15)
 
 
 def test_a_third_of_the_writers_is_group_a_and_the_seed_says_who(tmp_path: Path) -> None:
@@ -114,8 +120,8 @@ def test_noise_of_the_others_is_theirs(federation: Federation) -> None:
         for alphas in (Alphas(5.0, 0.0), Alphas(0.0, 5.0))
     )
     liars, others = np.array(a.group), ~np.array(a.group)
-    assert np.array(a.charges)[liars].mean() > 0 > np.array(a.charges)[others].mean()
-    assert np.array(b.charges)[liars].mean() < 0 < np.array(b.charges)[others].mean()
+    assert paid(a)[liars].mean() > 0 > paid(a)[others].mean()
+    assert paid(b)[liars].mean() < 0 < paid(b)[others].mean()
 
 
 def test_a_training_whose_numbers_overflow_has_diverged(federation: Federation) -> None:
@@ -137,8 +143,24 @@ def test_a_task_without_enough_writers_is_refused(
 # --- the directory ----------------------------------------------------------------------------
 
 
-def play(root: Path, setting: Setting, alphas: tuple[float, ...] = (4.0,), **asked: Any) -> Any:
-    return experiment(setting, alphas, 0.0, [0, 1], root / "run", data_root=root, **asked)
+def play(
+    root: Path,
+    setting: Setting,
+    alphas: tuple[float, ...] = (4.0,),
+    alpha_b: float = 0.0,
+    **asked: Any,
+) -> Results:
+    federation = Federation(resolve_task(setting.task, root))
+    return experiment(federation, setting, alphas, alpha_b, [0, 1], root / "run", **asked)
+
+
+def honest(results: Results) -> list[list[float]]:
+    found: list[list[float]] = results.measured[Rule.DISTANCE].honest_charges.tolist()
+    return found
+
+
+def tried(results: Results) -> list[float]:
+    return [one.alpha for one in results.measured[Rule.INFLUENCE].outcomes]
 
 
 SETTING = Setting(MODEL, 3, 0.06)
@@ -164,8 +186,8 @@ def test_finished_trainings_are_not_run_again(
     monkeypatch.setattr(Federation, "train", watched)
     again = play(tmp_path, SETTING)
     assert not ran
-    assert again.measured.honest_charges.tolist() == first.measured.honest_charges.tolist()
-    assert [one.alpha for one in play(tmp_path, SETTING, (4.0, 2.0)).measured.outcomes] == [0, 2, 4]
+    assert honest(again) == honest(first)
+    assert tried(play(tmp_path, SETTING, (4.0, 2.0))) == [0.0, 2.0, 4.0]
     assert ran == [Alphas(2.0, 0.0)] * 2
 
 
@@ -183,18 +205,18 @@ def test_diverged_trainings_are_named_and_left_out(tmp_path: Path) -> None:
     write_writers(tmp_path)
     for _ in range(2):  # trained, and read again
         results = play(tmp_path, SETTING, (4.0, 1e30))
-        assert [one.alpha for one in results.measured.outcomes] == [0.0, 4.0]
+        assert tried(results) == [0.0, 4.0]
         assert results.diverged == ((1e30, 0, 1), (1e30, 1, 1))
     with pytest.raises(ConfigurationError, match="diverges though group A is honest"):
-        experiment(SETTING, (4.0,), 1e30, [0], tmp_path / "run", data_root=tmp_path)
+        play(tmp_path, SETTING, (4.0,), 1e30)
 
 
 def test_the_honest_are_those_of_runs_without_any_noise(tmp_path: Path) -> None:
     write_writers(tmp_path)
-    alone = play(tmp_path, SETTING).measured.honest_charges
-    noisy = experiment(SETTING, (4.0,), 1.0, [0, 1], tmp_path / "run", data_root=tmp_path)
-    assert noisy.measured.honest_charges.tolist() == alone.tolist()
-    assert noisy.measured.outcomes[0].charges.tolist() != alone.mean(axis=1).tolist()
+    alone, noisy = (play(tmp_path, SETTING, (4.0,), alpha_b) for alpha_b in (0.0, 1.0))
+    assert honest(noisy) == honest(alone)
+    losses = [each.measured[Rule.DISTANCE].outcomes[0].losses.tolist() for each in (alone, noisy)]
+    assert losses[0] != losses[1]
 
 
 # --- the command ------------------------------------------------------------------------------
@@ -211,14 +233,15 @@ def test_json_and_page_tell_the_same_experiment(tmp_path: Path) -> None:
     result = run(tmp_path, *asked, "--json")
     told = json.loads(result.stdout)
     assert result.exit_code == (0 if told["ok"] else 1)
-    assert [one["alpha"] for one in told["outcomes"]] == [0, 50]
     assert {one["alpha"] for one in told["diverged"]} == {1e30}
-    for one in told["outcomes"]:
+    outcomes = told["rules"]["distance"]["outcomes"]
+    assert [one["alpha"] for one in outcomes] == [0, 50]
+    for one in outcomes:
         free, paid = one["rewards"]
         assert free["mean"] == pytest.approx(one["loss"])
         assert paid["mean"] == pytest.approx(one["loss"] - 1e-4 * one["charge_at_price_1"])
     page = (tmp_path / "run" / "report.html").read_text()
-    assert page.count("data:image/svg+xml") == 2
+    assert page.count("data:image/svg+xml") == 4
     for words in (
         "3 steps",
         "2 runs of each",
@@ -228,14 +251,21 @@ def test_json_and_page_tell_the_same_experiment(tmp_path: Path) -> None:
     ):
         assert words in page
     shown = run(tmp_path, *asked)
-    assert f"{told['outcomes'][1]['loss']:.4f}" in shown.stdout
-    assert "98 % of honest writers pay less than" in shown.stdout
+    assert f"{outcomes[1]['loss']:.4f}" in shown.stdout
+    assert "influence: mean reward" in shown.stdout
+    assert "Diverged, and left out: aggressiveness 1e+30 (seed 0, step 1)" in shown.stdout
+
+
+def test_a_training_has_three_steps_a_writer_unless_told(tmp_path: Path) -> None:
+    write_writers(tmp_path, 4)
+    assert json.loads(run(tmp_path, "--alpha", "5", "--json").stdout)["steps"] == 12
 
 
 def test_the_exit_code_says_whether_a_price_does(tmp_path: Path) -> None:
     write_writers(tmp_path, alike=True)  # nobody is far from the average but who adds noise
     held = run(tmp_path, "--steps", "3", "--alpha", "300")
     assert held.exit_code == 0
+    assert "98 % of honest writers pay less than" in held.stdout
     assert "there are prices at which both hold" in held.stdout
     failed = run(tmp_path, "--steps", "3", "--alpha", "1e30")
     assert failed.exit_code == 1
@@ -257,8 +287,9 @@ def test_bad_numbers_are_refused(tmp_path: Path, arguments: tuple[str, str], wor
 
 
 def test_honesty_alone_is_no_experiment(tmp_path: Path) -> None:
+    write_writers(tmp_path)
     with pytest.raises(ConfigurationError, match="give an --alpha above 0"):
-        experiment(SETTING, [0.0], 0.0, [0], tmp_path)
+        play(tmp_path, SETTING, (0.0,))
 
 
 def test_missing_data_are_one_line(tmp_path: Path) -> None:
@@ -275,16 +306,15 @@ def test_missing_data_are_one_line(tmp_path: Path) -> None:
     reason="$CANDOR_DATA_ROOT, the directory of the real data sets, is not set",
 )
 def test_with_real_writers_noise_pays_without_penalties_and_costs_with_them(tmp_path: Path) -> None:
-    results = experiment(
-        Setting(MODEL, 100, 0.06),
-        (3.0, 9.0),
-        0.0,
-        [0],
-        tmp_path,
-        data_root=Path(os.environ["CANDOR_DATA_ROOT"]),
-    )
-    outcomes = results.measured.outcomes
-    for column in ([one.reward(0.0)[0] for one in outcomes], [one.charges[0] for one in outcomes]):
-        assert column == sorted(column)
-    assert 0.0 < results.measured.falls_from < math.inf
-    assert results.measured.honest_charges.shape == (1, 105)
+    federation = Federation(resolve_task(MODEL, Path(os.environ["CANDOR_DATA_ROOT"])))
+    results = experiment(federation, Setting(MODEL, 315, 0.06), (3.0, 9.0), 0.0, [0], tmp_path)
+    for measured in results.measured.values():
+        outcomes = measured.outcomes
+        losses, charges = [one.losses[0] for one in outcomes], [one.charges[0] for one in outcomes]
+        assert losses == sorted(losses)
+        assert charges == sorted(charges)
+        assert 0.0 < measured.falls_from < math.inf
+    # Writers with few images are far from the average, but do not move it.
+    assert not results.measured[Rule.DISTANCE].holds
+    assert results.measured[Rule.INFLUENCE].holds
+    assert results.writers == 105

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from mechanisms.aggression import Measured, Outcomes, charges
+from mechanisms.aggression import Measured, Outcomes, Rule, charges
 
 
 def outcome(alpha: float, loss: float, charge: float) -> Outcomes:
@@ -23,33 +24,55 @@ def measured(*points: tuple[float, float, float], honest: tuple[float, ...] = (0
 RISING = ((0.0, 1.0, 0.0), (1.0, 2.0, 10.0), (2.0, 4.0, 50.0))
 
 
-def test_charges_are_those_of_a_computation_by_hand() -> None:
-    chosen = np.array([[0, 1, 2], [3, 1, 0]])
-    squared = np.array([[4.0, 2.0, 0.0], [1.0, 3.0, 5.0]])
+CHOSEN = np.array([[0, 1, 2], [3, 1, 0]])
+SQUARED = np.array([[4.0, 2.0, 0.0], [1.0, 3.0, 5.0]])
+
+
+def test_charges_for_distance_are_those_of_a_computation_by_hand() -> None:
     # Step 1: 4 - 2/2, 2 - 4/2, 0 - 6/2; step 2: 1 - 8/2 (player 3), 3 - 6/2, 5 - 4/2.
-    assert charges(5, chosen, squared).tolist() == [3.0 + 3.0, 0.0 + 0.0, -3.0, -3.0, 0.0]
+    paid = charges(Rule.DISTANCE, np.array([9, 1, 1, 1, 1]), CHOSEN, SQUARED)
+    assert paid.tolist() == [3.0 + 3.0, 0.0 + 0.0, -3.0, -3.0, 0.0]
+
+
+def test_charges_for_influence_are_those_of_a_computation_by_hand() -> None:
+    # Three times the weights, squared: 4, 1/4, 1/4 in step 1, and so 16, 1/2, 0 are paid.
+    paid = charges(Rule.INFLUENCE, np.array([4, 1, 1]), CHOSEN[:1], SQUARED[:1])
+    assert paid.tolist() == [16 - 0.25, 0.5 - 8, -8.25]
 
 
 @st.composite
-def steps(draw: st.DrawFn) -> tuple[int, np.ndarray, np.ndarray]:
+def plays(draw: st.DrawFn) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     players, k = draw(st.integers(4, 9)), draw(st.integers(2, 4))
+    samples = draw(st.lists(st.integers(1, 1000), min_size=players, max_size=players))
     rows = draw(st.lists(st.permutations(range(players)), min_size=1, max_size=6))
-    chosen = np.array([row[:k] for row in rows])
     squares = st.lists(st.floats(0, 1e6), min_size=k, max_size=k)
-    return players, chosen, np.array([draw(squares) for _ in rows])
+    squared = np.array([draw(squares) for _ in rows])
+    return np.array(samples), np.array([row[:k] for row in rows]), squared
 
 
-@given(steps())
-def test_what_some_pay_others_receive(played: tuple[int, np.ndarray, np.ndarray]) -> None:
-    players, chosen, squared = played
-    paid = charges(players, chosen, squared)
-    assert paid.sum() == pytest.approx(0.0, abs=1e-9 * (1 + squared.sum()))
-    absent = sorted(set(range(players)) - set(chosen.ravel().tolist()))
+@given(plays(), st.sampled_from(Rule))
+def test_what_some_pay_others_receive(
+    play: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]], rule: Rule
+) -> None:
+    samples, chosen, squared = play
+    paid = charges(rule, samples, chosen, squared)
+    assert paid.sum() == pytest.approx(0.0, abs=1e-8 * (1 + squared.sum()))
+    absent = sorted(set(range(len(samples))) - set(chosen.ravel().tolist()))
     assert not paid[absent].any()
 
 
-def test_who_is_as_far_as_the_others_pays_nothing() -> None:
-    assert not charges(3, np.array([[2, 0, 1]]), np.full((1, 3), 7.0)).any()
+@given(plays())
+def test_who_have_equal_weights_pay_the_same_by_both_rules(
+    play: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]],
+) -> None:
+    samples, chosen, squared = play
+    one, other = (charges(rule, np.full_like(samples, 7), chosen, squared) for rule in Rule)
+    assert one == pytest.approx(other, abs=1e-9 * (1 + squared.sum()))
+
+
+@pytest.mark.parametrize("rule", Rule)
+def test_who_are_alike_pay_nothing(rule: Rule) -> None:
+    assert not charges(rule, np.full(3, 5), np.array([[2, 0, 1]]), np.full((1, 3), 7.0)).any()
 
 
 def test_the_reward_is_the_loss_less_what_is_paid() -> None:
