@@ -152,6 +152,10 @@ def command(
 
 @contextmanager
 def _showing(console: Console) -> "Iterator[Told]":
+    """A bar on a terminal; elsewhere a line for each training."""
+    if not console.is_terminal:
+        yield _teller(console)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -163,6 +167,18 @@ def _showing(console: Console) -> "Iterator[Told]":
         yield lambda done, of, what: progress.update(
             bar, completed=done, total=of, description=what
         )
+
+
+def _teller(console: Console) -> "Told":
+    told = ""
+
+    def tell(done: int, of: int, what: str) -> None:
+        nonlocal told
+        if what != told:
+            told = what
+            console.print(f"{what}: step {done:,} of {of:,}", highlight=False)
+
+    return tell
 
 
 def _table(measured: Measured, prices: list[float], title: str) -> Table:

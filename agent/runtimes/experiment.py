@@ -187,5 +187,5 @@ def _read(path: Path, setting: Setting, alphas: Alphas, seed: int) -> Trained | 
 def _write(path: Path, record: _Record) -> None:
     """Whole or not at all: who was interrupted finds no half of it."""
     draft = path.with_name(f"{path.name}.tmp")
-    write_text(draft, record.model_dump_json(indent=1) + "\n")
+    write_text(draft, record.model_dump_json())
     os.replace(draft, path)

@@ -23,8 +23,8 @@ _INTRODUCTION: Final = (
 RULES: Final[Mapping[Rule, str]] = MappingProxyType(
     {
         Rule.DISTANCE: "paying for the squared distance from the average, as in the paper",
-        Rule.INFLUENCE: "paying for the squared distance times three times one's weight in the "
-        "average, so that writers with few images pay little",
+        Rule.INFLUENCE: "paying for influence: the squared distance, times the square of one's "
+        "weight in the average over an equal share",
     }
 )
 
@@ -158,7 +158,7 @@ def _payments(rule: Rule, measured: Measured, price: float) -> str:
 
 
 def _numbers(rule: Rule, measured: Measured, prices: Sequence[float]) -> str:
-    columns = ["#alpha", "#runs", "#test loss", "#accuracy", "#charge at C = 1"]
+    columns = ["#alpha", "#runs", "#test loss", "#accuracy", "#pays at 1"]
     rows = [
         [
             f"{one.alpha:g}",
@@ -170,9 +170,11 @@ def _numbers(rule: Rule, measured: Measured, prices: Sequence[float]) -> str:
         ]
         for one in measured.outcomes
     ]
-    headers = [f"#reward, C = {price:g}" for price in prices]
+    headers = [f"#C = {price:g}" for price in prices]
     return card(
-        f"In numbers: {rule}", "Rewards ± standard error.", table([*columns, *headers], rows)
+        f"In numbers: {rule}",
+        "Mean reward of group A by price C, ± its standard error, and what it pays at price 1.",
+        table([*columns, *headers], rows),
     )
 
 
