@@ -39,6 +39,7 @@ _LABELLED_NODES_MAX = 40
 _NAMED_NODES_MAX = 100  # of a drawing
 _LABELLED_EDGES_MAX = 24
 _ARROWS_MAX = 300
+_BINS = 60  # not as many as fit the values: one far away would ask for millions
 
 # Typed as the library edge it is: the keys are known to some versions of its annotations only.
 _STYLE: Any = {
@@ -108,7 +109,7 @@ def histogram(
 ) -> bytes:
     """How many (`of` what) lie where; references are dashed vertical lines, named in a legend."""
     with _canvas(7.4, 3.0) as (figure, axes):
-        axes.hist(values, bins="auto", color=RECEIVED, edgecolor="white", linewidth=0.5)
+        axes.hist(values, bins=_BINS, color=RECEIVED, edgecolor="white", linewidth=0.5)
         for (name, at), colour in zip(references.items(), cycle(_MARKED_PALETTE), strict=False):
             axes.axvline(at, color=colour, linestyle=(0, (4, 3)), linewidth=1.4, label=name)
         _label_axes(axes, of, quantity, whole=False)

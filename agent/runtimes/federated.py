@@ -8,7 +8,7 @@ groups and the first model depend on the seed alone, so runs of one seed differ 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -101,8 +101,7 @@ class Federation:
         noise = torch.Generator(self.device).manual_seed(seed)
         model = self.task.build_model().to(self.device)
         parameters = list(model.parameters())
-        sizes = torch.tensor([p.numel() for p in parameters])
-        scale = sizes.float().rsqrt().repeat_interleave(sizes).to(self.device)  # (dim,)
+        scale = _unit_noise(parameters)
         x = initial_parameters(self.task, seed).to(self.device)
         nn.utils.vector_to_parameters(x, parameters)  # views: a step of x is one of the model
         chosen = np.array([rng.choice(self.writers, CLIENTS, replace=False) for _ in range(steps)])
@@ -110,7 +109,7 @@ class Federation:
         messages = torch.empty(CLIENTS, len(x), device=self.device)
         for step, writers in enumerate(chosen):
             for message, writer in zip(messages, writers, strict=True):
-                self._gradient(model, parameters, writer, out=message)
+                torch.cat(self._gradient(model, parameters, writer), out=message)
                 if alpha := alphas.a if group[writer] else alphas.b:
                     drawn = torch.randn(len(x), generator=noise, device=self.device)
                     message.add_(drawn.mul_(scale), alpha=alpha)
@@ -127,12 +126,11 @@ class Federation:
         return Trained(loss, accuracy, group.tolist(), images, chosen.tolist(), squared.tolist())
 
     def _gradient(
-        self, model: nn.Module, parameters: list[nn.Parameter], writer: int, out: Tensor
-    ) -> None:
-        """Of the mean loss over a writer's images, into `out` (dim,)."""
+        self, model: nn.Module, parameters: list[nn.Parameter], writer: int
+    ) -> list[Tensor]:
+        """Of the mean loss over a writer's images, for each tensor, flat."""
         loss = self.task.loss(model, self._shards[writer])
-        gradients = torch.autograd.grad(loss, parameters)
-        torch.cat([gradient.flatten() for gradient in gradients], out=out)
+        return [gradient.flatten() for gradient in torch.autograd.grad(loss, parameters)]
 
     def _weights(self, writers: NDArray[np.int64]) -> Tensor:
         """The writers' shares of their images (writers,)."""
@@ -150,3 +148,10 @@ class Federation:
             loss += float(nn.functional.cross_entropy(logits, labels[batch], reduction="sum"))
             hits += float((logits.argmax(dim=1) == labels[batch]).sum())
         return loss / len(labels), hits / len(labels)
+
+
+def _unit_noise(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """What standard normal noise is multiplied by, so that its mean square in each tensor is 1:
+    (dim,)."""
+    sizes = torch.tensor([parameter.numel() for parameter in parameters])
+    return sizes.float().rsqrt().repeat_interleave(sizes).to(parameters[0].device)
