@@ -39,6 +39,7 @@ _LABELLED_NODES_MAX = 40
 _NAMED_NODES_MAX = 100  # of a drawing
 _LABELLED_EDGES_MAX = 24
 _ARROWS_MAX = 300
+_BINS = 60  # not as many as fit the values: one far away would ask for millions
 
 # Typed as the library edge it is: the keys are known to some versions of its annotations only.
 _STYLE: Any = {
@@ -66,7 +67,7 @@ class Line:
     """A named line: `rounds` and `values` have one length; a marked line stands out."""
 
     name: str
-    rounds: Sequence[int]
+    rounds: Sequence[float]
     values: Sequence[float]
     marked: bool = False
 
@@ -78,9 +79,10 @@ def lines_by_round(
     references: Mapping[str, float] | None = None,
     logarithmic: bool = False,
     stepped: bool = False,
+    across: str = "round",
 ) -> bytes:
-    """Lines over rounds, each named at its end; references are dashed horizontal lines; stepped
-    ones hold their value until the next round."""
+    """Lines over rounds, or what else goes `across`, each named at its end; references are dashed
+    horizontal lines; stepped ones hold their value until the next round."""
     with _canvas(7.4, 3.5) as (figure, axes):
         drawn = [_finite(line) for line in lines]
         points = sum(len(line.values) for line in drawn)
@@ -97,8 +99,22 @@ def lines_by_round(
         if logarithmic:
             axes.set_yscale("log")
         axes.margins(x=0.01)
-        _label_axes(axes, quantity)
+        _label_axes(axes, quantity, across)
         _name_ends(figure, axes, ends)
+        return _svg(figure)
+
+
+def histogram(
+    values: Sequence[float], quantity: str, of: str, references: Mapping[str, float]
+) -> bytes:
+    """How many (`of` what) lie where; references are dashed vertical lines, named in a legend."""
+    with _canvas(7.4, 3.0) as (figure, axes):
+        axes.hist(values, bins=_BINS, color=RECEIVED, edgecolor="white", linewidth=0.5)
+        for (name, at), colour in zip(references.items(), cycle(_MARKED_PALETTE), strict=False):
+            axes.axvline(at, color=colour, linestyle=(0, (4, 3)), linewidth=1.4, label=name)
+        _label_axes(axes, of, quantity, whole=False)
+        if references:
+            axes.legend(frameon=False)
         return _svg(figure)
 
 
@@ -209,12 +225,13 @@ def _draw_line(
     )
 
 
-def _label_axes(axes: "Axes", quantity: str) -> None:
+def _label_axes(axes: "Axes", quantity: str, across: str, *, whole: bool = True) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_title(quantity, loc="left", fontsize=9.5, pad=8)
-    axes.set_xlabel("round")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel(across)
+    if whole:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(length=0)
 
 

@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "report": "Make one HTML page of a run directory.",
     "audit": "Say whether any lie pays, and at which price none does.",
     "games": "Hold the theory of when lies pay against games as played.",
+    "femnist": "Train with competing writers, and find the price at which noise does not pay.",
     "bench": "Measure what a round costs and where the time goes.",
 }
 

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.charts import NAMED_LINES_MAX, Line, _colours, _spread, lines_by_round, positions_of
+from agent.charts import (
+    NAMED_LINES_MAX,
+    Line,
+    _colours,
+    _spread,
+    histogram,
+    lines_by_round,
+    positions_of,
+)
 from agent.charts import payment_graph as draw_graph
 
 _heights = st.lists(st.floats(-2, 2), max_size=12)
@@ -47,6 +55,14 @@ def test_values_without_a_finite_number_are_left_out_of_a_line() -> None:
 def test_a_drawing_is_svg_and_takes_dollar_signs_literally() -> None:
     drawing = lines_by_round([Line("$a_0", [1, 2], [1.0, 2.0])], "a $ b $ c")
     assert ElementTree.fromstring(drawing).tag.endswith("svg")
+
+
+def test_a_histogram_is_svg_and_the_same_for_the_same_values() -> None:
+    first, again, other = (
+        histogram([0.1, 0.2, *rest], "pays", "writers", {"most": 0.3}) for rest in ((), (), (0.4,))
+    )
+    assert first == again != other
+    assert ElementTree.fromstring(first).tag.endswith("svg")
 
 
 @pytest.mark.parametrize(
