@@ -104,6 +104,52 @@ def lines_by_round(
         return _svg(figure)
 
 
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """A named row of intervals, (mean, low, high) each."""
+
+    name: str
+    spans: Sequence[tuple[float, float, float]]
+
+
+def intervals(
+    rows: Sequence[Bars],
+    kinds: Sequence[str],
+    quantity: str,
+    references: Mapping[str, float],
+    reach: float,
+) -> bytes:
+    """Means with their intervals, a row a name and a colour a kind, the first row at the top, from
+    -`reach` to `reach`; references are dashed vertical lines, named in the legend."""
+    with _canvas(7.4, 1.4 + 0.32 * len(rows)) as (figure, axes):
+        for at, (kind, colour) in enumerate(zip(kinds, (FAINT, RECEIVED), strict=True)):
+            below = [row + 0.3 * at for row in range(len(rows))]
+            spans = [row.spans[at] for row in rows]
+            means = [max(-reach, mean) for mean, _, _ in spans]
+            lengths = [
+                [
+                    max(0.0, mean - max(low, -reach))
+                    for mean, (_, low, _) in zip(means, spans, strict=True)
+                ],
+                [
+                    max(0.0, min(high, reach) - mean)
+                    for mean, (_, _, high) in zip(means, spans, strict=True)
+                ],
+            ]
+            axes.errorbar(
+                means, below, xerr=lengths, fmt="o", color=colour, markersize=4, label=kind
+            )
+        for name, value in references.items():
+            axes.axvline(value, color=INK, linestyle=(0, (4, 3)), linewidth=1.1, label=name)
+        axes.axvline(0.0, color=FAINT, linewidth=0.8)
+        axes.set_xlim(-1.05 * reach, 1.05 * reach)
+        axes.set_yticks([row + 0.15 for row in range(len(rows))], [row.name for row in rows])
+        axes.invert_yaxis()
+        _label_axes(axes, quantity, "", whole=False)
+        axes.legend(frameon=False, fontsize=8, loc="lower left")
+        return _svg(figure)
+
+
 def histogram(
     values: Sequence[float], quantity: str, of: str, references: Mapping[str, float]
 ) -> bytes:

@@ -111,11 +111,11 @@ class Measured:
             Deviation(
                 f"{less.alpha:g} to {more.alpha:g}",
                 np.array([more.losses.mean() - less.losses.mean()]),
-                np.array([more.charges.mean() - less.charges.mean()]),
+                np.array([[more.charges.mean() - less.charges.mean()]]),
             )
             for less, more in pairwise(self.outcomes)
         )
-        window = price_window(steps, epsilon=0.0)
+        window = price_window(steps, np.ones(1), epsilon=0.0)
         return window.low if math.isinf(window.high) else math.inf
 
     @property

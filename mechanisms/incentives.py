@@ -138,7 +138,7 @@ def suggested_prices(
             b_ub=np.concatenate(bounds),
             bounds=[(0.0, None)] * (terms + 1),
         )
-        if found.success:
+        if found.x is not None:
             prices: Floats = found.x[:terms] / sizes
             return prices
     return least_worst

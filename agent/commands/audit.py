@@ -2,20 +2,26 @@
 
 import json
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
-import numpy as np
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from agent.commands.plan import plan_of, plan_options
 from agent.options import json_option
-from mechanisms.incentives import interval
 from topologies.specs import ConfigurationError
 
+if TYPE_CHECKING:
+    from agent.runtimes.incentive_audit import Verdict
+
 PAYS: Final = 1
+RUNS_NAME: Final = "runs"
 
 
 @click.command("audit")
@@ -25,14 +31,21 @@ PAYS: Final = 1
 @click.option(
     "--strategies",
     "names",
-    help="Which, separated by commas.  [default: a library of twelve]",
+    help="Which, separated by commas.  [default: a library of all kinds]",
+)
+@click.option(
+    "--search/--no-search",
+    default=True,
+    show_default=True,
+    help="Let an optimiser look for a better lie at the prices found.",
 )
 @click.option(
     "--price",
     default="auto",
     show_default=True,
     metavar="auto|NUMBER",
-    help="Factor on the whole rule; auto takes one from the window found.",
+    help="auto: the prices of the rule's terms that stop all lies and cost honest agents the "
+    "least; or a factor on the rule's own.",
 )
 @click.option(
     "--competition",
@@ -51,6 +64,12 @@ PAYS: Final = 1
 @click.option(
     "--jobs", type=click.IntRange(min=1), help="Processes.  [default: as many as there are cores]"
 )
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where runs, audit.json and report.html are kept; runs that are there are not run again.  "
+    "[default: runs/audit-TASK-TIME]",
+)
 @json_option
 @click.pass_context
 def command(
@@ -59,27 +78,31 @@ def command(
     seeds: int,
     agent: str | None,
     names: str | None,
+    search: bool,
     price: str,
     competition: float,
     epsilon: float,
     jobs: int | None,
+    run_dir: Path | None,
     as_json: bool,
     **asked: Any,
 ) -> None:
     """Simulate honest and lying runs on the same seeds, and say whether any lie pays.
 
-    A gain is the loss that the liar saves itself, in per cent of what honest training saves it; a
-    credit is worth one unit of loss. Exit code 0: no strategy gains more than epsilon at the price;
-    1: one does, or no price stops all of them (named); 2: bad usage.
+    A gain is the loss on its own samples that the liar saves itself, in per cent of what honest
+    training saves it; a credit is worth one unit of loss. Exit code 0: no strategy gains more than
+    epsilon at the prices; 1: one does (named); 2: bad usage.
 
     \b
     Example:
       candor audit --agents 10 --topology erdos-renyi:p=0.4 --task digits --rounds 160 \\
           --local-steps 1 --step-size 0.1 --step-decay 0
     """
-    from agent.runtimes.incentive_audit import STRATEGIES, audit  # imports torch
+    from agent.runtimes import audit_report
+    from agent.runtimes.incentive_audit import Question, audit, library  # imports torch
     from agent.runtimes.stand_ins import stand_in_entries
     from agent.runtimes.testbed import cluster_of
+    from mechanisms.strategy_specs import canonical_strategy, parse_strategy
 
     if asked["strategies"]:
         raise ConfigurationError("--strategy is for a run; give --strategies A,B to audit them")
@@ -87,79 +110,90 @@ def command(
     first = asked["seed"]
     plans = [plan_of({**asked, "seed": first + i}, 0, simulated=True) for i in range(seeds)]
     clusters = [cluster_of(plan, Path("audit"), stand_in_entries) for plan in plans]
-    chosen = tuple(names.split(",")) if names else STRATEGIES
-    with Console(stderr=True).status("runs") as status:
+    if clusters[0].payments.rule == "none":
+        raise ConfigurationError("--rule none has no prices to audit; --price 0 shows free gains")
+    liar = agent or clusters[0].ids[0]
+    if liar not in clusters[0].ids:
+        raise ConfigurationError(f"--agent {liar}: no such agent")
+    data_root = asked["data_root"]
+    chosen = names.split(",") if names else library(clusters[0], data_root)
+    for spec in chosen:
+        parse_strategy(spec, simulated=True)
+    chosen = [spec for spec in map(canonical_strategy, chosen) if spec != "honest"]
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    place = run_dir or Path("runs") / f"audit-{plans[0].task.name.partition(':')[0]}-{stamp}"
+    cache = _prepared(place)
+    question = Question(clusters, liar, competition, epsilon, factor, data_root, plans[0].initial)
+    with _progress() as told:
         verdict = audit(
-            clusters,
+            question,
             chosen,
-            agent=agent,
-            weight=competition,
-            epsilon=epsilon,
-            price=factor,
-            data_root=asked["data_root"],
+            search=search,
             jobs=jobs or os.cpu_count() or 1,
-            progress=lambda done, of: status.update(f"{done} of {of} runs"),
+            cache=cache,
+            progress=told,
         )
-    profitable = verdict.profitable()
-    scale, at = verdict.scale, verdict.price
-    rows = []
-    for one in verdict.judged:
-        deviation = one.deviation
-        free, net = interval(deviation.gains / scale), interval(deviation.net(at or 0.0) / scale)
-        rows.append((deviation.strategy, free, net, float(deviation.charges.mean())))
-    median, high = np.percentile(verdict.honest_paid, [50, 98]) * (at or 0.0) / scale
+    settings = clusters[0]
+    title = f"{settings.task.name} · {len(settings.ids)} agents · {asked['topology']}"
+    report = audit_report.write(verdict, title, place)
     if as_json:
-        facts = {
-            "agent": verdict.agent,
-            "price": at,
-            "window": [verdict.window.low, _finite(verdict.window.high)],
-            "honest_reward": scale,
-            "profitable": profitable,
-            "honest_pays": {"median": median, "p98": high},
-            "strategies": {
-                name: {
-                    "gain": [free.mean, free.low, free.high],
-                    "net_gain": [net.mean, net.low, net.high],
-                    "charge": charge,
-                }
-                for name, free, net, charge in rows
-            },
-        }
-        click.echo(json.dumps(_clean(facts), indent=2))
+        click.echo(json.dumps(audit_report.facts(verdict), indent=2))
     else:
-        table = Table(title=f"{verdict.agent} lies, per cent of the honest reward", box=None)
-        for column in ("strategy", "gain, free", "95 %", "gain, paid", "95 %", "pays more"):
-            table.add_column(column, justify="left" if column == "strategy" else "right")
-        for name, free, net, charge in rows:
-            table.add_row(
-                name,
-                f"{100 * free.mean:+.2f}",
-                f"{100 * free.low:+.2f} {100 * free.high:+.2f}",
-                f"{100 * net.mean:+.2f}",
-                f"{100 * net.low:+.2f} {100 * net.high:+.2f}",
-                f"{charge:+.4f}",
-            )
-        Console().print(table)
-        window = verdict.window
-        upper = "any higher" if window.high == float("inf") else f"{window.high:.4g}"
-        click.echo(
-            "no price makes honesty the best response"
-            if window.empty
-            else f"honesty is the best response from {window.low:.4g} times the rule's prices "
-            f"({window.by or 'nobody gains'}) to {upper} {window.against}".rstrip()
-        )
-        if at is not None:
-            click.echo(f"at {at:.4g}: honest agents pay {100 * median:+.2f} % in the median, ")
-            click.echo(f"{100 * high:+.2f} % at the 98th percentile, of the honest reward")
-    if profitable or at is None:
-        names_of = ", ".join(profitable) or window_name(verdict.window.by)
-        click.echo(f"candor: a lie pays: {names_of}", err=True)
+        _print(verdict)
+        click.echo(f"report: {report}")
+    profitable = verdict.profitable()
+    if profitable:
+        click.echo(f"candor: a lie pays: {', '.join(profitable)}", err=True)
         context.exit(PAYS)
 
 
-def window_name(name: str) -> str:
-    """Who asks for a price that another one forbids."""
-    return name or "no price stops all of them"
+def _print(verdict: "Verdict") -> None:
+    from agent.runtimes.audit_report import flattening, intervals, percent, sentences
+
+    shown = Table(title=f"{verdict.agent} lies: gains, per cent of the honest reward", box=None)
+    shown.add_column("strategy", min_width=24, overflow="fold")
+    for column in ("free", "95 %", "paid", "95 %", "free, T", "2T more"):
+        shown.add_column(column, justify="right", no_wrap=True)
+    for one in verdict.judged:
+        free, net = intervals(verdict, one)
+        half, late = flattening(verdict, one)
+        shown.add_row(
+            one.strategy + (" (search)" if one.searched else ""),
+            percent(free.mean),
+            f"± {100 * (free.high - free.mean):.2f}",
+            percent(net.mean),
+            f"± {100 * (net.high - net.mean):.2f}",
+            percent(half),
+            percent(late),
+        )
+    Console().print(shown)
+    for line in sentences(verdict):
+        click.echo(line)
+
+
+def _prepared(run_dir: Path) -> Path:
+    """The folder of finished runs; whatever else is there must be an audit's."""
+    runs = run_dir / RUNS_NAME
+    try:
+        if run_dir.exists() and any(run_dir.iterdir()) and not runs.is_dir():
+            raise ConfigurationError(f"--run-dir {run_dir}: is not empty, and no audit's")
+        runs.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigurationError(f"--run-dir {run_dir}: {exc.strerror}") from exc
+    return runs
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def told(what: str, done: int, of: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what)
+            bar.update(tasks[what], completed=done, total=of)
+
+        yield told
 
 
 def _number(text: str) -> float:
@@ -169,20 +203,4 @@ def _number(text: str) -> float:
         value = -1.0
     if not 0 <= value < float("inf"):
         raise ConfigurationError(f"--price {text!r}: write auto, or a number from 0 on")
-    return value
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
-
-
-def _clean(value: Any) -> Any:
-    """JSON has no infinity: null stands for what is not finite."""
-    match value:
-        case dict():
-            return {key: _clean(one) for key, one in value.items()}
-        case list():
-            return [_clean(one) for one in value]
-        case float():
-            return _finite(value)
     return value

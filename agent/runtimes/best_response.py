@@ -7,7 +7,7 @@ tries a whole generation at once, which the runs of an audit share among process
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +28,11 @@ def search(net_gains: Callable[[Sequence[str]], Sequence[float]], rounds: int) -
         net_gains: what each of some specs gains, after payments; -inf for one that ruins the model.
         rounds: of the run.
     """
-    from scipy.optimize import differential_evolution
+    from scipy.optimize import Bounds, differential_evolution
 
     tried: dict[str, float] = {}
 
-    def costs(points: Floats) -> Floats:
+    def costs(points: NDArray[Any], /) -> Any:
         """Of the points (parameters, candidates): (candidates,)."""
         specs = [spec_of(point, rounds) for point in points.T]
         fresh = [spec for spec in dict.fromkeys(specs) if spec not in tried]
@@ -42,7 +42,7 @@ def search(net_gains: Callable[[Sequence[str]], Sequence[float]], rounds: int) -
 
     differential_evolution(
         costs,
-        BOUNDS,
+        Bounds(*np.array(BOUNDS).T),
         maxiter=GENERATIONS - 1,
         popsize=1,
         init=_first(np.random.default_rng(0)),
@@ -72,7 +72,7 @@ def _first(rng: np.random.Generator) -> Floats:
     """The first generation (candidates, parameters): plain exaggerations all along, in the last
     rounds and in the first ones, and points anywhere."""
     low, high = np.array(BOUNDS).T
-    anywhere = low + (high - low) * rng.random((CANDIDATES, len(BOUNDS)))
+    anywhere: Floats = low + (high - low) * rng.random((CANDIDATES, len(BOUNDS)))
     anywhere[:, 2] *= rng.random(CANDIDATES) < 0.5  # noise wins nothing by itself
     plain = [(0.25, 0.0, 0.0, 0.0, 1.0), (0.5, 0.0, 0.0, 0.0, 1.0), (1.0, 0.0, 0.0, 0.7, 1.0),
              (0.6, -0.3, 0.0, 0.0, 1.0), (0.5, 0.3, 0.0, 0.0, 1.0)]  # fmt: skip

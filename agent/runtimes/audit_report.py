@@ -1,0 +1,236 @@
+"""What an audit says, for people and for machines: `audit.json`, a table, `report.html`."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent import charts
+from agent.page import card, escape, image, page, table
+from agent.runtimes.incentive_audit import Judged, Verdict
+from mechanisms.incentives import Interval, interval
+
+Floats = NDArray[np.float64]
+
+REPORT_NAME: Final = "report.html"
+AUDIT_NAME: Final = "audit.json"
+_FACTORS: Final = tuple(float(f) for f in np.linspace(0.0, 2.0, 41))
+_LINES_MAX: Final = 8  # of the best lies, in a chart
+_SHOWN: Final = 3.0  # axes end at so many times the largest gain: what is lost may be far below
+
+
+def facts(verdict: Verdict) -> dict[str, Any]:
+    """The audit as JSON: gains, losses and payments as shares of the honest reward; None for what
+    has no end or is not finite."""
+    window, paid = verdict.window, verdict.honest_payments() / verdict.reward
+    median, high = np.percentile(paid, [50, 98])
+    found = {
+        "agent": verdict.agent,
+        "rule": verdict.rule,
+        "prices": dict(zip(verdict.terms, verdict.prices.tolist(), strict=True)),
+        "window": {
+            "low": window.low, "high": window.high, "by": window.by, "against": window.against,
+        },
+        "epsilon": verdict.epsilon / verdict.reward,
+        "honest_reward": verdict.reward,
+        "profitable_without_payments": verdict.profitable(free=True),
+        "profitable": verdict.profitable(),
+        "honest_pays": {"median": float(median), "p98": float(high), "all": paid.tolist()},
+        "rounds": verdict.marks.tolist(),
+        "strategies": {one.strategy: _strategy(verdict, one) for one in verdict.judged},
+    }  # fmt: skip
+    return _clean(found)  # type: ignore[no-any-return]
+
+
+def _strategy(verdict: Verdict, one: Judged) -> dict[str, Any]:
+    free, net = intervals(verdict, one)
+    cumulative = one.net(verdict.prices).mean(axis=0) / verdict.reward
+    half, late = flattening(verdict, one)
+    return {
+        "searched": one.searched,
+        "gain": [free.mean, free.low, free.high],
+        "net_gain": [net.mean, net.low, net.high],
+        "charge": float((one.deviation.charges @ verdict.prices).mean()) / verdict.reward,
+        "cumulative_net_gain": cumulative.tolist(),
+        "first_half": half,
+        "second_half": late,
+    }
+
+
+def intervals(verdict: Verdict, one: Judged) -> tuple[Interval, Interval]:
+    """A strategy's gain without and with payments, as shares of the honest reward."""
+    deviation, scale = one.deviation, verdict.reward
+    return interval(deviation.gains / scale), interval(deviation.net(verdict.prices) / scale)
+
+
+def flattening(verdict: Verdict, one: Judged) -> tuple[float, float]:
+    """Without payments: gain(T) and gain(2T) - gain(T), T half of the rounds, as shares of the
+    honest reward."""
+    gains = one.gains.mean(axis=0) / verdict.reward
+    rounds = verdict.marks
+    middle = int(np.abs(rounds - rounds[-1] / 2).argmin())
+    return float(gains[middle]), float(gains[-1] - gains[middle])
+
+
+def sentences(verdict: Verdict) -> list[str]:
+    """The audit in a few lines of text."""
+    window, free = verdict.window, verdict.profitable(free=True)
+    median, high = np.percentile(verdict.honest_payments(), [50, 98]) / verdict.reward
+    share = verdict.epsilon / verdict.reward
+    best = max((float(j.deviation.gains.mean()) for j in verdict.judged), default=0.0)
+    lines = [
+        f"without payments {len(free)} of {len(verdict.judged)} lies gain more than {share:.3g} of "
+        f"the honest reward; the best gains {100 * best / verdict.reward:.2f} %",
+        f"rule: {verdict.rule}",
+    ]
+    if window.empty:
+        lines.append("no factor on these prices makes honesty the best response")
+    else:
+        upper = "any higher" if np.isinf(window.high) else f"{window.high:.3g}"
+        by = f" ({window.by})" if window.by else ""
+        against = f" ({window.against})" if window.against else ""
+        lines.append(
+            f"honesty is the best response at {window.low:.3g}{by} to {upper}{against} times these "
+            "prices"
+        )
+    lines.append(
+        f"honest agents pay {100 * median:+.2f} % of the honest reward in the median, "
+        f"{100 * high:+.2f} % at the 98th percentile"
+    )
+    return lines
+
+
+def write(verdict: Verdict, title: str, run_dir: Path) -> Path:
+    """Write `audit.json` and `report.html` into the run's directory; the path of the latter."""
+    (run_dir / AUDIT_NAME).write_text(json.dumps(facts(verdict), indent=2) + "\n")
+    path = run_dir / REPORT_NAME
+    path.write_text(render(verdict, title), encoding="utf-8")
+    return path
+
+
+def render(verdict: Verdict, title: str) -> str:
+    """The audit as a self-contained page."""
+    blocks = (_header(verdict, title), _gains(verdict), _prices(verdict), _honest(verdict),
+              _cumulative(verdict), _table(verdict))  # fmt: skip
+    return page(escape(f"Does a lie pay? {title}"), blocks)
+
+
+def _header(verdict: Verdict, title: str) -> str:
+    profitable = verdict.profitable()
+    said = f"a lie pays: {', '.join(profitable)}" if profitable else "no lie pays"
+    kind = "bad" if profitable else "good"
+    lead = "".join(f"<p class=lead>{escape(line)}</p>" for line in sentences(verdict))
+    return (
+        f"<p class=kind>incentive audit</p><h1>{escape(title)}</h1>{lead}"
+        f'<div class=tiles><div class="tile {kind}"><b>{escape(said)}</b>'
+        f"<span>{escape(verdict.agent)} deviates, all others are honest</span></div></div>"
+    )
+
+
+def _gains(verdict: Verdict) -> str:
+    rows = [(one.strategy, *intervals(verdict, one)) for one in _best_first(verdict)]
+    bars = [
+        charts.Bars(name, [(100 * i.mean, 100 * i.low, 100 * i.high) for i in (free, net)])
+        for name, free, net in rows
+        if np.isfinite(free.mean)
+    ]
+    svg = charts.intervals(
+        bars, ("without payments", "with payments"), "gain, per cent of the honest reward",
+        {"epsilon": 100 * verdict.epsilon / verdict.reward}, 100 * _reach(verdict),
+    )  # fmt: skip
+    caption = (
+        "What each strategy gains over honesty on the same seeds, means with 95 % confidence "
+        "intervals (Student). Bars that leave the picture lose more than it shows."
+    )
+    return card("Gains", caption, image(svg, "gain by strategy"))
+
+
+def _prices(verdict: Verdict) -> str:
+    lines = []
+    for one in _best_first(verdict)[:_LINES_MAX]:
+        nets = [one.deviation.net(f * verdict.prices).mean() / verdict.reward for f in _FACTORS]
+        lines.append(_line(one, _FACTORS, 100 * np.array(nets), verdict))
+    svg = charts.lines_by_round(
+        lines, "net gain, per cent of the honest reward",
+        references={"epsilon": 100 * verdict.epsilon / verdict.reward}, across="times the prices",
+    )  # fmt: skip
+    caption = "What the best lies gain when all prices are multiplied; 1 is the rule judged."
+    return card("Prices", caption, image(svg, "net gain by price"))
+
+
+def _honest(verdict: Verdict) -> str:
+    paid = 100 * verdict.honest_payments() / verdict.reward
+    median, high = np.percentile(paid, [50, 98])
+    svg = charts.histogram(
+        paid.tolist(), "paid, per cent of the honest reward (below 0: received)", "honest agents",
+        {"median": float(median), "98th percentile": float(high)},
+    )  # fmt: skip
+    caption = "What honest agents pay in runs without any liar, net, over all seeds."
+    return card("What honesty costs", caption, image(svg, "histogram of honest payments"))
+
+
+def _cumulative(verdict: Verdict) -> str:
+    parts = []
+    zero = np.zeros_like(verdict.prices)
+    for prices, what in ((zero, "without payments"), (verdict.prices, "with payments")):
+        lines = [
+            _line(one, verdict.marks.tolist(), 100 * one.net(prices).mean(axis=0) / verdict.reward,
+                  verdict)
+            for one in _best_first(verdict)[:_LINES_MAX]
+        ]  # fmt: skip
+        quantity = f"gained so far, {what}, per cent of the honest reward"
+        parts.append(image(charts.lines_by_round(lines, quantity), quantity))
+    caption = (
+        "What a lie would have gained, had the run ended after so many rounds: where the line is "
+        "level, lying on gains no more."
+    )
+    return card("Cumulative gain", caption, "".join(parts))
+
+
+def _table(verdict: Verdict) -> str:
+    rows = []
+    for one in _best_first(verdict):
+        free, net = intervals(verdict, one)
+        half, late = flattening(verdict, one)
+        name = f"<code>{escape(one.strategy)}</code>"
+        name += " <mark>found by search</mark>" if one.searched else ""
+        rows.append((name, *map(percent, (free.mean, net.mean, half, late))))
+    columns = ("strategy", "#gain, free", "#gain, paid", "#gain(T), free", "#gain(2T) - gain(T)")
+    caption = "Per cent of the honest reward; T is half of the rounds."
+    return card("Strategies", caption, table(columns, rows))
+
+
+def percent(share: float) -> str:
+    """A share as signed per cent."""
+    return f"{100 * share:+.2f}" if np.isfinite(share) else "ruined"
+
+
+def _best_first(verdict: Verdict) -> list[Judged]:
+    return sorted(verdict.judged, key=lambda one: -float(one.deviation.gains.mean()))
+
+
+def _reach(verdict: Verdict) -> float:
+    gains = [float(one.deviation.gains.mean()) / verdict.reward for one in verdict.judged]
+    return _SHOWN * max([0.01, *(gain for gain in gains if np.isfinite(gain))])
+
+
+def _line(one: Judged, across: Iterable[float], values: Floats, verdict: Verdict) -> charts.Line:
+    """A line down to where the chart ends; what is not finite is left out."""
+    low = -100 * _reach(verdict)
+    kept = [(x, max(float(y), low)) for x, y in zip(across, values, strict=True) if np.isfinite(y)]
+    return charts.Line(one.strategy, [x for x, _ in kept], [y for _, y in kept], one.searched)
+
+
+def _clean(value: Any) -> Any:
+    """JSON has no infinity: None stands for what is not finite."""
+    match value:
+        case Mapping():
+            return {key: _clean(one) for key, one in value.items()}
+        case list():
+            return [_clean(one) for one in value]
+        case float():
+            return value if np.isfinite(value) else None
+    return value
