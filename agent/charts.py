@@ -146,7 +146,9 @@ def intervals(
         axes.set_yticks([row + 0.15 for row in range(len(rows))], [row.name for row in rows])
         axes.invert_yaxis()
         _label_axes(axes, quantity, "", whole=False)
-        axes.legend(frameon=False, fontsize=8, loc="lower left")
+        axes.legend(
+            frameon=False, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0)
+        )
         return _svg(figure)
 
 

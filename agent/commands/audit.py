@@ -151,8 +151,8 @@ def _print(verdict: "Verdict") -> None:
     from agent.runtimes.audit_report import flattening, intervals, percent, sentences
 
     shown = Table(title=f"{verdict.agent} lies: gains, per cent of the honest reward", box=None)
-    shown.add_column("strategy", min_width=24, overflow="fold")
-    for column in ("free", "95 %", "paid", "95 %", "free, T", "2T more"):
+    shown.add_column("strategy", min_width=18, overflow="fold")
+    for column in ("free", "95 %", "paid", "95 %", "free, T", "then"):
         shown.add_column(column, justify="right", no_wrap=True)
     for one in verdict.judged:
         free, net = intervals(verdict, one)

@@ -1,6 +1,7 @@
-"""`candor audit` on the smallest runs that learn: gains, prices, exit codes."""
+"""`candor audit` on the smallest runs that learn: gains, prices, search, report, exit codes."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -9,41 +10,108 @@ from agent import cli
 RUN = (
     "audit", "--agents", "4", "--topology", "ring", "--task", "digits:model=logistic",
     "--rounds", "32", "--local-steps", "1", "--step-size", "0.3", "--step-decay", "0",
-    "--jobs", "1",
+    "--rule", "band:1 + variance:1", "--jobs", "1",
 )  # fmt: skip
 
 
-def audited(capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, dict]:
-    code = cli.run([*RUN, *more, "--json"])
+def audited(capsys: pytest.CaptureFixture[str], tmp_path: Path, *more: str) -> tuple[int, dict]:
+    code = cli.run([*RUN, "--run-dir", str(tmp_path / "audit"), *more, "--json"])
     return code, json.loads(capsys.readouterr().out)
 
 
-def test_a_price_is_found_at_which_no_lie_pays(capsys):
-    code, found = audited(capsys, "--seeds", "2", "--strategies", "scale:3,zero")
+def test_prices_are_found_at_which_no_lie_pays(capsys, tmp_path):
+    code, found = audited(
+        capsys, tmp_path, "--seeds", "2", "--strategies", "scale:3,zero,label-flip", "--no-search"
+    )
     assert code == 0
     assert not found["profitable"]
-    low, high = found["window"]
-    assert low <= found["price"]
-    assert high is None or found["price"] <= high
+    assert found["profitable_without_payments"] == ["scale:3"]
+    assert found["window"]["low"] <= 1
+    assert found["window"]["high"] is None or found["window"]["high"] >= 1
     for row in found["strategies"].values():
         assert row["net_gain"][0] <= 0.01
-        net = row["gain"][0] - found["price"] * row["charge"] / found["honest_reward"]
-        assert row["net_gain"][0] == pytest.approx(net)
+        assert row["net_gain"][0] == pytest.approx(row["gain"][0] - row["charge"])
+        assert row["cumulative_net_gain"][0] == 0.0  # before the first round
+        assert row["cumulative_net_gain"][-1] == pytest.approx(row["net_gain"][0])
+        assert row["first_half"] + row["second_half"] == pytest.approx(row["gain"][0])
+    # Who trains on false labels is judged by what its model makes of the true ones.
+    assert found["strategies"]["label-flip"]["gain"][0] < 0
     assert found["strategies"]["zero"]["gain"][0] < 0
+    assert len(found["honest_pays"]["all"]) == 8
+    assert sum(found["honest_pays"]["all"]) == pytest.approx(
+        0.0, abs=1e-4
+    )  # what some pay, others receive
+    page = (tmp_path / "audit" / "report.html").read_text()
+    assert "no lie pays" in page
+    assert page.count("<img") == 5
+    assert json.loads((tmp_path / "audit" / "audit.json").read_text()) == found
 
 
-def test_a_lie_that_pays_is_named(capsys):
-    code, found = audited(capsys, "--seeds", "2", "--strategies", "scale:3", "--price", "0")
-    assert (code, found["price"]) == (1, 0.0)
+def test_the_prices_found_can_be_given_as_the_rule(capsys, tmp_path):
+    strategies = ("--seeds", "1", "--strategies", "scale:3,zero", "--no-search")
+    _, found = audited(capsys, tmp_path, *strategies)
+    _, again = audited(capsys, tmp_path, *strategies, "--rule", found["rule"], "--price", "1")
+    for name, row in found["strategies"].items():
+        net = again["strategies"][name]["net_gain"][0]
+        assert net == pytest.approx(row["net_gain"][0], abs=1e-3)
+
+
+def test_a_lie_that_pays_is_named(capsys, tmp_path):
+    more = ("--seeds", "2", "--strategies", "scale:3", "--price", "0", "--no-search")
+    code, found = audited(capsys, tmp_path, *more)
+    assert (code, found["rule"]) == (1, "none")
     assert found["profitable"] == ["scale:3"]
     assert found["strategies"]["scale:3"]["gain"][0] > 0.01
 
 
+def test_the_search_finds_a_lie_that_gains_more_where_nothing_is_charged(capsys, tmp_path):
+    more = ("--seeds", "1", "--rounds", "16", "--strategies", "scale:1.25", "--price", "0")
+    code, found = audited(capsys, tmp_path, *more)
+    assert code == 1
+    library, *searched = sorted(found["strategies"].values(), key=lambda row: row["searched"])
+    assert not library["searched"]
+    assert searched[0]["gain"][0] > library["gain"][0]
+
+
+def test_runs_that_are_there_are_not_run_again(capsys, tmp_path):
+    more = ("--seeds", "1", "--rounds", "16", "--strategies", "scale:3", "--no-search")
+    first = audited(capsys, tmp_path, *more)
+    runs = tmp_path / "audit" / "runs"
+    kept = {path: path.stat().st_mtime_ns for path in runs.iterdir()}
+    assert len(kept) == 2
+    (runs / "0123.tmp.npz").write_bytes(b"half of one, as a kill leaves it")
+    assert audited(capsys, tmp_path, *more) == first
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    audited(capsys, tmp_path, *more, "--seed", "7")
+    assert len([path for path in runs.iterdir() if "tmp" not in path.name]) == 4
+
+
+def test_colluders_are_judged_as_a_pair(capsys, tmp_path):
+    more = ("--seeds", "1", "--rounds", "16", "--strategies", "colluding:3", "--no-search")
+    _, found = audited(capsys, tmp_path, *more)
+    assert found["strategies"]["colluding:3"]["gain"][0] != 0.0
+
+
+def test_several_processes_find_the_same(capsys, tmp_path):
+    more = ("--seeds", "1", "--rounds", "16", "--strategies", "scale:3", "--no-search")
+    one = audited(capsys, tmp_path / "one", *more)
+    assert audited(capsys, tmp_path / "two", *more, "--jobs", "2") == one
+
+
 @pytest.mark.parametrize(
     "more",
-    [("--price", "much"), ("--strategies", "scal:3"), ("--strategy", "a0=zero"), ("--agent", "x")],
+    [
+        ("--price", "much"),
+        ("--strategies", "scal:3"),
+        ("--strategy", "a0=zero"),
+        ("--agent", "x"),
+        ("--rule", "none"),
+        ("--run-dir", "."),
+    ],
 )
-def test_mistakes_get_one_line(capsys, more):
+def test_mistakes_get_one_line(capsys, tmp_path, monkeypatch, more):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "something").write_text("")
     assert cli.run([*RUN, "--seeds", "1", *more]) == 2
     err = capsys.readouterr().err
     assert err.startswith("candor: error: ")

@@ -8,28 +8,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mechanisms.incentives import (
+    MARGIN,
     Deviation,
     PriceWindow,
     competitive,
     interval,
     price_window,
+    suggested_prices,
 )
 
 NUMBERS = st.floats(-10, 10).filter(lambda x: x == 0 or abs(x) > 1e-6)
+ONE = np.ones(1)
 
 
-def deviation(gain: float, charge: float, name: str = "lie") -> Deviation:
-    return Deviation(name, np.array([gain]), np.array([charge]))
+def deviation(gain: float, *charges: float, name: str = "lie") -> Deviation:
+    return Deviation(name, np.array([gain]), np.array([charges]))
 
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), max_size=5), st.floats(0, 1), st.floats(0, 100))
-def test_a_price_is_in_the_window_where_no_net_gain_is_above_epsilon(lies, epsilon, price):
+def test_a_factor_is_in_the_window_where_no_net_gain_is_above_epsilon(lies, epsilon, factor):
     lies = [deviation(gain, charge) for gain, charge in lies]
-    window = price_window(lies, epsilon)
-    worst = max((float(lie.net(price).mean()) for lie in lies), default=-math.inf)
-    if window.low * (1 + 1e-9) < price < window.high * (1 - 1e-9):
+    window = price_window(lies, ONE, epsilon)
+    worst = max((float(lie.net(factor * ONE).mean()) for lie in lies), default=-math.inf)
+    if window.low * (1 + 1e-9) < factor < window.high * (1 - 1e-9):
         assert worst <= epsilon + 1e-9
-    elif (not window.empty and price < window.low * (1 - 1e-9)) or price > window.high * (1 + 1e-9):
+    elif not window.empty and (
+        factor < window.low * (1 - 1e-9) or factor > window.high * (1 + 1e-9)
+    ):
         assert worst > epsilon - 1e-9
 
 
@@ -46,24 +51,48 @@ def test_a_price_is_in_the_window_where_no_net_gain_is_above_epsilon(lies, epsil
     ],
 )
 def test_the_window_of_one_deviation(gain, charge, expected):
-    window = price_window([deviation(gain, charge)], epsilon=0.1)
+    window = price_window([deviation(gain, charge)], ONE, epsilon=0.1)
     assert window.empty == (expected is None)
     if expected:
         assert (window.low, window.high) == pytest.approx(expected)
 
 
-def test_the_ends_are_named_and_a_price_is_suggested_inside():
+def test_the_ends_of_a_window_are_named_and_prices_scale_it():
     lies = [
-        deviation(1.0, 10.0, "scale:2"),
-        deviation(3.0, 10.0, "scale:4"),
-        deviation(-1.0, -2.0, "zero"),
+        deviation(1.0, 10.0, name="scale:2"),
+        deviation(3.0, 10.0, name="scale:4"),
+        deviation(-1.0, -2.0, name="zero"),
     ]
-    window = price_window(lies, epsilon=0.0)
-    assert window == PriceWindow(0.3, 0.5, "scale:4", "zero")
-    assert window.suggested() == pytest.approx(math.sqrt(0.15))
-    assert price_window(lies[:2], 0.0).suggested() == pytest.approx(0.6)
-    assert price_window([], 0.0).suggested() == 0.0
-    assert price_window([deviation(1.0, 0.0)], 0.0).suggested() is None
+    assert price_window(lies, ONE, 0.0) == PriceWindow(0.3, 0.5, "scale:4", "zero")
+    halved = price_window(lies, ONE / 2, 0.0)
+    assert (halved.low, halved.high) == (0.6, 1.0)
+    assert price_window([], ONE, 0.0) == PriceWindow(0.0, math.inf, "", "")
+
+
+def test_prices_are_set_on_the_term_that_costs_honest_agents_least():
+    """Both terms stop the lie; under the first, honest agents pay ten times as much."""
+    lies = [deviation(1.0, 10.0, 5.0)]
+    honest = np.array([[10.0, 0.5], [-10.0, -0.5]])
+    prices = suggested_prices(lies, honest, epsilon=0.1)
+    assert prices == pytest.approx([0.0, (1 - MARGIN * 0.1) / 5])
+
+
+def test_terms_share_the_work_where_none_stops_all_lies():
+    lies = [deviation(1.0, 10.0, -1.0), deviation(2.0, 0.0, 4.0), deviation(-math.inf, 0.0, 0.0)]
+    honest = np.array([[1.0, 1.0], [-1.0, -1.0]])
+    prices = suggested_prices(lies, honest, epsilon=0.0)
+    assert [float(lie.net(prices)[0]) for lie in lies[:2]] == pytest.approx([0.0, 0.0])
+
+
+def test_where_no_prices_stop_all_lies_the_best_of_them_gains_least():
+    lies = [deviation(1.0, 1.0), deviation(0.0, -1.0)]  # the second is paid what the first pays
+    prices = suggested_prices(lies, np.array([[0.0]]), epsilon=0.1)
+    assert prices == pytest.approx([0.5])
+
+
+def test_lies_that_gain_nothing_need_no_price():
+    prices = suggested_prices([deviation(-1.0, 1.0)], np.array([[1.0], [-1.0]]), epsilon=0.1)
+    assert prices == pytest.approx([0.0])
 
 
 def test_an_interval_holds_the_mean_as_often_as_it_says():

@@ -67,7 +67,7 @@ def test_no_noise_is_honest() -> None:
         ("noise:nan", "one finite number"),
         ("noise:-1", "below 0"),
         ("conform", "one finite number"),
-        ("conform:1.5", "not a share"),
+        ("conform:1.5", "not from -1 to 1"),
         ("stale-copy:1", "takes no value"),
         ("partial", "one finite number"),
         ("partial:-0.1", "not a share"),
@@ -128,6 +128,8 @@ def test_conforming_moves_the_stated_share_towards_the_neighbours_mean() -> None
     assert torch.allclose(report, 0.75 * GRADIENT + 0.25 * mean)
     assert torch.equal(parse_strategy("conform:0").report(GRADIENT, context), GRADIENT)
     assert torch.equal(parse_strategy("conform:1").report(GRADIENT, context), mean)
+    away = parse_strategy("conform:-0.5").report(GRADIENT, context)
+    torch.testing.assert_close(away, 1.5 * GRADIENT - 0.5 * mean)
 
 
 PAIR = replace(CONTEXT, simulated=True)
