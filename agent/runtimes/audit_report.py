@@ -34,6 +34,7 @@ def facts(verdict: Verdict) -> dict[str, Any]:
         "window": {
             "low": window.low, "high": window.high, "by": window.by, "against": window.against,
         },
+        "theory": {"peer-prediction": verdict.theory},
         "epsilon": verdict.epsilon / verdict.reward,
         "honest_reward": verdict.reward,
         "profitable_without_payments": verdict.profitable(free=True),
@@ -95,6 +96,11 @@ def sentences(verdict: Verdict) -> list[str]:
         lines.append(
             f"honesty is the best response at {window.low:.3g}{by} to {upper}{against} times these "
             "prices"
+        )
+    if verdict.theory > 0:
+        lines.append(
+            f"theory to start from: peer-prediction:{verdict.theory:.3g} stops added noise where "
+            "the loss is quadratic"
         )
     lines.append(
         f"honest agents pay {100 * median:+.2f} % of the honest reward in the median, "

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from agent.algorithms import step_schedule
 from agent.learner import verified_initial_parameters
 from agent.runtimes import best_response
 from agent.runtimes.simulated_evidence import Evidence, settle
@@ -29,6 +30,7 @@ from agent.runtimes.vectorised import RoundResult, run_vectorised
 from agent.tasks import resolve_task
 from agent.tasks.classification import Classification
 from mechanisms.credits import MICRO
+from mechanisms.games_sgd import Constants, suggest_price
 from mechanisms.incentives import (
     Deviation,
     PriceWindow,
@@ -64,6 +66,7 @@ exaggeration in the last third of the rounds."""
 MARKS_MAX: Final = 32  # rounds after which losses and payments are looked at
 SAMPLES: Final = 512  # of a shard, on which an agent's own loss is measured
 SEARCH_SEEDS: Final = 2  # on which candidates are tried; what is found is judged on all
+_CONVEXITY: Final = 1e-4  # of the smoothness; less curvature makes no dearer lie
 PASSES: Final = 3  # of search and new prices, at most
 
 
@@ -121,6 +124,7 @@ class Verdict:
     `terms` (terms,) names the rule's; `prices` (terms,) those judged at; `epsilon` and `reward` in
     units of loss, the latter what honest training saves the agent. `window`: factors on the prices.
     `honest_paid` (runs x agents, terms): what honest agents among themselves pay, at price 1.
+    `theory`: see `theory_price`.
     """
 
     agent: str
@@ -131,6 +135,7 @@ class Verdict:
     epsilon: float
     reward: float
     honest_paid: Floats
+    theory: float
 
     @property
     def window(self) -> PriceWindow:
@@ -185,6 +190,22 @@ class Question:
         if "colluding" not in strategy:
             return (self.agent,)
         return (self.agent, self.clusters[0].neighbours(self.agent)[0])
+
+
+def theory_price(cluster: Cluster, weight: float) -> float:
+    """Where to start: the price of `peer-prediction` at which added noise stops to pay, were the
+    loss a quadratic that these steps can train (Dorner et al., E.4 with the sharp threshold).
+
+    `weight` of the competitors' losses; who minds its own model alone has nothing from noise.
+    """
+    algorithm, degrees = cluster.algorithm, [len(cluster.neighbours(a)) for a in cluster.ids]
+    schedule = step_schedule(algorithm.step_size, algorithm.step_decay)
+    steps = np.array([schedule(t) for t in range(1, cluster.rounds.rounds + 1)])
+    players = max(3, 1 + round(float(np.mean(degrees))))
+    smoothness = 1 / float(steps.max())  # more, and steps of this size overshoot
+    return suggest_price(
+        players, steps, Constants(_CONVEXITY * smoothness, smoothness), weight=weight
+    ).price
 
 
 def audit(
@@ -268,8 +289,10 @@ class _Trials:
         terms = tuple(
             term.text.rpartition("@" if "@" in term.text else ":")[0] for term in rule.terms
         )
-        marks = self.honest[0].marks
-        return Verdict(question.agent, marks, judged, terms, prices, epsilon, scale, honest_paid)
+        marks, theory = self.honest[0].marks, theory_price(question.clusters[0], question.weight)
+        return Verdict(
+            question.agent, marks, judged, terms, prices, epsilon, scale, honest_paid, theory
+        )
 
     def best_response(self, prices: Floats, what: str) -> str:
         """The spec of the best lie that an optimiser finds at prices (terms,)."""

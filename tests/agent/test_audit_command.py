@@ -86,6 +86,21 @@ def test_runs_that_are_there_are_not_run_again(capsys, tmp_path):
     assert len([path for path in runs.iterdir() if "tmp" not in path.name]) == 4
 
 
+def test_theory_has_a_price_to_start_from_for_who_competes(capsys, tmp_path):
+    more = ("--seeds", "1", "--rounds", "16", "--strategies", "noise:1", "--no-search")
+    alone, rival, fierce = (
+        audited(capsys, tmp_path, *more, "--competition", weight)[1] for weight in ("0", "1", "2")
+    )
+    assert alone["theory"]["peer-prediction"] == 0.0  # noise wins nothing for oneself
+    assert rival["theory"]["peer-prediction"] > 0.0
+    assert fierce["theory"]["peer-prediction"] == pytest.approx(
+        2 * rival["theory"]["peer-prediction"]
+    )
+    # The rivals' losses are in the reward: noise that gained nothing now gains something.
+    gains = [one["strategies"]["noise:1"]["gain"][0] for one in (alone, rival, fierce)]
+    assert gains[2] > gains[1] > gains[0]
+
+
 def test_colluders_are_judged_as_a_pair(capsys, tmp_path):
     more = ("--seeds", "1", "--rounds", "16", "--strategies", "colluding:3", "--no-search")
     _, found = audited(capsys, tmp_path, *more)

@@ -244,6 +244,23 @@ def test_evaluation_measures_each_row_by_itself() -> None:
     assert first == DIGITS.evaluate(two.module(x[0]))
 
 
+def test_a_shards_loss_is_that_of_its_own_samples() -> None:
+    task = resolve_task("digits", None)
+    shards = [Shard(0, 2, "dirichlet:0.5"), Shard(1, 2, "dirichlet:0.5")]
+    algorithm = AlgorithmSettings(local_steps=1)
+    one = Learner(task, shards, algorithm, batch_size=8, seed=0)
+    rows = initial_parameters(task, 0) + torch.tensor([[0.0], [0.05]])
+    losses = one.shard_losses(rows, samples=10_000)
+    for row, shard, loss in zip(rows, shards, losses, strict=True):
+        with torch.no_grad():
+            expected = task.loss(one.module(row), task.load_data(shard, 0))
+        torch.testing.assert_close(loss, expected)
+    # A few samples, spread over the shard, stand for all.
+    few = one.shard_losses(rows, samples=100)
+    assert not torch.equal(few, losses)
+    torch.testing.assert_close(few, losses, rtol=0.2, atol=0.0)
+
+
 def test_a_parameter_the_loss_does_not_use_gets_a_zero_gradient() -> None:
     class Spare(nn.Module):
         def __init__(self) -> None:
