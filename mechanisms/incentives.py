@@ -105,43 +105,48 @@ def suggested_prices(
     """The prices (terms,) that leave no deviation more than `MARGIN` epsilon and cost honest agents
     the least: the largest of what any of them pays is as low as can be.
 
-    Where no prices stop all lies, those at which the best lie gains least.
+    Where no prices stop all lies, those at which the larger of both is least: what the best lie
+    gains, and what any honest agent pays.
 
     Args:
-        deviations: at least one term each.
+        deviations: those whose runs did not all end in numbers are left out.
         honest_paid: (samples, terms) what honest agents among themselves pay at price 1, net.
         epsilon: in units of reward.
     """
-    from scipy.optimize import linprog
-
     known = [deviation for deviation in deviations if deviation.finite]
     terms = honest_paid.shape[1]
     gains = np.array([deviation.gains.mean() for deviation in known])
     charges = np.array([deviation.charges.mean(axis=0) for deviation in known]).reshape(-1, terms)
-    # Charges of different terms differ by orders of magnitude: each is measured by its largest.
-    sizes = np.abs(np.concatenate([charges, honest_paid])).max(axis=0)
-    sizes[sizes == 0] = 1.0
-    charges, paid = charges / sizes, honest_paid / sizes
-    least_worst = np.zeros(terms)
-    for limit in (MARGIN * epsilon, None):
-        # Variables: the prices, and the bound t that is minimised.
-        on_lies = 0.0 if limit is not None else -1.0
-        on_honest = 0.0 if limit is None else -1.0
-        rows = [np.column_stack([-charges, np.full(len(known), on_lies)])]
-        bounds = [(limit or 0.0) - gains]
-        if limit is not None:
-            rows.append(np.column_stack([paid, np.full(len(paid), on_honest)]))
-            bounds.append(np.zeros(len(paid)))
-        found = linprog(
-            [*[0.0] * terms, 1.0],
-            A_ub=np.concatenate(rows),
-            b_ub=np.concatenate(bounds),
-            bounds=[(0.0, None)] * (terms + 1),
+    for free in (0.0, 1.0):
+        limits = np.full(len(known), (1 - free) * MARGIN * epsilon)
+        found = _least_bound(
+            np.concatenate([-charges, honest_paid]),
+            np.concatenate([np.full(len(known), free), np.ones(len(honest_paid))]),
+            np.concatenate([limits - gains, np.zeros(len(honest_paid))]),
         )
-        if found.x is not None:
-            prices: Floats = found.x[:terms] / sizes
-            return prices
-    return least_worst
+        if found is not None:
+            return found
+    return np.zeros(terms)
+
+
+def _least_bound(rows: Floats, bounded: Floats, limits: Floats) -> Floats | None:
+    """The x >= 0 (terms,) for which the least t >= 0 has rows x <= limits + bounded t; None if no t
+    does."""
+    from scipy.optimize import linprog
+
+    # Charges of different terms differ by orders of magnitude: each is measured by its largest.
+    sizes = np.abs(rows).max(axis=0)
+    sizes[sizes == 0] = 1.0
+    found = linprog(
+        [*[0.0] * len(sizes), 1.0],
+        A_ub=np.column_stack([rows / sizes, -bounded]),
+        b_ub=limits,
+        bounds=[(0.0, None)] * (len(sizes) + 1),
+    )
+    if found.x is None:
+        return None
+    prices: Floats = found.x[:-1] / sizes
+    return prices
 
 
 def interval(samples: Sequence[float] | Floats, confidence: float = CONFIDENCE) -> Interval:

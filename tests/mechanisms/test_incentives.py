@@ -84,10 +84,10 @@ def test_terms_share_the_work_where_none_stops_all_lies():
     assert [float(lie.net(prices)[0]) for lie in lies[:2]] == pytest.approx([0.0, 0.0])
 
 
-def test_where_no_prices_stop_all_lies_the_best_of_them_gains_least():
+def test_where_no_prices_stop_all_lies_the_worse_of_lies_and_honest_payments_is_least():
     lies = [deviation(1.0, 1.0), deviation(0.0, -1.0)]  # the second is paid what the first pays
-    prices = suggested_prices(lies, np.array([[0.0]]), epsilon=0.1)
-    assert prices == pytest.approx([0.5])
+    assert suggested_prices(lies, np.array([[0.0]]), epsilon=0.1) == pytest.approx([0.5])
+    assert suggested_prices(lies, np.array([[3.0]]), epsilon=0.1) == pytest.approx([0.25])
 
 
 def test_lies_that_gain_nothing_need_no_price():
