@@ -165,6 +165,13 @@ class LocalRun:
                     self._perform(agent, self._publish(agent))
                     self._verify(agent)
 
+    def advance_until(self, ready: Callable[[], bool], seconds: float = 60.0) -> None:
+        """Move time until something holds; asserts that it does within `seconds`."""
+        until_s = self.now_s + seconds
+        while not ready():
+            assert self.now_s < until_s, {a: n.core.round for a, n in self.nodes.items()}
+            self.advance(TICK_S)
+
     def run(self, until_s: float = 60.0) -> None:
         """Advance until every living agent has ended; asserts that this happens."""
         while any(node.alive and node.ended is None for node in self.nodes.values()):
