@@ -62,8 +62,8 @@ def test_only_what_backups_of_both_ends_lack_may_be_gone(tmp_path, restored) -> 
     assert [v.invariant for v in checks.found] == ([] if restored else ["lost-settlement"] * 2)
 
 
-# The first seeds that catch the mutants. To get to that of no-nonce from 0 costs as much as all other
-# tests of this file together, and what the schedules before it show without a mutant is tested above.
+# The first seeds that catch the mutants. The 97 before that of no-nonce cost as much as all other
+# tests of this file together.
 CAUGHT = {"send-before-persist": 2, "no-nonce": 97, "propose-before-catch-up": 9}
 
 
