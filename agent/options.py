@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from topologies import mixing
 from topologies.cluster import AlgorithmSettings, PaymentSettings, RoundSettings, TaskSettings
 from topologies.files import validated
-from topologies.rounds import PUSH_SUM
+from topologies.mixing import PUSH_SUM
 
 Section = TypeVar("Section", bound=BaseModel)
 

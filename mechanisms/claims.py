@@ -6,6 +6,7 @@ Only layout and signature; `mechanisms.evidence.check_claim` holds a claim again
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Self
 
 from mechanisms.statements import ID_CHARS_MAX
@@ -17,6 +18,10 @@ CLAIM_VERSION: Final = 2
 # 16 rounds with 1,000 neighbours fit many times over.
 FIXED_BYTES_MAX: Final = 512
 CLAIM_BYTES_MAX: Final = 2**20
+# A claim comes once by itself and once in the bill of every neighbour, and is asked for its content
+# by each that judges it. Of 30 neighbours it has some 5 KiB; parsed, 25 times as much at most.
+PARSED_MAX: Final = 128
+PARSED_BYTES_MAX: Final = 2**14
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,14 @@ def _claimed_round(entry: Value) -> ClaimedRound:
     raise MalformedError("not a claimed round")
 
 
+_remembered = lru_cache(PARSED_MAX)(Claim.decode)
+
+
+def _parsed(body: bytes) -> Claim:
+    """The claim of a body; long ones, which only an attack has, are not remembered."""
+    return _remembered(body) if len(body) <= PARSED_BYTES_MAX else Claim.decode(body)
+
+
 @dataclass(frozen=True, slots=True)
 class SignedClaim:
     """A claim's signed bytes."""
@@ -108,7 +121,7 @@ class SignedClaim:
 
     def claim(self) -> Claim:
         """The parsed body; raises MalformedError."""
-        return Claim.decode(self.body)
+        return _parsed(self.body)
 
     def verify(self, public: bytes) -> bool:
         """Whether `public` signed this body."""
@@ -123,7 +136,7 @@ class SignedClaim:
         """Parse `encode`'s bytes; raises MalformedError."""
         match unpack(data, bytes_max=bytes_max):
             case [bytes(body), bytes(signature)] if len(signature) == SIGNATURE_BYTES:
-                Claim.decode(body)
+                _parsed(body)
                 return cls(body, signature)
             case _:
                 raise MalformedError("not a signed claim")

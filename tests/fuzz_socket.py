@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,10 +26,14 @@ from network.wire import Kind, decode, encode
 from network.zeromq import ZeroMqTransport
 from tests import fuzz_peer
 from topologies.cluster import load_cluster
+from topologies.specs import ConfigurationError
 
 ROUNDS = 4000
 PEER = "a1"
 LIMIT_S = 110.0
+START_S = 60.0
+MOVING_S = 15.0  # a neighbour that says WAITING gets two deadlines of a second
+POLL_S = 0.05
 
 
 def attack_daemon(folder: Path, count: int, seed: int) -> int:
@@ -129,14 +134,12 @@ async def _attack(folder, daemons, recorded, count, seed) -> int:  # type: ignor
             for agent, session in sessions.items():
                 for hello in session.tick(time.monotonic(), 1):
                     transport.post(agent, encode(to_envelope(hello, b"")))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(POLL_S)
 
     tasks = [asyncio.create_task(listen()), asyncio.create_task(greet())]
-    began = time.monotonic()
-    while not sessions["a0"].established and time.monotonic() - began < 30:
-        await asyncio.sleep(0.05)
-    assert sessions["a0"].established, (folder / "a0" / "stderr.log").read_text()[-2000:]
-    await asyncio.sleep(1.0)
+    # What the daemon says in a round is what is changed and sent back to it.
+    trains = await _until(lambda: sessions["a0"].established and _round(folder / "a0") > 1, START_S)
+    assert trains, (folder / "a0" / "stderr.log").read_text()[-2000:]
     pid = daemons["a0"].pid
     before_mb, began = fuzz_peer.rss_of(pid), time.monotonic()
     r, sent = random.Random(seed), 0
@@ -157,12 +160,15 @@ async def _attack(folder, daemons, recorded, count, seed) -> int:  # type: ignor
                 break
         await asyncio.sleep(0)
     seconds = time.monotonic() - began
-    await asyncio.sleep(2.0)
-    after_mb = fuzz_peer.rss_of(pid) if daemons["a0"].poll() is None else float("nan")
+    await _until(lambda: transport.link("a0").messages_sent >= sent, MOVING_S)
     link = transport.link("a0")
     rounds = {agent: _round(folder / agent) for agent in daemons}
-    await asyncio.sleep(5.0)  # a neighbour that says WAITING gets two deadlines
+    moving = await _until(
+        lambda: all(_round(folder / a) >= min(was + 2, ROUNDS) for a, was in rounds.items()),
+        MOVING_S,
+    )
     later = {agent: _round(folder / agent) for agent in daemons}
+    after_mb = fuzz_peer.rss_of(pid) if daemons["a0"].poll() is None else float("nan")
     for task in tasks:
         task.cancel()
     alive = all(process.poll() in (None, 0) for process in daemons.values())
@@ -175,10 +181,22 @@ async def _attack(folder, daemons, recorded, count, seed) -> int:  # type: ignor
         f"memory {before_mb:.0f} -> {after_mb:.0f} MB; rounds {rounds} -> {later} of {ROUNDS}; "
         f"{logged / 1000:.0f} kB of log"
     )
-    moving = all(later[a] > rounds[a] or later[a] >= ROUNDS for a in later)
     return 0 if alive and moving and not after_mb - before_mb > 100 else 1
 
 
+async def _until(ready: Callable[[], bool], seconds: float) -> bool:
+    """Wait for a condition, for some seconds at most; whether it came true."""
+    until_s = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > until_s:
+            return False
+        await asyncio.sleep(POLL_S)
+    return True
+
+
 def _round(data_dir: Path) -> int:
-    status = read_status(data_dir)
-    return status.round if status is not None else 0
+    """The round that a daemon is in; 0 before it has said so."""
+    try:
+        return read_status(data_dir).round
+    except ConfigurationError:
+        return 0

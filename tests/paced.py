@@ -4,7 +4,9 @@ Training on an accelerator costs the host no processor time either. At full spee
 small machine are starved of it, and cut off parts of a graph run away from each other.
 """
 
+import os
 import time
+from pathlib import Path
 from typing import Final
 
 from torch import Tensor, nn
@@ -15,6 +17,13 @@ from agent.tasks.digits import MODELS, read_digits
 
 STEP_S: Final = 0.15
 TEST_S: Final = 1.0
+TASK: Final = ("--task", "tests.paced:PacedDigits")
+
+
+def environment() -> dict[str, str]:
+    """That of a process which is to find these tasks, wherever it runs."""
+    root = str(Path(__file__).parent.parent)
+    return os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
 
 
 class PacedDigits(Classification):

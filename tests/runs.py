@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +27,9 @@ from agent.ledger_files import write_exports
 from agent.runtimes.assembly import assemble, channel_terms
 from agent.runtimes.daemon import combine
 from agent.store import Store
-from mechanisms.statements import EvidenceError
+from mechanisms.statements import EvidenceError, Statement
 from network.identity import Identity
+from network.messages import Message, Update, from_envelope, to_envelope
 from network.transport import MemoryNetwork
 from network.wire import encode
 from topologies import schedules
@@ -165,6 +166,13 @@ class LocalRun:
                     self._perform(agent, self._publish(agent))
                     self._verify(agent)
 
+    def advance_until(self, ready: Callable[[], bool], seconds: float = 60.0) -> None:
+        """Move time until something holds; asserts that it does within `seconds`."""
+        until_s = self.now_s + seconds
+        while not ready():
+            assert self.now_s < until_s, {a: n.core.round for a, n in self.nodes.items()}
+            self.advance(TICK_S)
+
     def run(self, until_s: float = 60.0) -> None:
         """Advance until every living agent has ended; asserts that this happens."""
         while any(node.alive and node.ended is None for node in self.nodes.values()):
@@ -267,3 +275,33 @@ class LocalRun:
         payload = node.x - np.float32(examiner.terms.step_size_of(agent, t)) * node.report(t)
         statement = examiner.state(t, agent, payload, node.core.book.row)
         return node.core.published(payload, statement, self.now_s)
+
+
+def finish(run: LocalRun) -> LocalRun:
+    """Start everyone and run to the end."""
+    run.start()
+    run.run()
+    return run
+
+
+def stated_digests(node: Node) -> dict[int, set[bytes]]:
+    """Digest of every round this node stated, as sent to each neighbour."""
+    found: dict[int, set[bytes]] = {}
+    for send in node.sent:
+        message = from_envelope(send.envelope)
+        if isinstance(message, Update):
+            statement = Statement.decode(message.body, sketch_bytes_max=8 * DIM)
+            found.setdefault(statement.round, set()).add(statement.digest)
+    return found
+
+
+def tampering(agent: str, alter: Callable[[Message], Message]) -> Callable[[str, Send], Send]:
+    """Alter what `agent` sends, message by message; for `LocalRun.tamper`."""
+
+    def tamper(sender: str, send: Send) -> Send:
+        if sender != agent:
+            return send
+        message = alter(from_envelope(send.envelope))
+        return replace(send, envelope=to_envelope(message, send.envelope.nonce))
+
+    return tamper

@@ -234,7 +234,7 @@ def test_it_shares_no_code_with_the_project():
 
 RUNS = {
     # Sketches under signs, and every rule.
-    "ring": ["--rounds=32", "--window=16", "--rule", RULE],
+    "ring": ["--rounds=16", "--window=8", "--rule", RULE],
     # Sketches that are the model itself, and a last window of half the length.
     "complete": ["--rounds=20", "--window=8", "--mixing=max-degree", "--sketch-size=4096"],
     "random-matching": ["--rounds=16", "--window=8", "--rule", RULE],

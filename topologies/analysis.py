@@ -8,7 +8,8 @@ import networkx as nx
 import numpy as np
 
 from topologies import consensus, mixing, spectral
-from topologies.schedules import PUSH_SUM, Schedule
+from topologies.mixing import PUSH_SUM
+from topologies.schedules import Schedule
 from topologies.specs import ConfigurationError
 
 if TYPE_CHECKING:
@@ -131,15 +132,9 @@ def analyse_schedule(
         ConfigurationError: a mixing that is not computed from the degrees of a round.
     """
     if mixing_name not in (*mixing.WEIGHTS, PUSH_SUM):
-        raise ConfigurationError(
-            f"mixing {mixing_name!r} is for one undirected graph, not for {schedule.spec!r}; "
-            f"use {', '.join((*mixing.WEIGHTS, PUSH_SUM))}"
-        )
-    if schedule.push_sum and mixing_name != PUSH_SUM:
-        raise ConfigurationError(
-            f"mixing {mixing_name!r} is for undirected graphs, and {schedule.spec!r} is directed; "
-            f"use {PUSH_SUM}"
-        )
+        raise mixing.one_graph_only(mixing_name, schedule.spec)
+    if schedule.push_sum:
+        mixing.check_directed(mixing_name, schedule.spec)
     agents, period = schedule.agents, schedule.period
     matrix = lru_cache(min(period or 1, 64))(lambda t: schedule.matrix(t, mixing_name))
     found = consensus.course(

@@ -32,9 +32,10 @@ from topologies.fields import (
     split_endpoint,
 )
 from topologies.files import FilePath, Section, read_toml, validated
+from topologies.mixing import PUSH_SUM
 from topologies.requests import AgentEntry as AgentEntry
 from topologies.requests import check_join
-from topologies.rounds import PUSH_SUM, GraphSettings, RoundWeights
+from topologies.rounds import GraphSettings, RoundWeights
 from topologies.schedules import Schedule
 from topologies.signatures import SigningKey, verify
 from topologies.specs import ConfigurationError, SignatureError

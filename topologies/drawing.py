@@ -12,7 +12,8 @@ import networkx as nx
 from topologies import graphs, matrices, mixing, schedules
 from topologies.fields import Edge
 from topologies.graph_files import suffix
-from topologies.rounds import GIVEN, PUSH_SUM, SUM_TOLERANCE, GraphSettings
+from topologies.mixing import PUSH_SUM
+from topologies.rounds import GIVEN, SUM_TOLERANCE, GraphSettings
 from topologies.schedules import Schedule
 from topologies.specs import ConfigurationError
 
@@ -56,11 +57,8 @@ def settings_of(
         rounds = range(1, (schedule.period or 1) + 1)
         turns = [tuple((u, v) for u, v in schedule.graph(t).edges) for t in rounds]
     weights: list[tuple[float, float]] = []
-    if schedule.push_sum and name != PUSH_SUM:
-        raise ConfigurationError(
-            f"mixing {name!r} is for undirected graphs, and {schedule.spec!r} is directed; "
-            f"use {PUSH_SUM}"
-        )
+    if schedule.push_sum:
+        mixing.check_directed(name, schedule.spec)
     if name not in (*mixing.WEIGHTS, PUSH_SUM):
         _check_in_file(name, schedule.spec, kind)
         weights = _weights(name, union, edges)
@@ -142,10 +140,7 @@ def _check_in_file(name: str, spec: str, kind: str) -> None:
         known = ", ".join((*mixing.RULES, PUSH_SUM))
         raise ConfigurationError(f"unknown mixing {name!r}; known: {known}, or a .csv or .npy file")
     if kind not in (schedules.FIXED, schedules.FAILING):
-        raise ConfigurationError(
-            f"mixing {name!r} is for one undirected graph, not for {spec!r}; "
-            f"use {', '.join((*mixing.WEIGHTS, PUSH_SUM))}"
-        )
+        raise mixing.one_graph_only(name, spec)
 
 
 def _weights(name: str, graph: "Graph", edges: Sequence[Edge]) -> list[tuple[float, float]]:

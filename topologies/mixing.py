@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 DEFAULT_MIXING = "metropolis-hastings"
+PUSH_SUM = "push-sum"  # of directed graphs: no matrix of this module, see `topologies.rounds`
 
 Places: TypeAlias = NDArray[np.intp]  # (edges,), the row of one end of each edge
 Weights: TypeAlias = Callable[[int, Places, Places], NDArray[np.float64]]  # to (edges,)
@@ -62,6 +63,22 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_directed(name: str, spec: str) -> None:
+    """Check that a mixing fits `spec`, whose graph is directed; raises ConfigurationError."""
+    if name != PUSH_SUM:
+        raise ConfigurationError(
+            f"mixing {name!r} is for undirected graphs, and {spec!r} is directed; use {PUSH_SUM}"
+        )
+
+
+def one_graph_only(name: str, spec: str) -> ConfigurationError:
+    """What to say of a mixing that needs one undirected graph, where `spec` is none."""
+    others = ", ".join((*WEIGHTS, PUSH_SUM))
+    return ConfigurationError(
+        f"mixing {name!r} is for one undirected graph, not for {spec!r}; use {others}"
+    )
+
+
 def _entries(
     name: str, graph: "nx.Graph[str]", order: Sequence[str]
 ) -> tuple[Places, Places, NDArray[np.float64]]:
@@ -69,7 +86,7 @@ def _entries(
     if name not in RULES:
         raise ConfigurationError(f"unknown mixing {name!r}; known: {', '.join(RULES)}")
     if graph.is_directed():
-        raise ConfigurationError(f"mixing {name!r} is for undirected graphs; use push-sum")
+        raise ConfigurationError(f"mixing {name!r} is for undirected graphs; use {PUSH_SUM}")
     if len(order) != len(graph) or set(order) != set(graph):
         raise ConfigurationError("the order of rows does not have each agent of the graph once")
     agents, index = len(order), {agent: i for i, agent in enumerate(order)}

@@ -45,17 +45,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from topologies import graphs, matrices, mixing, schedules
+from topologies import chance, graphs, matrices, mixing, schedules
 from topologies.fields import Edge, Line, Number
 from topologies.files import Section
-from topologies.mixing import DEFAULT_MIXING
+from topologies.mixing import DEFAULT_MIXING, PUSH_SUM
 from topologies.specs import ConfigurationError, parse_spec
 from topologies.weights import Round, ordered_sum, own_weight
 
 if TYPE_CHECKING:
     from topologies.schedules import RoundGraph
 
-PUSH_SUM: Final = "push-sum"
 GIVEN: Final = "given"
 IN_FILE: Final = ("best-constant", "fastest", GIVEN)
 MIXINGS: Final = (*mixing.WEIGHTS, PUSH_SUM, *IN_FILE)
@@ -178,8 +177,7 @@ class RoundWeights:
                 takers[giver].add(taker)
         mass = self._masses[1]
         if self.push_sum:
-            mass = self._masses_of(round)
-            after = self._mixed(arcs, mass)
+            mass, after = self._masses_of(round), self._masses_of(round + 1)
             for taker, row in taken.items():
                 for giver in row:
                     row[giver] = row[giver] * mass[giver] / after[taker]
@@ -245,7 +243,7 @@ def _by_degree(name: str, arcs: "nx.DiGraph[str]") -> Weigh:
 
     def weigh(giver: str, taker: str) -> float:
         match name:
-            case "push-sum":
+            case mixing.PUSH_SUM:
                 return 1.0 / (1 + out[giver])
             case "max-degree":
                 return 1.0 / (1 + largest)
@@ -279,12 +277,12 @@ def _graphs(
         case schedules.PAIRS if spec.options.keys() == {"seed"}:
             if len(edges) != len(ids) * (len(ids) - 1) // 2:
                 raise ConfigurationError("graph.schedule: pairs need an edge between any two")
-            return None, partial(schedules.any_pairs, ids, seed)
+            return None, partial(chance.any_pairs, ids, seed)
         case schedules.MATCHING if spec.options.keys() == {"seed"}:
-            return None, partial(schedules.matching, ids, edges, seed)
+            return None, partial(chance.matching, ids, edges, seed)
         case schedules.FAILING if spec.options.keys() == {"p", "seed"}:
             p = schedules.chance_of(settings.schedule, spec.options)
-            return None, partial(schedules.surviving, ids, edges, p, seed)
+            return None, partial(chance.surviving, ids, edges, p, seed)
     raise ConfigurationError(
         f"graph.schedule: {settings.schedule!r} is none of fixed, turns, arcs, pairs:seed=S, "
         "matching:seed=S, failing:p=P,seed=S"

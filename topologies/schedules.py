@@ -26,14 +26,11 @@ from typing import TYPE_CHECKING
 import networkx as nx
 
 from topologies import generators, graphs, mixing
-from topologies.chance import any_pairs as any_pairs
-from topologies.chance import drawn
-from topologies.chance import matching as matching
-from topologies.chance import surviving as surviving
+from topologies.chance import any_pairs, drawn, matching, surviving
 from topologies.consensus import column_stochastic
 from topologies.families import FAMILIES
 from topologies.fields import Edge
-from topologies.mixing import DEFAULT_MIXING
+from topologies.mixing import DEFAULT_MIXING, PUSH_SUM
 from topologies.specs import ConfigurationError, Scalar, parse_spec
 
 if TYPE_CHECKING:
@@ -43,7 +40,6 @@ if TYPE_CHECKING:
     RoundGraph = nx.Graph[str] | nx.DiGraph[str]
 
 PARTS_MAX = 10_000
-PUSH_SUM = "push-sum"  # the mixing of directed graphs
 _ALL_PAIRS_AGENTS_MAX = 3000
 
 

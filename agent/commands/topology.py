@@ -20,7 +20,8 @@ from topologies import analysis, consensus, graphs, matrices, mixing, schedules
 from topologies.families import FAMILIES, Family
 from topologies.files import write_bytes, write_text
 from topologies.graph_files import suffix
-from topologies.schedules import PUSH_SUM, Schedule
+from topologies.mixing import PUSH_SUM
+from topologies.schedules import Schedule
 from topologies.specs import ConfigurationError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from mechanisms.statements import SignedStatement, Statement
 from network.messages import Update, from_envelope, to_envelope
 from network.transport import MemoryNetwork
 from network.wire import Kind
-from tests.runs import DIM, LocalRun, write_cluster
+from tests.runs import DIM, LocalRun, finish, write_cluster
 
 CHANGING = (
     "one-peer-exponential",
@@ -24,25 +24,13 @@ CHANGING = (
 )
 
 
-@pytest.fixture
-def started(tmp_path):
-    """Start runs that are closed at the end, pass or fail."""
-    runs = []
-
-    def start(topology, agents=5, network=None, **options):
-        run = LocalRun(tmp_path, write_cluster(tmp_path, topology, agents, **options), network)
-        runs.append(run)
-        return run
-
-    yield start
-    for run in runs:
-        run.close()
-
-
-def finish(run):
-    run.start()
-    run.run()
-    return run
+@pytest.fixture(scope="module", params=CHANGING)
+def finished(request, tmp_path_factory):
+    """An honest run of two windows, at its end."""
+    run_dir = tmp_path_factory.mktemp("finished")
+    run = finish(LocalRun(run_dir, write_cluster(run_dir, request.param, 5)))
+    yield run
+    run.close()
 
 
 def statements(node):
@@ -56,9 +44,8 @@ def statements(node):
     return found
 
 
-@pytest.mark.parametrize("topology", CHANGING)
-def test_models_follow_the_matrix_form(started, topology):
-    run = finish(started(topology))
+def test_models_follow_the_matrix_form(finished):
+    run = finished
     assert [node.ended.failure for node in run.nodes.values()] == [None] * 5
     ids, x = run.cluster.ids, np.zeros((5, DIM))
     for t in range(1, run.cluster.rounds.rounds + 1):
@@ -70,9 +57,8 @@ def test_models_follow_the_matrix_form(started, topology):
         np.testing.assert_allclose(now, x, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("topology", CHANGING)
-def test_payloads_go_to_takers_and_statements_to_all_neighbours(started, topology):
-    run = finish(started(topology))
+def test_payloads_go_to_takers_and_statements_to_all_neighbours(finished):
+    run = finished
     for agent, node in run.nodes.items():
         sent = statements(node)
         assert sorted(sent) == list(range(1, run.cluster.rounds.rounds + 1))
@@ -84,9 +70,8 @@ def test_payloads_go_to_takers_and_statements_to_all_neighbours(started, topolog
             assert len({stated for stated, _ in to.values()}) == 1
 
 
-@pytest.mark.parametrize("topology", CHANGING)
-def test_every_neighbour_is_billed_for_every_round(started, tmp_path, topology):
-    run = finish(started(topology, window=4, rounds=8))
+def test_every_neighbour_is_billed_for_every_round(finished):
+    run = finished
     balances = {a: n.core.settlement.balance for a, n in run.nodes.items()}
     assert sum(balances.values()) == 0
     for agent, node in run.nodes.items():
@@ -94,7 +79,7 @@ def test_every_neighbour_is_billed_for_every_round(started, tmp_path, topology):
             for window in (0, 1):
                 assert len(node.core.book.seen(peer, window).energies) == 4
     run.export()
-    _, audit = audit_run_directory(tmp_path)
+    _, audit = audit_run_directory(run.run_dir)
     assert not audit.findings
     assert audit.nets == balances
 
@@ -143,14 +128,14 @@ def more_of_it(stated):
 
 @pytest.mark.parametrize("topology", ["one-peer-exponential", "directed-random:degree=2"])
 def test_who_mixes_more_than_the_rounds_weights_is_refused_by_all_neighbours(started, topology):
-    run = started(topology)
+    run = started(topology, 5)
     altering(run, "a2", 3, lambda send, _: resigned(run, "a2", send, row=more_of_it))
     finish(run)
     assert len(refusals(run, "a2", "mixing-row")) == len(run.cluster.neighbours("a2"))
 
 
 def test_who_mixes_by_the_weights_of_another_round_is_refused(started):
-    run = started("one-peer-exponential")
+    run = started("one-peer-exponential", 5)
     other = {1: "a1", 2: "a0", 3: "a3"}  # a2 hears from a1, a0, a3 in rounds 1, 2, 3
 
     def row_of_the_round_before(stated):
@@ -170,7 +155,7 @@ def test_who_mixes_by_the_weights_of_another_round_is_refused(started):
 def test_a_step_that_is_not_the_schedules_over_the_mass_is_refused_by_all(
     started, topology, factor
 ):
-    run = started(topology)
+    run = started(topology, 5)
 
     def alter(send, _):
         return resigned(run, "a2", send, step_size=lambda stated: factor * stated.step_size)
@@ -181,7 +166,7 @@ def test_a_step_that_is_not_the_schedules_over_the_mass_is_refused_by_all(
 
 
 def test_a_payload_is_taken_only_from_those_that_give_in_that_round(started):
-    run = started("one-peer-exponential")
+    run = started("one-peer-exponential", 5)
     sizes = {0: 4 * DIM, 4 * DIM: 0}
 
     def alter(send, update):
@@ -195,7 +180,7 @@ def test_a_payload_is_taken_only_from_those_that_give_in_that_round(started):
 
 @pytest.mark.parametrize("topology", ["directed-random:degree=2", "directed-ring"])
 def test_a_dead_agent_leaves_the_others_a_mean(started, topology):
-    run = started(topology, rounds=30, deadline_s=0.5)
+    run = started(topology, 5, rounds=30, deadline_s=0.5)
     run.start()
     run.advance(0.6)
     run.kill("a2")
@@ -213,7 +198,7 @@ def test_a_dead_agent_leaves_the_others_a_mean(started, topology):
 
 @pytest.mark.parametrize("topology", CHANGING)
 def test_who_was_away_comes_back(started, tmp_path, topology):
-    run = started(topology, rounds=30, deadline_s=0.5, window=4)
+    run = started(topology, 5, rounds=30, deadline_s=0.5, window=4)
     run.start()
     run.advance(0.8)
     run.kill("a1")
@@ -232,7 +217,7 @@ def test_who_was_away_comes_back(started, tmp_path, topology):
 @pytest.mark.parametrize("topology", ["one-peer-exponential", "directed-random:degree=2"])
 def test_losses_cost_nobody_its_place(started, tmp_path, topology, seed):
     network = MemoryNetwork(seed, loss=0.03, duplicate=0.05, delay_s=(0.001, 0.03), reorder=True)
-    run = finish(started(topology, network=network, rounds=12, deadline_s=1.0))
+    run = finish(started(topology, 5, network=network, rounds=12, deadline_s=1.0))
     assert {node.ended.failure for node in run.nodes.values()} == {None}
     for node in run.nodes.values():
         assert not node.events("claim_refused")

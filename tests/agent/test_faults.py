@@ -10,6 +10,7 @@ import pytest
 
 from agent.faults import Fault, load_faults
 from agent.runtimes import testbed
+from tests import paced
 from topologies.specs import ConfigurationError
 
 
@@ -60,8 +61,8 @@ def test_a_run_survives_a_killed_a_restarted_and_a_stopped_agent(tmp_path):
         '[[event]]\nat_round = 18\nslow = "a2"\n[[event]]\nat_round = 40\ncontinue = "a2"\n'
         '[[event]]\nat_round = 20\nkill = "a4"\n',
     )
-    words = ["testbed", "--agents", "5", "--topology", "complete", "--task", "digits"]
-    words += ["--rounds", "600", "--faults", str(path), "--deadline-s", "2", "--local-steps", "2"]
+    words = ["testbed", "--agents", "5", "--topology", "complete", *paced.TASK]
+    words += ["--rounds", "140", "--faults", str(path), "--deadline-s", "2", "--local-steps", "1"]
     words += ["--run-dir", str(tmp_path / "run"), "--json", "--evaluate-every", "10"]
     done = subprocess.run(
         [sys.executable, "-P", "-m", "agent", *words],
@@ -69,6 +70,7 @@ def test_a_run_survives_a_killed_a_restarted_and_a_stopped_agent(tmp_path):
         text=True,
         timeout=240,
         check=False,
+        env=paced.environment(),
     )
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)

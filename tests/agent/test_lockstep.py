@@ -62,10 +62,15 @@ def test_only_what_backups_of_both_ends_lack_may_be_gone(tmp_path, restored) -> 
     assert [v.invariant for v in checks.found] == ([] if restored else ["lost-settlement"] * 2)
 
 
+# The first seeds that catch the mutants. The 97 before that of no-nonce cost as much as all other
+# tests of this file together.
+CAUGHT = {"send-before-persist": 2, "no-nonce": 97, "propose-before-catch-up": 9}
+
+
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_each_mutant_is_caught_within_a_thousand_seeds(mutant: str) -> None:
     found: Outcome | None = None
-    for seed in range(1000):
+    for seed in range(CAUGHT[mutant], 1000):  # a change may move them further on
         outcome = run_seed(seed, mutant=mutant)
         if outcome.violations:
             found = outcome

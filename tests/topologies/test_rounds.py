@@ -15,7 +15,8 @@ from tests.golden import assert_golden
 from topologies import mixing, schedules
 from topologies.consensus import column_stochastic
 from topologies.drawing import settings_of
-from topologies.rounds import PUSH_SUM, GraphSettings, RoundWeights
+from topologies.mixing import PUSH_SUM
+from topologies.rounds import GraphSettings, RoundWeights
 from topologies.specs import ConfigurationError
 from topologies.weights import own_weight
 
