@@ -20,6 +20,7 @@ from multiprocessing import get_context
 from typing import Final
 
 import click
+import torch
 from rich.console import Console
 from rich.table import Table
 from sides import SIDES, Side, accuracy
@@ -108,6 +109,8 @@ _held: list[tuple[Side, Cluster]] = []  # in a worker's process: its only simula
 
 
 def _make(simulator: str, task: str, agents: int) -> None:
+    # Two threads that wait for each other by spinning lose most of a core that others use too.
+    torch.set_num_threads(1)
     # The number of rounds matters only to what is shown of a run.
     cluster = bench_cluster(task, agents, "none", rounds=1)
     _held.append((SIDES[simulator](cluster), cluster))
