@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from agent.compose import task_settings
 from agent.partition import Shard
@@ -25,6 +25,7 @@ from agent.runtimes.stand_ins import stand_in_entries
 from agent.runtimes.training import usable_device
 from agent.runtimes.vectorised import Simulation
 from agent.tasks.base import Batch
+from agent.tasks.classification import Classification
 from mechanisms.rules import parse_rule
 from topologies import schedules
 from topologies.cluster import (
@@ -62,10 +63,7 @@ class Logistic:
         x = rng.standard_normal((SAMPLES, self.features)) + centres[labels]
         return torch.from_numpy(x.astype(np.float32)), torch.from_numpy(labels)
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean cross-entropy."""
-        x, labels = batch
-        return nn.functional.cross_entropy(model(x), labels)
+    loss = Classification.loss
 
     def evaluate(self, model: nn.Module) -> float:
         """Nothing is evaluated while rounds are timed."""
