@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check bench fuzz crash clean
+.PHONY: setup demo test check bench bench-gossipy fuzz crash clean
 
 setup: $(VENV)/installed
 
@@ -29,6 +29,16 @@ bench: setup
 	$(BIN)/candor bench round --agents 8 --topology ring --parameters 1000000 --rounds 30
 	$(BIN)/candor bench topologies
 
+# Candor's simulator and gossipy in turns: a quarter of an hour, in an environment of its own.
+bench-gossipy: benchmarks/gossipy/.venv/installed
+	benchmarks/gossipy/.venv/bin/python benchmarks/gossipy/compare.py
+
+benchmarks/gossipy/.venv/installed: pyproject.toml constraints.txt benchmarks/gossipy/requirements.txt
+	$(PYTHON) -m venv benchmarks/gossipy/.venv
+	benchmarks/gossipy/.venv/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -r benchmarks/gossipy/requirements.txt -e .
+	@touch $@
+
 # Three minutes: a neighbour that sends a million changed messages, then one that attacks a daemon.
 fuzz: setup
 	$(BIN)/python -m tests.fuzz_peer --frames 1000000
@@ -39,4 +49,4 @@ crash: setup
 	$(BIN)/python -m tests.crash_campaign --kills 200 --each-failpoint 20
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) benchmarks/gossipy/.venv

@@ -6,6 +6,8 @@ for, and the same task is always cut alike. Rows do not interact: where they are
 but the rounding of the products that are computed together.
 """
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 CACHE_BYTES: Final = 16 * 2**20  # measured: less makes calls dominate, more leaves the cache
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's malloc.h
 FREE_SHARE: Final = 0.4  # of an accelerator's memory; a backward pass needs about as much again
 
 
@@ -51,3 +54,17 @@ def rows_at_once(row_bytes: int, device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         room = int(FREE_SHARE * free)
     return max(1, room // max(1, row_bytes))
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees, for a simulation frees and takes the same every round.
+
+    glibc gives blocks of a megabyte back to the system at once and takes them anew, page by page:
+    a third of the time of 4,096 models of 2,762 parameters. Elsewhere nothing is done.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # musl has none
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_MMAP_MAX, 0)

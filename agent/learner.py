@@ -19,6 +19,7 @@ from torch.func import functional_call, vmap
 
 from agent.batches import draw_samples
 from agent.chunks import rows_at_once, saved_bytes
+from agent.closed_form import stack_of
 from agent.partition import Shard
 from agent.tasks.base import Batch, Task
 from agent.tasks.checked import build_model, faults_of, load_data
@@ -67,6 +68,7 @@ class Learner:
         self._seed = seed
         self._device = torch.device(device)
         model = build_model(task, seed).to(self._device)
+        self._stack = stack_of(task, model)
         self._wrapper = _LossModule(task, model)
         self._evaluated = deepcopy(model).eval()  # its own, for `functional_call` swaps parameters
         parameters = dict(model.named_parameters())
@@ -169,7 +171,16 @@ class Learner:
         return model
 
     def _gradient(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Each row's gradient (agents, dim) and loss (agents,) on its batch (agents, batch, ...).
+        """Each row's gradient (agents, dim) and loss (agents,) on its (agents, batch, ...)."""
+        if self._stack is None:
+            return self._differentiated(x, batch)
+        with torch.no_grad():
+            gradient = torch.empty_like(x)
+            losses = self._stack.gradient(self._views(x), batch, self._views(gradient))
+        return gradient, losses
+
+    def _differentiated(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """`_gradient` of any model and loss.
 
         Rows do not interact, so the gradient of the summed losses holds each row's own: the same
         as `vmap(grad(loss))`, in less time and without the compiler that `torch.func.grad` imports
@@ -212,7 +223,7 @@ class Learner:
         batch = tuple(tensor[: self._batch_size].clone().unsqueeze(0) for tensor in self._data)
         x = torch.cat([p.detach().flatten() for p in self._wrapper.model.parameters()])
         with saved_bytes() as saved:
-            self._gradient(x.unsqueeze(0), batch)
+            self._differentiated(x.unsqueeze(0), batch)
         return rows_at_once(saved.total + _VECTORS_A_ROW * 4 * self.dim, self._device)
 
     def _metric(self, model: nn.Module) -> float:
@@ -229,7 +240,7 @@ class Learner:
         x = torch.cat([p.detach().flatten() for p in self._wrapper.model.parameters()])
         batch = tuple(tensor[:2].unsqueeze(0) for tensor in self._data)
         with faults_of("loss"):
-            _, losses = self._gradient(x.unsqueeze(0), batch)
+            _, losses = self._differentiated(x.unsqueeze(0), batch)
         if losses.ndim != 1:
             raise ConfigurationError(
                 f"task: loss() gave shape {tuple(losses.shape[1:])}, which is not a scalar"

@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from agent.compose import task_settings
 from agent.partition import Shard
@@ -25,6 +25,7 @@ from agent.runtimes.stand_ins import stand_in_entries
 from agent.runtimes.training import usable_device
 from agent.runtimes.vectorised import Simulation
 from agent.tasks.base import Batch
+from agent.tasks.classification import Classification
 from mechanisms.rules import parse_rule
 from topologies import schedules
 from topologies.cluster import (
@@ -39,6 +40,7 @@ from topologies.cluster import (
 SAMPLES: Final = 64  # of an agent
 TOPOLOGY: Final = "random-regular:degree=4"
 RULES: Final = ("none", DEFAULT_RULE)
+STEP_SIZE: Final = 0.05
 WARM_UP_ROUNDS: Final = 2
 MIB: Final = 2**20
 
@@ -61,10 +63,7 @@ class Logistic:
         x = rng.standard_normal((SAMPLES, self.features)) + centres[labels]
         return torch.from_numpy(x.astype(np.float32)), torch.from_numpy(labels)
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean cross-entropy."""
-        x, labels = batch
-        return nn.functional.cross_entropy(model(x), labels)
+    loss = Classification.loss
 
     def evaluate(self, model: nn.Module) -> float:
         """Nothing is evaluated while rounds are timed."""
@@ -121,7 +120,7 @@ def measure_simulations(
 
 
 def _measure(task: str, agents: int, rule: str, rounds: int, device: str) -> SimulationCost:
-    cluster = _cluster(f"{__name__}:{task}", agents, rule, rounds + WARM_UP_ROUNDS)
+    cluster = bench_cluster(task, agents, rule, rounds + WARM_UP_ROUNDS)
     payments = parse_rule(rule)
     settlement = Settlement(cluster, payments)
     simulation = Simulation(cluster, {}, device=device, measured=payments.settles)
@@ -145,25 +144,26 @@ def _measure(task: str, agents: int, rule: str, rounds: int, device: str) -> Sim
         rounds,
         agents * rounds / seconds,
         agents * rounds / processor_seconds,
-        _peak_mib(),
+        peak_mib(),
     )
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
+    """The most memory that this process has had, MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / MIB if sys.platform == "darwin" else peak / 1024  # bytes there, KiB on Linux
 
 
-def _cluster(task: str, agents: int, rule: str, rounds: int) -> Cluster:
-    """A run of one local step a round on batches of 32."""
+def bench_cluster(task: str, agents: int, rule: str, rounds: int) -> Cluster:
+    """A run of one local step a round on batches of 32; `task` is the name of one of `TASKS`."""
     schedule = schedules.build(TOPOLOGY, agents)
     return assemble_cluster(
         run_id="simulate",
         seed=0,
         graph=schedule,
         agents=stand_in_entries(schedule.agents),
-        task=task_settings(task, 0, None),
-        algorithm=AlgorithmSettings(step_size=0.05, local_steps=1),
+        task=task_settings(f"{__name__}:{task}", 0, None),
+        algorithm=AlgorithmSettings(step_size=STEP_SIZE, step_decay=0.0, local_steps=1),
         rounds=RoundSettings(rounds=rounds),
         payments=PaymentSettings(rule=rule),
     )

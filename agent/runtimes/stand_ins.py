@@ -1,9 +1,11 @@
 """Agents of runs that never open a socket: well-formed keys and endpoints that nobody uses."""
 
 from collections.abc import Sequence
+from itertools import count
 
 from topologies import z85
 from topologies.cluster import AgentEntry
+from topologies.signatures import PUBLIC_KEY_BYTES, is_sound
 
 _PORT_MIN = 1024
 
@@ -15,12 +17,15 @@ def stand_in_entries(ids: Sequence[str]) -> list[AgentEntry]:
     Raises:
         ConfigurationError: there are more than 64,511 agents.
     """
+    # The numbers from 1 but for 128, which as a key has a y of 0: nobody can have it.
+    numbers = (number.to_bytes(PUBLIC_KEY_BYTES, "big") for number in count(1))
+    identities = filter(is_sound, numbers)
     return [
         AgentEntry(
             id=agent,
             endpoint=f"tcp://127.0.0.1:{_PORT_MIN + index}",
-            identity=(index + 1).to_bytes(32, "big").hex(),
+            identity=identity.hex(),
             curve=z85.encode(index.to_bytes(32, "big")),
         )
-        for index, agent in enumerate(ids)
+        for index, (agent, identity) in enumerate(zip(ids, identities, strict=False))
     ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import nn
 
 from agent.partition import Shard
 from agent.tasks.base import Batch, Task
@@ -21,6 +21,7 @@ class _Altered:
     def __init__(self, task: Task, altering: Mapping[int, AltersData]) -> None:
         self._task = task
         self._altering = altering
+        self.loss = task.loss  # the very one, which the learner may know
 
     def build_model(self) -> nn.Module:
         return self._task.build_model()
@@ -29,9 +30,6 @@ class _Altered:
         samples = load_data(self._task, shard, seed)
         strategy = self._altering.get(shard.index)
         return samples if strategy is None else strategy.data(samples)
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        return self._task.loss(model, batch)
 
     def evaluate(self, model: nn.Module) -> float:
         return self._task.evaluate(model)
