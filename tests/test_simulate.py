@@ -134,7 +134,7 @@ def run_to_the_end(run: simulated_run.SimulatedRun) -> tuple[dict[str, Any], dic
 def test_a_resumed_run_ends_as_one_that_was_not_interrupted(
     settings: dict[str, Any], stop: int, tmp_path: Path
 ) -> None:
-    plan = plan_of(ASKED | settings, evaluate_every=3)
+    plan = plan_of(ASKED | settings, evaluate_every=3, simulated=True)
     whole = run_to_the_end(simulated_run.start(plan, tmp_path / "whole" / "run", "cpu"))
     first = simulated_run.start(plan, tmp_path / "parts" / "run", "cpu")
     for _ in range(stop):
