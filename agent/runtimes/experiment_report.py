@@ -116,9 +116,10 @@ def render(results: Results, prices: Sequence[float]) -> str:
     found += "".join(f"<p>{escape(sentence)}</p>" for sentence in divergences(results))
     blocks = [header, card("What was found", _INTRODUCTION, found)]
     for rule, measured in results.measured.items():
+        enough = measured.falls_from
         blocks += [
             _rewards(rule, measured, prices),
-            _payments(rule, measured, max(prices)),
+            _payments(rule, measured, enough if 0 < enough < math.inf else max(prices)),
             _numbers(rule, measured, prices),
         ]
     return page("FeMNIST among competitors", blocks)
@@ -148,11 +149,12 @@ def _payments(rule: Rule, measured: Measured, price: float) -> str:
         "a tenth of the damage": measured.damage / 10,
     }
     values = (price * measured.honest_charges).ravel().tolist()
-    drawing = histogram(values, f"net payment at C = {price:g}", "writers", references)
+    drawing = histogram(values, f"net payment at C = {price:.2g}", "writers", references)
     return card(
         f"What honest writers pay: {rule}",
         "When all are honest: each writer's net payment over all steps, in each run; below 0 it "
-        "receives. Damage is what the largest aggressiveness of group A costs in test loss.",
+        "receives. At the price from which reward falls, if there is one. Damage is what "
+        "the largest aggressiveness of group A costs in test loss.",
         image(drawing, "histogram of the net payments of honest writers"),
     )
 
