@@ -17,6 +17,8 @@ TAU: Final = 2.0
 """Half-width of the band: noise and energy within a factor of 2 are free."""
 TAU_ALONE: Final = 2.5
 """Where only one of them is out of place, as shards that differ may make it, more is free."""
+TAU_NOISE: Final = 1.25
+"""What noise may be above that of the neighbourhood before `variance` charges it."""
 TAU_DIRECTION: Final = 4.0
 """Directions differ the most: what is up to 4 times as far away as others are from each other."""
 CAP: Final = 50.0
@@ -98,21 +100,25 @@ class PeerPrediction:
 
 
 class Variance:
-    """`variance`: each member is charged the energy of its updates' noise, V_i times its rounds.
+    """`variance`: noise beyond that of the neighbourhood, the rest is free.
 
-    Who scales its updates by a is charged a^2 times as much, as under `norm`. But what honest
-    agents pay each other is the differences of their noise, which shards that differ have alike,
-    and not those of their energies, which they have not. It does not see who exaggerates the mean
+    p_i = n_i (V_i - `TAU_NOISE` lower median of V_k)+ over the other members k. Who scales its
+    updates by a has a^2 times the noise, as it has a^2 times the energy that `norm` charges; but
+    shards that differ have noise alike, and energies not. One-sided: less noise than the others'
+    earns nothing, or smoothing and conforming would pay. It does not see who exaggerates the mean
     of more samples than the others draw: beside it there has to be a rule that looks at energies.
     """
 
     edge_local = False
 
     def charges(self, neighbourhood: Neighbourhood) -> Floats:
-        """sum_t of V_i over the charged rounds: (..., m); 0 for who has only one of them."""
-        noise, _ = _noise(neighbourhood)
-        charged: Floats = noise * neighbourhood.mask.sum(axis=-1)
-        return charged
+        """Penalties (..., m); 0 for who has only one charged round, or nobody to compare with."""
+        noise, known = _noise(neighbourhood)
+        others = _others(known)
+        around = np.broadcast_to(noise[..., np.newaxis, :], others.shape)
+        excess = np.maximum(noise - TAU_NOISE * lower_median(around, others), 0.0)
+        charged: Floats = np.where(others.any(axis=-1), excess, 0.0)
+        return charged * neighbourhood.mask.sum(axis=-1)
 
 
 class Band:

@@ -43,7 +43,7 @@ from topologies.specs import ConfigurationError, SignatureError
 if TYPE_CHECKING:
     import networkx as nx
 
-DEFAULT_RULE = "band:5e-4 + originality:5e-4 + persistence:5e-4 + norm:2e-5"
+DEFAULT_RULE = "band:5e-4 + originality:5e-4 + persistence:5e-4 + variance:2e-5"
 FINGERPRINT_DOMAIN = "candor/cluster/v2"
 ORGANISER_DOMAIN = "candor/organiser/v1"
 DEFAULT_ALGORITHM, PUSH_SUM_ALGORITHM = "decentralized-sgd", "gradient-push"

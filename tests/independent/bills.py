@@ -27,6 +27,7 @@ BUNDLE_BYTES_MAX = 2**20 - 4_096
 BODY_BYTES_MAX = 65_536
 CAP = 50.0
 TOLERANCE, TOLERANCE_ALONE, TOLERANCE_OF_DIRECTIONS = 2.0, 2.5, 4.0
+FREE_NOISE = 1.25
 LAGS, ROUNDS_COPIED_MIN, ROUNDS_COMMON_MIN = (1, 2, 3), 4, 5
 AMOUNT_LIMIT = 2**62
 ENERGY_MAX = 1e16
@@ -353,7 +354,11 @@ def persistence(group: Group, member: str) -> float:
 
 def variance(group: Group, member: str) -> float:
     noise = group.noise(member)
-    return 0.0 if noise is None else noise * len(group.traces[member])
+    around = [group.noise(one) for one in group.others(member)]
+    known = [one for one in around if one is not None]
+    if noise is None or not known:
+        return 0.0
+    return max(0.0, noise - FREE_NOISE * lower_median(known)) * len(group.traces[member])
 
 
 PENALTIES: dict[str, Callable[[Group, str], float]] = {

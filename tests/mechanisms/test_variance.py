@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mechanisms.payments import parse_rule
-from mechanisms.statistics import Neighbourhood, Variance
+from mechanisms.statistics import TAU_NOISE, Neighbourhood, Variance
 
 Floats = NDArray[np.float64]
 MEMBERS, WINDOW, SIZE, REFEREE = 4, 16, 128, 3
@@ -26,38 +26,52 @@ def around(traces: Floats, mask: NDArray[np.bool_] | None = None) -> Neighbourho
     return Neighbourhood((held**2).sum(axis=(-1, -2)), known, held, REFEREE)
 
 
-def test_it_is_half_the_squared_successive_differences_a_round() -> None:
-    traces = np.zeros((2, 3, 1))
-    traces[0, :, 0] = [1.0, 3.0, 0.0]
-    seen = Neighbourhood((traces**2).sum(axis=(-1, -2)), np.ones((2, 3), np.bool_), traces, 1)
-    # (2^2 + 3^2) / 2 successive pairs, half of it, for three rounds.
-    assert Variance().charges(seen).tolist() == [3 * 13 / 4, 0.0]
+def test_it_is_the_noise_beyond_the_lower_median_of_the_others() -> None:
+    """V = 13 / 4, 1 and 2 by hand: half of (2^2 + 3^2) / 2, and so on."""
+    traces = np.zeros((3, 3, 1))
+    traces[:, :, 0] = [[1.0, 3.0, 0.0], [0.0, 2.0, 2.0], [0.0, 2.0, 0.0]]
+    seen = Neighbourhood((traces**2).sum(axis=(-1, -2)), np.ones((3, 3), np.bool_), traces, 2)
+    charges = Variance().charges(seen)
+    assert charges.tolist() == [3 * (13 / 4 - TAU_NOISE * 1), 0.0, 3 * (2 - TAU_NOISE * 1)]
 
 
-@pytest.mark.parametrize("own", [1.0, 10.0])
-def test_a_direction_of_ones_own_costs_nothing(own: float) -> None:
-    plain, slanted = (Variance().charges(around(updates(1, o))) for o in (0.0, own))
-    assert slanted == pytest.approx(plain)
-    assert plain == pytest.approx(np.full(MEMBERS, WINDOW * SIZE), rel=0.1)
+@pytest.mark.parametrize("own", [0.0, 1.0, 10.0])
+def test_noise_that_is_alike_is_free_whatever_the_direction(own: float) -> None:
+    for seed in range(5):
+        assert not Variance().charges(around(updates(seed, own))).any()
 
 
-@given(factor=st.floats(0.0, 100.0), seed=st.integers(0, 100))
-def test_a_scaled_update_is_charged_by_the_square(factor: float, seed: int) -> None:
+@given(factor=st.floats(1.3, 100.0), seed=st.integers(0, 100))
+def test_a_scaled_update_is_charged_by_its_square_and_nobody_else(factor, seed) -> None:
     traces = updates(seed, own=1.0)
-    scaled = traces.copy()
-    scaled[0] *= factor
-    honest, lying = Variance().charges(around(traces)), Variance().charges(around(scaled))
-    assert lying[0] == pytest.approx(factor**2 * honest[0])
-    assert lying[1:].tolist() == honest[1:].tolist()
+    noise = [WINDOW * ((np.diff(rows, axis=0) ** 2).sum(axis=-1).mean()) / 2 for rows in traces]
+    free = TAU_NOISE * sorted(noise[1:])[1]
+    traces[0] *= factor
+    first, *others = Variance().charges(around(traces))
+    assert first == pytest.approx(factor**2 * noise[0] - free)
+    assert others == [0.0] * (MEMBERS - 1)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5])
+def test_less_noise_than_the_others_earns_and_costs_nothing(factor: float) -> None:
+    traces = updates(4)
+    traces[0] *= factor
+    transfers, charges = parse_rule("variance:1").rows(around(traces))
+    assert not transfers.any()
+    assert not charges.any()
 
 
 def test_whoever_was_away_is_charged_for_its_rounds_only() -> None:
-    traces, mask = updates(2), np.ones((MEMBERS, WINDOW), dtype=np.bool_)
+    traces, mask = 3.0 * updates(2), np.ones((MEMBERS, WINDOW), dtype=np.bool_)
+    traces[2:] /= 3.0
     mask[0, 4:] = False
-    mask[1, 1:] = False
     charges = Variance().charges(around(traces, mask))
-    assert charges[0] == pytest.approx(charges[2] / 4, rel=0.3)
-    assert charges[1] == 0.0  # one round shows no noise
+    assert charges[0] == pytest.approx(charges[1] / 4, rel=0.3)
+    mask[0, 1:] = False
+    assert Variance().charges(around(traces, mask))[0] == 0.0  # one round shows no noise
+    mask[:] = False
+    mask[0] = True
+    assert not Variance().charges(around(traces, mask)).any()  # nobody to compare with
 
 
 def test_transfers_sum_to_nothing_and_the_noisy_one_pays() -> None:
