@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 CONFIDENCE: Final = 0.95
 MARGIN: Final = 0.9
 """Suggested prices leave a lie at most so much of epsilon: other seeds bring other gains."""
+_IDLE_PRICE: Final = 1e-5
+"""Cost of a price, by the largest charge it makes: terms that nobody needs stay at 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,7 @@ def _least_bound(rows: Floats, bounded: Floats, limits: Floats) -> Floats | None
     sizes = np.abs(rows).max(axis=0)
     sizes[sizes == 0] = 1.0
     found = linprog(
-        [*[0.0] * len(sizes), 1.0],
+        [*[_IDLE_PRICE] * len(sizes), 1.0],
         A_ub=np.column_stack([rows / sizes, -bounded]),
         b_ub=limits,
         bounds=[(0.0, None)] * (len(sizes) + 1),

@@ -90,6 +90,13 @@ def test_where_no_prices_stop_all_lies_the_worse_of_lies_and_honest_payments_is_
     assert suggested_prices(lies, np.array([[3.0]]), epsilon=0.1) == pytest.approx([0.25])
 
 
+def test_a_term_that_does_not_help_has_no_price():
+    """The first term charges a saboteur, who has lost already, and no honest agent."""
+    lies = [deviation(1.0, 0.0, 10.0), deviation(-7.0, 1e4, 0.0)]
+    prices = suggested_prices(lies, np.array([[0.0, 2.0]]), epsilon=0.1)
+    assert prices == pytest.approx([0.0, (1 - MARGIN * 0.1) / 10])
+
+
 def test_lies_that_gain_nothing_need_no_price():
     prices = suggested_prices([deviation(-1.0, 1.0)], np.array([[1.0], [-1.0]]), epsilon=0.1)
     assert prices == pytest.approx([0.0])
