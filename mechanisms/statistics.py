@@ -117,8 +117,9 @@ class Variance:
         others = _others(known)
         around = np.broadcast_to(noise[..., np.newaxis, :], others.shape)
         excess = np.maximum(noise - TAU_NOISE * lower_median(around, others), 0.0)
-        charged: Floats = np.where(others.any(axis=-1), excess, 0.0)
-        return charged * neighbourhood.mask.sum(axis=-1)
+        rounds = neighbourhood.mask.sum(axis=-1)
+        charged: Floats = np.where(others.any(axis=-1), excess, 0.0) * rounds
+        return charged
 
 
 class Band:

@@ -1,6 +1,9 @@
 """`candor audit` on the smallest runs that learn: gains, prices, search, report, exit codes."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -111,6 +114,40 @@ def test_several_processes_find_the_same(capsys, tmp_path):
     more = ("--seeds", "1", "--rounds", "16", "--strategies", "scale:3", "--no-search")
     one = audited(capsys, tmp_path / "one", *more)
     assert audited(capsys, tmp_path / "two", *more, "--jobs", "2") == one
+
+
+def test_the_workers_of_a_killed_audit_end_too(tmp_path):
+    words = (*RUN, "--seeds", "4", "--rounds", "4000", "--run-dir", str(tmp_path / "audit"))
+    audit = subprocess.Popen(
+        [sys.executable, "-m", "agent", *words, "--jobs", "2"], stderr=subprocess.DEVNULL
+    )
+    try:
+        workers = until(lambda: [pid for pid in children(audit.pid) if "spawn_main" in line(pid)])
+    finally:
+        audit.kill()
+        audit.wait()
+    until(lambda: not any(line(pid) for pid in workers))
+
+
+def children(pid: int) -> list[int]:
+    words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(word) for word in words]
+
+
+def line(pid: int) -> str:
+    """The command of a process; empty for one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def until(holds):
+    end = time.monotonic() + 60
+    while not (found := holds()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return found
 
 
 @pytest.mark.parametrize(
