@@ -23,7 +23,7 @@ T = TypeVar("T")
 CACHE_BYTES: Final = 16 * 2**20  # measured: less makes calls dominate, more leaves the cache
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's malloc.h
 _PARTS: Final = 16  # for as many cores as a laptop has
-_ROWS_MIN: Final = 25  # of a part; for fewer the calls dominate
+_ROWS_MIN: Final = 50  # of a part; of fewer the calls dominate
 FREE_SHARE: Final = 0.4  # of an accelerator's memory; a backward pass needs about as much again
 
 
@@ -70,17 +70,20 @@ def slices(rows: int, most: int) -> list[slice]:
 def rows_for_threads(rows: int, most: int) -> int:
     """How many of so many rows to train at once, at most `most`, so that threads have enough parts
     to share. It knows not how many threads there are, for what is computed may not depend on it."""
-    return max(1, min(most, max(_ROWS_MIN, -(-rows // _PARTS))))
+    return min(most, max(_ROWS_MIN, -(-rows // _PARTS)))
 
 
 class Threads:
-    """So many threads, each with all of one core: torch's own share out single operations, and of
-    small ones wait for each other longer than they work."""
+    """So many threads, each with a core of its own.
+
+    Several are instead of torch's own, which share out single operations and of small ones wait for
+    each other longer than they work: in the thread that makes these, too, torch has one from here.
+    """
 
     def __init__(self, count: int = 1) -> None:
         self._pool: ThreadPoolExecutor | None = None
         if count > 1:
-            # Says it for the thread that it is called in, and those to come.
+            torch.set_num_threads(1)
             self._pool = ThreadPoolExecutor(count, "rows", torch.set_num_threads, (1,))
 
     def map(self, work: Callable[[slice], T], parts: Iterable[slice]) -> list[T]:
