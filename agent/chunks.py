@@ -1,23 +1,29 @@
-"""How many agents to train at once: as many as the cache, or an accelerator's memory, takes.
+"""How many agents to train at once, and on how many threads.
 
 What a row needs is measured on one row. On a processor the rows of a chunk should stay in its cache
 between forward and backward pass, which is far below its memory, so free memory need not be asked
-for, and the same task is always cut alike. Rows do not interact: where they are cut changes nothing
-but the rounding of the products that are computed together.
+for, and the same task is always cut alike, on however many threads, whose number changes no bit.
+Rows do not interact: where they are cut changes nothing but the rounding of the products that are
+computed together.
 """
 
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor
 
+T = TypeVar("T")
+
 CACHE_BYTES: Final = 16 * 2**20  # measured: less makes calls dominate, more leaves the cache
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's malloc.h
+_PARTS: Final = 16  # for as many cores as a laptop has
+_ROWS_MIN: Final = 50  # of a part; of fewer the calls dominate
 FREE_SHARE: Final = 0.4  # of an accelerator's memory; a backward pass needs about as much again
 
 
@@ -54,6 +60,35 @@ def rows_at_once(row_bytes: int, device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         room = int(FREE_SHARE * free)
     return max(1, room // max(1, row_bytes))
+
+
+def slices(rows: int, most: int) -> list[slice]:
+    """Consecutive rows in parts of at most `most`, all but the last equal."""
+    return [slice(low, low + most) for low in range(0, rows, most)]
+
+
+def rows_for_threads(rows: int, most: int) -> int:
+    """How many of so many rows to train at once, at most `most`, so that threads have enough parts
+    to share. It knows not how many threads there are, for what is computed may not depend on it."""
+    return min(most, max(_ROWS_MIN, -(-rows // _PARTS)))
+
+
+class Threads:
+    """So many threads, each with a core of its own.
+
+    Several are instead of torch's own, which share out single operations and of small ones wait for
+    each other longer than they work: in the thread that makes these, too, torch has one from here.
+    """
+
+    def __init__(self, count: int = 1) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+        if count > 1:
+            torch.set_num_threads(1)
+            self._pool = ThreadPoolExecutor(count, "rows", torch.set_num_threads, (1,))
+
+    def map(self, work: Callable[[slice], T], parts: Iterable[slice]) -> list[T]:
+        """What `work` gives for each part, in their order."""
+        return list(map(work, parts) if self._pool is None else self._pool.map(work, parts))
 
 
 def keep_freed_memory() -> None:

@@ -9,12 +9,16 @@ is the learner's own business.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from agent.tasks.base import Batch, Task
 from agent.tasks.classification import Classification, as_numbers
+
+_SMALL: Final = 2**18  # multiplications; OpenBLAS works on more than one thread above
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +44,12 @@ class Stack:
             inputs.append(z.tanh_() if tanh else z.relu_())
         delta, losses = _cross_entropy(_linear(inputs[-1], weights[-1], biases[-1]), batch[1])
         for layer in reversed(range(len(weights))):
-            torch.bmm(delta.transpose(1, 2), inputs[layer], out=gradients[2 * layer])
+            _products(delta.transpose(1, 2), inputs[layer], out=gradients[2 * layer])
             torch.sum(delta, dim=1, out=gradients[2 * layer + 1])
             if layer:
-                delta = torch.bmm(delta, weights[layer])  # (rows, batch, in)
-                delta = _through(self.tanh[layer - 1], delta, inputs[layer])
+                into = torch.empty_like(inputs[layer])  # (rows, batch, in)
+                _products(delta, weights[layer], out=into)
+                delta = _through(self.tanh[layer - 1], into, inputs[layer])
         return losses
 
 
@@ -67,6 +72,19 @@ def stack_of(task: Task, model: nn.Module) -> Stack | None:
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))  # (rows, batch, out)
+
+
+def _products(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """Write a @ b, row by row, into `out`, which may have gaps between rows.
+
+    On a processor torch takes gaps for a reason to call its library anew for each row: four times
+    as long as numpy for small matrices. Those that numpy's library would start threads for are
+    torch's.
+    """
+    if out.device.type == "cpu" and a[0].numel() * b.shape[2] <= _SMALL:
+        np.matmul(a.numpy(), b.numpy(), out=out.numpy())
+    else:
+        torch.bmm(a, b, out=out)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

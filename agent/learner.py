@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from agent.batches import draw_samples
-from agent.chunks import rows_at_once, saved_bytes
+from agent.chunks import Threads, rows_at_once, rows_for_threads, saved_bytes, slices
 from agent.closed_form import stack_of
 from agent.partition import Shard
 from agent.tasks.base import Batch, Task
@@ -45,6 +45,7 @@ class Learner:
         batch_size: samples of one step.
         seed: the run's seed.
         device: where rows and data live.
+        threads: how many train chunks of rows at the same time, where the gradient is written out.
 
     Raises:
         ConfigurationError: the model has buffers or is not float32, a shard's data are empty or
@@ -59,6 +60,7 @@ class Learner:
         batch_size: int,
         seed: int,
         device: str = "cpu",
+        threads: int = 1,
     ) -> None:
         self._task = task
         self._agents = tuple(shard.index for shard in shards)
@@ -69,6 +71,7 @@ class Learner:
         self._device = torch.device(device)
         model = build_model(task, seed).to(self._device)
         self._stack = stack_of(task, model)
+        self._by_threads = self._stack is not None and self._device.type == "cpu"
         self._wrapper = _LossModule(task, model)
         self._evaluated = deepcopy(model).eval()  # its own, for `functional_call` swaps parameters
         parameters = dict(model.named_parameters())
@@ -82,9 +85,10 @@ class Learner:
         self._data = tuple(tensor.to(self._device) for tensor in pooled)
         self._offsets = np.concatenate(([0], np.cumsum(self._lengths)[:-1]))
         self._check_loss()
-        fitting = self._fitting_rows()
         # The rows that are trained at once.
-        self.chunks = [slice(low, low + fitting) for low in range(0, len(self._agents), fitting)]
+        self.chunks = slices(len(self._agents), self._fitting_rows())
+        # Only written-out gradients: `functional_call` puts parameters into the one model there is.
+        self._threads = Threads(threads if self._by_threads else 1)
 
     def local_steps(self, x: Tensor, t: int, step_size: float) -> tuple[Tensor, Tensor]:
         """Train H steps from x (agents, dim) with the batches of round t.
@@ -95,27 +99,34 @@ class Learner:
             And the mean loss of the steps (agents,); a diverged row shows as inf or nan, as does m.
         """
         batches = self._draw(t)  # (H, agents, batch)
-        parts = [self._train(x, batches, step_size, rows) for rows in self.chunks]
-        updates, losses, velocities = zip(*parts, strict=True)
-        self.velocity = _joined(velocities) if self._momentum else None
-        return _joined(updates), _joined(losses)
+        m = torch.empty_like(x)
+
+        def train(rows: slice) -> tuple[Tensor, Tensor]:
+            velocity = None if self.velocity is None else self.velocity[rows]
+            return self._train(x[rows], batches[:, rows], step_size, velocity, m[rows])
+
+        losses, velocities = zip(*self._threads.map(train, self.chunks), strict=True)
+        if self._momentum:
+            self.velocity = m if self._steps == 1 else _joined(velocities)
+        return m, _joined(losses)
 
     def _train(
-        self, x: Tensor, batches: Tensor, step_size: float, rows: slice
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """`local_steps` of some rows: their m and losses, and the velocity they end with."""
-        start = z = x[rows]
-        velocity = None if self.velocity is None else self.velocity[rows]
-        losses = torch.zeros(len(z), device=self._device)
-        for indices in batches[:, rows]:
+        self, start: Tensor, batches: Tensor, step_size: float, velocity: Tensor | None, m: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`local_steps` of some rows, whose m is written: losses, and the velocity at the end."""
+        z, losses = start, torch.zeros(len(start), device=self._device)
+        for indices in batches:
             batch = tuple(_taken(tensor, indices) for tensor in self._data)
-            gradient, loss = self._gradient(z, batch)
-            update = velocity = self._accelerated(gradient, velocity)
+            # Fresh for each step: a velocity is read until the next one is there.
+            update = m if self._steps == 1 else torch.empty_like(z)
+            losses += self._gradient(z, batch, update)
+            if self._momentum and velocity is not None:
+                update.add_(velocity, alpha=self._momentum)  # as in `torch.optim.SGD`
             if self._steps == 1:
-                return update, loss, update
-            z = torch.sub(z, update, alpha=step_size)
-            losses += loss
-        return (start - z).div_(step_size), losses / self._steps, update
+                return losses, update
+            z, velocity = torch.sub(z, update, alpha=step_size), update
+        torch.sub(start, z, out=m).div_(step_size)
+        return losses / self._steps, update
 
     def reset_momentum(self) -> None:
         """Forget the velocity: after a restart, or when a neighbour's model was taken over."""
@@ -170,14 +181,14 @@ class Learner:
             parameter.copy_(view[0])
         return model
 
-    def _gradient(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Each row's gradient (agents, dim) and loss (agents,) on its (agents, batch, ...)."""
+    def _gradient(self, x: Tensor, batch: Batch, out: Tensor) -> Tensor:
+        """Write each row's gradient (agents, dim) on its (agents, batch, ...); losses (agents,)."""
         if self._stack is None:
-            return self._differentiated(x, batch)
+            gradient, losses = self._differentiated(x, batch)
+            out.copy_(gradient)
+            return losses
         with torch.no_grad():
-            gradient = torch.empty_like(x)
-            losses = self._stack.gradient(self._views(x), batch, self._views(gradient))
-        return gradient, losses
+            return self._stack.gradient(self._views(x), batch, self._views(out))
 
     def _differentiated(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """`_gradient` of any model and loss.
@@ -201,13 +212,6 @@ class Learner:
         loss: Tensor = functional_call(self._wrapper, named, (batch,))
         return loss
 
-    def _accelerated(self, gradient: Tensor, velocity: Tensor | None) -> Tensor:
-        """Heavy-ball velocity v <- momentum v + g, the form of `torch.optim.SGD`."""
-        if velocity is None or self._momentum == 0:
-            return gradient
-        # A fresh tensor: the last one may still be held as a report.
-        return torch.add(gradient, velocity, alpha=self._momentum)
-
     def _draw(self, t: int) -> Tensor:
         """Rows of the pooled data for round t: (H, agents, batch)."""
         count = self._steps * self._batch_size
@@ -224,7 +228,8 @@ class Learner:
         x = torch.cat([p.detach().flatten() for p in self._wrapper.model.parameters()])
         with saved_bytes() as saved:
             self._differentiated(x.unsqueeze(0), batch)
-        return rows_at_once(saved.total + _VECTORS_A_ROW * 4 * self.dim, self._device)
+        fitting = rows_at_once(saved.total + _VECTORS_A_ROW * 4 * self.dim, self._device)
+        return rows_for_threads(len(self._agents), fitting) if self._by_threads else fitting
 
     def _metric(self, model: nn.Module) -> float:
         with torch.no_grad(), faults_of("evaluate"):

@@ -123,7 +123,8 @@ def _measure(task: str, agents: int, rule: str, rounds: int, device: str) -> Sim
     cluster = bench_cluster(task, agents, rule, rounds + WARM_UP_ROUNDS)
     payments = parse_rule(rule)
     settlement = Settlement(cluster, payments)
-    simulation = Simulation(cluster, {}, device=device, measured=payments.settles)
+    threads = torch.get_num_threads()
+    simulation = Simulation(cluster, {}, device=device, measured=payments.settles, threads=threads)
     began, processor_began = time.perf_counter(), time.process_time()
     while simulation.round < cluster.rounds.rounds:
         if simulation.round == WARM_UP_ROUNDS:

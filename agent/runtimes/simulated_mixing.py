@@ -1,6 +1,5 @@
 """Mixing as sparse matrix products: the weights of a round over all agents at once."""
 
-import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -10,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from topologies.cluster import Cluster
 from topologies.weights import own_weight
@@ -25,16 +25,12 @@ class RoundMixing:
     and by what the steps are divided, (agents, 1)."""
 
     exact: "sparse.csr_array"
-    rounded: "sparse.csr_array"
-    placed: Tensor | None  # `rounded` on the accelerator, where there is one
+    rounded: "WeightedRows"
     mass: Floats
 
     def models(self, y: Tensor) -> Tensor:
         """The models y (agents, dim) mixed, each sum in ascending order of rows."""
-        if self.placed is None:
-            # scipy's product took a quarter of the time of torch's on a processor.
-            return torch.from_numpy(self.rounded @ y.numpy())
-        return self.placed @ y
+        return self.rounded(y)
 
     def sketches(self, stated: Floats) -> Floats:
         """The sketches (agents, k) of the mixed models."""
@@ -58,10 +54,8 @@ class Mixing:
         cluster = self._cluster
         weights = cluster.round_weights.of(t)
         exact = sparse_rows(cluster, t)
-        rounded = exact.astype(np.float32)
-        placed = None if self._device.type == "cpu" else torch_rows(rounded, self._device)
         mass = np.array([[weights.mass[agent]] for agent in cluster.ids])
-        return RoundMixing(exact, rounded, placed, mass)
+        return RoundMixing(exact, WeightedRows.of(exact, self._device), mass)
 
 
 def sparse_rows(cluster: Cluster, t: int) -> "sparse.csr_array":
@@ -82,16 +76,33 @@ def sparse_rows(cluster: Cluster, t: int) -> "sparse.csr_array":
     return sparse.csr_array((np.array(values), np.array(columns), np.array(ends)), (count, count))
 
 
-def torch_rows(matrix: "sparse.csr_array", device: torch.device) -> Tensor:
-    """The same matrix as a sparse tensor on a device."""
-    with warnings.catch_warnings():
-        # It says that sparse tensors in this form are "in beta state", in every process once.
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support", category=UserWarning)
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(matrix.indptr.astype(np.int64)),
-            torch.from_numpy(matrix.indices.astype(np.int64)),
-            torch.from_numpy(matrix.data),
-            size=matrix.shape,
-            check_invariants=True,
-            device=device,
+@dataclass(frozen=True, slots=True)
+class WeightedRows:
+    """A sparse matrix (agents, agents) as sums of weighted rows: a product with it is what is known
+    as an embedding bag. It takes half the time of scipy's product, an eighth of torch's own, and
+    threads and accelerators."""
+
+    columns: Tensor  # (entries,) int64, row after row
+    bounds: Tensor  # (agents + 1,) int64, of each row's entries
+    weights: Tensor  # (entries,) float32
+
+    @classmethod
+    def of(cls, matrix: "sparse.csr_array", device: torch.device) -> "WeightedRows":
+        """The matrix rounded to float32, on a device."""
+        arrays = (
+            matrix.indices.astype(np.int64),
+            matrix.indptr.astype(np.int64),
+            matrix.data.astype(np.float32),
+        )
+        return cls(*(torch.from_numpy(array).to(device) for array in arrays))
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """The product with y (agents, dim), each sum in ascending order of columns."""
+        return embedding_bag(
+            self.columns,
+            y,
+            self.bounds,
+            mode="sum",
+            per_sample_weights=self.weights,
+            include_last_offset=True,
         )

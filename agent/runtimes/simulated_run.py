@@ -208,6 +208,7 @@ def _simulation(
         device=device,
         measured=parse_rule(cluster.payments.rule).settles,
         state=state,
+        threads=torch.get_num_threads(),  # one a core, unless OMP_NUM_THREADS says otherwise
     )
 
 

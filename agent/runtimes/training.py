@@ -65,12 +65,15 @@ def learner_of(
     shards: Sequence[Shard],
     device: str,
     strategies: Mapping[int, Strategy] = MappingProxyType({}),
+    threads: int = 1,
 ) -> Learner:
-    """The learner of some rows, whose data their `strategies`, by shard, may alter; raises
-    ConfigurationError for a task that is not usable."""
+    """The learner of some rows, whose data their `strategies`, by shard, may alter, on so many
+    threads; raises ConfigurationError for a task that is not usable."""
     task = with_altered_data(resolve_task(cluster.task.name, data_root), strategies)
     settings = cluster.task
-    return Learner(task, shards, cluster.algorithm, settings.batch_size, cluster.seed, device)
+    return Learner(
+        task, shards, cluster.algorithm, settings.batch_size, cluster.seed, device, threads
+    )
 
 
 def shards_of(cluster: Cluster) -> tuple[Shard, ...]:

@@ -118,6 +118,7 @@ class Simulation:
         device: where the models are trained; evidence is always measured on the processor.
         measured: measure the evidence of every round.
         state: what `state` gave for the same run; without it the run starts.
+        threads: how many train agents at the same time; what they learn does not depend on it.
 
     Raises:
         ConfigurationError: the task, a strategy or an id is not usable, there is no such device, or
@@ -134,12 +135,13 @@ class Simulation:
         device: str = "cpu",
         measured: bool,
         state: Mapping[str, Tensor] | None = None,
+        threads: int = 1,
     ) -> None:
         self._device = usable_device(device)
         keep_freed_memory()
         self._reporting = _Reporting(cluster, strategies)
         lies = self._reporting.by_row()
-        self._learner = learner_of(cluster, data_root, shards_of(cluster), device, lies)
+        self._learner = learner_of(cluster, data_root, shards_of(cluster), device, lies, threads)
         self._mixing = Mixing(cluster, self._device)
         held = dict(state or self._fresh(cluster, data_root, initial))
         self._check(held, cluster)

@@ -15,7 +15,7 @@ import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from typing import Final
 
@@ -46,7 +46,8 @@ class Turn:
 @dataclass(frozen=True, slots=True)
 class Result:
     """One simulator in one case: medians of its turns, `rounds` in each; mean `accuracy` (0 to 1)
-    after `learned` rounds; the process's peak memory, and what it was before agents were made."""
+    after `learned` rounds; the process's peak memory, and what it was before agents were made; and
+    the ratios to gossipy's medians."""
 
     simulator: str
     rounds: int
@@ -56,19 +57,18 @@ class Result:
     accuracy: float
     memory_mib: float
     start_mib: float
+    ratio: float = 1.0
+    processor_ratio: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One case; ratios are Candor's medians over gossipy's."""
+    """One case: gossipy, Candor on one core and Candor on all of them."""
 
     task: str
     parameters: int
     agents: int
-    gossipy: Result
-    candor: Result
-    ratio: float
-    processor_ratio: float
+    results: tuple[Result, ...]
 
 
 class Worker:
@@ -77,7 +77,7 @@ class Worker:
     def __init__(self, stack: ExitStack, simulator: str, task: str, agents: int) -> None:
         context = get_context("spawn")
         self._pool = stack.enter_context(ProcessPoolExecutor(1, mp_context=context))
-        self._simulator, self._agents = simulator, agents
+        self.simulator = simulator
         self._start_mib: float = self._pool.submit(peak_mib).result()
         self._pool.submit(_make, simulator, task, agents).result()
         self._turns: list[Turn] = []
@@ -94,7 +94,7 @@ class Worker:
 
     def result(self) -> Result:
         return Result(
-            self._simulator,
+            self.simulator,
             self._rounds,
             statistics.median(turn.per_s for turn in self._turns),
             statistics.median(turn.per_processor_s for turn in self._turns),
@@ -136,22 +136,24 @@ def compare(task: str, agents: int, repeats: int, work: int) -> Comparison:
     rounds = -(-work // agents)
     learned = max(rounds, LEARNING_ROUNDS)
     with ExitStack() as stack:
-        gossipy = Worker(stack, "gossipy", task, agents)
-        candor = Worker(stack, "candor", task, agents)
-        gossipy.learn(learned)
-        candor.learn(learned)
+        workers = [Worker(stack, simulator, task, agents) for simulator in SIDES]
+        for worker in workers:
+            worker.learn(learned)
         for _ in range(repeats):
-            gossipy.turn(rounds)
-            candor.turn(rounds * CANDOR_TIMES)
-        theirs, ours = gossipy.result(), candor.result()
-    return Comparison(
-        task,
-        bench_cluster(task, agents, "none", rounds).task.parameters,
-        agents,
-        theirs,
-        ours,
-        ours.agent_rounds_per_s / theirs.agent_rounds_per_s,
-        ours.agent_rounds_per_processor_s / theirs.agent_rounds_per_processor_s,
+            for worker in workers:
+                worker.turn(rounds * (1 if worker.simulator == "gossipy" else CANDOR_TIMES))
+        results = tuple(worker.result() for worker in workers)
+    base = results[0]
+    parameters = bench_cluster(task, agents, "none", rounds).task.parameters
+    return Comparison(task, parameters, agents, tuple(_over(result, base) for result in results))
+
+
+def _over(result: Result, base: Result) -> Result:
+    """The same result with its ratios to another's medians."""
+    return replace(
+        result,
+        ratio=result.agent_rounds_per_s / base.agent_rounds_per_s,
+        processor_ratio=result.agent_rounds_per_processor_s / base.agent_rounds_per_processor_s,
     )
 
 
@@ -162,8 +164,7 @@ def _table(found: list[Comparison]) -> Table:
     for column in ("/ cpu s", "ratio", "cpu ratio", "MiB", "MiB at start", "accuracy", "after"):
         table.add_column(column, justify="right")
     for case in found:
-        for side in (case.gossipy, case.candor):
-            last = side is case.candor
+        for side in case.results:
             table.add_row(
                 case.task,
                 f"{case.parameters:,}",
@@ -172,8 +173,8 @@ def _table(found: list[Comparison]) -> Table:
                 f"{side.rounds:,}",
                 f"{side.agent_rounds_per_s:,.0f}",
                 f"{side.agent_rounds_per_processor_s:,.0f}",
-                f"{case.ratio:.1f}" if last else "",
-                f"{case.processor_ratio:.1f}" if last else "",
+                f"{side.ratio:.1f}",
+                f"{side.processor_ratio:.1f}",
                 f"{side.memory_mib:,.0f}",
                 f"{side.start_mib:,.0f}",
                 f"{side.accuracy:.3f}",
@@ -204,8 +205,11 @@ def main(agents: tuple[int, ...], repeats: int, quick: bool, as_json: bool) -> N
         for number, (task, count) in enumerate(cases, 1):
             status.update(f"{number} of {len(cases)}: {task}, {count} agents")
             found.append(compare(task, count, repeats, work))
-            case = found[-1]
-            console.print(f"{task}, {count:,} agents: {case.ratio:.1f} times as fast")
+            _, one, every = found[-1].results
+            console.print(
+                f"{task}, {count:,} agents: {one.ratio:.1f} times as fast on one core, "
+                f"{every.ratio:.1f} on all"
+            )
     if as_json:
         click.echo(json.dumps([asdict(case) for case in found], indent=2))
     else:

@@ -7,12 +7,15 @@ Different: a Candor agent mixes with all four neighbours in every round, by Metr
 gossipy node pushes its model to one neighbour drawn at random, and whoever receives one averages
 the two models and makes a step (PUSH, MERGE_UPDATE): one message and one step a node and round, on
 average over the nodes. Candor draws batches with replacement, gossipy without. gossipy's nodes
-make one more step before the first round.
+make one more step before the first round. gossipy works on one core; Candor is timed on one, and on
+all that there are.
 """
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from types import MappingProxyType, ModuleType
 from typing import Final, Protocol
 
@@ -32,6 +35,7 @@ from topologies.cluster import Cluster
 BATCH: Final = 32
 TIMESTEPS: Final = 100  # of a gossipy round; its own examples have as many
 EXAMINED: Final = 32  # agents whose models are looked at, evenly spread
+CORES: Final = os.cpu_count() or 1
 UNSEEN: Final = 16  # agents' worth of samples that nobody trains on
 
 
@@ -50,8 +54,8 @@ class Side(Protocol):
 class CandorSide:
     """`candor simulate`'s own rounds, without payments."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._simulation = Simulation(cluster, {}, device="cpu", measured=False)
+    def __init__(self, cluster: Cluster, threads: int = 1) -> None:
+        self._simulation = Simulation(cluster, {}, device="cpu", measured=False, threads=threads)
         self._model = build_model(resolve_task(cluster.task.name), cluster.seed)
 
     def advance(self, rounds: int) -> None:
@@ -128,8 +132,13 @@ class GossipySide:
             yield self._nodes[row].model_handler.model
 
 
+ALL_CORES: Final = f"candor, {CORES} cores"
 SIDES: Final[Mapping[str, Callable[[Cluster], Side]]] = MappingProxyType(
-    {"gossipy": GossipySide, "candor": CandorSide}
+    {
+        "gossipy": GossipySide,
+        "candor": CandorSide,
+        ALL_CORES: partial(CandorSide, threads=CORES),
+    }
 )
 
 

@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from agent.closed_form import stack_of
+from agent.closed_form import _products, stack_of
 from agent.learner import Learner
 from agent.partition import Shard
+from agent.tasks.altered import with_altered_data
 from agent.tasks.base import Batch
 from agent.tasks.classification import Classification
+from mechanisms.strategy_specs import parse_strategy
 from topologies.cluster import AlgorithmSettings
 
 STACKS = {
@@ -83,3 +85,26 @@ def test_other_models_are_left_to_autograd(model):
 
 def test_a_loss_of_the_users_is_left_to_autograd():
     assert stack_of(Squared(STACKS["relu"], torch.float32), STACKS["relu"]()) is None
+
+
+def test_agents_with_flipped_labels_train_by_the_written_out_gradient():
+    task = Classes(STACKS["relu"], torch.float32)
+    honest = learner(task)
+    flipping = learner(with_altered_data(task, {3: parse_strategy("label-flip")}))
+    assert flipping._stack is not None
+    x = torch.randn(7, honest.dim, generator=torch.Generator().manual_seed(1))
+    found, _ = flipping.local_steps(x, 1, 0.1)
+    differs = (found != honest.local_steps(x, 1, 0.1)[0]).any(dim=1)
+    assert differs.tolist() == [row == 3 for row in range(7)]
+    flipping._stack = None
+    expected, _ = flipping.local_steps(x, 1, 0.1)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("features", [60, 6000])
+def test_products_go_where_rows_have_gaps_between_them(features):
+    a, b = torch.randn(3, 9, 5), torch.randn(3, 5, features)
+    rows = torch.zeros(3, 9 * features + 7)
+    _products(a, b, out=rows[:, : 9 * features].view(3, 9, features))
+    expected = torch.cat([(a @ b).reshape(3, -1), torch.zeros(3, 7)], dim=1)
+    torch.testing.assert_close(rows, expected)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from agent.runtimes.simulated_mixing import Mixing, RoundMixing, sparse_rows, torch_rows
+from agent.runtimes.simulated_mixing import Mixing, sparse_rows
 from tests.runs import write_cluster
 
 TOPOLOGIES = [
@@ -33,11 +33,6 @@ def test_the_sparse_rows_are_the_dense_matrix(topology: str, tmp_path: Path) -> 
         np.testing.assert_allclose(one.sketches(sketches), dense @ sketches, rtol=1e-12, atol=1e-15)
         mass = cluster.round_weights.of(t).mass
         assert one.mass[:, 0].tolist() == [mass[agent] for agent in cluster.ids]
-        # What an accelerator is given, on this processor.
-        placed = RoundMixing(
-            one.exact, one.rounded, torch_rows(one.rounded, torch.device("cpu")), one.mass
-        )
-        torch.testing.assert_close(placed.models(y), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_rounds_that_recur_are_built_once(tmp_path: Path) -> None:
