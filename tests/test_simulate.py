@@ -19,6 +19,8 @@ from agent.run_directory import read_run_directory
 from agent.runtimes import simulated_run
 from agent.runtimes.vectorised import run_vectorised
 from topologies.cluster import load_cluster
+from topologies.specs import ConfigurationError
+from topologies.specs import ConfigurationError
 
 torch.set_num_threads(1)
 CANDOR = [sys.executable, "-P", "-m", "agent"]
@@ -151,6 +153,28 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(
         assert torch.equal(resumed[1][name], tensor), name
 
 
+def test_a_run_stopped_while_it_is_compared_can_be_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    whole = run_to_the_end(simulated_run.start(plan_of(ASKED, 3), tmp_path / "a" / "run", "cpu"))
+    run = simulated_run.start(plan_of(ASKED, 3), tmp_path / "b" / "run", "cpu")
+    while not run.done:
+        run.advance()
+    with monkeypatch.context() as patched:
+        patched.setattr(simulated_run, "yardsticks", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run.conclude()
+    again = simulated_run.resume(run.run_dir, "cpu")
+    assert again.done
+    assert run_to_the_end(again)[0] == whole[0]
+    assert (run.run_dir / "summary.json").exists()
+    with pytest.raises(ConfigurationError, match="has ended"):
+        simulated_run.resume(run.run_dir, "cpu")
+
+
 def test_ctrl_c_saves_and_resume_goes_on(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     words = [*CANDOR, *SMALL, "--rounds", "1000000", "--run-dir", str(run_dir)]
@@ -218,7 +242,7 @@ def test_large_runs_have_one_file_and_a_report_of_some_agents(
         ([*SMALL, "--run-dir", "RUN"], "not empty"),
         ([*SMALL, "--strategy", "a9=scale:3"], "a9=…: no such agent"),
         ([*SMALL, "--device", "cuda"], "device cuda: torch finds none here"),
-        ([*SMALL, "--rounds", "1", "--strategy", "a1=scale:-1e30"], "the run diverged"),
+        ([*SMALL, "--rule", "norm:1", "--strategy", "a1=scale:-1e30"], "the run diverged"),
     ],
 )
 def test_a_mistake_gets_one_line(

@@ -85,16 +85,21 @@ def command(
         plan = plan_of(asked, chosen, simulated=True)
         run = simulated_run.start(plan, run_dir or default_run_dir(plan), device)
     console = Console(stderr=as_json)
-    with _interruptible() as interrupted, _showing(console, run) as show:
-        while not run.done and not interrupted():
+    with _interruptible() as asked_to_end, _showing(console, run) as show:
+        while not run.done and not asked_to_end():
             run.advance()
             show()
         if not run.done:
             run.save()
-    if not run.done:
+    interrupted = not run.done
+    if run.done:
+        try:
+            _conclude(console, run, as_json)
+        except KeyboardInterrupt:
+            interrupted = True
+    if interrupted:
         click.echo(f"candor: interrupted; candor simulate --resume {run.run_dir} goes on", err=True)
         context.exit(INTERRUPTED)
-    _conclude(console, run, as_json)
 
 
 def _check_usage(context: click.Context, resume: Path | None) -> None:
@@ -167,12 +172,10 @@ def _showing(console: Console, run: "SimulatedRun") -> Iterator[Callable[[], Non
 
 def _conclude(console: Console, run: "SimulatedRun", as_json: bool) -> None:
     from agent.report import write_report
-    from agent.runtimes.summary import write_summary
 
     tell = partial(console.print, style="dim", highlight=False)
     tell("training one model on all data, and agents alone, to compare…")
     summary = run.conclude()
-    write_summary(run.run_dir, summary)
     tell("drawing the report…")
     write_report(run.run_dir)
     if as_json:

@@ -17,7 +17,7 @@ from torch import Tensor
 from agent import metrics, simulation_file
 from agent.runtimes.simulated_evidence import Settlement
 from agent.runtimes.stand_ins import stand_in_entries
-from agent.runtimes.summary import accuracies, settings_of_run, spread, yardsticks
+from agent.runtimes.summary import accuracies, settings_of_run, spread, write_summary, yardsticks
 from agent.runtimes.testbed import Plan, cluster_of, make_run_dir
 from agent.runtimes.vectorised import Simulation
 from agent.simulation_file import MODEL, STATE, About, Columns, metrics_of, under
@@ -85,12 +85,19 @@ class SimulatedRun:
         self.saved_s = time.monotonic()
 
     def conclude(self) -> dict[str, Any]:
-        """Write what the run leaves behind; the fields of summary.json."""
+        """Write what the run leaves behind; the fields of summary.json.
+
+        The models take the place of the state last: until then, whoever is interrupted while the
+        yardsticks are trained can resume.
+        """
         seconds = time.monotonic() - self.begun_s
-        self._write(self._models())
+        self.save()
+        summary = self._summary(seconds)
         if len(self.cluster.ids) <= AGENT_FILES_MAX:
             self._write_agents()
-        return self._summary(seconds)
+        write_summary(self.run_dir, summary)
+        self._write(self._models())
+        return summary
 
     def _write(self, more: Mapping[str, Tensor]) -> None:
         path = self.run_dir / simulation_file.FILE_NAME
