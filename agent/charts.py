@@ -80,9 +80,11 @@ def lines_by_round(
     logarithmic: bool = False,
     stepped: bool = False,
     across: str = "round",
+    lowest: float | None = None,
 ) -> bytes:
     """Lines over rounds, or what else goes `across`, each named at its end; references are dashed
-    horizontal lines; stepped ones hold their value until the next round."""
+    horizontal lines; stepped ones hold their value until the next round; what is below `lowest`
+    leaves the picture."""
     with _canvas(7.4, 3.5) as (figure, axes):
         drawn = [_finite(line) for line in lines]
         points = sum(len(line.values) for line in drawn)
@@ -99,6 +101,9 @@ def lines_by_round(
         if logarithmic:
             axes.set_yscale("log")
         axes.margins(x=0.01)
+        if lowest is not None and axes.get_ylim()[0] < lowest:
+            axes.set_ylim(bottom=lowest)
+            ends = [(max(value, lowest), name, colour) for value, name, colour in ends]
         _label_axes(axes, quantity, across)
         _name_ends(figure, axes, ends)
         return _svg(figure)
@@ -119,25 +124,25 @@ def intervals(
     references: Mapping[str, float],
     reach: float,
 ) -> bytes:
-    """Means with their intervals, a row a name and a colour a kind, the first row at the top, from
-    -`reach` to `reach`; references are dashed vertical lines, named in the legend."""
-    with _canvas(7.4, 1.4 + 0.32 * len(rows)) as (figure, axes):
+    """Means with their intervals, a row a name and a colour a kind, the first row at the top; what
+    is beyond -`reach` to `reach` leaves the picture; references are dashed vertical lines, named in
+    the legend."""
+    with _canvas(7.4, 1.6 + 0.32 * len(rows)) as (figure, axes):
         for at, (kind, colour) in enumerate(zip(kinds, (FAINT, RECEIVED), strict=True)):
             below = [row + 0.3 * at for row in range(len(rows))]
             spans = [row.spans[at] for row in rows]
-            means = [max(-reach, mean) for mean, _, _ in spans]
-            lengths = [
-                [
-                    max(0.0, mean - max(low, -reach))
-                    for mean, (_, low, _) in zip(means, spans, strict=True)
-                ],
-                [
-                    max(0.0, min(high, reach) - mean)
-                    for mean, (_, _, high) in zip(means, spans, strict=True)
-                ],
-            ]
+            lengths = [[mean - low for mean, low, _ in spans], [up - mean for mean, _, up in spans]]
             axes.errorbar(
-                means, below, xerr=lengths, fmt="o", color=colour, markersize=4, label=kind
+                [mean for mean, _, _ in spans],
+                below,
+                xerr=[
+                    [length if math.isfinite(length) else 0.0 for length in side]
+                    for side in lengths
+                ],
+                fmt="o",
+                color=colour,
+                markersize=4,
+                label=kind,
             )
         for name, value in references.items():
             axes.axvline(value, color=INK, linestyle=(0, (4, 3)), linewidth=1.1, label=name)
@@ -147,7 +152,7 @@ def intervals(
         axes.invert_yaxis()
         _label_axes(axes, quantity, "", whole=False)
         axes.legend(
-            frameon=False, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0)
+            frameon=False, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.06)
         )
         return _svg(figure)
 

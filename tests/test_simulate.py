@@ -20,7 +20,6 @@ from agent.runtimes import simulated_run
 from agent.runtimes.vectorised import run_vectorised
 from topologies.cluster import load_cluster
 from topologies.specs import ConfigurationError
-from topologies.specs import ConfigurationError
 
 torch.set_num_threads(1)
 CANDOR = [sys.executable, "-P", "-m", "agent"]

@@ -1,6 +1,7 @@
 """`candor audit`: does any lie pay, on this task, graph and rule, and at which price none does."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -21,17 +22,24 @@ if TYPE_CHECKING:
     from agent.runtimes.incentive_audit import Verdict
 
 PAYS: Final = 1
+INTERRUPTED: Final = 130
 RUNS_NAME: Final = "runs"
 
 
 @click.command("audit")
-@plan_options(required=True)
-@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Runs.")
+@plan_options(required=True, lies=False)
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="How many, from --seed on: each is run honestly and with every strategy.",
+)
 @click.option("--agent", help="Who deviates.  [default: the first one]")
 @click.option(
     "--strategies",
     "names",
-    help="Which, separated by commas.  [default: a library of all kinds]",
+    help="Which, separated by commas (docs/audit.md).  [default: a library of all kinds]",
 )
 @click.option(
     "--search/--no-search",
@@ -90,13 +98,14 @@ def command(
     """Simulate honest and lying runs on the same seeds, and say whether any lie pays.
 
     A gain is the loss on its own samples that the liar saves itself, in per cent of what honest
-    training saves it; a credit is worth one unit of loss. Exit code 0: no strategy gains more than
-    epsilon at the prices; 1: one does (named); 2: bad usage.
+    training saves it; a credit is worth one unit of loss. Columns: "free" what a strategy gains
+    without payments, "paid" what is left after them. Exit code 0: no strategy gains more than
+    epsilon at the prices; 1: one does (named); 2: bad usage. docs/audit.md says how it is judged.
 
     \b
     Example:
-      candor audit --agents 10 --topology erdos-renyi:p=0.4 --task digits --rounds 160 \\
-          --local-steps 1 --step-size 0.1 --step-decay 0
+      candor audit --agents 10 --topology erdos-renyi:p=0.4 --task digits \\
+          --rounds 160 --local-steps 1 --step-size 0.1 --step-decay 0
     """
     from agent.runtimes import audit_report
     from agent.runtimes.incentive_audit import Question, audit, library  # imports torch
@@ -104,19 +113,24 @@ def command(
     from agent.runtimes.testbed import cluster_of
     from mechanisms.strategy_specs import canonical_strategy, parse_strategy
 
-    if asked["strategies"]:
-        raise ConfigurationError("--strategy is for a run; give --strategies A,B to audit them")
+    if not math.isfinite(epsilon) or not math.isfinite(competition):
+        raise ConfigurationError("--epsilon and --competition are finite numbers")
     factor = None if price == "auto" else _number(price)
     first = asked["seed"]
-    plans = [plan_of({**asked, "seed": first + i}, 0, simulated=True) for i in range(seeds)]
+    plans = [
+        plan_of({**asked, "seed": first + i, "strategies": ()}, 0, simulated=True)
+        for i in range(seeds)
+    ]
     clusters = [cluster_of(plan, Path("audit"), stand_in_entries) for plan in plans]
     if clusters[0].payments.rule == "none":
         raise ConfigurationError("--rule none has no prices to audit; --price 0 shows free gains")
+    if len(clusters[0].ids) < 2:
+        raise ConfigurationError("--agents: who is alone has nobody to lie to; give two or more")
     liar = agent or clusters[0].ids[0]
     if liar not in clusters[0].ids:
         raise ConfigurationError(f"--agent {liar}: no such agent")
     data_root = asked["data_root"]
-    chosen = names.split(",") if names else library(clusters[0], data_root)
+    chosen = library(clusters[0], data_root) if names is None else names.split(",")
     for spec in chosen:
         parse_strategy(spec, simulated=True)
     chosen = [spec for spec in map(canonical_strategy, chosen) if spec != "honest"]
@@ -124,20 +138,37 @@ def command(
     place = run_dir or Path("runs") / f"audit-{plans[0].task.name.partition(':')[0]}-{stamp}"
     cache = _prepared(place)
     question = Question(clusters, liar, competition, epsilon, factor, data_root, plans[0].initial)
-    with _progress() as told:
-        verdict = audit(
-            question,
-            chosen,
-            search=search,
-            jobs=jobs or os.cpu_count() or 1,
-            cache=cache,
-            progress=told,
-        )
-    settings = clusters[0]
-    title = f"{settings.task.name} · {len(settings.ids)} agents · {asked['topology']}"
-    report = audit_report.write(verdict, title, place)
+    try:
+        with _progress() as told:
+            verdict = audit(
+                question,
+                chosen,
+                search=search,
+                jobs=jobs or os.cpu_count() or 1,
+                cache=cache,
+                progress=told,
+            )
+    except KeyboardInterrupt:
+        click.echo(f"candor: interrupted; the same with --run-dir {place} goes on", err=True)
+        context.exit(INTERRUPTED)
+    settings: dict[str, object] = {
+        "task": clusters[0].task.name,
+        "agents": len(clusters[0].ids),
+        "topology": asked["topology"],
+        "mixing": clusters[0].graph.mixing,
+        "partition": clusters[0].task.partition,
+        "batch_size": clusters[0].task.batch_size,
+        **clusters[0].algorithm.model_dump(),
+        "rounds": clusters[0].rounds.rounds,
+        "window": clusters[0].payments.window,
+        "first_seed": first,
+        "seeds": seeds,
+        "competition": competition,
+        "price": price,
+    }
+    report = audit_report.write(verdict, settings, place)
     if as_json:
-        click.echo(json.dumps(audit_report.facts(verdict), indent=2))
+        click.echo(json.dumps(audit_report.facts(verdict, settings), indent=2))
     else:
         _print(verdict)
         click.echo(f"report: {report}")
@@ -148,11 +179,16 @@ def command(
 
 
 def _print(verdict: "Verdict") -> None:
-    from agent.runtimes.audit_report import flattening, intervals, percent, sentences
+    from agent.runtimes.audit_report import flattening, intervals, middle, percent, sentences
 
-    shown = Table(title=f"{verdict.agent} lies: gains, per cent of the honest reward", box=None)
+    half_way = verdict.marks[middle(verdict)]
+    shown = Table(
+        title=f"{verdict.agent} lies: gains, per cent of the honest reward",
+        box=None,
+        padding=(0, 1),
+    )
     shown.add_column("strategy", min_width=18, overflow="fold")
-    for column in ("free", "95 %", "paid", "95 %", "free, T", "then"):
+    for column in ("free", "95 %", "paid", "95 %", f"free, t={half_way}", "then"):
         shown.add_column(column, justify="right", no_wrap=True)
     for one in verdict.judged:
         free, net = intervals(verdict, one)

@@ -23,8 +23,9 @@ run_dir_option = click.option(
 )
 
 
-def plan_options(*, required: bool) -> Callable[[Function], Function]:
-    """Add the options that `plan_of` reads; `required`: graph, task and rounds must be given."""
+def plan_options(*, required: bool, lies: bool = True) -> Callable[[Function], Function]:
+    """Add the options that `plan_of` reads; `required`: graph, task and rounds must be given;
+    `lies`: who deviates in the run."""
     options = (
         click.option("--agents", type=click.IntRange(min=1), help="Number of agents."),
         click.option(
@@ -64,7 +65,7 @@ def plan_options(*, required: bool) -> Callable[[Function], Function]:
     )
 
     def decorate(function: Function) -> Function:
-        for option in reversed(options):
+        for option in reversed(options if lies else options[:4] + options[5:]):
             function = option(function)
         return function
 
@@ -83,7 +84,10 @@ def plan_of(
     Raises:
         ConfigurationError: one of them is refused.
     """
-    strategies = dict(_assignment(text, simulated=simulated) for text in asked["strategies"])
+    given = [_assignment(text, simulated=simulated) for text in asked["strategies"]]
+    strategies = dict(given)
+    if len(strategies) < len(given):
+        raise ConfigurationError("--strategy: an agent is named twice; join strategies with ' + '")
     check_rule(asked["rule"])
     check_partition(asked["partition"])
     return Plan(

@@ -22,23 +22,25 @@ _LINES_MAX: Final = 8  # of the best lies, in a chart
 _SHOWN: Final = 3.0  # axes end at so many times the largest gain: what is lost may be far below
 
 
-def facts(verdict: Verdict) -> dict[str, Any]:
-    """The audit as JSON: gains, losses and payments as shares of the honest reward; None for what
-    has no end or is not finite."""
+def facts(verdict: Verdict, settings: Mapping[str, object]) -> dict[str, Any]:
+    """The audit of runs with such `settings`, as JSON: gains, losses and payments as shares of the
+    honest reward; None for what has no end or is not finite."""
     window, paid = verdict.window, verdict.honest_payments() / verdict.reward
     median, high = np.percentile(paid, [50, 98])
     found = {
+        **settings,
         "agent": verdict.agent,
         "rule": verdict.rule,
         "prices": dict(zip(verdict.terms, verdict.prices.tolist(), strict=True)),
         "window": {
             "low": window.low, "high": window.high, "by": window.by, "against": window.against,
         },
-        "theory": {"peer-prediction": verdict.theory},
+        "theory": {"peer-prediction": verdict.theory or None},
         "epsilon": verdict.epsilon / verdict.reward,
         "honest_reward": verdict.reward,
         "profitable_without_payments": verdict.profitable(free=True),
         "profitable": verdict.profitable(),
+        "uncertain": uncertain(verdict),
         "honest_pays": {"median": float(median), "p98": float(high), "all": paid.tolist()},
         "rounds": verdict.marks.tolist(),
         "strategies": {one.strategy: _strategy(verdict, one) for one in verdict.judged},
@@ -67,13 +69,32 @@ def intervals(verdict: Verdict, one: Judged) -> tuple[Interval, Interval]:
     return interval(deviation.gains / scale), interval(deviation.net(verdict.prices) / scale)
 
 
-def flattening(verdict: Verdict, one: Judged) -> tuple[float, float]:
-    """Without payments: gain(T) and gain(2T) - gain(T), T half of the rounds, as shares of the
-    honest reward."""
-    gains = one.gains.mean(axis=0) / verdict.reward
+def middle(verdict: Verdict) -> int:
+    """Which mark is nearest to half of the rounds, the first and the last left out if others are
+    there."""
     rounds = verdict.marks
-    middle = int(np.abs(rounds - rounds[-1] / 2).argmin())
-    return float(gains[middle]), float(gains[-1] - gains[middle])
+    inner = np.arange(len(rounds))[1:-1] if len(rounds) > 2 else np.arange(1)
+    return int(inner[np.abs(rounds[inner] - rounds[-1] / 2).argmin()])
+
+
+def flattening(verdict: Verdict, one: Judged) -> tuple[float, float]:
+    """Without payments: what was gained until the mark `middle`, and from there on, as shares of
+    the honest reward."""
+    gains = one.gains.mean(axis=0) / verdict.reward
+    half = gains[middle(verdict)]
+    return float(half), float(gains[-1] - half)
+
+
+def uncertain(verdict: Verdict) -> list[str]:
+    """Strategies that gain no more than epsilon in the mean, but may by their interval: more seeds
+    would tell."""
+    share = verdict.epsilon / verdict.reward
+    return [
+        one.strategy
+        for one in verdict.judged
+        if one.deviation.finite
+        and (net := intervals(verdict, one)[1]).mean <= share + 1e-9 < net.high
+    ]
 
 
 def sentences(verdict: Verdict) -> list[str]:
@@ -81,21 +102,20 @@ def sentences(verdict: Verdict) -> list[str]:
     window, free = verdict.window, verdict.profitable(free=True)
     median, high = np.percentile(verdict.honest_payments(), [50, 98]) / verdict.reward
     share = verdict.epsilon / verdict.reward
-    best = max((float(j.deviation.gains.mean()) for j in verdict.judged), default=0.0)
+    best = max([0.0, *(float(j.deviation.gains.mean()) for j in verdict.judged)])
     lines = [
-        f"without payments {len(free)} of {len(verdict.judged)} lies gain more than {share:.3g} of "
-        f"the honest reward; the best gains {100 * best / verdict.reward:.2f} %",
+        f"without payments {len(free)} of {len(verdict.judged)} lies gain more than "
+        f"{100 * share:.3g} %, the best {100 * best / verdict.reward:.2f} %",
         f"rule: {verdict.rule}",
     ]
     if window.empty:
-        lines.append("no factor on these prices makes honesty the best response")
+        lines.append("some lie pays whatever factor these prices are multiplied with")
     else:
-        upper = "any higher" if np.isinf(window.high) else f"{window.high:.3g}"
-        by = f" ({window.by})" if window.by else ""
-        against = f" ({window.against})" if window.against else ""
+        upper = "on" if np.isinf(window.high) else f"to {window.high:.3g}"
         lines.append(
-            f"honesty is the best response at {window.low:.3g}{by} to {upper}{against} times these "
-            "prices"
+            f"no lie pays from {window.low:.3g} times these prices {upper}"
+            + (f"; below, {window.by} does" if window.by else "")
+            + (f"; above, {window.against} does" if window.against else "")
         )
     if verdict.theory > 0:
         lines.append(
@@ -103,25 +123,35 @@ def sentences(verdict: Verdict) -> list[str]:
             "the loss is quadratic"
         )
     lines.append(
-        f"honest agents pay {100 * median:+.2f} % of the honest reward in the median, "
-        f"{100 * high:+.2f} % at the 98th percentile"
+        f"honest agents pay {100 * median:+.2f} % in the median, {100 * high:+.2f} % at the 98th "
+        "percentile (below 0: receive)"
     )
+    if doubtful := uncertain(verdict):
+        lines.append(
+            f"too few seeds to be sure of {', '.join(doubtful)}: intervals reach beyond epsilon"
+        )
     return lines
 
 
-def write(verdict: Verdict, title: str, run_dir: Path) -> Path:
+def write(verdict: Verdict, settings: Mapping[str, object], run_dir: Path) -> Path:
     """Write `audit.json` and `report.html` into the run's directory; the path of the latter."""
-    (run_dir / AUDIT_NAME).write_text(json.dumps(facts(verdict), indent=2) + "\n")
+    (run_dir / AUDIT_NAME).write_text(json.dumps(facts(verdict, settings), indent=2) + "\n")
     path = run_dir / REPORT_NAME
-    path.write_text(render(verdict, title), encoding="utf-8")
+    path.write_text(render(verdict, settings), encoding="utf-8")
     return path
 
 
-def render(verdict: Verdict, title: str) -> str:
+def render(verdict: Verdict, settings: Mapping[str, object]) -> str:
     """The audit as a self-contained page."""
+    title = " · ".join(str(settings[name]) for name in ("task", "topology", "partition"))
     blocks = (_header(verdict, title), _gains(verdict), _prices(verdict), _honest(verdict),
-              _cumulative(verdict), _table(verdict))  # fmt: skip
+              _cumulative(verdict), _table(verdict), _settings(settings))  # fmt: skip
     return page(escape(f"Does a lie pay? {title}"), blocks)
+
+
+def _settings(settings: Mapping[str, object]) -> str:
+    rows = [(escape(name), f"<code>{escape(value)}</code>") for name, value in settings.items()]
+    return card("Settings", "", table(("setting", "value"), rows))
 
 
 def _header(verdict: Verdict, title: str) -> str:
@@ -149,7 +179,7 @@ def _gains(verdict: Verdict) -> str:
     )  # fmt: skip
     caption = (
         "What each strategy gains over honesty on the same seeds, means with 95 % confidence "
-        "intervals (Student). Bars that leave the picture lose more than it shows."
+        "intervals (Student). What leaves the picture is in the table below."
     )
     return card("Gains", caption, image(svg, "gain by strategy"))
 
@@ -158,10 +188,11 @@ def _prices(verdict: Verdict) -> str:
     lines = []
     for one in _best_first(verdict)[:_LINES_MAX]:
         nets = [one.deviation.net(f * verdict.prices).mean() / verdict.reward for f in _FACTORS]
-        lines.append(_line(one, _FACTORS, 100 * np.array(nets), verdict))
+        lines.append(_line(one, _FACTORS, 100 * np.array(nets)))
     svg = charts.lines_by_round(
         lines, "net gain, per cent of the honest reward",
         references={"epsilon": 100 * verdict.epsilon / verdict.reward}, across="times the prices",
+        lowest=-100 * _reach(verdict),
     )  # fmt: skip
     caption = "What the best lies gain when all prices are multiplied; 1 is the rule judged."
     return card("Prices", caption, image(svg, "net gain by price"))
@@ -183,12 +214,13 @@ def _cumulative(verdict: Verdict) -> str:
     zero = np.zeros_like(verdict.prices)
     for prices, what in ((zero, "without payments"), (verdict.prices, "with payments")):
         lines = [
-            _line(one, verdict.marks.tolist(), 100 * one.net(prices).mean(axis=0) / verdict.reward,
-                  verdict)
+            _line(one, verdict.marks.tolist(), 100 * one.net(prices).mean(axis=0) / verdict.reward)
             for one in _best_first(verdict)[:_LINES_MAX]
         ]  # fmt: skip
         quantity = f"gained so far, {what}, per cent of the honest reward"
-        parts.append(image(charts.lines_by_round(lines, quantity), quantity))
+        parts.append(
+            image(charts.lines_by_round(lines, quantity, lowest=-100 * _reach(verdict)), quantity)
+        )
     caption = (
         "What a lie would have gained, had the run ended after so many rounds: where the line is "
         "level, lying on gains no more."
@@ -203,9 +235,11 @@ def _table(verdict: Verdict) -> str:
         half, late = flattening(verdict, one)
         name = f"<code>{escape(one.strategy)}</code>"
         name += " <mark>found by search</mark>" if one.searched else ""
-        rows.append((name, *map(percent, (free.mean, net.mean, half, late))))
-    columns = ("strategy", "#gain, free", "#gain, paid", "#gain(T), free", "#gain(2T) - gain(T)")
-    caption = "Per cent of the honest reward; T is half of the rounds."
+        spans = [f"{percent(i.mean)} ± {100 * (i.high - i.mean):.2f}" for i in (free, net)]
+        rows.append((name, *spans, percent(half), percent(late)))
+    when = f"round {verdict.marks[middle(verdict)]}"
+    columns = ("strategy", "#gain, free", "#gain, paid", f"#free, until {when}", "#from there on")
+    caption = "Per cent of the honest reward: without payments (free), and net of them (paid)."
     return card("Strategies", caption, table(columns, rows))
 
 
@@ -223,10 +257,9 @@ def _reach(verdict: Verdict) -> float:
     return _SHOWN * max([0.01, *(gain for gain in gains if np.isfinite(gain))])
 
 
-def _line(one: Judged, across: Iterable[float], values: Floats, verdict: Verdict) -> charts.Line:
-    """A line down to where the chart ends; what is not finite is left out."""
-    low = -100 * _reach(verdict)
-    kept = [(x, max(float(y), low)) for x, y in zip(across, values, strict=True) if np.isfinite(y)]
+def _line(one: Judged, across: Iterable[float], values: Floats) -> charts.Line:
+    """A line without what is not finite."""
+    kept = [(x, float(y)) for x, y in zip(across, values, strict=True) if np.isfinite(y)]
     return charts.Line(one.strategy, [x for x, _ in kept], [y for _, y in kept], one.searched)
 
 

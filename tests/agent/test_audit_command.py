@@ -94,7 +94,7 @@ def test_theory_has_a_price_to_start_from_for_who_competes(capsys, tmp_path):
     alone, rival, fierce = (
         audited(capsys, tmp_path, *more, "--competition", weight)[1] for weight in ("0", "1", "2")
     )
-    assert alone["theory"]["peer-prediction"] == 0.0  # noise wins nothing for oneself
+    assert alone["theory"]["peer-prediction"] is None  # noise wins nothing for oneself
     assert rival["theory"]["peer-prediction"] > 0.0
     assert fierce["theory"]["peer-prediction"] == pytest.approx(
         2 * rival["theory"]["peer-prediction"]
@@ -155,7 +155,10 @@ def until(holds):
     [
         ("--price", "much"),
         ("--strategies", "scal:3"),
-        ("--strategy", "a0=zero"),
+        ("--strategies", ""),
+        ("--epsilon", "nan"),
+        ("--competition", "nan"),
+        ("--agents", "1"),
         ("--agent", "x"),
         ("--rule", "none"),
         ("--run-dir", "."),
