@@ -1,5 +1,6 @@
 """Options that several commands share: the settings of a run, the data root, JSON output."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,19 @@ from topologies.files import validated
 from topologies.mixing import PUSH_SUM
 
 Section = TypeVar("Section", bound=BaseModel)
+
+
+class FiniteRange(click.FloatRange):
+    """A range of floats without nan and infinity, which click lets pass."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
 
 data_root_option = click.option(
     "--data-root",

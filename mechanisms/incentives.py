@@ -118,7 +118,10 @@ def suggested_prices(
     known = [deviation for deviation in deviations if deviation.finite]
     terms = honest_paid.shape[1]
     gains = np.array([deviation.gains.mean() for deviation in known])
+    unit = max(epsilon, float(np.abs(gains).max(initial=0.0))) or 1.0  # solvers have tolerances
+    gains, epsilon, honest_paid = gains / unit, epsilon / unit, honest_paid / unit
     charges = np.array([deviation.charges.mean(axis=0) for deviation in known]).reshape(-1, terms)
+    charges = charges / unit
     for free in (0.0, 1.0):
         limits = np.full(len(known), (1 - free) * MARGIN * epsilon)
         found = _least_bound(

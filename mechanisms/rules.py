@@ -108,7 +108,12 @@ class Payments:
 
 
 def _charged(term: Term, neighbourhood: Neighbourhood) -> NDArray[np.float64]:
-    charged = np.asarray(term.rule.charges(neighbourhood), dtype=np.float64)
+    try:
+        charged = np.asarray(term.rule.charges(neighbourhood), dtype=np.float64)
+    except (Exception, SystemExit) as exc:  # a user's code may raise anything
+        raise ConfigurationError(
+            f"rule {term.text!r}: charges() failed ({type(exc).__name__}: {exc})"
+        ) from exc
     if charged.shape != neighbourhood.energies.shape:
         raise ConfigurationError(
             f"rule {term.text!r}: charges have shape {charged.shape}, "
@@ -183,7 +188,7 @@ def _user_rule(path: str) -> Rule:
         raise ConfigurationError(f"rule {path!r}: not a class")
     try:
         rule = factory()
-    except Exception as exc:  # the user's constructor may raise anything
+    except (Exception, SystemExit) as exc:  # the user's constructor may raise anything
         raise ConfigurationError(
             f"rule {path!r}: cannot be built without arguments ({type(exc).__name__}: {exc})"
         ) from exc
@@ -199,7 +204,7 @@ def _try_out(rule: Rule, path: str) -> None:
     tried = Neighbourhood(np.full((2, 3), 20.0), rounds, np.ones((2, 3, 4, 5)), referee=0)
     try:
         charges = np.asarray(rule.charges(tried), dtype=np.float64)
-    except Exception as exc:  # the user's code may raise anything
+    except (Exception, SystemExit) as exc:  # the user's code may raise anything
         raise ConfigurationError(
             f"rule {path!r}: charges() failed ({type(exc).__name__}: {exc})"
         ) from exc

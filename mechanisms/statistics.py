@@ -71,6 +71,14 @@ def lower_median(values: Floats, known: Mask) -> Floats:
     return np.where(count > 0, np.take_along_axis(ordered, at, axis=-1), 0.0)[..., 0]
 
 
+def upper_median(values: Floats, known: Mask) -> Floats:
+    """The upper median over the last axis of those `known`; 0 where none is."""
+    ordered = np.sort(np.where(known, values, np.inf), axis=-1)
+    count = known.sum(axis=-1, keepdims=True)
+    at = np.minimum(count // 2, np.maximum(count - 1, 0))
+    return np.where(count > 0, np.take_along_axis(ordered, at, axis=-1), 0.0)[..., 0]
+
+
 class Norm:
     """`norm`: each member is charged its energy, so an edge settles C (E_i - E_j)."""
 
@@ -102,11 +110,13 @@ class PeerPrediction:
 class Variance:
     """`variance`: noise beyond that of the neighbourhood, the rest is free.
 
-    p_i = n_i (V_i - `TAU_NOISE` lower median of V_k)+ over the other members k. Who scales its
+    p_i = n_i (V_i - `TAU_NOISE` upper median of V_k)+ over the other members k. Who scales its
     updates by a has a^2 times the noise, as it has a^2 times the energy that `norm` charges; but
     shards that differ have noise alike, and energies not. One-sided: less noise than the others'
-    earns nothing, or smoothing and conforming would pay. It does not see who exaggerates the mean
-    of more samples than the others draw: beside it there has to be a rule that looks at energies.
+    earns nothing, or smoothing and conforming would pay. The upper median, so that on a ring, where
+    there are two others, one that sends nothing does not make honest noise look like an excess. It
+    does not see who exaggerates the mean of more samples than the others draw: beside it there has
+    to be a rule that looks at energies.
     """
 
     edge_local = False
@@ -116,7 +126,7 @@ class Variance:
         noise, known = _noise(neighbourhood)
         others = _others(known)
         around = np.broadcast_to(noise[..., np.newaxis, :], others.shape)
-        excess = np.maximum(noise - TAU_NOISE * lower_median(around, others), 0.0)
+        excess = np.maximum(noise - TAU_NOISE * upper_median(around, others), 0.0)
         rounds = neighbourhood.mask.sum(axis=-1)
         charged: Floats = np.where(others.any(axis=-1), excess, 0.0) * rounds
         return charged

@@ -128,7 +128,7 @@ class UsersStrategy:
         """
         try:
             answer: object = self.inner.report(gradient, context)
-        except Exception as exc:  # the user's code may raise anything
+        except (Exception, SystemExit) as exc:  # the user's code may raise anything
             raise ConfigurationError(
                 f"strategy {self.path!r}: report() failed in round {context.round} "
                 f"({type(exc).__name__}: {exc})"
@@ -156,7 +156,7 @@ class UsersDataStrategy(UsersStrategy):
         """
         try:
             answer: object = cast(AltersData, self.inner).data(samples)
-        except Exception as exc:  # the user's code may raise anything
+        except (Exception, SystemExit) as exc:  # the user's code may raise anything
             raise ConfigurationError(
                 f"strategy {self.path!r}: data() failed ({type(exc).__name__}: {exc})"
             ) from exc
@@ -239,7 +239,7 @@ def _users_strategy(path: str) -> Strategy:
         raise ConfigurationError(f"strategy {path!r} lacks the method report()")
     try:
         inner = factory()
-    except Exception as exc:  # the user's constructor may raise anything
+    except (Exception, SystemExit) as exc:  # the user's constructor may raise anything
         raise ConfigurationError(
             f"strategy {path!r}: its constructor failed ({type(exc).__name__}: {exc})"
         ) from exc

@@ -1,8 +1,8 @@
 """`candor audit`: does any lie pay, on this task, graph and rule, and at which price none does."""
 
 import json
-import math
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from agent.commands.plan import plan_of, plan_options
-from agent.options import json_option
+from agent.options import FiniteRange, json_option
 from topologies.specs import ConfigurationError
 
 if TYPE_CHECKING:
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 PAYS: Final = 1
 INTERRUPTED: Final = 130
 RUNS_NAME: Final = "runs"
+_COMMAS: Final = re.compile(r",(?![a-z]+=)")  # not those of label-flip:from=1,to=7
 
 
 @click.command("audit")
 @plan_options(required=True, lies=False)
 @click.option(
     "--seeds",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 1000),
     default=5,
     show_default=True,
     help="How many, from --seed on: each is run honestly and with every strategy.",
@@ -57,14 +58,14 @@ RUNS_NAME: Final = "runs"
 )
 @click.option(
     "--competition",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=0.0,
     show_default=True,
     help="Weight of the others' losses in the reward; 0 for who minds its own model.",
 )
 @click.option(
     "--epsilon",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=0.01,
     show_default=True,
     help="Gains up to this share of the honest reward are let pass.",
@@ -113,8 +114,6 @@ def command(
     from agent.runtimes.testbed import cluster_of
     from mechanisms.strategy_specs import canonical_strategy, parse_strategy
 
-    if not math.isfinite(epsilon) or not math.isfinite(competition):
-        raise ConfigurationError("--epsilon and --competition are finite numbers")
     factor = None if price == "auto" else _number(price)
     first = asked["seed"]
     plans = [
@@ -130,10 +129,12 @@ def command(
     if liar not in clusters[0].ids:
         raise ConfigurationError(f"--agent {liar}: no such agent")
     data_root = asked["data_root"]
-    chosen = library(clusters[0], data_root) if names is None else names.split(",")
+    chosen = library(clusters[0], data_root) if names is None else _COMMAS.split(names)
     for spec in chosen:
         parse_strategy(spec, simulated=True)
     chosen = [spec for spec in map(canonical_strategy, chosen) if spec != "honest"]
+    if not chosen:
+        raise ConfigurationError("--strategies: there is nothing to judge but honesty")
     stamp = time.strftime("%Y%m%d-%H%M%S")
     place = run_dir or Path("runs") / f"audit-{plans[0].task.name.partition(':')[0]}-{stamp}"
     cache = _prepared(place)

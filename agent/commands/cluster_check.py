@@ -11,7 +11,7 @@ import click
 
 from agent import compose, keys, organisers
 from agent.dial import Answer, dial_all, greet_all
-from agent.options import data_root_option, initial_option, json_option
+from agent.options import FiniteRange, data_root_option, initial_option, json_option
 from network.identity import Identity
 from topologies.cluster import AgentEntry, Cluster, load_cluster
 from topologies.revisions import check_succession
@@ -40,7 +40,7 @@ from topologies.specs import ConfigurationError, SignatureError
 )
 @click.option(
     "--timeout-s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=5.0,
     show_default=True,
     help="Longest wait for all endpoints together, seconds.",

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from agent.options import data_root_option, json_option
+from agent.options import FiniteRange, data_root_option, json_option
 from mechanisms.aggression import Measured
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ STEPS_A_WRITER: Final = 3
 @click.option(
     "--alpha",
     "alphas",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     multiple=True,
     default=(0, 1, 2, 4, 6, 9),
     show_default=True,
@@ -39,7 +39,7 @@ STEPS_A_WRITER: Final = 3
 )
 @click.option(
     "--alpha-b",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=0,
     show_default=True,
     help="Aggressiveness of all others.",
@@ -47,7 +47,7 @@ STEPS_A_WRITER: Final = 3
 @click.option(
     "--price",
     "prices",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     multiple=True,
     default=(0, 1e-5, 5e-5, 2e-4),
     show_default=True,
@@ -66,7 +66,7 @@ STEPS_A_WRITER: Final = 3
 )
 @click.option(
     "--step-size",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=0.06,
     show_default=True,
 )

@@ -22,7 +22,7 @@ SETTING = (
 @click.command("games")
 @click.option(
     "--trials",
-    type=click.IntRange(min=1000),
+    type=click.IntRange(min=1000, max=10_000_000),
     default=200_000,
     show_default=True,
     help="Games of mean estimation to average over; a 200th of it of SGD.",

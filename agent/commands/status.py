@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from agent.options import FiniteRange
 from agent.status import FILE_NAME, Status, data_dirs, is_running, read_status
 from agent.status import as_json as as_object
 from topologies.specs import ConfigurationError
@@ -18,7 +19,7 @@ from topologies.specs import ConfigurationError
 @click.option(
     "--max-age",
     "age_max_s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     metavar="SECONDS",
     help="Exit 1 unless every daemon runs and said so within SECONDS, or is done.",
 )

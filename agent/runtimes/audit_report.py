@@ -1,6 +1,7 @@
 """What an audit says, for people and for machines: `audit.json`, a table, `report.html`."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -56,7 +57,7 @@ def _strategy(verdict: Verdict, one: Judged) -> dict[str, Any]:
         "searched": one.searched,
         "gain": [free.mean, free.low, free.high],
         "net_gain": [net.mean, net.low, net.high],
-        "charge": float((one.deviation.charges @ verdict.prices).mean()) / verdict.reward,
+        "charge": free.mean - net.mean if one.deviation.finite else math.inf,
         "cumulative_net_gain": cumulative.tolist(),
         "first_half": half,
         "second_half": late,
@@ -80,6 +81,8 @@ def middle(verdict: Verdict) -> int:
 def flattening(verdict: Verdict, one: Judged) -> tuple[float, float]:
     """Without payments: what was gained until the mark `middle`, and from there on, as shares of
     the honest reward."""
+    if not one.deviation.finite:
+        return -math.inf, -math.inf
     gains = one.gains.mean(axis=0) / verdict.reward
     half = gains[middle(verdict)]
     return float(half), float(gains[-1] - half)

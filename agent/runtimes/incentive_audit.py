@@ -9,27 +9,29 @@ better lie at the prices found, and the prices are set again with it on the list
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.util import find_spec
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
 from threading import Thread
 from typing import Final
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from agent.algorithms import step_schedule
-from agent.learner import verified_initial_parameters
 from agent.runtimes import best_response
 from agent.runtimes.simulated_evidence import Evidence, settle
 from agent.runtimes.training import learner_of, shards_of
-from agent.runtimes.vectorised import RoundResult, run_vectorised
+from agent.runtimes.vectorised import Simulation
 from agent.tasks import resolve_task
 from agent.tasks.classification import Classification
 from mechanisms.credits import MICRO
@@ -69,8 +71,14 @@ exaggeration in the last third of the rounds."""
 MARKS_MAX: Final = 32  # rounds after which losses and payments are looked at
 SAMPLES: Final = 512  # of a shard, on which an agent's own loss is measured
 SEARCH_SEEDS: Final = 2  # on which candidates are tried; what is found is judged on all
+_ROUNDING: Final = 1e-9
+RUINED: Final = 10.0  # times the loss it began with: whoever ends there has lost
 _CONVEXITY: Final = 1e-4  # of the smoothness; less curvature makes no dearer lie
 PASSES: Final = 3  # of search and new prices, at most
+
+
+_COLLUDING: Final = re.compile(r"(^|\+ )colluding\b")
+_USERS: Final = re.compile(r"\b([A-Za-z_][\w.]*):[A-Z]\w*")  # module:Class within a spec
 
 
 def library(cluster: Cluster, data_root: Path | None) -> list[str]:
@@ -165,7 +173,9 @@ class Verdict:
         gain without payments."""
         prices = np.zeros_like(self.prices) if free else self.prices
         means = {one.strategy: float(one.deviation.net(prices).mean()) for one in self.judged}
-        found = [strategy for strategy, mean in means.items() if mean > self.epsilon]
+        # At prices that stop a lie exactly, rounding may leave it a hair more.
+        most = self.epsilon + _ROUNDING * self.reward
+        found = [strategy for strategy, mean in means.items() if mean > most]
         return sorted(found, key=lambda strategy: -means[strategy])
 
 
@@ -190,7 +200,7 @@ class Question:
         """Who deviates: colluders are two, the agent and its first neighbour."""
         if strategy == "honest":
             return ()
-        if "colluding" not in strategy:
+        if not _COLLUDING.search(strategy):
             return (self.agent,)
         return (self.agent, self.clusters[0].neighbours(self.agent)[0])
 
@@ -353,51 +363,79 @@ class _Trials:
 
 
 def _cached(question: Question, cache: Path | None, asked: tuple[Cluster, str]) -> Played:
-    """A run, from the folder of those that were done before if it is there."""
+    """A run, from the folder of those that were done before if it is there and whole."""
     cluster, strategy = asked
     if cache is None:
         return _play(question, cluster, strategy)
-    words = f"{cluster.fingerprint}\n{question.agent}\n{strategy}"
-    path = cache / f"{sha256(words.encode()).hex()[:32]}.npz"
-    if path.exists():
-        with np.load(path) as held:
-            return Played(held["marks"], held["losses"], held["paid"])
+    path = cache / f"{_key(question, cluster, strategy)}.npz"
+    terms = len(parse_rule(cluster.payments.rule).terms)
+    held = _held(path, (len(_marks(cluster)), len(cluster.ids), terms))
+    if held is not None:
+        return held
     played = _play(question, cluster, strategy)
-    draft = path.with_suffix(".tmp.npz")
+    draft = path.with_suffix(f".{os.getpid()}.npz")  # two audits may share a folder
     np.savez(draft, marks=played.marks, losses=played.losses, paid=played.paid)
     draft.replace(path)
     return played
 
 
+def _key(question: Question, cluster: Cluster, strategy: str) -> str:
+    """Names a run by all it depends on: settings, data and the code of the user's own classes."""
+    specs = f"{strategy}\n{cluster.payments.rule}\n{cluster.task.name}"
+    root = "" if question.data_root is None else str(question.data_root.resolve())
+    words = [cluster.fingerprint, question.agent, strategy, root]
+    for module in sorted(set(_USERS.findall(specs))):
+        found = find_spec(module)
+        origin = Path(found.origin) if found and found.origin else None
+        if origin is not None and origin.is_file():
+            words.append(sha256(origin.read_bytes()).hex())
+    return sha256("\n".join(words).encode()).hex()[:32]
+
+
+def _held(path: Path, shape: tuple[int, int, int]) -> Played | None:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+            run = Played(held["marks"], held["losses"], held["paid"])
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile):
+        return None  # absent, or cut short by a crash: it is run again
+    shapes = (run.marks.shape, run.losses.shape, run.paid.shape)
+    return run if shapes == (shape[:1], shape[:2], shape) else None
+
+
 def _play(question: Question, cluster: Cluster, strategy: str) -> Played:
     torch.set_num_threads(1)  # small models: more threads only wait for each other
-    terms = parse_rule(cluster.payments.rule).terms
-    marks = _marks(cluster)
+    marks, terms = _marks(cluster), parse_rule(cluster.payments.rule).terms
     data_root, initial = question.data_root, question.initial
-    task = resolve_task(cluster.task.name, data_root)
     # Honest samples: whoever trains on false labels is still judged by the true ones.
     learner = learner_of(cluster, data_root, shards_of(cluster), "cpu")
-    start = verified_initial_parameters(task, cluster.task, cluster.seed, initial)
-    losses = [learner.shard_losses(start.repeat(len(cluster.ids), 1), SAMPLES)]
-
-    def look(done: RoundResult) -> None:
-        if done.round in marks:
-            losses.append(learner.shard_losses(done.parameters, SAMPLES))
-
-    lies = dict.fromkeys(question.liars(strategy), strategy)
-    shape = (len(marks), len(cluster.ids))
+    liars = question.liars(strategy)
+    simulation = Simulation(
+        cluster, dict.fromkeys(liars, strategy), data_root=data_root, initial=initial, measured=True
+    )
+    losses = [learner.shard_losses(simulation.parameters, SAMPLES).double().numpy()]
+    for t in range(1, cluster.rounds.rounds + 1):
+        done = simulation.step()
+        if t in marks:
+            losses.append(learner.shard_losses(done.parameters, SAMPLES).double().numpy())
+    rows = [cluster.index(agent) for agent in liars or cluster.ids]
+    paid = np.zeros((len(marks), len(cluster.ids), len(terms)))
     try:
-        result = run_vectorised(cluster, lies, data_root, on_round=look, initial=initial)
-        paid = np.zeros((*shape, len(terms)))
+        shown = simulation.evidence()
         for mark in range(1, len(marks)):
             block = slice(marks[mark - 1], marks[mark])
-            evidence = Evidence(result.evidence.energies[block], result.evidence.traces[block])
+            evidence = Evidence(shown.energies[block], shown.traces[block])
             paid[mark] = paid[mark - 1] + _paid(cluster, evidence)
     except ConfigurationError as exc:
-        if "diverged" not in str(exc):
-            raise
-        return Played(marks, np.full(shape, np.inf), np.full((*shape, len(terms)), np.inf))
-    return Played(marks, torch.stack(losses).double().numpy(), paid)
+        # Such a window cannot be billed by anyone. Whoever ruined its own model has lost anyhow.
+        with np.errstate(invalid="ignore", over="ignore"):
+            kept = losses[-1][rows] < RUINED * losses[0][rows]
+        if liars and not kept.all():
+            return Played(marks, np.full(paid.shape[:2], np.inf), np.full(paid.shape, np.inf))
+        who = f"strategy {strategy}" if liars else "honest agents"
+        raise ConfigurationError(
+            f"the rule {cluster.payments.rule!r} gives no amounts for the updates of {who}"
+        ) from exc
+    return Played(marks, np.stack(losses), paid)
 
 
 def _marks(cluster: Cluster) -> NDArray[np.int64]:

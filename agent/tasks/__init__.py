@@ -63,7 +63,7 @@ def _users_task(path: str, data_root: Path | None) -> Task:
     try:
         takes_root = "data_root" in inspect.signature(factory).parameters
         task = factory(data_root=data_root) if takes_root else factory()
-    except Exception as exc:  # the user's constructor may raise anything
+    except (Exception, SystemExit) as exc:  # the user's constructor may raise anything
         raise ConfigurationError(
             f"task {path!r}: its constructor failed ({type(exc).__name__}: {exc})"
         ) from exc

@@ -22,7 +22,7 @@ def faults_of(method: str) -> Iterator[None]:
         yield
     except ConfigurationError:
         raise
-    except Exception as exc:  # a user's code may raise anything
+    except (Exception, SystemExit) as exc:  # a user's code may raise anything
         what = (str(exc).strip().splitlines() or [""])[0]
         raise ConfigurationError(f"task: {method}() failed ({type(exc).__name__}: {what})") from exc
 

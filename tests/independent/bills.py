@@ -358,7 +358,7 @@ def variance(group: Group, member: str) -> float:
     known = [one for one in around if one is not None]
     if noise is None or not known:
         return 0.0
-    return max(0.0, noise - FREE_NOISE * lower_median(known)) * len(group.traces[member])
+    return max(0.0, noise - FREE_NOISE * sorted(known)[len(known) // 2]) * len(group.traces[member])
 
 
 PENALTIES: dict[str, Callable[[Group, str], float]] = {

@@ -90,6 +90,14 @@ def test_where_no_prices_stop_all_lies_the_worse_of_lies_and_honest_payments_is_
     assert suggested_prices(lies, np.array([[3.0]]), epsilon=0.1) == pytest.approx([0.25])
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1e-4, 1.0, 1e6])
+def test_prices_do_not_depend_on_the_unit_of_the_loss(unit):
+    lies = [deviation(0.07 * unit, 3.0 * unit)]
+    honest = np.array([[0.01 * unit], [-0.01 * unit]])
+    prices = suggested_prices(lies, honest, 0.01 * unit)
+    assert prices == pytest.approx([(0.07 - MARGIN * 0.01) / 3.0])
+
+
 def test_a_term_that_does_not_help_has_no_price():
     """The first term charges a saboteur, who has lost already, and no honest agent."""
     lies = [deviation(1.0, 0.0, 10.0), deviation(-7.0, 1e4, 0.0)]

@@ -26,13 +26,13 @@ def around(traces: Floats, mask: NDArray[np.bool_] | None = None) -> Neighbourho
     return Neighbourhood((held**2).sum(axis=(-1, -2)), known, held, REFEREE)
 
 
-def test_it_is_the_noise_beyond_the_lower_median_of_the_others() -> None:
+def test_it_is_the_noise_beyond_the_upper_median_of_the_others() -> None:
     """V = 13 / 4, 1 and 2 by hand: half of (2^2 + 3^2) / 2, and so on."""
     traces = np.zeros((3, 3, 1))
     traces[:, :, 0] = [[1.0, 3.0, 0.0], [0.0, 2.0, 2.0], [0.0, 2.0, 0.0]]
     seen = Neighbourhood((traces**2).sum(axis=(-1, -2)), np.ones((3, 3), np.bool_), traces, 2)
     charges = Variance().charges(seen)
-    assert charges.tolist() == [3 * (13 / 4 - TAU_NOISE * 1), 0.0, 3 * (2 - TAU_NOISE * 1)]
+    assert charges.tolist() == [3 * (13 / 4 - TAU_NOISE * 2), 0.0, 0.0]
 
 
 @pytest.mark.parametrize("own", [0.0, 1.0, 10.0])
@@ -50,6 +50,15 @@ def test_a_scaled_update_is_charged_by_its_square_and_nobody_else(factor, seed) 
     first, *others = Variance().charges(around(traces))
     assert first == pytest.approx(factor**2 * noise[0] - free)
     assert others == [0.0] * (MEMBERS - 1)
+
+
+def test_on_a_ring_who_sends_nothing_frames_nobody_and_earns_nothing() -> None:
+    """Two neighbours and the referee: the noise of the idler is no measure for the other's."""
+    traces = updates(5)[:3]
+    traces[0] = 0.0
+    seen = Neighbourhood((traces**2).sum(axis=(-1, -2)), np.ones((3, WINDOW), bool), traces, 2)
+    transfers, _ = parse_rule("variance:1").rows(seen)
+    assert not transfers.any()
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.5])
