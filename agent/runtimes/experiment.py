@@ -99,8 +99,8 @@ def experiment(
     results: dict[tuple[Alphas, int], Trained | Diverged] = {}
     jobs = [(pair, seed) for seed in seeds for pair in pairs]  # whole curves first
     for at, (pair, seed) in enumerate(jobs):
-        path = run_dir / f"a{pair.a:g}-b{pair.b:g}-seed{seed}.json"
-        what = f"alpha {pair.a:g} ({pair.b:g}), seed {seed}"
+        path = run_dir / f"a{pair.a:.15g}-b{pair.b:.15g}-seed{seed}.json"
+        what = f"alpha {pair.a:g}, seed {seed}"
         done = at * setting.steps
         found = _read(path, setting, pair, seed)
         if found is None:

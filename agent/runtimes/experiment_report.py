@@ -80,6 +80,11 @@ def sentences(measured: Measured) -> list[str]:
     low, high, last = measured.falls_from, measured.cheap_below, measured.outcomes[-1].alpha
     if last == 0:
         return ["No training with noise ended in finite numbers."]
+    if measured.damage <= 0:
+        return [
+            f"Aggressiveness {last:g} does not harm the others in so few steps: there is nothing "
+            "to deter. Give more --steps, or a larger --alpha."
+        ]
     if math.isinf(low):
         return ["At no price does reward fall with each step of aggressiveness."]
     pays = low * measured.honest_charge
