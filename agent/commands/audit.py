@@ -180,7 +180,7 @@ def command(
 
 
 def _print(verdict: "Verdict") -> None:
-    from agent.runtimes.audit_report import flattening, intervals, middle, percent, sentences
+    from agent.runtimes.audit_report import flattening, intervals, middle, percent, reach, sentences
 
     half_way = verdict.marks[middle(verdict)]
     shown = Table(
@@ -197,9 +197,9 @@ def _print(verdict: "Verdict") -> None:
         shown.add_row(
             one.strategy + (" (search)" if one.searched else ""),
             percent(free.mean),
-            f"± {100 * (free.high - free.mean):.2f}",
+            reach(free),
             percent(net.mean),
-            f"± {100 * (net.high - net.mean):.2f}",
+            reach(net),
             percent(half),
             percent(late),
         )

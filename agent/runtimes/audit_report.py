@@ -19,6 +19,7 @@ Floats = NDArray[np.float64]
 REPORT_NAME: Final = "report.html"
 AUDIT_NAME: Final = "audit.json"
 _FACTORS: Final = tuple(float(f) for f in np.linspace(0.0, 2.0, 41))
+_MANY: Final = 100.0  # times the honest reward: beyond, digits say nothing
 _LINES_MAX: Final = 8  # of the best lies, in a chart
 _SHOWN: Final = 3.0  # axes end at so many times the largest gain: what is lost may be far below
 
@@ -238,7 +239,7 @@ def _table(verdict: Verdict) -> str:
         half, late = flattening(verdict, one)
         name = f"<code>{escape(one.strategy)}</code>"
         name += " <mark>found by search</mark>" if one.searched else ""
-        spans = [f"{percent(i.mean)} ± {100 * (i.high - i.mean):.2f}" for i in (free, net)]
+        spans = [f"{percent(one.mean)} {reach(one)}" for one in (free, net)]
         rows.append((name, *spans, percent(half), percent(late)))
     when = f"round {verdict.marks[middle(verdict)]}"
     columns = ("strategy", "#gain, free", "#gain, paid", f"#free, until {when}", "#from there on")
@@ -248,7 +249,17 @@ def _table(verdict: Verdict) -> str:
 
 def percent(share: float) -> str:
     """A share as signed per cent."""
-    return f"{100 * share:+.2f}" if np.isfinite(share) else "ruined"
+    if not np.isfinite(share):
+        return "ruined"
+    return f"{100 * share:+.2f}" if abs(share) < _MANY else f"{100 * share:+.0e}"
+
+
+def reach(span: Interval) -> str:
+    """How far an interval goes from its mean, in per cent; nothing where one sample has none."""
+    wide = 100 * (span.high - span.mean)
+    if not np.isfinite(wide):
+        return ""
+    return f"± {wide:.2f}" if wide < 100 * _MANY else f"± {wide:.0e}"
 
 
 def _best_first(verdict: Verdict) -> list[Judged]:
