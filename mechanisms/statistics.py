@@ -5,6 +5,7 @@ lower medians, found by sorting. Arrays are batch-first; members m are a referee
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -25,7 +26,7 @@ CAP: Final = 50.0
 """Most that one term of a penalty can be: a bill stays bounded whatever is claimed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Neighbourhood:
     """What a rule reads of a referee and its neighbours, the members, sorted by id.
 
@@ -50,6 +51,24 @@ class Neighbourhood:
         members[..., self.referee] = False
         return members
 
+    @cached_property
+    def noise(self) -> tuple[Floats, Mask]:
+        """V_i (..., m), half the mean square of successive differences, and whose is known.
+
+        The estimator of von Neumann (1941): what changes slowly, such as the gradient's own mean,
+        cancels. Successive are charged rounds, whether or not there are others between them.
+        """
+        mask, traces = self.mask, self.traces
+        total, pairs = np.zeros(mask.shape[:-1]), np.zeros(mask.shape[:-1], dtype=np.int64)
+        last, seen = np.zeros_like(traces[..., 0, :]), np.zeros(mask.shape[:-1], dtype=np.bool_)
+        for t in range(mask.shape[-1]):
+            here, trace = mask[..., t], traces[..., t, :]
+            change = trace - last  # (..., m, r)
+            total = total + np.where(here & seen, ordered_sum(change * change, -1), 0.0)
+            pairs = pairs + (here & seen)
+            last, seen = np.where(here[..., np.newaxis], trace, last), seen | here
+        return total / np.maximum(2 * pairs, 1), pairs > 0
+
 
 def ordered_sum(values: Floats, axis: int) -> Floats:
     """Sum one axis in ascending order, one addition after the other, on every machine alike."""
@@ -65,18 +84,20 @@ def ordered_sum(values: Floats, axis: int) -> Floats:
 
 def lower_median(values: Floats, known: Mask) -> Floats:
     """The lower median over the last axis of those `known`; 0 where none is."""
-    ordered = np.sort(np.where(known, values, np.inf), axis=-1)
-    count = known.sum(axis=-1, keepdims=True)
-    at = np.maximum(count - 1, 0) // 2
-    return np.where(count > 0, np.take_along_axis(ordered, at, axis=-1), 0.0)[..., 0]
+    return _ranked(values, known, (known.sum(axis=-1) - 1) // 2)
 
 
 def upper_median(values: Floats, known: Mask) -> Floats:
     """The upper median over the last axis of those `known`; 0 where none is."""
+    return _ranked(values, known, known.sum(axis=-1) // 2)
+
+
+def _ranked(values: Floats, known: Mask, rank: NDArray[np.int64]) -> Floats:
+    """The value of a rank (...) from 0 among those `known`; 0 where none is."""
+    some = known.any(axis=-1)
     ordered = np.sort(np.where(known, values, np.inf), axis=-1)
-    count = known.sum(axis=-1, keepdims=True)
-    at = np.minimum(count // 2, np.maximum(count - 1, 0))
-    return np.where(count > 0, np.take_along_axis(ordered, at, axis=-1), 0.0)[..., 0]
+    at = np.where(some, rank, 0)[..., np.newaxis]
+    return np.where(some, np.take_along_axis(ordered, at, axis=-1)[..., 0], 0.0)
 
 
 class Norm:
@@ -123,7 +144,7 @@ class Variance:
 
     def charges(self, neighbourhood: Neighbourhood) -> Floats:
         """Penalties (..., m); 0 for who has only one charged round, or nobody to compare with."""
-        noise, known = _noise(neighbourhood)
+        noise, known = neighbourhood.noise
         others = _others(known)
         around = np.broadcast_to(noise[..., np.newaxis, :], others.shape)
         excess = np.maximum(noise - TAU_NOISE * upper_median(around, others), 0.0)
@@ -148,7 +169,7 @@ class Band:
     def charges(self, neighbourhood: Neighbourhood) -> Floats:
         """Penalties (..., m), at most three times `CAP`."""
         present = neighbourhood.present()
-        noise, known = _noise(neighbourhood)
+        noise, known = neighbourhood.noise
         energy = neighbourhood.energies / np.maximum(neighbourhood.mask.sum(axis=-1), 1)
         energies = _ratios(energy)
         both = np.minimum(_outside(_ratios(noise)), _outside(energies))
@@ -185,24 +206,6 @@ def _outside(ratio: Floats) -> Floats:
         beyond = np.maximum(ratio - TAU, 0.0) + np.maximum(1.0 / ratio - TAU, 0.0)
     capped: Floats = np.minimum(beyond, CAP)
     return capped
-
-
-def _noise(neighbourhood: Neighbourhood) -> tuple[Floats, Mask]:
-    """V_i (..., m), half the mean square of successive differences, and whose is known.
-
-    The estimator of von Neumann (1941): what changes slowly, such as the gradient's own mean,
-    cancels. Successive are charged rounds, whether or not there are others between them.
-    """
-    mask, traces = neighbourhood.mask, neighbourhood.traces
-    total, pairs = np.zeros(mask.shape[:-1]), np.zeros(mask.shape[:-1], dtype=np.int64)
-    last, seen = np.zeros_like(traces[..., 0, :]), np.zeros(mask.shape[:-1], dtype=np.bool_)
-    for t in range(mask.shape[-1]):
-        here, trace = mask[..., t], traces[..., t, :]
-        change = trace - last  # (..., m, r)
-        total = total + np.where(here & seen, ordered_sum(change * change, -1), 0.0)
-        pairs = pairs + (here & seen)
-        last, seen = np.where(here[..., np.newaxis], trace, last), seen | here
-    return total / np.maximum(2 * pairs, 1), pairs > 0
 
 
 def _direction_term(neighbourhood: Neighbourhood, present: Mask) -> Floats:
