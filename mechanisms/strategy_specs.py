@@ -37,6 +37,7 @@ from topologies.specs import (
 )
 
 _SUM = re.compile(r"\s+\+\s+")  # spaces are required: `1e+5` holds a plus too
+_LIST = re.compile(r",(?![a-z]+=)")
 _ROUND: Final = "([1-9][0-9]{0,8})"
 _ROUNDS = re.compile(rf"(?:{_ROUND}(?:(-){_ROUND}?)?)?(?:(?:^|,\s*)every={_ROUND})?")
 
@@ -206,6 +207,21 @@ def canonical_strategy(text: str) -> str:
         if what != "honest"
     ]
     return " + ".join(texts) or "honest"
+
+
+def names_in(text: str) -> list[str]:
+    """What a strategy is a sum of: names without their values, and import paths.
+
+    Raises:
+        ConfigurationError: the text does not follow the grammar.
+    """
+    return [what if isinstance(what, str) else what.name for what, _ in _parts(text)]
+
+
+def split_list(text: str) -> list[str]:
+    """The strategies of a list: those commas part it that no `key=` follows, as in
+    `label-flip:from=1,to=7`."""
+    return _LIST.split(text)
 
 
 def _parts(text: str) -> list[tuple[str | Spec, Rounds]]:

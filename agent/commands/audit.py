@@ -1,10 +1,8 @@
 """`candor audit`: does any lie pay, on this task, graph and rule, and at which price none does."""
 
-import json
 import os
-import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,11 +18,11 @@ from topologies.specs import ConfigurationError
 
 if TYPE_CHECKING:
     from agent.runtimes.incentive_audit import Verdict
+    from topologies.cluster import Cluster
 
 PAYS: Final = 1
 INTERRUPTED: Final = 130
 RUNS_NAME: Final = "runs"
-_COMMAS: Final = re.compile(r",(?![a-z]+=)")  # not those of label-flip:from=1,to=7
 
 
 @click.command("audit")
@@ -109,10 +107,11 @@ def command(
           --rounds 160 --local-steps 1 --step-size 0.1 --step-decay 0
     """
     from agent.runtimes import audit_report
-    from agent.runtimes.incentive_audit import Question, audit, library  # imports torch
+    from agent.runtimes.audit_runs import Question  # imports torch
+    from agent.runtimes.incentive_audit import audit, library
     from agent.runtimes.stand_ins import stand_in_entries
     from agent.runtimes.testbed import cluster_of
-    from mechanisms.strategy_specs import canonical_strategy, parse_strategy
+    from mechanisms.strategy_specs import canonical_strategy, parse_strategy, split_list
 
     factor = None if price == "auto" else _number(price)
     first = asked["seed"]
@@ -129,7 +128,7 @@ def command(
     if liar not in clusters[0].ids:
         raise ConfigurationError(f"--agent {liar}: no such agent")
     data_root = asked["data_root"]
-    chosen = library(clusters[0], data_root) if names is None else _COMMAS.split(names)
+    chosen = library(clusters[0], data_root) if names is None else split_list(names)
     for spec in chosen:
         parse_strategy(spec, simulated=True)
     chosen = [spec for spec in map(canonical_strategy, chosen) if spec != "honest"]
@@ -144,32 +143,18 @@ def command(
             verdict = audit(
                 question,
                 chosen,
+                cache=cache,
                 search=search,
                 jobs=jobs or os.cpu_count() or 1,
-                cache=cache,
                 progress=told,
             )
     except KeyboardInterrupt:
         click.echo(f"candor: interrupted; the same with --run-dir {place} goes on", err=True)
         context.exit(INTERRUPTED)
-    settings: dict[str, object] = {
-        "task": clusters[0].task.name,
-        "agents": len(clusters[0].ids),
-        "topology": asked["topology"],
-        "mixing": clusters[0].graph.mixing,
-        "partition": clusters[0].task.partition,
-        "batch_size": clusters[0].task.batch_size,
-        **clusters[0].algorithm.model_dump(),
-        "rounds": clusters[0].rounds.rounds,
-        "window": clusters[0].payments.window,
-        "first_seed": first,
-        "seeds": seeds,
-        "competition": competition,
-        "price": price,
-    }
-    report = audit_report.write(verdict, settings, place)
+    kept = _settings(clusters, asked["topology"], competition, price)
+    found, report = audit_report.write(verdict, kept, place)
     if as_json:
-        click.echo(json.dumps(audit_report.facts(verdict, settings), indent=2))
+        click.echo(found)
     else:
         _print(verdict)
         click.echo(f"report: {report}")
@@ -177,6 +162,28 @@ def command(
     if profitable:
         click.echo(f"candor: a lie pays: {', '.join(profitable)}", err=True)
         context.exit(PAYS)
+
+
+def _settings(
+    clusters: Sequence["Cluster"], topology: str, competition: float, price: str
+) -> dict[str, object]:
+    """What was audited, as the report and audit.json have it."""
+    one = clusters[0]
+    return {
+        "task": one.task.name,
+        "agents": len(one.ids),
+        "topology": topology,
+        "mixing": one.graph.mixing,
+        "partition": one.task.partition,
+        "batch_size": one.task.batch_size,
+        **one.algorithm.model_dump(),
+        "rounds": one.rounds.rounds,
+        "window": one.payments.window,
+        "first_seed": one.seed,
+        "seeds": len(clusters),
+        "competition": competition,
+        "price": price,
+    }
 
 
 def _print(verdict: "Verdict") -> None:

@@ -13,6 +13,7 @@ from agent import charts
 from agent.page import card, escape, image, page, table
 from agent.runtimes.incentive_audit import Judged, Verdict
 from mechanisms.incentives import Interval, interval
+from topologies.files import write_text
 
 Floats = NDArray[np.float64]
 
@@ -21,7 +22,7 @@ AUDIT_NAME: Final = "audit.json"
 _FACTORS: Final = tuple(float(f) for f in np.linspace(0.0, 2.0, 41))
 _MANY: Final = 100.0  # times the honest reward: beyond, digits say nothing
 _LINES_MAX: Final = 8  # of the best lies, in a chart
-_SHOWN: Final = 3.0  # axes end at so many times the largest gain: what is lost may be far below
+_SHOWN: Final = 3.0  # axes end at so many times the largest gain
 
 
 def facts(verdict: Verdict, settings: Mapping[str, object]) -> dict[str, Any]:
@@ -47,7 +48,8 @@ def facts(verdict: Verdict, settings: Mapping[str, object]) -> dict[str, Any]:
         "rounds": verdict.marks.tolist(),
         "strategies": {one.strategy: _strategy(verdict, one) for one in verdict.judged},
     }  # fmt: skip
-    return _clean(found)  # type: ignore[no-any-return]
+    cleaned: dict[str, Any] = _clean(found)
+    return cleaned
 
 
 def _strategy(verdict: Verdict, one: Judged) -> dict[str, Any]:
@@ -137,12 +139,17 @@ def sentences(verdict: Verdict) -> list[str]:
     return lines
 
 
-def write(verdict: Verdict, settings: Mapping[str, object], run_dir: Path) -> Path:
-    """Write `audit.json` and `report.html` into the run's directory; the path of the latter."""
-    (run_dir / AUDIT_NAME).write_text(json.dumps(facts(verdict, settings), indent=2) + "\n")
-    path = run_dir / REPORT_NAME
-    path.write_text(render(verdict, settings), encoding="utf-8")
-    return path
+def write(verdict: Verdict, settings: Mapping[str, object], run_dir: Path) -> tuple[str, Path]:
+    """Write `audit.json` and `report.html` into the run's directory; the text of the former and
+    the path of the latter.
+
+    Raises:
+        ConfigurationError: the system refused.
+    """
+    found, path = json.dumps(facts(verdict, settings), indent=2), run_dir / REPORT_NAME
+    write_text(run_dir / AUDIT_NAME, found + "\n")
+    write_text(path, render(verdict, settings))
+    return found, path
 
 
 def render(verdict: Verdict, settings: Mapping[str, object]) -> str:
@@ -179,7 +186,7 @@ def _gains(verdict: Verdict) -> str:
     ]
     svg = charts.intervals(
         bars, ("without payments", "with payments"), "gain, per cent of the honest reward",
-        {"epsilon": 100 * verdict.epsilon / verdict.reward}, 100 * _reach(verdict),
+        {"epsilon": 100 * verdict.epsilon / verdict.reward}, 100 * _extent(verdict),
     )  # fmt: skip
     caption = (
         "What each strategy gains over honesty on the same seeds, means with 95 % confidence "
@@ -196,7 +203,7 @@ def _prices(verdict: Verdict) -> str:
     svg = charts.lines_by_round(
         lines, "net gain, per cent of the honest reward",
         references={"epsilon": 100 * verdict.epsilon / verdict.reward}, across="times the prices",
-        lowest=-100 * _reach(verdict),
+        lowest=-100 * _extent(verdict),
     )  # fmt: skip
     caption = "What the best lies gain when all prices are multiplied; 1 is the rule judged."
     return card("Prices", caption, image(svg, "net gain by price"))
@@ -223,7 +230,7 @@ def _cumulative(verdict: Verdict) -> str:
         ]  # fmt: skip
         quantity = f"gained so far, {what}, per cent of the honest reward"
         parts.append(
-            image(charts.lines_by_round(lines, quantity, lowest=-100 * _reach(verdict)), quantity)
+            image(charts.lines_by_round(lines, quantity, lowest=-100 * _extent(verdict)), quantity)
         )
     caption = (
         "What a lie would have gained, had the run ended after so many rounds: where the line is "
@@ -266,7 +273,8 @@ def _best_first(verdict: Verdict) -> list[Judged]:
     return sorted(verdict.judged, key=lambda one: -float(one.deviation.gains.mean()))
 
 
-def _reach(verdict: Verdict) -> float:
+def _extent(verdict: Verdict) -> float:
+    """Where axes end, as a share of the honest reward: what is lost may be far below."""
     gains = [float(one.deviation.gains.mean()) / verdict.reward for one in verdict.judged]
     return _SHOWN * max([0.01, *(gain for gain in gains if np.isfinite(gain))])
 

@@ -7,34 +7,20 @@ loss saved: that of the agent's own model on its own samples, or that against th
 better lie at the prices found, and the prices are set again with it on the list.
 """
 
-import math
-import os
-import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.util import find_spec
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
 from pathlib import Path
-from threading import Thread
 from typing import Final
-from zipfile import BadZipFile
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from agent.algorithms import step_schedule
 from agent.runtimes import best_response
-from agent.runtimes.simulated_evidence import Evidence, settle
-from agent.runtimes.training import learner_of, shards_of
-from agent.runtimes.vectorised import Simulation
+from agent.runtimes.audit_runs import HONEST, Played, Question, play, workers
 from agent.tasks import resolve_task
 from agent.tasks.classification import Classification
-from mechanisms.credits import MICRO
 from mechanisms.games_sgd import Constants, suggest_price
 from mechanisms.incentives import (
     Deviation,
@@ -44,7 +30,6 @@ from mechanisms.incentives import (
     suggested_prices,
 )
 from mechanisms.payments import Payments, parse_rule
-from topologies.canonical import sha256
 from topologies.cluster import Cluster
 from topologies.specs import ConfigurationError
 
@@ -68,17 +53,10 @@ STRATEGIES: Final = (
 )
 """What an audit judges if it is not told, beside `label-flip` for tasks of classes and an
 exaggeration in the last third of the rounds."""
-MARKS_MAX: Final = 32  # rounds after which losses and payments are looked at
-SAMPLES: Final = 512  # of a shard, on which an agent's own loss is measured
 SEARCH_SEEDS: Final = 2  # on which candidates are tried; what is found is judged on all
 _ROUNDING: Final = 1e-9
-RUINED: Final = 10.0  # times the loss it began with: whoever ends there has lost
 _CONVEXITY: Final = 1e-4  # of the smoothness; less curvature makes no dearer lie
 PASSES: Final = 3  # of search and new prices, at most
-
-
-_COLLUDING: Final = re.compile(r"(^|\+ )colluding\b")
-_USERS: Final = re.compile(r"\b([A-Za-z_][\w.]*):[A-Z]\w*")  # module:Class within a spec
 
 
 def library(cluster: Cluster, data_root: Path | None) -> list[str]:
@@ -88,19 +66,6 @@ def library(cluster: Cluster, data_root: Path | None) -> list[str]:
     if isinstance(resolve_task(cluster.task.name, data_root), Classification):
         specs.append("label-flip")
     return specs
-
-
-@dataclass(frozen=True, slots=True)
-class Played:
-    """One run, looked at after the rounds `marks` (marks,), the first of which is 0.
-
-    `losses` (marks, agents) of each agent's model on its own samples; `paid` (marks, agents, terms)
-    net credits until then, each term of the rule at price 1; not finite in a run that diverged.
-    """
-
-    marks: NDArray[np.int64]
-    losses: Floats
-    paid: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,32 +144,6 @@ class Verdict:
         return sorted(found, key=lambda strategy: -means[strategy])
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked: runs that differ in their seeds alone, who lies, what it wants.
-
-    `factor` times the rule's own prices, None for prices that are to be found; `weight` of the
-    competitors' losses in the reward, 0 for who minds its own; gains up to the share `epsilon` of
-    the honest reward are let pass.
-    """
-
-    clusters: Sequence[Cluster]
-    agent: str
-    weight: float = 0.0
-    epsilon: float = 0.01
-    factor: float | None = None
-    data_root: Path | None = None
-    initial: Path | None = None
-
-    def liars(self, strategy: str) -> tuple[str, ...]:
-        """Who deviates: colluders are two, the agent and its first neighbour."""
-        if strategy == "honest":
-            return ()
-        if not _COLLUDING.search(strategy):
-            return (self.agent,)
-        return (self.agent, self.clusters[0].neighbours(self.agent)[0])
-
-
 def theory_price(cluster: Cluster, weight: float) -> float:
     """Where to start: the price of `peer-prediction` at which added noise stops to pay, were the
     loss a quadratic that these steps can train (Dorner et al., E.4 with the sharp threshold).
@@ -225,9 +164,9 @@ def audit(
     question: Question,
     strategies: Sequence[str],
     *,
+    cache: Path,
     search: bool = True,
     jobs: int = 1,
-    cache: Path | None = None,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _of: None,
 ) -> Verdict:
     """Judge strategies, and what an optimiser finds beyond them.
@@ -235,15 +174,15 @@ def audit(
     Args:
         question: what is asked.
         strategies: specs of the library to judge.
+        cache: the folder where runs are kept: those that are there already are not run again.
         search: look for a better lie too.
         jobs: processes.
-        cache: where runs are kept: those that are there already are not run again.
         progress: told what is run, how many runs are done, and of how many.
 
     Raises:
         ConfigurationError: a strategy, the task or the rule cannot be used.
     """
-    with _workers(jobs) as mapped:
+    with workers(jobs) as mapped:
         trials = _Trials(question, mapped, cache, progress)
         trials.judge(strategies, "runs")
         verdict = trials.verdict()
@@ -263,7 +202,7 @@ class _Trials:
 
     question: Question
     mapped: Callable[..., Iterator[Played]]
-    cache: Path | None
+    cache: Path
     progress: Callable[[str, int, int], None]
     honest: list[Played] = field(default_factory=list)
     judged: dict[str, Judged] = field(default_factory=dict)
@@ -271,7 +210,7 @@ class _Trials:
     def judge(self, strategies: Sequence[str], what: str, *, searched: bool = False) -> None:
         """Run the strategies that were not judged yet, on all seeds."""
         fresh = [one for one in dict.fromkeys(strategies) if one not in self.judged]
-        wanted = [*([] if self.honest else ["honest"]), *fresh]
+        wanted = [*([] if self.honest else [HONEST]), *fresh]
         seeds = len(self.question.clusters)
         played = self._play(wanted, seeds, what)
         if not self.honest:
@@ -335,11 +274,9 @@ class _Trials:
 
     def _play(self, strategies: Sequence[str], seeds: int, what: str) -> list[Played]:
         asked = [(c, one) for one in strategies for c in self.question.clusters[:seeds]]
-        play = partial(
-            _cached, replace(self.question, clusters=self.question.clusters[:1]), self.cache
-        )
+        alone = replace(self.question, clusters=self.question.clusters[:1])  # less to send
         done: list[Played] = []
-        for run in self.mapped(play, asked):
+        for run in self.mapped(partial(play, alone, self.cache), asked):
             done.append(run)
             self.progress(what, len(done), len(asked))
         return done
@@ -360,117 +297,3 @@ class _Trials:
         all_gains, all_charges = np.stack(gains), np.stack(charges)
         deviation = Deviation(strategy, all_gains[:, -1], all_charges[:, -1])
         return Judged(deviation, all_gains, all_charges)
-
-
-def _cached(question: Question, cache: Path | None, asked: tuple[Cluster, str]) -> Played:
-    """A run, from the folder of those that were done before if it is there and whole."""
-    cluster, strategy = asked
-    if cache is None:
-        return _play(question, cluster, strategy)
-    path = cache / f"{_key(question, cluster, strategy)}.npz"
-    terms = len(parse_rule(cluster.payments.rule).terms)
-    held = _held(path, (len(_marks(cluster)), len(cluster.ids), terms))
-    if held is not None:
-        return held
-    played = _play(question, cluster, strategy)
-    draft = path.with_suffix(f".{os.getpid()}.npz")  # two audits may share a folder
-    np.savez(draft, marks=played.marks, losses=played.losses, paid=played.paid)
-    draft.replace(path)
-    return played
-
-
-def _key(question: Question, cluster: Cluster, strategy: str) -> str:
-    """Names a run by all it depends on: settings, data and the code of the user's own classes."""
-    specs = f"{strategy}\n{cluster.payments.rule}\n{cluster.task.name}"
-    root = "" if question.data_root is None else str(question.data_root.resolve())
-    words = [cluster.fingerprint, question.agent, strategy, root]
-    for module in sorted(set(_USERS.findall(specs))):
-        found = find_spec(module)
-        origin = Path(found.origin) if found and found.origin else None
-        if origin is not None and origin.is_file():
-            words.append(sha256(origin.read_bytes()).hex())
-    return sha256("\n".join(words).encode()).hex()[:32]
-
-
-def _held(path: Path, shape: tuple[int, int, int]) -> Played | None:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-            run = Played(held["marks"], held["losses"], held["paid"])
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile):
-        return None  # absent, or cut short by a crash: it is run again
-    shapes = (run.marks.shape, run.losses.shape, run.paid.shape)
-    return run if shapes == (shape[:1], shape[:2], shape) else None
-
-
-def _play(question: Question, cluster: Cluster, strategy: str) -> Played:
-    torch.set_num_threads(1)  # small models: more threads only wait for each other
-    marks, terms = _marks(cluster), parse_rule(cluster.payments.rule).terms
-    data_root, initial = question.data_root, question.initial
-    # Honest samples: whoever trains on false labels is still judged by the true ones.
-    learner = learner_of(cluster, data_root, shards_of(cluster), "cpu")
-    liars = question.liars(strategy)
-    simulation = Simulation(
-        cluster, dict.fromkeys(liars, strategy), data_root=data_root, initial=initial, measured=True
-    )
-    losses = [learner.shard_losses(simulation.parameters, SAMPLES).double().numpy()]
-    for t in range(1, cluster.rounds.rounds + 1):
-        done = simulation.step()
-        if t in marks:
-            losses.append(learner.shard_losses(done.parameters, SAMPLES).double().numpy())
-    rows = [cluster.index(agent) for agent in liars or cluster.ids]
-    paid = np.zeros((len(marks), len(cluster.ids), len(terms)))
-    try:
-        shown = simulation.evidence()
-        for mark in range(1, len(marks)):
-            block = slice(marks[mark - 1], marks[mark])
-            evidence = Evidence(shown.energies[block], shown.traces[block])
-            paid[mark] = paid[mark - 1] + _paid(cluster, evidence)
-    except ConfigurationError as exc:
-        # Such a window cannot be billed by anyone. Whoever ruined its own model has lost anyhow.
-        with np.errstate(invalid="ignore", over="ignore"):
-            kept = losses[-1][rows] < RUINED * losses[0][rows]
-        if liars and not kept.all():
-            return Played(marks, np.full(paid.shape[:2], np.inf), np.full(paid.shape, np.inf))
-        who = f"strategy {strategy}" if liars else "honest agents"
-        raise ConfigurationError(
-            f"the rule {cluster.payments.rule!r} gives no amounts for the updates of {who}"
-        ) from exc
-    return Played(marks, np.stack(losses), paid)
-
-
-def _marks(cluster: Cluster) -> NDArray[np.int64]:
-    """0, ends of windows about evenly spread, and the last round."""
-    rounds, window = cluster.rounds.rounds, cluster.payments.window
-    every = window * math.ceil(rounds / window / MARKS_MAX)
-    return np.array([*range(0, rounds, every), rounds])
-
-
-def _paid(cluster: Cluster, evidence: Evidence) -> Floats:
-    """Net credits (agents, terms), each term of the rule at price 1."""
-    by_term = []
-    for term in parse_rule(cluster.payments.rule).terms:
-        received = settle(cluster, Payments((replace(term, price=1.0),)), evidence)
-        by_term.append([-received[agent] / MICRO for agent in cluster.ids])
-    return np.array(by_term).reshape(-1, len(cluster.ids)).T
-
-
-@contextmanager
-def _workers(jobs: int) -> Iterator[Callable[..., Iterator[Played]]]:
-    if jobs == 1:
-        yield map
-        return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent) as pool:
-        yield pool.map
-
-
-def _end_with_parent() -> None:
-    """A worker whose audit was killed would wait for work for ever."""
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
