@@ -7,8 +7,6 @@ Rows do not interact: where they are cut changes nothing but the rounding of the
 computed together.
 """
 
-import ctypes
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,7 +19,6 @@ from torch import Tensor
 T = TypeVar("T")
 
 CACHE_BYTES: Final = 16 * 2**20  # measured: less makes calls dominate, more leaves the cache
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's malloc.h
 _PARTS: Final = 16  # for as many cores as a laptop has
 _ROWS_MIN: Final = 50  # of a part; of fewer the calls dominate
 FREE_SHARE: Final = 0.4  # of an accelerator's memory; a backward pass needs about as much again
@@ -89,17 +86,3 @@ class Threads:
     def map(self, work: Callable[[slice], T], parts: Iterable[slice]) -> list[T]:
         """What `work` gives for each part, in their order."""
         return list(map(work, parts) if self._pool is None else self._pool.map(work, parts))
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep what it frees, for a simulation frees and takes the same every round.
-
-    glibc gives blocks of a megabyte back to the system at once and takes them anew, page by page:
-    a third of the time of 4,096 models of 2,762 parameters. Elsewhere nothing is done.
-    """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # musl has none
-        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(_MMAP_MAX, 0)

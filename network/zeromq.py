@@ -17,6 +17,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from network.errors import LocalProtocolError, TransportError
+from network.memory import keep_freed_memory
 from network.transport import (
     Buffer,
     Delivery,
@@ -27,7 +28,6 @@ from network.transport import (
     freeze,
 )
 from network.zeromq_link import Link
-from network.zeromq_memory import keep_freed_memory
 from network.zeromq_options import Context, Socket, bind, receiving_socket
 from network.zeromq_watch import UnfinishedWatch
 from network.zeromq_zap import ZapHandler

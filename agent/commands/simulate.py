@@ -76,21 +76,24 @@ def command(
     """
     _check_usage(context, resume)
     from agent.runtimes import simulated_run  # imports torch
+    from network.memory import keep_freed_memory
 
-    if resume is not None:
-        run = simulated_run.resume(resume, device)
-    else:
-        every = simulated_run.default_interval(asked["rounds"])
-        chosen = every if evaluate_every is None else evaluate_every or asked["rounds"]
-        plan = plan_of(asked, chosen, simulated=True)
-        run = simulated_run.start(plan, run_dir or default_run_dir(plan), device)
+    keep_freed_memory(all_of_it=True)
     console = Console(stderr=as_json)
-    with _interruptible() as asked_to_end, _showing(console, run) as show:
-        while not run.done and not asked_to_end():
-            run.advance()
-            show()
-        if not run.done:
-            run.save()
+    with _interruptible() as asked_to_end:
+        if resume is not None:
+            run = simulated_run.resume(resume, device)
+        else:
+            every = simulated_run.default_interval(asked["rounds"])
+            chosen = every if evaluate_every is None else evaluate_every or asked["rounds"]
+            plan = plan_of(asked, chosen, simulated=True)
+            run = simulated_run.start(plan, run_dir or default_run_dir(plan), device)
+        with _showing(console, run) as show:
+            while not run.done and not asked_to_end():
+                run.advance()
+                show()
+            if not run.done:
+                run.save()
     interrupted = not run.done
     if run.done:
         try:

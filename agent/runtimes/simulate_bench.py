@@ -27,6 +27,7 @@ from agent.runtimes.vectorised import Simulation
 from agent.tasks.base import Batch
 from agent.tasks.classification import Classification
 from mechanisms.rules import parse_rule
+from network.memory import keep_freed_memory
 from topologies import schedules
 from topologies.cluster import (
     DEFAULT_RULE,
@@ -124,6 +125,7 @@ def _measure(task: str, agents: int, rule: str, rounds: int, device: str) -> Sim
     payments = parse_rule(rule)
     settlement = Settlement(cluster, payments)
     threads = torch.get_num_threads()
+    keep_freed_memory(all_of_it=True)
     simulation = Simulation(cluster, {}, device=device, measured=payments.settles, threads=threads)
     began, processor_began = time.perf_counter(), time.process_time()
     while simulation.round < cluster.rounds.rounds:

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agent.chunks import keep_freed_memory
 from agent.learner import verified_initial_parameters
 from agent.runtimes.simulated_evidence import Evidence, Observer, Settlement
 from agent.runtimes.simulated_evidence import settle as settle
@@ -138,7 +137,6 @@ class Simulation:
         threads: int = 1,
     ) -> None:
         self._device = usable_device(device)
-        keep_freed_memory()
         self._reporting = _Reporting(cluster, strategies)
         lies = self._reporting.by_row()
         self._learner = learner_of(cluster, data_root, shards_of(cluster), device, lies, threads)

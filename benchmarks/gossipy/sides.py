@@ -30,6 +30,7 @@ from agent.runtimes.vectorised import Simulation
 from agent.tasks import resolve_task
 from agent.tasks.base import Batch, Task
 from agent.tasks.checked import build_model
+from network.memory import keep_freed_memory
 from topologies.cluster import Cluster
 
 BATCH: Final = 32
@@ -55,6 +56,7 @@ class CandorSide:
     """`candor simulate`'s own rounds, without payments."""
 
     def __init__(self, cluster: Cluster, threads: int = 1) -> None:
+        keep_freed_memory(all_of_it=True)  # as `candor simulate` does
         self._simulation = Simulation(cluster, {}, device="cpu", measured=False, threads=threads)
         self._model = build_model(resolve_task(cluster.task.name), cluster.seed)
 
