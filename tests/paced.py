@@ -6,8 +6,9 @@ small machine are starved of it, and cut off parts of a graph run away from each
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from torch import Tensor, nn
 
@@ -15,8 +16,11 @@ from agent.tasks.base import Batch
 from agent.tasks.classification import Classification
 from agent.tasks.digits import MODELS, read_digits
 
+T = TypeVar("T")
+
 STEP_S: Final = 0.15
 TEST_S: Final = 1.0
+POLL_S: Final = 0.05  # not at once: starting daemons need the processor
 TASK: Final = ("--task", "tests.paced:PacedDigits")
 
 
@@ -48,3 +52,12 @@ class SlowlyTestedDigits(Classification):
         """The metric, after a pause."""
         time.sleep(TEST_S)
         return super().evaluate(model)
+
+
+def until(holds: Callable[[], T], seconds: float = 60.0) -> T:
+    """What `holds` gives, once that is true: real processes are ready when they are."""
+    until_s = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < until_s, f"not within {seconds:g} s"
+        time.sleep(POLL_S)
+    return found

@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from agent.metrics import read_metrics
 from agent.run_directory import read_run_directory
 from agent.runtimes import simulated_run
 from agent.runtimes.vectorised import run_vectorised
+from tests.paced import until
 from topologies.cluster import load_cluster
 from topologies.specs import ConfigurationError
 
@@ -178,11 +178,7 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     words = [*CANDOR, *SMALL, "--rounds", "1000000", "--run-dir", str(run_dir)]
     with subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
-        deadline_s = time.monotonic() + 120
-        while not (run_dir / simulation_file.FILE_NAME).exists():
-            assert time.monotonic() < deadline_s
-            time.sleep(0.05)
-        time.sleep(0.5)
+        until((run_dir / simulation_file.FILE_NAME).exists, 120)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -22,7 +22,6 @@ DEMO = ["testbed", "--agents", "8", "--topology", "ring", "--task", "digits", "-
 ENDLESS = ["testbed", "--agents", "3", "--topology", "ring", "--task", "digits"]
 ENDLESS += ["--rounds", "100000"]
 RUN_S = 240
-POLL_S = 0.05  # not at once: starting daemons need the processor
 
 
 @pytest.fixture(scope="module")
@@ -154,17 +153,16 @@ class Hosts:
 
     def wait_for_round(self, agent, number, seconds=90):
         """Poll the status until the agent has finished a round."""
-        until_s = time.monotonic() + seconds
-        while time.monotonic() < until_s:
+
+        def reached():
             assert self.processes[agent].poll() is None, f"{agent} ended early"
             try:
                 status = read_status(self.data_dir(agent))
-                if status.pid == self.processes[agent].pid and status.round >= number:
-                    return
             except ConfigurationError:
-                pass  # not written yet
-            time.sleep(POLL_S)
-        raise AssertionError(f"{agent} did not reach round {number}")
+                return False  # not written yet
+            return status.pid == self.processes[agent].pid and status.round >= number
+
+        paced.until(reached, seconds)
 
     def stop(self):
         for process in self.processes.values():
@@ -255,22 +253,18 @@ def test_children_do_not_outlive_a_killed_testbed(tmp_path):
     _pids_of_training_agents(run_dir, process)
     process.kill()
     process.wait(20)
-    until_s = time.monotonic() + 60
-    while any(is_running(run_dir / "agents" / f"a{i}") for i in range(3)):
-        assert time.monotonic() < until_s
-        time.sleep(POLL_S)
+    paced.until(lambda: not any(is_running(run_dir / "agents" / f"a{i}") for i in range(3)))
 
 
 def _pids_of_training_agents(run_dir, process):
     """Wait until all three agents train; their process ids."""
-    until_s = time.monotonic() + 120
-    while time.monotonic() < until_s:
+
+    def training():
         assert process.poll() is None
         try:
             statuses = [read_status(run_dir / "agents" / f"a{i}") for i in range(3)]
         except ConfigurationError:
-            time.sleep(POLL_S)
-            continue
-        if all(status.round > 0 for status in statuses):
-            return [status.pid for status in statuses]
-    raise AssertionError("the agents never trained")
+            return []
+        return [status.pid for status in statuses if status.round > 0]
+
+    return paced.until(lambda: pids if len(pids := training()) == 3 else [], 120)

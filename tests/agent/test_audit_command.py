@@ -4,12 +4,12 @@ import importlib
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from agent import cli
+from tests.paced import until
 
 RUN = (
     "audit", "--agents", "4", "--topology", "ring", "--task", "digits:model=logistic",
@@ -206,14 +206,6 @@ def line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text()
     except OSError:
         return ""
-
-
-def until(holds):
-    end = time.monotonic() + 60
-    while not (found := holds()):
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    return found
 
 
 @pytest.mark.parametrize(
