@@ -31,14 +31,18 @@ class PublicFile(Section):
 
 
 def generate(directory: Path) -> Identity:
-    """Create fresh keys in `directory`, which is created (mode 0700) where it is missing.
+    """Create fresh keys in `directory`, see `write`."""
+    return write(directory, secrets.token_bytes(32), secrets.token_bytes(32))
+
+
+def write(directory: Path, identity_seed: bytes, curve_seed: bytes) -> Identity:
+    """Write the keys of two secret 32-byte seeds; `directory` is made (mode 0700) where missing.
 
     All three files are there and synced when this returns; after a failure none is.
 
     Raises:
         ConfigurationError: a key file is there already, or the system refused to write.
     """
-    identity_seed, curve_seed = secrets.token_bytes(32), secrets.token_bytes(32)
     identity = Identity.from_seeds(identity_seed, curve_seed)
     try:
         created = _make_directory(directory)

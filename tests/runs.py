@@ -33,6 +33,7 @@ from network.messages import Message, Update, from_envelope, to_envelope
 from network.transport import MemoryNetwork
 from network.wire import encode
 from topologies import schedules
+from topologies.canonical import sha256
 from topologies.cluster import (
     AlgorithmSettings,
     Cluster,
@@ -61,13 +62,17 @@ def write_cluster(
     mixing_name: str | None = None,
     **settings: float,
 ) -> Cluster:
-    """Keys in RUN_DIR/agents/<id>/keys and RUN_DIR/cluster.toml; the task is never resolved."""
+    """Keys in RUN_DIR/agents/<id>/keys and RUN_DIR/cluster.toml; the task is never resolved.
+
+    The keys follow from the names: sketches, and with them payments, are those of every other run.
+    """
     schedule = schedules.build(topology, agents)
     entries = []
     for i, agent in enumerate(schedule.agents):
         path = run_dir / "agents" / agent / "keys"
         if not path.exists():
-            keys.generate(path)
+            seeds = (sha256(f"{agent} {kind}".encode()) for kind in ("identity", "curve"))
+            keys.write(path, *seeds)
         entries.append(entry_of(agent, path, f"tcp://127.0.0.1:{base_port + i}"))
     initial = np.zeros(DIM, np.float32)
     cluster = assemble_cluster(

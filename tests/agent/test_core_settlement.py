@@ -302,7 +302,8 @@ def test_a_claim_that_was_lost_comes_with_the_bill(started):
     finish(run)
     for neighbour in ("a0", "a2"):
         assert not run.nodes[neighbour].events("claim_missed")
-        assert run.nodes[neighbour].core.settlement.edge_balance("a1") != 0
+        settled = run.nodes[neighbour].events("settled")
+        assert [event["window"] for event in settled if event["peer"] == "a1"] == [0, 1]
 
 
 def late(run, agent, seconds):
