@@ -12,13 +12,9 @@ from typing import Final, NoReturn
 import click
 
 from agent import __version__
+from agent.exits import BAD_CONFIGURATION, FAILED, INTERRUPTED, VERIFICATION_FAILED
 from network.errors import TransportError
 from topologies.specs import ConfigurationError, SignatureError
-
-FAILED: Final = 1
-BAD_CONFIGURATION: Final = 2
-VERIFICATION_FAILED: Final = 3
-INTERRUPTED: Final = 130
 
 COMMANDS: Final = {
     "keygen": "Make the keys of an agent.",

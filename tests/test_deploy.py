@@ -94,7 +94,7 @@ def test_the_unit_does_not_retry_what_trying_again_cannot_mend() -> None:
 
 
 def test_a_stopped_agent_has_time_for_its_farewell_and_did_not_fail() -> None:
-    from agent.cli import INTERRUPTED
+    from agent.exits import INTERRUPTED
     from agent.runtimes.daemon import DRAIN_S
 
     assert _unit()["KillSignal"] == ["SIGTERM"]

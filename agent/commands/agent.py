@@ -6,10 +6,10 @@ from pathlib import Path
 import click
 
 from agent.display import format_credits, format_share
+from agent.exits import INTERRUPTED
 from agent.options import data_root_option, initial_option
 from agent.status import read_status
 
-INTERRUPTED = 130
 LEVELS = ("debug", "info", "warning", "error")
 
 

@@ -13,6 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from agent.commands.plan import plan_of, plan_options
+from agent.exits import FAILED, INTERRUPTED
 from agent.options import FiniteRange, json_option
 from topologies.specs import ConfigurationError
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from agent.runtimes.incentive_audit import Verdict
     from topologies.cluster import Cluster
 
-PAYS: Final = 1
-INTERRUPTED: Final = 130
 RUNS_NAME: Final = "runs"
 
 
@@ -161,7 +160,7 @@ def command(
     profitable = verdict.profitable()
     if profitable:
         click.echo(f"candor: a lie pays: {', '.join(profitable)}", err=True)
-        context.exit(PAYS)
+        context.exit(FAILED)
 
 
 def _settings(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from agent.exits import VERIFICATION_FAILED
 from agent.ledger_files import run_terms
 from agent.options import json_option
 from mechanisms.proofs import PROOF_BYTES_MAX, Proof, ProofError, verify_proof
@@ -12,8 +13,6 @@ from topologies.canonical import MalformedError
 from topologies.cluster import load_cluster
 from topologies.files import open_regular
 from topologies.specs import ConfigurationError
-
-VERIFICATION_FAILED = 3
 
 
 @click.group("evidence")

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from agent.exits import FAILED
 from agent.options import FiniteRange, data_root_option, json_option
 from mechanisms.aggression import Measured
 
 if TYPE_CHECKING:
     from agent.runtimes.experiment import Progress as Told
 
-FAILS: Final = 1
 STEPS_A_WRITER: Final = 3
 
 
@@ -147,7 +147,7 @@ def command(
         click.echo("\n".join(experiment_report.divergences(results)), nl=bool(results.diverged))
         click.echo(f"{report}: the page")
     if not results.holds:
-        context.exit(FAILS)
+        context.exit(FAILED)
 
 
 @contextmanager

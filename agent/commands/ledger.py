@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from agent.exits import VERIFICATION_FAILED
 from agent.ledger_files import (
     AGENTS_NAME,
     audit_facts,
@@ -26,7 +27,6 @@ from topologies.specs import ConfigurationError
 if TYPE_CHECKING:
     from agent.store import Store  # with torch behind it: imported where a database is opened
 
-VERIFICATION_FAILED: Final = 3
 STORE_NAME: Final = "ledger.sqlite"
 
 _directory = click.Path(path_type=Path, file_okay=False)

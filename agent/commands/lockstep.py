@@ -10,11 +10,11 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
+from agent.exits import VERIFICATION_FAILED
 from agent.options import json_option
 from topologies.cluster import DEFAULT_RULE
 
 MUTANTS = ("send-before-persist", "no-nonce", "propose-before-catch-up")
-VERIFICATION_FAILED = 3
 BATCH = 20
 
 

@@ -17,12 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agent.commands.plan import default_run_dir, plan_of, plan_options, run_dir_option
 from agent.display import summary_view
+from agent.exits import INTERRUPTED
 from agent.options import json_option
 
 if TYPE_CHECKING:
     from agent.runtimes.simulated_run import SimulatedRun
 
-INTERRUPTED: Final = 130
 PROGRESS_S: Final = 5.0
 NEEDED: Final = ("topology", "task", "rounds")
 WITH_RESUME: Final = ("resume", "device", "as_json")

@@ -14,13 +14,11 @@ from rich.live import Live
 
 from agent.commands.plan import default_run_dir, plan_of, plan_options, run_dir_option
 from agent.display import live_table, summary_view
+from agent.exits import FAILED, INTERRUPTED, VERIFICATION_FAILED
 from agent.options import json_option
 from agent.runtimes import testbed
 from agent.status import Status
 
-FAILED: Final = 1
-VIOLATED: Final = 3
-INTERRUPTED: Final = 130
 PROGRESS_S: Final = 5.0
 
 
@@ -127,5 +125,5 @@ def _conclude(console: Console, bed: testbed.Testbed, seconds: float, as_json: b
     for agent, code in bed.failed().items():
         click.echo(f"candor: error: {agent} ended with {code}: {bed.complaint(agent)}", err=True)
     if summary["audit"] != "ok":
-        return VIOLATED
+        return VERIFICATION_FAILED
     return FAILED if bed.failed() else 0

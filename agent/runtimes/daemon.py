@@ -43,6 +43,7 @@ from agent.effects import (
     Send,
     Verify,
 )
+from agent.exits import INTERRUPTED
 from agent.failpoints import (
     AFTER_PERSIST,
     AFTER_SNAPSHOT,
@@ -61,7 +62,6 @@ from network.wire import encode
 TICK_S: Final = 0.05  # the resolution of every deadline
 DRAIN_S: Final = 2.0
 PAYMENTS_EVERY_S: Final = 1.0
-INTERRUPTED: Final = 130
 
 T = TypeVar("T")
 

@@ -16,13 +16,14 @@ from safetensors.torch import save_file
 
 from agent import keys, organisers
 from agent.algorithms import Hyper, resolve_algorithm, step_schedule
+from agent.exits import INTERRUPTED
 from agent.failpoints import Probe
 from agent.journal import Journal
 from agent.learner import Learner, verified_initial_parameters
 from agent.ledger_files import write_exports
 from agent.partition import Shard
 from agent.runtimes.assembly import assemble
-from agent.runtimes.daemon import INTERRUPTED, Daemon, Observer, Result, Work
+from agent.runtimes.daemon import Daemon, Observer, Result, Work
 from agent.runtimes.recorder import SNAPSHOT_NAME, Recorder
 from agent.runtimes.succession import MODEL_NAME, move_on, open_store
 from agent.status import DataDirLock, State

@@ -1,0 +1,8 @@
+"""The exit codes of all commands; 0 is done."""
+
+from typing import Final
+
+FAILED: Final = 1  # it could not be done, or what was asked is answered with no
+BAD_CONFIGURATION: Final = 2
+VERIFICATION_FAILED: Final = 3
+INTERRUPTED: Final = 130
