@@ -3,8 +3,12 @@
 import json
 
 import pytest
+import torch
 
 from agent import cli
+from agent.runtimes.simulate_bench import TASKS, bench_cluster
+from agent.runtimes.vectorised import Simulation
+from agent.tasks.checked import build_model
 
 
 def test_every_task_is_timed_with_and_without_payments(capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,3 +30,17 @@ def test_a_device_that_is_not_there_is_one_line(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert cli.run(["bench", "simulate", "--device", "cuda"]) == 2
     assert "torch finds none here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_timed_learns(task: type) -> None:
+    cluster = bench_cluster(task.__name__, 8, "none", rounds=60)
+    simulation = Simulation(cluster, {}, device="cpu", measured=False, threads=1)
+    for _ in range(60):
+        simulation.step()
+    learned = build_model(task(), cluster.seed)
+    with torch.no_grad():
+        before = task().evaluate(learned)
+        learned.load_state_dict({name: rows[0] for name, rows in simulation.named().items()})
+        after = task().evaluate(learned)
+    assert after > max(before, 1 / task.classes) + 0.2
