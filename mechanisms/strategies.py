@@ -29,15 +29,17 @@ Samples: TypeAlias = tuple[Tensor, ...]
 @dataclass(frozen=True, slots=True)
 class StrategyContext:
     """What a strategy may know: the round (from 1), the run's seed, whose rows it is given
-    (`agents[r]` is the agent of row r, by its place in the cluster file); and in simulations, where
-    a colluder or an eavesdropper may know it, what the neighbours of each row reported in the round
-    before: (neighbours, dim) a row, None in round 1."""
+    (`agents[r]` is the agent of row r, by its place in the cluster file); what the rows themselves
+    reported in the round before, `own` (rows, dim), None in round 1 and after a restart; and in
+    simulations, where a colluder or an eavesdropper may know it, what the neighbours of each row
+    reported then: (neighbours, dim) a row, None in round 1."""
 
     round: int
     seed: int
     agents: tuple[int, ...]
     overheard: tuple[Tensor, ...] | None = None
     simulated: bool = False
+    own: Tensor | None = None
 
 
 class Strategy(Protocol):
@@ -132,6 +134,22 @@ class Noise:
         dim = gradient.shape[1]
         noise = np.stack([_unit_noise(context, agent, dim) for agent in context.agents])
         return gradient + self.amount * torch.from_numpy(noise).to(gradient)
+
+
+@dataclass(frozen=True, slots=True)
+class Averaged:
+    """m_t = (1 - a) m_(t-1) + a g: a running average with less noise than a gradient has. It is the
+    worker momentum of Karimireddy et al. 2021 (Learning from History), kept from the others: after
+    `scale` in a sum, an exaggeration that looks no noisier than an honest report.
+    """
+
+    share: float
+
+    def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
+        """The averages; the own gradient in round 1."""
+        if context.own is None:
+            return gradient
+        return torch.lerp(context.own, gradient, self.share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +326,13 @@ def _partial(spec: Spec) -> Strategy:
     return Partial(_share(spec, "partial:0.5"))
 
 
+def _averaged(spec: Spec) -> Strategy:
+    share = _share(spec, "averaged:0.5")
+    if share == 0:
+        raise ConfigurationError("strategy averaged: with a share of 0 nothing is ever learned")
+    return Averaged(share)
+
+
 def _conform(spec: Spec) -> Strategy:
     share = _number(spec, "conform:0.5")
     if not -1 <= share <= 1:
@@ -343,6 +368,7 @@ STRATEGIES: Final[Mapping[str, Callable[[Spec], Strategy]]] = MappingProxyType(
         "honest": _plain(Honest),
         "scale": _scale,
         "noise": _noise,
+        "averaged": _averaged,
         "sign-flip": _plain(SignFlip),
         "alternating-flip": _plain(AlternatingFlip),
         "random-direction": _plain(RandomDirection),

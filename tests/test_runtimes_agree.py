@@ -26,6 +26,8 @@ LIES = [
     "a3=partial:0.5",
     "--strategy",
     "a4=zero",
+    "--strategy",
+    "a5=scale:2 + averaged:0.4",
 ]
 
 

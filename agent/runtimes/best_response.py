@@ -1,9 +1,10 @@
 """The best lie of a parametrised family, found by an optimiser that only sees what a lie gains.
 
-m = a ((1 - c) g + c mean of the neighbours' last reports) + b xi in the rounds of one stretch, g in
-the others: how much to exaggerate, how much to conform (below 0: to stand out), how much noise, and
-when. Differential evolution (Storn & Price 1997; scipy's) needs no gradient and bears noise, and
-tries a whole generation at once, which the runs of an audit share among processes.
+m = a ((1 - c) g + c mean of the neighbours' last reports), averaged over the rounds, + b xi, in the
+rounds of one stretch, and g in the others: how much to exaggerate, how much to conform (below 0: to
+stand out), how long to remember, how much noise, and when. Differential evolution (Storn & Price
+1997; scipy's) needs no gradient and bears noise, and tries a whole generation at once, which the
+runs of an audit share among processes.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,8 +18,9 @@ Floats = NDArray[np.float64]
 GENERATIONS: Final = 4
 CANDIDATES: Final = 12  # a generation
 
-# log2 of the factor, conformity, noise, and of the rounds the first and the length of the rest.
-BOUNDS: Final = ((-1.0, 2.5), (-0.5, 1.0), (0.0, 1.0), (0.0, 1.0), (0.1, 1.0))
+# log2 of the factor, conformity, noise, of the rounds the first and the length of the rest, and the
+# share of the newest report in a running average.
+BOUNDS: Final = ((-1.0, 2.5), (-0.5, 1.0), (0.0, 1.0), (0.0, 1.0), (0.1, 1.0), (0.1, 1.0))
 
 
 def search(net_gains: Callable[[Sequence[str]], Sequence[float]], rounds: int) -> str:
@@ -57,12 +59,14 @@ def search(net_gains: Callable[[Sequence[str]], Sequence[float]], rounds: int) -
 
 def spec_of(point: Floats, rounds: int) -> str:
     """The strategy at a point within `BOUNDS`, in a run of so many rounds."""
-    log_factor, conformity, noise, start, length = point
+    log_factor, conformity, noise, start, length, newest = point
     first = 1 + round(start * (rounds - 1))
     last = first + round(length * (rounds - first))
     when = "" if (first, last) == (1, rounds) else f" @ {first}-{last}"
     parts = [f"conform:{conformity:.2f}"] if abs(conformity) >= 0.01 else []
     parts.append(f"scale:{2**log_factor:.2f}")
+    if newest <= 0.99:
+        parts.append(f"averaged:{newest:.2f}")
     if noise >= 0.01:
         parts.append(f"noise:{noise:.2f}")
     return " + ".join(part + when for part in parts)
@@ -74,7 +78,9 @@ def _first(rng: np.random.Generator) -> Floats:
     low, high = np.array(BOUNDS).T
     anywhere: Floats = low + (high - low) * rng.random((CANDIDATES, len(BOUNDS)))
     anywhere[:, 2] *= rng.random(CANDIDATES) < 0.5  # noise wins nothing by itself
-    plain = [(0.25, 0.0, 0.0, 0.0, 1.0), (0.5, 0.0, 0.0, 0.0, 1.0), (1.0, 0.0, 0.0, 0.7, 1.0),
-             (0.6, -0.3, 0.0, 0.0, 1.0), (0.5, 0.3, 0.0, 0.0, 1.0)]  # fmt: skip
+    anywhere[rng.random(CANDIDATES) < 0.5, 5] = 1.0
+    plain = [(0.25, 0.0, 0.0, 0.0, 1.0, 1.0), (0.5, 0.0, 0.0, 0.0, 1.0, 0.4),
+             (1.0, 0.0, 0.0, 0.7, 1.0, 1.0), (0.6, -0.3, 0.0, 0.0, 1.0, 1.0),
+             (0.5, 0.3, 0.0, 0.0, 1.0, 1.0)]  # fmt: skip
     anywhere[: len(plain)] = plain
     return anywhere

@@ -55,7 +55,7 @@ from agent.journal import Journal
 from agent.store import Store
 from mechanisms.evidence import Examined
 from mechanisms.statements import EvidenceError, Statement
-from mechanisms.strategies import Strategy, StrategyContext
+from mechanisms.strategies import Honest, Strategy, StrategyContext
 from network.transport import Transport
 from network.wire import encode
 
@@ -163,6 +163,7 @@ class Daemon:
         self._loop = asyncio.get_running_loop()
         self._begun: asyncio.Future[tuple[Tensor, int]] = self._loop.create_future()
         self._combined: asyncio.Future[tuple[Tensor, bool]] | None = None
+        self._reported: Tensor | None = None  # of the last round, (1, dim); only a liar's is kept
         self._finished: asyncio.Future[Finished] = self._loop.create_future()
         self._interrupted = False
         await self._transport.start()
@@ -266,6 +267,7 @@ class Daemon:
             mixed, reentered = await self._mix(y, t)
             if reentered:
                 self._work.trainer.reset_momentum()
+                self._reported = None
                 return mixed, self.core.round
             await self._round_over(t, mixed, loss)
             if t == self._work.rounds:
@@ -282,8 +284,11 @@ class Daemon:
                     loss = float(losses[0])
                     effect = steps.send(m)
                 case Report(gradient, t):
-                    context = StrategyContext(round=t, seed=work.seed, agents=(work.index,))
-                    effect = steps.send(work.strategy.report(gradient, context))
+                    agents, own = (work.index,), self._reported
+                    context = StrategyContext(t, work.seed, agents, own=own)
+                    report = work.strategy.report(gradient, context)
+                    self._reported = None if isinstance(work.strategy, Honest) else report
+                    effect = steps.send(report)
                 case Mass(t):
                     mass = self._examiner.terms.weights(t).mass[self.core.settings.agent]
                     effect = steps.send(torch.tensor([[mass]], dtype=torch.float32))

@@ -41,6 +41,7 @@ STRATEGIES: Final = (
     "scale:2",
     "scale:4",
     "zero",
+    "scale:2 + averaged:0.4",
     "noise:0.5",
     "sign-flip",
     "alternating-flip",

@@ -263,7 +263,9 @@ class _Reporting:
         """The reports (agents, dim) of round t; agents without a spec are honest."""
         reports = gradient.clone() if self._groups else gradient
         for strategy, rows in self._groups:
-            context = StrategyContext(t, self._seed, tuple(rows), self._overheard(rows), True)
+            heard = self._overheard(rows)
+            own = None if self.before is None else self.before[rows]
+            context = StrategyContext(t, self._seed, tuple(rows), heard, True, own)
             reports[rows] = strategy.report(gradient[rows], context)
         # Only strategies read them, and they are as large as the models.
         self.before = reports if self._groups else None

@@ -69,6 +69,8 @@ def test_no_noise_is_honest() -> None:
         ("conform", "one finite number"),
         ("conform:1.5", "not from -1 to 1"),
         ("stale-copy:1", "takes no value"),
+        ("averaged:1.5", "not a share"),
+        ("averaged:0", "nothing is ever learned"),
         ("partial", "one finite number"),
         ("partial:-0.1", "not a share"),
         ("zero:1", "takes no value"),
@@ -130,6 +132,16 @@ def test_conforming_moves_the_stated_share_towards_the_neighbours_mean() -> None
     assert torch.equal(parse_strategy("conform:1").report(GRADIENT, context), mean)
     away = parse_strategy("conform:-0.5").report(GRADIENT, context)
     torch.testing.assert_close(away, 1.5 * GRADIENT - 0.5 * mean)
+
+
+def test_a_running_average_weighs_its_newest_gradient_as_stated() -> None:
+    strategy = parse_strategy("scale:2 + averaged:0.25")
+    report, mean = None, torch.zeros_like(GRADIENT)
+    for t in range(1, 6):
+        gradient = GRADIENT * t**2
+        report = strategy.report(gradient, replace(CONTEXT, round=t, own=report))
+        mean = gradient if t == 1 else 0.75 * mean + 0.25 * gradient
+        torch.testing.assert_close(report, 2 * mean)
 
 
 PAIR = replace(CONTEXT, simulated=True)

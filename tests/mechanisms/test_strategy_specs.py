@@ -23,7 +23,7 @@ CONTEXT = StrategyContext(round=3, seed=7, agents=(0, 5))
 
 
 def reported(text: str, t: int) -> Tensor:
-    context = StrategyContext(t, 7, (0, 5), None, simulated=True)
+    context = StrategyContext(t, 7, (0, 5), None, simulated=True, own=-GRADIENT)
     return parse_strategy(text).report(GRADIENT, context)
 
 
@@ -77,6 +77,7 @@ WHATS = st.one_of(
     NUMBERS.map(lambda a: f"scale:{a}"),
     st.floats(0, 1).map(lambda a: f"conform:{a}"),
     st.floats(0, 100).map(lambda a: f"noise:{a}"),
+    st.floats(0.01, 1).map(lambda a: f"averaged:{a}"),
     st.sampled_from(["honest", "sign-flip", "zero", "my_module:Mine"]),
 )
 PARTS = st.builds(
