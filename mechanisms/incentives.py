@@ -3,8 +3,9 @@
 A deviation is judged against honesty on the same seeds: `gains` is what it wins in reward before
 any payment, `charges` what it pays more than the honest agent would, for each term of the rule at
 price 1. Payments never touch learning, so a net gain is linear in the prices: gain - charges p.
-The prices that stop all lies and cost honest agents the least are a linear programme, and the
-factors on them that still do are an interval. Arithmetic alone: nothing is run here.
+The prices that stop all lies and cost honest agents the least are a linear programme, as are those
+that weigh the one against the other; the factors on prices that still stop all are an interval.
+Arithmetic alone: nothing is run here.
 """
 
 import math
@@ -104,53 +105,66 @@ def price_window(deviations: Iterable[Deviation], prices: Floats, epsilon: float
 def suggested_prices(
     deviations: Sequence[Deviation], honest_paid: Floats, epsilon: float
 ) -> Floats:
-    """The prices (terms,) that leave no deviation more than `MARGIN` epsilon and cost honest agents
-    the least: the largest of what any of them pays is as low as can be.
+    """The `stopping_prices` (terms,), if no honest agent pays more than epsilon at them.
 
-    Where no prices stop all lies, those at which the larger of both is least: what the best lie
-    gains, and what any honest agent pays.
+    Else those that weigh both: the sum is least of the largest that any honest agent pays, and of
+    what each lie gains beyond `MARGIN` epsilon. So a lie is let go that is dearer to stop than it
+    is to bear, and not the others for its sake.
+
+    Args: as of `stopping_prices`.
+    """
+    stopping = stopping_prices(deviations, honest_paid, epsilon)
+    if stopping is not None and (honest_paid @ stopping).max(initial=0.0) <= epsilon:
+        return stopping
+    weighed = _least_cost(deviations, honest_paid, epsilon, excess_max=None)
+    assert weighed is not None  # prices of 0 are always possible
+    return weighed
+
+
+def stopping_prices(
+    deviations: Sequence[Deviation], honest_paid: Floats, epsilon: float
+) -> Floats | None:
+    """The prices (terms,) that leave no deviation more than `MARGIN` epsilon and cost honest agents
+    the least: the largest of what any of them pays is as low as can be. None if no prices do.
 
     Args:
         deviations: those whose runs did not all end in numbers are left out.
         honest_paid: (samples, terms) what honest agents among themselves pay at price 1, net.
         epsilon: in units of reward.
     """
-    known = [deviation for deviation in deviations if deviation.finite]
-    terms = honest_paid.shape[1]
-    gains = np.array([deviation.gains.mean() for deviation in known])
-    unit = max(epsilon, float(np.abs(gains).max(initial=0.0))) or 1.0  # solvers have tolerances
-    gains, epsilon, honest_paid = gains / unit, epsilon / unit, honest_paid / unit
-    charges = np.array([deviation.charges.mean(axis=0) for deviation in known]).reshape(-1, terms)
-    charges = charges / unit
-    for free in (0.0, 1.0):
-        limits = np.full(len(known), (1 - free) * MARGIN * epsilon)
-        found = _least_bound(
-            np.concatenate([-charges, honest_paid]),
-            np.concatenate([np.full(len(known), free), np.ones(len(honest_paid))]),
-            np.concatenate([limits - gains, np.zeros(len(honest_paid))]),
-        )
-        if found is not None:
-            return found
-    return np.zeros(terms)
+    return _least_cost(deviations, honest_paid, epsilon, excess_max=0.0)
 
 
-def _least_bound(rows: Floats, bounded: Floats, limits: Floats) -> Floats | None:
-    """The x >= 0 (terms,) for which the least t >= 0 has rows x <= limits + bounded t; None if no t
-    does."""
+def _least_cost(
+    deviations: Sequence[Deviation], honest_paid: Floats, epsilon: float, excess_max: float | None
+) -> Floats | None:
+    """The prices p >= 0 of a linear programme in p, b >= 0 and one s from 0 to `excess_max` a lie:
+    least b + sum s with honest_paid p <= b and gains - charges p <= `MARGIN` epsilon + s. None if
+    there are none."""
     from scipy.optimize import linprog
 
-    # Charges of different terms differ by orders of magnitude: each is measured by its largest.
-    sizes = np.abs(rows).max(axis=0)
+    known = [deviation for deviation in deviations if deviation.finite]
+    lies, samples, terms = len(known), *honest_paid.shape
+    gains = np.array([deviation.gains.mean() for deviation in known])
+    charges = np.array([deviation.charges.mean(axis=0) for deviation in known]).reshape(-1, terms)
+    rows = np.concatenate([-charges, honest_paid])
+    limits = np.concatenate([MARGIN * epsilon - gains, np.zeros(samples)])
+    slack = np.zeros((lies + samples, 1 + lies))
+    slack[lies:, 0] = 1.0
+    slack[:lies, 1:] = np.eye(lies)
+    # Solvers have tolerances: what is gained is about 1, and so is the largest charge of a term.
+    unit = max(epsilon, float(np.abs(gains).max(initial=0.0))) or 1.0
+    sizes = np.abs(rows).max(axis=0, initial=0.0) / unit
     sizes[sizes == 0] = 1.0
     found = linprog(
-        [*[_IDLE_PRICE] * len(sizes), 1.0],
-        A_ub=np.column_stack([rows / sizes, -bounded]),
-        b_ub=limits,
-        bounds=[(0.0, None)] * (len(sizes) + 1),
+        [*[_IDLE_PRICE] * terms, *[1.0] * (1 + lies)],
+        A_ub=np.column_stack([rows / unit / sizes, -slack]),
+        b_ub=limits / unit,
+        bounds=[(0.0, None)] * (terms + 1) + [(0.0, excess_max)] * lies,
     )
     if found.x is None:
         return None
-    prices: Floats = found.x[:-1] / sizes
+    prices: Floats = found.x[:terms] / sizes
     return prices
 
 

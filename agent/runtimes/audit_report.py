@@ -38,6 +38,7 @@ def facts(verdict: Verdict, settings: Mapping[str, object]) -> dict[str, Any]:
         "window": {
             "low": window.low, "high": window.high, "by": window.by, "against": window.against,
         },
+        "stopping": _stopping(verdict),
         "theory": {"peer-prediction": verdict.theory or None},
         "epsilon": verdict.epsilon / verdict.reward,
         "honest_reward": verdict.reward,
@@ -50,6 +51,18 @@ def facts(verdict: Verdict, settings: Mapping[str, object]) -> dict[str, Any]:
     }  # fmt: skip
     cleaned: dict[str, Any] = _clean(found)
     return cleaned
+
+
+def _stopping(verdict: Verdict) -> dict[str, Any] | None:
+    """The rule that stops all lies and what it costs, where another was judged to spare honest
+    agents."""
+    if verdict.stopping is None:
+        return None
+    paid = verdict.honest_payments(verdict.stopping) / verdict.reward
+    return {
+        "rule": verdict.rule_at(verdict.stopping),
+        "honest_p98": float(np.percentile(paid, 98)),
+    }
 
 
 def _strategy(verdict: Verdict, one: Judged) -> dict[str, Any]:
@@ -132,6 +145,11 @@ def sentences(verdict: Verdict) -> list[str]:
         f"honest agents pay {100 * median:+.2f} % in the median, {100 * high:+.2f} % at the 98th "
         "percentile (below 0: receive)"
     )
+    if stopping := _stopping(verdict):
+        lines.append(
+            f"no lie would pay with {stopping['rule']}, but 2 % of honest agents would pay more "
+            f"than {100 * stopping['honest_p98']:.2f} %"
+        )
     if doubtful := uncertain(verdict):
         lines.append(
             f"too few seeds to be sure of {', '.join(doubtful)}: intervals reach beyond epsilon"

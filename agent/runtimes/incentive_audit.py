@@ -27,6 +27,7 @@ from mechanisms.incentives import (
     PriceWindow,
     competitive,
     price_window,
+    stopping_prices,
     suggested_prices,
 )
 from mechanisms.payments import Payments, parse_rule
@@ -101,7 +102,8 @@ class Verdict:
     `terms` (terms,) names the rule's; `prices` (terms,) those judged at; `epsilon` and `reward` in
     units of loss, the latter what honest training saves the agent. `window`: factors on the prices.
     `honest_paid` (runs x agents, terms): what honest agents among themselves pay, at price 1.
-    `theory`: see `theory_price`.
+    `theory`: see `theory_price`. `stopping` (terms,): prices that leave no lie more than epsilon
+    whatever honest agents pay, where the audit chose others to spare those; else None.
     """
 
     agent: str
@@ -113,6 +115,7 @@ class Verdict:
     reward: float
     honest_paid: Floats
     theory: float
+    stopping: Floats | None
 
     @property
     def window(self) -> PriceWindow:
@@ -122,16 +125,21 @@ class Verdict:
     @property
     def rule(self) -> str:
         """The rule at the prices judged, as a spec."""
+        return self.rule_at(self.prices)
+
+    def rule_at(self, prices: Floats) -> str:
+        """The rule at other prices (terms,), as a spec."""
         parts = [
             f"{term}{'@' if ':' in term else ':'}{price:.4g}"
-            for term, price in zip(self.terms, self.prices, strict=True)
+            for term, price in zip(self.terms, prices, strict=True)
             if price > 0
         ]
         return " + ".join(parts) or "none"
 
-    def honest_payments(self) -> Floats:
-        """What honest agents pay at the prices: (runs x agents,), net; below 0 they are paid."""
-        paid: Floats = self.honest_paid @ self.prices
+    def honest_payments(self, prices: Floats | None = None) -> Floats:
+        """What honest agents pay at the prices judged, or others: (runs x agents,), net; below 0
+        they are paid."""
+        paid: Floats = self.honest_paid @ (self.prices if prices is None else prices)
         return paid
 
     def profitable(self, *, free: bool = False) -> list[str]:
@@ -235,17 +243,23 @@ class _Trials:
         rule = self._rule
         judged = tuple(self.judged.values())
         honest_paid = np.concatenate([run.paid[-1] for run in self.honest])
+        stopping: Floats | None = None
         if question.factor is not None:
             prices = question.factor * np.array([term.price for term in rule.terms])
         else:
-            prices = suggested_prices([one.deviation for one in judged], honest_paid, epsilon)
+            lies = [one.deviation for one in judged]
+            prices = suggested_prices(lies, honest_paid, epsilon)
+            stopping = stopping_prices(lies, honest_paid, epsilon)
+            if stopping is not None and np.array_equal(stopping, prices):
+                stopping = None
         terms = tuple(
             term.text.rpartition("@" if "@" in term.text else ":")[0] for term in rule.terms
         )
         marks, theory = self.honest[0].marks, theory_price(question.clusters[0], question.weight)
         return Verdict(
-            question.agent, marks, judged, terms, prices, epsilon, scale, honest_paid, theory
-        )
+            question.agent, marks, judged, terms, prices, epsilon, scale, honest_paid, theory,
+            stopping,
+        )  # fmt: skip
 
     def best_response(self, prices: Floats, what: str) -> str:
         """The spec of the best lie that an optimiser finds at prices (terms,)."""

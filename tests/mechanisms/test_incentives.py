@@ -14,6 +14,7 @@ from mechanisms.incentives import (
     competitive,
     interval,
     price_window,
+    stopping_prices,
     suggested_prices,
 )
 
@@ -77,17 +78,32 @@ def test_prices_are_set_on_the_term_that_costs_honest_agents_least():
     assert prices == pytest.approx([0.0, (1 - MARGIN * 0.1) / 5])
 
 
+def test_a_lie_is_let_go_that_is_dearer_to_stop_than_to_bear():
+    """The first term stops the first lie for nothing; the second lie costs an honest agent ten
+    times what it gains."""
+    lies = [deviation(1.0, 1.0, 0.0), deviation(1.0, 0.0, 1.0)]
+    honest = np.array([[0.0, 10.0], [0.0, -10.0]])
+    stopping = stopping_prices(lies, honest, epsilon=0.1)
+    assert stopping == pytest.approx([1.0 - MARGIN * 0.1] * 2)
+    suggested = suggested_prices(lies, honest, epsilon=0.1)
+    assert suggested == pytest.approx([1.0 - MARGIN * 0.1, 0.0])
+    assert suggested_prices(lies, 0.01 * honest, epsilon=0.1) == pytest.approx(stopping)
+
+
 def test_terms_share_the_work_where_none_stops_all_lies():
     lies = [deviation(1.0, 10.0, -1.0), deviation(2.0, 0.0, 4.0), deviation(-math.inf, 0.0, 0.0)]
     honest = np.array([[1.0, 1.0], [-1.0, -1.0]])
-    prices = suggested_prices(lies, honest, epsilon=0.0)
+    prices = stopping_prices(lies, honest, epsilon=0.0)
     assert [float(lie.net(prices)[0]) for lie in lies[:2]] == pytest.approx([0.0, 0.0])
 
 
-def test_where_no_prices_stop_all_lies_the_worse_of_lies_and_honest_payments_is_least():
-    lies = [deviation(1.0, 1.0), deviation(0.0, -1.0)]  # the second is paid what the first pays
-    assert suggested_prices(lies, np.array([[0.0]]), epsilon=0.1) == pytest.approx([0.5])
-    assert suggested_prices(lies, np.array([[3.0]]), epsilon=0.1) == pytest.approx([0.25])
+def test_where_no_prices_stop_all_lies_what_they_gain_together_is_least():
+    lies = [deviation(1.0, 2.0), deviation(0.0, -1.0)]  # the second is paid when the first pays
+    assert stopping_prices(lies, np.array([[0.0]]), epsilon=0.1) is None
+    free = suggested_prices(lies, np.array([[0.0]]), epsilon=0.1)
+    assert free == pytest.approx([(1 - MARGIN * 0.1) / 2])
+    dear = suggested_prices(lies, np.array([[3.0]]), epsilon=0.1)
+    assert dear == pytest.approx([0.0])
 
 
 @pytest.mark.parametrize("unit", [1e-9, 1e-4, 1.0, 1e6])
@@ -101,7 +117,7 @@ def test_prices_do_not_depend_on_the_unit_of_the_loss(unit):
 def test_a_term_that_does_not_help_has_no_price():
     """The first term charges a saboteur, who has lost already, and no honest agent."""
     lies = [deviation(1.0, 0.0, 10.0), deviation(-7.0, 1e4, 0.0)]
-    prices = suggested_prices(lies, np.array([[0.0, 2.0]]), epsilon=0.1)
+    prices = stopping_prices(lies, np.array([[0.0, 2.0]]), epsilon=0.1)
     assert prices == pytest.approx([0.0, (1 - MARGIN * 0.1) / 10])
 
 
