@@ -148,7 +148,7 @@ def _injected(run: RunDirectory) -> str:
         "Injected updates",
         lines,
         "norm of the injected update, seen in its sketch" + (" (log scale)" if wide else ""),
-        "What each agent added to the model in a round, as the signed evidence shows it.",
+        "What each agent added to the model in a round, as its neighbours measure it.",
         logarithmic=wide,
     )
 

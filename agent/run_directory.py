@@ -138,6 +138,8 @@ def _simulated(
     except ConfigurationError as exc:
         notes.append(_relative(exc, path))
         return RunDirectory(path, summary, cluster, [AgentRun(a) for a in ids], notes, len(ids))
+    # A run that was stopped has no summary yet.
+    summary = {"simulated": True, "strategies": dict(about.strategies), **summary}
     if simulation_file.under(simulation_file.STATE, tensors):
         reached = len(tensors["seconds"]) if "seconds" in tensors else 0
         notes.append(

@@ -126,7 +126,7 @@ def run_to_the_end(run: simulated_run.SimulatedRun) -> tuple[dict[str, Any], dic
     "settings",
     [
         {"momentum": 0.9, "local_steps": 3},
-        {"strategies": ("a1=stale-copy", "a2=noise:1"), "momentum": 0.5},
+        {"strategies": ("a1=stale-copy", "a2=noise:1 + averaged:0.5"), "momentum": 0.5},
         {"topology": "directed-random:degree=2", "sketch_size": 64},
         {"rule": "none"},
     ],
@@ -184,6 +184,7 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert f"candor simulate --resume {run_dir}" in errors.decode()
     assert not (run_dir / "summary.json").exists()
+    assert read_run_directory(run_dir).strategies == {"a3": "scale:3"}
     again = simulated_run.resume(run_dir, "cpu")
     done = again.round
     again.advance()
