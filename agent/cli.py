@@ -7,12 +7,13 @@ Commands are imported when they are used, so that `candor --help` and tab comple
 import importlib
 import os
 import sys
+import traceback
 from typing import Final, NoReturn
 
 import click
 
 from agent import __version__
-from agent.exits import BAD_CONFIGURATION, FAILED, INTERRUPTED, VERIFICATION_FAILED
+from agent.exits import BAD_CONFIGURATION, FAILED, FAULT, INTERRUPTED, VERIFICATION_FAILED
 from network.errors import TransportError
 from topologies.specs import ConfigurationError, SignatureError
 
@@ -64,7 +65,11 @@ def command() -> None:
 
 def main() -> NoReturn:
     """The entry point of the `candor` command."""
-    sys.exit(run(sys.argv[1:]))
+    try:
+        sys.exit(run(sys.argv[1:]))
+    except Exception:
+        traceback.print_exc()
+        sys.exit(FAULT)  # 1 is an answer: of an audit, that a lie pays
 
 
 def run(arguments: list[str]) -> int:

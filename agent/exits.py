@@ -5,4 +5,5 @@ from typing import Final
 FAILED: Final = 1  # it could not be done, or what was asked is answered with no
 BAD_CONFIGURATION: Final = 2
 VERIFICATION_FAILED: Final = 3
+FAULT: Final = 70  # of the program: it ends with a traceback
 INTERRUPTED: Final = 130
