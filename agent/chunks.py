@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 CACHE_BYTES: Final = 16 * 2**20  # measured: less makes calls dominate, more leaves the cache
 _PARTS: Final = 16  # for as many cores as a laptop has
-_ROWS_MIN: Final = 50  # of a part; of fewer the calls dominate
+_ROWS_MIN: Final = 100  # of a part; of fewer the calls dominate
 FREE_SHARE: Final = 0.4  # of an accelerator's memory; a backward pass needs about as much again
 
 

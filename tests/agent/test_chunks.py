@@ -76,7 +76,7 @@ def test_what_one_of_the_threads_raises_is_raised() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "most", "at_once"),
-    [(5, 3, 3), (24, 90, 50), (100, 90, 50), (1000, 90, 63), (4096, 90, 90)],
+    [(5, 3, 3), (24, 300, 100), (100, 300, 100), (4000, 300, 250), (4096, 90, 90)],
 )
 def test_threads_get_parts_to_share_but_not_small_ones(rows: int, most: int, at_once: int) -> None:
     assert chunks.rows_for_threads(rows, most) == at_once
