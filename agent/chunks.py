@@ -7,7 +7,7 @@ Rows do not interact: where they are cut changes nothing but the rounding of the
 computed together.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -83,6 +83,8 @@ class Threads:
             torch.set_num_threads(1)
             self._pool = ThreadPoolExecutor(count, "rows", torch.set_num_threads, (1,))
 
-    def map(self, work: Callable[[slice], T], parts: Iterable[slice]) -> list[T]:
+    def map(self, work: Callable[[slice], T], parts: Sequence[slice]) -> list[T]:
         """What `work` gives for each part, in their order."""
-        return list(map(work, parts) if self._pool is None else self._pool.map(work, parts))
+        if self._pool is None or len(parts) == 1:
+            return [work(part) for part in parts]
+        return list(self._pool.map(work, parts))
