@@ -133,6 +133,16 @@ def audit_export(
         report.add(exc.seq, exc.code, exc.detail)
         return ExportAudit(name, lo, hi, exporter or "", tuple(report.findings))
     terms = facts.terms(lo, hi)
+    fingerprint = header_of(terms, lo)["topology"]
+    if not _same(export.header["topology"], fingerprint):
+        # Nothing in it is of this run: one finding says more than one for each line.
+        report.add(
+            0,
+            "header",
+            f"it is of the cluster file {export.header['topology']!r} "
+            f"(run {export.header['run_id']!r}), not of {fingerprint} ({terms.run_id!r})",
+        )
+        return ExportAudit(name, lo, hi, exporter or "", tuple(report.findings))
     stated = _check_header(export, terms, exporter, report)
     positions, bills = _check_chain(export.records, terms, facts, report)
     if len(positions) == len(export.records):

@@ -50,8 +50,8 @@ RUNS_NAME: Final = "runs"
     default="auto",
     show_default=True,
     metavar="auto|NUMBER",
-    help="auto: the prices of the rule's terms that stop all lies and cost honest agents the "
-    "least; or a factor on the rule's own.",
+    help="auto: the prices of the rule's terms that stop lies and cost honest agents the least, "
+    "see docs/audit.md; or a factor on the rule's own.",
 )
 @click.option(
     "--competition",

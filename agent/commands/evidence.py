@@ -8,6 +8,7 @@ import click
 from agent.exits import VERIFICATION_FAILED
 from agent.ledger_files import run_terms
 from agent.options import json_option
+from mechanisms.evidence import RunTerms
 from mechanisms.proofs import PROOF_BYTES_MAX, Proof, ProofError, verify_proof
 from topologies.canonical import MalformedError
 from topologies.cluster import load_cluster
@@ -26,7 +27,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
     "--cluster",
     "cluster_path",
@@ -35,29 +36,46 @@ def command() -> None:
     help="The run's cluster file: its public keys, window and sketch size are used.",
 )
 @json_option
-def verify(file: Path, cluster_path: Path, as_json: bool) -> None:
-    """Say who is proven to have done what. Exit code 3: the file proves nothing.
+@click.pass_context
+def verify(
+    context: click.Context, files: tuple[Path, ...], cluster_path: Path, as_json: bool
+) -> None:
+    """Say who is proven to have done what. Exit code 3: a file proves nothing.
 
     \b
     Example:
-      candor evidence verify agents/a0/evidence/equivocation-a3.proof --cluster cluster.toml
+      candor evidence verify agents/*/evidence/*.proof --cluster cluster.toml
     """
-    cluster = load_cluster(cluster_path)
+    terms = run_terms(load_cluster(cluster_path))
+    told = [{"file": str(file), **_judged(_read(file), terms)} for file in files]
+    if as_json:
+        click.echo(json.dumps({"ok": all(one["proven"] for one in told), "files": told}, indent=2))
+    else:
+        for one in told:
+            said = one["verdict"] if one["proven"] else f"proves nothing: {one['reason']}"
+            click.echo(f"{one['file']}: {said}")
+    context.exit(0 if all(one["proven"] for one in told) else VERIFICATION_FAILED)
+
+
+def _read(file: Path) -> bytes:
     try:
         with open_regular(file) as stream:
-            data = stream.read(PROOF_BYTES_MAX + 1)
+            return stream.read(PROOF_BYTES_MAX + 1)
     except OSError as exc:
         raise ConfigurationError(f"{file}: {exc.strerror}") from exc
+
+
+def _judged(data: bytes, terms: RunTerms) -> dict[str, str | bool]:
+    """What a file's bytes prove in a run, as `--json` tells it."""
     try:
-        verdict = verify_proof(Proof.decode(data), run_terms(cluster))
+        found = verify_proof(Proof.decode(data), terms)
     except (MalformedError, ProofError, ValueError) as exc:
-        if as_json:
-            click.echo(json.dumps({"proven": False, "reason": str(exc)}))
-        else:
-            click.echo(f"{file}: proves nothing: {exc}")
-        raise click.exceptions.Exit(VERIFICATION_FAILED) from None
-    if as_json:
-        told = {"proven": True, "agent": verdict.agent, "kind": verdict.kind}
-        click.echo(json.dumps({**told, "place": verdict.place, "malice": verdict.malice}))
-    else:
-        click.echo(str(verdict))
+        return {"proven": False, "reason": str(exc)}
+    return {
+        "proven": True,
+        "agent": found.agent,
+        "kind": found.kind,
+        "place": found.place,
+        "malice": found.malice,
+        "verdict": str(found),
+    }

@@ -88,11 +88,17 @@ def test_the_command_says_who_is_guilty_and_refuses_what_is_no_proof(tmp_path):
     assert "a1: equivocation in round" in told.stdout
     assert "guilty" in told.stdout
     told = CliRunner().invoke(command, [*words, "--json"])
-    assert json.loads(told.stdout)["malice"] is True
-    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    told = CliRunner().invoke(command, words)
+    assert json.loads(told.stdout)["files"][0]["malice"] is True
+    false = tmp_path / "false.proof"
+    false.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    told = CliRunner().invoke(command, [*words, str(false)])
     assert told.exit_code == 3
-    assert "proves nothing" in told.stdout
+    first, second = told.stdout.splitlines()
+    assert first.endswith("guilty")
+    assert second.startswith(f"{false}: proves nothing")
+    told = CliRunner().invoke(command, [*words, str(false), "--json"])
+    assert [one["proven"] for one in json.loads(told.stdout)["files"]] == [True, False]
+    assert told.exit_code == 3
 
 
 def test_no_honest_run_proves_anything(tmp_path):

@@ -52,7 +52,9 @@ def verified(run: LocalRun, holder: str, kind: str) -> dict[str, object]:
     words = ["verify", str(path), "--cluster", str(run.run_dir / "cluster.toml"), "--json"]
     told = CliRunner().invoke(command, words)
     assert told.exit_code == 0, told.output
-    return json.loads(told.stdout)
+    (found,) = json.loads(told.stdout)["files"]
+    assert found["verdict"].startswith(f"{LIAR}: {kind} in ")
+    return {key: value for key, value in found.items() if key not in ("file", "verdict")}
 
 
 def accused(run: LocalRun) -> set[str]:

@@ -186,6 +186,12 @@ def test_a_header_that_states_other_terms_is_found(key: str, value: object) -> N
     assert (0, "header") in found
 
 
+def test_an_export_of_another_run_is_one_finding() -> None:
+    other = edited(0, lambda header: header.update(topology="00" * 32, run_id="other"))
+    (finding,) = audit_export(NAME, other, FACTS).findings
+    assert "(run 'other')" in finding.detail
+
+
 def test_fields_in_another_form_are_found() -> None:
     upper = edited(2, lambda record: record.update(body=record["body"].upper()))
     assert codes(upper) == [(1, "hex")]
