@@ -67,7 +67,11 @@ def main() -> NoReturn:
     """The entry point of the `candor` command."""
     try:
         sys.exit(run(sys.argv[1:]))
-    except Exception:
+    except SystemExit:
+        raise
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BaseException:
         traceback.print_exc()
         sys.exit(FAULT)  # 1 is an answer: of an audit, that a lie pays
 

@@ -21,8 +21,9 @@ Floats = NDArray[np.float64]
 CONFIDENCE: Final = 0.95
 MARGIN: Final = 0.9
 """Suggested prices leave a lie at most so much of epsilon: other seeds bring other gains."""
-_IDLE_PRICE: Final = 1e-5
-"""Cost of a price, by the largest charge it makes: terms that nobody needs stay at 0."""
+_IDLE_PRICE: Final = 1e-7  # what a price costs, so that terms that nobody needs stay at 0
+_TOLERANCE: Final = 1e-10
+_BALANCINGS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,29 +144,50 @@ def _least_cost(
     there are none."""
     from scipy.optimize import linprog
 
+    most, terms = MARGIN * epsilon, honest_paid.shape[1]
     known = [deviation for deviation in deviations if deviation.finite]
-    lies, samples, terms = len(known), *honest_paid.shape
-    gains = np.array([deviation.gains.mean() for deviation in known])
+    gains = np.array([deviation.gains.mean() for deviation in known]) - most
     charges = np.array([deviation.charges.mean(axis=0) for deviation in known]).reshape(-1, terms)
-    rows = np.concatenate([-charges, honest_paid])
-    limits = np.concatenate([MARGIN * epsilon - gains, np.zeros(samples)])
+    asked = (gains > 0) | (charges < 0).any(axis=1)  # of the others no prices ask anything
+    gains, charges = gains[asked], charges[asked]
+    if not (gains > 0).any():
+        return np.zeros(terms)
+    # A solver has tolerances, and charges differ by ten orders of magnitude from lie to lie.
+    of_row, of_term = _balance(charges)
+    honest = honest_paid / of_term
+    of_honest = np.abs(honest).max(initial=0.0) or 1.0
+    size = float((gains / of_row).max())  # of the prices, in units of `of_term`
+    unit = float(gains.max())
+    lies, samples = len(gains), len(honest)
     slack = np.zeros((lies + samples, 1 + lies))
-    slack[lies:, 0] = 1.0
-    slack[:lies, 1:] = np.eye(lies)
-    # Solvers have tolerances: what is gained is about 1, and so is the largest charge of a term.
-    unit = max(epsilon, float(np.abs(gains).max(initial=0.0))) or 1.0
-    sizes = np.abs(rows).max(axis=0, initial=0.0) / unit
-    sizes[sizes == 0] = 1.0
+    slack[:lies, 1:] = np.diag(unit / of_row / size)
+    slack[lies:, 0] = unit / of_honest / size
+    rows = np.concatenate([-charges / of_term / of_row[:, np.newaxis], honest / of_honest])
     found = linprog(
         [*[_IDLE_PRICE] * terms, *[1.0] * (1 + lies)],
-        A_ub=np.column_stack([rows / unit / sizes, -slack]),
-        b_ub=limits / unit,
+        A_ub=np.column_stack([rows, -slack]),
+        b_ub=np.concatenate([-gains / of_row / size, np.zeros(samples)]),
         bounds=[(0.0, None)] * (terms + 1) + [(0.0, excess_max)] * lies,
+        method="highs",
+        options={
+            "primal_feasibility_tolerance": _TOLERANCE,
+            "dual_feasibility_tolerance": _TOLERANCE,
+        },
     )
     if found.x is None:
         return None
-    prices: Floats = found.x[:terms] / sizes
+    prices: Floats = found.x[:terms] * size / of_term
     return prices
+
+
+def _balance(values: Floats) -> tuple[Floats, Floats]:
+    """By what to divide rows and columns so that the largest of each is about 1 (Ruiz 2001)."""
+    rows, columns = np.ones(values.shape[0]), np.ones(values.shape[1])
+    for _ in range(_BALANCINGS):
+        left = np.abs(values) / rows[:, np.newaxis] / columns
+        for sizes, largest in ((rows, left.max(axis=1)), (columns, left.max(axis=0))):
+            sizes *= np.sqrt(np.where(largest > 0, largest, 1.0))
+    return rows, columns
 
 
 def interval(samples: Sequence[float] | Floats, confidence: float = CONFIDENCE) -> Interval:

@@ -142,7 +142,7 @@ class UsersStrategy:
             raise ConfigurationError(
                 f"strategy {self.path!r}: report() gave {fault} in round {context.round}"
             )
-        return cast(Tensor, answer)
+        return cast(Tensor, answer).detach()
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,4 +287,6 @@ def _fault(answer: object, given: Tensor) -> str:
         return f"the shape {tuple(answer.shape)}, not {tuple(given.shape)}"
     if answer.dtype != given.dtype:
         return f"{answer.dtype}, not {given.dtype}"
+    if (answer.layout, answer.device) != (given.layout, given.device):
+        return f"a {answer.layout} tensor on {answer.device}, not {given.layout} on {given.device}"
     return ""

@@ -96,8 +96,9 @@ def read_toml(path: FilePath, what: str, bytes_max: int | None = None) -> dict[s
     Raises:
         ConfigurationError: as `read_bytes`; not TOML; a key of more than 33 parts.
     """
+    data = read_bytes(path, what, bytes_max)
     try:
-        text = read_bytes(path, what, bytes_max).decode()
+        text = data.decode()
         _check_keys(text)
         return tomllib.loads(text)
     # A ValueError is bad TOML, bad UTF-8 or a whole number of thousands of digits.

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from topologies.cluster import Cluster
 
 RUNS_NAME: Final = "runs"
+PRICE_MAX: Final = 1e12
 
 
 @click.command("audit")
@@ -110,6 +112,7 @@ def command(
     from agent.runtimes.incentive_audit import audit, library
     from agent.runtimes.stand_ins import stand_in_entries
     from agent.runtimes.testbed import cluster_of
+    from mechanisms.payments import parse_rule
     from mechanisms.strategy_specs import canonical_strategy, parse_strategy, split_list
 
     factor = None if price == "auto" else _number(price)
@@ -120,7 +123,15 @@ def command(
     ]
     clusters = [cluster_of(plan, Path("audit"), stand_in_entries) for plan in plans]
     if clusters[0].payments.rule == "none":
-        raise ConfigurationError("--rule none has no prices to audit; --price 0 shows free gains")
+        raise ConfigurationError(
+            "--rule none has no prices to audit; leave it out, with --price 0 for free gains alone"
+        )
+    if factor is not None:
+        highest = factor * max(t.price for t in parse_rule(clusters[0].payments.rule).terms)
+        if highest > PRICE_MAX:
+            raise ConfigurationError(
+                f"--price {price}: makes a price of {highest:.3g} credits; at most {PRICE_MAX:.0e}"
+            )
     if len(clusters[0].ids) < 2:
         raise ConfigurationError("--agents: who is alone has nobody to lie to; give two or more")
     liar = agent or clusters[0].ids[0]
@@ -138,7 +149,7 @@ def command(
     cache = _prepared(place)
     question = Question(clusters, liar, competition, epsilon, factor, data_root, plans[0].initial)
     try:
-        with _progress() as told:
+        with _no_answer(place), _progress() as told:
             verdict = audit(
                 question,
                 chosen,
@@ -151,7 +162,8 @@ def command(
         click.echo(f"candor: interrupted; the same with --run-dir {place} goes on", err=True)
         context.exit(INTERRUPTED)
     kept = _settings(clusters, asked["topology"], competition, price)
-    found, report = audit_report.write(verdict, kept, place)
+    with _no_answer(place):
+        found, report = audit_report.write(verdict, kept, place)
     if as_json:
         click.echo(found)
     else:
@@ -227,8 +239,23 @@ def _prepared(run_dir: Path) -> Path:
 
 
 @contextmanager
+def _no_answer(run_dir: Path) -> Iterator[None]:
+    """Let what goes wrong end with exit code 2: 1 says that a lie pays."""
+    try:
+        yield
+    except BrokenProcessPool as exc:
+        raise ConfigurationError(
+            f"a process of the audit died, maybe for want of memory; with fewer --jobs and "
+            f"--run-dir {run_dir} it goes on"
+        ) from exc
+    except OSError as exc:
+        raise ConfigurationError(f"--run-dir {run_dir}: {exc.strerror or exc}") from exc
+
+
+@contextmanager
 def _progress() -> Iterator[Any]:
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks: dict[str, Any] = {}
 
         def told(what: str, done: int, of: int) -> None:

@@ -54,7 +54,7 @@ def plan_options(*, required: bool, lies: bool = True) -> Callable[[Function], F
         mixing_option,
         click.option(
             "--seed",
-            type=click.IntRange(min=0),
+            type=click.IntRange(0, 2**62),
             default=0,
             show_default=True,
             help="Seed of the run.",

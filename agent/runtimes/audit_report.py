@@ -45,7 +45,10 @@ def facts(verdict: Verdict, settings: Mapping[str, object]) -> dict[str, Any]:
         "profitable_without_payments": verdict.profitable(free=True),
         "profitable": verdict.profitable(),
         "uncertain": uncertain(verdict),
-        "honest_pays": {"median": float(median), "p98": float(high), "all": paid.tolist()},
+        "honest_pays": {
+            "median": float(median), "p98": float(high), "max": float(paid.max()),
+            "all": paid.tolist(),
+        },
         "rounds": verdict.marks.tolist(),
         "strategies": {one.strategy: _strategy(verdict, one) for one in verdict.judged},
     }  # fmt: skip
@@ -54,15 +57,11 @@ def facts(verdict: Verdict, settings: Mapping[str, object]) -> dict[str, Any]:
 
 
 def _stopping(verdict: Verdict) -> dict[str, Any] | None:
-    """The rule that stops all lies and what it costs, where another was judged to spare honest
-    agents."""
+    """The rule that stops all lies, and the most that an honest agent pays under it."""
     if verdict.stopping is None:
         return None
     paid = verdict.honest_payments(verdict.stopping) / verdict.reward
-    return {
-        "rule": verdict.rule_at(verdict.stopping),
-        "honest_p98": float(np.percentile(paid, 98)),
-    }
+    return {"rule": verdict.rule_at(verdict.stopping), "honest_max": float(paid.max())}
 
 
 def _strategy(verdict: Verdict, one: Judged) -> dict[str, Any]:
@@ -119,7 +118,7 @@ def uncertain(verdict: Verdict) -> list[str]:
 def sentences(verdict: Verdict) -> list[str]:
     """The audit in a few lines of text."""
     window, free = verdict.window, verdict.profitable(free=True)
-    median, high = np.percentile(verdict.honest_payments(), [50, 98]) / verdict.reward
+    median, high, most = np.percentile(verdict.honest_payments(), [50, 98, 100]) / verdict.reward
     share = verdict.epsilon / verdict.reward
     best = max([0.0, *(float(j.deviation.gains.mean()) for j in verdict.judged)])
     lines = [
@@ -143,12 +142,15 @@ def sentences(verdict: Verdict) -> list[str]:
         )
     lines.append(
         f"honest agents pay {100 * median:+.2f} % in the median, {100 * high:+.2f} % at the 98th "
-        "percentile (below 0: receive)"
+        f"percentile, {100 * most:+.2f} % at most (below 0: receive)"
     )
-    if stopping := _stopping(verdict):
+    if verdict.profitable():
+        stopping = _stopping(verdict)
         lines.append(
-            f"no lie would pay with {stopping['rule']}, but 2 % of honest agents would pay more "
-            f"than {100 * stopping['honest_p98']:.2f} %"
+            "no prices of these terms stop all lies"
+            if stopping is None
+            else f"no lie would pay with {stopping['rule']}, and no honest agent more than "
+            f"{100 * stopping['honest_max']:.2f} %"
         )
     if doubtful := uncertain(verdict):
         lines.append(

@@ -102,8 +102,8 @@ class Verdict:
     `terms` (terms,) names the rule's; `prices` (terms,) those judged at; `epsilon` and `reward` in
     units of loss, the latter what honest training saves the agent. `window`: factors on the prices.
     `honest_paid` (runs x agents, terms): what honest agents among themselves pay, at price 1.
-    `theory`: see `theory_price`. `stopping` (terms,): prices that leave no lie more than epsilon
-    whatever honest agents pay, where the audit chose others to spare those; else None.
+    `theory`: see `theory_price`. `stopping` (terms,): the prices that leave no lie more than
+    epsilon whatever honest agents pay; None if none do.
     """
 
     agent: str
@@ -243,15 +243,12 @@ class _Trials:
         rule = self._rule
         judged = tuple(self.judged.values())
         honest_paid = np.concatenate([run.paid[-1] for run in self.honest])
-        stopping: Floats | None = None
+        lies = [one.deviation for one in judged]
         if question.factor is not None:
             prices = question.factor * np.array([term.price for term in rule.terms])
         else:
-            lies = [one.deviation for one in judged]
             prices = suggested_prices(lies, honest_paid, epsilon)
-            stopping = stopping_prices(lies, honest_paid, epsilon)
-            if stopping is not None and np.array_equal(stopping, prices):
-                stopping = None
+        stopping = stopping_prices(lies, honest_paid, epsilon)
         terms = tuple(
             term.text.rpartition("@" if "@" in term.text else ":")[0] for term in rule.terms
         )

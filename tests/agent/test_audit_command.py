@@ -88,6 +88,10 @@ def test_a_lie_that_pays_is_named(capsys, tmp_path):
     assert (code, found["rule"]) == (1, "none")
     assert found["profitable"] == ["scale:3"]
     assert found["strategies"]["scale:3"]["gain"][0] > 0.01
+    assert cli.run([*RUN, "--run-dir", str(tmp_path / "audit"), *more]) == 1
+    told = capsys.readouterr().out
+    assert f"no lie would pay with {found['stopping']['rule']}, and no honest agent" in told
+    assert found["stopping"]["honest_max"] >= 0
 
 
 def test_the_search_finds_a_lie_that_gains_more_where_nothing_is_charged(capsys, tmp_path):
@@ -212,6 +216,11 @@ def line(pid: int) -> str:
     "more",
     [
         ("--price", "much"),
+        ("--price", "1e308"),
+        ("--strategies", "label-flip:from=1,to=99"),
+        ("--step-size", "1e308"),
+        ("--seed", "99999999999999999999999"),
+        ("--run-dir", "/proc/none"),
         ("--strategies", "scal:3"),
         ("--strategies", ""),
         ("--strategies", "honest"),

@@ -114,6 +114,55 @@ def test_prices_do_not_depend_on_the_unit_of_the_loss(unit):
     assert prices == pytest.approx([(0.07 - MARGIN * 0.01) / 3.0])
 
 
+@pytest.mark.parametrize("times", [1e-2, 1.0, 1e4, 1e8])
+def test_a_lie_that_is_charged_far_more_than_the_others_changes_nothing(times):
+    """The first term costs honest agents six times what the second does."""
+    lies = [
+        deviation(0.1895, 64.92, 13.02),
+        deviation(0.4028, 3.061e6 * times, 3.24e6 * times),
+        deviation(-1e8, 1e10 * times, 1e10 * times),
+    ]
+    honest = np.array([[8.4, 0.26], [-8.4, -0.26]])
+    prices = stopping_prices(lies, honest, epsilon=0.0012)
+    assert prices == pytest.approx([0.0, (0.1895 - MARGIN * 0.0012) / 13.02])
+    assert suggested_prices(lies, honest, epsilon=0.004) == pytest.approx(prices, rel=0.02)
+
+
+@given(
+    st.lists(st.tuples(*[st.floats(-1, 1)], *[st.floats(-6, 8)] * 2), min_size=1, max_size=4),
+    st.lists(st.tuples(*[st.floats(0.01, 1)] * 2), min_size=1, max_size=3),
+)
+def test_no_other_prices_stop_all_lies_for_less(lies, honest):
+    """All charges are above 0; corners of the programme by hand."""
+    lies = [deviation(gain, 10.0**one, 10.0**two) for gain, one, two in lies]
+    honest_paid = np.array(honest)
+    found = stopping_prices(lies, honest_paid, epsilon=0.1)
+    assert found is not None
+    wanted = np.array([lie.gains[0] - MARGIN * 0.1 for lie in lies])
+    charges = np.array([lie.charges[0] for lie in lies])
+    assert (charges @ found >= wanted - 1e-6 * np.abs(wanted) - 1e-12).all()
+    least = min(
+        float((honest_paid @ corner).max()) for corner in _corners(charges, wanted, honest_paid)
+    )
+    assert float((honest_paid @ found).max()) <= least * 1.001 + 1e-12
+
+
+def _corners(charges, wanted, honest_paid):
+    """Two prices at which two limits hold, among those that keep all of them."""
+    lines = [*zip(charges, wanted, strict=True), (np.array([1.0, 0.0]), 0.0)]
+    lines.append((np.array([0.0, 1.0]), 0.0))
+    lines += [(one - other, 0.0) for one in honest_paid for other in honest_paid]
+    for one, limit in lines:
+        for other, bound in lines:
+            matrix = np.array([one, other])
+            if abs(np.linalg.det(matrix)) <= 1e-12 * np.abs(matrix).max() ** 2:
+                continue
+            corner = np.linalg.solve(matrix, [limit, bound])
+            kept = charges @ corner >= wanted - 1e-9 * np.abs(wanted) - 1e-15
+            if kept.all() and (corner >= -1e-15).all():
+                yield np.maximum(corner, 0.0)
+
+
 def test_a_term_that_does_not_help_has_no_price():
     """The first term charges a saboteur, who has lost already, and no honest agent."""
     lies = [deviation(1.0, 0.0, 10.0), deviation(-7.0, 1e4, 0.0)]

@@ -189,6 +189,10 @@ class Infinite:
     def report(self, gradient, context):
         return gradient / 0.0
 
+class Sparse:
+    def report(self, gradient, context):
+        return gradient.to_sparse()
+
 class Silent:
     def report(self, gradient, context):
         pass
@@ -248,6 +252,7 @@ def test_a_users_strategy_is_used(users_module: str) -> None:
         ("Wide", r"the shape \(2, 8\), not \(2, 4\)"),
         ("Double", "torch.float64, not torch.float32"),
         ("Infinite", "not finite"),
+        ("Sparse", "torch.sparse_coo tensor"),
         ("Silent", "a NoneType, not a tensor"),
         ("Raises", "KeyError"),
     ],
