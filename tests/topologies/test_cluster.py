@@ -88,7 +88,8 @@ def clusters(draw: st.DrawFn) -> Cluster:
         agents=[entry(agent, i) for i, agent in enumerate(ids)],
         task=TaskSettings(name=draw(LINES), parameters=draw(COUNTS), model_digest=DIGEST),
         algorithm=AlgorithmSettings(
-            step_size=draw(POSITIVE), momentum=draw(st.floats(0, 1, exclude_max=True))
+            step_size=draw(st.floats(1e-300, 1e30)),
+            momentum=draw(st.floats(0, 1, exclude_max=True)),
         ),
         rounds=RoundSettings(rounds=draw(COUNTS), deadline_s=draw(POSITIVE)),
         payments=PaymentSettings(rule=draw(LINES), window=draw(COUNTS)),
