@@ -241,9 +241,12 @@ class Learner:
         return value
 
     def _check_loss(self) -> None:
-        """Run the loss once, so that a task that cannot be trained is refused before the run."""
+        """Run the loss once, so that a task that cannot be trained is refused before the run: on
+        the first sample, and on one of the largest class, which the model may not know."""
         x = torch.cat([p.detach().flatten() for p in self._wrapper.model.parameters()])
-        batch = tuple(tensor[:2].unsqueeze(0) for tensor in self._data)
+        last = self._data[-1]
+        largest = int(last.double().argmax()) if last.ndim == 1 else -1
+        batch = tuple(tensor[[0, largest]].unsqueeze(0) for tensor in self._data)
         with faults_of("loss"):
             _, losses = self._differentiated(x.unsqueeze(0), batch)
         if losses.ndim != 1:

@@ -26,6 +26,14 @@ run_dir_option = click.option(
 def plan_options(*, required: bool, lies: bool = True) -> Callable[[Function], Function]:
     """Add the options that `plan_of` reads; `required`: graph, task and rounds must be given;
     `lies`: who deviates in the run."""
+    strategy_option = click.option(
+        "--strategy",
+        "strategies",
+        multiple=True,
+        metavar="ID=SPEC",
+        help="How an agent deviates, such as a3=scale:3 (docs/payments.md has all); the others "
+        "are honest.",
+    )
     options = (
         click.option("--agents", type=click.IntRange(min=1), help="Number of agents."),
         click.option(
@@ -43,14 +51,7 @@ def plan_options(*, required: bool, lies: bool = True) -> Callable[[Function], F
         click.option(
             "--rounds", required=required, type=click.IntRange(min=1), help="Rounds to train."
         ),
-        click.option(
-            "--strategy",
-            "strategies",
-            multiple=True,
-            metavar="ID=SPEC",
-            help="How an agent deviates, such as a3=scale:3 (docs/payments.md has all); the others "
-            "are honest.",
-        ),
+        *((strategy_option,) if lies else ()),
         mixing_option,
         click.option(
             "--seed",
@@ -65,7 +66,7 @@ def plan_options(*, required: bool, lies: bool = True) -> Callable[[Function], F
     )
 
     def decorate(function: Function) -> Function:
-        for option in reversed(options if lies else options[:4] + options[5:]):
+        for option in reversed(options):
             function = option(function)
         return function
 

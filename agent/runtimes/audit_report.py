@@ -49,7 +49,7 @@ def facts(verdict: Verdict, settings: Mapping[str, object]) -> dict[str, Any]:
             "median": float(median), "p98": float(high), "max": float(paid.max()),
             "all": paid.tolist(),
         },
-        "rounds": verdict.marks.tolist(),
+        "marks": verdict.marks.tolist(),
         "strategies": {one.strategy: _strategy(verdict, one) for one in verdict.judged},
     }  # fmt: skip
     cleaned: dict[str, Any] = _clean(found)

@@ -49,6 +49,7 @@ def test_prices_are_found_at_which_no_lie_pays(capsys, tmp_path):
     assert code == 0
     assert not found["profitable"]
     assert found["profitable_without_payments"] == ["scale:3"]
+    assert (found["rounds"], found["marks"][0], found["marks"][-1]) == (32, 0, 32)
     assert found["window"]["low"] <= 1
     assert found["window"]["high"] is None or found["window"]["high"] >= 1
     for row in found["strategies"].values():
