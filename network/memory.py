@@ -3,7 +3,7 @@
 libzmq allocates a buffer for every chunk it encrypts, decrypts or receives, and a simulation its
 models every round. glibc returns blocks of that size to the kernel when they are freed, and the
 kernel clears every page of the next one: a sixth of the processor time of an encrypted exchange of
-4 MB with two neighbours, a third of that of a simulated round of 4,096 models of 2,762 parameters.
+4 MB with two neighbours, half of that of a simulated round of 4,096 models of 2,762 parameters.
 """
 
 import ctypes
