@@ -15,21 +15,27 @@ from typing import Final, Self
 
 import numpy as np
 
-from mechanisms.claims import Claim, ClaimedRound, SignedClaim
-from mechanisms.evidence import RunTerms, check_energy, check_trace, energy, injected_after
-from mechanisms.ledger_bodies import Body
-from mechanisms.ledger_records import verify_proposal
-from mechanisms.payments import SignedBill
-from mechanisms.sketch import TraceFold, window_of
-from mechanisms.statements import (
+from candor.mechanisms.evidence.claims import Claim, ClaimedRound, SignedClaim
+from candor.mechanisms.evidence.examiner import (
+    RunTerms,
+    check_energy,
+    check_trace,
+    energy,
+    injected_after,
+)
+from candor.mechanisms.evidence.sketch import TraceFold, window_of
+from candor.mechanisms.evidence.statements import (
     ID_CHARS_MAX,
     EvidenceError,
     SignedStatement,
     Statement,
     commitment,
 )
-from topologies.canonical import MalformedError, Value, is_name, pack, unpack
-from topologies.signatures import SIGNATURE_BYTES
+from candor.mechanisms.ledger.bodies import Body
+from candor.mechanisms.ledger.records import verify_proposal
+from candor.mechanisms.payments.bills import SignedBill
+from candor.topologies.encoding.canonical import MalformedError, Value, is_name, pack, unpack
+from candor.topologies.encoding.signatures import SIGNATURE_BYTES
 
 PROOF_VERSION: Final = 1
 PROOF_BYTES_MAX: Final = 2**21 - 2**12  # fits one message, whatever else that holds

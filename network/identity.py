@@ -2,17 +2,23 @@
 
 The identity signs; the CURVE key encrypts. A certificate, signed by the identity, says that in one
 run this CURVE key at this endpoint is its own. Entropy and time are arguments; where keys lie on
-disk is `agent.keys`'s business.
+disk is `agent.daemon.keys`'s business.
 """
 
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from network.errors import LocalProtocolError, RemoteProtocolError
-from topologies import z85
-from topologies.canonical import MalformedError, Value, pack, unpack
-from topologies.signatures import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SigningKey, is_sound, verify
+from candor.network.errors import LocalProtocolError, RemoteProtocolError
+from candor.topologies.encoding import z85
+from candor.topologies.encoding.canonical import MalformedError, Value, pack, unpack
+from candor.topologies.encoding.signatures import (
+    PUBLIC_KEY_BYTES,
+    SIGNATURE_BYTES,
+    SigningKey,
+    is_sound,
+    verify,
+)
 
 CERTIFICATE_DOMAIN = "candor/curve-bind/v1"
 

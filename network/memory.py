@@ -8,7 +8,7 @@ kernel clears every page of the next one: a sixth of the processor time of an en
 
 import ctypes
 
-from network.transport import MIB
+from candor.network.transport import MIB
 
 # From malloc.h. Setting a threshold turns off the adjustment of both, so both are set.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self, TypeAlias, assert_never
 
-from network.errors import RemoteProtocolError
-from network.wire import LEDGER_KINDS, NONCE_BYTES, Buffer, Envelope, Kind
-from topologies.canonical import Value, is_count, is_name
+from candor.network.errors import RemoteProtocolError
+from candor.network.wire import LEDGER_KINDS, NONCE_BYTES, Buffer, Envelope, Kind
+from candor.topologies.encoding.canonical import Value, is_count, is_name
 
 WITNESSES_MAX: Final = 32  # in one message: 32 statements of two 1,024-bucket sketches, 0.5 MiB
 # Of larger ones fewer go together, so that a header stays below HEADER_BYTES_MAX.

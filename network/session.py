@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Self
 
-from network.errors import RemoteProtocolError
-from network.identity import SignedCertificate
-from network.messages import Hello, valid_nonce
-from topologies.canonical import MalformedError, is_count, is_name, pack, unpack
-from topologies.signatures import SigningKey, verify
+from candor.network.errors import RemoteProtocolError
+from candor.network.identity import SignedCertificate
+from candor.network.messages import Hello, valid_nonce
+from candor.topologies.encoding.canonical import MalformedError, is_count, is_name, pack, unpack
+from candor.topologies.encoding.signatures import SigningKey, verify
 
 HELLO_DOMAIN: Final = "candor/hello/v1"
 GREETING_VERSION: Final = 2

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from network.errors import LocalProtocolError
+from candor.network.errors import LocalProtocolError
 
 Buffer = bytes | memoryview
 KIB, MIB = 1024, 1024 * 1024

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from network.errors import RemoteProtocolError
-from topologies.canonical import MalformedError, Value, is_count, pack, unpack
+from candor.network.errors import RemoteProtocolError
+from candor.topologies.encoding.canonical import MalformedError, Value, is_count, pack, unpack
 
 WIRE_VERSION: Final = 1
 NONCE_BYTES: Final = 16

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mechanisms.claims import SignedClaim
-from mechanisms.payments import BillTerms, SignedBill, edge_delta, make_bill
-from topologies.signatures import SigningKey
+from candor.mechanisms.evidence.claims import SignedClaim
+from candor.mechanisms.payments.bills import BillTerms, SignedBill, edge_delta, make_bill
+from candor.topologies.encoding.signatures import SigningKey
 
 
 @dataclass(frozen=True)

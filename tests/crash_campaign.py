@@ -4,8 +4,8 @@
 
 Every life of a daemon ends in one of these ways, drawn at random from those still owed: `kill -9`
 at a random instant (start-up and re-entry included), or a SIGKILL of its own at a failpoint of
-`agent.failpoints`, reached a random number of times before. It is started again at once, on the
-same data directory. A run's last rounds are left in peace, so that all can settle. Then:
+`agent.daemon.failpoints`, reached a random number of times before. It is started again at once, on
+the same data directory. A run's last rounds are left in peace, so that all can settle. Then:
 
     audit       `candor ledger audit` of the run has no finding
     equal       the two ends of every edge hold the same records, byte for byte
@@ -29,12 +29,12 @@ from typing import Any, Final
 
 import click
 
-from agent import failpoints
-from agent.compose import task_settings
-from agent.ledger_files import audit_run_directory
-from agent.runtimes.testbed import Plan, Testbed, prepare
-from agent.status import Status
-from topologies.cluster import AlgorithmSettings, PaymentSettings, RoundSettings
+from candor.agent.daemon import failpoints
+from candor.agent.daemon.exports import audit_run_directory
+from candor.agent.daemon.status import Status
+from candor.agent.runs.cluster_parts import task_settings
+from candor.agent.testbed.testbed import Plan, Testbed, prepare
+from candor.topologies.cluster.file import AlgorithmSettings, PaymentSettings, RoundSettings
 
 KILL: Final = "kill -9"
 CATCH_UP_MAX_S: Final = 10.0

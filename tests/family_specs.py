@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from topologies.families import FAMILIES
+from candor.topologies.graphs.families import FAMILIES
 
 
 @st.composite

@@ -27,18 +27,20 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from agent.effects import Combine, Log, Persist, Remember, Send
-from mechanisms import claims, ledger_bodies, ledger_records, statements
-from mechanisms import ledger as ledgers
-from mechanisms.ledger_messages import Records, Reject, StateMessage
-from mechanisms.statements import SignedStatement, commitment
-from network import messages, session
-from network.errors import RemoteProtocolError
-from network.messages import Bye, Chunk, Update, Waiting, Witnesses, to_envelope
-from network.wire import Envelope, Kind, decode, encode
+from candor.agent.core.effects import Combine, Log, Persist, Remember, Send
+from candor.mechanisms.evidence import claims, statements
+from candor.mechanisms.evidence.statements import SignedStatement, commitment
+from candor.mechanisms.ledger import bodies as ledger_bodies
+from candor.mechanisms.ledger import channel as ledgers
+from candor.mechanisms.ledger import records as ledger_records
+from candor.mechanisms.ledger.messages import Records, Reject, StateMessage
+from candor.network import messages, session
+from candor.network.errors import RemoteProtocolError
+from candor.network.messages import Bye, Chunk, Update, Waiting, Witnesses, to_envelope
+from candor.network.wire import Envelope, Kind, decode, encode
+from candor.topologies.encoding.canonical import MalformedError, pack, unpack
+from candor.topologies.encoding.signatures import SIGNATURE_BYTES, SigningKey, verify
 from tests.runs import DIM, LocalRun, write_cluster
-from topologies.canonical import MalformedError, pack, unpack
-from topologies.signatures import SIGNATURE_BYTES, SigningKey, verify
 
 VICTIM, PEER = "a0", "a1"
 WALL_S = 1_700_000_000.0

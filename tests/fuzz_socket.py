@@ -15,18 +15,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from agent import cli, keys
-from agent.status import read_status
-from network.errors import RemoteProtocolError
-from network.identity import issue
-from network.messages import from_envelope, to_envelope
-from network.session import Party, Session
-from network.transport import PeerAddress
-from network.wire import Kind, decode, encode
-from network.zeromq import ZeroMqTransport
+from candor.agent.cli import main as cli
+from candor.agent.daemon import keys
+from candor.agent.daemon.status import read_status
+from candor.network.errors import RemoteProtocolError
+from candor.network.identity import issue
+from candor.network.messages import from_envelope, to_envelope
+from candor.network.session import Party, Session
+from candor.network.transport import PeerAddress
+from candor.network.wire import Kind, decode, encode
+from candor.network.zeromq.transport import ZeroMqTransport
+from candor.topologies.cluster.file import load_cluster
+from candor.topologies.specs.specs import ConfigurationError
 from tests import fuzz_peer
-from topologies.cluster import load_cluster
-from topologies.specs import ConfigurationError
 
 ROUNDS = 4000
 PEER = "a1"
@@ -71,7 +72,7 @@ def _daemon(folder: Path, agent: str) -> "subprocess.Popen[bytes]":
     (folder / agent).mkdir()
     with (folder / agent / "stderr.log").open("wb") as errors:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "agent", "agent", *map(str, words)],
+            [sys.executable, "-P", "-m", "candor", "agent", *map(str, words)],
             stdout=subprocess.DEVNULL,
             stderr=errors,
         )

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mechanisms.evidence import Examined, Examiner, Terms
-from mechanisms.statements import SignedStatement, Statement, commitment
-from topologies.canonical import sha256
-from topologies.signatures import SigningKey
-from topologies.weights import Round
+from candor.mechanisms.evidence.examiner import Examined, Examiner, Terms
+from candor.mechanisms.evidence.statements import SignedStatement, Statement, commitment
+from candor.topologies.encoding.canonical import sha256
+from candor.topologies.encoding.signatures import SigningKey
+from candor.topologies.schedules.weights import Round
 
 RUN = bytes(range(32))
 IDS = ("a0", "a1", "a2", "a3")

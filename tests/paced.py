@@ -12,9 +12,9 @@ from typing import Final, TypeVar
 
 from torch import Tensor, nn
 
-from agent.tasks.base import Batch
-from agent.tasks.classification import Classification
-from agent.tasks.digits import MODELS, read_digits
+from candor.agent.tasks.base import Batch
+from candor.agent.tasks.classification import Classification
+from candor.agent.tasks.digits import MODELS, read_digits
 
 T = TypeVar("T")
 

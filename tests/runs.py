@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from agent import keys
-from agent.compose import entry_of
-from agent.core import AgentCore
-from agent.effects import (
+from candor.agent.core.agent import AgentCore
+from candor.agent.core.assembly import assemble, channel_terms
+from candor.agent.core.effects import (
     Begin,
     Combine,
     Effect,
@@ -23,18 +22,17 @@ from agent.effects import (
     Send,
     Verify,
 )
-from agent.ledger_files import write_exports
-from agent.runtimes.assembly import assemble, channel_terms
-from agent.runtimes.daemon import combine
-from agent.store import Store
-from mechanisms.statements import EvidenceError, Statement
-from network.identity import Identity
-from network.messages import Message, Update, from_envelope, to_envelope
-from network.transport import MemoryNetwork
-from network.wire import encode
-from topologies import schedules
-from topologies.canonical import sha256
-from topologies.cluster import (
+from candor.agent.daemon import keys
+from candor.agent.daemon.daemon import combine
+from candor.agent.daemon.exports import write_exports
+from candor.agent.daemon.store import Store
+from candor.agent.runs.cluster_parts import entry_of
+from candor.mechanisms.evidence.statements import EvidenceError, Statement
+from candor.network.identity import Identity
+from candor.network.messages import Message, Update, from_envelope, to_envelope
+from candor.network.transport import MemoryNetwork
+from candor.network.wire import encode
+from candor.topologies.cluster.file import (
     AlgorithmSettings,
     Cluster,
     PaymentSettings,
@@ -44,6 +42,8 @@ from topologies.cluster import (
     dump_cluster,
     model_digest,
 )
+from candor.topologies.encoding.canonical import sha256
+from candor.topologies.schedules import schedules
 
 DIM = 40
 TICK_S = 0.05

@@ -14,20 +14,21 @@ import click
 import numpy as np
 import pytest
 
-from agent import cli
-from mechanisms.games_rows import mean_rows
-from mechanisms.games_sgd_rows import sgd_rows
-from mechanisms.sketch import SignSketch, signs_seed
-from mechanisms.strategies import SIMULATED, STRATEGIES
-from mechanisms.strategy_specs import parse_strategy
-from network.wire import Kind
+from candor.agent.cli import main as cli
+from candor.agent.studies.games.estimation_rows import mean_rows
+from candor.agent.studies.games.sgd_rows import sgd_rows
+from candor.mechanisms.evidence.sketch import SignSketch, signs_seed
+from candor.mechanisms.strategies.lies import SIMULATED, STRATEGIES
+from candor.mechanisms.strategies.specs import parse_strategy
+from candor.network.wire import Kind
+from candor.topologies.encoding.canonical import pack
+from candor.topologies.graphs import formats as graph_files
+from candor.topologies.graphs.families import FAMILIES
+from candor.topologies.mixing import rules as mixing
+from candor.topologies.schedules.schedules import SCHEDULES
+from candor.topologies.specs.specs import parse_spec
 from tests.independent import wire
 from tests.runs import write_cluster
-from topologies import graph_files, mixing
-from topologies.canonical import pack
-from topologies.families import FAMILIES
-from topologies.schedules import SCHEDULES
-from topologies.specs import parse_spec
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("agent", "mechanisms", "network", "topologies")

@@ -6,10 +6,10 @@ from typing import Final, Protocol
 
 from torch import Tensor
 
-from agent.algorithms.dsgd import Hyper, decentralized_sgd, step_schedule
-from agent.algorithms.push import gradient_push
-from agent.effects import Algorithm
-from topologies.specs import ConfigurationError
+from candor.agent.algorithms.dsgd import Hyper, decentralized_sgd, step_schedule
+from candor.agent.algorithms.push import gradient_push
+from candor.agent.core.effects import Algorithm
+from candor.topologies.specs.specs import ConfigurationError
 
 __all__ = [
     "ALGORITHMS",

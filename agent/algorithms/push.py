@@ -4,8 +4,8 @@ from itertools import count
 
 from torch import Tensor
 
-from agent.algorithms.dsgd import Hyper
-from agent.effects import Algorithm, LocalSteps, Mass, Mix, Report
+from candor.agent.algorithms.dsgd import Hyper
+from candor.agent.core.effects import Algorithm, LocalSteps, Mass, Mix, Report
 
 
 def gradient_push(x: Tensor, hyper: Hyper, start: int = 1) -> Algorithm:
@@ -17,8 +17,9 @@ def gradient_push(x: Tensor, hyper: Hyper, start: int = 1) -> Algorithm:
     The columns of P_t sum to one, so that sums are kept, not means: numerators w z and masses w,
     which start at 1, are pulled to the same uneven places (Kempe, Dobra and Gehrke, 2003). This is
     Algorithm 1 of Assran et al. (ICML 2019), after Nedic and Olshevsky (2016), in its z; whoever
-    performs `Mix` has rows that sum to one, see `topologies.rounds`. Deliberate difference: m_t may
-    be the pseudo-gradient of several local steps from z_t, and a report, as in `dsgd`.
+    performs `Mix` has rows that sum to one, see `topologies.schedules.round_weights`. Deliberate
+    difference: m_t may be the pseudo-gradient of several local steps from z_t, and a report, as in
+    `dsgd`.
 
     Args:
         x: the models z of round `start`, (agents, dim).

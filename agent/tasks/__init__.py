@@ -6,13 +6,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, cast
 
-from agent.partition import Shard
-from agent.tasks.a9a import a9a_from_spec
-from agent.tasks.base import Batch, Task
-from agent.tasks.digits import digits_from_spec
-from agent.tasks.femnist import femnist_from_spec
-from agent.tasks.mnist import mnist_from_spec
-from topologies.specs import ConfigurationError, Spec, is_import_path, load_object, parse_spec
+from candor.agent.tasks.a9a import a9a_from_spec
+from candor.agent.tasks.base import Batch, Task
+from candor.agent.tasks.digits import digits_from_spec
+from candor.agent.tasks.femnist import femnist_from_spec
+from candor.agent.tasks.mnist import mnist_from_spec
+from candor.agent.tasks.partition import Shard
+from candor.topologies.specs.specs import (
+    ConfigurationError,
+    Spec,
+    is_import_path,
+    load_object,
+    parse_spec,
+)
 
 __all__ = ["TASKS", "Batch", "Shard", "Task", "resolve_task"]
 

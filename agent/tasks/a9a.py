@@ -10,10 +10,10 @@ from typing import Final
 
 from torch import Tensor
 
-from agent.tasks.classification import Classification, LabelledData, labelled
-from agent.tasks.files import data_file, read_libsvm
-from agent.tasks.models import Models, choose
-from topologies.specs import ConfigurationError, Spec
+from candor.agent.tasks.classification import Classification, LabelledData, labelled
+from candor.agent.tasks.files import data_file, read_libsvm
+from candor.agent.tasks.models import Models, choose
+from candor.topologies.specs.specs import ConfigurationError, Spec
 
 FEATURES: Final = 123  # the last does not occur in the test file
 

@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 
 from torch import Tensor, nn
 
-from agent.partition import Shard
+from candor.agent.tasks.partition import Shard
 
 Batch: TypeAlias = tuple[Tensor, ...]
 

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from agent.partition import Shard
-from agent.tasks.base import Batch, Task
-from topologies.specs import ConfigurationError
+from candor.agent.tasks.base import Batch, Task
+from candor.agent.tasks.partition import Shard
+from candor.topologies.specs.specs import ConfigurationError
 
 
 @contextmanager

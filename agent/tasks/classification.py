@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agent.partition import Shard
-from agent.tasks.base import Batch
-from topologies.specs import ConfigurationError
+from candor.agent.tasks.base import Batch
+from candor.agent.tasks.partition import Shard
+from candor.topologies.specs.specs import ConfigurationError
 
 TEST_BATCH: Final = 128  # the activations of a CNN, for so many images, stay within 50 MB
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agent.tasks.classification import Classification, LabelledData
-from agent.tasks.models import Models, choose
-from topologies.specs import Spec
+from candor.agent.tasks.classification import Classification, LabelledData
+from candor.agent.tasks.models import Models, choose
+from candor.topologies.specs.specs import Spec
 
 PIXELS: Final = 64
 CLASSES: Final = 10

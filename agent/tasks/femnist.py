@@ -11,10 +11,10 @@ from typing import Final
 
 import numpy as np
 
-from agent.tasks.classification import Classification, LabelledData, labelled
-from agent.tasks.files import data_file, read_npz
-from agent.tasks.models import SIDE, Models, choose, femnist_cnn
-from topologies.specs import ConfigurationError, Spec
+from candor.agent.tasks.classification import Classification, LabelledData, labelled
+from candor.agent.tasks.files import data_file, read_npz
+from candor.agent.tasks.models import SIDE, Models, choose, femnist_cnn
+from candor.topologies.specs.specs import ConfigurationError, Spec
 
 CLASSES: Final = 62
 FILE: Final = "femnist_105writers.npz"

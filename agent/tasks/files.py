@@ -16,8 +16,8 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from topologies.files import open_regular
-from topologies.specs import ConfigurationError
+from candor.topologies.specs.files import open_regular
+from candor.topologies.specs.specs import ConfigurationError
 
 DEFAULT_ROOT: Final = Path("data")
 IDX_BYTES: Final = 0x0800  # the magic number of unsigned bytes, less the number of dimensions

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agent.tasks.classification import Classification, LabelledData, labelled
-from agent.tasks.files import data_file, read_idx
-from agent.tasks.models import SIDE, Models, choose, mnist_cnn
-from topologies.specs import ConfigurationError, Spec
+from candor.agent.tasks.classification import Classification, LabelledData, labelled
+from candor.agent.tasks.files import data_file, read_idx
+from candor.agent.tasks.models import SIDE, Models, choose, mnist_cnn
+from candor.topologies.specs.specs import ConfigurationError, Spec
 
 CLASSES: Final = 10
 SAMPLES_SEED: Final = 0  # which images `samples=` keeps belongs to the task, not to the run

@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 from torch import nn
 
-from topologies.specs import ConfigurationError, Scalar, Spec
+from candor.topologies.specs.specs import ConfigurationError, Scalar, Spec
 
 Build: TypeAlias = Callable[[], nn.Module]
 

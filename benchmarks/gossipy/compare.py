@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 from sides import SIDES, Side, accuracy
 
-from agent.runtimes.simulate_bench import TASKS, bench_cluster, peak_mib
-from topologies.cluster import Cluster
+from candor.agent.studies.bench.simulation import TASKS, bench_cluster, peak_mib
+from candor.topologies.cluster.file import Cluster
 
 TABLE_WIDTH: Final = 150
 WORK: Final = 4_000  # agents times rounds of gossipy's turn, some five seconds

@@ -25,14 +25,14 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from agent.partition import Shard
-from agent.runtimes.simulate_bench import STEP_SIZE
-from agent.runtimes.vectorised import Simulation
-from agent.tasks import resolve_task
-from agent.tasks.base import Batch, Task
-from agent.tasks.checked import build_model
-from network.memory import keep_freed_memory
-from topologies.cluster import Cluster
+from candor.agent.simulation.vectorised import Simulation
+from candor.agent.studies.bench.simulation import STEP_SIZE
+from candor.agent.tasks import resolve_task
+from candor.agent.tasks.base import Batch, Task
+from candor.agent.tasks.checked import build_model
+from candor.agent.tasks.partition import Shard
+from candor.network.memory import keep_freed_memory
+from candor.topologies.cluster.file import Cluster
 
 BATCH: Final = 32
 TIMESTEPS: Final = 100  # of a gossipy round; its own examples have as many

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mechanisms import proofs
-from mechanisms.claims import Claim, ClaimedRound, SignedClaim
-from mechanisms.evidence import Examiner, Terms
-from mechanisms.proofs import CONTRADICTORY, Proof, ProofError, contradiction, verify_proof
-from mechanisms.statements import EvidenceError, SignedStatement, commitment
+from candor.mechanisms import proofs
+from candor.mechanisms.evidence.claims import Claim, ClaimedRound, SignedClaim
+from candor.mechanisms.evidence.examiner import Examiner, Terms
+from candor.mechanisms.evidence.statements import EvidenceError, SignedStatement, commitment
+from candor.mechanisms.proofs import CONTRADICTORY, Proof, ProofError, contradiction, verify_proof
+from candor.topologies.encoding.canonical import MalformedError, pack, unpack
 from tests.golden import assert_golden
 from tests.honest import DIM, IDS, KEYS, RUN, WINDOW, Ring, make_terms, sign
 from tests.mutations import mutated
-from topologies.canonical import MalformedError, pack, unpack
 
 TERMS = make_terms()
 ROUNDS = 7

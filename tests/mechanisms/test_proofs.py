@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mechanisms.proofs import (
+from candor.mechanisms.evidence.statements import EvidenceError, SignedStatement
+from candor.mechanisms.proofs import (
     DOUBLE_SIGNED,
     EQUIVOCATION,
     TWO_CLAIMS,
@@ -14,9 +15,8 @@ from mechanisms.proofs import (
     equivocation,
     verify_proof,
 )
-from mechanisms.statements import EvidenceError, SignedStatement
+from candor.topologies.encoding.canonical import MalformedError
 from tests.honest import IDS, KEYS, Ring, make_terms, sign
-from topologies.canonical import MalformedError
 
 TERMS = make_terms()
 

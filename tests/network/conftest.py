@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import pytest
 import zmq
 
-from network.transport import Delivery, PeerAddress, TransportLimits
-from network.zeromq import ZeroMqTransport
+from candor.network.transport import Delivery, PeerAddress, TransportLimits
+from candor.network.zeromq.transport import ZeroMqTransport
 
 DEADLINE_S = 20.0
 # Quick to reconnect, so that a test of it is quick too.

@@ -9,8 +9,8 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from network.errors import LocalProtocolError, RemoteProtocolError
-from network.identity import (
+from candor.network.errors import LocalProtocolError, RemoteProtocolError
+from candor.network.identity import (
     CERTIFICATE_BYTES_MAX,
     CERTIFICATE_DOMAIN,
     ENDPOINT_BYTES_MAX,
@@ -23,9 +23,9 @@ from network.identity import (
     curve_public,
     issue,
 )
-from topologies import z85
-from topologies.canonical import MalformedError, pack
-from topologies.signatures import SigningKey
+from candor.topologies.encoding import z85
+from candor.topologies.encoding.canonical import MalformedError, pack
+from candor.topologies.encoding.signatures import SigningKey
 
 VECTOR = Path(__file__).parents[1] / "vectors" / "certificate.json"
 IDENTITY = Identity.from_seeds(bytes(range(32)), bytes(range(32, 64)))

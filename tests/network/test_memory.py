@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from network.memory import keep_freed_memory
+from candor.network.memory import keep_freed_memory
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's setting")
@@ -17,5 +17,5 @@ def test_glibc_takes_the_setting() -> None:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's setting")
 def test_glibc_takes_the_setting_of_simulations() -> None:
     """In a process of its own: it holds for the whole of one."""
-    code = "from network.memory import keep_freed_memory as k; assert k(all_of_it=True)"
+    code = "from candor.network.memory import keep_freed_memory as k; assert k(all_of_it=True)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

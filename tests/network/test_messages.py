@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from network.errors import RemoteProtocolError
-from network.messages import (
+from candor.network.errors import RemoteProtocolError
+from candor.network.messages import (
     CODE_CHARS_MAX,
     WITNESSES_BYTES_MAX,
     WITNESSES_MAX,
@@ -23,8 +23,8 @@ from network.messages import (
     to_envelope,
     valid_nonce,
 )
-from network.wire import LEDGER_KINDS, NONCE_BYTES, Envelope, Kind, decode, encode
-from topologies.canonical import COUNT_MAX, Value
+from candor.network.wire import LEDGER_KINDS, NONCE_BYTES, Envelope, Kind, decode, encode
+from candor.topologies.encoding.canonical import COUNT_MAX, Value
 
 NONCE = bytes(range(NONCE_BYTES))
 COUNTS = st.integers(0, COUNT_MAX)

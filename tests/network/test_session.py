@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from network.errors import RemoteProtocolError
-from network.identity import Identity, SignedCertificate, issue
-from network.messages import Hello
-from network.session import (
+from candor.network.errors import RemoteProtocolError
+from candor.network.identity import Identity, SignedCertificate, issue
+from candor.network.messages import Hello
+from candor.network.session import (
     HELLO_BYTES_MAX,
     HELLO_DOMAIN,
     HELLO_RETRY_FIRST_S,
@@ -22,10 +22,10 @@ from network.session import (
     Session,
     SessionState,
 )
+from candor.topologies.encoding.canonical import COUNT_MAX, Value, pack, unpack
+from candor.topologies.encoding.signatures import verify
 from tests.golden import assert_golden
 from tests.mutations import mutated
-from topologies.canonical import COUNT_MAX, Value, pack, unpack
-from topologies.signatures import verify
 
 A, B, C = (Identity.from_seeds(bytes([i]) * 32, bytes([i + 100]) * 32) for i in range(3))
 RUN = "demo"

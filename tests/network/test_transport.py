@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from network.errors import LocalProtocolError
-from network.transport import (
+from candor.network.errors import LocalProtocolError
+from candor.network.transport import (
     Delivery,
     MemoryNetwork,
     Outbox,

@@ -4,10 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from network.errors import RemoteProtocolError
-from network.wire import HEADER_BYTES_MAX, LEDGER_KINDS, NONCE_BYTES, Envelope, Kind, decode, encode
+from candor.network.errors import RemoteProtocolError
+from candor.network.wire import (
+    HEADER_BYTES_MAX,
+    LEDGER_KINDS,
+    NONCE_BYTES,
+    Envelope,
+    Kind,
+    decode,
+    encode,
+)
+from candor.topologies.encoding.canonical import pack
 from tests.mutations import mutated
-from topologies.canonical import pack
 
 NONCE = bytes(range(NONCE_BYTES))
 KINDS = sorted(set(Kind) - {Kind.HELLO, Kind.CHUNK})

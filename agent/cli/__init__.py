@@ -1,0 +1,1 @@
+"""The commands of `candor`, one module each; assembled by `main`."""

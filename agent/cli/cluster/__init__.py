@@ -1,0 +1,1 @@
+"""`candor cluster`: cluster files, and who joins and leaves."""

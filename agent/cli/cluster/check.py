@@ -1,0 +1,195 @@
+"""`candor cluster check`: is this the right file, are these the right keys, does anybody answer?
+
+No clock is read but to bound the wait: certificates and signatures here do not expire.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from candor.agent.cli.options import FiniteRange, data_root_option, initial_option, json_option
+from candor.agent.daemon import keys, organisers
+from candor.agent.daemon.reachability import Answer, dial_all, greet_all
+from candor.agent.runs import cluster_parts as compose
+from candor.network.identity import Identity
+from candor.topologies.cluster.file import AgentEntry, Cluster, load_cluster
+from candor.topologies.cluster.revisions import check_succession
+from candor.topologies.specs.specs import ConfigurationError, SignatureError
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--id", "agent", help="Check as this agent: only its neighbours are dialled.")
+@click.option(
+    "--keys",
+    "keys_dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Check that these are the keys of --id, and shake hands with its neighbours.",
+)
+@click.option(
+    "--organiser",
+    metavar="KEY|FILE",
+    help="Check that this organiser signed it: an identity in hex, or a public.toml.  [default: "
+    "one that KEYS has asked]",
+)
+@click.option(
+    "--previous",
+    type=click.Path(path_type=Path),
+    help="Check that it follows this file, which has been in use.",
+)
+@click.option(
+    "--timeout-s",
+    type=FiniteRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="Longest wait for all endpoints together, seconds.",
+)
+@click.option("--no-dial", is_flag=True, help="Connect to nobody.")
+@click.option("--no-task", is_flag=True, help="Do not build the task's model.")
+@initial_option
+@data_root_option
+@json_option
+@click.pass_context
+def check(
+    context: click.Context,
+    file: Path,
+    agent: str | None,
+    keys_dir: Path | None,
+    organiser: str | None,
+    previous: Path | None,
+    timeout_s: float,
+    no_dial: bool,
+    no_task: bool,
+    initial: Path | None,
+    data_root: Path | None,
+    as_json: bool,
+) -> None:
+    """Check a cluster FILE, the keys and the task on this host, and that its endpoints answer.
+
+    A signed file is checked against its organiser's signature and every agent's own; with --keys,
+    it must be signed by an organiser that they have asked, and neighbours must hold the keys that
+    the file has for them and let this agent in. Without, an open port may be anybody's.
+
+    Exit codes: 0 all is well, 1 an agent does not answer, 2 file, keys or task are not right,
+    3 the file is not what was signed, or not by whom or after what it should be.
+
+    \b
+    Examples:
+      candor cluster check cluster.toml --id alice --keys keys/alice
+      candor cluster check cluster.toml --organiser organiser.toml --previous old.toml --no-dial
+    """
+    cluster = load_cluster(file)
+    organisers.check_signer(cluster, file, organiser, keys_dir)
+    origin = "" if previous is None else _origin(cluster, file, previous)
+    compose.check_rule(cluster.payments.rule)
+    compose.check_partition(cluster.task.partition)
+    dialled = cluster.ids if agent is None else cluster.neighbours(agent)
+    identity = None if keys_dir is None else _own_keys(cluster, agent, keys_dir)
+    if not no_task:
+        _check_task(cluster, data_root, initial)
+    entries = [] if no_dial else [cluster.agent(name) for name in dialled]
+    answers = _answers(entries, identity, timeout_s)
+    silent = [e.id for e in entries if all(answers[place].reason for place in e.endpoints)]
+    if as_json:
+        shown = [
+            {"agent": entry.id, "endpoint": place, "reason": answers[place].reason}
+            for entry in entries
+            for place in entry.endpoints
+        ]
+        revision = cluster.revision.model_dump() if cluster.revision else None
+        facts = {"ok": not silent, "run_id": cluster.run_id, "fingerprint": cluster.fingerprint}
+        checked = {"keys_checked": identity is not None}
+        click.echo(json.dumps(facts | checked | {"revision": revision, "endpoints": shown}))
+    else:
+        _tell(cluster, file, origin)
+        _tell_answers(entries, answers, handshakes=identity is not None)
+    if silent:
+        context.exit(1)
+
+
+def _origin(cluster: Cluster, file: Path, previous: Path) -> str:
+    """How the file stands to the previous one, which it must be able to follow."""
+    old = load_cluster(previous)
+    try:
+        check_succession(old, cluster)
+    except SignatureError as exc:
+        raise SignatureError(f"{file}: {exc}") from exc
+    before, after = (each.revision.number for each in (old, cluster) if each.revision)
+    match after - before:
+        case 0:
+            return f"the same revision as {previous}"
+        case 1:
+            return f"follows {previous}"
+        case 2:
+            return f"later than {previous}: revision {before + 1} is between"
+        case _:
+            return f"later than {previous}: revisions {before + 1} to {after - 1} are between"
+
+
+def _own_keys(cluster: Cluster, agent: str | None, keys_dir: Path) -> Identity:
+    if agent is None:
+        raise ConfigurationError("--keys: say whose keys they are with --id")
+    entry, identity = cluster.agent(agent), keys.load(keys_dir)
+    for name, stated, found in (
+        ("identity", entry.identity, identity.public.identity.hex()),
+        ("curve", entry.curve, identity.public.curve),
+    ):
+        if stated != found:
+            raise ConfigurationError(
+                f"{keys_dir}: its {name} key is not the one of agent {agent!r} in the cluster file "
+                f"({found[:12]}…, not {stated[:12]}…); use that agent's keys or write the file anew"
+            )
+    return identity
+
+
+def _check_task(cluster: Cluster, data_root: Path | None, initial: Path | None) -> None:
+    from candor.agent.learning.learner import verified_initial_parameters
+    from candor.agent.tasks import resolve_task
+
+    task = resolve_task(cluster.task.name, data_root)
+    verified_initial_parameters(task, cluster.task, cluster.seed, initial)
+
+
+def _answers(
+    entries: Sequence[AgentEntry], identity: Identity | None, timeout_s: float
+) -> dict[str, Answer]:
+    servers = {place: entry.curve for entry in entries for place in entry.endpoints}
+    if identity is None:
+        return dial_all(servers, timeout_s)
+    return greet_all(servers, (identity.curve_public, identity.curve_secret), timeout_s)
+
+
+def _tell(cluster: Cluster, file: Path, origin: str) -> None:
+    unsigned = "" if cluster.revision else "not signed, "
+    click.echo(f"{file}: valid, {unsigned}fingerprint {cluster.fingerprint}")
+    if cluster.revision:
+        number, organiser = cluster.revision.number, cluster.revision.organiser
+        click.echo(f"revision {number}, signed by organiser {organiser}")
+        click.echo(f"all {len(cluster.ids)} agents signed their entries for this organiser")
+    if origin:
+        click.echo(origin)
+
+
+def _tell_answers(
+    entries: Sequence[AgentEntry], answers: dict[str, Answer], *, handshakes: bool
+) -> None:
+    for entry in entries:
+        reached = any(answers[place].reason is None for place in entry.endpoints)
+        for place in entry.endpoints:
+            click.echo(_endpoint_line(entry.id, place, answers[place], reached, handshakes))
+
+
+def _endpoint_line(
+    agent: str, endpoint: str, answer: Answer, reached: bool, handshakes: bool
+) -> str:
+    if answer.reason is None:
+        took = f"{1000 * answer.seconds:.0f} ms"
+        if handshakes:
+            return f"ok    {agent} {endpoint} ({took})"
+        return f"open  {agent} {endpoint} ({took}; keys not checked: give --id and --keys)"
+    if reached:
+        return f"-     {agent} {endpoint}: {answer.reason}; it answers elsewhere"
+    hint = "" if answer.connected else "; does its agent run, and is the port open?"
+    return f"FAIL  {agent} {endpoint}: {answer.reason}{hint}"

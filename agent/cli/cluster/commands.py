@@ -1,0 +1,237 @@
+"""`candor cluster`: write, check and show the file that all agents of a run share."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from candor.agent.cli.cluster.check import check
+from candor.agent.cli.cluster.members import (
+    add,
+    amend,
+    facts,
+    gap_of,
+    remove,
+    request,
+    signed_line,
+    tell_written,
+)
+from candor.agent.cli.options import (
+    data_root_option,
+    initial_option,
+    json_option,
+    mixing_option,
+    section,
+    settings_options,
+)
+from candor.agent.daemon import keys
+from candor.agent.reports import terminal_graph
+from candor.agent.runs import cluster_parts as compose
+from candor.topologies.cluster import graph_section as drawing
+from candor.topologies.cluster import revisions
+from candor.topologies.cluster.file import (
+    AlgorithmSettings,
+    PaymentSettings,
+    RoundSettings,
+    assemble_cluster,
+    dump_cluster,
+    load_cluster,
+    signed,
+)
+from candor.topologies.cluster.requests import entries_for, load_request
+from candor.topologies.schedules import schedules
+from candor.topologies.specs.files import write_text
+from candor.topologies.specs.specs import ConfigurationError
+
+
+@click.group("cluster")
+def command() -> None:
+    """Write, check and show a cluster file: who is in a run, and what all do alike.
+
+    Agents ask to join, an organiser signs who is in; agents join and leave in numbered revisions.
+
+    \b
+    Examples:
+      candor cluster request keys/alice --id alice --endpoint tcp://198.51.100.10:7000 \\
+          --organiser organiser.toml -o alice.request.toml
+      candor cluster new requests/*.toml --sign-with keys/organiser --topology ring --task digits \\
+          --run-id spring -o cluster.toml
+      candor cluster check cluster.toml --id alice --keys keys/alice
+      candor cluster add cluster.toml dave.request.toml --sign-with keys/organiser -o new.toml
+    """
+
+
+@command.command()
+@click.argument("requests", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--sign-with",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="KEYS",
+    help="The organiser's keys: with join requests, signs the file as revision 1.",
+)
+@click.option(
+    "--topology",
+    required=True,
+    metavar="SPEC|FILE",
+    help="A family such as ring, a schedule such as one-peer-exponential, or a file.",
+)
+@click.option(
+    "--task", required=True, metavar="NAME", help="A built-in task such as digits, or module:Class."
+)
+@click.option("--run-id", required=True, help="Name of the run; in every signature.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the cluster file here.",
+)
+@click.option(
+    "--agent",
+    "named",
+    multiple=True,
+    metavar="ID=KEYS@ENDPOINT",
+    help="An agent: its public.toml or keys directory, and the address its neighbours dial.",
+)
+@click.option("--agents", type=int, help="All on this host: how many agents.")
+@click.option("--base-port", type=int, help="All on this host: agent number i gets port P + i.")
+@click.option(
+    "--keys-root",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="All on this host: keys lie in KEYS_ROOT/ID.",
+)
+@mixing_option
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the run.")
+@click.option("--rounds", type=int, default=100, show_default=True, help="Rounds to train.")
+@settings_options()
+@initial_option
+@data_root_option
+@json_option
+def new(
+    requests: tuple[Path, ...],
+    sign_with: Path | None,
+    topology: str,
+    task: str,
+    run_id: str,
+    output: Path,
+    named: tuple[str, ...],
+    agents: int | None,
+    base_port: int | None,
+    keys_root: Path | None,
+    mixing_name: str | None,
+    seed: int,
+    initial: Path | None,
+    data_root: Path | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Write a cluster file: signed from join REQUESTS, or unsigned from public keys and addresses.
+
+    Without requests, agents are named one by one with --agent, or all on this host with --base-port
+    and --keys-root. Agents take the places of a family or schedule in the order given; a topology
+    file knows its agents by name. The file holds the graph and the weights of every round.
+
+    \b
+    Examples:
+      candor cluster new requests/*.toml --sign-with keys/organiser --topology ring --task digits \\
+          --run-id spring -o cluster.toml
+      candor cluster new --topology ring --task digits --run-id demo -o c.toml \\
+          --agent alice=keys/alice@tcp://10.0.0.1:7000 --agent bob=bob.toml@tcp://10.0.0.2:7000
+      candor cluster new --topology torus --agents 4 --base-port 7000 --keys-root keys \\
+          --task digits --run-id demo -o c.toml
+    """
+    if bool(requests) != (sign_with is not None):
+        raise ConfigurationError("join requests and --sign-with KEYS go together; give both")
+    local = agents is not None or base_port is not None or keys_root is not None
+    if (named or requests) and (local or (named and requests)):
+        raise ConfigurationError(
+            "join requests or --agent name agents one by one; choose one of them and leave out "
+            "--agents, --base-port and --keys-root"
+        )
+    key = keys.load(sign_with).signing_key if sign_with else None
+    entries = [compose.named_entry(text) for text in named]
+    if key is not None:
+        found = [load_request(path) for path in requests]
+        entries = list(entries_for(found, key.public.hex()).values())
+    if entries:
+        schedule = drawing.draw(topology, [entry.id for entry in entries], seed)
+    else:
+        if base_port is None or keys_root is None:
+            raise ConfigurationError(
+                "who are the agents? give join requests and --sign-with, or --agent "
+                "ID=KEYS@ENDPOINT for each, or, with all of them on this host, --base-port and "
+                "--keys-root"
+            )
+        schedule = schedules.build(topology, agents, seed)
+        entries = compose.local_entries(schedule.agents, keys_root, base_port)
+    compose.check_rule(settings["rule"])
+    compose.check_partition(settings["partition"])
+    cluster = assemble_cluster(
+        run_id=run_id,
+        seed=seed,
+        graph=schedule,
+        mixing_name=mixing_name,
+        agents=entries,
+        algorithm=section(AlgorithmSettings, settings, "algorithm"),
+        rounds=section(RoundSettings, settings, "rounds"),
+        payments=section(PaymentSettings, settings, "payments"),
+        task=compose.task_settings(
+            task,
+            seed,
+            data_root,
+            partition=settings["partition"],
+            batch_size=settings["batch_size"],
+            initial=initial,
+        ),
+        revision=revisions.first_revision(key) if key else None,
+    )
+    if key is not None:
+        cluster = signed(cluster, key)
+    write_text(output, dump_cluster(cluster))
+    tell_written(output, cluster, as_json)
+
+
+@command.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+def show(file: Path, as_json: bool) -> None:
+    """Show a cluster FILE: its fingerprint, settings, graph and agents, and who dials whom.
+
+    \b
+    Example:
+      candor cluster show c.toml
+    """
+    cluster = load_cluster(file)
+    if as_json:
+        click.echo(json.dumps(facts(cluster)))
+        return
+    sections = cluster.model_dump(exclude={"agents", "graph"})
+    click.echo(f"run {cluster.run_id}, seed {cluster.seed}, fingerprint {cluster.fingerprint}")
+    click.echo(f"{'signed':<11}{signed_line(cluster)}")
+    for name in ("task", "algorithm", "rounds", "payments"):
+        settings = ", ".join(f"{key} {value}" for key, value in sections[name].items())
+        click.echo(f"{name:<11}{settings}")
+    graph, gap, period = cluster.graph, gap_of(cluster), cluster.round_weights.period
+    click.echo(
+        f"{'graph':<11}{graph.topology}, {len(graph.edges)} edges, schedule {graph.schedule}, "
+        f"mixing {graph.mixing}"
+        + ("" if gap is None else f", spectral gap {gap:.4f}")
+        + {1: "", None: ", by chance"}.get(period, f", every {period} rounds the same")
+    )
+    union = cluster.networkx_graph()
+    if terminal_graph.fits(union):
+        title = "" if period == 1 else "\nAll rounds together:"
+        click.echo("\n".join((title, *terminal_graph.drawn(union))))
+    click.echo("\nEach agent listens at its endpoint and dials its neighbours there:")
+    width = max(len(name) for name in cluster.ids)
+    places = {entry.id: ", ".join(entry.endpoints) for entry in cluster.agents}
+    place = max(map(len, places.values()))
+    for entry in cluster.agents:
+        dials = " ".join(cluster.neighbours(entry.id)) or "nobody"
+        click.echo(f"{entry.id:>{width}}  {places[entry.id]:<{place}}  dials {dials}")
+
+
+command.add_command(check)
+for _membership in (request, add, remove, amend):
+    command.add_command(_membership)

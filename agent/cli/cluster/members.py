@@ -1,0 +1,266 @@
+"""`candor cluster request|add|remove|amend`: from a join request to the next revision."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from candor.agent.cli.options import data_root_option, initial_option, json_option
+from candor.agent.daemon import keys, organisers
+from candor.agent.runs import cluster_parts as compose
+from candor.topologies.cluster import revisions
+from candor.topologies.cluster.file import Cluster, RoundSettings, dump_cluster, load_cluster
+from candor.topologies.cluster.requests import dump_request, load_request, make_request
+from candor.topologies.mixing import spectral
+from candor.topologies.specs.files import Section, validated, write_text
+from candor.topologies.specs.specs import ConfigurationError
+
+_Command = Callable[..., None]
+
+
+@click.command()
+@click.argument("directory", metavar="KEYS", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--id", "agent", required=True, help="The id that this agent shall have.")
+@click.option(
+    "--endpoint",
+    "endpoints",
+    required=True,
+    multiple=True,
+    metavar="ENDPOINT",
+    help="Where neighbours dial it; repeated, they try one after the other.",
+)
+@click.option(
+    "--bind",
+    multiple=True,
+    metavar="ENDPOINT",
+    help="Where it listens, if not at its endpoints: tcp://*:7000, tcp://eth0:7000.",
+)
+@click.option(
+    "--organiser",
+    required=True,
+    metavar="KEY|FILE",
+    help="Who may put the run together: an identity in hex, or the organiser's public.toml.",
+)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the request here.",
+)
+@json_option
+def request(
+    directory: Path,
+    agent: str,
+    endpoints: tuple[str, ...],
+    bind: tuple[str, ...],
+    organiser: str,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Ask to join a run: write a small file, signed with KEYS, for the organiser.
+
+    It says under which id, keys and addresses this agent takes part, and which organiser it trusts.
+    KEYS/organisers remembers that: with these keys, check and daemon refuse a file that nobody whom
+    they have asked has signed. Nothing in the request is secret.
+
+    \b
+    Example:
+      candor cluster request keys/alice --id alice --endpoint tcp://alice.example:7000 \\
+          --endpoint tcp://[2001:db8::10]:7000 --organiser organiser.toml -o alice.request.toml
+    """
+    identity = keys.load(directory)
+    made = make_request(
+        identity.signing_key,
+        organiser=organisers.organiser_key(organiser),
+        agent=agent,
+        curve=identity.curve_public,
+        endpoints=endpoints,
+        bind=bind,
+        serial=time.time_ns() // 1_000_000,
+    )
+    organisers.remember(directory, made.organiser)
+    write_text(output, dump_request(made))
+    if as_json:
+        click.echo(json.dumps({"path": str(output), **made.model_dump(mode="json")}))
+        return
+    click.echo(f"{output}: {agent} at {', '.join(endpoints)}, for organiser {made.organiser}")
+    click.echo(f"Next: send {output} to the organiser, who answers with a cluster file.")
+
+
+def _amending(function: _Command) -> _Command:
+    """The options of the commands that write the next revision; `_amend` takes them."""
+    for option in (
+        json_option,
+        click.option(
+            "-o",
+            "--output",
+            required=True,
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="Write the new cluster file here.",
+        ),
+        data_root_option,
+        click.option("--rounds", type=int, help="Rounds to train.  [default: as many as before]"),
+        initial_option,
+        click.option(
+            "--topology",
+            metavar="SPEC|FILE",
+            help="The new graph.  [default: the same spec, drawn for the new members]",
+        ),
+        click.option(
+            "--mixing",
+            "mixing_name",
+            metavar="NAME|FILE",
+            help="How neighbours are weighted from now on.  [default: as before, push-sum on a "
+            "directed graph]",
+        ),
+        click.option(
+            "--sign-with",
+            required=True,
+            metavar="KEYS",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="The organiser's keys.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def _amend(
+    file: Path,
+    *,
+    joining: Sequence[Path] = (),
+    leaving: Sequence[str] = (),
+    sign_with: Path,
+    initial: Path | None,
+    rounds: int | None,
+    data_root: Path | None,
+    output: Path,
+    as_json: bool,
+    **graph: Any,
+) -> None:
+    if output.exists() and file.exists() and output.samefile(file):
+        raise ConfigurationError(
+            f"-o {output}: is the file to go on from, which hosts may still need; write another one"
+        )
+    key = keys.load(sign_with).signing_key
+    before = load_cluster(file)
+    changes: dict[str, Section] = {}
+    if initial is not None:
+        task = before.task
+        changes["task"] = compose.task_settings(
+            task.name,
+            before.seed,
+            data_root,
+            partition=task.partition,
+            batch_size=task.batch_size,
+            initial=initial,
+        )
+    if rounds is not None:
+        fields = before.rounds.model_dump() | {"rounds": rounds}
+        changes["rounds"] = validated(RoundSettings, fields, "--rounds")
+    cluster = revisions.amended(
+        before,
+        key,
+        joining=[load_request(path) for path in joining],
+        leaving=leaving,
+        changes=changes,
+        **graph,
+    )
+    write_text(output, dump_cluster(cluster))
+    tell_written(output, cluster, as_json)
+    if initial is not None and not as_json:
+        click.echo(f"All of them need {initial}, too: each gives it to its daemon as --initial.")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("requests", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_amending
+def add(file: Path, requests: tuple[Path, ...], **options: Any) -> None:
+    """Let agents join by their REQUESTS: sign the next revision of a cluster FILE.
+
+    An agent that is in already and asks again, with the same identity, gets its new addresses.
+    Training begins anew, or goes on from a model that an agent has left: --initial.
+
+    \b
+    Example:
+      candor cluster add cluster.toml dave.request.toml --sign-with keys/organiser \\
+          --initial data/alice/model.safetensors -o cluster-2.toml
+    """
+    _amend(file, joining=requests, **options)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@_amending
+def remove(file: Path, ids: tuple[str, ...], **options: Any) -> None:
+    """Take agents out: sign the next revision of a cluster FILE, without them.
+
+    Training begins anew, or goes on from a model that an agent has left: --initial.
+
+    \b
+    Example:
+      candor cluster remove cluster.toml carol --sign-with keys/organiser -o cluster-3.toml
+    """
+    _amend(file, leaving=ids, **options)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@_amending
+def amend(file: Path, **options: Any) -> None:
+    """Go on with the same agents: sign the next revision of a cluster FILE, with other settings.
+
+    \b
+    Example:
+      candor cluster amend cluster.toml --initial data/alice/model.safetensors --rounds 100 \\
+          --sign-with keys/organiser -o cluster-4.toml
+    """
+    _amend(file, **options)
+
+
+def tell_written(path: Path, cluster: Cluster, as_json: bool) -> None:
+    """Say which file was written and what to do with it."""
+    if as_json:
+        click.echo(json.dumps({"path": str(path), **facts(cluster)}))
+        return
+    count = f"{len(cluster.ids)} agent{'' if len(cluster.ids) == 1 else 's'}"
+    click.echo(f"{path}: run {cluster.run_id}, {count}, fingerprint {cluster.fingerprint}")
+    if cluster.revision:
+        click.echo(signed_line(cluster))
+    check = f"candor cluster check {path} --id ID --keys KEYS"
+    click.echo(f"Next: give {path} to every agent, and run `{check}` there.")
+    if cluster.revision and cluster.revision.number > 1:
+        click.echo("Then stop all daemons and start them with it: revisions do not mix.")
+
+
+def signed_line(cluster: Cluster) -> str:
+    """By whom a file is signed, as which revision."""
+    if cluster.revision is None:
+        return "by nobody: compare the fingerprint with the others'"
+    number, previous = cluster.revision.number, cluster.revision.previous
+    follows = f", follows {previous[:16]}" if previous else ""
+    return f"revision {number} by organiser {cluster.revision.organiser}{follows}"
+
+
+def facts(cluster: Cluster) -> dict[str, Any]:
+    """The file's content, its fingerprint, and whom each agent dials."""
+    return {
+        "fingerprint": cluster.fingerprint,
+        **cluster.model_dump(mode="json"),
+        "period": cluster.round_weights.period,
+        "spectral_gap": gap_of(cluster),
+        "dials": {agent: list(cluster.neighbours(agent)) for agent in cluster.ids},
+    }
+
+
+def gap_of(cluster: Cluster) -> float | None:
+    """The spectral gap of a graph that is the same in every round, None of others."""
+    if cluster.round_weights.period != 1 or cluster.round_weights.push_sum:
+        return None
+    return spectral.spectral_gap(cluster.mixing_matrix())

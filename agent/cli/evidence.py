@@ -1,0 +1,81 @@
+"""`candor evidence`: check a proof of misbehaviour with the cluster file alone."""
+
+import json
+from pathlib import Path
+
+import click
+
+from candor.agent.cli.options import json_option
+from candor.agent.daemon.exports import run_terms
+from candor.agent.exits import VERIFICATION_FAILED
+from candor.mechanisms.evidence.examiner import RunTerms
+from candor.mechanisms.proofs import PROOF_BYTES_MAX, Proof, ProofError, verify_proof
+from candor.topologies.cluster.file import load_cluster
+from candor.topologies.encoding.canonical import MalformedError
+from candor.topologies.specs.files import open_regular
+from candor.topologies.specs.specs import ConfigurationError
+
+
+@click.group("evidence")
+def command() -> None:
+    """Check evidence that daemons left in DATA_DIR/evidence.
+
+    \b
+    Example:
+      candor evidence verify equivocation-a3.proof --cluster c.toml
+    """
+
+
+@command.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--cluster",
+    "cluster_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The run's cluster file: its public keys, window and sketch size are used.",
+)
+@json_option
+@click.pass_context
+def verify(
+    context: click.Context, files: tuple[Path, ...], cluster_path: Path, as_json: bool
+) -> None:
+    """Say who is proven to have done what. Exit code 3: a file proves nothing.
+
+    \b
+    Example:
+      candor evidence verify agents/*/evidence/*.proof --cluster cluster.toml
+    """
+    terms = run_terms(load_cluster(cluster_path))
+    told = [{"file": str(file), **_judged(_read(file), terms)} for file in files]
+    if as_json:
+        click.echo(json.dumps({"ok": all(one["proven"] for one in told), "files": told}, indent=2))
+    else:
+        for one in told:
+            said = one["verdict"] if one["proven"] else f"proves nothing: {one['reason']}"
+            click.echo(f"{one['file']}: {said}")
+    context.exit(0 if all(one["proven"] for one in told) else VERIFICATION_FAILED)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        with open_regular(file) as stream:
+            return stream.read(PROOF_BYTES_MAX + 1)
+    except OSError as exc:
+        raise ConfigurationError(f"{file}: {exc.strerror}") from exc
+
+
+def _judged(data: bytes, terms: RunTerms) -> dict[str, str | bool]:
+    """What a file's bytes prove in a run, as `--json` tells it."""
+    try:
+        found = verify_proof(Proof.decode(data), terms)
+    except (MalformedError, ProofError, ValueError) as exc:
+        return {"proven": False, "reason": str(exc)}
+    return {
+        "proven": True,
+        "agent": found.agent,
+        "kind": found.kind,
+        "place": found.place,
+        "malice": found.malice,
+        "verdict": str(found),
+    }

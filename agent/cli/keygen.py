@@ -1,0 +1,41 @@
+"""`candor keygen`: an agent's identity and transport keys."""
+
+import json
+from pathlib import Path
+
+import click
+
+from candor.agent.cli.options import json_option
+from candor.agent.daemon import keys
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@json_option
+def command(directory: Path, as_json: bool) -> None:
+    """Make an agent's keys in DIRECTORY: secrets with mode 0600, and public.toml to hand out.
+
+    Keys that are there already are never overwritten.
+
+    \b
+    Example:
+      candor keygen keys/a0
+    """
+    public = keys.generate(directory).public
+    public_file = directory / keys.PUBLIC_FILE
+    if as_json:
+        fields = {
+            "directory": str(directory),
+            "identity": public.identity.hex(),
+            "curve": public.curve,
+            "public": str(public_file),
+        }
+        click.echo(json.dumps(fields))
+        return
+    click.echo(f"identity  {public.identity.hex()}")
+    click.echo(f"curve     {public.curve}")
+    click.echo(f"Keep {directory} secret and backed up: it is this agent, and its balance.")
+    click.echo(
+        "Next: ask to join a run with `candor cluster request`, and start `candor agent` with"
+    )
+    click.echo(f"the file that comes back; or organise one: hand out {public_file}.")

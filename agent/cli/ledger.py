@@ -1,0 +1,399 @@
+"""`candor ledger`: show, verify, audit, export and pay the signed ledgers of a run."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from decimal import Decimal, DecimalException
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from candor.agent.cli.options import json_option
+from candor.agent.daemon.exports import (
+    AGENTS_NAME,
+    audit_facts,
+    audit_run_directory,
+    read_export,
+    write_exports,
+)
+from candor.agent.daemon.status import data_dirs, read_status
+from candor.agent.exits import VERIFICATION_FAILED
+from candor.mechanisms.ledger.audit import Finding, RunAudit, audit_export
+from candor.mechanisms.payments.credits import AMOUNT_MAX, format_credits
+from candor.topologies.cluster.file import load_cluster
+from candor.topologies.specs.specs import ConfigurationError
+
+if TYPE_CHECKING:
+    from candor.agent.daemon.store import (
+        Store,  # with torch behind it: imported where a database is opened
+    )
+
+STORE_NAME: Final = "ledger.sqlite"
+
+_directory = click.Path(path_type=Path, file_okay=False)
+
+
+@click.group("ledger")
+def command() -> None:
+    """Show, verify, audit, export and pay signed ledgers.
+
+    Each edge of a run has one: a chain of settlements that both ends have signed. Audits need the
+    exports and the cluster file only, no daemon and no database.
+
+    \b
+    Examples:
+      candor ledger show runs/demo
+      candor ledger audit runs/demo
+      candor ledger verify a0-a1.jsonl --cluster c.toml
+    """
+
+
+@command.command()
+@click.argument("directory", type=_directory)
+@json_option
+def show(directory: Path, as_json: bool) -> None:
+    """Show the channels of a data directory, or of every agent in a folder of such or in a run
+    directory.
+
+    Balances are what the agent has received net from the neighbour, in credits. A pending proposal
+    waits for the neighbour's signature; a refused one is made again with other content; a payment
+    outside the system waits until both ends were told of it. A disputed or frozen channel no
+    longer settles.
+
+    \b
+    Examples:
+      candor ledger show /var/lib/candor/a3
+      candor ledger show runs/demo --json
+    """
+    found = data_dirs(directory, STORE_NAME)
+    if not found:
+        raise ConfigurationError(
+            f"{directory}: no {STORE_NAME} here, in {AGENTS_NAME}/* or in *; name the data "
+            "directory of an agent, a folder of such or the directory of a run"
+        )
+    shown = {path.resolve().name: _channels(path) for path in found}
+    if as_json:
+        click.echo(json.dumps({"agents": shown}, indent=2))
+        return
+    for name, channels in shown.items():
+        click.echo(f"{name}")
+        for row in channels:
+            click.echo(_channel_line(row))
+
+
+def _database(data_dir: Path) -> Path:
+    """The database of one agent."""
+    path = data_dir / STORE_NAME
+    if not path.exists():
+        raise ConfigurationError(
+            f"{data_dir}: no {STORE_NAME} here; name the data directory of one agent, "
+            f"such as RUN_DIR/{AGENTS_NAME}/ID"
+        )
+    return path
+
+
+def _channels(data_dir: Path) -> list[dict[str, Any]]:
+    from candor.agent.daemon.store import Store, StoreError
+
+    with Store.open(data_dir / STORE_NAME) as store:
+        try:
+            return _channel_rows(store)
+        except StoreError as exc:
+            raise ConfigurationError(str(exc)) from exc
+
+
+def _channel_rows(store: "Store") -> list[dict[str, Any]]:
+    from candor.mechanisms.ledger.attempts import Attempts
+    from candor.mechanisms.ledger.bodies import Position
+
+    rows = []
+    for terms in store.channels():
+        state = store.channel_state(terms.channel_id)
+        position = Position.of(state.last.body) if state.last else Position()
+        rows.append(
+            {
+                "channel_id": terms.channel_id.hex(),
+                "lo": terms.lo,
+                "hi": terms.hi,
+                "seq": position.seq,
+                "window": position.window,
+                "balance_lo": -position.balance,
+                "balance_hi": position.balance,
+                "pending": state.pending is not None,
+                "attempt": Attempts(state.refusals).due(position.seq + 1),
+                "payment": state.payment,
+                "status": str(state.status),
+                "reason": state.reason,
+                "credit_limit": terms.credit_limit,
+            }
+        )
+    return rows
+
+
+def _channel_line(row: dict[str, Any]) -> str:
+    notes = [row["status"]] if row["status"] != "open" else []
+    notes += [row["reason"]] if row["reason"] else []
+    notes += ["one proposal pending"] if row["pending"] else []
+    if row["attempt"]:
+        notes.append(f"{row['attempt']} proposal{'s' * (row['attempt'] > 1)} refused")
+    if row["payment"]:
+        payer, payee = ("hi", "lo") if row["payment"] > 0 else ("lo", "hi")
+        amount = format_credits(abs(row["payment"]))[1:]
+        notes.append(f"a payment of {amount} by {row[payer]} to {row[payee]} waits")
+    settled = "no window yet" if row["window"] < 0 else f"up to window {row['window']}"
+    owed = _owed(row["lo"], row["hi"], row["balance_lo"])
+    tail = f"  ({', '.join(notes)})" if notes else ""
+    return f"  {row['lo']}-{row['hi']}  record {row['seq']}, {settled}: {owed}{tail}"
+
+
+def _owed(lo: str, hi: str, balance_lo: int) -> str:
+    """Who owes whom, from what lo is owed."""
+    if balance_lo == 0:
+        return f"{lo} and {hi} are even"
+    debtor, creditor = (hi, lo) if balance_lo > 0 else (lo, hi)
+    return f"{debtor} owes {creditor} {format_credits(abs(balance_lo))[1:]}"
+
+
+@command.command()
+@click.argument("data_dir", type=_directory)
+@click.option("--to", "payee", metavar="ID", help="The neighbour that this agent has paid.")
+@click.option("--from", "payer", metavar="ID", help="The neighbour that has paid this agent.")
+@click.option("--cancel", metavar="ID", help="Take back what was told about this neighbour.")
+@click.argument("amount", required=False)
+def pay(
+    data_dir: Path, payee: str | None, payer: str | None, cancel: str | None, amount: str | None
+) -> None:
+    """Tell an agent of a payment outside the system, such as a bank transfer, of AMOUNT credits.
+
+    Both ends of the edge must be told of the same amount: then both sign a record of it, the
+    balance falls by it, and a neighbour at its credit limit is served again. A running daemon
+    takes it within a second, one that was stopped when it is started again; once the run is over it
+    is too late. Telling again replaces what was told; a payment waits while it is more than what is
+    owed. Ends that were told of different amounts refuse each other's: tell the one that was
+    refused again. After sixteen times in a row the ledger is disputed for good.
+
+    \b
+    Examples:
+      candor ledger pay /var/lib/candor/a3 --to a2 12.5
+      candor ledger pay /var/lib/candor/a2 --from a3 12.5
+      candor ledger pay /var/lib/candor/a3 --cancel a2
+    """
+    from candor.agent.daemon.store import Store, StoreError
+    from candor.mechanisms.ledger.channel import StorePayment
+
+    named = [peer for peer in (payee, payer, cancel) if peer is not None]
+    if len(named) != 1 or (amount is None) != (cancel is not None):
+        raise click.UsageError("give one of --to ID AMOUNT, --from ID AMOUNT, --cancel ID")
+    peer, received = named[0], 0 if amount is None else _micro(amount) * (1 if payer else -1)
+    with Store.open(_database(data_dir), to_tell=True) as store:
+        try:
+            row = _channel_with(store, data_dir, peer)
+            if abs(received) > row["credit_limit"]:
+                limit = format_credits(row["credit_limit"])[1:]
+                raise ConfigurationError(
+                    f"AMOUNT {amount}: above the credit limit of {limit}, so never owed"
+                )
+            own_lo = row["hi"] == peer
+            # Of a record: above 0 when hi has paid lo.
+            delta = received if own_lo else -received
+            store.commit([StorePayment(bytes.fromhex(row["channel_id"]), delta)]).result()
+        except StoreError as exc:
+            raise ConfigurationError(str(exc)) from exc
+    click.echo(_told(row, peer, received))
+    if received and read_status(data_dir).state == "done":
+        click.echo("but the run is over here: no record of it will be made", err=True)
+
+
+def _micro(amount: str) -> int:
+    """Credits as typed, exactly, in micro-credits above 0."""
+    try:
+        micro = Decimal(amount).scaleb(6)
+    except DecimalException:  # no number, or one beyond all bounds
+        micro = Decimal("NaN")
+    if not (micro.is_finite() and 0 < micro <= AMOUNT_MAX and micro == micro.to_integral_value()):
+        raise ConfigurationError(f"AMOUNT {amount}: not credits above 0 with six decimals at most")
+    return int(micro)
+
+
+def _channel_with(store: "Store", data_dir: Path, peer: str) -> dict[str, Any]:
+    own, rows = read_status(data_dir).agent, _channel_rows(store)
+    by_peer = {row["hi"] if row["lo"] == own else row["lo"]: row for row in rows}
+    if peer not in by_peer:
+        raise ConfigurationError(
+            f"{data_dir}: {own} has no ledger with {peer}; it has one with {', '.join(by_peer)}"
+        )
+    row = by_peer[peer]
+    if row["status"] != "open":
+        raise ConfigurationError(
+            f"{row['lo']}-{row['hi']}: the ledger is {row['status']} ({row['reason']}) "
+            "and takes no record any more"
+        )
+    return row
+
+
+def _told(row: dict[str, Any], peer: str, received: int) -> str:
+    if received == 0:
+        return f"told of no payment between this agent and {peer}"
+    amount = format_credits(abs(received))[1:]
+    said = f"told that {peer} has paid {amount}" if received > 0 else f"told of {amount} to {peer}"
+    balance = row["balance_lo"] if row["hi"] == peer else row["balance_hi"]
+    owed = balance if received > 0 else -balance
+    waits = "" if 0 < abs(received) <= owed else "; it waits until that much is owed"
+    return f"{said}{waits}; tell {peer} the same"
+
+
+@command.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--cluster",
+    "cluster_path",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The cluster file of the run: public keys, edges and payment rule.",
+)
+@json_option
+@click.pass_context
+def verify(
+    context: click.Context, files: tuple[Path, ...], cluster_path: Path, as_json: bool
+) -> None:
+    """Verify ledger exports one by one; exit 3 when one does not hold.
+
+    Keep the file's name, <lo>-<hi>.jsonl: it says which edge it must be of.
+
+    \b
+    Example:
+      candor ledger verify runs/demo/agents/a0/ledger/*.jsonl --cluster runs/demo/cluster.toml
+    """
+    facts = audit_facts(load_cluster(cluster_path))
+    audits = [audit_export(str(path), read_export(path), facts) for path in files]
+    findings = [finding for audit in audits for finding in audit.findings]
+    if as_json:
+        rows = [
+            {
+                "file": audit.name,
+                "edge": audit.edge,
+                "exporter": audit.exporter,
+                "seq": audit.position.seq,
+                "balance_lo": -audit.position.balance,
+                "findings": [asdict(finding) for finding in audit.findings],
+            }
+            for audit in audits
+        ]
+        click.echo(json.dumps({"ok": not findings, "files": rows}, indent=2))
+    else:
+        for audit in audits:
+            if not audit.findings:
+                owed = _owed(audit.lo, audit.hi, -audit.position.balance)
+                click.echo(f"{audit.name}: ok, {len(audit.windows)} windows, {owed}")
+        _print_findings(findings)
+    context.exit(VERIFICATION_FAILED if findings else 0)
+
+
+@command.command()
+@click.argument("run_dir", type=_directory)
+@json_option
+@click.pass_context
+def audit(context: click.Context, run_dir: Path, as_json: bool) -> None:
+    """Audit all ledgers of a run; exit 3 and name file, edge and record when one does not hold.
+
+    RUN_DIR is a run's directory, with cluster.toml and agents/ID/ledger, or a folder of data
+    directories that all have the same cluster file.
+
+    Checks every signature, recomputes every payment from the signed claims through the run's rule,
+    compares both ends of each edge, and adds up what every agent received. Then says who would pay
+    whom, once, to settle the whole run: credits flow along the edges, money need not.
+
+    \b
+    Example:
+      candor ledger audit runs/demo
+    """
+    cluster, result = audit_run_directory(run_dir)
+    if as_json:
+        click.echo(json.dumps(_audit_json(result), indent=2))
+    else:
+        _print_audit(cluster.run_id, result)
+    context.exit(VERIFICATION_FAILED if result.findings else 0)
+
+
+def _audit_json(result: RunAudit) -> dict[str, Any]:
+    return {
+        "audit": "violated" if result.findings else "ok",
+        "findings": [asdict(finding) for finding in result.findings],
+        "notes": [asdict(note) for note in result.notes],
+        "edges": [asdict(edge) for edge in result.edges],
+        "nets": dict(result.nets),
+        "sum": sum(result.nets.values()),
+        "positions": dict(result.nets),
+        "transfers": [list(transfer) for transfer in result.transfers],
+    }
+
+
+def _print_audit(run_id: str, result: RunAudit) -> None:
+    for edge in result.edges:
+        owed = _owed(edge.lo, edge.hi, edge.balance_lo)
+        late = ", the last one known to one end only" if edge.unacknowledged else ""
+        click.echo(f"{edge.lo}-{edge.hi}  {edge.windows} windows: {owed}{late}")
+    for agent, net in result.nets.items():
+        click.echo(f"{agent} received {format_credits(net)} net")
+    click.echo(f"sum of all nets: {format_credits(sum(result.nets.values()))}")
+    for debtor, creditor, amount in result.transfers:
+        click.echo(f"to settle: {debtor} pays {creditor} {format_credits(amount)[1:]}")
+    _print_findings(result.findings)
+    verdict = f"violated, {len(result.findings)} findings" if result.findings else "ok"
+    click.echo(f"ledger audit of {run_id}: {verdict}")
+
+
+def _print_findings(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        click.echo(f"VIOLATION {finding}")
+
+
+@command.command()
+@click.argument("data_dir", type=_directory)
+@click.option(
+    "--cluster",
+    "cluster_path",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The cluster file of the run.",
+)
+@click.option(
+    "--keys",
+    "keys_dir",
+    required=True,
+    type=_directory,
+    help="The agent's keys; the export is signed with its identity.",
+)
+@click.option("-o", "--output", type=_directory, help="Where to write; by default DATA_DIR/ledger.")
+@json_option
+def export(
+    data_dir: Path, cluster_path: Path, keys_dir: Path, output: Path | None, as_json: bool
+) -> None:
+    """Export the ledgers of one agent as signed JSON lines, one file an edge.
+
+    \b
+    Example:
+      candor ledger export /var/lib/candor/a3 --cluster c.toml --keys keys/a3 -o exports
+    """
+    from candor.agent.daemon import keys
+    from candor.agent.daemon.store import Store, StoreError
+
+    cluster = load_cluster(cluster_path)
+    key = keys.load(keys_dir).signing_key
+    agent_id = next((a.id for a in cluster.agents if a.identity == key.public.hex()), None)
+    if agent_id is None:
+        raise ConfigurationError(
+            f"{keys_dir}: no agent of run {cluster.run_id!r} has these keys; "
+            "name the keys of the agent whose data directory it is"
+        )
+    with Store.open(_database(data_dir)) as store:
+        try:
+            written = write_exports(store, cluster, agent_id, key, data_dir, output)
+        except StoreError as exc:
+            raise ConfigurationError(str(exc)) from exc
+    if as_json:
+        click.echo(json.dumps({"agent": agent_id, "files": [str(path) for path in written]}))
+    else:
+        for path in written:
+            click.echo(f"{path}")

@@ -1,0 +1,124 @@
+"""`candor`: assembles the commands and turns failures into one line and a documented exit code.
+
+Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 verification failed, 130 interrupted.
+Commands are imported when they are used, so that `candor --help` and tab completion stay fast.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+from typing import Final, NoReturn
+
+import click
+
+from candor import __version__
+from candor.agent.exits import BAD_CONFIGURATION, FAILED, FAULT, INTERRUPTED, VERIFICATION_FAILED
+from candor.network.errors import TransportError
+from candor.topologies.specs.specs import ConfigurationError, SignatureError
+
+COMMANDS: Final = {
+    "keygen": "Make the keys of an agent.",
+    "topology": "Draw, describe and save graphs.",
+    "cluster": "Make, check and show the cluster file that all agents share.",
+    "agent": "Run the daemon of one agent.",
+    "lockstep": "Run real cores through thousands of schedules of faults.",
+    "testbed": "Run N real daemons on this machine and sum up.",
+    "simulate": "Run thousands of agents in one process and sum up.",
+    "status": "Show what an agent, or every agent of a run, is doing.",
+    "ledger": "Show, verify, audit and export signed ledgers.",
+    "evidence": "Check a proof of misbehaviour with the cluster file alone.",
+    "report": "Make one HTML page of a run directory.",
+    "audit": "Say whether any lie pays, and at which price none does.",
+    "games": "Hold the theory of when lies pay against games as played.",
+    "femnist": "Train with competing writers, and find the price at which noise does not pay.",
+    "bench": "Measure what a round costs and where the time goes.",
+}
+# Where a command's module lies, if not beside this one.
+ROOMS: Final = {
+    "cluster": "cluster.commands",
+    "topology": "topology.commands",
+    **{name: f"studies.{name}" for name in ("audit", "games", "femnist", "bench")},
+}
+
+
+class _LazyCommands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        room = ROOMS.get(cmd_name, cmd_name)
+        module = importlib.import_module(f"candor.agent.cli.{room}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="candor")
+def command() -> None:
+    """Train one model among parties who do not trust each other, with no server in between.
+
+    \b
+    Start here:
+      candor testbed --agents 8 --topology ring --task digits --rounds 60 \\
+          --strategy a3=scale:3 --run-dir runs/first
+    """
+
+
+def main() -> NoReturn:
+    """The entry point of the `candor` command."""
+    try:
+        sys.exit(run(sys.argv[1:]))
+    except SystemExit:
+        raise
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BaseException:
+        traceback.print_exc()
+        sys.exit(FAULT)  # 1 is an answer: of an audit, that a lie pays
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line and return its exit code; prints at most one line about a failure."""
+    # A user's `module:Class` lies where the user stands; last, so that it shadows nothing.
+    sys.path.append(os.getcwd())
+    try:
+        code = command.main(arguments, prog_name="candor", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as exc:
+        click.echo(exc.format_message(), err=True)
+        return BAD_CONFIGURATION
+    except click.exceptions.Exit as exc:
+        return exc.exit_code
+    except click.ClickException as exc:
+        return _tell(exc.format_message() + _where_to_read(exc), BAD_CONFIGURATION)
+    except SignatureError as exc:
+        return _tell(str(exc), VERIFICATION_FAILED)
+    except ConfigurationError as exc:
+        return _tell(str(exc), BAD_CONFIGURATION)
+    except TransportError as exc:
+        return _tell(str(exc), FAILED)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has left; nothing to add
+        return FAILED
+    except OSError as exc:
+        return _tell(f"{exc.filename or 'system'}: {exc.strerror or exc}", FAILED)
+    except (click.Abort, KeyboardInterrupt):
+        return _tell("interrupted", INTERRUPTED)
+
+
+def _where_to_read(exc: click.ClickException) -> str:
+    if isinstance(exc, click.UsageError) and exc.ctx is not None:
+        return f" (see: {exc.ctx.command_path} --help)"
+    return ""
+
+
+def _tell(line: str, code: int) -> int:
+    click.echo(f"candor: error: {' '.join(line.split())}", err=True)
+    return code

@@ -1,0 +1,30 @@
+"""`candor report`: the page of a run."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command("report")
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    help="The page to write.  [default: RUN_DIR/report.html]",
+)
+def command(run_dir: Path, output: Path | None) -> None:
+    """Draw a run as one HTML page and print where it is.
+
+    The page needs no network and no script. It can be made while the run lives and after a run that
+    broke: what is missing is left out and named.
+
+    \b
+    Example:
+      candor report runs/demo
+      candor report runs/demo -o demo.html
+    """
+    # matplotlib is behind this import: no other command waits for it.
+    from candor.agent.reports.run_page import write_report
+
+    click.echo(write_report(run_dir, output))

@@ -1,0 +1,197 @@
+"""`candor femnist`: does noise pay among competing writers, and at which price does it not?"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from candor.agent.cli.options import FiniteRange, data_root_option, json_option
+from candor.agent.exits import FAILED
+from candor.agent.studies.femnist.aggression import Measured
+
+if TYPE_CHECKING:
+    from candor.agent.studies.femnist.experiment import Progress as Told
+
+STEPS_A_WRITER: Final = 3
+
+
+@click.command("femnist")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    help="Steps of a training.  [default: three times the number of writers, as in the paper; "
+    "there it makes 10650]",
+)
+@click.option(
+    "--alpha",
+    "alphas",
+    type=FiniteRange(min=0),
+    multiple=True,
+    default=(0, 1, 2, 4, 6, 9),
+    show_default=True,
+    help="Aggressiveness of group A, a third of the writers; once for each.",
+)
+@click.option(
+    "--alpha-b",
+    type=FiniteRange(min=0),
+    default=0,
+    show_default=True,
+    help="Aggressiveness of all others.",
+)
+@click.option(
+    "--price",
+    "prices",
+    type=FiniteRange(min=0),
+    multiple=True,
+    default=(0, 1e-5, 5e-5, 2e-4),
+    show_default=True,
+    help="Price of a squared distance; once for each. 0 is without penalties.",
+)
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of each alpha."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The first.")
+@click.option(
+    "--task",
+    default="femnist",
+    show_default=True,
+    metavar="SPEC",
+    help="Another file (femnist:file=NAME) or model (femnist:model=logistic).",
+)
+@click.option(
+    "--step-size",
+    type=FiniteRange(min=0, min_open=True),
+    default=0.06,
+    show_default=True,
+)
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs/femnist"),
+    show_default=True,
+    help="Where trainings are kept, and the report; those that are there are not run again.",
+)
+@data_root_option
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Where the model is trained.",
+)
+@json_option
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    steps: int | None,
+    alphas: tuple[float, ...],
+    alpha_b: float,
+    prices: tuple[float, ...],
+    seeds: int,
+    seed: int,
+    task: str,
+    step_size: float,
+    run_dir: Path,
+    data_root: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Train with competing writers of whom a third adds noise, and bill them at several prices.
+
+    Repeats the FeMNIST experiment of Dorner et al. 2023 (appendix B.3). Each aggressiveness is
+    trained once and billed at all prices, for distance from the average as in the paper and for
+    influence on it; an interrupted experiment goes on when the same command is given again. Exit
+    code 0: billed for one of the two, at some price, reward falls with aggressiveness while 98 % of
+    honest writers pay less than a tenth of what the largest aggressiveness costs them; 1: there is
+    no such price.
+
+    \b
+    Examples:
+      candor femnist --run-dir runs/femnist
+      candor femnist --task femnist:model=logistic --seeds 3 --run-dir runs/femnist-logistic
+      candor femnist --steps 10650 --seeds 10 --run-dir runs/femnist-long
+    """
+    from candor.agent.studies.femnist import experiment, federated  # imports torch
+    from candor.agent.studies.femnist import report as experiment_report
+    from candor.agent.tasks import resolve_task
+    from candor.topologies.specs.files import write_text
+
+    federation = federated.Federation(resolve_task(task, data_root), device)
+    steps = steps or STEPS_A_WRITER * federation.writers
+    setting = experiment.Setting(task, steps, step_size)
+    with _showing(Console(stderr=True)) as tell:
+        results = experiment.experiment(
+            federation,
+            setting,
+            alphas,
+            alpha_b,
+            range(seed, seed + seeds),
+            run_dir,
+            tell,
+        )
+    ordered = sorted({0.0, *prices})
+    report = run_dir / "report.html"
+    write_text(report, experiment_report.render(results, ordered))
+    if as_json:
+        click.echo(json.dumps(experiment_report.facts(results, ordered), indent=2))
+    else:
+        for rule, measured in results.measured.items():
+            Console().print(_table(measured, ordered, f"{rule}: mean reward of group A, by price"))
+            click.echo("\n".join((*experiment_report.sentences(measured), "")))
+        click.echo("\n".join(experiment_report.divergences(results)), nl=bool(results.diverged))
+        click.echo(f"{report}: the page")
+    if not results.holds:
+        context.exit(FAILED)
+
+
+@contextmanager
+def _showing(console: Console) -> "Iterator[Told]":
+    """A bar on a terminal; elsewhere a line for each training."""
+    if not console.is_terminal:
+        yield _teller(console)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("writers")
+        yield lambda done, of, what: progress.update(
+            bar, completed=done, total=of, description=what
+        )
+
+
+def _teller(console: Console) -> "Told":
+    told = ""
+
+    def tell(done: int, of: int, what: str) -> None:
+        nonlocal told
+        if what != told:
+            told = what
+            console.print(f"{what}: step {done:,} of {of:,}", highlight=False)
+
+    return tell
+
+
+def _table(measured: Measured, prices: list[float], title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in ("alpha", "runs", "test loss", "accuracy", *(f"{price:g}" for price in prices)):
+        table.add_column(column, justify="right")
+    for one in measured.outcomes:
+        table.add_row(
+            f"{one.alpha:g}",
+            f"{len(one.losses)}",
+            f"{one.losses.mean():.4f}",
+            f"{one.accuracies.mean():.1%}",
+            *(f"{one.reward(price)[0]:.4f}" for price in prices),
+        )
+    return table

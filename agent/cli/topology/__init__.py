@@ -1,0 +1,1 @@
+"""`candor topology`: graphs drawn, described and saved."""

@@ -1,1 +1,0 @@
-"""The commands of `candor`, one module each; assembled by `agent.cli`."""

@@ -1,0 +1,1 @@
+"""One agent as a pure state machine: no clock, socket, disk or global generator."""

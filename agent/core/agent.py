@@ -1,0 +1,459 @@
+"""The agent's core: sessions, rounds, evidence and settlement as one pure state machine.
+
+Phases: starting -> running -> settling -> leaving -> done; rejoining stands for running when this
+agent was there before, or comes late, and waits to take a neighbour's payload. Events are the
+public methods; each returns effects (`agent.core.effects`) in the order in which they must be
+performed. The core reads no clock, socket, disk or global generator: time is an argument.
+Invariants: nothing unverified is ever in a `Combine`; a round is stated once in the life of the
+data directory (a reserve is persisted before the first statement beyond it is sent); every wait on
+a neighbour ends at a deadline; memory is bounded by the slots of each neighbour.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candor.agent.core.effects import (
+    Arrived,
+    Begin,
+    Combine,
+    Effect,
+    Finished,
+    Log,
+    Persist,
+    PutValue,
+    Remember,
+)
+from candor.agent.core.neighbour import Neighbour, ahead
+from candor.agent.core.reception import Reception
+from candor.agent.core.settlement.evidence_book import EvidenceBook
+from candor.agent.core.settlement.settlement import Settlement
+from candor.mechanisms.evidence.examiner import Examined, Examiner
+from candor.mechanisms.evidence.sketch import last_of_window
+from candor.mechanisms.evidence.statements import (
+    EvidenceError,
+    SignedStatement,
+    Statement,
+    commitment,
+)
+from candor.mechanisms.ledger.channel import Record
+from candor.network.messages import Bye, Waiting
+from candor.network.slots import BufferPool
+from candor.network.wire import Buffer
+from candor.topologies.encoding.signatures import SigningKey
+from candor.topologies.schedules.weights import own_weight
+
+RESERVED_KEY: Final = "reserved_round"
+BYE_RETRY_S: Final = 0.5
+KEPT: Final = "its ledger is kept and exported"
+# A neighbour may be late with its claim, and a referee waits for it before it bills.
+LAST_DEADLINES: Final = 3
+# A window is settled during the next one, or the one after where claims or acceptances are late.
+FORGOTTEN_WINDOWS: Final = 2
+# All is settled by then: a farewell that is not answered costs nothing but this wait.
+FAREWELL_S: Final = 5.0
+# Refused by all, an agent stays for two of its HELLOs, so that they learn of it and why.
+REFUSAL_S: Final = 5.0
+NO_ANSWER: Final = "connected, but nothing comes back: can it reach us?"
+
+
+class Phase(StrEnum):
+    """Where the agent is in the run."""
+
+    STARTING = "starting"
+    REJOINING = "rejoining"
+    RUNNING = "running"
+    SETTLING = "settling"
+    LEAVING = "leaving"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class CoreSettings:
+    """What the core needs of the cluster file and the data directory.
+
+    `reserved_round` is the last round that an earlier life may have stated (0 for a fresh data
+    directory).
+    """
+
+    agent: str
+    endpoints: Mapping[str, str]
+    rounds: int
+    deadline_s: float
+    start_deadline_s: float
+    chunk_bytes: int
+    reserved_round: int
+    window_rounds: int
+
+
+class AgentCore:
+    """One agent of a run; see the module for its contract."""
+
+    def __init__(
+        self,
+        settings: CoreSettings,
+        *,
+        key: SigningKey,
+        examiner: Examiner,
+        neighbours: Mapping[str, Neighbour],
+        pool: BufferPool,
+        settlement: Settlement,
+        book: EvidenceBook,
+        link_reason: Callable[[str], str | None],
+        taken_over: tuple[PutValue, ...] = (),
+    ) -> None:
+        self.settings = settings
+        self.phase = Phase.STARTING
+        self.round = 0
+        self.neighbours = neighbours
+        self.settlement = settlement
+        self.book = book
+        self.injected_norm: float | None = None
+        self._key = key
+        self.examiner = examiner
+        self._pool = pool
+        self._link_reason = link_reason
+        self._reception = Reception(
+            neighbours, settlement, book, examiner, pool, settings.chunk_bytes, settings.agent
+        )
+        self._taken_over = taken_over
+        self._reserved = settings.reserved_round
+        self._own: NDArray[np.float32] | None = None  # this round's payload once published
+        self._lent: list[NDArray[np.float32]] = []  # buffers inside a Combine under way
+        self._combining = False
+        self._asked = False  # for patience, in this round
+        self._deadline_s = 0.0
+        self._bye_s = 0.0
+        self._rejoining_s = 0.0
+        self._refused_s = math.inf  # since when all have refused us
+        self.missing: tuple[str, ...] = ()
+        self.mixed_neighbours = 0
+
+    @property
+    def waits_for(self) -> tuple[str, ...]:
+        """The neighbours that this round waits for; empty while this agent trains or mixes."""
+        if self._own is None or self._combining:
+            return ()
+        return tuple(agent for agent, n in self.neighbours.items() if n.awaited(self.round))
+
+    # --- events -----------------------------------------------------------------------------
+
+    def start(self, now_s: float) -> list[Effect]:
+        """Greet the neighbours; an agent without any begins at once."""
+        self._deadline_s = now_s + self.settings.start_deadline_s
+        effects: list[Effect] = [Persist(self._taken_over)] if self._taken_over else []
+        return effects + self.tick(now_s)
+
+    def tick(self, now_s: float) -> list[Effect]:
+        """Time has passed: retries and deadlines."""
+        return self._reception.tick(now_s, self.round) + self._advance(now_s)
+
+    def received(
+        self, sender: str, frames: Sequence[Buffer], now_s: float, wall_s: float
+    ) -> list[Effect]:
+        """A message from an authenticated sender; whatever it holds, the core stays sound."""
+        effects = self._reception.received(
+            sender,
+            frames,
+            own_round=self.round,
+            leaving=self.phase in (Phase.LEAVING, Phase.DONE),
+            now_s=now_s,
+            wall_s=wall_s,
+        )
+        return effects + self._advance(now_s)
+
+    def published(
+        self, payload: NDArray[np.float32], statement: Statement, now_s: float
+    ) -> list[Effect]:
+        """This agent's y of the current round is ready: state it and send it to every neighbour.
+
+        `payload` (dim,) must not change any more; `statement` comes from `Examiner.state`.
+        """
+        assert self.phase is Phase.RUNNING
+        assert statement.round == self.round
+        witnesses = self.book.witnesses(self.round)
+        sources = commitment(witness.body for witness in witnesses)
+        signed = SignedStatement.sign(replace(statement, sources=sources), self._key)
+        energy = self.book.add_own(signed).energy
+        if not math.isfinite(energy):
+            return self._diverged()
+        self.injected_norm = math.sqrt(energy)
+        effects: list[Effect] = []
+        if self.round > self._reserved:
+            # The whole window at once: a restarted agent claims what it stated in it and sits out
+            # the rest, so that no round is ever stated twice and no window claimed twice.
+            self._reserved = last_of_window(self.round, self.settings.window_rounds)
+            effects.append(Persist((PutValue(RESERVED_KEY, str(self._reserved).encode()),)))
+        if self.settlement.settles:
+            effects.append(Remember(self.book.snapshot()))
+        self._own, self._asked = payload, False
+        self._deadline_s = now_s + self.settings.deadline_s
+        effects += self._reception.update(signed, witnesses, payload)
+        return effects + self._advance(now_s)
+
+    def verified(
+        self, peer: str, update: Arrived, outcome: Examined | EvidenceError, now_s: float
+    ) -> list[Effect]:
+        """The verdict on an update that was handed out by `Verify`."""
+        effects = self._reception.verified(peer, update, outcome, self.round)
+        return effects + self._advance(now_s)
+
+    def combined(self, round_number: int, now_s: float) -> list[Effect]:
+        """The driver has formed x of the next round; its source buffers are free again."""
+        for buffer in self._lent:
+            self._pool.give(buffer)
+        self._lent, self._combining, self._own = [], False, None
+        self.round = round_number + 1
+        for neighbour in self.neighbours.values():
+            neighbour.forget_before(self.round, self._pool)
+        effects = self._settle(now_s)
+        if self.round > self.settings.rounds:
+            self.phase = Phase.SETTLING
+            self._deadline_s = now_s + LAST_DEADLINES * self.settings.deadline_s
+        return effects + self._advance(now_s)
+
+    def records_read(self, peer: str, records: list[Record], now_s: float) -> list[Effect]:
+        """The answer to `ReadRecords`."""
+        steps = self.settlement.records_read(peer, records)
+        return self._reception.addressed(steps) + self._advance(now_s)
+
+    def told(
+        self, before: Mapping[str, int], stored: Mapping[bytes, int], now_s: float
+    ) -> list[Effect]:
+        """Payments outside the system that the store holds; see `Settlement.told`."""
+        steps = self.settlement.told(before, stored)
+        return self._reception.addressed(steps) + self._advance(now_s)
+
+    def why_absent(self, agent: str) -> str | None:
+        """What keeps a neighbour from taking part, None where nothing does."""
+        neighbour = self.neighbours[agent]
+        if neighbour.reason is None and not neighbour.session.established:
+            return self._link_reason(agent) or NO_ANSWER
+        return neighbour.reason
+
+    def stop(self, failure: str = "stopped before the last round") -> list[Effect]:
+        """Leave now, at the operator's wish: tell the neighbours, so that none waits for us."""
+        self.phase = Phase.DONE
+        effects: list[Effect] = []
+        for neighbour in self.neighbours.values():
+            effects += self._reception.send(neighbour, Bye(neighbour.left))
+        return [*effects, Finished(failure, 1)]
+
+    def _diverged(self) -> list[Effect]:
+        """Every neighbour would refuse such an update: better to say so here."""
+        return self.stop(
+            f"training diverged: the model of round {self.round} is not finite; "
+            "a smaller --step-size or fewer --local-steps may help"
+        )
+
+    # --- progress ---------------------------------------------------------------------------
+
+    def _advance(self, now_s: float) -> list[Effect]:
+        match self.phase:
+            case Phase.STARTING:
+                return self._try_begin(now_s)
+            case Phase.REJOINING:
+                return self._try_rejoin(now_s)
+            case Phase.RUNNING:
+                return self._try_combine(now_s)
+            case Phase.SETTLING:
+                return self._try_leave(now_s)
+            case Phase.LEAVING:
+                return self._try_finish(now_s)
+            case Phase.DONE:
+                return []
+
+    def _try_begin(self, now_s: float) -> list[Effect]:
+        sessions = {agent: n.session for agent, n in self.neighbours.items()}
+        there = [agent for agent, session in sessions.items() if session.established]
+        self._recall()
+        # Not those of an earlier revision: they are started with ours one by one, as we were.
+        refused = [
+            session.reason
+            for session in sessions.values()
+            if session.state == "refused" and not session.peer_behind
+        ]
+        if sessions and len(refused) == len(sessions):
+            self._refused_s = min(self._refused_s, now_s)
+            over = now_s >= self._refused_s + REFUSAL_S
+            return self._finish(str(refused[0]), exit_code=2) if over else []
+        self._refused_s = math.inf
+        ahead_of_us = [agent for agent in there if sessions[agent].peer_round >= 2]
+        # A majority must say so: one alone could keep an agent from ever starting.
+        if there and (self._reserved > 0 or 2 * len(ahead_of_us) > len(sessions)):
+            # The run goes on without us: whoever is there can let us in again.
+            self.phase = Phase.REJOINING
+            self._rejoining_s = now_s
+            self._deadline_s = now_s + self.settings.start_deadline_s
+            return [_log(logging.INFO, "rejoining"), *self._try_rejoin(now_s)]
+        catching_up = not all(self.settlement.caught_up(agent) for agent in there)
+        expected = len(there) + len(refused) < len(sessions) or catching_up
+        if expected and now_s < self._deadline_s:
+            return []
+        absent = [agent for agent in sessions if agent not in there]
+        if sessions and not there:
+            named = "; ".join(map(self._unreachable, absent))
+            waited = f"{self.settings.start_deadline_s:g} s"
+            return self._finish(f"no neighbour could be reached in {waited}: {named}")
+        effects: list[Effect] = [
+            _log(logging.WARNING, "starts_without", peer=agent, detail=self._unreachable(agent))
+            for agent in absent
+        ]
+        self.phase, self.round = Phase.RUNNING, 1
+        return [*effects, Begin()]
+
+    def _unreachable(self, agent: str) -> str:
+        return f"{agent} ({self.settings.endpoints[agent]}): {self.why_absent(agent)}"
+
+    def _recall(self) -> None:
+        """A ledger in which a neighbour shows records that we have forgotten: this disk is
+        a restored backup, or new. The windows after them may have been stated and forgotten too."""
+        known = (self.settlement.settled_window + 1) * self.settings.window_rounds
+        if known > self._reserved or self.settlement.restored:
+            forgotten = known + FORGOTTEN_WINDOWS * self.settings.window_rounds
+            self._reserved = max(self._reserved, forgotten)
+
+    def _try_rejoin(self, now_s: float) -> list[Effect]:
+        if self._combining:
+            return []
+        self._recall()
+        patience_over = now_s >= self._rejoining_s + self.settings.deadline_s
+        # Of two neighbours that come back together each would wait for the other for ever.
+        in_rounds = {
+            agent: n
+            for agent, n in self.neighbours.items()
+            if n.last_round or (n.session.peer_round > 0 and not patience_over)
+        }
+        lead = ahead(in_rounds, -1)
+        # The first to answer may be one among many: a majority needs the others to be heard.
+        all_there = all(n.session.established for n in self.neighbours.values())
+        # Nor is anything stated before the ledgers have told what an earlier life has stated.
+        caught_up = all(self.settlement.caught_up(agent) for agent in self.neighbours)
+        heard_all = (all_there and caught_up) or patience_over
+        if lead is not None and lead[0] >= max(1, self._reserved) and heard_all:
+            return self._reenter(*lead)
+        if all(n.left for n in self.neighbours.values()):
+            gone = ", ".join(self.neighbours)
+            return self._finish(f"the run ended without this agent: {gone} have left; {KEPT}")
+        if now_s >= self._deadline_s:
+            stated = f" beyond {self._reserved}" * (self._reserved > 0)
+            return self._finish(f"no neighbour is in a round{stated} to re-enter from; {KEPT}")
+        return []
+
+    def _try_combine(self, now_s: float) -> list[Effect]:
+        if self._own is None or self._combining:
+            return []
+        lead = ahead(self.neighbours, self.round)
+        if lead is not None:
+            return self._reenter(*lead)
+        awaited = [n for n in self.neighbours.values() if n.awaited(self.round)]
+        if any(now_s < self._patience_s(n) for n in awaited):
+            return self._ask_for_patience(awaited, now_s)
+        effects: list[Effect] = []
+        for neighbour in awaited:
+            neighbour.given_up = True
+            effects.append(
+                _log(logging.WARNING, "neighbour_missed", peer=neighbour.agent, round=self.round)
+            )
+        return [*effects, self._combine()]
+
+    def _patience_s(self, neighbour: Neighbour) -> float:
+        """Until when an update is waited for. A dead agent holds its neighbours up for a deadline,
+        and they theirs: without a second one for those that say so, the wait would spread over
+        the whole graph as agents giving up on living ones."""
+        return self._deadline_s + self.settings.deadline_s * neighbour.waiting
+
+    def _ask_for_patience(self, awaited: Sequence[Neighbour], now_s: float) -> list[Effect]:
+        if self._asked or now_s < self._deadline_s - self.settings.deadline_s / 2:
+            return []
+        self._asked = True
+        others = [n for n in self.neighbours.values() if n.served and n not in awaited]
+        return [effect for n in others for effect in self._reception.send(n, Waiting(self.round))]
+
+    def _combine(self) -> Effect:
+        own, number, agent = self._own, self.round, self.settings.agent
+        assert own is not None
+        taken = self.examiner.terms.weights(number).taken[agent]
+        weights: dict[str, float] = {}
+        payloads = {agent: own}
+        for peer, weight in sorted(taken.items()):
+            buffer = self.neighbours[peer].ready.pop(number, None)
+            if buffer is not None:
+                weights[peer], payloads[peer] = weight, buffer
+                self._lent.append(buffer)
+        self.missing = tuple(peer for peer in sorted(taken) if peer not in weights)
+        for neighbour in self.neighbours.values():
+            if neighbour.served and not neighbour.left and neighbour.last_round < number:
+                neighbour.unreturned += 1
+        weights[agent] = own_weight(weights)  # that of the missing goes to self
+        self.mixed_neighbours = len(weights) - 1
+        self.book.mixed(number, weights)
+        self._combining = True
+        parts = tuple((weights[peer], payloads[peer]) for peer in sorted(weights))
+        return Combine(number, parts, reentry=False)
+
+    def _reenter(self, number: int, peer: str) -> list[Effect]:
+        buffer = self.neighbours[peer].ready.pop(number)
+        self._lent.append(buffer)
+        self.book.mixed(number, {peer: 1.0})
+        self._combining = True
+        taken = self.examiner.terms.weights(number).taken[self.settings.agent]
+        self.missing = tuple(agent for agent in sorted(taken) if agent != peer)
+        self.mixed_neighbours = 1
+        self.phase = Phase.RUNNING
+        return [
+            _log(logging.INFO, "re_entered", peer=peer, round=number + 1),
+            Combine(number, ((1.0, buffer),), reentry=True),
+        ]
+
+    def _settle(self, now_s: float) -> list[Effect]:
+        """Claim the windows that ended with the last round."""
+        steps = self.settlement.round_over(self.round - 1, self.settings.rounds, now_s)
+        return self._reception.addressed(steps)
+
+    def _try_leave(self, now_s: float) -> list[Effect]:
+        # Also with one that is late in the rounds: it may be back, and only settle.
+        open_edges = [
+            agent
+            for agent, n in self.neighbours.items()
+            if n.served and not n.left and not self.settlement.settled(agent)
+        ]
+        if open_edges and now_s < self._deadline_s:
+            return []
+        effects: list[Effect] = [
+            _log(logging.WARNING, "edge_unsettled", peer=agent) for agent in open_edges
+        ]
+        self.phase = Phase.LEAVING
+        self._deadline_s = now_s + min(self.settings.deadline_s, FAREWELL_S)
+        self._bye_s = 0.0
+        # To the late and the rejoining too: nobody should look for a round that will not come.
+        for neighbour in self.neighbours.values():
+            effects += self._reception.send(neighbour, Bye(neighbour.left))
+        return effects + self._try_finish(now_s)
+
+    def _try_finish(self, now_s: float) -> list[Effect]:
+        waiting = [
+            n for n in self.neighbours.values() if n.speaking or (n.left and not n.heard_our_bye)
+        ]
+        if not waiting or now_s >= self._deadline_s:
+            return self._finish(None)
+        if now_s < self._bye_s:
+            return []
+        first, self._bye_s = self._bye_s == 0.0, now_s + BYE_RETRY_S
+        if first:
+            return []  # said just now
+        return [effect for n in waiting for effect in self._reception.send(n, Bye(n.left))]
+
+    def _finish(self, failure: str | None, exit_code: int = 1) -> list[Effect]:
+        self.phase = Phase.DONE
+        return [Finished(failure, exit_code if failure else 0)]
+
+
+def _log(level: int, event: str, **fields: str | int | float) -> Log:
+    return Log(level, event, fields)

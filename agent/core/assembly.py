@@ -1,0 +1,209 @@
+"""Puts an agent together from its parts: cluster file, identity, store and initial model.
+
+Used by every runtime that runs the real core; drivers differ in clock, sockets and disk only.
+"""
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candor.agent.algorithms import step_schedule
+from candor.agent.core.agent import RESERVED_KEY, AgentCore, CoreSettings
+from candor.agent.core.neighbour import Neighbour
+from candor.agent.core.settlement.edge import Edge
+from candor.agent.core.settlement.evidence_book import WINDOWS_KEPT, EvidenceBook
+from candor.agent.core.settlement.referee import bill_key, claim_key
+from candor.agent.core.settlement.settlement import Settlement
+from candor.agent.daemon.exports import bill_terms
+from candor.mechanisms.evidence.claims import claim_bytes_max
+from candor.mechanisms.evidence.examiner import Examiner, Terms
+from candor.mechanisms.evidence.sketch import window_of
+from candor.mechanisms.ledger.channel import Channel, ChannelState, ChannelTerms
+from candor.mechanisms.payments.bills import BUNDLE_BYTES_MAX, BillTerms
+from candor.network.identity import Identity, issue
+from candor.network.session import Party, Session
+from candor.network.slots import SLOTS_PER_NEIGHBOUR, BufferPool, Inbox
+from candor.topologies.cluster.file import Cluster
+from candor.topologies.encoding.canonical import MalformedError
+from candor.topologies.specs.specs import ConfigurationError
+
+# A neighbour may end its window two deadlines after us,
+BILL_DEADLINES: Final = 2
+# and wait as long itself for a claim before it gets to bill and settle.
+SETTLE_DEADLINES: Final = 6
+BUNDLE_SLACK_BYTES: Final = 4096  # the bill itself and its framing
+
+
+class Stored(Protocol):
+    """What an earlier life left, as `agent.daemon.store.Store` answers it."""
+
+    def value(self, key: str) -> bytes | None:
+        """A value as last put."""
+        ...
+
+    def channel_state(self, channel_id: bytes) -> ChannelState:
+        """What a channel is rebuilt from."""
+        ...
+
+
+def evidence_terms(cluster: Cluster, initial: NDArray[np.float32]) -> Terms:
+    """What every statement of the run is judged against."""
+    algorithm = cluster.algorithm
+    return Terms(
+        run=bytes.fromhex(cluster.fingerprint),
+        dim=cluster.task.parameters,
+        sketch_size=cluster.payments.sketch_size,
+        window_rounds=cluster.payments.window,
+        publics={entry.id: bytes.fromhex(entry.identity) for entry in cluster.agents},
+        weights=cluster.round_weights.of,
+        step_size=step_schedule(algorithm.step_size, algorithm.step_decay),
+        initial=initial,
+        rounds=cluster.rounds.rounds,
+    )
+
+
+def channel_terms(cluster: Cluster, agent: str) -> dict[str, ChannelTerms]:
+    """The terms of an agent's channels, by neighbour."""
+    return {peer: _terms(cluster, *sorted((agent, peer))) for peer in cluster.neighbours(agent)}
+
+
+def _terms(cluster: Cluster, lo: str, hi: str) -> ChannelTerms:
+    return ChannelTerms(
+        lo=lo,
+        hi=hi,
+        public_lo=bytes.fromhex(cluster.agent(lo).identity),
+        public_hi=bytes.fromhex(cluster.agent(hi).identity),
+        run_id=cluster.run_id,
+        fingerprint=bytes.fromhex(cluster.fingerprint),
+        credit_limit=cluster.payments.credit_limit,
+    )
+
+
+def assemble(
+    cluster: Cluster,
+    agent: str,
+    identity: Identity,
+    store: Stored,
+    initial: NDArray[np.float32],
+    *,
+    nonce: bytes,
+    chunk_bytes: int,
+    link_reason: Callable[[str], str | None],
+    snapshot: bytes | None = None,
+) -> AgentCore:
+    """The core of `agent`, as the store left it; `nonce` (16 random bytes) is this life's own.
+
+    `snapshot` is what the last `Remember` of an earlier life left; raises MalformedError when it or
+    the store is damaged.
+    """
+    terms = evidence_terms(cluster, initial)
+    bills = bill_terms(cluster)
+    _check_bundles(bills, agent)
+    examiner = Examiner(terms)
+    book = EvidenceBook(agent, examiner)
+    peers = cluster.neighbours(agent)
+    pool = BufferPool(terms.dim, spare_max=(SLOTS_PER_NEIGHBOUR + 1) * max(1, len(peers)))
+    key = identity.signing_key
+    own = _party(cluster, agent)
+    certificate = issue(
+        key, run_id=cluster.run_id, curve=own.curve, endpoint=own.endpoint, serial=1
+    ).encode()
+    neighbours = {
+        peer: Neighbour(
+            peer,
+            Session(
+                key=key,
+                own=own,
+                peer=_party(cluster, peer),
+                run_id=cluster.run_id,
+                fingerprint=cluster.fingerprint,
+                certificate=certificate,
+                nonce=nonce,
+                revision=cluster.revision.number if cluster.revision else 0,
+            ),
+            Inbox(pool),
+        )
+        for peer in peers
+    }
+    edges = {
+        peer: Edge(
+            peer,
+            Channel(channel, key, store.channel_state(channel.channel_id)),
+            terms.publics[peer],
+        )
+        for peer, channel in channel_terms(cluster, agent).items()
+    }
+    reserved = store.value(RESERVED_KEY) or b"0"
+    if not reserved.isdigit():
+        raise MalformedError("the stored reserve is not a number")
+    reserved_round = int(reserved)
+    settlement = Settlement(
+        key,
+        book,
+        bills,
+        edges,
+        patience_s=BILL_DEADLINES * cluster.rounds.deadline_s,
+        overdue_s=SETTLE_DEADLINES * cluster.rounds.deadline_s,
+        resting=reserved_round // terms.window_rounds,
+    )
+    _restore_claims(settlement, store, window_of(reserved_round, terms.window_rounds))
+    if snapshot and reserved_round == 0:
+        raise ConfigurationError(
+            "the ledger database is new, but window.bin is of an earlier life of this agent; "
+            "bring the database back, or start with a new data directory"
+        )
+    taken_over = settlement.take_over(snapshot) if snapshot else ()
+    settings = CoreSettings(
+        agent=agent,
+        endpoints={peer: ", ".join(cluster.agent(peer).endpoints) for peer in peers},
+        rounds=cluster.rounds.rounds,
+        deadline_s=cluster.rounds.deadline_s,
+        start_deadline_s=cluster.rounds.start_deadline_s,
+        chunk_bytes=chunk_bytes,
+        reserved_round=reserved_round,
+        window_rounds=terms.window_rounds,
+    )
+    return AgentCore(
+        settings,
+        key=key,
+        examiner=examiner,
+        neighbours=neighbours,
+        pool=pool,
+        settlement=settlement,
+        book=book,
+        link_reason=link_reason,
+        taken_over=taken_over,
+    )
+
+
+def _party(cluster: Cluster, agent: str) -> Party:
+    entry = cluster.agent(agent)
+    return Party(agent, bytes.fromhex(entry.identity), entry.curve, entry.endpoint)
+
+
+def _check_bundles(terms: BillTerms, agent: str) -> None:
+    """A bill travels with the claims of a whole neighbourhood: larger ones cannot be settled."""
+    if not terms.payments.settles:
+        return
+    for referee in (agent, *sorted(terms.neighbours[agent])):
+        members = {referee, *terms.neighbours[referee]}
+        size = BUNDLE_SLACK_BYTES + sum(
+            claim_bytes_max(terms.window_rounds, terms.neighbours[m], 4 * terms.trace_size)
+            for m in members
+        )
+        if size > BUNDLE_BYTES_MAX:
+            raise ConfigurationError(
+                f"{referee} has {len(members) - 1} neighbours: the bill of a window of "
+                f"{terms.window_rounds} rounds may take {size} bytes, more than "
+                f"{BUNDLE_BYTES_MAX}; use a sparser topology or a smaller payments.window"
+            )
+
+
+def _restore_claims(settlement: Settlement, store: Stored, last: int) -> None:
+    """The claims and bills of an earlier life that a neighbour may not have settled yet."""
+    for window in range(max(0, last - WINDOWS_KEPT + 1), last + 1):
+        claim = store.value(claim_key(window))
+        if claim is not None:
+            settlement.restore(window, claim, store.value(bill_key(window)))

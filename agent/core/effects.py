@@ -1,0 +1,159 @@
+"""What algorithms and the core ask for: effects are commands; a runtime performs them.
+
+An optimisation algorithm is a generator over tensors with a leading agent axis. It yields one of
+the effects below and is sent the result; the daemon performs them for one row over the network,
+the vectorised runtime for all rows at once.
+
+The core's methods return lists of the effects in the second half, to be performed in order:
+`Persist` stands before every `Send` that depends on it.
+"""
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candor.mechanisms.evidence.statements import SignedStatement
+from candor.mechanisms.ledger.channel import Persist as LedgerPersist
+from candor.network.slots import Slot
+from candor.network.wire import Envelope
+
+if TYPE_CHECKING:
+    from torch import Tensor  # commands that only read a ledger do without its two seconds
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSteps:
+    """H local SGD steps from x (agents, dim) in round t; answered by what moved x, divided by the
+    step size: a pseudo-gradient (agents, dim), the stochastic gradient itself for H = 1."""
+
+    x: "Tensor"
+    t: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Each agent's strategy turns its gradient (agents, dim) into the report (agents, dim) it acts
+    on; the honest one returns the gradient."""
+
+    gradient: "Tensor"
+    t: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mass:
+    """The masses of round t, by which steps are divided: (agents, 1), ones but under push-sum."""
+
+    t: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Combine the rows of y (agents, dim) of round t with the round's matrix; the shape stays."""
+
+    y: "Tensor"
+    t: int
+
+
+AlgorithmEffect: TypeAlias = LocalSteps | Report | Mass | Mix
+Algorithm: TypeAlias = Generator[AlgorithmEffect, "Tensor", None]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A complete update with the statements of the round before that are already trusted here."""
+
+    slot: Slot[SignedStatement]
+    trusted: Mapping[str, SignedStatement]
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Hand a message to the transport; bulk of an older round may be dropped for a newer one."""
+
+    peer: str
+    envelope: Envelope
+    bulk_round: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PutValue:
+    """Persist: a value of the agent's own under a key, replacing what was there."""
+
+    key: str
+    value: bytes
+
+
+StoreOperation: TypeAlias = LedgerPersist | PutValue
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Commit in one transaction before anything that follows in the list is done."""
+
+    operations: tuple[StoreOperation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Replace the snapshot of the window under way, for the case that this process dies. It need
+    not outlive the machine, so it costs no sync; it must be written before what follows is sent."""
+
+    snapshot: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRecords:
+    """Read up to `count` ledger records from `first` on; answer with `AgentCore.records_read`."""
+
+    peer: str
+    channel_id: bytes
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Judge a complete update off the event loop; answer with `AgentCore.verified`."""
+
+    peer: str
+    update: Arrived
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Every neighbour is there, or the start deadline has passed: start with round 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Combine:
+    """x of round + 1 is the weighted sum of `parts` (weight, payload (dim,)), in this order;
+    answer with `AgentCore.combined`. With `reentry` the algorithm starts anew from it."""
+
+    round: int
+    parts: tuple[tuple[float, NDArray[np.float32]], ...]
+    reentry: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A stable event name with fields; level is logging's."""
+
+    level: int
+    event: str
+    fields: Mapping[str, str | int | float]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The run is over for this agent; `failure` is one line when it did not end well."""
+
+    failure: str | None = None
+    exit_code: int = 0
+
+
+Effect: TypeAlias = (
+    Send | Persist | Remember | ReadRecords | Verify | Begin | Combine | Log | Finished
+)

@@ -1,0 +1,172 @@
+"""What the core knows of one neighbour: its session, its receive slots and its verified updates."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candor.mechanisms.evidence.statements import ROUNDS_KEPT, SignedStatement
+from candor.network.session import Session, SessionState
+from candor.network.slots import BufferPool, Inbox
+
+# The current round, the next, and the one after that shows that we have fallen behind.
+READY_KEPT: Final = 3
+# Complete updates that wait for the worker, each with its buffer: it may be training for minutes.
+VERIFYING_MAX: Final = 3
+# Coming back takes what is left of a window, and a few rounds; then it is taking without giving.
+UNRETURNED_MAX: Final = 32
+TRIAL_EVERY: Final = 16
+
+
+@dataclass(slots=True)
+class Neighbour:
+    """Membership of one neighbour in the rounds.
+
+    `waiting`: it said in this round that it waits for others itself, so it gets a second deadline.
+    `given_up`: it missed its deadline and is not waited for until it is heard again.
+    `barred`: why it is no longer served at all (a frozen or disputed ledger, its credit limit).
+    `unreturned`: rounds in a row, while it was served, of which no update of its was accepted.
+    `owed`: we owe it all that the credit limit allows.
+    """
+
+    agent: str
+    session: Session
+    inbox: Inbox[SignedStatement]
+    ready: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    verifying: set[int] = field(default_factory=set)
+    refused: dict[int, str] = field(default_factory=dict)
+    waiting: bool = False
+    given_up: bool = False
+    barred: str | None = None
+    left: bool = False
+    heard_our_bye: bool = False
+    last_round: int = 0
+    unreturned: int = 0
+    owed: bool = False
+
+    @property
+    def served(self) -> bool:
+        """Whether updates are exchanged with it."""
+        return self.session.established and self.barred is None
+
+    def given(self, round_number: int) -> bool:
+        """Whether our update of a round goes to it. Whoever returns none that can be accepted does
+        not take for ever; a round now and then, the same of all givers, lets it come back."""
+        return self.unreturned < UNRETURNED_MAX or round_number % TRIAL_EVERY == 0
+
+    @property
+    def speaking(self) -> bool:
+        """Whether more is to be expected of it: it is served, and neither late nor gone."""
+        return self.served and not self.given_up and not self.left
+
+    @property
+    def state(self) -> str:
+        """One word for status: what it is to us now."""
+        if self.barred is not None:
+            return "barred"
+        if self.session.state is SessionState.ESTABLISHED:
+            return "left" if self.left else "late" if self.given_up else "present"
+        return self.session.state.value
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is not simply present."""
+        if self.barred or self.session.reason:
+            return self.barred or self.session.reason
+        if self.owed and not self.left:
+            return (
+                "we owe it up to the credit limit: pay it, and tell both ends (candor ledger pay)"
+            )
+        if self.left:
+            return f"left after round {self.last_round}"
+        if self.given_up:
+            return f"late, last heard in round {self.last_round}"
+        if self.unreturned >= UNRETURNED_MAX:
+            return f"no update of its was accepted since round {self.last_round}"
+        return None
+
+    def awaited(self, round_number: int) -> bool:
+        """Whether a round should wait for its update: it may still come and has no verdict yet."""
+        if round_number in self.verifying:
+            return True  # it has come, even if its sender has left since
+        if not self.speaking:
+            return False
+        if round_number <= self.last_round or round_number in self.refused:
+            return False
+        # One connection keeps its order: once a later round is announced, no more of an earlier one
+        # will come (its sender drops what is unsent of it).
+        return self.inbox.latest_round <= round_number
+
+    def announce(
+        self, signed: SignedStatement, payload_bytes: int, *, notice: bool = False
+    ) -> None:
+        """Open the slot of a round it states; what outruns our worker is skipped, as if lost.
+
+        Raises:
+            RemoteProtocolError: a round out of order, or a wrong size.
+        """
+        statement = signed.statement
+        if len(self.verifying) < VERIFYING_MAX:
+            first = statement.round == 1  # which has no witnesses
+            named = frozenset(agent for agent, _ in statement.row if not first)
+            self.inbox.announce(statement.round, signed, payload_bytes, named, notice=notice)
+
+    def keep(
+        self, round_number: int, payload: NDArray[np.float32], current: int, pool: BufferPool
+    ) -> None:
+        """Hold a verified payload unless its round is over; the buffer goes back otherwise, and so
+        does the empty one of a notice. Notices may lie between payloads: one whose statement the
+        book has forgotten meanwhile could be mixed, and not be shown."""
+        self.last_round = max(self.last_round, round_number)
+        self.unreturned = 0
+        if round_number < current or len(payload) == 0:
+            pool.give(payload)
+        else:
+            self.ready[round_number] = payload
+        forgotten = self.last_round - ROUNDS_KEPT
+        for old in sorted(self.ready):
+            if old <= forgotten or len(self.ready) > READY_KEPT:
+                pool.give(self.ready.pop(old))
+
+    def forget_before(self, round_number: int, pool: BufferPool) -> None:
+        """Drop what belongs to rounds that are over."""
+        self.waiting = False
+        for old in [r for r in self.ready if r < round_number]:
+            pool.give(self.ready.pop(old))
+        for old in [r for r in self.refused if r < round_number]:
+            del self.refused[old]
+        self.inbox.drop_before(round_number)
+
+    def refuse(self, round_number: int, code: str) -> None:
+        """Record a verdict against an update; the latest few suffice."""
+        self.refused[round_number] = code
+        while len(self.refused) > READY_KEPT:
+            del self.refused[min(self.refused)]
+
+    def restarted(self, current: int) -> None:
+        """A fresh session. In mid-run it is not waited for until it has entered a round: it waits
+        for ours to do that."""
+        self.inbox.restart()
+        self.given_up = current > 1
+        self.left = self.heard_our_bye = False
+
+
+def ahead(neighbours: Mapping[str, Neighbour], round_number: int) -> tuple[int, str] | None:
+    """The (round, agent) to re-enter from when more than half of those that speak are 2 rounds on.
+
+    One fast neighbour is not enough: it alone could otherwise make this agent take its model. The
+    round is the latest that more than half have reached, or where none of them gave its payload of
+    that round, the latest before: one liar among those ahead could name any.
+    """
+    speaking = [n for n in neighbours.values() if n.speaking]
+    leads = [n.last_round for n in speaking if n.last_round >= round_number + 2]
+    if 2 * len(leads) <= len(speaking):
+        return None
+    reached = sorted(leads, reverse=True)[len(speaking) // 2]
+    held = [(n, t) for n in speaking for t in n.ready if round_number < t <= reached]
+    target = max((t for _, t in held), default=None)
+    if target is None:
+        return None
+    return target, min(n.agent for n, t in held if t == target)

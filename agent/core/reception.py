@@ -1,0 +1,396 @@
+"""What comes in from a neighbour and what goes out to it: sessions, updates, acknowledgements.
+
+The half of the core that knows messages; `agent.core.agent` knows rounds and phases. Pure: messages
+come in, effects go out in order. Whatever an authenticated peer sends, the state stays sound: a
+message is refused whole, with a code in the log, before anything of it is kept.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candor.agent.core.effects import Arrived, Effect, Log, Persist, PutValue, Send, Verify
+from candor.agent.core.neighbour import Neighbour
+from candor.agent.core.settlement.edge import Step, To
+from candor.agent.core.settlement.evidence_book import EvidenceBook
+from candor.agent.core.settlement.settlement import Settlement
+from candor.mechanisms.evidence.examiner import Examined, Examiner
+from candor.mechanisms.evidence.statements import EvidenceError, SignedStatement
+from candor.mechanisms.proofs import Proof, ProofError, verify_proof
+from candor.network.errors import RemoteProtocolError
+from candor.network.messages import (
+    Ack,
+    BillMessage,
+    Bye,
+    Chunk,
+    ClaimMessage,
+    EvidenceMessage,
+    Hello,
+    LedgerMessage,
+    Message,
+    Update,
+    Waiting,
+    Witnesses,
+    from_envelope,
+    to_envelope,
+)
+from candor.network.slots import BufferPool
+from candor.network.wire import Buffer, decode
+from candor.topologies.encoding.canonical import MalformedError
+
+K = TypeVar("K")
+
+REFUSALS_TOLD: Final = 10
+REFUSALS_EVERY: Final = 1000
+# What a neighbour can make us log with one message each, as often as it likes.
+REPEATABLE: Final = frozenset(
+    {
+        "update_refused",
+        "own_update_refused",
+        "session_established",
+        "peer_refused",
+        "neighbour_left",
+        "claim_ignored",
+        "ledger_ignored",
+    }
+)
+
+
+class Reception:
+    """Reads the neighbours' messages and addresses ours."""
+
+    def __init__(
+        self,
+        neighbours: Mapping[str, Neighbour],
+        settlement: Settlement,
+        book: EvidenceBook,
+        examiner: Examiner,
+        pool: BufferPool,
+        chunk_bytes: int,
+        agent: str,
+    ) -> None:
+        self._neighbours = neighbours
+        self._settlement = settlement
+        self._book = book
+        self._examiner = examiner
+        self._pool = pool
+        self._chunk_bytes = chunk_bytes
+        self._agent = agent
+        self._proofs: set[tuple[str, str]] = set()  # at most one of a kind and agent
+        self._refusals: Counter[tuple[str, str]] = Counter()
+        self._repeated: Counter[tuple[str, str, str]] = Counter()  # in the present round
+        self._repeated_round = 0
+
+    # --- events -----------------------------------------------------------------------------
+
+    def tick(self, now_s: float, own_round: int) -> list[Effect]:
+        """Greet who has not answered, repeat what is not settled."""
+        effects: list[Effect] = []
+        for neighbour in self._neighbours.values():
+            effects += [
+                Send(neighbour.agent, to_envelope(hello, b""))
+                for hello in neighbour.session.tick(now_s, own_round)
+            ]
+            if neighbour.session.established:
+                effects += self.addressed(self._settlement.tick(neighbour.agent, now_s))
+        return effects
+
+    def received(
+        self,
+        sender: str,
+        frames: Sequence[Buffer],
+        *,
+        own_round: int,
+        leaving: bool,
+        now_s: float,
+        wall_s: float,
+    ) -> list[Effect]:
+        """One message; `leaving` says that a farewell is to be answered with ours."""
+        neighbour = self._neighbours.get(sender)
+        if neighbour is None:
+            return self._refused(sender, "not-a-neighbour")
+        try:
+            envelope = decode(frames)
+            message = from_envelope(envelope)
+            if isinstance(message, Hello):
+                greeted = self._hello(neighbour, message, own_round, now_s, wall_s)
+                return self._bounded(greeted, sender, own_round)
+            if envelope.nonce != neighbour.session.nonce:
+                neighbour.session.misaddressed()
+                return []  # said to an earlier life: expected, not served
+            if not neighbour.session.established:
+                return []
+            if isinstance(message, Bye):
+                left = self._bye(neighbour, message.heard, leaving)
+                return self._bounded(left, sender, own_round)
+            return self._bounded(self._dispatch(neighbour, message, now_s), sender, own_round)
+        except (RemoteProtocolError, EvidenceError) as exc:
+            return [*self.addressed([]), *self._refused(sender, exc.code, str(exc))]
+        except MalformedError as exc:
+            return [*self.addressed([]), *self._refused(sender, "malformed", str(exc))]
+
+    def verified(
+        self, peer: str, update: Arrived, outcome: Examined | EvidenceError, own_round: int
+    ) -> list[Effect]:
+        """The verdict on an update that was handed out by `Verify`."""
+        neighbour, slot = self._neighbours[peer], update.slot
+        neighbour.verifying.discard(slot.round)
+        if isinstance(outcome, Examined) and self._settlement.too_large(outcome.energy):
+            reason = f"an energy of {outcome.energy:g} could cost more than the credit limit"
+            outcome = EvidenceError("injected-too-large", reason)
+        if isinstance(outcome, EvidenceError):
+            self._pool.give(slot.buffer)
+            return self._refuse(neighbour, slot.round, outcome)
+        self._book.add(slot.statement, outcome)
+        self._settlement.stated(slot.statement, outcome)
+        # Witnesses that the row names, and whose signatures were checked with the update.
+        row = dict(slot.statement.statement.row)
+        named = {k: witness for k, witness in slot.witnesses.items() if k in row}
+        proven = [
+            effect
+            for proof in self._book.contradicted(named)
+            for effect in self._proven(proof, heard_from=None)
+        ]
+        returned, neighbour.given_up = neighbour.given_up, False
+        neighbour.keep(slot.round, slot.buffer, own_round, self._pool)
+        back = _told(logging.INFO, "neighbour_returned", neighbour, {"round": slot.round})
+        told = self.send(neighbour, Ack(slot.round, ""))
+        return [*proven, *([back] if returned else []), *told]
+
+    def _proven(self, proof: Proof, heard_from: str | None) -> list[Effect]:
+        """Keep a new proof. Of malice tell the neighbours once, and stop serving the guilty one.
+
+        Raises:
+            ProofError, MalformedError: it proves nothing.
+        """
+        key = (proof.agent, proof.kind)
+        if key in self._proofs:
+            return []
+        verdict = verify_proof(proof, self._examiner.terms)
+        if heard_from is not None and not verdict.malice:
+            raise ProofError("only malice is passed on")
+        self._proofs.add(key)
+        data = proof.encode()
+        about = {"peer": proof.agent, "kind": proof.kind, "place": verdict.place}
+        stored = Persist((PutValue(f"proof/{proof.kind}/{proof.agent}", data),))
+        if not verdict.malice:
+            return [stored, Log(logging.WARNING, "contradiction_proven", about)]
+        effects: list[Effect] = [stored, Log(logging.ERROR, "misbehaviour_proven", about)]
+        self._settlement.convict(proof.agent, f"proven guilty: {proof.kind} in {verdict.place}")
+        for neighbour in self._neighbours.values():
+            if neighbour.agent not in (heard_from, proof.agent):
+                effects += self.send(neighbour, EvidenceMessage(data))
+        return effects + self.addressed([])
+
+    def _refused(self, sender: str, code: str, detail: str = "") -> list[Effect]:
+        """Tell of a refused message: each of the first, then now and then, or a flood of bad ones
+        would fill the disk with their log."""
+        count = _counted(self._refusals, (sender, code))
+        if not count:
+            return []
+        about: dict[str, str | int] = {"peer": sender, "code": code}
+        about |= {"detail": detail, "count": count}
+        return [Log(logging.WARNING, "message_refused", about)]
+
+    def _bounded(self, effects: list[Effect], sender: str, own_round: int) -> list[Effect]:
+        """Without the log lines that a neighbour repeats: each of the first of a round is told, as
+        an honest one may be refused in every round, then now and then."""
+        if own_round != self._repeated_round:
+            self._repeated_round = own_round
+            self._repeated.clear()
+        return [e for e in effects if not isinstance(e, Log) or self._worth_telling(e, sender)]
+
+    def _worth_telling(self, log: Log, sender: str) -> bool:
+        if log.event not in REPEATABLE:
+            return True
+        # An acknowledgement's code is the sender's own word: no key of ours.
+        code = "" if log.event == "own_update_refused" else str(log.fields.get("code", ""))
+        return _counted(self._repeated, (sender, log.event, code)) > 0
+
+    # --- messages ---------------------------------------------------------------------------
+
+    def _dispatch(self, neighbour: Neighbour, message: Message, now_s: float) -> list[Effect]:
+        match message:
+            case Update():
+                return self._update(neighbour, message)
+            case Witnesses(number, statements):
+                slot = neighbour.inbox.slot(number)
+                if slot is not None:
+                    for body, signature in statements:
+                        witness = self._decode(body, signature)
+                        slot.add_witness(witness.statement.agent, witness)
+                return self._judge(neighbour, number)
+            case Chunk(number, offset, data):
+                return self._chunk(neighbour, number, offset, data)
+            case Ack(number, code):
+                if not code:
+                    return []
+                about: dict[str, str | int] = {"round": number, "code": code}
+                return [_told(logging.WARNING, "own_update_refused", neighbour, about)]
+            case ClaimMessage(claim):
+                effects = self._settlement.claimed(neighbour.agent, claim, now_s)
+                return self.addressed(effects)
+            case BillMessage(bundle):
+                return self.addressed(self._settlement.billed(neighbour.agent, bundle, now_s))
+            case EvidenceMessage(data):
+                try:
+                    return self._proven(Proof.decode(data), neighbour.agent)
+                except ProofError as exc:
+                    raise RemoteProtocolError("evidence", str(exc)) from exc
+            case LedgerMessage(kind, fields):
+                effects = self._settlement.received(neighbour.agent, kind, fields, now_s)
+                return self.addressed(effects)
+            case Waiting():
+                neighbour.waiting = True
+                return []
+        raise RemoteProtocolError("kind", type(message).__name__)
+
+    def _hello(
+        self, neighbour: Neighbour, hello: Hello, own_round: int, now_s: float, wall_s: float
+    ) -> list[Effect]:
+        greeted = neighbour.session.received(hello, wall_s, own_round)
+        effects: list[Effect] = [
+            Send(neighbour.agent, to_envelope(reply, b"")) for reply in greeted.replies
+        ]
+        if greeted.refused is not None:
+            about = {"detail": greeted.refused}
+            effects.append(_told(logging.ERROR, "peer_refused", neighbour, about))
+        if greeted.established:
+            neighbour.restarted(own_round)
+            effects.append(_told(logging.INFO, "session_established", neighbour, {}))
+            nonce = neighbour.session.peer_nonce
+            assert nonce is not None
+            connected = self._settlement.connected(
+                neighbour.agent, neighbour.session.nonce, nonce, now_s
+            )
+            effects += self.addressed(connected)
+        return effects
+
+    def _update(self, neighbour: Neighbour, message: Update) -> list[Effect]:
+        if not neighbour.served or neighbour.left:
+            return []
+        signed = self._decode(message.body, message.signature)
+        number = signed.statement.round
+        try:
+            self._examiner.examine_header(signed, neighbour.agent)
+            taken = self._examiner.terms.weights(number).taken[self._agent]
+            notice = neighbour.agent not in taken
+            neighbour.announce(signed, message.payload_bytes, notice=notice)
+        except (EvidenceError, RemoteProtocolError) as exc:
+            return self._refuse(neighbour, number, exc)
+        return self._judge(neighbour, number)
+
+    def _decode(self, body: bytes, signature: bytes) -> SignedStatement:
+        limit = self._examiner.terms.sketch_bytes
+        return SignedStatement.decode(body, signature, sketch_bytes_max=limit)
+
+    def _chunk(self, neighbour: Neighbour, number: int, offset: int, data: Buffer) -> list[Effect]:
+        slot = neighbour.inbox.slot(number)
+        if slot is None:
+            return []  # displaced by a later round, or refused at its header
+        try:
+            slot.write(offset, data)
+        except RemoteProtocolError as exc:
+            neighbour.inbox.drop(number)
+            return self._refuse(neighbour, number, exc)
+        return self._judge(neighbour, number)
+
+    def _judge(self, neighbour: Neighbour, number: int) -> list[Effect]:
+        """Have the update of a round verified when all of it is there."""
+        slot = neighbour.inbox.slot(number)
+        if slot is None or not slot.complete:
+            return []
+        neighbour.inbox.take(number)
+        neighbour.verifying.add(number)
+        trusted = dict(self._book.statements(number - 1))
+        return [Verify(neighbour.agent, Arrived(slot, trusted))]
+
+    def _refuse(
+        self, neighbour: Neighbour, number: int, error: EvidenceError | RemoteProtocolError
+    ) -> list[Effect]:
+        neighbour.refuse(number, error.code)
+        about: dict[str, str | int] = {
+            "round": number,
+            "code": error.code,
+            "detail": str(error),
+        }
+        refused = _told(logging.WARNING, "update_refused", neighbour, about)
+        return [refused, *self.send(neighbour, Ack(number, error.code))]
+
+    def _bye(self, neighbour: Neighbour, heard: bool, leaving: bool) -> list[Effect]:
+        first, neighbour.left = not neighbour.left, True
+        neighbour.heard_our_bye = neighbour.heard_our_bye or heard
+        if not first:
+            return []
+        left = _told(logging.INFO, "neighbour_left", neighbour, {"round": neighbour.last_round})
+        return [left, *(self.send(neighbour, Bye(True)) if leaving else [])]
+
+    # --- sending ----------------------------------------------------------------------------
+
+    def update(
+        self,
+        signed: SignedStatement,
+        witnesses: Sequence[SignedStatement],
+        payload: NDArray[np.float32],
+    ) -> list[Effect]:
+        """Our update of a round to every neighbour that is served: statement, witnesses, and chunks
+        for those that mix it in this round; without them it is a notice."""
+        number, view = signed.statement.round, payload.data.cast("B").toreadonly()
+        shown = Witnesses.batches(number, [(w.body, w.signature) for w in witnesses])
+        step = self._chunk_bytes
+        chunks = [Chunk(number, at, view[at : at + step]) for at in range(0, len(view), step)]
+        notice: list[Message] = [Update(signed.body, signed.signature, 0), *shown]
+        whole: list[Message] = [
+            Update(signed.body, signed.signature, len(view)),
+            *shown,
+            *chunks,
+        ]
+        takers = self._examiner.terms.weights(number).takers[self._agent]
+        return [
+            effect
+            for neighbour in self._neighbours.values()
+            if neighbour.served and not neighbour.left
+            if neighbour.given(number)
+            for message in (whole if neighbour.agent in takers else notice)
+            for effect in self.send(neighbour, message, number)
+        ]
+
+    def send(
+        self, neighbour: Neighbour, message: Message, bulk_round: int | None = None
+    ) -> list[Effect]:
+        """A message addressed to the neighbour's present life; nothing without a session."""
+        nonce = neighbour.session.peer_nonce
+        if not neighbour.session.established or nonce is None:
+            return []
+        return [Send(neighbour.agent, to_envelope(message, nonce), bulk_round)]
+
+    def addressed(self, steps: Sequence[Step]) -> list[Effect]:
+        """Settlement's steps as effects, in order, with what they prove; bars it put on neighbours
+        take effect."""
+        effects: list[Effect] = []
+        for step in steps:
+            if isinstance(step, To):
+                effects += self.send(self._neighbours[step.agent], step.message)
+            else:
+                effects.append(step)
+        for proof in self._settlement.collector.take():
+            effects += self._proven(proof, heard_from=None)
+        for neighbour in self._neighbours.values():
+            neighbour.barred = self._settlement.barred(neighbour.agent)
+            neighbour.owed = self._settlement.owing(neighbour.agent)
+        return effects
+
+
+def _counted(counter: Counter[K], key: K) -> int:
+    """Count one more; answers how many there were, or 0 when it is not worth a line."""
+    counter[key] += 1
+    count = counter[key]
+    return 0 if count > REFUSALS_TOLD and count % REFUSALS_EVERY else count
+
+
+def _told(level: int, event: str, neighbour: Neighbour, about: Mapping[str, str | int]) -> Log:
+    return Log(level, event, {"peer": neighbour.agent, **about})

@@ -1,0 +1,1 @@
+"""Claims, bills and ledgers of one agent, edge by edge."""

@@ -1,0 +1,144 @@
+"""What may become proof: statements, claims and bills that this agent has met, as they were signed.
+
+One half of a contradiction convicts nobody; the other half may come from another neighbour, inside
+a bill or a record. Both are kept here until they meet, the newest within a bound of bytes. Pure
+bookkeeping over `mechanisms.proofs`; what a proof leads to is `agent.core.reception`'s business.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Final, Generic, Protocol, TypeVar
+
+from candor.mechanisms.evidence.claims import SignedClaim
+from candor.mechanisms.evidence.examiner import RunTerms
+from candor.mechanisms.evidence.sketch import window_of
+from candor.mechanisms.evidence.statements import SignedStatement
+from candor.mechanisms.payments.bills import SignedBill
+from candor.mechanisms.proofs import TWO_BILLS, TWO_CLAIMS, Proof, Signed, contradiction
+
+# A claim has about 10 KiB: those of a neighbourhood of neighbourhoods, for tens of windows.
+SIGNED_BYTES_MAX: Final = 2**24
+# A round of four neighbours, each with five sources, has about 200 KiB: windows of hundreds.
+STATED_BYTES_MAX: Final = 2**26
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Newest(Generic[K, V]):
+    """The first value of each key: the oldest keys give way beyond `bytes_max`."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._held: dict[K, tuple[V, int]] = {}
+
+    def get(self, key: K) -> V | None:
+        """The value of a key that is still held."""
+        held = self._held.get(key)
+        return None if held is None else held[0]
+
+    def values(self) -> list[V]:
+        """What is held, oldest first."""
+        return [value for value, _ in self._held.values()]
+
+    def keep(self, key: K, value: V, size_bytes: int) -> None:
+        """Hold a value that takes `size_bytes`, unless there is one."""
+        if key in self._held:
+            return
+        self._held[key] = (value, size_bytes)
+        self._bytes += size_bytes
+        while self._bytes > self._bytes_max:
+            self._drop(next(iter(self._held)))
+
+    def forget(self, old: Callable[[K], bool]) -> None:
+        """Let go of the keys that are `old`."""
+        for key in [key for key in self._held if old(key)]:
+            self._drop(key)
+
+    def _drop(self, key: K) -> None:
+        self._bytes -= self._held.pop(key)[1]
+
+
+class Verifiable(Protocol):
+    """A signed body."""
+
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def signature(self) -> bytes: ...
+    def verify(self, public: bytes) -> bool:
+        """Whether `public` signed this body."""
+        ...
+
+
+class Collector:
+    """The halves that agent `agent` holds against others; never against itself."""
+
+    def __init__(self, agent: str, terms: RunTerms) -> None:
+        self._agent = agent
+        self._terms = terms
+        self._signed: Newest[tuple[str, str, int], Signed] = Newest(SIGNED_BYTES_MAX)
+        self._stated: Newest[tuple[str, int], tuple[SignedStatement, tuple[bytes, ...]]] = Newest(
+            STATED_BYTES_MAX
+        )
+        self._found: list[Proof] = []
+
+    def stated(self, signed: SignedStatement, sources: tuple[bytes, ...]) -> None:
+        """A neighbour's update was accepted; `sources` are the bodies it commits to."""
+        size_bytes = len(signed.body) + sum(map(len, sources))
+        key = (signed.statement.agent, signed.statement.round)
+        self._stated.keep(key, (signed, sources), size_bytes)
+
+    def claimed(self, signed: SignedClaim) -> None:
+        """A claim was met, whoever showed it."""
+        claim = signed.claim()
+        if claim.run == self._terms.run:
+            self._meet(TWO_CLAIMS, claim.agent, claim.window, signed)
+
+    def billed(self, signed: SignedBill) -> None:
+        """A bill was met, with the claims that it was made of."""
+        bill = signed.bill()
+        if bill.run != self._terms.run:
+            return
+        self._meet(TWO_BILLS, bill.referee, bill.window, signed)
+        for claim in signed.claims:
+            if claim.claim().window == bill.window:
+                self.claimed(claim)
+
+    def refused(self, signed: SignedClaim) -> None:
+        """A neighbour's claim, signed by it, was found false: look for the proof."""
+        claim = signed.claim()
+        stated = [
+            (said, sources)
+            for said, sources in self._stated.values()
+            if said.statement.agent == claim.agent
+            and self._window(said.statement.round) == claim.window
+        ]
+        proof = contradiction(signed, stated, self._terms)
+        if proof is not None:
+            self._found.append(proof)
+
+    def forget(self, window: int) -> None:
+        """Drop the statements of windows before this one: their claims are judged."""
+        self._stated.forget(lambda key: self._window(key[1]) < window)
+
+    def take(self) -> list[Proof]:
+        """The proofs found since the last time."""
+        found, self._found = self._found, []
+        return found
+
+    def _meet(self, kind: str, agent: str, window: int, signed: Verifiable) -> None:
+        key, public = (kind, agent, window), self._terms.publics.get(agent)
+        known = self._signed.get(key)
+        if agent == self._agent or public is None or (known and known[0] == signed.body):
+            return
+        if not signed.verify(public):
+            return  # anyone may have written it
+        pair = (signed.body, signed.signature)
+        if known is None:
+            self._signed.keep(key, pair, len(signed.body))
+        else:
+            self._found.append(Proof(kind, agent, known, pair))
+
+    def _window(self, round_number: int) -> int:
+        return window_of(round_number, self._terms.window_rounds)

@@ -1,0 +1,235 @@
+"""The evidence book: the statements and injected updates that this agent holds, bounded by age.
+
+It answers three questions: which statements do I forward as witnesses, what did my neighbours
+inject in a window, and what do I claim for myself. Pure bookkeeping over
+`mechanisms.evidence.examiner`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candor.mechanisms.evidence.claims import Claim, ClaimedRound
+from candor.mechanisms.evidence.examiner import Examined, Examiner
+from candor.mechanisms.evidence.sketch import window_of
+from candor.mechanisms.evidence.statements import ROUNDS_KEPT, SignedStatement
+from candor.mechanisms.proofs import Proof, equivocation
+from candor.topologies.encoding.canonical import MalformedError, Value, pack, unpack
+
+# Claims of a window arrive during the next one; those of a neighbour that was away come later.
+WINDOWS_KEPT: Final = 64
+SEEN_BYTES_MAX: Final = 2**26  # our own file: thousands of neighbours
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Seen:
+    """What one agent injected in one window, as seen here: energies and traces by round; and whom
+    it mixed, by round, as its next statement's row tells."""
+
+    energies: dict[int, float] = field(default_factory=dict)
+    traces: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    heard: dict[int, frozenset[str]] = field(default_factory=dict)
+
+    def add(self, round_number: int, examined: Examined) -> None:
+        """Count a round once."""
+        if round_number in self.energies:
+            return
+        self.energies[round_number] = examined.energy
+        self.traces[round_number] = examined.trace
+
+    def fields(self, agent: str) -> Value:
+        """[agent, [[round, energy, trace], …]]."""
+        rounds: list[Value] = [
+            [number, value, self.traces[number].astype("<f4").tobytes()]
+            for number, value in self.energies.items()
+        ]
+        return [agent, rounds]
+
+
+def _seen_from(fields: Value) -> tuple[str, Seen]:
+    match fields:
+        case [str(agent), list(rounds)]:
+            seen = Seen()
+            for number, value, trace in map(_round_from, rounds):
+                seen.energies[number] = value
+                seen.traces[number] = np.frombuffer(trace, "<f4")
+            return agent, seen
+    raise MalformedError("not what an agent saw in a window")
+
+
+def _round_from(entry: Value) -> tuple[int, float, bytes]:
+    match entry:
+        case [int(number), float(value), bytes(trace)] if len(trace) % 4 == 0:
+            return number, value, trace
+    raise MalformedError("not a round that was seen")
+
+
+def _snapshot(data: bytes) -> tuple[int, bytes, Sequence[Value]]:
+    match unpack(data, bytes_max=2 * SEEN_BYTES_MAX):
+        case [int(window), bytes(seen), list(heard)]:
+            return window, seen, heard
+    raise MalformedError("not a window under way")
+
+
+def _heard_from(entry: Value) -> tuple[int, tuple[str, ...]]:
+    match entry:
+        case [int(number), [*agents]]:
+            return number, tuple(str(agent) for agent in agents)
+    raise MalformedError("not who was heard in a round")
+
+
+def _forget(held: dict[int, T], present: int, kept: int) -> None:
+    """Keep the last `kept` rounds or windows up to the present and the highest `kept` beyond it.
+
+    The second bound is for a sender that runs ahead, truly or not, of an agent that stands still.
+    """
+    beyond = sorted(key for key in held if key > present)
+    for key in [key for key in held if key <= present - kept] + beyond[:-kept]:
+        del held[key]
+
+
+class EvidenceBook:
+    """What agent `agent` has verified, by round and by window."""
+
+    def __init__(self, agent: str, examiner: Examiner) -> None:
+        self.agent = agent
+        self.examiner = examiner
+        self.row: Mapping[str, float] = {agent: 1.0}  # what formed the present x
+        self._mixed_round = 0
+        self._present_window = 0
+        self._statements: dict[str, dict[int, SignedStatement]] = {}  # by agent and round
+        self._seen: dict[str, dict[int, Seen]] = {}  # by agent and window
+        self._overheard: dict[int, dict[str, SignedStatement]] = {}  # by round: of anyone
+        self._heard: dict[int, dict[int, tuple[str, ...]]] = {}  # by window and round
+
+    def add(self, signed: SignedStatement, examined: Examined) -> None:
+        """Remember a verified statement, a neighbour's or one's own: the first of a round."""
+        statement = signed.statement
+        agent, window = statement.agent, self._window(statement.round)
+        statements = self._statements.setdefault(agent, {})
+        statements.setdefault(statement.round, signed)
+        seen = self._seen.setdefault(agent, {})
+        seen.setdefault(window, Seen()).add(statement.round, examined)
+        # Not across windows: who crashed after its claim may have entered the next one otherwise.
+        if statement.round - 1 in seen[window].energies:
+            mixed = frozenset(other for other, _ in statement.row if other != agent)
+            seen[window].heard.setdefault(statement.round - 1, mixed)
+        if agent == self.agent:
+            self._present_window = window
+            _forget(self._heard, window, WINDOWS_KEPT)
+        _forget(statements, self._mixed_round, ROUNDS_KEPT)
+        _forget(seen, self._present_window, WINDOWS_KEPT)
+
+    def contradicted(self, witnesses: Mapping[str, SignedStatement]) -> list[Proof]:
+        """Proofs that verified witnesses make with what was stated here, or by other witnesses."""
+        proofs = []
+        for agent, witness in witnesses.items():
+            number = witness.statement.round
+            known = self.statements(number).get(agent)
+            heard = self._overheard.setdefault(number, {}).setdefault(agent, witness)
+            proof = equivocation(known or heard, witness)
+            if proof is not None:
+                proofs.append(proof)
+        _forget(self._overheard, self._mixed_round, ROUNDS_KEPT)
+        return proofs
+
+    def add_own(self, signed: SignedStatement) -> Examined:
+        """Remember one's own statement of this round; answers what it shows that was injected."""
+        sources = {
+            source.statement.agent: source for source in self.witnesses(signed.statement.round)
+        }
+        examined = self.examiner.shown(signed.statement, sources)
+        self.add(signed, examined)
+        return examined
+
+    def mixed(self, round_number: int, row: Mapping[str, float]) -> None:
+        """The row that formed the next x out of this round's payloads."""
+        self.row = dict(row)
+        self._mixed_round = round_number
+        heard = tuple(sorted(agent for agent in row if agent != self.agent))
+        self._heard.setdefault(self._window(round_number), {})[round_number] = heard
+
+    def statements(self, round_number: int) -> Mapping[str, SignedStatement]:
+        """The verified statements of a round, by agent."""
+        return {
+            agent: held[round_number]
+            for agent, held in self._statements.items()
+            if round_number in held
+        }
+
+    def witnesses(self, round_number: int) -> list[SignedStatement]:
+        """The statements that go with this agent's update of a round: those its row names."""
+        if round_number == 1:
+            return []
+        before = self.statements(round_number - 1)
+        return [before[agent] for agent in sorted(self.row)]
+
+    def seen(self, agent: str, window: int) -> Seen:
+        """What an agent injected in a window, as far as it was seen here."""
+        return self._seen.get(agent, {}).get(window, Seen())
+
+    def claim(self, window: int) -> Claim:
+        """This agent's own claim for a window: the rounds it stated and mixed."""
+        seen = self.seen(self.agent, window)
+        heard = self._heard.get(window, {})
+        rounds = tuple(
+            ClaimedRound(
+                number,
+                seen.energies[number],
+                heard.get(number, ()),
+                seen.traces[number].astype("<f4").tobytes(),
+            )
+            for number in sorted(seen.energies)
+        )
+        return Claim(self.examiner.terms.run, window, self.agent, rounds)
+
+    def encode_seen(self, window: int) -> bytes:
+        """What was seen in a window, as bytes to be stored with this agent's claim for it."""
+        return pack([seen.fields(agent) for agent, seen in self._window_seen(window)])
+
+    def snapshot(self) -> bytes:
+        """The window under way as bytes: all that its claim and its neighbours' will need."""
+        window = self._present_window
+        heard: list[Value] = [
+            [number, agents] for number, agents in self._heard.get(window, {}).items()
+        ]
+        return pack([window, self.encode_seen(window), heard])
+
+    def window_of_snapshot(self, data: bytes) -> int:
+        """Which window a snapshot is of; raises MalformedError as `restore` does."""
+        return _snapshot(data)[0]
+
+    def restore(self, data: bytes) -> int:
+        """Take back a snapshot of an earlier life; answers which window it is of.
+
+        Raises:
+            MalformedError: our own file is damaged.
+        """
+        window, seen, heard = _snapshot(data)
+        self.restore_seen(window, seen)
+        self._heard[window] = dict(map(_heard_from, heard))
+        return window
+
+    def restore_seen(self, window: int, data: bytes) -> None:
+        """Take back what an earlier life stored, so that it can still check claims.
+
+        Raises:
+            MalformedError: our own file is damaged.
+        """
+        entries = unpack(data, bytes_max=SEEN_BYTES_MAX)
+        if not isinstance(entries, list):
+            raise MalformedError("not what was seen in a window")
+        for agent, seen in list(map(_seen_from, entries)):
+            self._seen.setdefault(agent, {})[window] = seen
+        self._present_window = max(self._present_window, window)
+
+    def _window_seen(self, window: int) -> Iterable[tuple[str, Seen]]:
+        return [(agent, held[window]) for agent, held in self._seen.items() if window in held]
+
+    def _window(self, round_number: int) -> int:
+        return window_of(round_number, self.examiner.terms.window_rounds)

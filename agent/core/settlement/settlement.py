@@ -1,0 +1,514 @@
+"""Settlement of all edges of one agent: claims and bills exchanged, and a channel an edge.
+
+An edge settles a window once the bills of both its ends are here, and never twice: the channel sees
+to that. Claims and bills of the own neighbourhood are made in `agent.core.settlement.referee`.
+Pure: it answers with steps for the core, in order.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from candor.agent.core.effects import Persist, PutValue
+from candor.agent.core.settlement.contradictions import Collector
+from candor.agent.core.settlement.edge import Edge, Step, To, log
+from candor.agent.core.settlement.evidence_book import EvidenceBook
+from candor.agent.core.settlement.referee import Referee
+from candor.mechanisms.evidence.claims import SignedClaim, claim_bytes_max
+from candor.mechanisms.evidence.examiner import Examined
+from candor.mechanisms.evidence.sketch import window_of
+from candor.mechanisms.evidence.statements import EvidenceError, SignedStatement
+from candor.mechanisms.ledger import channel as ledger
+from candor.mechanisms.ledger.messages import Records, Reject
+from candor.mechanisms.payments.bills import (
+    Bill,
+    BillError,
+    BillTerms,
+    SignedBill,
+    check_bill,
+    edge_delta,
+)
+from candor.mechanisms.payments.credits import AmountError
+from candor.network.errors import RemoteProtocolError
+from candor.network.messages import BillMessage, ClaimMessage, LedgerMessage
+from candor.network.wire import Kind
+from candor.topologies.encoding.canonical import MalformedError, Value
+from candor.topologies.encoding.signatures import SigningKey
+
+# A proposal or a state without an answer is repeated this often; the first nearly always lands.
+RESEND_S: Final = 1.0
+
+
+class Settlement:
+    """Claims, bills and channels of agent `book.agent`, an edge a neighbour."""
+
+    def __init__(
+        self,
+        key: SigningKey,
+        book: EvidenceBook,
+        terms: BillTerms,
+        edges: Mapping[str, Edge],
+        patience_s: float,
+        overdue_s: float,
+        resting: int = 0,
+    ) -> None:
+        limits = (edge.channel.terms.credit_limit for edge in edges.values())
+        self._agent = book.agent
+        self._key = key
+        self._book = book
+        self._terms = terms
+        self._edges = edges
+        self._overdue_s = overdue_s
+        self.collector = Collector(book.agent, book.examiner.terms)
+        self._referee = Referee(
+            key, book, terms, patience_s, min(limits, default=0), resting=resting
+        )
+
+    # --- what the core asks -----------------------------------------------------------------
+
+    @property
+    def settles(self) -> bool:
+        """Whether the rule asks for anything: without, no claims are made."""
+        return self._terms.payments.settles
+
+    @property
+    def balance(self) -> int:
+        """Micro-credits received net over all edges."""
+        return sum(edge.channel.received for edge in self._edges.values())
+
+    @property
+    def settled_window(self) -> int:
+        """The last window that any edge has settled, -1 for none."""
+        return max((edge.channel.settled_window for edge in self._edges.values()), default=-1)
+
+    @property
+    def restored(self) -> bool:
+        """Whether a neighbour showed records that were forgotten here: a backup, or a new disk."""
+        return any(edge.channel.restored for edge in self._edges.values())
+
+    def caught_up(self, agent: str) -> bool:
+        """Whether the ledger shared with a neighbour is as long here as there."""
+        channel = self._edges[agent].channel
+        return not self.settles or channel.synced or channel.status is not ledger.Status.OPEN
+
+    def edge_balance(self, agent: str) -> int:
+        """Micro-credits received net from one neighbour."""
+        return self._edges[agent].channel.received
+
+    def barred(self, agent: str) -> str | None:
+        """Why a neighbour is not served, or None: its ledger stopped or its credit is used up."""
+        edge = self._edges[agent]
+        if edge.refused is not None:
+            return edge.refused
+        if edge.late:
+            return f"it has not claimed window {min(edge.late)}"
+        if edge.overdue:
+            return f"it has not settled window {edge.channel.settled_window + 1}"
+        if edge.channel.status is not ledger.Status.OPEN:
+            return f"ledger {edge.channel.status}: {edge.channel.reason}"
+        return "credit limit reached" if edge.over_limit else None
+
+    def owing(self, agent: str) -> bool:
+        """Whether we owe a neighbour all that its credit limit allows."""
+        return self._edges[agent].owing
+
+    def settled(self, agent: str) -> bool:
+        """Whether nothing is left to settle with a neighbour: a window in which it stated nothing
+        that was seen here, as while it was away, is no debt of its."""
+        return self._edges[agent].channel.idle and not self._unsettled(agent)
+
+    def _unsettled(self, agent: str) -> list[int]:
+        edge = self._edges[agent]
+        return [
+            window
+            for window in self._referee.windows
+            if window > edge.channel.settled_window
+            and window not in edge.skipped
+            and self._book.seen(agent, window).energies
+        ]
+
+    def convict(self, agent: str, verdict: str) -> None:
+        """A neighbour is proven guilty: it is not served any more."""
+        edge = self._edges.get(agent)
+        if edge is not None and edge.refused is None:
+            edge.refused = verdict
+
+    def too_large(self, energy: float) -> bool:
+        """Whether an update of this energy could not be paid for; see `Referee.too_large`."""
+        return self.settles and self._referee.too_large(energy)
+
+    # --- events -----------------------------------------------------------------------------
+
+    def stated(self, signed: SignedStatement, examined: Examined) -> None:
+        """A neighbour's update was accepted: its claim will have to agree with it."""
+        if self.settles:
+            self.collector.stated(signed, examined.sources)
+
+    def connected(
+        self, agent: str, own_nonce: bytes, peer_nonce: bytes, now_s: float
+    ) -> Sequence[Step]:
+        """A session began: exchange ledger states, and what may have been lost."""
+        edge = self._edges[agent]
+        edge.resend_s = now_s + RESEND_S
+        steps = edge.steps(edge.channel.connected(own_nonce, peer_nonce))
+        return [*steps, *self._open(agent)]
+
+    def tick(self, agent: str, now_s: float) -> Sequence[Step]:
+        """Bill what is due; repeat what the neighbour has not answered."""
+        edge = self._edges[agent]
+        steps = self._bill(now_s)
+        unsettled = self._unsettled(agent)
+        edge.wait(unsettled, now_s, self._overdue_s)
+        if (edge.channel.idle and not unsettled) or now_s < edge.resend_s:
+            return steps
+        edge.resend_s = now_s + RESEND_S
+        return [*steps, *self._open(agent), *edge.steps(edge.channel.resend())]
+
+    def received(
+        self, agent: str, kind: Kind, fields: Sequence[Value], now_s: float
+    ) -> Sequence[Step]:
+        """A ledger message.
+
+        Raises:
+            RemoteProtocolError, MalformedError: the peer's fault; nothing has changed.
+        """
+        edge = self._edges[agent]
+        message = ledger.parse_message(kind.name, fields)
+        if isinstance(message, Reject) and self._is_of_bill(message.body_hash):
+            return self._bill_rejected(agent, edge, message)
+        if isinstance(message, Records):
+            self._check_adopted(edge, message)
+        settled = edge.channel.settled_window
+        try:
+            effects = edge.channel.received_from_peer(message)
+        except ledger.LedgerViolation as exc:
+            raise RemoteProtocolError(f"ledger-{exc.code}", exc.detail) from exc
+        edge.resend_s = now_s + RESEND_S
+        steps = edge.steps(effects)
+        # Later bills may be here already: they waited for the windows that this has settled.
+        return [*steps, *(self._settle(agent) if edge.channel.settled_window > settled else [])]
+
+    def _check_adopted(self, edge: Edge, message: Records) -> None:
+        """A record that both signed names bodies only: its evidence must hold by itself, or our own
+        export would fail the audit."""
+        lo, hi = edge.channel.terms.lo, edge.channel.terms.hi
+        for record in message.records:
+            for bundle, referee in zip(record.evidence, (lo, hi), strict=False):
+                try:
+                    signed = SignedBill.decode(bundle)
+                    check_bill(self._terms, signed, referee)
+                except BillError as exc:
+                    raise RemoteProtocolError(f"ledger-{exc.code}", exc.detail) from exc
+                self.collector.billed(signed)
+
+    def records_read(self, agent: str, records: list[ledger.Record]) -> Sequence[Step]:
+        """The answer to `ReadRecords`."""
+        edge = self._edges[agent]
+        edge.reading = False
+        return edge.steps(edge.channel.records_read(records))
+
+    def claimed(self, agent: str, data: bytes, now_s: float) -> Sequence[Step]:
+        """A neighbour's claim: kept until our own window is over, then held against the evidence.
+
+        Raises:
+            RemoteProtocolError, MalformedError: not its claim, or a second one that differs.
+        """
+        edge = self._edges[agent]
+        signed = SignedClaim.decode(data, bytes_max=self._claim_bytes_max(agent))
+        claim = signed.claim()
+        if claim.agent != agent or not signed.verify(edge.public):
+            raise RemoteProtocolError("claim-signature", f"not {agent}'s")
+        if claim.run != self._terms.run:
+            raise RemoteProtocolError("claim-run", "of another run")
+        wanted = self._referee.wanted(claim.window)
+        if wanted:
+            self.collector.claimed(signed)
+        if edge.done(claim.window) and claim.window not in edge.late:
+            return []
+        if not wanted:
+            return [log(logging.DEBUG, "claim_ignored", peer=agent, window=claim.window)]
+        if not self._referee.keep(agent, claim.window, signed):
+            raise RemoteProtocolError("claim-changed", f"window {claim.window}")
+        return self._bill(now_s)
+
+    def billed(self, agent: str, data: bytes, now_s: float) -> Sequence[Step]:
+        """A neighbour's bill: checked by itself at once, settled when ours is made.
+
+        Raises:
+            RemoteProtocolError, MalformedError: not its bill, or a second one that differs.
+        """
+        edge = self._edges[agent]
+        signed = SignedBill.decode(data)
+        bill = signed.bill()
+        if bill.run != self._terms.run:
+            raise RemoteProtocolError("bill-run", "of another run")
+        if edge.done(bill.window):
+            self._collect(agent, bill, signed)
+            return []
+        if not self._referee.near(bill.window):
+            return [log(logging.DEBUG, "bill_ignored", peer=agent, window=bill.window)]
+        known = edge.bills.get(bill.window)
+        if known is not None:
+            self._collect(agent, bill, signed)
+            if known.body != signed.body:
+                raise RemoteProtocolError("bill-changed", f"window {bill.window}")
+            return []
+        if bill.referee != agent or not signed.verify(edge.public):
+            raise RemoteProtocolError("bill-signature", f"not {agent}'s")
+        try:
+            check_bill(self._terms, signed, agent)
+            if self._forgotten(signed):
+                return self._skip(agent, edge, bill.window, "claim_forgotten", "restored backup")
+            self._match_claims(agent, signed)
+        except (BillError, MalformedError) as exc:
+            code = exc.code if isinstance(exc, BillError) else "bill"
+            if code == "claim-signature":  # which the bill's own does not cover
+                raise RemoteProtocolError(code, str(exc)) from exc
+            self._collect(agent, bill, signed)
+            return self._refuse_bill(agent, edge, signed, bill.window, code, str(exc))
+        self._collect(agent, bill, signed)
+        edge.bills[bill.window] = signed
+        past = self._billed_past(agent, edge, bill.previous, bill.window)
+        return [*past, *self._bill(now_s), *self._settle(agent)]
+
+    def _collect(self, agent: str, bill: Bill, signed: SignedBill) -> None:
+        """Remember a neighbour's bill, in case that there is another one of its window."""
+        if self._referee.wanted(bill.window) and bill.referee == agent:
+            self.collector.billed(signed)
+
+    def round_over(self, round_number: int, rounds: int, now_s: float) -> Sequence[Step]:
+        """Claim the windows that end with this round, or were jumped over by a re-entry."""
+        if not self.settles:
+            return []
+        # Claims of a window come during the next one; later ones are judged without statements.
+        self.collector.forget(window_of(round_number, self._terms.window_rounds) - 1)
+        steps: list[Step] = []
+        for window in self._referee.round_over(round_number, rounds):
+            steps.append(Persist((self._referee.claim(window),)))
+            claim = self._referee.windows[window].claim.encode()
+            steps += [To(agent, ClaimMessage(claim)) for agent in self._edges]
+            self._forget_settled()
+        return [*steps, *self._bill(now_s)]
+
+    def take_over(self, snapshot: bytes) -> tuple[PutValue, ...]:
+        """Claim the window in which an earlier life ended, from its last snapshot; answers what to
+        persist before the claim is sent. A restarted agent sits out the rest of that window.
+
+        Raises:
+            MalformedError: our own file is damaged.
+        """
+        window = self._book.window_of_snapshot(snapshot)
+        if window in self._referee.windows or not self.settles:
+            return ()  # claimed already, with evidence that is more complete than the snapshot's
+        self._book.restore(snapshot)
+        return (self._referee.claim(window),)
+
+    def payments(self) -> dict[str, int]:
+        """The payment that each edge's channel was told of, as a record's delta; 0 for none."""
+        return {agent: edge.channel.payment for agent, edge in self._edges.items()}
+
+    def told(self, before: Mapping[str, int], stored: Mapping[bytes, int]) -> Sequence[Step]:
+        """Payments outside the system as the operator has them in the store, by channel id; what
+        changed here since it was read (`before`) waits for the next reading."""
+        steps: list[Step] = []
+        for agent, edge in self._edges.items():
+            channel, delta = edge.channel, stored.get(edge.channel.channel_id, 0)
+            if channel.payment != before[agent] or delta == channel.payment:
+                continue
+            effects = channel.pay(delta)
+            if not any(isinstance(effect, ledger.Ignored) for effect in effects):
+                steps.append(log(logging.INFO, "payment_told", peer=agent, delta=delta))
+            # It is in the store already, where the operator may be writing the next one.
+            steps += edge.steps([e for e in effects if not isinstance(e, ledger.StorePayment)])
+        return steps
+
+    def restore(self, window: int, claim: bytes, bill: bytes | None) -> None:
+        """Take back the claim, and the bill if there is one, of an earlier life."""
+        self._referee.restore(window, claim, bill)
+        made = self._referee.windows[window].bill
+        if made is not None:
+            self.collector.billed(made)
+
+    # --- claims and bills -------------------------------------------------------------------
+
+    def _claim_bytes_max(self, agent: str) -> int:
+        trace_bytes = 4 * self._terms.trace_size
+        return claim_bytes_max(
+            self._terms.window_rounds, self._terms.neighbours[agent], trace_bytes
+        )
+
+    def _bill(self, now_s: float) -> list[Step]:
+        """Bill, in order, the windows whose claims are all here or whose deadline has passed."""
+        steps: list[Step] = []
+        for window in self._referee.unbilled(now_s):
+            held = self._referee.windows[window]
+            excluded = {
+                agent: edge.refused is not None or edge.done(window)
+                for agent, edge in self._edges.items()
+            }
+            late = self._referee.awaited(window, excluded)
+            past = [agent for agent in late if self._edges[agent].passed_over(window)]
+            if len(late) > len(past) and now_s < held.bill_by_s:
+                break
+            for agent in late:
+                edge = self._edges[agent]
+                # It will not claim any more what it has billed past.
+                steps += edge.pass_by(window) if agent in past else edge.missed(window)
+            steps += self._judge(window)
+            steps += self._bill_window(window)
+        return steps + self._judge_late()
+
+    def _judge_late(self) -> list[Step]:
+        """Serve those again whose claim came too late to be billed, unless it is a habit."""
+        steps: list[Step] = []
+        for agent, edge in self._edges.items():
+            for window in [w for w in edge.late if w in self._referee.claims.get(agent, {})]:
+                try:
+                    self._referee.judge(agent, window)
+                except EvidenceError as exc:
+                    steps += self._refuse_claim(agent, edge, window, exc)
+                else:
+                    steps += edge.judge_lateness()
+                edge.late.discard(window)
+                del self._referee.claims[agent][window]
+        return steps
+
+    def _judge(self, window: int) -> list[Step]:
+        """Hold the claims of a window against the evidence."""
+        steps: list[Step] = []
+        for agent, edge in self._edges.items():
+            if edge.done(window) or window not in self._referee.claims.get(agent, {}):
+                continue
+            try:
+                self._referee.judge(agent, window)
+            except EvidenceError as exc:
+                steps += self._refuse_claim(agent, edge, window, exc)
+        return steps
+
+    def _refuse_claim(
+        self, agent: str, edge: Edge, window: int, error: EvidenceError
+    ) -> list[Step]:
+        edge.refused = f"claim of window {window} refused: {error}"
+        self.collector.refused(self._referee.claims[agent][window])
+        return self._skip(agent, edge, window, "claim_refused", str(error))
+
+    def _skip(self, agent: str, edge: Edge, window: int, event: str, detail: str) -> list[Step]:
+        edge.skipped.add(window)
+        refused = log(logging.WARNING, event, peer=agent, window=window, detail=detail)
+        return [refused, *edge.steps(edge.channel.skip(window))]
+
+    def _bill_window(self, window: int) -> list[Step]:
+        members = [
+            agent
+            for agent, edge in self._edges.items()
+            if edge.refused is None
+            and window not in edge.skipped
+            and window in self._referee.claims.get(agent, {})
+        ]
+        steps: list[Step] = [Persist((self._referee.bill(window, members),))]
+        bill = self._referee.windows[window].bill
+        assert bill is not None
+        encoded = bill.encode()
+        steps += [To(agent, BillMessage(encoded)) for agent in self._edges]
+        for agent in self._edges:
+            self._referee.claims.get(agent, {}).pop(window, None)
+            steps += self._settle(agent)
+        return steps
+
+    def _forgotten(self, signed: SignedBill) -> bool:
+        """Whether a bill holds a claim that this agent has signed and no longer knows of: it has
+        restored a backup, and can neither bill that window nor blame the referee."""
+        return any(
+            said.agent == self._agent and said.window not in self._referee.windows
+            for said in (claim.claim() for claim in signed.claims)
+        )
+
+    def _match_claims(self, agent: str, signed: SignedBill) -> None:
+        """Our own claim in a neighbour's bill must be the one we made; so must its own there be
+        the one it sent us."""
+        for claim in signed.claims:
+            said = claim.claim()
+            if said.agent == self._agent:
+                own = self._referee.windows.get(said.window)
+                if own is None or own.claim.body != claim.body:
+                    raise BillError("bill-claims", "our claim is not the one we made")
+            elif said.agent == agent and not self._referee.keep(agent, said.window, claim):
+                raise BillError("bill-claims", f"{agent} sent us another claim")
+
+    def _refuse_bill(
+        self, agent: str, edge: Edge, signed: SignedBill, window: int, code: str, detail: str
+    ) -> list[Step]:
+        edge.refused = f"bill of window {window} refused: {detail}"
+        reject = Reject.sign(self._key, edge.channel.channel_id, signed.digest, code)
+        message = LedgerMessage(Kind.REJECT, reject.to_fields())
+        return [*self._skip(agent, edge, window, "bill_refused", detail), To(agent, message)]
+
+    def _is_of_bill(self, digest: bytes) -> bool:
+        bills = (held.bill for held in self._referee.windows.values())
+        return any(bill is not None and bill.digest == digest for bill in bills)
+
+    def _bill_rejected(self, agent: str, edge: Edge, message: Reject) -> list[Step]:
+        if not message.verify(edge.public, edge.channel.channel_id):
+            raise RemoteProtocolError("bill-signature", f"a REJECT is not signed by {agent}")
+        if edge.refused is not None:
+            return []
+        edge.refused = f"it refused our bill: {message.code}"
+        return [log(logging.ERROR, "bill_rejected_by_peer", peer=agent, code=message.code)]
+
+    def _open(self, agent: str) -> list[To]:
+        """Own claims and bills that an edge has not settled yet, oldest first."""
+        edge = self._edges[agent]
+        steps: list[To] = []
+        for window, held in sorted(self._referee.windows.items()):
+            if window <= edge.channel.settled_window or window in edge.skipped:
+                continue
+            steps.append(To(agent, ClaimMessage(held.claim.encode())))
+            if held.bill is not None:
+                steps.append(To(agent, BillMessage(held.bill.encode())))
+        return steps
+
+    def _settle(self, agent: str) -> list[Step]:
+        """Settle with a neighbour, in order, the windows for which both bills are here."""
+        edge = self._edges[agent]
+        steps: list[Step] = []
+        edge.handed = {w for w in edge.handed if w > edge.channel.settled_window}
+        edge.passed = {w for w in edge.passed if w > edge.channel.settled_window}
+        edge.bills = {w: bill for w, bill in edge.bills.items() if not edge.done(w)}
+        for window, held in sorted(self._referee.windows.items()):
+            if edge.done(window):
+                continue
+            theirs = edge.bills.get(window)
+            if held.bill is not None and theirs is not None:
+                steps += self._settle_window(agent, edge, window, held.bill, theirs)
+            elif held.bill is None or not edge.passed_over(window):
+                break  # in order: both ends must see the same windows
+            elif window not in edge.passed and held.bill.names(agent):
+                steps += edge.pass_by(window)
+        return steps
+
+    def _billed_past(self, agent: str, edge: Edge, previous: int, window: int) -> list[Step]:
+        """Windows are billed in order: what a neighbour passes over it will never claim any more;
+        nor settle, where it has billed it before it restored a backup."""
+        edge.late = {w for w in edge.late if not previous < w < window}
+        steps = edge.judge_lateness()
+        for w in sorted(edge.handed):
+            if previous < w < window and w > edge.channel.settled_window:
+                steps += edge.pass_by(w)
+                steps += self._skip(agent, edge, w, "bill_withdrawn", f"window {window} is billed")
+        return steps
+
+    def _settle_window(
+        self, agent: str, edge: Edge, window: int, own: SignedBill, theirs: SignedBill
+    ) -> list[Step]:
+        lo, hi = (own, theirs) if self._agent < agent else (theirs, own)
+        try:
+            delta = edge_delta(lo.bill(), hi.bill())
+        except AmountError as exc:
+            edge.refused = f"window {window} cannot be settled: {exc}"
+            return self._skip(agent, edge, window, "bill_refused", str(exc))
+        edge.handed.add(window)
+        return edge.steps(edge.channel.settle(window, delta, lo.encode(), hi.encode()))
+
+    def _forget_settled(self) -> None:
+        settled = (edge.channel.settled_window for edge in self._edges.values())
+        self._referee.forget(min(settled, default=-1))

@@ -1,0 +1,1 @@
+"""One agent on its host: sockets, threads, files."""

@@ -1,0 +1,485 @@
+"""The daemon: one agent of a run over ZeroMQ, asyncio and one worker thread for arithmetic.
+
+It performs what the core and the algorithm ask for and tells them what happened; it decides
+nothing. The event loop only moves messages: training, digests, sketches, verification and mixing
+run in the worker thread, SQLite in the store's own thread.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from candor.agent.algorithms import AlgorithmFunction, Hyper
+from candor.agent.core.agent import AgentCore, Phase
+from candor.agent.core.effects import (
+    Algorithm,
+    Arrived,
+    Begin,
+    Combine,
+    Effect,
+    Finished,
+    LocalSteps,
+    Log,
+    Mass,
+    Mix,
+    Persist,
+    ReadRecords,
+    Remember,
+    Report,
+    Send,
+    Verify,
+)
+from candor.agent.daemon.failpoints import (
+    AFTER_PERSIST,
+    AFTER_SNAPSHOT,
+    BEFORE_PERSIST,
+    BEFORE_SNAPSHOT,
+    Probe,
+)
+from candor.agent.daemon.journal import Journal
+from candor.agent.daemon.store import Store
+from candor.agent.exits import INTERRUPTED
+from candor.mechanisms.evidence.examiner import Examined
+from candor.mechanisms.evidence.statements import EvidenceError, Statement
+from candor.mechanisms.strategies.lies import Honest, Strategy, StrategyContext
+from candor.network.transport import Transport
+from candor.network.wire import encode
+
+TICK_S: Final = 0.05  # the resolution of every deadline
+DRAIN_S: Final = 2.0
+PAYMENTS_EVERY_S: Final = 1.0
+
+T = TypeVar("T")
+
+
+class Trainer(Protocol):
+    """What the daemon needs of `agent.learning.learner.Learner`."""
+
+    def local_steps(self, x: Tensor, t: int, step_size: float) -> tuple[Tensor, Tensor]: ...
+    def evaluate(self, x: Tensor) -> list[float]: ...
+    def reset_momentum(self) -> None: ...
+
+
+class Observer(Protocol):
+    """Told of every finished round; writes metrics, status and sketches."""
+
+    def started(self, core: AgentCore) -> None: ...
+    def stated(self, statement: Statement) -> None: ...
+    def remember(self, snapshot: bytes) -> None: ...
+    def round_over(self, outcome: "RoundOutcome", core: AgentCore) -> None: ...
+    def ticked(self, core: AgentCore) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOutcome:
+    """One finished round: `accuracy` is None where the round was not evaluated."""
+
+    round: int
+    train_loss: float
+    accuracy: float | None
+    injected_norm: float
+    mixed: int
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How it ended: exit code, one line of failure, the final model (dim,)."""
+
+    exit_code: int
+    failure: str | None
+    x: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the daemon does between messages; `index` is the agent's row in the cluster file."""
+
+    algorithm: AlgorithmFunction
+    hyper: Hyper
+    trainer: Trainer
+    strategy: Strategy
+    initial: Tensor
+    index: int
+    seed: int
+    rounds: int
+    evaluate_every: int
+
+
+class Daemon:
+    """Runs one agent to the end of the run; `seconds` adds up where the time of rounds goes."""
+
+    def __init__(
+        self,
+        core: AgentCore,
+        transport: Transport,
+        store: Store,
+        work: Work,
+        journal: Journal,
+        observer: Observer,
+        parent_pid: int | None = None,
+        probe: Probe | None = None,
+    ) -> None:
+        self.core = core
+        self._examiner = core.examiner
+        self._transport = transport
+        self._store = store
+        self._work = work
+        self._journal = journal
+        self._observer = observer
+        self._parent_pid = parent_pid
+        self._probe = probe
+        self._unsynced = set(core.neighbours)
+        self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._pending: deque[Effect] = deque()
+        self._persisting = False
+        self._x = work.initial.unsqueeze(0)  # (1, dim), the model of the current round
+        self.seconds: dict[str, float] = dict.fromkeys(
+            ("train", "state", "send", "wait", "verify", "mix", "settle", "rest"), 0.0
+        )
+
+    # --- life -------------------------------------------------------------------------------
+
+    async def run(self) -> Result:
+        """Run to the end; always stops every task, thread and socket it started.
+
+        Raises:
+            TransportError: the endpoint cannot be bound, or the sockets failed.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._begun: asyncio.Future[tuple[Tensor, int]] = self._loop.create_future()
+        self._combined: asyncio.Future[tuple[Tensor, bool]] | None = None
+        self._reported: Tensor | None = None  # of the last round, (1, dim); only a liar's is kept
+        self._finished: asyncio.Future[Finished] = self._loop.create_future()
+        self._interrupted = False
+        await self._transport.start()
+        self._journal.log(logging.INFO, "started", {"reserved": self.core.settings.reserved_round})
+        try:
+            with self._signals():
+                ended = await self._run_tasks()
+        except BaseExceptionGroup as group:
+            raise _first(group) from group
+        finally:
+            self._compute.shutdown(wait=True, cancel_futures=True)
+            await self._transport.close(DRAIN_S)
+        code = INTERRUPTED if self._interrupted else ended.exit_code
+        return Result(code, ended.failure, self._x[0])
+
+    async def _run_tasks(self) -> Finished:
+        self._perform(self.core.start(self._now()))
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(job)
+                for job in (
+                    self._receive_loop(),
+                    self._tick_loop(),
+                    self._payments_loop(),
+                    self._train_loop(),
+                )
+            ]
+            ended = await self._finished
+            if ended.failure is None:
+                await asyncio.wait(tasks[-1:])  # the last round may still be evaluated
+            for task in tasks:
+                task.cancel()
+        return ended
+
+    @contextlib.contextmanager
+    def _signals(self):  # type: ignore[no-untyped-def]
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(number, self._interrupt)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._loop.remove_signal_handler(number)
+
+    def _interrupt(self) -> None:
+        self._interrupted = True
+        self._journal.log(logging.INFO, "interrupted", {"round": self.core.round})
+        self._perform(self.core.stop())
+
+    def _now(self) -> float:
+        return self._loop.time()
+
+    # --- loops ------------------------------------------------------------------------------
+
+    async def _receive_loop(self) -> None:
+        while True:
+            delivery = await self._transport.receive()
+            self._perform(
+                self.core.received(delivery.sender, delivery.frames, self._now(), time.time())
+            )
+
+    async def _tick_loop(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            if self._parent_pid is not None and os.getppid() != self._parent_pid:
+                self._interrupt()
+            self._perform(self.core.tick(self._now()))
+            self._observer.ticked(self.core)
+            self._tell_synced()
+
+    async def _payments_loop(self) -> None:
+        """What `candor ledger pay` has stored meanwhile."""
+        while True:
+            await asyncio.sleep(PAYMENTS_EVERY_S)
+            if self._persisting or self._pending:
+                continue  # the store is not yet what the core takes it to be
+            before = self.core.settlement.payments()
+            stored = await self._loop.run_in_executor(None, self._store.payments)
+            self._perform(self.core.told(before, stored, self._now()))
+
+    def _tell_synced(self) -> None:
+        """Log once a neighbour that nothing of an earlier life is left to settle with it."""
+        for agent in sorted(self._unsynced):
+            session = self.core.neighbours[agent].session
+            if session.established and self.core.settlement.settled(agent):
+                self._unsynced.discard(agent)
+                self._journal.log(logging.INFO, "ledger_synced", {"peer": agent})
+
+    async def _train_loop(self) -> None:
+        x, start = await self._begun
+        self._observer.started(self.core)
+        while start <= self._work.rounds:
+            x, start = await self._run_algorithm(x, start)
+
+    async def _run_algorithm(self, x: Tensor, start: int) -> tuple[Tensor, int]:
+        """Drive the algorithm's generator from round `start` until the run ends or re-enters."""
+        steps = self._work.algorithm(x, self._work.hyper, start)
+        mixed: Tensor | None = None
+        while True:
+            (y, t), loss = await self._timed("train", self._adapt, steps, mixed)
+            mixed, reentered = await self._mix(y, t)
+            if reentered:
+                self._work.trainer.reset_momentum()
+                self._reported = None
+                return mixed, self.core.round
+            await self._round_over(t, mixed, loss)
+            if t == self._work.rounds:
+                return mixed, t + 1
+
+    def _adapt(self, steps: Algorithm, mixed: Tensor | None) -> tuple[tuple[Tensor, int], float]:
+        """From one `Mix` of the algorithm to the next, which is answered (y, t); and the loss."""
+        work, loss = self._work, float("nan")
+        effect = next(steps) if mixed is None else steps.send(mixed)
+        while True:
+            match effect:
+                case LocalSteps(x, t):
+                    m, losses = work.trainer.local_steps(x, t, work.hyper.step_size(t))
+                    loss = float(losses[0])
+                    effect = steps.send(m)
+                case Report(gradient, t):
+                    agents, own = (work.index,), self._reported
+                    context = StrategyContext(t, work.seed, agents, own=own)
+                    report = work.strategy.report(gradient, context)
+                    self._reported = None if isinstance(work.strategy, Honest) else report
+                    effect = steps.send(report)
+                case Mass(t):
+                    mass = self._examiner.terms.weights(t).mass[self.core.settings.agent]
+                    effect = steps.send(torch.tensor([[mass]], dtype=torch.float32))
+                case Mix(y, t):
+                    return (y, t), loss
+
+    async def _mix(self, y: Tensor, t: int) -> tuple[Tensor, bool]:
+        """A round of network traffic: state y (1, dim), send it, wait, combine."""
+        payload: NDArray[np.float32] = y[0].contiguous().numpy()
+        payload.flags.writeable = False  # it stays on its way to neighbours for a while
+        statement = await self._timed(
+            "state",
+            self._examiner.state,
+            t,
+            self.core.settings.agent,
+            payload,
+            self.core.book.row,
+        )
+        self._observer.stated(statement)
+        self._combined = self._loop.create_future()
+        began = time.perf_counter()
+        self._perform(self.core.published(payload, statement, self._now()))
+        self.seconds["send"] += time.perf_counter() - began
+        busy = self.seconds["verify"] + self.seconds["mix"]
+        began = time.perf_counter()
+        outcome = await self._combined
+        waited = time.perf_counter() - began
+        # Verifying and mixing happen inside the wait: what is left is waiting for neighbours.
+        self.seconds["wait"] += max(
+            0.0, waited - (self.seconds["verify"] + self.seconds["mix"] - busy)
+        )
+        return outcome
+
+    async def _round_over(self, t: int, x: Tensor, loss: float) -> None:
+        work, core = self._work, self.core
+        accuracy: float | None = None
+        if work.evaluate_every and (t % work.evaluate_every == 0 or t == work.rounds):
+            accuracy = (await self._timed("rest", work.trainer.evaluate, x))[0]
+        norm = core.injected_norm if core.injected_norm is not None else float("nan")
+        began = time.perf_counter()
+        mixed = core.mixed_neighbours
+        self._observer.round_over(RoundOutcome(t, loss, accuracy, norm, mixed, core.missing), core)
+        self.seconds["rest"] += time.perf_counter() - began
+
+    async def _timed(self, phase: str, job: Callable[..., T], *args: object) -> T:
+        """Run a job in the worker thread and add its time to a phase."""
+
+        def timed() -> T:
+            began = time.perf_counter()
+            try:
+                return job(*args)
+            finally:
+                self.seconds[phase] += time.perf_counter() - began
+
+        return await self._loop.run_in_executor(self._compute, timed)
+
+    # --- effects ----------------------------------------------------------------------------
+
+    def _perform(self, effects: list[Effect]) -> None:
+        """Do effects in order; what follows a Persist waits until it is on disk."""
+        self._pending.extend(effects)
+        if not self._persisting:
+            self._drain()
+
+    def _drain(self) -> None:
+        while self._pending:
+            effect = self._pending.popleft()
+            if isinstance(effect, Persist):
+                self._persisting = True
+                self._reached(BEFORE_PERSIST)
+                began = time.perf_counter()
+                future = self._store.commit(effect.operations)
+                future.add_done_callback(partial(self._persisted_soon, began))
+                return
+            self._do(effect)
+
+    def _persisted_soon(self, began: float, done: Future[None]) -> None:
+        self._loop.call_soon_threadsafe(self._persisted, done, began)
+
+    def _persisted(self, done: Future[None], began: float) -> None:
+        self.seconds["settle"] += time.perf_counter() - began
+        self._persisting = False
+        error = done.exception()
+        if error is not None:
+            # Nothing that depends on it may be sent: stop here, with the promise unmade.
+            self._pending.clear()
+            self._end(Finished(f"the ledger cannot be written: {error}", 1))
+            return
+        self._reached(AFTER_PERSIST)
+        self._drain()
+
+    def _reached(self, failpoint: str) -> None:
+        if self._probe is not None:
+            self._probe.reached(failpoint)
+
+    def _send(self, send: Send) -> None:
+        if self._probe is not None:
+            self._probe.before_send(send.envelope)
+        self._transport.post(send.peer, encode(send.envelope), bulk_round=send.bulk_round)
+        if self._probe is not None:
+            self._probe.after_send(send.envelope)
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case Send():
+                self._send(effect)
+            case Verify(peer, update):
+                self._in_worker(
+                    "verify", lambda: self._examine(update), self._verified(peer, update)
+                )
+            case Begin():
+                self._begun.set_result((self._x, 1))
+            case Combine(number, parts, reentry):
+                self._in_worker("mix", lambda: combine(parts), self._mixed(number, reentry))
+            case Remember(snapshot):
+                self._reached(BEFORE_SNAPSHOT)
+                self._observer.remember(snapshot)
+                self._reached(AFTER_SNAPSHOT)
+            case ReadRecords(peer, channel_id, first, count):
+                self._in_worker(
+                    "settle",
+                    lambda: self._store.records(channel_id, first, count),
+                    lambda records: self._perform(
+                        self.core.records_read(peer, records, self._now())
+                    ),
+                )
+            case Log(level, event, fields):
+                self._journal.log(level, event, fields)
+            case Finished():
+                self._end(effect)
+            case Persist():
+                raise AssertionError("performed by _drain")
+
+    def _end(self, ended: Finished) -> None:
+        if not self._finished.done():
+            self._finished.set_result(ended)
+
+    def _in_worker(self, phase: str, job: Callable[[], T], done: Callable[[T], None]) -> None:
+        task = self._loop.create_task(self._timed(phase, job))
+
+        def finish(task: "asyncio.Task[T]") -> None:
+            if task.cancelled() or self.core.phase is Phase.DONE:
+                return
+            error = task.exception()
+            if error is None:
+                done(task.result())
+            elif not self._finished.done():
+                self._finished.set_exception(error)
+
+        task.add_done_callback(finish)
+
+    def _examine(self, update: Arrived) -> Examined | EvidenceError:
+        slot = update.slot
+        try:
+            return self._examiner.examine(
+                slot.statement, slot.payload, slot.witnesses, update.trusted
+            )
+        except EvidenceError as exc:
+            return exc
+
+    def _verified(self, peer: str, update: Arrived) -> Callable[[Examined | EvidenceError], None]:
+        return lambda outcome: self._perform(self.core.verified(peer, update, outcome, self._now()))
+
+    def _mixed(self, number: int, reentry: bool) -> Callable[[Tensor], None]:
+        def mixed(x: Tensor) -> None:
+            self._x = x
+            self._perform(self.core.combined(number, self._now()))
+            if self._combined is not None and not self._combined.done():
+                self._combined.set_result((x, reentry))
+            elif not self._begun.done():
+                self._begun.set_result((x, number + 1))
+
+        return mixed
+
+    def link_bytes(self) -> Mapping[str, tuple[int, int]]:
+        """(sent, received) by neighbour."""
+        links = {peer: self._transport.link(peer) for peer in self.core.neighbours}
+        return {peer: (link.bytes_sent, link.bytes_received) for peer, link in links.items()}
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first of several failures: the others follow from it."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def combine(parts: tuple[tuple[float, NDArray[np.float32]], ...]) -> Tensor:
+    """The weighted sum (1, dim) of payloads (dim,), added in the order given, in float32."""
+    (weight, first), *others = parts
+    # Read-only payloads are only read: torch has no notion of that and would warn.
+    out = np.multiply(first, np.float32(weight))
+    for weight, payload in others:
+        out += np.float32(weight) * payload
+    return torch.from_numpy(out).unsqueeze(0)

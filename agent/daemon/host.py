@@ -1,0 +1,250 @@
+"""One daemon on its host: reads keys and cluster file, runs, and leaves its outputs."""
+
+import asyncio
+import logging
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from candor.agent.algorithms import Hyper, resolve_algorithm, step_schedule
+from candor.agent.core.assembly import assemble
+from candor.agent.daemon import keys, organisers
+from candor.agent.daemon.daemon import Daemon, Observer, Result, Work
+from candor.agent.daemon.exports import write_exports
+from candor.agent.daemon.failpoints import Probe
+from candor.agent.daemon.journal import Journal
+from candor.agent.daemon.recorder import SNAPSHOT_NAME, Recorder
+from candor.agent.daemon.revision_dirs import MODEL_NAME, move_on, open_store
+from candor.agent.daemon.status import DataDirLock, State
+from candor.agent.daemon.store import Store, StoreError
+from candor.agent.exits import INTERRUPTED
+from candor.agent.learning.learner import Learner, verified_initial_parameters
+from candor.agent.tasks import resolve_task
+from candor.agent.tasks.partition import Shard
+from candor.agent.tasks.poisoned import with_altered_data
+from candor.mechanisms.strategies.specs import parse_strategy
+from candor.network.identity import Identity
+from candor.network.transport import PeerAddress, TransportLimits
+from candor.network.wire import NONCE_BYTES
+from candor.network.zeromq.transport import ZeroMqTransport
+from candor.topologies.cluster.file import Cluster, load_cluster
+from candor.topologies.encoding.canonical import MalformedError
+from candor.topologies.specs.fields import split_bind
+from candor.topologies.specs.specs import ConfigurationError
+
+_STATES: Final[Mapping[int, State]] = {0: "done", INTERRUPTED: "interrupted"}
+
+
+@dataclass(frozen=True, slots=True)
+class HostSettings:
+    """What is this host's own business; everything shared is in the cluster file."""
+
+    agent: str
+    keys: Path
+    data_dir: Path
+    listen: tuple[str, ...] = ()
+    organiser: str | None = None
+    strategy: str = "honest"
+    initial: Path | None = None
+    data_root: Path | None = None
+    evaluate_every: int = 1
+    threads: int | None = None
+    log_level: int = 20
+    record_sketches: bool = False
+    exit_with_parent: bool = False
+
+
+def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, int]:
+    """Run a daemon to its end; answers with one line of failure, if any, and the exit code.
+
+    Raises:
+        ConfigurationError: anything wrong with cluster file, keys, addresses, task, strategy,
+            directory or failpoint.
+        SignatureError: the file is not signed as it should be, or not by whom.
+        TransportError: the endpoint cannot be bound.
+    """
+    probe = Probe.from_environment(os.environ)
+    _check_listen(settings.listen)
+    cluster = load_cluster(cluster_path)
+    organisers.check_signer(cluster, cluster_path, settings.organiser, settings.keys)
+    identity = own_identity(cluster, settings)
+    work, learner = prepare(cluster, settings)
+    _make_data_dir(settings.data_dir)
+    with ExitStack() as stack:
+        stack.enter_context(DataDirLock(settings.data_dir))
+        moved = move_on(settings.data_dir, cluster, settings.agent, identity.signing_key)
+        store = stack.enter_context(open_store(settings.data_dir, cluster, settings.agent))
+        try:
+            result = _run(cluster, identity, settings, work, store, stack, probe, moved)
+            write_exports(store, cluster, settings.agent, identity.signing_key, settings.data_dir)
+            save_file(dict(learner.state_dict(result.x)), settings.data_dir / MODEL_NAME)
+        except (MalformedError, StoreError, OSError, SafetensorError) as exc:
+            return f"{settings.data_dir}: {exc}", 1
+    return result.failure, result.exit_code
+
+
+def _check_listen(listen: Sequence[str]) -> None:
+    """Addresses in their form only: whether this host has them may change until it is started."""
+    for place in listen:
+        try:
+            split_bind(place)
+        except ConfigurationError as exc:
+            raise ConfigurationError(f"--listen: {exc}") from exc
+
+
+def own_identity(cluster: Cluster, settings: HostSettings) -> Identity:
+    """The keys, which must be those the cluster file has for this agent.
+
+    Raises:
+        ConfigurationError: unknown agent, unusable keys, or another agent's.
+    """
+    entry = cluster.agent(settings.agent)
+    identity = keys.load(settings.keys)
+    if (identity.public.identity.hex(), identity.public.curve) != (entry.identity, entry.curve):
+        raise ConfigurationError(
+            f"{settings.keys}: these are not the keys that the cluster file has for "
+            f"{settings.agent}; give --keys the directory whose public.toml went into it"
+        )
+    return identity
+
+
+def prepare(cluster: Cluster, settings: HostSettings) -> tuple[Work, Learner]:
+    """The algorithm and the training of one agent on its own shard."""
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    strategy = parse_strategy(settings.strategy, simulated=False)
+    index, algorithm = cluster.index(settings.agent), cluster.algorithm
+    task = resolve_task(cluster.task.name, settings.data_root)
+    task = with_altered_data(task, {index: strategy})
+    initial = verified_initial_parameters(task, cluster.task, cluster.seed, settings.initial)
+    shard = Shard(index, len(cluster.ids), cluster.task.partition)
+    learner = Learner(task, [shard], algorithm, cluster.task.batch_size, cluster.seed)
+    work = Work(
+        algorithm=resolve_algorithm(algorithm.name),
+        hyper=Hyper(step_schedule(algorithm.step_size, algorithm.step_decay)),
+        trainer=learner,
+        strategy=strategy,
+        initial=initial,
+        index=index,
+        seed=cluster.seed,
+        rounds=cluster.rounds.rounds,
+        evaluate_every=settings.evaluate_every,
+    )
+    return work, learner
+
+
+def _make_data_dir(data_dir: Path) -> None:
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigurationError(f"--data-dir {data_dir}: {exc.strerror}") from exc
+    if not os.access(data_dir, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"--data-dir {data_dir}: not writable")
+
+
+def _run(
+    cluster: Cluster,
+    identity: Identity,
+    settings: HostSettings,
+    work: Work,
+    store: Store,
+    stack: ExitStack,
+    probe: Probe | None,
+    moved: Path | None,
+) -> Result:
+    agent, data_dir = settings.agent, settings.data_dir
+    journal = Journal(agent, data_dir, settings.log_level)
+    stack.callback(journal.close)
+    if cluster.revision is not None:
+        number, fingerprint = cluster.revision.number, cluster.fingerprint[:16]
+        journal.log(logging.INFO, "revision", {"number": number, "fingerprint": fingerprint})
+    if moved is not None:
+        journal.log(logging.WARNING, "ledgers_moved", {"to": str(moved)})
+    recorder = stack.enter_context(
+        Recorder(
+            data_dir,
+            run_id=cluster.run_id,
+            fingerprint=cluster.fingerprint,
+            rounds=cluster.rounds.rounds,
+            record_sketches=settings.record_sketches,
+        )
+    )
+    daemon = build_daemon(
+        cluster,
+        agent,
+        identity,
+        store,
+        work,
+        journal,
+        recorder,
+        listen=settings.listen,
+        parent_pid=os.getppid() if settings.exit_with_parent else None,
+        snapshot=_snapshot(data_dir),
+        probe=probe,
+    )
+    recorder.link_bytes = daemon.link_bytes
+    ended = None
+    try:
+        ended = asyncio.run(daemon.run())
+        return ended
+    finally:
+        recorder.ended(daemon.core, _STATES.get(ended.exit_code, "failed") if ended else "failed")
+
+
+def _snapshot(data_dir: Path) -> bytes | None:
+    """What an earlier life left of its last window; None for a new directory, or when the machine
+    itself went down before the file reached the disk."""
+    path = data_dir / SNAPSHOT_NAME
+    return path.read_bytes() or None if path.exists() else None
+
+
+def build_daemon(
+    cluster: Cluster,
+    agent: str,
+    identity: Identity,
+    store: Store,
+    work: Work,
+    journal: Journal,
+    observer: Observer,
+    *,
+    listen: Sequence[str] = (),
+    parent_pid: int | None = None,
+    snapshot: bytes | None = None,
+    probe: Probe | None = None,
+) -> Daemon:
+    """A daemon on ZeroMQ, its sockets closed to everyone but the agent's neighbours."""
+    limits = TransportLimits()
+    entries = map(cluster.agent, cluster.neighbours(agent))
+    peers = {
+        peer.id: PeerAddress(peer.endpoint, peer.curve, peer.other_endpoints) for peer in entries
+    }
+    first, *others = listen or cluster.agent(agent).listens_at
+    transport = ZeroMqTransport(
+        agent,
+        first,
+        identity.curve_public,
+        identity.curve_secret,
+        peers,
+        limits,
+        other_binds=others,
+    )
+    core = assemble(
+        cluster,
+        agent,
+        identity,
+        store,
+        work.initial.numpy(),
+        nonce=secrets.token_bytes(NONCE_BYTES),
+        chunk_bytes=limits.chunk_bytes,
+        link_reason=lambda peer: transport.link(peer).reason,
+        snapshot=snapshot,
+    )
+    return Daemon(core, transport, store, work, journal, observer, parent_pid, probe)

@@ -1,0 +1,153 @@
+"""What a daemon leaves in its data directory while it runs: metrics, status and sketches."""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO, Final, Self
+
+from candor.agent.core.agent import AgentCore, Phase
+from candor.agent.daemon.daemon import RoundOutcome
+from candor.agent.daemon.metrics import FILE_NAME as METRICS_NAME
+from candor.agent.daemon.metrics import MetricsWriter, RoundMetrics
+from candor.agent.daemon.status import NeighbourStatus, State, Status, StatusFile
+from candor.agent.runs.directory import SKETCHES_NAME
+from candor.mechanisms.evidence.statements import Statement
+
+STATUS_EVERY_S: Final = 0.25
+SNAPSHOT_NAME: Final = "window.bin"
+
+_STATES: Final[Mapping[Phase, State]] = {
+    Phase.STARTING: "starting",
+    Phase.REJOINING: "starting",
+    Phase.RUNNING: "training",
+    Phase.SETTLING: "settling",
+    Phase.LEAVING: "settling",
+    Phase.DONE: "done",
+}
+
+
+class Recorder:
+    """Writes metrics.csv, status.json and, when asked, sketches.f64; use as a context manager."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        run_id: str,
+        fingerprint: str,
+        rounds: int,
+        record_sketches: bool,
+    ) -> None:
+        self._data_dir = data_dir
+        self._run_id = run_id
+        self._fingerprint = fingerprint
+        self._rounds = rounds
+        self._record_sketches = record_sketches
+        self._status = StatusFile(data_dir)
+        self._stack = ExitStack()
+        self._sketches: BinaryIO | None = None
+        self._last: RoundOutcome | None = None
+        self._accuracy: float | None = None
+        self._began = time.monotonic()
+        self._written_s = float("-inf")
+        self.link_bytes: Callable[[], Mapping[str, tuple[int, int]]] = dict
+
+    def __enter__(self) -> Self:
+        self._metrics = self._stack.enter_context(MetricsWriter(self._data_dir / METRICS_NAME))
+        if self._record_sketches:
+            path = self._data_dir / SKETCHES_NAME
+            self._sketches = self._stack.enter_context(path.open("ab"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def started(self, core: AgentCore) -> None:
+        """Round 1, or the round of a re-entry, begins."""
+        self._write(core)
+
+    def stated(self, statement: Statement) -> None:
+        """Keep the sketch of a statement: the distances between agents show the consensus."""
+        if self._sketches is not None:
+            self._sketches.write(statement.sketch)
+
+    def remember(self, snapshot: bytes) -> None:
+        """Replace the snapshot: the rename is atomic, and a process that dies loses nothing."""
+        draft = self._data_dir / f"{SNAPSHOT_NAME}.tmp"
+        draft.write_bytes(snapshot)
+        os.replace(draft, self._data_dir / SNAPSHOT_NAME)
+
+    def round_over(self, outcome: RoundOutcome, core: AgentCore) -> None:
+        """One line of metrics; the status at most every quarter of a second."""
+        self._last = outcome
+        if outcome.accuracy is not None:
+            self._accuracy = outcome.accuracy
+        sent, received = self._bytes()
+        self._metrics.write(
+            RoundMetrics(
+                round=outcome.round,
+                seconds=time.monotonic() - self._began,
+                train_loss=outcome.train_loss,
+                test_accuracy=outcome.accuracy,
+                injected_norm=outcome.injected_norm,
+                balance=core.settlement.balance,
+                bytes_sent=sent,
+                bytes_received=received,
+                neighbours_mixed=outcome.mixed,
+                missing=outcome.missing,
+            )
+        )
+        self.ticked(core)
+
+    def ticked(self, core: AgentCore) -> None:
+        """Keep the status fresh while nothing else happens."""
+        if time.monotonic() - self._written_s >= STATUS_EVERY_S:
+            self._write(core)
+
+    def ended(self, core: AgentCore, state: State) -> None:
+        """The last word."""
+        self._write(core, state)
+
+    def _bytes(self) -> tuple[int, int]:
+        links = self.link_bytes().values()
+        return sum(sent for sent, _ in links), sum(received for _, received in links)
+
+    def _write(self, core: AgentCore, state: State | None = None) -> None:
+        self._written_s = time.monotonic()
+        sent, received = self._bytes()
+        last = self._last
+        self._status.write(
+            Status(
+                run_id=self._run_id,
+                agent=core.settings.agent,
+                fingerprint=self._fingerprint,
+                pid=os.getpid(),
+                state=state or ("mixing" if core.waits_for else _STATES[core.phase]),
+                round=last.round if last else 0,
+                rounds=self._rounds,
+                train_loss=last.train_loss if last else None,
+                test_accuracy=self._accuracy,
+                injected_norm=last.injected_norm if last else None,
+                balance=core.settlement.balance,
+                bytes_sent=sent,
+                bytes_received=received,
+                neighbours=self._neighbours(core),
+                seconds=round(time.monotonic() - self._began, 3),
+            )
+        )
+
+    def _neighbours(self, core: AgentCore) -> dict[str, NeighbourStatus]:
+        links = self.link_bytes()
+        return {
+            agent: NeighbourStatus(
+                state=neighbour.state,
+                last_round=neighbour.last_round,
+                balance=core.settlement.edge_balance(agent),
+                reason=core.why_absent(agent),
+                bytes_sent=links.get(agent, (0, 0))[0],
+                bytes_received=links.get(agent, (0, 0))[1],
+            )
+            for agent, neighbour in core.neighbours.items()
+        }

@@ -1,0 +1,159 @@
+"""A data directory from one revision of the cluster file to the next: ledgers are kept, not mixed.
+
+The run begins anew with each revision: its fingerprint stands in everything that is signed, so no
+old record fits a new ledger. What an agent has under the old one moves to `revision-N/`, exported,
+with the file that it is audited by. The daemon holds the directory's lock meanwhile; killed at any
+point it goes on from there when it is started again, and never goes back to an older revision.
+Windows that were not settled by then are not settled any more.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from candor.agent.core.assembly import channel_terms
+from candor.agent.daemon import journal, metrics, status, store
+from candor.agent.daemon.exports import CLUSTER_NAME, EVIDENCE_NAME, LEDGER_NAME, write_exports
+from candor.agent.daemon.recorder import SNAPSHOT_NAME
+from candor.agent.daemon.store import Store, StoreError
+from candor.agent.runs import directory as run_directory
+from candor.topologies.cluster.file import Cluster, dump_cluster, load_cluster
+from candor.topologies.cluster.revisions import check_succession
+from candor.topologies.encoding.signatures import SigningKey
+from candor.topologies.specs.specs import ConfigurationError, SignatureError
+
+MODEL_NAME: Final = "model.safetensors"
+# In this order: a directory that still has its cluster file is of that revision, whatever is gone.
+_OF_ONE_REVISION: Final = (
+    journal.FILE_NAME,
+    metrics.FILE_NAME,
+    status.FILE_NAME,
+    run_directory.SKETCHES_NAME,
+    MODEL_NAME,
+    LEDGER_NAME,
+    EVIDENCE_NAME,
+    SNAPSHOT_NAME,
+    f"{store.FILE_NAME}-shm",
+    f"{store.FILE_NAME}-wal",
+    store.FILE_NAME,
+    CLUSTER_NAME,
+)
+_KEPT: Final = re.compile(r"revision-([1-9][0-9]{0,15})")
+
+
+def move_on(data_dir: Path, cluster: Cluster, agent: str, key: SigningKey) -> Path | None:
+    """Make room for `cluster` where an earlier revision of it was in use; call under the lock.
+
+    Answers with the directory that now holds what was moved, None when nothing was.
+
+    Raises:
+        SignatureError: the directory is of a later revision, another run's or another organiser's.
+        ConfigurationError: what is there cannot be read, exported or moved.
+    """
+    kept, present = _kept(data_dir), data_dir / CLUSTER_NAME
+    number = cluster.revision.number if cluster.revision else 0
+    if kept and number <= max(kept):
+        raise SignatureError(
+            f"{data_dir}: has gone on from revision {max(kept)}, and this file is "
+            f"{f'revision {number}' if number else 'not signed'}; ask the organiser for the "
+            "present one"
+        )
+    if not present.exists():
+        if kept:
+            _check_succession(load_cluster(kept[max(kept)] / CLUSTER_NAME), cluster, data_dir)
+        return None
+    old = load_cluster(present)
+    if old.revision is None or old.fingerprint == cluster.fingerprint:
+        return None  # the database itself refuses the file of another run
+    _check_succession(old, cluster, data_dir)
+    destination = data_dir / f"revision-{old.revision.number}"
+    # Where the move has begun, the database may be in two places and must not be opened.
+    if not destination.exists():
+        _export(data_dir, old, agent, key)
+    return _move(data_dir, destination)
+
+
+@contextmanager
+def open_store(data_dir: Path, cluster: Cluster, agent: str) -> Iterator[Store]:
+    """The database of an agent in this run, and beside it the cluster file that it is audited by.
+
+    The file comes before a new database, so that it is known at any instant which revision the
+    directory is of, and behind an old one, which may refuse it.
+
+    Raises:
+        ConfigurationError: the database is another run's, or cannot be opened.
+    """
+    path = data_dir / store.FILE_NAME
+    if not path.exists():
+        _keep(data_dir, cluster)
+    terms = list(channel_terms(cluster, agent).values())
+    with Store.open(path, fingerprint=cluster.fingerprint, channels=terms) as opened:
+        _keep(data_dir, cluster)
+        yield opened
+
+
+def _keep(data_dir: Path, cluster: Cluster) -> None:
+    path = data_dir / CLUSTER_NAME
+    text = dump_cluster(cluster)
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return
+    draft = path.with_name(f"{CLUSTER_NAME}.tmp")
+    with open(draft, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+    _sync(data_dir)
+
+
+def _kept(data_dir: Path) -> dict[int, Path]:
+    """The directories of earlier revisions, by number."""
+    matches = ((path, _KEPT.fullmatch(path.name)) for path in data_dir.iterdir())
+    return {int(match[1]): path for path, match in matches if match}
+
+
+def _check_succession(old: Cluster, new: Cluster, data_dir: Path) -> None:
+    try:
+        check_succession(old, new)
+    except SignatureError as exc:
+        raise SignatureError(f"{data_dir}: {exc}") from exc
+
+
+def _export(data_dir: Path, old: Cluster, agent: str, key: SigningKey) -> None:
+    """The ledgers as they stand, also when the daemon was killed before it wrote them."""
+    database = data_dir / store.FILE_NAME
+    if not database.exists():
+        return  # killed before it had one
+    try:
+        with open_store(data_dir, old, agent) as opened:
+            write_exports(opened, old, agent, key, data_dir)
+    except StoreError as exc:
+        raise ConfigurationError(str(exc)) from exc
+
+
+def _move(data_dir: Path, destination: Path) -> Path:
+    try:
+        destination.mkdir(exist_ok=True)
+        for name in _OF_ONE_REVISION:
+            if name == CLUSTER_NAME:
+                _sync(destination)
+            if (data_dir / name).exists():
+                os.rename(data_dir / name, destination / name)
+        _sync(destination)
+        _sync(data_dir)
+    except OSError as exc:
+        raise ConfigurationError(
+            f"{data_dir}: cannot move the ledgers to {destination.name}: {exc.strerror}"
+        ) from exc
+    return destination
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,199 @@
+"""status.json and the lock of a data directory: what a daemon is doing, and whether it lives.
+
+The status is replaced whole, so a reader never sees half of one; it stays behind when a daemon
+ends. Whether the daemon still runs is a different question, which only the lock answers: the
+operating system drops it with the process, so neither a crash nor a reused pid can fool a reader.
+"""
+
+import fcntl
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias
+
+from candor.topologies.specs.specs import ConfigurationError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+FILE_NAME = "status.json"
+LOCK_NAME = "lock"
+
+# Readers hold the lock shared for microseconds; this many collisions in a row are no reader.
+_ACQUIRE_TRIES_MAX = 10_000
+
+State: TypeAlias = Literal[
+    "starting", "training", "mixing", "settling", "done", "interrupted", "failed"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourStatus:
+    """One edge as its agent sees it: `balance` is in micro-credits, above 0 is money received;
+    `reason` says why the neighbour is not served, None while it is."""
+
+    state: str
+    last_round: int = 0
+    balance: int = 0
+    reason: str | None = None
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a daemon last said about itself.
+
+    Measurements are None before the first one and where they are not finite. `balance` is in
+    micro-credits over all edges; `seconds` counts from the daemon's start.
+    """
+
+    run_id: str
+    agent: str
+    fingerprint: str
+    pid: int
+    state: State
+    round: int
+    rounds: int
+    train_loss: float | None = None
+    test_accuracy: float | None = None
+    injected_norm: float | None = None
+    balance: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    neighbours: Mapping[str, NeighbourStatus] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class StatusFile:
+    """Writes the status of one data directory; one writer, the one that holds the lock."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / FILE_NAME
+        self._draft = data_dir / f"{FILE_NAME}.tmp"
+
+    def write(self, status: Status) -> None:
+        """Replace the status at once. Not synced to disk: it describes a process, not a promise."""
+        self._draft.write_text(json.dumps(as_json(status), indent=2) + "\n", encoding="utf-8")
+        os.replace(self._draft, self._path)
+
+
+def read_status(data_dir: Path) -> Status:
+    """The last status of a data directory.
+
+    Raises:
+        ConfigurationError: there is none, or it is not a status.
+    """
+    path = data_dir / FILE_NAME
+    try:
+        text = path.read_bytes()
+    except OSError as exc:
+        raise ConfigurationError(f"{path}: cannot read the status ({exc.strerror})") from exc
+    try:
+        return _adapter().validate_json(text)
+    except ValueError as exc:
+        raise ConfigurationError(f"{path}: not a status file") from exc
+
+
+def as_json(status: Status) -> dict[str, object]:
+    """The object that status.json holds; a measurement that is not finite has no JSON form."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in asdict(status).items()
+    }
+
+
+class DataDirLock:
+    """Exclusive use of a data directory for as long as the daemon lives.
+
+    Two daemons on one directory would sign two different statements for one round, which is
+    equivocation, so the second one must not start.
+
+    Raises (on entering):
+        ConfigurationError: another process holds the lock, named by its pid.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / LOCK_NAME
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        descriptor = os.open(self._path, flags, 0o644)
+        if not _acquire(descriptor):
+            pid = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+            os.close(descriptor)
+            raise ConfigurationError(
+                f"{self._path.parent}: in use by the running agent with pid {pid}; "
+                "stop it or give this one another --data-dir"
+            )
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        self._descriptor = descriptor
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # The file stays: whoever unlinks a lock file can leave two holders of two files.
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+
+def data_dirs(directory: Path, name: str = FILE_NAME) -> list[Path]:
+    """The data directories that hold a file `name`, in their order: the directory itself, else
+    those of a run, else those in a folder; none where there is no such file."""
+    for pattern in (name, f"agents/*/{name}", f"*/{name}"):
+        if found := sorted(path.parent for path in directory.glob(pattern)):
+            return found
+    return []
+
+
+def is_running(data_dir: Path) -> bool:
+    """Whether a daemon holds the lock of this data directory now."""
+    try:
+        descriptor = os.open(data_dir / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError as exc:
+        raise ConfigurationError(f"{data_dir / LOCK_NAME}: {exc.strerror}") from exc
+    try:
+        return not _flock(descriptor, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int) -> bool:
+    """Take the lock exclusively; only another exclusive holder, a daemon, makes that fail."""
+    for _ in range(_ACQUIRE_TRIES_MAX):
+        if _flock(descriptor, fcntl.LOCK_EX):
+            return True
+        if not _flock(descriptor, fcntl.LOCK_SH):
+            return False
+        # Shared is free where exclusive is not: a reader was looking, as `is_running` does.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.sched_yield()
+    return False
+
+
+def _flock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@cache
+def _adapter() -> "TypeAdapter[Status]":
+    from pydantic import TypeAdapter  # only a reader needs it
+
+    return TypeAdapter(Status)

@@ -1,0 +1,275 @@
+"""The tables of the daemon's database, and the statements that read and write them.
+
+Schema (version 2)
+    meta      key, value             `schema`, `fingerprint`: hex of the run's cluster file
+    channels  channel_id, lo, hi, public_lo, public_hi, run_id, fingerprint, credit_limit,
+              status, reason         one row an edge; status as `mechanisms.ledger.channel.Status`
+    records   channel_id, seq, head, body, sig_p, sig_a, evidence
+                                     the chains; evidence is the canonical array of its items
+    pending   channel_id, body, sig_p, evidence
+                                     at most one own proposal a channel, without its ACCEPT
+    refusals  channel_id, seq, attempt, body, sig_p, code, signature
+                                     every closed attempt, of either end, with its REJECT
+    payments  channel_id, delta      at most one a channel: told of, not on record yet
+    settings  key, value             whatever else must survive (claims, positions, counters)
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, assert_never
+
+from candor.agent.core.effects import PutValue, StoreOperation
+from candor.mechanisms.ledger.channel import (
+    ChannelState,
+    ChannelTerms,
+    Pending,
+    Record,
+    Refusal,
+    Status,
+    StorePayment,
+    StorePending,
+    StoreRecord,
+    StoreRefusal,
+    StoreStatus,
+)
+from candor.mechanisms.ledger.records import Evidence
+from candor.topologies.encoding.canonical import pack, unpack
+from candor.topologies.specs.specs import ConfigurationError
+
+SCHEMA_VERSION: Final = 2
+EVIDENCE_BYTES_MAX: Final = 2**23
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS channels (
+    channel_id BLOB PRIMARY KEY,
+    lo TEXT NOT NULL, hi TEXT NOT NULL,
+    public_lo BLOB NOT NULL, public_hi BLOB NOT NULL,
+    run_id TEXT NOT NULL, fingerprint BLOB NOT NULL, credit_limit INTEGER NOT NULL,
+    status TEXT NOT NULL DEFAULT 'open', reason TEXT NOT NULL DEFAULT ''
+) STRICT;
+CREATE TABLE IF NOT EXISTS records (
+    channel_id BLOB NOT NULL REFERENCES channels, seq INTEGER NOT NULL,
+    head BLOB NOT NULL, body BLOB NOT NULL,
+    sig_p BLOB NOT NULL, sig_a BLOB NOT NULL, evidence BLOB NOT NULL,
+    PRIMARY KEY (channel_id, seq)
+) STRICT;
+CREATE TABLE IF NOT EXISTS pending (
+    channel_id BLOB PRIMARY KEY REFERENCES channels,
+    body BLOB NOT NULL, sig_p BLOB NOT NULL, evidence BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS refusals (
+    channel_id BLOB NOT NULL REFERENCES channels, seq INTEGER NOT NULL, attempt INTEGER NOT NULL,
+    body BLOB NOT NULL, sig_p BLOB NOT NULL, code TEXT NOT NULL, signature BLOB NOT NULL,
+    PRIMARY KEY (channel_id, seq, attempt)
+) STRICT;
+CREATE TABLE IF NOT EXISTS payments (
+    channel_id BLOB PRIMARY KEY REFERENCES channels, delta INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
+"""
+
+
+def check_schema(connection: sqlite3.Connection, path: Path) -> None:
+    row = connection.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+    if row is None or row[0] != str(SCHEMA_VERSION):
+        raise ConfigurationError(f"{path}: not a ledger database of this version")
+
+
+def prepare(
+    connection: sqlite3.Connection, path: Path, fingerprint: str, channels: Sequence[ChannelTerms]
+) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in _SCHEMA.split(";"):
+            connection.execute(statement)
+        connection.execute(
+            "INSERT OR IGNORE INTO meta VALUES ('schema', ?), ('fingerprint', ?)",
+            (str(SCHEMA_VERSION), fingerprint),
+        )
+        check_schema(connection, path)
+        row = connection.execute("SELECT value FROM meta WHERE key = 'fingerprint'").fetchone()
+        if row[0] != fingerprint:
+            raise ConfigurationError(
+                f"{path}: belongs to another run (cluster {row[0][:12]}…, this one is "
+                f"{fingerprint[:12]}…); use another --data-dir"
+            )
+        known = {row[0] for row in connection.execute("SELECT channel_id FROM channels")}
+        if known and channels and known != {terms.channel_id for terms in channels}:
+            raise ConfigurationError(
+                f"{path}: belongs to another agent of this run; use another --data-dir"
+            )
+        for terms in channels:
+            connection.execute(
+                "INSERT OR IGNORE INTO channels (channel_id, lo, hi, public_lo, public_hi, run_id,"
+                " fingerprint, credit_limit) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    terms.channel_id,
+                    terms.lo,
+                    terms.hi,
+                    terms.public_lo,
+                    terms.public_hi,
+                    terms.run_id,
+                    terms.fingerprint,
+                    terms.credit_limit,
+                ),
+            )
+        connection.execute("COMMIT")
+    except BaseException:
+        _roll_back(connection)
+        raise
+
+
+def commit(connection: sqlite3.Connection, ops: Sequence[StoreOperation]) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for op in ops:
+            _perform(connection, op)
+        connection.execute("COMMIT")
+    except BaseException:
+        _roll_back(connection)
+        raise
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:  # a full disk ends the transaction by itself
+        connection.execute("ROLLBACK")
+
+
+def _perform(connection: sqlite3.Connection, op: StoreOperation) -> None:
+    match op:
+        case StorePending():
+            connection.execute(
+                "INSERT INTO pending VALUES (?, ?, ?, ?)",
+                (op.channel_id, op.body, op.sig_p, pack(list(op.evidence))),
+            )
+        case StoreRecord():
+            record = Record(op.body, op.sig_p, op.sig_a, op.evidence)
+            connection.execute(
+                "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    op.channel_id,
+                    op.seq,
+                    record.head,
+                    op.body,
+                    op.sig_p,
+                    op.sig_a,
+                    pack(list(op.evidence)),
+                ),
+            )
+            _clear(connection, op.channel_id, op.paid)
+        case StoreRefusal():
+            closed = op.refusal
+            connection.execute(
+                "INSERT INTO refusals VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    op.channel_id,
+                    closed.seq,
+                    closed.attempt,
+                    closed.body,
+                    closed.sig_p,
+                    closed.code,
+                    closed.signature,
+                ),
+            )
+            _clear(connection, op.channel_id, op.paid)
+            _set_status(connection, op.channel_id, op.status, op.reason)
+        case StorePayment():
+            connection.execute("DELETE FROM payments WHERE channel_id = ?", (op.channel_id,))
+            if op.delta:
+                connection.execute("INSERT INTO payments VALUES (?, ?)", (op.channel_id, op.delta))
+        case StoreStatus():
+            _set_status(connection, op.channel_id, op.status, op.reason)
+        case PutValue():
+            connection.execute(
+                "INSERT INTO settings VALUES (?, ?) "
+                "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                (op.key, op.value),
+            )
+        case _:
+            assert_never(op)
+
+
+def _clear(connection: sqlite3.Connection, channel_id: bytes, paid: int) -> None:
+    """What is answered waits no longer: the proposal, and the payment that was in it. The operator
+    may have told of another one meanwhile."""
+    connection.execute("DELETE FROM pending WHERE channel_id = ?", (channel_id,))
+    connection.execute(
+        "DELETE FROM payments WHERE channel_id = ? AND delta = ?", (channel_id, paid)
+    )
+
+
+def _set_status(
+    connection: sqlite3.Connection, channel_id: bytes, status: Status, reason: str
+) -> None:
+    connection.execute(
+        "UPDATE channels SET status = ?, reason = ? WHERE channel_id = ?",
+        (status.value, reason, channel_id),
+    )
+
+
+def value(connection: sqlite3.Connection, key: str) -> bytes | None:
+    row = connection.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def channels(connection: sqlite3.Connection) -> list[ChannelTerms]:
+    rows = connection.execute(
+        "SELECT lo, hi, public_lo, public_hi, run_id, fingerprint, credit_limit "
+        "FROM channels ORDER BY lo, hi"
+    )
+    return [ChannelTerms(*row) for row in rows]
+
+
+def payments(connection: sqlite3.Connection) -> dict[bytes, int]:
+    return dict(connection.execute("SELECT channel_id, delta FROM payments").fetchall())
+
+
+def channel_state(connection: sqlite3.Connection, channel_id: bytes) -> ChannelState:
+    status, reason = connection.execute(
+        "SELECT status, reason FROM channels WHERE channel_id = ?", (channel_id,)
+    ).fetchone() or (Status.OPEN, "")
+    heads = connection.execute(
+        "SELECT head FROM records WHERE channel_id = ? ORDER BY seq", (channel_id,)
+    ).fetchall()
+    last = records(connection, channel_id, len(heads) - 1, 1) if heads else []
+    if last and last[0].head != heads[-1][0]:
+        raise sqlite3.DatabaseError("the chain of records is malformed")
+    row = connection.execute(
+        "SELECT body, sig_p, evidence FROM pending WHERE channel_id = ?", (channel_id,)
+    ).fetchone()
+    refusals = connection.execute(
+        "SELECT seq, attempt, body, sig_p, code, signature FROM refusals "
+        "WHERE channel_id = ? ORDER BY seq, attempt",
+        (channel_id,),
+    )
+    payment = connection.execute(
+        "SELECT delta FROM payments WHERE channel_id = ?", (channel_id,)
+    ).fetchone()
+    return ChannelState(
+        heads=tuple(head for (head,) in heads),
+        last=last[0] if last else None,
+        pending=None if row is None else Pending(row[0], row[1], _evidence(row[2])),
+        status=Status(status),
+        reason=reason,
+        refusals=tuple(Refusal(*fields) for fields in refusals),
+        payment=payment[0] if payment else 0,
+    )
+
+
+def records(
+    connection: sqlite3.Connection, channel_id: bytes, first: int, limit: int
+) -> list[Record]:
+    rows = connection.execute(
+        "SELECT body, sig_p, sig_a, evidence FROM records "
+        "WHERE channel_id = ? AND seq >= ? ORDER BY seq LIMIT ?",
+        (channel_id, first, limit),
+    )
+    return [Record(body, sig_p, sig_a, _evidence(data)) for body, sig_p, sig_a, data in rows]
+
+
+def _evidence(data: bytes) -> Evidence:
+    items = unpack(data, bytes_max=EVIDENCE_BYTES_MAX)
+    assert isinstance(items, list)  # we wrote it
+    return tuple(items)

@@ -1,0 +1,1 @@
+"""From rows of models and samples to gradients."""

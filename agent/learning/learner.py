@@ -1,0 +1,360 @@
+"""Local training with a leading agent axis: flat parameter vectors in, pseudo-gradients out.
+
+The daemon holds a learner of one shard, a simulation one of all shards; both run the same
+arithmetic and draw the same batches. The learner knows nothing of reports, mixing or neighbours.
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from itertools import accumulate, pairwise
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from candor.agent.learning.batches import draw_samples
+from candor.agent.learning.chunks import (
+    Threads,
+    rows_at_once,
+    rows_for_threads,
+    saved_bytes,
+    slices,
+)
+from candor.agent.learning.closed_form import stack_of
+from candor.agent.tasks.base import Batch, Task
+from candor.agent.tasks.checked import build_model, faults_of, load_data
+from candor.agent.tasks.partition import Shard
+from candor.topologies.cluster.file import AlgorithmSettings, TaskSettings, model_digest
+from candor.topologies.specs.files import FilePath, read_bytes
+from candor.topologies.specs.specs import ConfigurationError
+
+MODEL_BYTES_MAX: Final = 2**33  # two billion parameters
+_VECTORS_A_ROW: Final = 4  # of a local step: parameters, gradient, velocity, update
+
+
+class Learner:
+    """H steps of SGD with momentum for each row, from batches drawn with replacement.
+
+    Momentum is kept from round to round (it is private, and part of what an agent injects); mixing
+    does not touch it. Batches depend only on seed, agent and round, so that a restart needs no
+    generator state and every runtime sees the same ones.
+
+    Args:
+        task: the model, data, loss and metric.
+        shards: whose rows these are; row r trains on the samples of `shards[r]`.
+        algorithm: local steps and momentum; the step size is an argument of each call.
+        batch_size: samples of one step.
+        seed: the run's seed.
+        device: where rows and data live.
+        threads: how many train chunks of rows at the same time, where the gradient is written out.
+
+    Raises:
+        ConfigurationError: the model has buffers or is not float32, a shard's data are empty or
+            unlike the others', or the loss does not run under `torch.func`.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        shards: Sequence[Shard],
+        algorithm: AlgorithmSettings,
+        batch_size: int,
+        seed: int,
+        device: str = "cpu",
+        threads: int = 1,
+    ) -> None:
+        self._task = task
+        self._agents = tuple(shard.index for shard in shards)
+        self._steps = algorithm.local_steps
+        self._momentum = algorithm.momentum
+        self._batch_size = batch_size
+        self._seed = seed
+        self._device = torch.device(device)
+        model = build_model(task, seed).to(self._device)
+        self._stack = stack_of(task, model)
+        self._by_threads = self._stack is not None and self._device.type == "cpu"
+        self._wrapper = _LossModule(task, model)
+        self._evaluated = deepcopy(model).eval()  # its own, for `functional_call` swaps parameters
+        parameters = dict(model.named_parameters())
+        self.names: tuple[str, ...] = tuple(parameters)
+        self.shapes: tuple[torch.Size, ...] = tuple(p.shape for p in parameters.values())
+        self._bounds = (0, *accumulate(shape.numel() for shape in self.shapes))
+        self.dim: int = self._bounds[-1]
+        # What momentum has gathered, (agents, dim); None before the first step, or without any.
+        self.velocity: Tensor | None = None
+        pooled, self._lengths = _pool([load_data(task, shard, seed) for shard in shards])
+        self._data = tuple(tensor.to(self._device) for tensor in pooled)
+        self._offsets = np.concatenate(([0], np.cumsum(self._lengths)[:-1]))
+        self._check_loss()
+        # The rows that are trained at once.
+        self.chunks = slices(len(self._agents), self._fitting_rows())
+        # Only written-out gradients: `functional_call` puts parameters into the one model there is.
+        self._threads = Threads(threads if self._by_threads else 1)
+
+    def local_steps(self, x: Tensor, t: int, step_size: float) -> tuple[Tensor, Tensor]:
+        """Train H steps from x (agents, dim) with the batches of round t.
+
+        Returns:
+            m (agents, dim) = (x - z_H) / step_size, where z_H is what H steps lead to; for H = 1 it
+            is the velocity itself (without momentum: the gradient), not its rounded difference.
+            And the mean loss of the steps (agents,); a diverged row shows as inf or nan, as does m.
+        """
+        batches = self._draw(t)  # (H, agents, batch)
+        m = torch.empty_like(x)
+
+        def train(rows: slice) -> tuple[Tensor, Tensor]:
+            velocity = None if self.velocity is None else self.velocity[rows]
+            return self._train(x[rows], batches[:, rows], step_size, velocity, m[rows])
+
+        losses, velocities = zip(*self._threads.map(train, self.chunks), strict=True)
+        if self._momentum:
+            self.velocity = m if self._steps == 1 else _joined(velocities)
+        return m, _joined(losses)
+
+    def _train(
+        self, start: Tensor, batches: Tensor, step_size: float, velocity: Tensor | None, m: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`local_steps` of some rows, whose m is written: losses, and the velocity at the end."""
+        z, losses = start, torch.zeros(len(start), device=self._device)
+        for indices in batches:
+            batch = tuple(_taken(tensor, indices) for tensor in self._data)
+            # Fresh for each step: a velocity is read until the next one is there.
+            update = m if self._steps == 1 else torch.empty_like(z)
+            losses += self._gradient(z, batch, update)
+            if self._momentum and velocity is not None:
+                update.add_(velocity, alpha=self._momentum)  # as in `torch.optim.SGD`
+            if self._steps == 1:
+                return losses, update
+            z, velocity = torch.sub(z, update, alpha=step_size), update
+        torch.sub(start, z, out=m).div_(step_size)
+        return losses / self._steps, update
+
+    def reset_momentum(self) -> None:
+        """Forget the velocity: after a restart, or when a neighbour's model was taken over."""
+        self.velocity = None
+
+    def evaluate(self, x: Tensor) -> list[float]:
+        """The task's metric of each row of x (agents, dim); 0 where it is undefined (nan).
+
+        Raises:
+            ConfigurationError: the user's metric is not a number from 0 to 1.
+        """
+        return [self._metric(self._fill(self._evaluated, row)) for row in x]
+
+    @torch.no_grad()
+    def shard_losses(self, x: Tensor, samples: int) -> Tensor:
+        """The loss of each row of x (agents, dim) on its own shard, or on `samples` of it that are
+        spread evenly over it: (agents,), no training."""
+        return torch.stack([self._shard_loss(x[r], r, samples) for r in range(len(x))])
+
+    def _shard_loss(self, x: Tensor, row: int, samples: int) -> Tensor:
+        length = int(self._lengths[row])
+        chosen = np.arange(min(samples, length)) * length // min(samples, length)
+        places = torch.from_numpy(chosen + self._offsets[row]).to(self._device)
+        parameters = tuple(view[0] for view in self._views(x.unsqueeze(0)))
+        return self._loss(parameters, tuple(tensor[places] for tensor in self._data))
+
+    def module(self, x: Tensor) -> nn.Module:
+        """A model of its own holding the parameters x (dim,), in evaluation mode."""
+        return self._fill(deepcopy(self._evaluated), x)
+
+    def state_dict(self, x: Tensor) -> Mapping[str, Tensor]:
+        """The parameters x (dim,) by name, in their shapes: contiguous copies, fit to be saved."""
+        rows = self._views(x.unsqueeze(0))
+        return {name: view[0].clone() for name, view in zip(self.names, rows, strict=True)}
+
+    def named(self, x: Tensor) -> Mapping[str, Tensor]:
+        """The parameters x (agents, dim) by name, (agents, *shape): contiguous copies."""
+        views = zip(self.names, self._views(x), strict=True)
+        return {name: view.contiguous().clone() for name, view in views}
+
+    def _views(self, x: Tensor) -> tuple[Tensor, ...]:
+        """x (agents, dim) as one view (agents, *shape) a parameter."""
+        return tuple(
+            x[:, low:high].reshape(len(x), *shape)
+            for (low, high), shape in zip(pairwise(self._bounds), self.shapes, strict=True)
+        )
+
+    @torch.no_grad()
+    def _fill(self, model: nn.Module, x: Tensor) -> nn.Module:
+        """Overwrite the parameters of `model` with x (dim,)."""
+        for parameter, view in zip(model.parameters(), self._views(x.unsqueeze(0)), strict=True):
+            parameter.copy_(view[0])
+        return model
+
+    def _gradient(self, x: Tensor, batch: Batch, out: Tensor) -> Tensor:
+        """Write each row's gradient (agents, dim) on its (agents, batch, ...); losses (agents,)."""
+        if self._stack is None:
+            gradient, losses = self._differentiated(x, batch)
+            out.copy_(gradient)
+            return losses
+        with torch.no_grad():
+            return self._stack.gradient(self._views(x), batch, self._views(out))
+
+    def _differentiated(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """`_gradient` of any model and loss.
+
+        Rows do not interact, so the gradient of the summed losses holds each row's own: the same
+        as `vmap(grad(loss))`, in less time and without the compiler that `torch.func.grad` imports
+        (1.1 s of a core in every daemon).
+        """
+        parameters = tuple(view.detach().requires_grad_() for view in self._views(x))
+        with torch.enable_grad():  # whoever calls may have switched gradients off
+            losses: Tensor = vmap(self._loss)(parameters, batch)
+            total = losses.sum()
+        gradients = torch.autograd.grad(
+            total, parameters, allow_unused=True, materialize_grads=True
+        )
+        return torch.cat([g.reshape(len(x), -1) for g in gradients], dim=1), losses.detach()
+
+    def _loss(self, parameters: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        """The loss of one agent."""
+        named = {f"model.{name}": value for name, value in zip(self.names, parameters, strict=True)}
+        loss: Tensor = functional_call(self._wrapper, named, (batch,))
+        return loss
+
+    def _draw(self, t: int) -> Tensor:
+        """Rows of the pooled data for round t: (H, agents, batch)."""
+        count = self._steps * self._batch_size
+        drawn = draw_samples(self._seed, t, self._agents, self._lengths, count)
+        drawn += self._offsets[:, np.newaxis]
+        rows = torch.from_numpy(drawn).to(self._device)
+        return rows.view(-1, self._steps, self._batch_size).transpose(0, 1)
+
+    def _fitting_rows(self) -> int:
+        """How many rows to train at once."""
+        if len(self._agents) == 1:
+            return 1
+        batch = tuple(tensor[: self._batch_size].clone().unsqueeze(0) for tensor in self._data)
+        x = torch.cat([p.detach().flatten() for p in self._wrapper.model.parameters()])
+        with saved_bytes() as saved:
+            self._differentiated(x.unsqueeze(0), batch)
+        fitting = rows_at_once(saved.total + _VECTORS_A_ROW * 4 * self.dim, self._device)
+        return rows_for_threads(len(self._agents), fitting) if self._by_threads else fitting
+
+    def _metric(self, model: nn.Module) -> float:
+        with torch.no_grad(), faults_of("evaluate"):
+            value = float(self._task.evaluate(model))
+        if np.isnan(value):
+            return 0.0
+        if not 0.0 <= value <= 1.0:
+            raise ConfigurationError(f"task: evaluate() gave {value}, which is not from 0 to 1")
+        return value
+
+    def _check_loss(self) -> None:
+        """Run the loss once, so that a task that cannot be trained is refused before the run: on
+        the first sample, and on one of the largest class, which the model may not know."""
+        x = torch.cat([p.detach().flatten() for p in self._wrapper.model.parameters()])
+        last = self._data[-1]
+        largest = int(last.double().argmax()) if last.ndim == 1 else -1
+        batch = tuple(tensor[[0, largest]].unsqueeze(0) for tensor in self._data)
+        with faults_of("loss"):
+            _, losses = self._differentiated(x.unsqueeze(0), batch)
+        if losses.ndim != 1:
+            raise ConfigurationError(
+                f"task: loss() gave shape {tuple(losses.shape[1:])}, which is not a scalar"
+            )
+
+
+class _LossModule(nn.Module):
+    """A model and its loss as one module, which is what `functional_call` needs."""
+
+    def __init__(self, task: Task, model: nn.Module) -> None:
+        super().__init__()
+        self._task = task
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self._task.loss(self.model, batch)
+
+
+def initial_parameters(task: Task, seed: int, saved: FilePath | None = None) -> Tensor:
+    """The model every agent starts from (dim,).
+
+    Args:
+        task: what builds it.
+        seed: the run's; the model depends on it alone.
+        saved: a model.safetensors to start from instead.
+
+    Raises:
+        ConfigurationError: the model has buffers, no parameters, or is not float32; or what was
+            saved cannot be read, is another model's, or not finite.
+    """
+    named = dict(build_model(task, seed).named_parameters())
+    tensors = named if saved is None else _saved(saved, named)
+    return torch.cat([tensors[name].detach().flatten() for name in named])
+
+
+def verified_initial_parameters(
+    task: Task, settings: TaskSettings, seed: int, saved: FilePath | None = None
+) -> Tensor:
+    """The initial model (dim,), which must be the one the cluster file states.
+
+    Raises:
+        ConfigurationError: it is another model than the file's author had, or unusable.
+    """
+    x = initial_parameters(task, seed, saved)
+    digest = model_digest(x.numpy())
+    if len(x) != settings.parameters or digest != settings.model_digest:
+        here = f"task {settings.name!r} builds" if saved is None else f"{saved}: holds"
+        mend = (
+            "use the same task code and torch version everywhere, or give --initial FILE if the "
+            "run starts from a saved model"
+            if saved is None
+            else "the file must be the very one that the organiser gave"
+        )
+        raise ConfigurationError(
+            f"{here} another initial model ({len(x)} parameters, digest {digest[:12]}…) than the "
+            f"cluster file states ({settings.parameters}, {settings.model_digest[:12]}…); {mend}"
+        )
+    return x
+
+
+def _saved(path: FilePath, named: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The parameters in a file, which must have the names and shapes of the model's own."""
+    try:
+        tensors = load_safetensors(read_bytes(path, "model", MODEL_BYTES_MAX))
+    except SafetensorError as exc:
+        raise ConfigurationError(f"{path}: is no safetensors file ({exc})") from exc
+    for name in sorted(named.keys() | tensors.keys()):
+        expected, found = (_form(tensors_of.get(name)) for tensors_of in (named, tensors))
+        if expected != found:
+            raise ConfigurationError(
+                f"{path}: is not a model of this task: {name} is {found}, and {expected} there"
+            )
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise ConfigurationError(f"{path}: the model in it has parameters that are not finite")
+    return tensors
+
+
+def _form(tensor: Tensor | None) -> str:
+    if tensor is None:
+        return "absent"
+    shape = "x".join(map(str, tensor.shape)) or "a scalar"
+    return f"{shape} of {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _taken(tensor: Tensor, indices: Tensor) -> Tensor:
+    """tensor[indices], (rows, batch, ...); `index_select` copies whole samples, in a third of the
+    time."""
+    chosen = tensor.index_select(0, indices.flatten())
+    return chosen.view(*indices.shape, *tensor.shape[1:])
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors of some rows each as one; a single one as it is."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _pool(parts: Sequence[Batch]) -> tuple[Batch, NDArray[np.int64]]:
+    """All agents' samples one after the other, and how many each has (agents,)."""
+    try:
+        pooled = tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    except (RuntimeError, ValueError) as exc:
+        raise ConfigurationError(f"task: the agents' data differ in shape ({exc})") from exc
+    return pooled, np.array([len(part[0]) for part in parts], np.int64)

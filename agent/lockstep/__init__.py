@@ -1,0 +1,1 @@
+"""Real cores under a seeded scheduler with faults."""

@@ -1,0 +1,381 @@
+"""The lockstep runtime: real cores under a seeded scheduler, with a network and disks that fail.
+
+One seed is one schedule of losses, duplicates, reordering, delays, partitions, crashes between any
+two effects, and restored backups; it replays exactly. No sockets, no clock, no files: thousands of
+schedules a minute. After the faults everything heals, everyone is started once more, and the
+ledgers must be equal. `mutant` breaks one rule of the protocol on purpose: the checks must see it.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Final
+from unittest import mock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candor.agent.core.agent import AgentCore
+from candor.agent.core.assembly import assemble
+from candor.agent.core.effects import (
+    Begin,
+    Combine,
+    Effect,
+    Finished,
+    Log,
+    Persist,
+    ReadRecords,
+    Remember,
+    Send,
+    Verify,
+)
+from candor.agent.lockstep.checks import Checks, Violation
+from candor.agent.lockstep.disk import Disk
+from candor.mechanisms.evidence.statements import EvidenceError
+from candor.mechanisms.ledger import channel as ledger
+from candor.network.identity import Identity
+from candor.network.transport import MemoryNetwork
+from candor.network.wire import encode
+from candor.topologies.cluster.file import (
+    DEFAULT_RULE,
+    AgentEntry,
+    AlgorithmSettings,
+    Cluster,
+    PaymentSettings,
+    RoundSettings,
+    TaskSettings,
+    assemble_cluster,
+    model_digest,
+)
+from candor.topologies.encoding.canonical import sha256
+from candor.topologies.schedules import schedules
+
+DIM: Final = 8
+TICK_S: Final = 0.1
+ROUNDS: Final = 6
+WINDOW: Final = 2
+FAULTS_S: Final = 6.0  # while things break
+RUN_S: Final = 40.0  # by then everyone has ended, whatever broke
+DRAIN_S: Final = 8.0  # a start of everyone on a network that works
+DRAINS_MAX: Final = 3
+CRASHES_MAX: Final = 6
+TOPOLOGIES: Final = (
+    "path",
+    "ring",
+    "complete",
+    "one-peer-exponential",
+    "random-matching",
+    "failing:base=ring,p=0.3",
+    "directed-random:degree=2",  # push-sum, with agents that are given different amounts
+)
+WALL_S: Final = 1_700_000_000.0
+MUTANTS: Final = ("send-before-persist", "no-nonce", "propose-before-catch-up")
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one seed came to."""
+
+    seed: int
+    crashes: int = 0
+    restored: int = 0
+    lost: int = 0
+    settlements: int = 0
+    frozen: int = 0
+    steps: int = 0
+    violations: list[Violation] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Life:
+    """One start of an agent: gone with a crash, but for its disk."""
+
+    core: AgentCore
+    x: NDArray[np.float32]
+    due: int = 0  # the round to publish with the next tick
+    jobs: list[Verify] = field(default_factory=list)
+    ended: bool = False
+
+
+class _Crashed(Exception):
+    """The process is gone; what it still had to do is not done."""
+
+
+def run_seed(
+    seed: int,
+    *,
+    mutant: str | None = None,
+    rule: str = DEFAULT_RULE,
+    trace: Callable[[str], None] | None = None,
+) -> Outcome:
+    """One schedule, from its seed alone."""
+    with ExitStack() as stack:
+        _mutate(mutant, stack)
+        return _World(seed, mutant, rule, trace).run()
+
+
+def _mutate(mutant: str | None, stack: ExitStack) -> None:
+    """Break the channel where a mutant is one of the channel; the product has no switch for it."""
+    match mutant:
+        case "propose-before-catch-up":
+            connected = ledger.Channel.connected
+
+            def at_once(channel: ledger.Channel, own: bytes, peer: bytes) -> list[ledger.Effect]:
+                effects = connected(channel, own, peer)
+                channel.synced = True
+                return [*effects, *channel._advance()]
+
+            stack.enter_context(mock.patch.object(ledger.Channel, "connected", at_once))
+
+
+class _World:
+    """All agents of one schedule, their disks and the network between them."""
+
+    def __init__(
+        self, seed: int, mutant: str | None, rule: str, trace: Callable[[str], None] | None
+    ) -> None:
+        self._random = np.random.default_rng([0x6C6F636B, seed])
+        self._mutant = mutant
+        self._trace = trace
+        self._cluster, self._identities = _cluster(self._random, rule)
+        draw = self._random.random
+        self._network = MemoryNetwork(
+            seed,
+            loss=0.15 * draw(),
+            duplicate=0.15 * draw(),
+            delay_s=(0.0, 0.05 + 0.4 * draw() * (draw() < 0.5)),
+            reorder=bool(draw() < 0.5),
+        )
+        self._crash_chance = 0.02 * draw()
+        self._now_s = 0.0
+        self._lives: dict[str, _Life] = {}
+        self._back_s: dict[str, float] = {}  # when a crashed agent is started again
+        self._disks = {agent: Disk() for agent in self._cluster.ids}
+        self._backups: dict[str, Disk] = {}
+        self._started = 0
+        self._faulty = True
+        self._out = Outcome(seed)
+        self._checks = Checks(self._cluster, self._disks, strict=mutant != "send-before-persist")
+
+    def run(self) -> Outcome:
+        """The schedule: faults, then peace, then one more start of everyone."""
+        for agent in self._cluster.ids:
+            self._start(agent)
+        self._until(FAULTS_S, lambda: False)
+        self._faulty = False
+        self._network.heal()
+        self._until(RUN_S, lambda: all(life.ended for life in self._lives.values()))
+        if not self._checks.found and not all(life.ended for life in self._lives.values()):
+            self._checks.violated("hang", "not everyone ended")
+        self._network = MemoryNetwork(self._out.seed, delay_s=(0.0, 0.01))
+        for _ in range(0 if self._checks.found else DRAINS_MAX):
+            for agent in self._cluster.ids:
+                self._start(agent)
+            # Who has trained to the end leaves first, perhaps before the last acceptance is back.
+            self._until(self._now_s + DRAIN_S, lambda: False)
+            if self._checks.all_settled():
+                break
+        if not self._checks.found:
+            self._checks.at_the_end()
+        out = self._out
+        out.settlements, out.frozen = self._checks.settlements(), self._checks.frozen
+        out.violations = self._checks.found
+        return out
+
+    def _until(self, end_s: float, done: Callable[[], bool]) -> None:
+        while self._now_s < end_s and not done() and not self._checks.found:
+            self._now_s += TICK_S
+            self._out.steps += 1
+            if self._faulty:
+                self._break_something()
+            for agent in [a for a, at in self._back_s.items() if at <= self._now_s]:
+                self._start(agent)
+            self._deliver()
+            for agent in self._cluster.ids:
+                self._guarded(agent, self._tick)
+
+    # --- faults -----------------------------------------------------------------------------
+
+    def _break_something(self) -> None:
+        draw = self._random.random()
+        if draw < 0.02:
+            ids = list(self._cluster.ids)
+            cut = [a for a in ids if self._random.random() < 0.5]
+            self._network.partition([cut])
+        elif draw < 0.08:
+            self._network.heal()
+        elif draw < 0.25:
+            agent = self._cluster.ids[int(self._random.integers(len(self._cluster.ids)))]
+            self._backups[agent] = self._disks[agent].copy()
+
+    def _may_crash(self, agent: str) -> None:
+        """At every boundary between two effects."""
+        if not self._faulty or self._out.crashes >= CRASHES_MAX:
+            return
+        if self._random.random() < self._crash_chance:
+            raise _Crashed(agent)
+
+    def _crash(self, agent: str) -> None:
+        self._out.crashes += 1
+        self._say(agent, "crashes")
+        del self._lives[agent]
+        self._back_s[agent] = self._now_s + float(self._random.uniform(0.1, 1.5))
+        if agent in self._backups and self._random.random() < 0.25:
+            self._out.restored += 1
+            self._say(agent, "is restored from a backup")
+            self._disks[agent].replace(self._backups[agent])
+            self._checks.restore(agent)
+
+    # --- agents -----------------------------------------------------------------------------
+
+    def _start(self, agent: str) -> None:
+        self._back_s.pop(agent, None)
+        self._started += 1
+        life = agent if self._mutant == "no-nonce" else str(self._started)
+        nonce = sha256(life.encode())[:16]
+        disk = self._disks[agent]
+        initial = np.zeros(DIM, np.float32)
+        core = assemble(
+            self._cluster,
+            agent,
+            self._identities[agent],
+            disk,
+            initial,
+            nonce=nonce,
+            chunk_bytes=1024,
+            link_reason=lambda _: None,
+            snapshot=disk.snapshot,
+        )
+        self._lives[agent] = _Life(core, initial)
+        self._say(agent, "starts")
+        self._guarded(agent, lambda a: self._perform(a, self._lives[a].core.start(self._now_s)))
+
+    def _guarded(self, agent: str, work: Callable[[str], None]) -> None:
+        life = self._lives.get(agent)
+        if life is None or life.ended:
+            return
+        try:
+            work(agent)
+        except _Crashed:
+            self._crash(agent)
+
+    def _tick(self, agent: str) -> None:
+        life = self._lives[agent]
+        self._perform(agent, life.core.tick(self._now_s))
+        if life.due and not life.ended:
+            self._publish(agent, life)
+        jobs, life.jobs = life.jobs, []
+        for job in jobs:
+            slot = job.update.slot
+            try:
+                outcome = life.core.examiner.examine(
+                    slot.statement, slot.payload, slot.witnesses, job.update.trusted
+                )
+            except EvidenceError as exc:
+                self._perform(agent, life.core.verified(job.peer, job.update, exc, self._now_s))
+            else:
+                self._perform(agent, life.core.verified(job.peer, job.update, outcome, self._now_s))
+
+    def _publish(self, agent: str, life: _Life) -> None:
+        t, life.due = life.due, 0
+        report = self._report(agent, t)
+        examiner = life.core.examiner
+        payload = life.x - np.float32(examiner.terms.step_size_of(agent, t)) * report
+        statement = examiner.state(t, agent, payload, life.core.book.row)
+        self._perform(agent, life.core.published(payload, statement, self._now_s))
+
+    def _report(self, agent: str, t: int) -> NDArray[np.float32]:
+        generator = np.random.default_rng([self._cluster.index(agent), t])
+        return generator.standard_normal(DIM).astype(np.float32)
+
+    def _deliver(self) -> None:
+        while due := self._network.deliver(self._now_s):
+            for receiver, delivery in due:
+
+                def take(agent: str, sender: str = delivery.sender) -> None:
+                    core = self._lives[agent].core
+                    frames = delivery.frames  # noqa: B023
+                    self._perform(agent, core.received(sender, frames, self._now_s, WALL_S))
+
+                self._guarded(receiver, take)
+
+    # --- effects ----------------------------------------------------------------------------
+
+    def _perform(self, agent: str, effects: list[Effect]) -> None:
+        life = self._lives[agent]
+        queue = deque(self._ordered(effects))
+        while queue:
+            self._may_crash(agent)
+            match queue.popleft():
+                case Send() as send:
+                    self._checks.sent(agent, send)
+                    self._network.post(agent, send.peer, encode(send.envelope), self._now_s)
+                case Persist(operations):
+                    self._disks[agent].commit(operations)
+                    self._checks.stored(agent, operations)
+                case Remember(snapshot):
+                    self._disks[agent].snapshot = snapshot
+                case ReadRecords(peer, channel_id, first, count):
+                    records = self._disks[agent].records(channel_id, first, count)
+                    answer = life.core.records_read(peer, records, self._now_s)
+                    queue.extend(self._ordered(answer))
+                case Verify() as job:
+                    life.jobs.append(job)
+                case Begin():
+                    life.due = 1
+                case Combine(number, parts, _):
+                    mixed = [np.float32(weight) * vector for weight, vector in parts]
+                    life.x = np.sum(mixed, axis=0, dtype=np.float32)
+                    life.due = number + 1 if number < ROUNDS else 0
+                    queue.extend(self._ordered(life.core.combined(number, self._now_s)))
+                case Log() as log:
+                    self._say(agent, f"{log.event} {dict(log.fields)}")
+                    self._checks.logged(agent, log)
+                case Finished() as ended:
+                    self._say(agent, f"ends: {ended.failure or 'well'}")
+                    life.ended = True
+                    return
+
+    def _ordered(self, effects: list[Effect]) -> list[Effect]:
+        if self._mutant != "send-before-persist":
+            return effects
+        return sorted(effects, key=lambda effect: not isinstance(effect, Send))
+
+    def _say(self, agent: str, what: str) -> None:
+        if self._trace is not None:
+            self._trace(f"{self._now_s:6.1f} s  {agent}  {what}")
+
+
+_KEYS: Final = {
+    f"a{i}": Identity.from_seeds(sha256(b"identity %d" % i), sha256(b"curve %d" % i))
+    for i in range(4)
+}
+
+
+def _cluster(random: np.random.Generator, rule: str) -> tuple[Cluster, Mapping[str, Identity]]:
+    """Three or four agents on one of `TOPOLOGIES`."""
+    agents = int(random.integers(3, 5))
+    topology = TOPOLOGIES[int(random.integers(len(TOPOLOGIES)))]
+    schedule = schedules.build(topology, agents)
+    cluster = assemble_cluster(
+        run_id="lockstep",
+        seed=1,
+        graph=schedule,
+        agents=[
+            AgentEntry(
+                id=agent,
+                endpoint=f"tcp://127.0.0.1:{30_000 + i}",
+                identity=_KEYS[agent].signing_key.public.hex(),
+                curve=_KEYS[agent].curve_public,
+            )
+            for i, agent in enumerate(schedule.agents)
+        ],
+        task=TaskSettings(
+            name="none", parameters=DIM, model_digest=model_digest(np.zeros(DIM, np.float32))
+        ),
+        algorithm=AlgorithmSettings(step_size=0.5, step_decay=0.0, local_steps=1),
+        rounds=RoundSettings(rounds=ROUNDS, deadline_s=1.0, start_deadline_s=3.0),
+        payments=PaymentSettings(rule=rule, window=WINDOW, sketch_size=16),
+    )
+    return cluster, {agent: _KEYS[agent] for agent in cluster.ids}

@@ -1,0 +1,274 @@
+"""What the terminal shows of a run: a live table, a status table, the summary at the end.
+
+Pure functions from values to rich renderables that read well at 80 columns and stay plain text
+without a terminal. Whatever comes out of a file or from a peer is put in as literal text, so that
+it can neither style nor steer the terminal.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from candor.agent.daemon.status import Status
+
+MICRO = 1_000_000
+
+# Payments listed in a summary; the rest is counted, and complete in summary.json.
+_PAYMENTS_SHOWN_MAX = 12
+# Agents in it, likewise: a simulated run may have thousands.
+_AGENTS_SHOWN_MAX = 40
+
+_ENDS = ("done", "interrupted", "failed")
+_STATE_STYLES: Mapping[str, str] = {"done": "green", "failed": "bold red", "starting": "dim"}
+
+
+def format_credits(micro_credits: int) -> str:
+    """Credits with six decimals, exactly: integers only."""
+    whole, rest = divmod(abs(micro_credits), MICRO)
+    return f"{'-' if micro_credits < 0 else ''}{whole}.{rest:06d}"
+
+
+def format_bytes(count: float) -> str:
+    """Bytes in decimal units, as networks count them, to three digits."""
+    if count < 1000:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        if count < 1000:
+            return f"{count:.0f} {unit}" if count >= 100 else f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} TB"
+
+
+def format_share(share: float | None) -> str:
+    """A share 0..1 in per cent."""
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def live_table(statuses: Sequence[Status], title: str) -> Table:
+    """One row an agent, in the given order."""
+    table = _table(title, *_MEASURES)
+    for status in statuses:
+        table.add_row(*_measures(status, _state(status.state)))
+    return table
+
+
+def status_view(statuses: Sequence[Status], running: Mapping[str, bool], title: str) -> Group:
+    """One row an agent, with how many of its neighbours it serves; then who ended without saying
+    so, and who is not served and why."""
+    table = _table(title, *_MEASURES, "peers")
+    notes: list[Text] = []
+    for status in statuses:
+        dead = not running[status.agent] and status.state not in _ENDS
+        state = Text("died", style="red") if dead else _state(status.state)
+        if dead:
+            form = "{} is not running, last seen {}"
+            notes.append(_sentence(form, status.agent, status.state))
+        refused = _refusals(status)
+        total = len(status.neighbours)
+        table.add_row(*_measures(status, state), f"{total - len(refused)}/{total}")
+        notes.extend(refused)
+    return Group(table, *notes)
+
+
+def summary_view(summary: Mapping[str, object], run_dir: Path | None = None) -> RenderableType:
+    """The end of a run: accuracies, who paid whom, the verdict on the ledgers, where to look.
+
+    Takes summary.json as it is; what is missing from it is left out.
+    """
+    parts: list[RenderableType] = [_title(summary), _headline(summary), "", _agents(summary), ""]
+    payments = payments_of(summary.get("edges"))
+    if payments:
+        parts.append(_who_paid_whom(payments))
+    parts.append(_outcome(summary, run_dir))
+    return Group(*parts)
+
+
+def payments_of(edges: object) -> list[tuple[str, str, int]]:
+    """(payer, receiver, micro-credits) of the edges of a summary, the largest first."""
+    paid: list[tuple[str, str, int]] = []
+    for edge in edges if isinstance(edges, list) else []:
+        match edge:
+            case {"lo": str() as lo, "hi": str() as hi, "balance_lo": int() as balance}:
+                if balance:
+                    paid.append((hi, lo, balance) if balance > 0 else (lo, hi, -balance))
+    return sorted(paid, key=lambda payment: (-payment[2], payment[:2]))
+
+
+def mean_share(value: object) -> float | None:
+    """An accuracy that is one number, or the mean of one number an agent."""
+    if isinstance(value, Mapping):
+        numbers = [float(one) for one in value.values() if isinstance(one, int | float)]
+        return sum(numbers) / len(numbers) if numbers else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def literal(value: object, style: str = "") -> Text:
+    """Text that keeps no control character, so that a name cannot move the cursor."""
+    return Text("".join(c if c.isprintable() else "?" for c in str(value)), style=style)
+
+
+_MEASURES = ("state", "round", "loss", "acc", "norm", "balance", "bytes")
+_WORDS = {"state", "strategy"}
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(
+        title=literal(title, "bold") if title else None,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
+    table.add_column("agent", style="bold", overflow="fold", min_width=5)
+    for column in columns:
+        justify: Literal["left", "right"] = "left" if column in _WORDS else "right"
+        table.add_column(column, justify=justify, no_wrap=column != "strategy", overflow="fold")
+    return table
+
+
+def _measures(status: Status, state: Text) -> Iterable[RenderableType]:
+    return (
+        literal(status.agent),
+        state,
+        f"{status.round}/{status.rounds}",
+        _number(status.train_loss, 3),
+        format_share(status.test_accuracy),
+        _number(status.injected_norm, 2),
+        _balance(status.balance),
+        format_bytes(status.bytes_sent + status.bytes_received),
+    )
+
+
+def _number(value: float | None, decimals: int) -> str:
+    """At most six characters, so that a row keeps to its width."""
+    if value is None:
+        return "-"
+    if abs(value) >= 10_000:
+        return f"{value:.0e}"
+    return f"{value:.{decimals if abs(value) < 100 else 0}f}"
+
+
+def _balance(micro_credits: int) -> Text:
+    style = "red" if micro_credits < 0 else "green" if micro_credits > 0 else "dim"
+    return Text(format_credits(micro_credits), style=style)
+
+
+# Rounds after which a neighbour that is served, and of which nothing was mixed, is named.
+_UNMIXED: Final = 5
+
+
+def _state(state: str) -> Text:
+    return literal(state, _STATE_STYLES.get(state, ""))
+
+
+def _refusals(status: Status) -> list[Text]:
+    """Whom an agent is without; at the end of a run all have left, which is no news."""
+    lines = []
+    for neighbour, seen in sorted(status.neighbours.items()):
+        if seen.reason is not None:
+            if (status.state, seen.state, seen.last_round) != ("done", "left", status.rounds):
+                lines.append(
+                    _sentence("{} is without {}: {}", status.agent, neighbour, seen.reason)
+                )
+        elif status.state in ("training", "mixing") and status.round - seen.last_round > _UNMIXED:
+            words = "{} mixes nothing of {}, last in round {}: see update_refused in its log"
+            last = str(seen.last_round)
+            lines.append(_sentence(words, status.agent, neighbour, last))
+    return lines
+
+
+def _headline(summary: Mapping[str, object]) -> Table:
+    """The network between its two yardsticks: all data in one place, and every agent on its own."""
+    accuracy = summary.get("accuracy")
+    values = accuracy.values() if isinstance(accuracy, Mapping) else ()
+    lowest = min((float(value) for value in values), default=None)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    for name, value in (
+        ("network, mean accuracy", summary.get("mean_accuracy", mean_share(accuracy))),
+        ("network, lowest accuracy", summary.get("min_accuracy", lowest)),
+        ("one model on all data", summary.get("centralised_accuracy")),
+        ("agents alone, mean", summary.get("alone_accuracy")),
+    ):
+        if (share := mean_share(value)) is not None:
+            table.add_row(name, format_share(share))
+    mean_return = summary.get("mean_return")
+    if isinstance(mean_return, int | float):
+        table.add_row("mean return", f"{mean_return:.1f}")
+    return table
+
+
+def _title(summary: Mapping[str, object]) -> Text:
+    words = [summary.get(key) for key in ("task", "topology", "partition")]
+    described = ", ".join(str(word) for word in words if word)
+    rounds = summary.get("rounds", "?")
+    return literal(f"{summary.get('run_id', 'run')}: {described}, {rounds} rounds", "bold")
+
+
+def _agents(summary: Mapping[str, object]) -> Table:
+    accuracy, balances, sent, strategies = (
+        value if isinstance(value := summary.get(key), Mapping) else {}
+        for key in ("accuracy", "balances", "bytes_sent", "strategies")
+    )
+    table = _table("", "strategy", "accuracy", "balance", "sent")
+    ids = list(dict(accuracy) | dict(balances))
+    if len(ids) > _AGENTS_SHOWN_MAX:  # who deviates, and then in the order of the cluster file
+        ids.sort(key=lambda agent: strategies.get(agent, "honest") == "honest")
+        table.caption = f"and {len(ids) - _AGENTS_SHOWN_MAX} more agents"
+    for agent in ids[:_AGENTS_SHOWN_MAX]:
+        strategy = str(strategies.get(agent, "honest"))
+        table.add_row(
+            literal(agent),
+            literal(strategy, "" if strategy == "honest" else "yellow"),
+            format_share(mean_share(accuracy.get(agent))),
+            _balance(int(balances.get(agent, 0))),
+            format_bytes(int(sent[agent])) if agent in sent else "-",
+        )
+    return table
+
+
+def _who_paid_whom(payments: Sequence[tuple[str, str, int]]) -> Group:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(overflow="fold")
+    table.add_column(justify="right", no_wrap=True)
+    for payer, receiver, amount in payments[:_PAYMENTS_SHOWN_MAX]:
+        table.add_row(_sentence("{} paid {}", payer, receiver), format_credits(amount))
+    more = len(payments) - _PAYMENTS_SHOWN_MAX
+    rest = [Text(f"and {more} smaller payments")] if more > 0 else []
+    return Group(Text("who paid whom, in credits", style="bold"), table, *rest, "")
+
+
+def _outcome(summary: Mapping[str, object], run_dir: Path | None) -> Group:
+    lines = [] if summary.get("simulated") else [_verdict(summary.get("audit"))]
+    if run_dir is not None:
+        lines.append(Text.assemble(("run directory  ", "dim"), literal(run_dir)))
+        report = run_dir / "report.html"
+        if report.exists():
+            lines.append(Text.assemble(("report         ", "dim"), literal(report)))
+    return Group(*lines)
+
+
+def _verdict(audit: object) -> Text:
+    label = ("ledger audit   ", "dim")
+    match audit:
+        case "ok":
+            return Text.assemble(label, ("ok", "bold green"), ": every ledger adds up")
+        case "violated":
+            return Text.assemble(label, ("violated", "bold red"), ": run candor ledger audit")
+        case _:
+            return Text.assemble(label, "not done")
+
+
+def _sentence(form: str, *values: object) -> Text:
+    """A sentence with literal values in bold at its braces."""
+    pieces = form.split("{}")
+    text = Text(pieces[0])
+    for value, piece in zip(values, pieces[1:], strict=True):
+        text.append_text(literal(value, "bold")).append(piece)
+    return text

@@ -1,0 +1,1 @@
+"""What runs share, however they are performed."""

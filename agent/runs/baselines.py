@@ -1,0 +1,78 @@
+"""What a run is compared with: one model on all data, and every agent on its own data alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from candor.agent.learning.learner import verified_initial_parameters
+from candor.agent.simulation.training import learner_of, trained, usable_device
+from candor.agent.tasks import resolve_task
+from candor.agent.tasks.partition import Shard
+from candor.topologies.cluster.file import Cluster
+
+ALONE_MAX: Final = 256  # agents that are trained alone: all of a large run would double its time
+
+
+def centralised_accuracy(
+    cluster: Cluster,
+    data_root: Path | None = None,
+    initial: Path | None = None,
+    device: str = "cpu",
+) -> float:
+    """What one honest agent with everyone's data reaches in as many rounds and steps: 0 to 1.
+
+    Raises:
+        ConfigurationError: the task is not usable.
+    """
+    shard = Shard(0, 1, cluster.task.partition)
+    return _without_mixing(cluster, (shard,), data_root, initial, device)[0]
+
+
+def alone_accuracy(
+    cluster: Cluster,
+    data_root: Path | None = None,
+    initial: Path | None = None,
+    device: str = "cpu",
+) -> dict[str, float]:
+    """What agents reach on their own data without any neighbour: 0 to 1 by id.
+
+    All of them, or `ALONE_MAX` that are spread evenly over the cluster file.
+
+    Raises:
+        ConfigurationError: the task is not usable.
+    """
+    count = len(cluster.ids)
+    chosen = min(count, ALONE_MAX)
+    some = [i * count // chosen for i in range(chosen)]
+    shards = [Shard(index, count, cluster.task.partition) for index in some]
+    accuracies = _without_mixing(cluster, shards, data_root, initial, device)
+    return {cluster.ids[index]: value for index, value in zip(some, accuracies, strict=True)}
+
+
+def _without_mixing(
+    cluster: Cluster,
+    shards: Sequence[Shard],
+    data_root: Path | None,
+    initial: Path | None,
+    device: str,
+) -> list[float]:
+    """Accuracy of each shard's agent after the cluster's rounds of honest training, unmixed."""
+    learner = learner_of(cluster, data_root, shards, device)
+    task = resolve_task(cluster.task.name, data_root)
+    x = verified_initial_parameters(task, cluster.task, cluster.seed, initial)
+    rows = x.repeat(len(shards), 1).to(usable_device(device))
+    rounds = trained(
+        cluster,
+        learner,
+        rows,
+        1,
+        report=lambda gradient, _t: gradient,
+        mass=lambda _t: torch.ones(len(shards), 1, device=rows.device),
+        mix=lambda y, _t: y,
+    )
+    for done in rounds:
+        if done.round == cluster.rounds.rounds:
+            return learner.evaluate(done.mixed)
+    raise AssertionError("an algorithm does not end")

@@ -1,0 +1,138 @@
+"""simulation.safetensors: all that a simulated run has measured so far, and what it goes on from.
+
+One file for thousands of agents, replaced whole: a reader, or whoever goes on after a crash, finds
+the old one or the new one. While the run lives it holds the state of `Simulation.state`; once it
+has ended, the models instead. The fields are described in docs/run-directory.md.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from candor.agent.daemon.metrics import RoundMetrics
+from candor.topologies.specs.specs import ConfigurationError
+
+FILE_NAME: Final = "simulation.safetensors"
+STATE: Final = "state/"
+MODEL: Final = "model/"
+_METADATA: Final = "candor"
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """Which run a file is of, and how it was asked for; paths as they were given."""
+
+    fingerprint: str
+    strategies: Mapping[str, str]
+    evaluate_every: int
+    data_root: str | None = None
+    initial: str | None = None
+
+
+@dataclass(slots=True)
+class Columns:
+    """What was measured, by name: rows are rounds (or windows, or evaluations), columns agents.
+
+    `seconds` (rounds,), `train_loss` and `injected_norm` (rounds, agents); `balance` (windows,
+    agents), micro-credits after each settlement, and `settled` (windows,) the rounds after which
+    those were; `test_accuracy` (evaluations, agents), `consensus_distance` and `evaluated`
+    (evaluations,), the rounds of these.
+    """
+
+    rows: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def add(self, **values: Tensor) -> None:
+        """Append a row to each of some columns."""
+        for name, value in values.items():
+            self.rows.setdefault(name, []).append(value)
+
+    def last(self, name: str) -> Tensor | None:
+        """The last row of a column, None where it has none."""
+        rows = self.rows.get(name)
+        return rows[-1] if rows else None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The columns as one tensor each."""
+        return {name: torch.stack(rows) for name, rows in self.rows.items()}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """The columns among the tensors of a file."""
+        names = [name for name in tensors if "/" not in name]
+        return cls({name: list(tensors[name]) for name in names})
+
+
+def write(path: Path, about: About, tensors: Mapping[str, Tensor]) -> None:
+    """Replace the file at once; it is on disk before the old one is gone."""
+    draft = path.with_name(f"{path.name}.tmp")
+    save_file(dict(tensors), draft, metadata={_METADATA: json.dumps(asdict(about))})
+    with draft.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+
+
+def read(path: Path) -> tuple[About, dict[str, Tensor]]:
+    """What was written.
+
+    Raises:
+        ConfigurationError: there is none, or it is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = About(**json.loads(file.metadata()[_METADATA]))
+            return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except OSError as exc:
+        raise ConfigurationError(f"{path}: there is no simulation to read ({exc})") from exc
+    except (SafetensorError, KeyError, TypeError, ValueError) as exc:
+        raise ConfigurationError(f"{path}: damaged, it is no simulation ({exc})") from exc
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names have a prefix, by the rest of the name."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def metrics_of(
+    columns: Mapping[str, Tensor], agent: int, neighbours: int = 0
+) -> list[RoundMetrics]:
+    """The lines of metrics.csv of one agent, by its place; nothing was sent, nobody was missing."""
+    if "seconds" not in columns:
+        return []
+    accuracy = by_round(columns, "evaluated", "test_accuracy", agent)
+    settled = by_round(columns, "settled", "balance", agent)
+    measured = zip(
+        columns["seconds"].tolist(),
+        columns["train_loss"][:, agent].tolist(),
+        columns["injected_norm"][:, agent].tolist(),
+        strict=True,
+    )
+    balance, lines = 0, []
+    for t, (seconds, loss, norm) in enumerate(measured, start=1):
+        balance = int(settled.get(t, balance))
+        lines.append(
+            RoundMetrics(t, seconds, loss, accuracy.get(t), norm, balance, 0, 0, neighbours)
+        )
+    return lines
+
+
+def by_round(
+    columns: Mapping[str, Tensor], rounds: str, name: str, agent: int | None = None
+) -> dict[int, float]:
+    """The values of a column, or of one agent in it, by the rounds in another; none where there is
+    no such column."""
+    if name not in columns:
+        return {}
+    values = columns[name] if agent is None else columns[name][:, agent]
+    return dict(zip(columns[rounds].tolist(), values.tolist(), strict=True))

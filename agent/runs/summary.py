@@ -1,0 +1,126 @@
+"""The summary of a finished run: accuracies and their yardsticks, who paid whom, the audit."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from torch import Tensor
+
+from candor.agent.daemon.exports import audit_run_directory
+from candor.agent.daemon.status import Status
+from candor.agent.runs.baselines import alone_accuracy, centralised_accuracy
+from candor.topologies.cluster.file import Cluster
+
+FILE_NAME: Final = "summary.json"
+_ROWS: Final = 256
+
+
+def summarise(
+    run_dir: Path,
+    cluster: Cluster,
+    statuses: Mapping[str, Status],
+    strategies: Mapping[str, str],
+    data_root: Path | None,
+    initial: Path | None,
+    seconds: float,
+) -> dict[str, Any]:
+    """The fields of summary.json (docs/run-directory.md), from what the daemons left behind.
+
+    The yardsticks are trained here, with the same algorithm and number of steps: one model on all
+    data, and every agent on its own data alone.
+    """
+    accuracy = {
+        agent: status.test_accuracy
+        for agent, status in statuses.items()
+        if status.test_accuracy is not None
+    }
+    _, audit = audit_run_directory(run_dir)
+    return {
+        **settings_of_run(cluster, strategies),
+        **accuracies(accuracy),
+        **yardsticks(cluster, data_root, initial),
+        "balances": {agent: status.balance for agent, status in statuses.items()},
+        "edges": _edges(cluster, statuses),
+        "bytes_sent": {agent: status.bytes_sent for agent, status in statuses.items()},
+        "consensus_distance": consensus_distance(run_dir, cluster),
+        "audit": "violated" if audit.findings else "ok",
+        "seconds": round(seconds, 3),
+    }
+
+
+def settings_of_run(cluster: Cluster, strategies: Mapping[str, str]) -> dict[str, Any]:
+    """What ran: the fields that say with which settings."""
+    return {
+        "run_id": cluster.run_id,
+        "fingerprint": cluster.fingerprint,
+        "rounds": cluster.rounds.rounds,
+        "seed": cluster.seed,
+        "agents": list(cluster.ids),
+        "topology": cluster.graph.topology,
+        "task": cluster.task.name,
+        "partition": cluster.task.partition,
+        "rule": cluster.payments.rule,
+        "strategies": {agent: strategies.get(agent, "honest") for agent in cluster.ids},
+    }
+
+
+def accuracies(accuracy: Mapping[str, float]) -> dict[str, Any]:
+    """What the agents reached, by agent and over all of them."""
+    reached = list(accuracy.values())
+    return {
+        "accuracy": dict(accuracy),
+        "mean_accuracy": float(np.mean(reached)) if reached else None,
+        "min_accuracy": min(reached, default=None),
+    }
+
+
+def yardsticks(
+    cluster: Cluster, data_root: Path | None, initial: Path | None, device: str = "cpu"
+) -> dict[str, Any]:
+    """What a run is compared with; trained here."""
+    return {
+        "centralised_accuracy": centralised_accuracy(cluster, data_root, initial, device),
+        "alone_accuracy": alone_accuracy(cluster, data_root, initial, device),
+    }
+
+
+def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
+    """Write summary.json."""
+    text = json.dumps(summary, indent=2, ensure_ascii=False)
+    (run_dir / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def consensus_distance(run_dir: Path, cluster: Cluster) -> float | None:
+    """Root mean square distance of the agents' final models from their mean; None without two."""
+    models = []
+    for agent in cluster.ids:
+        path = run_dir / "agents" / agent / "model.safetensors"
+        if path.exists():
+            tensors = load_file(path)
+            models.append(np.concatenate([tensors[name].ravel() for name in sorted(tensors)]))
+    if len(models) < 2:
+        return None
+    return spread(torch.from_numpy(np.stack(models)))
+
+
+def spread(models: Tensor) -> float:
+    """Root mean square distance of models (agents, dim) from their mean."""
+    mean = models.mean(dim=0, dtype=torch.float64)
+    # Some rows at a time: in binary64 all of a large run would be a copy of twice its size.
+    squares = [(some.double() - mean).square().sum() for some in torch.split(models, _ROWS)]
+    return math.sqrt(float(torch.stack(squares).sum()) / len(models))
+
+
+def _edges(cluster: Cluster, statuses: Mapping[str, Status]) -> list[dict[str, Any]]:
+    edges = []
+    for lo, hi in sorted(tuple(sorted(edge)) for edge in cluster.graph.edges):
+        seen = statuses.get(lo)
+        neighbour = seen.neighbours.get(hi) if seen else None
+        balance = neighbour.balance if neighbour else 0
+        edges.append({"lo": lo, "hi": hi, "balance_lo": balance})
+    return edges

@@ -1,1 +1,0 @@
-"""Drivers that perform what the core and the algorithms ask for."""

@@ -1,0 +1,1 @@
+"""Every agent a row: runs without messages."""

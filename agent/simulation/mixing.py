@@ -1,0 +1,108 @@
+"""Mixing as sparse matrix products: the weights of a round over all agents at once."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from candor.topologies.cluster.file import Cluster
+from candor.topologies.schedules.weights import own_weight
+
+Floats = NDArray[np.float64]
+
+CACHED_ROUNDS: Final = 64  # as many as `RoundWeights` keeps; a matrix of 10,000 agents takes 1 MB
+
+
+@dataclass(frozen=True, slots=True)
+class RoundMixing:
+    """One round: the matrix (agents, agents) in binary64 for evidence and in float32 for models,
+    and by what the steps are divided, (agents, 1)."""
+
+    exact: "sparse.csr_array"
+    rounded: "WeightedRows"
+    mass: Floats
+
+    def models(self, y: Tensor) -> Tensor:
+        """The models y (agents, dim) mixed, each sum in ascending order of rows."""
+        return self.rounded(y)
+
+    def sketches(self, stated: Floats) -> Floats:
+        """The sketches (agents, k) of the mixed models."""
+        mixed: Floats = self.exact @ stated
+        return mixed
+
+
+class Mixing:
+    """The mixing of every round of a run, rows in the order of the cluster file."""
+
+    def __init__(self, cluster: Cluster, device: torch.device) -> None:
+        self._cluster = cluster
+        self._device = device
+        self._cached = lru_cache(CACHED_ROUNDS)(self._round)
+
+    def of(self, t: int) -> RoundMixing:
+        """The mixing of round t, from 1."""
+        return self._cached(self._cluster.round_weights.same_as(t))
+
+    def _round(self, t: int) -> RoundMixing:
+        cluster = self._cluster
+        weights = cluster.round_weights.of(t)
+        exact = sparse_rows(cluster, t)
+        mass = np.array([[weights.mass[agent]] for agent in cluster.ids])
+        return RoundMixing(exact, WeightedRows.of(exact, self._device), mass)
+
+
+def sparse_rows(cluster: Cluster, t: int) -> "sparse.csr_array":
+    """`Cluster.mixing_matrix` of round t without the zeros, columns in ascending order."""
+    taken = cluster.round_weights.of(t).taken
+    columns: list[int] = []
+    values: list[float] = []
+    ends = [0]
+    for i, taker in enumerate(cluster.ids):
+        row = taken[taker]
+        entries = [(cluster.index(giver), weight) for giver, weight in row.items()]
+        entries.append((i, own_weight(row)))
+        entries.sort()
+        columns.extend(column for column, _ in entries)
+        values.extend(weight for _, weight in entries)
+        ends.append(len(columns))
+    count = len(cluster.ids)
+    return sparse.csr_array((np.array(values), np.array(columns), np.array(ends)), (count, count))
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedRows:
+    """A sparse matrix (agents, agents) as sums of weighted rows: a product with it is what is known
+    as an embedding bag. It takes half the time of scipy's product, an eighth of torch's own, and
+    threads and accelerators."""
+
+    columns: Tensor  # (entries,) int64, row after row
+    bounds: Tensor  # (agents + 1,) int64, of each row's entries
+    weights: Tensor  # (entries,) float32
+
+    @classmethod
+    def of(cls, matrix: "sparse.csr_array", device: torch.device) -> "WeightedRows":
+        """The matrix rounded to float32, on a device."""
+        arrays = (
+            matrix.indices.astype(np.int64),
+            matrix.indptr.astype(np.int64),
+            matrix.data.astype(np.float32),
+        )
+        return cls(*(torch.from_numpy(array).to(device) for array in arrays))
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """The product with y (agents, dim), each sum in ascending order of columns."""
+        return embedding_bag(
+            self.columns,
+            y,
+            self.bounds,
+            mode="sum",
+            per_sample_weights=self.weights,
+            include_last_offset=True,
+        )

@@ -1,0 +1,1 @@
+"""Experiments on top of everything; nothing leans on them."""

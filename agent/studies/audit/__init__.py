@@ -1,0 +1,1 @@
+"""Does a lie pay, and at which price does none?"""

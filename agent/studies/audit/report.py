@@ -1,0 +1,317 @@
+"""What an audit says, for people and for machines: `audit.json`, a table, `report.html`."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candor.agent.reports import charts
+from candor.agent.reports.html import card, escape, image, page, table
+from candor.agent.studies.audit.incentives import Interval, interval
+from candor.agent.studies.audit.verdicts import Judged, Verdict
+from candor.topologies.specs.files import write_text
+
+Floats = NDArray[np.float64]
+
+REPORT_NAME: Final = "report.html"
+AUDIT_NAME: Final = "audit.json"
+_FACTORS: Final = tuple(float(f) for f in np.linspace(0.0, 2.0, 41))
+_MANY: Final = 100.0  # times the honest reward: beyond, digits say nothing
+_LINES_MAX: Final = 8  # of the best lies, in a chart
+_SHOWN: Final = 3.0  # axes end at so many times the largest gain
+
+
+def facts(verdict: Verdict, settings: Mapping[str, object]) -> dict[str, Any]:
+    """The audit of runs with such `settings`, as JSON: gains, losses and payments as shares of the
+    honest reward; None for what has no end or is not finite."""
+    window, paid = verdict.window, verdict.honest_payments() / verdict.reward
+    median, high = np.percentile(paid, [50, 98])
+    found = {
+        **settings,
+        "agent": verdict.agent,
+        "rule": verdict.rule,
+        "prices": dict(zip(verdict.terms, verdict.prices.tolist(), strict=True)),
+        "window": {
+            "low": window.low, "high": window.high, "by": window.by, "against": window.against,
+        },
+        "stopping": _stopping(verdict),
+        "theory": {"peer-prediction": verdict.theory or None},
+        "epsilon": verdict.epsilon / verdict.reward,
+        "honest_reward": verdict.reward,
+        "profitable_without_payments": verdict.profitable(free=True),
+        "profitable": verdict.profitable(),
+        "uncertain": uncertain(verdict),
+        "honest_pays": {
+            "median": float(median), "p98": float(high), "max": float(paid.max()),
+            "all": paid.tolist(),
+        },
+        "marks": verdict.marks.tolist(),
+        "strategies": {one.strategy: _strategy(verdict, one) for one in verdict.judged},
+    }  # fmt: skip
+    cleaned: dict[str, Any] = _clean(found)
+    return cleaned
+
+
+def _stopping(verdict: Verdict) -> dict[str, Any] | None:
+    """The rule that stops all lies, and the most that an honest agent pays under it."""
+    if verdict.stopping is None:
+        return None
+    paid = verdict.honest_payments(verdict.stopping) / verdict.reward
+    return {"rule": verdict.rule_at(verdict.stopping), "honest_max": float(paid.max())}
+
+
+def _strategy(verdict: Verdict, one: Judged) -> dict[str, Any]:
+    free, net = intervals(verdict, one)
+    cumulative = one.net(verdict.prices).mean(axis=0) / verdict.reward
+    half, late = flattening(verdict, one)
+    return {
+        "searched": one.searched,
+        "gain": [free.mean, free.low, free.high],
+        "net_gain": [net.mean, net.low, net.high],
+        "charge": free.mean - net.mean if one.deviation.finite else math.inf,
+        "cumulative_net_gain": cumulative.tolist(),
+        "first_half": half,
+        "second_half": late,
+    }
+
+
+def intervals(verdict: Verdict, one: Judged) -> tuple[Interval, Interval]:
+    """A strategy's gain without and with payments, as shares of the honest reward."""
+    deviation, scale = one.deviation, verdict.reward
+    return interval(deviation.gains / scale), interval(deviation.net(verdict.prices) / scale)
+
+
+def middle(verdict: Verdict) -> int:
+    """Which mark is nearest to half of the rounds, the first and the last left out if others are
+    there."""
+    rounds = verdict.marks
+    inner = np.arange(len(rounds))[1:-1] if len(rounds) > 2 else np.arange(1)
+    return int(inner[np.abs(rounds[inner] - rounds[-1] / 2).argmin()])
+
+
+def flattening(verdict: Verdict, one: Judged) -> tuple[float, float]:
+    """Without payments: what was gained until the mark `middle`, and from there on, as shares of
+    the honest reward."""
+    if not one.deviation.finite:
+        return -math.inf, -math.inf
+    gains = one.gains.mean(axis=0) / verdict.reward
+    half = gains[middle(verdict)]
+    return float(half), float(gains[-1] - half)
+
+
+def uncertain(verdict: Verdict) -> list[str]:
+    """Strategies that gain no more than epsilon in the mean, but may by their interval: more seeds
+    would tell."""
+    share = verdict.epsilon / verdict.reward
+    return [
+        one.strategy
+        for one in verdict.judged
+        if one.deviation.finite
+        and (net := intervals(verdict, one)[1]).mean <= share + 1e-9 < net.high
+    ]
+
+
+def sentences(verdict: Verdict) -> list[str]:
+    """The audit in a few lines of text."""
+    window, free = verdict.window, verdict.profitable(free=True)
+    median, high, most = np.percentile(verdict.honest_payments(), [50, 98, 100]) / verdict.reward
+    share = verdict.epsilon / verdict.reward
+    best = max([0.0, *(float(j.deviation.gains.mean()) for j in verdict.judged)])
+    lines = [
+        f"without payments {len(free)} of {len(verdict.judged)} lies gain more than "
+        f"{100 * share:.3g} %, the best {100 * best / verdict.reward:.2f} %",
+        f"rule: {verdict.rule}",
+    ]
+    if window.empty:
+        lines.append("some lie pays whatever factor these prices are multiplied with")
+    else:
+        upper = "on" if np.isinf(window.high) else f"to {window.high:.3g}"
+        lines.append(
+            f"no lie pays from {window.low:.3g} times these prices {upper}"
+            + (f"; below, {window.by} does" if window.by else "")
+            + (f"; above, {window.against} does" if window.against else "")
+        )
+    if verdict.theory > 0:
+        lines.append(
+            f"theory to start from: peer-prediction:{verdict.theory:.3g} stops added noise where "
+            "the loss is quadratic"
+        )
+    lines.append(
+        f"honest agents pay {100 * median:+.2f} % in the median, {100 * high:+.2f} % at the 98th "
+        f"percentile, {100 * most:+.2f} % at most (below 0: receive)"
+    )
+    if verdict.profitable():
+        stopping = _stopping(verdict)
+        lines.append(
+            "no prices of these terms stop all lies"
+            if stopping is None
+            else f"no lie would pay with {stopping['rule']}, and no honest agent more than "
+            f"{100 * stopping['honest_max']:.2f} %"
+        )
+    if doubtful := uncertain(verdict):
+        lines.append(
+            f"too few seeds to be sure of {', '.join(doubtful)}: intervals reach beyond epsilon"
+        )
+    return lines
+
+
+def write(verdict: Verdict, settings: Mapping[str, object], run_dir: Path) -> tuple[str, Path]:
+    """Write `audit.json` and `report.html` into the run's directory; the text of the former and
+    the path of the latter.
+
+    Raises:
+        ConfigurationError: the system refused.
+    """
+    found, path = json.dumps(facts(verdict, settings), indent=2), run_dir / REPORT_NAME
+    write_text(run_dir / AUDIT_NAME, found + "\n")
+    write_text(path, render(verdict, settings))
+    return found, path
+
+
+def render(verdict: Verdict, settings: Mapping[str, object]) -> str:
+    """The audit as a self-contained page."""
+    title = " · ".join(str(settings[name]) for name in ("task", "topology", "partition"))
+    blocks = (_header(verdict, title), _gains(verdict), _prices(verdict), _honest(verdict),
+              _cumulative(verdict), _table(verdict), _settings(settings))  # fmt: skip
+    return page(escape(f"Does a lie pay? {title}"), blocks)
+
+
+def _settings(settings: Mapping[str, object]) -> str:
+    rows = [(escape(name), f"<code>{escape(value)}</code>") for name, value in settings.items()]
+    return card("Settings", "", table(("setting", "value"), rows))
+
+
+def _header(verdict: Verdict, title: str) -> str:
+    profitable = verdict.profitable()
+    said = f"a lie pays: {', '.join(profitable)}" if profitable else "no lie pays"
+    kind = "bad" if profitable else "good"
+    lead = "".join(f"<p class=lead>{escape(line)}</p>" for line in sentences(verdict))
+    return (
+        f"<p class=kind>incentive audit</p><h1>{escape(title)}</h1>{lead}"
+        f'<div class=tiles><div class="tile {kind}"><b>{escape(said)}</b>'
+        f"<span>{escape(verdict.agent)} deviates, all others are honest</span></div></div>"
+    )
+
+
+def _gains(verdict: Verdict) -> str:
+    rows = [(one.strategy, *intervals(verdict, one)) for one in _best_first(verdict)]
+    bars = [
+        charts.Bars(name, [(100 * i.mean, 100 * i.low, 100 * i.high) for i in (free, net)])
+        for name, free, net in rows
+        if np.isfinite(free.mean)
+    ]
+    svg = charts.intervals(
+        bars, ("without payments", "with payments"), "gain, per cent of the honest reward",
+        {"epsilon": 100 * verdict.epsilon / verdict.reward}, 100 * _extent(verdict),
+    )  # fmt: skip
+    caption = (
+        "What each strategy gains over honesty on the same seeds, means with 95 % confidence "
+        "intervals (Student). What leaves the picture is in the table below."
+    )
+    return card("Gains", caption, image(svg, "gain by strategy"))
+
+
+def _prices(verdict: Verdict) -> str:
+    lines = []
+    for one in _best_first(verdict)[:_LINES_MAX]:
+        nets = [one.deviation.net(f * verdict.prices).mean() / verdict.reward for f in _FACTORS]
+        lines.append(_line(one, _FACTORS, 100 * np.array(nets)))
+    svg = charts.lines_by_round(
+        lines, "net gain, per cent of the honest reward",
+        references={"epsilon": 100 * verdict.epsilon / verdict.reward}, across="times the prices",
+        lowest=-100 * _extent(verdict),
+    )  # fmt: skip
+    caption = "What the best lies gain when all prices are multiplied; 1 is the rule judged."
+    return card("Prices", caption, image(svg, "net gain by price"))
+
+
+def _honest(verdict: Verdict) -> str:
+    paid = 100 * verdict.honest_payments() / verdict.reward
+    median, high = np.percentile(paid, [50, 98])
+    svg = charts.histogram(
+        paid.tolist(), "paid, per cent of the honest reward (below 0: received)", "honest agents",
+        {"median": float(median), "98th percentile": float(high)},
+    )  # fmt: skip
+    caption = "What honest agents pay in runs without any liar, net, over all seeds."
+    return card("What honesty costs", caption, image(svg, "histogram of honest payments"))
+
+
+def _cumulative(verdict: Verdict) -> str:
+    parts = []
+    zero = np.zeros_like(verdict.prices)
+    for prices, what in ((zero, "without payments"), (verdict.prices, "with payments")):
+        lines = [
+            _line(one, verdict.marks.tolist(), 100 * one.net(prices).mean(axis=0) / verdict.reward)
+            for one in _best_first(verdict)[:_LINES_MAX]
+        ]  # fmt: skip
+        quantity = f"gained so far, {what}, per cent of the honest reward"
+        parts.append(
+            image(charts.lines_by_round(lines, quantity, lowest=-100 * _extent(verdict)), quantity)
+        )
+    caption = (
+        "What a lie would have gained, had the run ended after so many rounds: where the line is "
+        "level, lying on gains no more."
+    )
+    return card("Cumulative gain", caption, "".join(parts))
+
+
+def _table(verdict: Verdict) -> str:
+    rows = []
+    for one in _best_first(verdict):
+        free, net = intervals(verdict, one)
+        half, late = flattening(verdict, one)
+        name = f"<code>{escape(one.strategy)}</code>"
+        name += " <mark>found by search</mark>" if one.searched else ""
+        spans = [f"{percent(one.mean)} {reach(one)}" for one in (free, net)]
+        rows.append((name, *spans, percent(half), percent(late)))
+    when = f"round {verdict.marks[middle(verdict)]}"
+    columns = ("strategy", "#gain, free", "#gain, paid", f"#free, until {when}", "#from there on")
+    caption = "Per cent of the honest reward: without payments (free), and net of them (paid)."
+    return card("Strategies", caption, table(columns, rows))
+
+
+def percent(share: float) -> str:
+    """A share as signed per cent."""
+    if not np.isfinite(share):
+        return "ruined"
+    return f"{100 * share:+.2f}" if abs(share) < _MANY else f"{100 * share:+.0e}"
+
+
+def reach(span: Interval) -> str:
+    """How far an interval goes from its mean, in per cent; nothing where one sample has none."""
+    wide = 100 * (span.high - span.mean)
+    if not np.isfinite(wide):
+        return ""
+    return f"± {wide:.2f}" if wide < 100 * _MANY else f"± {wide:.0e}"
+
+
+def _best_first(verdict: Verdict) -> list[Judged]:
+    return sorted(verdict.judged, key=lambda one: -float(one.deviation.gains.mean()))
+
+
+def _extent(verdict: Verdict) -> float:
+    """Where axes end, as a share of the honest reward: what is lost may be far below."""
+    gains = [float(one.deviation.gains.mean()) / verdict.reward for one in verdict.judged]
+    return _SHOWN * max([0.01, *(gain for gain in gains if np.isfinite(gain))])
+
+
+def _line(one: Judged, across: Iterable[float], values: Floats) -> charts.Line:
+    """A line without what is not finite."""
+    kept = [(x, float(y)) for x, y in zip(across, values, strict=True) if np.isfinite(y)]
+    return charts.Line(one.strategy, [x for x, _ in kept], [y for _, y in kept], one.searched)
+
+
+def _clean(value: Any) -> Any:
+    """JSON has no infinity: None stands for what is not finite."""
+    match value:
+        case Mapping():
+            return {key: _clean(one) for key, one in value.items()}
+        case list():
+            return [_clean(one) for one in value]
+        case float():
+            return value if np.isfinite(value) else None
+    return value

@@ -1,0 +1,311 @@
+"""Does any lie pay? Honest and deviating runs on the same seeds, judged by reward and payments.
+
+One agent deviates, all others are honest. Learning does not depend on payments, so each pair of
+runs is simulated once and billed afterwards, at any prices of the rule's terms. The reward is a
+loss saved: that of the agent's own model on its own samples, or that against the competitors'
+(`agent.studies.audit.incentives.competitive`). After the library of strategies, an optimiser looks
+for a better lie at the prices found, and the prices are set again with it on the list.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candor.agent.algorithms import step_schedule
+from candor.agent.studies.audit import search as best_response
+from candor.agent.studies.audit.incentives import (
+    Deviation,
+    PriceWindow,
+    competitive,
+    price_window,
+    stopping_prices,
+    suggested_prices,
+)
+from candor.agent.studies.audit.runs import HONEST, Played, Question, play, workers
+from candor.agent.studies.games.sgd import Constants, suggest_price
+from candor.agent.tasks import resolve_task
+from candor.agent.tasks.classification import Classification
+from candor.mechanisms.payments.bills import Payments, parse_rule
+from candor.topologies.cluster.file import Cluster
+from candor.topologies.specs.specs import ConfigurationError
+
+Floats = NDArray[np.float64]
+
+STRATEGIES: Final = (
+    "scale:0.5",
+    "scale:1.25",
+    "scale:2",
+    "scale:4",
+    "zero",
+    "scale:2 + averaged:0.4",
+    "noise:0.5",
+    "sign-flip",
+    "alternating-flip",
+    "random-direction",
+    "stale-copy",
+    "conform:0.5",
+    "conform:-0.5 + scale:0.75",
+    "partial:0.5",
+    "colluding:2",
+)
+"""What an audit judges if it is not told, beside `label-flip` for tasks of classes and an
+exaggeration in the last third of the rounds."""
+SEARCH_SEEDS: Final = 2  # on which candidates are tried; what is found is judged on all
+_ROUNDING: Final = 1e-9
+_CONVEXITY: Final = 1e-4  # of the smoothness; less curvature makes no dearer lie
+PASSES: Final = 3  # of search and new prices, at most
+
+
+def library(cluster: Cluster, data_root: Path | None) -> list[str]:
+    """The strategies that are judged by default on runs like this one."""
+    last_third = 1 + 2 * cluster.rounds.rounds // 3
+    specs = [*STRATEGIES, f"scale:4 @ {last_third}-"]
+    if isinstance(resolve_task(cluster.task.name, data_root), Classification):
+        specs.append("label-flip")
+    return specs
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A strategy against honesty: its deviation at the end of the run, and by mark; of colluders,
+    means of both.
+
+    `gains` (seeds, marks) and `charges` (seeds, marks, terms): what it had gained and been charged,
+    had the run ended there. `searched`: found by the optimiser, not of the library.
+    """
+
+    deviation: Deviation
+    gains: Floats
+    charges: Floats
+    searched: bool = False
+
+    @property
+    def strategy(self) -> str:
+        """Its spec."""
+        return self.deviation.strategy
+
+    def net(self, prices: Floats) -> Floats:
+        """The gain left at prices (terms,) by mark: (seeds, marks)."""
+        left: Floats = self.gains - self.charges @ prices if self.deviation.finite else self.gains
+        return left
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The audit of one agent's lies under a rule.
+
+    `terms` (terms,) names the rule's; `prices` (terms,) those judged at; `epsilon` and `reward` in
+    units of loss, the latter what honest training saves the agent. `window`: factors on the prices.
+    `honest_paid` (runs x agents, terms): what honest agents among themselves pay, at price 1.
+    `theory`: see `theory_price`. `stopping` (terms,): the prices that leave no lie more than
+    epsilon whatever honest agents pay; None if none do.
+    """
+
+    agent: str
+    marks: NDArray[np.int64]
+    judged: tuple[Judged, ...]
+    terms: tuple[str, ...]
+    prices: Floats
+    epsilon: float
+    reward: float
+    honest_paid: Floats
+    theory: float
+    stopping: Floats | None
+
+    @property
+    def window(self) -> PriceWindow:
+        """The factors on the prices at which honesty is the best response."""
+        return price_window((one.deviation for one in self.judged), self.prices, self.epsilon)
+
+    @property
+    def rule(self) -> str:
+        """The rule at the prices judged, as a spec."""
+        return self.rule_at(self.prices)
+
+    def rule_at(self, prices: Floats) -> str:
+        """The rule at other prices (terms,), as a spec."""
+        parts = [
+            f"{term}{'@' if ':' in term else ':'}{price:.4g}"
+            for term, price in zip(self.terms, prices, strict=True)
+            if price > 0
+        ]
+        return " + ".join(parts) or "none"
+
+    def honest_payments(self, prices: Floats | None = None) -> Floats:
+        """What honest agents pay at the prices judged, or others: (runs x agents,), net; below 0
+        they are paid."""
+        paid: Floats = self.honest_paid @ (self.prices if prices is None else prices)
+        return paid
+
+    def profitable(self, *, free: bool = False) -> list[str]:
+        """The strategies whose mean net gain exceeds epsilon, the best first; with `free` what they
+        gain without payments."""
+        prices = np.zeros_like(self.prices) if free else self.prices
+        means = {one.strategy: float(one.deviation.net(prices).mean()) for one in self.judged}
+        # At prices that stop a lie exactly, rounding may leave it a hair more.
+        most = self.epsilon + _ROUNDING * self.reward
+        found = [strategy for strategy, mean in means.items() if mean > most]
+        return sorted(found, key=lambda strategy: -means[strategy])
+
+
+def theory_price(cluster: Cluster, weight: float) -> float:
+    """Where to start: the price of `peer-prediction` at which added noise stops to pay, were the
+    loss a quadratic that these steps can train (Dorner et al., E.4 with the sharp threshold).
+
+    `weight` of the competitors' losses; who minds its own model alone has nothing from noise.
+    """
+    algorithm, degrees = cluster.algorithm, [len(cluster.neighbours(a)) for a in cluster.ids]
+    schedule = step_schedule(algorithm.step_size, algorithm.step_decay)
+    steps = np.array([schedule(t) for t in range(1, cluster.rounds.rounds + 1)])
+    players = max(3, 1 + round(float(np.mean(degrees))))
+    smoothness = 1 / float(steps.max())  # more, and steps of this size overshoot
+    return suggest_price(
+        players, steps, Constants(_CONVEXITY * smoothness, smoothness), weight=weight
+    ).price
+
+
+def audit(
+    question: Question,
+    strategies: Sequence[str],
+    *,
+    cache: Path,
+    search: bool = True,
+    jobs: int = 1,
+    progress: Callable[[str, int, int], None] = lambda _what, _done, _of: None,
+) -> Verdict:
+    """Judge strategies, and what an optimiser finds beyond them.
+
+    Args:
+        question: what is asked.
+        strategies: specs of the library to judge.
+        cache: the folder where runs are kept: those that are there already are not run again.
+        search: look for a better lie too.
+        jobs: processes.
+        progress: told what is run, how many runs are done, and of how many.
+
+    Raises:
+        ConfigurationError: a strategy, the task or the rule cannot be used.
+    """
+    with workers(jobs) as mapped:
+        trials = _Trials(question, mapped, cache, progress)
+        trials.judge(strategies, "runs")
+        verdict = trials.verdict()
+        for number in range(1, PASSES + 1) if search else ():
+            found = trials.best_response(verdict.prices, f"search {number}")
+            trials.judge([found], f"search {number}", searched=True)
+            gain = float(trials.judged[found].deviation.net(verdict.prices).mean())
+            verdict = trials.verdict()
+            if gain <= verdict.epsilon:
+                break
+        return verdict
+
+
+@dataclass(slots=True)
+class _Trials:
+    """Runs of a question, and what they show so far."""
+
+    question: Question
+    mapped: Callable[..., Iterator[Played]]
+    cache: Path
+    progress: Callable[[str, int, int], None]
+    honest: list[Played] = field(default_factory=list)
+    judged: dict[str, Judged] = field(default_factory=dict)
+
+    def judge(self, strategies: Sequence[str], what: str, *, searched: bool = False) -> None:
+        """Run the strategies that were not judged yet, on all seeds."""
+        fresh = [one for one in dict.fromkeys(strategies) if one not in self.judged]
+        wanted = [*([] if self.honest else [HONEST]), *fresh]
+        seeds = len(self.question.clusters)
+        played = self._play(wanted, seeds, what)
+        if not self.honest:
+            self.honest, played = played[:seeds], played[seeds:]
+        for at, strategy in enumerate(fresh):
+            judged = self._judged(strategy, played[at * seeds : (at + 1) * seeds])
+            self.judged[strategy] = replace(judged, searched=searched)
+
+    def verdict(self) -> Verdict:
+        """What the judged strategies say, at the question's prices or the best ones."""
+        question, index = self.question, self._index
+        scale = float(
+            np.mean([run.losses[0, index] - run.losses[-1, index] for run in self.honest])
+        )
+        if not scale > 0:
+            raise ConfigurationError(
+                "honest agents learn nothing in these rounds, so there is nothing to gain or to "
+                "lose; give more --rounds or another --step-size"
+            )
+        epsilon = question.epsilon * scale
+        rule = self._rule
+        judged = tuple(self.judged.values())
+        honest_paid = np.concatenate([run.paid[-1] for run in self.honest])
+        lies = [one.deviation for one in judged]
+        if question.factor is not None:
+            prices = question.factor * np.array([term.price for term in rule.terms])
+        else:
+            prices = suggested_prices(lies, honest_paid, epsilon)
+        stopping = stopping_prices(lies, honest_paid, epsilon)
+        terms = tuple(
+            term.text.rpartition("@" if "@" in term.text else ":")[0] for term in rule.terms
+        )
+        marks, theory = self.honest[0].marks, theory_price(question.clusters[0], question.weight)
+        return Verdict(
+            question.agent, marks, judged, terms, prices, epsilon, scale, honest_paid, theory,
+            stopping,
+        )  # fmt: skip
+
+    def best_response(self, prices: Floats, what: str) -> str:
+        """The spec of the best lie that an optimiser finds at prices (terms,)."""
+        seeds = min(SEARCH_SEEDS, len(self.question.clusters))
+
+        def net_gains(specs: Sequence[str]) -> list[float]:
+            played = self._play(specs, seeds, what)
+            return [
+                float(
+                    self._judged(spec, played[at * seeds : (at + 1) * seeds])
+                    .deviation.net(prices)
+                    .mean()
+                )
+                for at, spec in enumerate(specs)
+            ]
+
+        rounds = self.question.clusters[0].rounds.rounds
+        return best_response.search(net_gains, rounds)
+
+    @property
+    def _index(self) -> int:
+        return self.question.clusters[0].index(self.question.agent)
+
+    @property
+    def _rule(self) -> Payments:
+        return parse_rule(self.question.clusters[0].payments.rule)
+
+    def _play(self, strategies: Sequence[str], seeds: int, what: str) -> list[Played]:
+        asked = [(c, one) for one in strategies for c in self.question.clusters[:seeds]]
+        alone = replace(self.question, clusters=self.question.clusters[:1])  # less to send
+        done: list[Played] = []
+        for run in self.mapped(partial(play, alone, self.cache), asked):
+            done.append(run)
+            self.progress(what, len(done), len(asked))
+        return done
+
+    def _rewards(self, run: Played, index: int) -> Floats:
+        with np.errstate(invalid="ignore"):
+            return competitive(run.losses, index, self.question.weight)
+
+    def _judged(self, strategy: str, lying: Sequence[Played]) -> Judged:
+        gains, charges = [], []
+        liars = [self.question.clusters[0].index(a) for a in self.question.liars(strategy)]
+        for before, after in zip(self.honest, lying, strict=False):
+            # Whoever ruins its own model has nothing to gain, whatever it costs.
+            lost = not np.isfinite(after.losses[:, liars]).all()
+            gained = [self._rewards(after, i) - self._rewards(before, i) for i in liars]
+            gains.append(np.full(len(before.marks), -np.inf) if lost else np.mean(gained, axis=0))
+            charges.append((after.paid[:, liars] - before.paid[:, liars]).mean(axis=1))
+        all_gains, all_charges = np.stack(gains), np.stack(charges)
+        deviation = Deviation(strategy, all_gains[:, -1], all_charges[:, -1])
+        return Judged(deviation, all_gains, all_charges)

@@ -1,0 +1,1 @@
+"""What rounds, simulations, graphs and payments cost."""

@@ -1,0 +1,169 @@
+"""What lies cost: strategies by graphs and data, each run once and billed by every rule.
+
+One agent deviates, all others are honest. What it pays is set against the most that any honest
+agent of the same run pays, and against what it pays itself in the honest run of the same seed, all
+net over all edges and in units of the rule's price; its gain is what it wins in its own training
+loss over that honest run.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+
+from candor.agent.runs.cluster_parts import task_settings
+from candor.agent.runs.placeholder_agents import stand_in_entries
+from candor.agent.simulation.vectorised import VectorisedResult, run_vectorised, settle
+from candor.mechanisms.payments.credits import MICRO
+from candor.mechanisms.payments.rules import parse_rule
+from candor.topologies.cluster.file import (
+    AlgorithmSettings,
+    Cluster,
+    PaymentSettings,
+    RoundSettings,
+    assemble_cluster,
+)
+from candor.topologies.schedules import schedules
+
+STRATEGIES: Final = (
+    "scale:1.5",
+    "scale:2",
+    "scale:4",
+    "scale:0.5",
+    "scale:0",
+    "scale:-1",
+    "noise:1",
+    "random-direction",
+    "alternating-flip",
+    "stale-copy",
+    "conform:0.5",
+)
+GRAPHS: Final = ("erdos-renyi:p=0.4,seed={seed}", "ring")
+PARTITIONS: Final = ("iid", "dirichlet:0.5")
+IDLING: Final = "band + originality + persistence"
+RULES: Final = (
+    "band",
+    "originality",
+    "persistence",
+    IDLING,
+    "peer-prediction",
+    "norm",
+    "variance",
+)
+PRICE: Final = 1e-4  # small enough that even what diverges can be counted; amounts are over it
+BATCH_SIZE: Final = 8
+STEP_SIZE: Final = 0.05
+LAST_ROUNDS: Final = 16  # over which the own loss is averaged
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One strategy in one setting: means over the seeds.
+
+    `gain`: own loss of the honest run less that of the deviation; `pays` and `honest_pays` by rule,
+    in units of the price: the deviating agent, and the most of any honest agent in the same run;
+    `pays_more`: the deviating agent, beyond what it pays when it is honest.
+    """
+
+    topology: str
+    partition: str
+    strategy: str
+    gain: float
+    pays: Mapping[str, float]
+    honest_pays: Mapping[str, float]
+    pays_more: Mapping[str, float]
+
+    def ratio(self, rule: str) -> float:
+        """How many times the most that an honest agent pays; infinite where only the liar pays."""
+        pays, most = self.pays[rule], self.honest_pays[rule]
+        if most <= 0:
+            return float("inf") if pays > 0 else 0.0
+        return pays / most
+
+
+def measure_payments(
+    agents: int,
+    rounds: int,
+    seeds: int,
+    *,
+    rules: Sequence[str] = RULES,
+    strategies: Sequence[str] = STRATEGIES,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Cell]:
+    """The whole table, on digits; a0 deviates.
+
+    Raises:
+        ConfigurationError: a strategy or a rule is not known.
+    """
+    torch.set_num_threads(1)  # small models: more threads only wait for each other
+    cells = []
+    for graph in GRAPHS:
+        for partition in PARTITIONS:
+            clusters = [_cluster(agents, graph, partition, rounds, seed) for seed in range(seeds)]
+            honest = [run_vectorised(cluster, {}) for cluster in clusters]
+            for strategy in strategies:
+                progress(f"{graph.partition(':')[0]}, {partition}, {strategy}")
+                cells.append(_cell(clusters, honest, strategy, rules))
+    return cells
+
+
+def _cell(
+    clusters: Sequence[Cluster],
+    honest: Sequence[VectorisedResult],
+    strategy: str,
+    rules: Sequence[str],
+) -> Cell:
+    gains: list[float] = []
+    pays: dict[str, list[float]] = {rule: [] for rule in rules}
+    most: dict[str, list[float]] = {rule: [] for rule in rules}
+    more: dict[str, list[float]] = {rule: [] for rule in rules}
+    for cluster, before in zip(clusters, honest, strict=True):
+        result = run_vectorised(cluster, {"a0": strategy})
+        gains.append(_own_loss(before) - _own_loss(result))
+        for rule in rules:
+            paid = _paid(cluster, rule, result)
+            pays[rule].append(paid.pop("a0"))
+            most[rule].append(max(paid.values()))
+            more[rule].append(pays[rule][-1] - _paid(cluster, rule, before)["a0"])
+    first = clusters[0]
+    return Cell(
+        first.graph.topology.partition(":")[0],
+        first.task.partition,
+        strategy,
+        float(np.mean(gains)),
+        _means(pays),
+        _means(most),
+        _means(more),
+    )
+
+
+def _paid(cluster: Cluster, rule: str, result: VectorisedResult) -> dict[str, float]:
+    """What each agent pays, net, in units of the price; every term of a sum has the same price."""
+    payments = parse_rule(" + ".join(f"{name}:{PRICE!r}" for name in rule.split(" + ")))
+    balances = settle(cluster, payments, result.evidence)
+    return {agent: -received / (MICRO * PRICE) for agent, received in balances.items()}
+
+
+def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {rule: float(np.mean(seeds)) for rule, seeds in values.items()}
+
+
+def _own_loss(result: VectorisedResult) -> float:
+    return float(result.losses[-LAST_ROUNDS:, 0].mean())
+
+
+def _cluster(agents: int, graph: str, partition: str, rounds: int, seed: int) -> Cluster:
+    """A run of one local step a round at a constant step size; nobody listens at its endpoints."""
+    topology = graph.format(seed=seed)
+    return assemble_cluster(
+        run_id="payments",
+        seed=seed,
+        graph=schedules.build(topology, agents),
+        agents=stand_in_entries([f"a{i}" for i in range(agents)]),
+        task=task_settings("digits", seed, None, partition=partition, batch_size=BATCH_SIZE),
+        algorithm=AlgorithmSettings(step_size=STEP_SIZE, step_decay=0.0, local_steps=1),
+        rounds=RoundSettings(rounds=rounds),
+        payments=PaymentSettings(rule="none"),
+    )

@@ -1,0 +1,356 @@
+"""What a round costs: real daemons without training, next to the raw exchange of the same bytes.
+
+Every agent is a process of its own that runs the daemon with a trainer that only adds a fixed
+vector; digest, sketch, signature, encryption, verification, mixing and settlement are the real
+ones. Wall times are the slowest agent's; the operations inside a round are timed again one by one
+in processor time, which other processes on the same cores do not disturb.
+"""
+
+import asyncio
+import inspect
+import logging
+import multiprocessing
+import os
+import resource
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from candor.agent.algorithms import Hyper, resolve_algorithm, step_schedule
+from candor.agent.core.agent import AgentCore
+from candor.agent.core.assembly import channel_terms
+from candor.agent.core.settlement.evidence_book import EvidenceBook
+from candor.agent.core.settlement.settlement import Settlement
+from candor.agent.daemon import keys
+from candor.agent.daemon.daemon import RoundOutcome, Work
+from candor.agent.daemon.host import build_daemon
+from candor.agent.daemon.journal import Journal
+from candor.agent.daemon.store import FILE_NAME as STORE_NAME
+from candor.agent.daemon.store import Store
+from candor.agent.runs.cluster_parts import LOOPBACK, entry_of
+from candor.agent.studies.bench.raw_sockets import measure_floor
+from candor.agent.testbed.testbed import free_ports
+from candor.mechanisms.evidence.examiner import Examiner
+from candor.mechanisms.evidence.statements import SignedStatement, Statement
+from candor.mechanisms.strategies.specs import parse_strategy
+from candor.network.messages import Update, to_envelope
+from candor.network.transport import TransportLimits
+from candor.network.wire import NONCE_BYTES, encode
+from candor.topologies.cluster.file import (
+    Cluster,
+    PaymentSettings,
+    RoundSettings,
+    TaskSettings,
+    assemble_cluster,
+    dump_cluster,
+    load_cluster,
+    model_digest,
+)
+from candor.topologies.encoding.canonical import payload_digest
+from candor.topologies.encoding.signatures import SigningKey
+from candor.topologies.graphs import graphs
+from candor.topologies.schedules import schedules
+
+WARM_UP_ROUNDS: Final = 2
+ROUND_DEADLINE_S: Final = 60.0
+MEBIBYTE: Final = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One agent's figures: round ends on the monotonic clock, seconds a round by phase, processor
+    seconds a round of the whole process, of evidence and of settlement."""
+
+    ends_s: tuple[float, ...]
+    phases: Mapping[str, float]
+    processor: Mapping[str, float]
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoundCost:
+    """What `candor bench round` prints; all in seconds a round but the shares and the last two.
+
+    The shares are those of `processor_seconds_per_round`, an agent's mean over rounds, the
+    settlement of the last window among it.
+    """
+
+    seconds_per_round: float
+    floor_seconds_per_round: float
+    floor_curve_seconds_per_round: float
+    phases: Mapping[str, float]
+    processor_seconds_per_round: float
+    evidence_share: float
+    settlement_share: float
+    memory_mib_per_agent: float
+    payload_mib: float
+
+
+class FixedTrainer:
+    """Answers every round with the same small update: no training, and nothing vanishes."""
+
+    def __init__(self, dim: int, seed: int) -> None:
+        noise = np.random.default_rng(seed).standard_normal(dim, dtype=np.float32)
+        self._update = torch.from_numpy(noise * np.float32(1e-3)).unsqueeze(0)
+
+    def local_steps(self, x: Tensor, t: int, step_size: float) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """The fixed update (1, dim) and a loss of 0."""
+        return self._update, torch.zeros(1)
+
+    def evaluate(self, x: Tensor) -> list[float]:
+        """Nothing is learned."""
+        return [0.0] * len(x)
+
+    def reset_momentum(self) -> None:
+        """There is none."""
+
+
+class _Meter:
+    """Processor seconds inside the functions of some classes, by part; calls inside one another
+    count for the outermost, whatever its part."""
+
+    def __init__(self, parts: Mapping[str, Sequence[type]]) -> None:
+        """Replaces the functions of the classes in this process, for good."""
+        self.seconds = dict.fromkeys(parts, 0.0)
+        self._inside = threading.local()
+        for part, classes in parts.items():
+            for owner in classes:
+                for name, function in vars(owner).items():
+                    if inspect.isfunction(function) and not name.startswith("__"):
+                        setattr(owner, name, self._metered(part, function))
+
+    def _metered(self, part: str, function: Callable[..., object]) -> Callable[..., object]:
+        def metered(*args: object, **kwargs: object) -> object:
+            if getattr(self._inside, "any", False):
+                return function(*args, **kwargs)
+            self._inside.any = True
+            began = time.thread_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds[part] += time.thread_time() - began
+                self._inside.any = False
+
+        return metered
+
+    def spent(self) -> dict[str, float]:
+        """Processor seconds so far, of the parts and of the whole process."""
+        return {**self.seconds, "whole": time.process_time()}
+
+
+class _Stopwatch:
+    """Notes when rounds end, and what had been spent by the end of the warm-up."""
+
+    def __init__(self, rounds: int, meter: _Meter) -> None:
+        self._rounds, self._meter = rounds, meter
+        self._spent: dict[str, float] = {}
+        self.ends_s: list[float] = []
+        self.seconds: Mapping[str, float] = {}
+        self._warm: dict[str, float] = {}
+        self._io_s = 0.0
+
+    def started(self, core: AgentCore) -> None:
+        """Nothing to note."""
+
+    def stated(self, statement: Statement) -> None:
+        """Nothing to note."""
+
+    def remember(self, snapshot: bytes) -> None:
+        """Nothing to note."""
+
+    def ticked(self, core: AgentCore) -> None:
+        """Nothing to note."""
+
+    def round_over(self, outcome: RoundOutcome, core: AgentCore) -> None:  # noqa: ARG002
+        """Note the end of a round."""
+        self.ends_s.append(time.monotonic())
+        if outcome.round == WARM_UP_ROUNDS:
+            self._warm = dict(self.seconds)
+            self._spent = self._meter.spent()
+            self._io_s -= _io_thread_seconds()
+        if outcome.round == self._rounds:  # later the threads are gone
+            self._io_s += _io_thread_seconds()
+
+    def measured(self, examiner: Examiner, key: SigningKey, agent: str) -> Measured:
+        """The figures of this agent: means over the rounds after the warm-up."""
+        counted = len(self.ends_s) - WARM_UP_ROUNDS
+        spent = self._meter.spent()
+        processor = {part: (spent[part] - self._spent[part]) / counted for part in spent}
+        walls = {
+            phase: (self.seconds[phase] - self._warm[phase]) / counted
+            for phase in ("wait", "verify", "mix", "settle")
+        }
+        memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        operations = _operations(examiner, key, agent)
+        phases = {**operations, "encrypt_send": self._io_s / counted, **walls}
+        return Measured(tuple(self.ends_s), phases, processor, memory_bytes)
+
+
+def measure_round(agents: int, topology: str, parameters: int, rounds: int) -> RoundCost:
+    """Run the daemons and the raw exchange one after the other; medians over rounds."""
+    graph = graphs.build(topology, agents)
+    order = {agent: index for index, agent in enumerate(graph)}
+    edges = [(order[u], order[v]) for u, v in graph.edges]
+    payload_bytes, chunk_bytes = 4 * parameters, TransportLimits().chunk_bytes
+
+    def floor(curve: bool) -> float:
+        seconds = measure_floor(edges, len(order), payload_bytes, rounds, curve, chunk_bytes)
+        return median(seconds[WARM_UP_ROUNDS:])
+
+    measured = _run_daemons(list(graph), topology, parameters, rounds)
+    lasts = np.max([one.ends_s for one in measured], axis=0)  # (rounds,), the slowest agent
+    spent = np.diff(lasts)[WARM_UP_ROUNDS - 1 :]
+    whole = sum(one.processor["whole"] for one in measured)
+    return RoundCost(
+        seconds_per_round=float(np.median(spent)),
+        floor_seconds_per_round=floor(curve=False),
+        floor_curve_seconds_per_round=floor(curve=True),
+        phases={
+            phase: float(np.mean([one.phases[phase] for one in measured]))
+            for phase in measured[0].phases
+        },
+        processor_seconds_per_round=whole / len(measured),
+        evidence_share=sum(one.processor["evidence"] for one in measured) / whole,
+        settlement_share=sum(one.processor["settlement"] for one in measured) / whole,
+        memory_mib_per_agent=max(one.memory_bytes for one in measured) / MEBIBYTE,
+        payload_mib=payload_bytes / MEBIBYTE,
+    )
+
+
+def _run_daemons(ids: Sequence[str], topology: str, parameters: int, rounds: int) -> list[Measured]:
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="candor-bench-") as scratch:
+        run_dir = Path(scratch)
+        _write_cluster(run_dir, ids, topology, parameters, rounds + WARM_UP_ROUNDS)
+        children = []
+        for agent in ids:
+            ours, theirs = context.Pipe(duplex=False)
+            process = context.Process(target=_child, args=(run_dir, agent, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            children.append((process, ours))
+        try:
+            return [_answer(ours) for _, ours in children]
+        finally:
+            for process, _ in children:
+                process.join(timeout=ROUND_DEADLINE_S)
+                process.kill()
+
+
+def _answer(pipe: Connection) -> Measured:
+    try:
+        answer = pipe.recv()
+    except EOFError as exc:
+        raise RuntimeError("an agent of the benchmark died") from exc
+    assert isinstance(answer, Measured)
+    return answer
+
+
+def _write_cluster(
+    run_dir: Path, ids: Sequence[str], topology: str, parameters: int, rounds: int
+) -> None:
+    entries = []
+    for agent, port in zip(ids, free_ports(len(ids)), strict=True):
+        keys.generate(run_dir / agent)
+        entries.append(entry_of(agent, run_dir / agent, f"tcp://{LOOPBACK}:{port}"))
+    cluster = assemble_cluster(
+        run_id="bench",
+        seed=0,
+        graph=schedules.build(topology, len(ids)),
+        agents=entries,
+        task=TaskSettings(
+            name="fixed",
+            parameters=parameters,
+            model_digest=model_digest(np.zeros(parameters, np.float32)),
+        ),
+        rounds=RoundSettings(rounds=rounds, deadline_s=ROUND_DEADLINE_S),
+        payments=PaymentSettings(),
+    )
+    (run_dir / "cluster.toml").write_text(dump_cluster(cluster), encoding="utf-8")
+
+
+def _child(run_dir: Path, agent: str, pipe: Connection) -> None:
+    """One agent of the benchmark, in a process of its own."""
+    torch.set_num_threads(1)
+    meter = _Meter({"evidence": (Examiner, EvidenceBook), "settlement": (Settlement, Store)})
+    cluster = load_cluster(run_dir / "cluster.toml")
+    data_dir = run_dir / agent / "data"
+    data_dir.mkdir()
+    identity = keys.load(run_dir / agent)
+    terms = list(channel_terms(cluster, agent).values())
+    with ExitStack() as stack:
+        store = stack.enter_context(
+            Store.open(data_dir / STORE_NAME, fingerprint=cluster.fingerprint, channels=terms)
+        )
+        journal = Journal(agent, data_dir, logging.WARNING)
+        stack.callback(journal.close)
+        watch = _Stopwatch(cluster.rounds.rounds, meter)
+        work = _work(cluster, agent)
+        daemon = build_daemon(cluster, agent, identity, store, work, journal, watch)
+        watch.seconds = daemon.seconds
+        result = asyncio.run(daemon.run())
+        if result.failure is not None:
+            raise RuntimeError(result.failure)
+        pipe.send(watch.measured(daemon.core.examiner, identity.signing_key, agent))
+
+
+def _work(cluster: Cluster, agent: str) -> Work:
+    dim, algorithm, index = cluster.task.parameters, cluster.algorithm, cluster.index(agent)
+    return Work(
+        algorithm=resolve_algorithm(algorithm.name),
+        hyper=Hyper(step_schedule(algorithm.step_size, algorithm.step_decay)),
+        trainer=FixedTrainer(dim, index),
+        strategy=parse_strategy("honest"),
+        initial=torch.zeros(dim),
+        index=index,
+        seed=cluster.seed,
+        rounds=cluster.rounds.rounds,
+        evaluate_every=0,
+    )
+
+
+def _operations(examiner: Examiner, key: SigningKey, agent: str) -> dict[str, float]:
+    """Processor seconds of the operations that a round does once, by name."""
+    payload = np.random.default_rng(0).standard_normal(examiner.terms.dim, dtype=np.float32)
+    statement = examiner.state(1, agent, payload, {agent: 1.0})
+    signed = SignedStatement.sign(statement, key)
+    update = Update(signed.body, signed.signature, payload.nbytes)
+    return {
+        "serialise": _cost(lambda: encode(to_envelope(update, bytes(NONCE_BYTES)))),
+        "digest": _cost(lambda: payload_digest(payload.data.cast("B"))),
+        "sketch": _cost(lambda: examiner.sketch(0)(payload)),
+        "sign": _cost(lambda: SignedStatement.sign(statement, key)),
+    }
+
+
+def _cost(operation: Callable[[], object], repeats: int = 9) -> float:
+    """Median processor seconds of one call on this thread."""
+    spent = []
+    for _ in range(repeats):
+        began = time.thread_time()
+        operation()
+        spent.append(time.thread_time() - began)
+    return median(spent)
+
+
+def _io_thread_seconds() -> float:
+    """Processor seconds of libzmq's I/O threads so far, which encrypt, decrypt and copy to the
+    kernel; 0 where the system does not tell (other than Linux)."""
+    ticks = 0
+    for stat in Path("/proc/self/task").glob("*/stat"):
+        name, _, rest = stat.read_text().rpartition(")")
+        if "ZMQbg/IO" in name:
+            user, system = rest.split()[11:13]
+            ticks += int(user) + int(system)
+    return ticks / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,1 @@
+"""Federated SGD among competing writers."""

@@ -1,0 +1,1 @@
+"""The theory of when lies pay, held against games as played."""

@@ -1,0 +1,174 @@
+"""Who trains on which samples: a seeded split of a labelled data set among the agents.
+
+Every agent computes the whole split from the same labels and seed and takes its own part, so the
+parts are disjoint and cover the data without anyone handing them out. This stands in for data that
+is private in earnest; a task whose agents hold their own files ignores the partition.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candor.topologies.specs.specs import ConfigurationError, Spec, parse_spec
+
+PARTITION_DOMAIN: Final = 0x70617274  # keeps this stream apart from others drawn from the same seed
+DRAWS_MAX: Final = 1000  # a Dirichlet split that leaves an agent short is drawn again, this often
+SAMPLES_MIN: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Agent number `index` of `count` under a partition: `iid`, `dirichlet:alpha` or `natural`.
+
+    `dirichlet:alpha=0.5,min=20` also sets the fewest samples an agent may get (10 if not said).
+    `natural` keeps the data's own parts whole, such as the writers of handwriting, and deals them
+    in turn: agent i gets the parts i, i + count, i + 2 count, ... whatever the seed. A shard with a
+    count of 1 takes everything.
+    """
+
+    index: int
+    count: int
+    partition: str = "iid"
+
+    def select(
+        self, labels: NDArray[Any], seed: int, parts: NDArray[Any] | None = None
+    ) -> NDArray[np.int64]:
+        """The ascending indices of this agent's samples.
+
+        Args:
+            labels: the class of each sample, (samples,); `iid` uses only its length.
+            seed: the run's seed; with the same labels it gives every agent the same split.
+            parts: which of the data's own parts each sample is of, (samples,), for `natural`.
+
+        Raises:
+            ConfigurationError: the partition is none of the above, or the samples do not suffice.
+        """
+        owners = split(labels, self.partition, self.count, seed, parts)
+        return np.flatnonzero(owners == self.index).astype(np.int64)
+
+
+def split(
+    labels: NDArray[Any],
+    partition: str,
+    count: int,
+    seed: int,
+    parts: NDArray[Any] | None = None,
+) -> NDArray[np.int64]:
+    """The owner, from 0 to count - 1, of each sample (samples,).
+
+    Raises:
+        ConfigurationError: as `Shard.select`.
+    """
+    if labels.ndim != 1:
+        raise ConfigurationError(
+            f"partition {partition!r}: labels of shape {labels.shape}, not 1-D"
+        )
+    if count == 1:
+        return np.zeros(len(labels), np.int64)
+    spec = parse_spec(partition)
+    if spec.name == "natural":
+        _refuse_values(spec)
+        return _deal_parts(labels, parts, count)
+    classes = np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    return _split(classes.tobytes(), partition, count, seed)
+
+
+@lru_cache(maxsize=4)
+def _split(classes: bytes, partition: str, count: int, seed: int) -> NDArray[np.int64]:
+    """Cached because a simulation selects every shard of the same split."""
+    labels = np.frombuffer(classes, np.int64)
+    spec = parse_spec(partition)
+    rng = np.random.default_rng([seed, PARTITION_DOMAIN])
+    match spec.name:
+        case "iid":
+            owners = _split_iid(len(labels), spec, count, rng)
+        case "dirichlet":
+            owners = _split_dirichlet(labels, spec, count, rng)
+        case _:
+            raise ConfigurationError(
+                f"partition {partition!r} is unknown; known: iid, dirichlet:ALPHA, natural"
+            )
+    owners.flags.writeable = False
+    return owners
+
+
+def _deal_parts(labels: NDArray[Any], parts: NDArray[Any] | None, count: int) -> NDArray[np.int64]:
+    if parts is None:
+        raise ConfigurationError(
+            "partition natural: this task's data have no parts of their own; use iid or dirichlet"
+        )
+    if parts.shape != labels.shape:
+        raise ConfigurationError(
+            f"partition natural: parts of shape {parts.shape} for labels of shape {labels.shape}"
+        )
+    names, codes = np.unique(parts, return_inverse=True)
+    if len(names) < count:
+        raise ConfigurationError(f"partition natural: {len(names)} parts for {count} agents")
+    return codes.astype(np.int64) % count
+
+
+def _split_iid(samples: int, spec: Spec, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    _refuse_values(spec)
+    if samples < count:
+        raise ConfigurationError(f"partition iid: {samples} samples for {count} agents")
+    return rng.permutation(np.arange(samples, dtype=np.int64) % count)
+
+
+def _refuse_values(spec: Spec) -> None:
+    if spec.value is not None or spec.options:
+        raise ConfigurationError(f"partition {spec.name} takes no value")
+
+
+def _split_dirichlet(
+    labels: NDArray[np.int64], spec: Spec, count: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Each class is dealt in proportions drawn from Dirichlet(alpha), as in Hsu, Qi & Brown (2019).
+
+    Difference: proportions are drawn for each class over agents, not for each agent over classes,
+    so that every sample has an owner; and a split is redrawn until each agent has the minimum.
+    """
+    alpha, samples_min = _dirichlet_options(spec)
+    if len(labels) < count * samples_min:
+        raise ConfigurationError(
+            f"partition dirichlet: {len(labels)} samples cannot give each of {count} agents "
+            f"{samples_min}; use fewer agents or a smaller min="
+        )
+    for _ in range(DRAWS_MAX):
+        owners = _draw_dirichlet(labels, alpha, count, rng)
+        if np.bincount(owners, minlength=count).min() >= samples_min:
+            return owners
+    raise ConfigurationError(
+        f"partition dirichlet: no split in {DRAWS_MAX} draws gives each of {count} agents "
+        f"{samples_min} samples; use a larger alpha, fewer agents or a smaller min="
+    )
+
+
+def _draw_dirichlet(
+    labels: NDArray[np.int64], alpha: float, count: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    owners = np.empty(len(labels), np.int64)
+    for label in range(int(labels.max()) + 1):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        shares = np.cumsum(rng.dirichlet(np.full(count, alpha)))  # (count,), ends at 1
+        cuts = (shares[:-1] * len(members)).astype(np.int64)
+        owners[members] = np.searchsorted(cuts, np.arange(len(members)), side="right")
+    return owners
+
+
+def _dirichlet_options(spec: Spec) -> tuple[float, int]:
+    """Alpha and the fewest samples of an agent."""
+    options = dict(spec.options)
+    alpha = options.pop("alpha", spec.value)
+    samples_min = options.pop("min", SAMPLES_MIN)
+    if options:
+        raise ConfigurationError(
+            f"partition dirichlet: unknown option {next(iter(options))!r}; known: alpha, min"
+        )
+    if not isinstance(alpha, int | float) or not 0 < alpha < float("inf"):
+        raise ConfigurationError("partition dirichlet: give alpha above 0, such as dirichlet:0.5")
+    if not isinstance(samples_min, int) or samples_min < 1:
+        raise ConfigurationError("partition dirichlet: min must be a whole number of at least 1")
+    return float(alpha), samples_min

@@ -1,0 +1,1 @@
+"""N real daemons on one machine."""

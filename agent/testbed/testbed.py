@@ -1,0 +1,358 @@
+"""The testbed: N real daemons as processes on this machine, watched to the end and summed up.
+
+The daemons are the ones that run on hosts of their own: this module only makes their keys and
+cluster file, starts and stops them, and reads what they leave behind.
+"""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from candor.agent.daemon import keys
+from candor.agent.daemon.exports import write_exports
+from candor.agent.daemon.status import Status, read_status
+from candor.agent.daemon.store import FILE_NAME as STORE_NAME
+from candor.agent.daemon.store import Store
+from candor.agent.runs.cluster_parts import LOOPBACK, entry_of
+from candor.agent.testbed.faults import Fault, load_faults
+from candor.topologies.cluster.file import (
+    AgentEntry,
+    AlgorithmSettings,
+    Cluster,
+    PaymentSettings,
+    RoundSettings,
+    TaskSettings,
+    assemble_cluster,
+    dump_cluster,
+)
+from candor.topologies.schedules import schedules
+from candor.topologies.specs.specs import ConfigurationError
+
+POLL_S: Final = 0.1
+STOP_S: Final = 10.0
+# Below Linux's ephemeral range (from 32768): a port picked there may be some dialler's own by the
+# time its daemon binds it.
+PORTS: Final = range(20_000, 32_000)
+PORT_TRIES: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run: the settings of the cluster file and who deviates how."""
+
+    topology: str
+    agents: int | None
+    mixing: str | None
+    seed: int
+    task: TaskSettings
+    algorithm: AlgorithmSettings
+    rounds: RoundSettings
+    payments: PaymentSettings
+    strategies: Mapping[str, str]
+    evaluate_every: int
+    data_root: Path | None
+    initial: Path | None = None
+    faults: Path | None = None
+
+
+@dataclass(slots=True)
+class Testbed:
+    """The processes of a run, by agent; `statuses` is what each said last.
+
+    `killed` and `stopped` are the agents that the fault plan has done that to and not undone;
+    `slowed` those that it slowed, and whether each is held up at this moment.
+    """
+
+    run_dir: Path
+    cluster: Cluster
+    plan: Plan
+    processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+    statuses: dict[str, Status] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    killed: set[str] = field(default_factory=set)
+    stopped: set[str] = field(default_factory=set)
+    slowed: dict[str, bool] = field(default_factory=dict)
+    started_s: float = 0.0
+
+    def data_dir(self, agent: str) -> Path:
+        """Where an agent keeps its things."""
+        return self.run_dir / "agents" / agent
+
+    def start(self) -> None:
+        """Start every daemon."""
+        self.started_s = time.monotonic()
+        for agent in self.cluster.ids:
+            self._start(agent)
+
+    def running(self) -> list[str]:
+        """The agents whose process lives."""
+        return [agent for agent, process in self.processes.items() if process.poll() is None]
+
+    def failed(self) -> dict[str, int]:
+        """Exit codes of the agents that ended badly, and not because the fault plan says so."""
+        codes = {agent: process.poll() for agent, process in self.processes.items()}
+        meant = self.killed | self.stopped
+        return {agent: code for agent, code in codes.items() if code and agent not in meant}
+
+    def inject_faults(self) -> None:
+        """Do what the plan has due: it goes by the round of the foremost agent."""
+        foremost = max((status.round for status in self.statuses.values()), default=0)
+        seconds = time.monotonic() - self.started_s
+        for fault in [fault for fault in self.faults if fault.due(foremost, seconds)]:
+            self.faults.remove(fault)
+            self._inject(fault)
+        for agent, held in self.slowed.items():
+            if self.processes[agent].poll() is None:
+                self.processes[agent].send_signal(signal.SIGCONT if held else signal.SIGSTOP)
+            self.slowed[agent] = not held
+
+    def _inject(self, fault: Fault) -> None:
+        agent = fault.agent
+        process = self.processes[agent]
+        self.slowed.pop(agent, None)
+        match fault.action:
+            case "slow":
+                process.send_signal(signal.SIGCONT)
+                self.stopped.discard(agent)
+                self.slowed[agent] = False
+            case "stop" if process.poll() is None:
+                process.send_signal(signal.SIGSTOP)
+                self.stopped.add(agent)
+            case "continue":
+                process.send_signal(signal.SIGCONT)
+                self.stopped.discard(agent)
+            case "kill" | "restart":
+                process.kill()
+                process.wait()
+                self.stopped.discard(agent)
+                self.killed.add(agent)
+        if fault.action == "restart":
+            self.restart(agent)
+
+    def restart(self, agent: str, environment: Mapping[str, str] | None = None) -> None:
+        """Start an agent anew on its data directory, killing it first if it lives; `environment`
+        adds to this process's own."""
+        self.processes[agent].kill()
+        self.processes[agent].wait()
+        self._start(agent, environment)
+        self.killed.discard(agent)
+
+    def refresh(self) -> None:
+        """Read what the daemons say; `statuses` keeps the order of the cluster file."""
+        found = {}
+        for agent in self.cluster.ids:
+            try:
+                found[agent] = read_status(self.data_dir(agent))
+            except ConfigurationError:
+                found[agent] = self._not_yet(agent)
+        self.statuses = found
+
+    def _not_yet(self, agent: str) -> Status:
+        rounds = self.cluster.rounds.rounds
+        fingerprint = self.cluster.fingerprint
+        return Status(self.cluster.run_id, agent, fingerprint, 0, "starting", 0, rounds)
+
+    def never_trained(self) -> list[str]:
+        """Agents that ended badly before their first round: the run is not what was asked."""
+        return [agent for agent in self.failed() if self.statuses[agent].round == 0]
+
+    def complaint(self, agent: str) -> str:
+        """The last line that an agent wrote to standard error."""
+        path = self.data_dir(agent) / "stderr.log"
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        last = next((line for line in reversed(lines) if line.strip()), "no message")
+        return last.removeprefix("candor: error: ")
+
+    def export_for_the_dead(self) -> None:
+        """Export the ledgers of agents that ended without doing so themselves."""
+        for agent in self.failed().keys() | self.killed:
+            key = keys.load(self.data_dir(agent) / "keys").signing_key
+            path = self.data_dir(agent) / STORE_NAME
+            if path.exists():
+                with Store.open(path) as store:
+                    write_exports(store, self.cluster, agent, key, self.data_dir(agent))
+
+    def stop(self) -> None:
+        """End every process: politely first, for at most `STOP_S`."""
+        for agent in self.running():
+            self.processes[agent].terminate()
+            self.processes[agent].send_signal(signal.SIGCONT)  # a stopped one cannot end
+        deadline_s = time.monotonic() + STOP_S
+        for process in self.processes.values():
+            try:
+                process.wait(max(0.0, deadline_s - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _start(self, agent: str, environment: Mapping[str, str] | None = None) -> None:
+        data_dir, plan = self.data_dir(agent), self.plan
+        arguments = {
+            "--cluster": self.run_dir / "cluster.toml",
+            "--id": agent,
+            "--keys": data_dir / "keys",
+            "--data-dir": data_dir,
+            "--strategy": plan.strategies.get(agent, "honest"),
+            "--evaluate-every": plan.evaluate_every,
+            "--threads": 1,  # N agents share this machine's cores
+            "--log-level": "warning",
+        }
+        if plan.data_root is not None:
+            arguments["--data-root"] = plan.data_root
+        if plan.initial is not None:
+            arguments["--initial"] = plan.initial
+        words = [str(word) for pair in arguments.items() for word in pair]
+        # -P: a folder called `agent` where the user stands must not shadow ours.
+        command = [sys.executable, "-P", "-m", "candor", "agent", *words]
+        with (data_dir / "stderr.log").open("ab") as errors:
+            self.processes[agent] = subprocess.Popen(
+                [*command, "--record-sketches", "--exit-with-parent"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                env={**os.environ, **(environment or {})},
+                # Ctrl-C in the terminal reaches this process alone, which then stops the others.
+                start_new_session=True,
+            )
+
+
+def prepare(plan: Plan, run_dir: Path) -> Testbed:
+    """Make the run directory: keys, ports and cluster file.
+
+    Raises:
+        ConfigurationError: a bad setting, or the directory is not empty.
+    """
+    _, ids = _graph_of(plan)
+    faults = list(load_faults(plan.faults, ids)) if plan.faults else []
+    make_run_dir(run_dir)
+    for agent in ids:
+        keys.generate(run_dir / "agents" / agent / "keys")
+    cluster = cluster_of(plan, run_dir, partial(_entries, run_dir=run_dir))
+    (run_dir / "cluster.toml").write_text(dump_cluster(cluster), encoding="utf-8")
+    return Testbed(run_dir, cluster, plan, faults=faults)
+
+
+def cluster_of(
+    plan: Plan, run_dir: Path, entries: Callable[[Sequence[str]], Sequence[AgentEntry]]
+) -> Cluster:
+    """The cluster file of a plan, named after the directory; `entries` gives ids keys and ports.
+
+    Raises:
+        ConfigurationError: a bad setting.
+    """
+    schedule, ids = _graph_of(plan)
+    return assemble_cluster(
+        run_id=_run_id(run_dir),
+        seed=plan.seed,
+        graph=schedule,
+        agents=entries(ids),
+        task=plan.task,
+        rounds=plan.rounds,
+        mixing_name=plan.mixing,
+        algorithm=plan.algorithm,
+        payments=plan.payments,
+    )
+
+
+def _graph_of(plan: Plan) -> tuple[schedules.Schedule, Sequence[str]]:
+    """The graph and its agents, of which the plan's strategies must be."""
+    schedule = schedules.build(plan.topology, plan.agents, plan.seed)
+    ids = schedule.agents
+    unknown = sorted(set(plan.strategies) - set(ids))
+    if unknown:
+        raise ConfigurationError(
+            f"--strategy {unknown[0]}=…: no such agent; they are {ids[0]} … {ids[-1]}"
+        )
+    return schedule, ids
+
+
+def make_run_dir(run_dir: Path) -> None:
+    """Make the directory of a run; raises ConfigurationError where something is in it."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if any(run_dir.iterdir()):
+            raise ConfigurationError(
+                f"--run-dir {run_dir}: not empty; a run is never overwritten, name another one"
+            )
+    except OSError as exc:
+        raise ConfigurationError(f"--run-dir {run_dir}: {exc.strerror}") from exc
+
+
+def _run_id(run_dir: Path) -> str:
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in run_dir.name)
+    return kept.lstrip("._-")[:64] or "run"
+
+
+def _entries(ids: Sequence[str], run_dir: Path) -> list[AgentEntry]:
+    """The agents with a free port each."""
+    entries = []
+    for agent, port in zip(ids, free_ports(len(ids)), strict=True):
+        key_path = run_dir / "agents" / agent / "keys"
+        entries.append(entry_of(agent, key_path, f"tcp://{LOOPBACK}:{port}"))
+    return entries
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback interface that nobody listens on at the moment.
+
+    Raises:
+        ConfigurationError: there are not enough.
+    """
+    found: list[int] = []
+    for port in random.SystemRandom().sample(PORTS, min(len(PORTS), PORT_TRIES + count)):
+        if len(found) == count:
+            break
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            found.append(port)
+    if len(found) < count:
+        raise ConfigurationError(f"--agents {count}: only {len(found)} free ports were found")
+    return found
+
+
+@contextmanager
+def stopping_on_signals(testbed: Testbed) -> Iterator[None]:
+    """Leave no process behind, whatever ends this one: Ctrl-C, SIGTERM or an error."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        testbed.stop()
+
+
+def watch(testbed: Testbed, show: Callable[[list[Status]], None]) -> None:
+    """Wait until every daemon has ended.
+
+    Raises:
+        ConfigurationError: one could not start; the others are stopped by the caller.
+    """
+    while set(testbed.running()) - testbed.stopped:
+        testbed.refresh()
+        testbed.inject_faults()
+        for agent in testbed.never_trained():
+            raise ConfigurationError(f"the run did not start: {testbed.complaint(agent)}")
+        show(list(testbed.statuses.values()))
+        time.sleep(POLL_S)
+    testbed.refresh()
+    for agent in testbed.never_trained():
+        raise ConfigurationError(f"the run did not start: {testbed.complaint(agent)}")
+    show(list(testbed.statuses.values()))

@@ -1,0 +1,1 @@
+"""The ledger of an edge: channel, records, exports and their audit."""

@@ -1,0 +1,1 @@
+"""Money, payment rules, bills."""

@@ -1,0 +1,89 @@
+"""Everyone's balance when all agents hear all their neighbours: the bills of a whole graph at once.
+
+For runtimes that hold every agent as a row. It gives the integers that claims, bills and channels
+give, without any of them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candor.mechanisms.payments.credits import total_energy
+from candor.mechanisms.payments.rules import Neighbourhood, Payments
+
+Floats = NDArray[np.float64]
+
+BATCH_BYTES: Final = 2**22  # of traces billed together: a few megabytes stay in the cache
+
+
+def windows_of(
+    round_energies: Floats, round_traces: Floats, window_rounds: int
+) -> tuple[Floats, NDArray[np.bool_], Floats]:
+    """Energies (rounds, agents) and traces (rounds, agents, r) by window, as claims hold them.
+
+    Returns:
+        energies (windows, agents), summed exactly as bills sum them; which rounds there are
+        (windows, W), the last window may be short; traces (windows, agents, W, r).
+    """
+    rounds, agents = round_energies.shape
+    count = -(-rounds // window_rounds)
+    energies = np.zeros((count, agents))
+    mask = np.zeros((count, window_rounds), dtype=np.bool_)
+    traces = np.zeros((count, agents, window_rounds, round_traces.shape[-1]))
+    for w in range(count):
+        block = slice(w * window_rounds, min(rounds, (w + 1) * window_rounds))
+        held = block.stop - block.start
+        energies[w] = [total_energy(round_energies[block, a].tolist()) for a in range(agents)]
+        mask[w, :held] = True
+        traces[w, :, :held] = np.swapaxes(round_traces[block], 0, 1)
+    return energies, mask, traces
+
+
+def net_balances(
+    payments: Payments,
+    neighbours: Mapping[int, Sequence[int]],
+    windows: tuple[Floats, NDArray[np.bool_], Floats],
+) -> NDArray[np.int64]:
+    """What every agent received, net: (agents,) micro-credits, which sum to exactly 0.
+
+    `neighbours` of each agent, as indices whose order is that of the ids; `windows` as of
+    `windows_of`. Referees that stand at the same place among as many members are billed together:
+    rules are batch-first.
+
+    Raises:
+        AmountError: a charge is no amount.
+    """
+    energies, mask, traces = windows
+    balances = np.zeros(energies.shape[-1], dtype=np.int64)
+    if not payments.settles:
+        return balances
+    for at, members in _alike(neighbours):
+        together = max(1, BATCH_BYTES // (traces[:, 0].nbytes * members.shape[1]))
+        for low in range(0, len(members), together):
+            some = members[low : low + together]  # (referees, m)
+            rounds = np.broadcast_to(
+                mask[:, np.newaxis, np.newaxis], (len(mask), *some.shape, mask.shape[1])
+            )
+            transfers, charges = payments.rows(
+                Neighbourhood(energies[:, some], rounds, traces[:, some], at)
+            )
+            amounts = (transfers + charges).sum(axis=0)  # (referees, m), 0 of the referee itself
+            np.subtract.at(balances, some, amounts)
+            np.add.at(balances, some[:, at], amounts.sum(axis=1))
+    return balances
+
+
+def _alike(
+    neighbours: Mapping[int, Sequence[int]],
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Referees with their neighbours, in ascending order: by the place `at` of the referee in it,
+    and by size, rows (referees, m)."""
+    groups: dict[tuple[int, int], list[list[int]]] = {}
+    for referee, around in neighbours.items():
+        members = sorted([referee, *around])
+        if around:
+            groups.setdefault((members.index(referee), len(members)), []).append(members)
+    for (at, _), rows in sorted(groups.items()):
+        yield at, np.array(rows)

@@ -1,0 +1,123 @@
+"""Rules for idlers that look busy: `originality` finds copies, `persistence` finds directions that
+no data could give. Both go beside `band`, which sees neither.
+
+Everything here is the same on every machine to the last bit, as in `mechanisms.payments.band`.
+"""
+
+from typing import Final
+
+import numpy as np
+
+from candor.mechanisms.payments.band import (
+    CAP,
+    TAU_ALONE,
+    Floats,
+    Mask,
+    Neighbourhood,
+    lower_median,
+    ordered_sum,
+)
+
+LAGS: Final = (1, 2, 3)
+"""Ages in rounds at which a copy is looked for; 1 is the youngest that anyone can have."""
+PAIRS_MIN: Final = 4
+"""Fewer pairs of rounds judge nobody: one cosine may be high by chance, a median of four is not."""
+
+
+class Originality:
+    """`originality`: whoever repeats what another member injected some rounds before pays.
+
+    c_ik = lower median over the window of cos(u_i,t, u_k,t-l). The threshold is the members' own:
+    who does its own work resembles what k did before no more than the two resemble what they did
+    themselves, a = max(0, c_ii, c_kk). (With c_kk alone, k could frame a steady i by resembling it
+    in every other round.) p_i = CAP times the largest (c_ik - b)+ / (1 - b) over k and l, with
+    b = (1 + a) / 2, so that a true copy is charged CAP whatever the data.
+    """
+
+    edge_local = False
+
+    def charges(self, neighbourhood: Neighbourhood) -> Floats:
+        """Penalties (..., m), at most `CAP`."""
+        mask, units = neighbourhood.mask, _units(neighbourhood)
+        m = mask.shape[-2]
+        most = np.zeros(mask.shape[:-1])
+        for lag in LAGS:
+            own = [_lagged(mask, units, i, i, lag) for i in range(m)]
+            for i, k in ((i, k) for i in range(m) for k in range(m) if i != k):
+                copied = _lagged(mask, units, i, k, lag)
+                share = _beyond(copied, np.maximum(np.maximum(own[i], own[k]), 0.0))
+                most[..., i] = np.maximum(most[..., i], share)
+        return CAP * most
+
+
+def _beyond(copied: Floats, own: Floats) -> Floats:
+    """How far a cosine is on its way from half-way between `own` and 1, to 1: 0 to 1."""
+    half = (1.0 + np.minimum(own, 1.0)) / 2.0
+    room = 1.0 - half
+    share = np.where(room > 0, (copied - half) / np.where(room > 0, room, 1.0), 0.0)
+    within: Floats = np.minimum(np.maximum(share, 0.0), 1.0)
+    return within
+
+
+def _units(neighbourhood: Neighbourhood) -> Floats:
+    """Traces (..., m, W, r) at length 1; zero ones stay zero."""
+    traces = neighbourhood.traces
+    length = np.sqrt(ordered_sum(traces * traces, -1))[..., np.newaxis]
+    units: Floats = np.where(length > 0, traces / np.where(length > 0, length, 1.0), 0.0)
+    return units
+
+
+def _lagged(mask: Mask, units: Floats, i: int, k: int, lag: int) -> Floats:
+    """Lower median of cos(u_i,t, u_k,t-lag) over a window (...); 0 where too few rounds have it."""
+    known = mask[..., i, lag:] & mask[..., k, :-lag]  # (..., W - lag)
+    if known.shape[-1] < PAIRS_MIN:
+        return np.zeros(known.shape[:-1])
+    cosines = ordered_sum(units[..., i, lag:, :] * units[..., k, :-lag, :], -1)
+    return np.where(known.sum(axis=-1) >= PAIRS_MIN, lower_median(cosines, known), 0.0)
+
+
+class Persistence:
+    """`persistence`: whoever's rounds have less in common than everyone else's pays.
+
+    One shard of data and a model that moves slowly give rounds that resemble each other; fresh
+    random directions or alternating signs do not. kappa_i = ||U_i||^2 / E_i is 1 for directions
+    that have nothing to do with each other, more for real ones. p_i = lower median over the others
+    k of (kappa_k / kappa_i - tau)+, capped, over the rounds that both have. One-sided: to be
+    steadier than the others is free here, and `band` sees a steady direction that is not theirs.
+    """
+
+    edge_local = False
+
+    def charges(self, neighbourhood: Neighbourhood) -> Floats:
+        """Penalties (..., m), at most `CAP`."""
+        mask, traces = neighbourhood.mask, neighbourhood.traces
+        squares = ordered_sum(traces * traces, -1)  # (..., m, W)
+        m = mask.shape[-2]
+        beyond = np.zeros((*mask.shape[:-1], m))
+        known = np.zeros(beyond.shape, dtype=np.bool_)
+        for i in range(m):
+            for k in range(i):
+                common = mask[..., i, :] & mask[..., k, :]  # (..., W)
+                one, seen = _steadiness(traces[..., i, :, :], squares[..., i, :], common)
+                two, there = _steadiness(traces[..., k, :, :], squares[..., k, :], common)
+                enough = common.sum(axis=-1) > PAIRS_MIN
+                known[..., i, k] = known[..., k, i] = enough & seen & there
+                beyond[..., i, k], beyond[..., k, i] = _below(one, two), _below(two, one)
+        return lower_median(beyond, known)
+
+
+def _steadiness(traces: Floats, squares: Floats, common: Mask) -> tuple[Floats, Mask]:
+    """||sum_t u_t||^2 / sum_t ||u_t||^2 over the common rounds, and where anything was injected."""
+    total = ordered_sum(np.where(common[..., np.newaxis], traces, 0.0), -2)  # (..., r)
+    energy = ordered_sum(np.where(common, squares, 0.0), -1)
+    there = energy > 0
+    length = ordered_sum(total * total, -1)
+    return np.where(there, length / np.where(there, energy, 1.0), 0.0), there
+
+
+def _below(one: Floats, other: Floats) -> Floats:
+    """How far `one` is below `other` beyond a factor of tau, capped; 0 where both are 0."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        ratio = np.where(other > 0, other / one, 0.0)  # over 0 it is infinite: the cap
+    capped: Floats = np.minimum(np.maximum(ratio - TAU_ALONE, 0.0), CAP)
+    return capped

@@ -1,0 +1,220 @@
+"""Payment rules: what a referee charges its neighbours, and the grammar in which a run names them.
+
+A rule maps what a neighbourhood's claims show to charges, in credits per unit price. Rules are
+batch-first: leading axes may be windows, runs or price grids. A run's rule is a sum of rules with
+one price each, written `band:5e-4 + norm:2e-5` or `norm:2e-5 + my_module:MyRule@1e-4`. The rules
+themselves are in `mechanisms.payments.band` and `mechanisms.payments.idling`; what is done with the
+charges, in `mechanisms.payments.bills`.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Final, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candor.mechanisms.payments.band import Band, Norm, PeerPrediction, Variance, ordered_sum
+from candor.mechanisms.payments.band import Neighbourhood as Neighbourhood
+from candor.mechanisms.payments.credits import to_micro_each
+from candor.mechanisms.payments.idling import Originality, Persistence
+from candor.topologies.specs.specs import (
+    ConfigurationError,
+    is_import_path,
+    load_object,
+    parse_spec,
+)
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """One payment rule, in credits per unit price.
+
+    `edge_local`: a charge depends on the member's claim alone, and goes to the referee; otherwise
+    charges are penalties, which are shared out among the other members.
+    """
+
+    edge_local: bool
+
+    def charges(self, neighbourhood: Neighbourhood) -> NDArray[np.float64]:
+        """What each member is charged: (..., m) per unit price; of the referee it is ignored.
+
+        Sums must be taken in a fixed order (`mechanisms.payments.band.ordered_sum`), or two
+        machines may differ by a micro-credit and refuse each other's bills.
+        """
+        ...
+
+
+_SUM = re.compile(r"\s+\+\s+")  # spaces are required: `1e+5` holds a plus too
+
+
+_RULES: Final[dict[str, type[Rule]]] = {
+    "band": Band,
+    "norm": Norm,
+    "originality": Originality,
+    "peer-prediction": PeerPrediction,
+    "persistence": Persistence,
+    "variance": Variance,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One rule of a sum: `price` in credits per unit of the rule's charge."""
+
+    text: str
+    price: float
+    rule: Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Payments:
+    """A run's payment rule: a sum of terms; no terms is `none`, which settles nothing."""
+
+    terms: tuple[Term, ...]
+
+    @property
+    def text(self) -> str:
+        """The canonical spec: equal rules have equal text however they were typed."""
+        return " + ".join(term.text for term in self.terms) or "none"
+
+    @property
+    def settles(self) -> bool:
+        """Whether there is anything to settle: False only for `none`."""
+        return bool(self.terms)
+
+    def rows(self, neighbourhood: Neighbourhood) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """What each member pays: transfers (..., m), which sum to 0, and charges (..., m), which
+        the referee gets; micro-credits, each rounded once, half to even.
+
+        What rounding leaves of a sum of transfers goes to the member with the lowest id.
+
+        Raises:
+            AmountError: a charge is not finite or too large to be money.
+            ConfigurationError: a user's rule returned the wrong shape.
+        """
+        members = neighbourhood.billed()  # (..., m)
+        transfers, charges = np.zeros(members.shape), np.zeros(members.shape)
+        # Overflow shows as an infinity, which `to_micro_each` refuses.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for term in self.terms:  # in the order of the spec: float addition is not associative
+                charged = np.where(members, _charged(term, neighbourhood), 0.0)
+                if term.rule.edge_local:
+                    charges = charges + term.price * charged
+                else:
+                    transfers = transfers + term.price * _shared_out(charged, members)
+        whole = to_micro_each(transfers)
+        first = np.argmax(members, axis=-1, keepdims=True)  # (..., 1), of nobody: nothing to give
+        remainder = whole.sum(axis=-1, keepdims=True)
+        settled = np.take_along_axis(whole, first, axis=-1) - remainder
+        np.put_along_axis(whole, first, settled, axis=-1)
+        return whole, to_micro_each(charges)
+
+
+def _charged(term: Term, neighbourhood: Neighbourhood) -> NDArray[np.float64]:
+    try:
+        charged = np.asarray(term.rule.charges(neighbourhood), dtype=np.float64)
+    except (Exception, SystemExit) as exc:  # a user's code may raise anything
+        raise ConfigurationError(
+            f"rule {term.text!r}: charges() failed ({type(exc).__name__}: {exc})"
+        ) from exc
+    if charged.shape != neighbourhood.energies.shape:
+        raise ConfigurationError(
+            f"rule {term.text!r}: charges have shape {charged.shape}, "
+            f"energies {neighbourhood.energies.shape}; return one charge a member"
+        )
+    return charged
+
+
+def _shared_out(penalties: NDArray[np.float64], members: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Each member's penalty less the mean of the other members': (..., m); 0 for a lone one."""
+    total = ordered_sum(penalties, -1)[..., np.newaxis]
+    others = members.sum(axis=-1, keepdims=True) - 1
+    mean = (total - penalties) / np.maximum(others, 1)
+    return np.where(members & (others > 0), penalties - mean, 0.0)
+
+
+def parse_rule(text: str) -> Payments:
+    """Parse `none`, `norm:PRICE`, `module:Class@PRICE` or a sum of rules joined by ` + `.
+
+    Raises:
+        ConfigurationError: unknown rule, missing or bad price, a rule named twice, or a user's
+            class that is no rule.
+    """
+    if not text.strip():
+        raise ConfigurationError("rule: empty; write none or a rule with a price such as norm:2e-5")
+    if text.strip() == "none":
+        return Payments(())
+    terms = tuple(_term(part.strip()) for part in _SUM.split(text.strip()))
+    names = [term.text.rpartition("@" if "@" in term.text else ":")[0] for term in terms]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigurationError(f"rule {text!r}: {name} is named twice; add up its prices")
+    return Payments(terms)
+
+
+def _term(text: str) -> Term:
+    path, at, price_text = text.rpartition("@")
+    if at and is_import_path(path):
+        price = _price(price_text, text)
+        return Term(f"{path}@{price!r}", price, _user_rule(path))
+    if is_import_path(text):
+        raise ConfigurationError(f"rule {text!r}: no price; write {text}@PRICE")
+    spec = parse_spec(text)
+    if spec.name == "none":
+        raise ConfigurationError(f"rule {text!r}: none stands alone, without a price or a sum")
+    if spec.name not in _RULES:
+        known = ", ".join(["none", *sorted(_RULES)])
+        raise ConfigurationError(
+            f"rule {text!r}: unknown rule {spec.name!r}; known are {known} and module:Class@PRICE"
+        )
+    if spec.value is None:
+        raise ConfigurationError(f"rule {text!r}: no price; write {spec.name}:PRICE")
+    price = _price(str(spec.value), text)
+    return Term(f"{spec.name}:{price!r}", price, _RULES[spec.name]())
+
+
+def _price(text: str, where: str) -> float:
+    try:
+        price = float(text)
+    except ValueError:
+        raise ConfigurationError(
+            f"rule {where!r}: price {text!r} is not a number; join rules with ' + '"
+        ) from None
+    if not (math.isfinite(price) and price >= 0):
+        raise ConfigurationError(f"rule {where!r}: a price is finite and not negative, got {text}")
+    return price
+
+
+def _user_rule(path: str) -> Rule:
+    factory = load_object(path, "rule")
+    if not isinstance(factory, type):
+        raise ConfigurationError(f"rule {path!r}: not a class")
+    try:
+        rule = factory()
+    except (Exception, SystemExit) as exc:  # the user's constructor may raise anything
+        raise ConfigurationError(
+            f"rule {path!r}: cannot be built without arguments ({type(exc).__name__}: {exc})"
+        ) from exc
+    if not isinstance(rule, Rule):
+        raise ConfigurationError(f"rule {path!r}: needs edge_local and charges(neighbourhood)")
+    _try_out(rule, path)
+    return rule
+
+
+def _try_out(rule: Rule, path: str) -> None:
+    """Run a user's rule once, so that a bad one is refused before a run and not in it."""
+    rounds = np.ones((2, 3, 4), dtype=np.bool_)
+    tried = Neighbourhood(np.full((2, 3), 20.0), rounds, np.ones((2, 3, 4, 5)), referee=0)
+    try:
+        charges = np.asarray(rule.charges(tried), dtype=np.float64)
+    except (Exception, SystemExit) as exc:  # the user's code may raise anything
+        raise ConfigurationError(
+            f"rule {path!r}: charges() failed ({type(exc).__name__}: {exc})"
+        ) from exc
+    if charges.shape != (2, 3):
+        raise ConfigurationError(
+            f"rule {path!r}: charges() gave shape {charges.shape} for two windows of three "
+            "members; return one charge a member, with the batch axes in front"
+        )

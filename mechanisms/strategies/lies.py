@@ -1,0 +1,423 @@
+"""How an agent turns its gradient into the report it acts on: honestly, or not.
+
+Honest clients only ever use `honest`. The others exist so that a user can see what a lie costs and
+gains before trusting a run, in the testbed and in simulations. This module does not decide what a
+lie costs: neighbours measure what an agent injects, whatever strategy made it. How strategies are
+named, combined and timed is in `mechanisms.strategies.specs`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from candor.topologies.specs.specs import ConfigurationError, Spec
+
+# These keep the streams of strategies apart from others drawn from the same seed.
+NOISE_DOMAIN: Final = 0x6E6F6973
+IDLE_DOMAIN: Final = 0x69646C65
+
+Samples: TypeAlias = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyContext:
+    """What a strategy may know: the round (from 1), the run's seed, whose rows it is given
+    (`agents[r]` is the agent of row r, by its place in the cluster file); what the rows themselves
+    reported in the round before, `own` (rows, dim), None in round 1 and after a restart; and in
+    simulations, where a colluder or an eavesdropper may know it, what the neighbours of each row
+    reported then: (neighbours, dim) a row, None in round 1."""
+
+    round: int
+    seed: int
+    agents: tuple[int, ...]
+    overheard: tuple[Tensor, ...] | None = None
+    simulated: bool = False
+    own: Tensor | None = None
+
+
+class Strategy(Protocol):
+    """A way to report. A user's class takes no constructor argument."""
+
+    def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
+        """Turn the gradients (rows, dim) into reports (rows, dim); the argument stays as it is."""
+        ...
+
+
+@runtime_checkable
+class AltersData(Protocol):
+    """A strategy that also has `data`: what the gradients themselves are computed from."""
+
+    def data(self, samples: Samples) -> Samples:
+        """What an agent trains on in place of its own samples, once and before the run: as many
+        tensors of the same shapes and types; the arguments stay as they are."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Honest:
+    """m = g."""
+
+    def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:  # noqa: ARG002
+        """The gradient itself."""
+        return gradient
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """m = a g: above 1 it pulls the common model towards its own data (Dorner et al., section 4;
+    Chen & Wang's exaggeration); 0 shirks, below 0 sabotages."""
+
+    factor: float
+
+    def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:  # noqa: ARG002
+        """The scaled gradients."""
+        return self.factor * gradient
+
+
+@dataclass(frozen=True, slots=True)
+class SignFlip:
+    """m = -g: ascent in place of descent (the sign-flipping attack in the experiments of Li et al.,
+    RSA, 2019)."""
+
+    def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:  # noqa: ARG002
+        """The negated gradients."""
+        return -gradient
+
+
+@dataclass(frozen=True, slots=True)
+class Zero:
+    """m = 0: a free-rider that hands on the mixed model untouched (plain free-riding of Fraboni et
+    al. 2021)."""
+
+    def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:  # noqa: ARG002
+        """Zeros, even where a diverged gradient is not finite."""
+        return torch.zeros_like(gradient)
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """m = 0 in a share of the rounds, drawn afresh for each agent, and g in the others: work saved
+    now and then (the partial participation of McMahan et al. 2017, algorithm 1, chosen by the agent
+    itself).
+
+    Difference from theirs: an idle agent still receives and mixes, and its momentum runs on.
+    """
+
+    idle: float
+
+    def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
+        """The gradients, with zeros for who idles; the same in daemon and simulation."""
+        idles = _uniform(context, IDLE_DOMAIN) < self.idle  # (rows,)
+        return gradient.masked_fill(torch.from_numpy(idles).to(gradient.device)[:, None], 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """m = g + b xi with a fresh Gaussian xi, E ||xi||^2 = 1 a row (Dorner et al.'s b_j: noise that
+    spoils the model for competitors).
+
+    Difference from their experiment: unit variance over the whole vector, not over each tensor.
+    """
+
+    amount: float
+
+    def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
+        """The gradients with noise that depends only on seed, agent and round, so that daemon and
+        simulation draw the same."""
+        dim = gradient.shape[1]
+        noise = np.stack([_unit_noise(context, agent, dim) for agent in context.agents])
+        return gradient + self.amount * torch.from_numpy(noise).to(gradient)
+
+
+@dataclass(frozen=True, slots=True)
+class Averaged:
+    """m_t = (1 - a) m_(t-1) + a g: a running average with less noise than a gradient has. It is the
+    worker momentum of Karimireddy et al. 2021 (Learning from History), kept from the others: after
+    `scale` in a sum, an exaggeration that looks no noisier than an honest report.
+    """
+
+    share: float
+
+    def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
+        """The averages; the own gradient in round 1."""
+        if context.own is None:
+            return gradient
+        return torch.lerp(context.own, gradient, self.share)
+
+
+@dataclass(frozen=True, slots=True)
+class RandomDirection:
+    """A fresh Gaussian direction with the gradient's own norm: an idler that looks busy."""
+
+    def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
+        """Noise of the gradients' norms, the same in daemon and simulation."""
+        dim = gradient.shape[1]
+        noise = np.stack([_unit_noise(context, agent, dim) for agent in context.agents])
+        direction = torch.from_numpy(noise).to(gradient)
+        length = direction.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        reports: Tensor = direction * (gradient.norm(dim=1, keepdim=True) / length)
+        return reports
+
+
+@dataclass(frozen=True, slots=True)
+class AlternatingFlip:
+    """m = g in odd rounds and -g in even ones: sabotage whose sum over a window is near zero."""
+
+    def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
+        """The gradients, flipped in even rounds."""
+        return gradient if context.round % 2 else -gradient
+
+
+@dataclass(frozen=True, slots=True)
+class StaleCopy:
+    """What the first neighbour reported in the round before: a plagiarist that trains nothing."""
+
+    def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
+        """The first neighbour's last report; the own gradient in round 1."""
+        heard = _overheard(context, "stale-copy")
+        return gradient if heard is None else torch.stack([rows[0] for rows in heard])
+
+
+@dataclass(frozen=True, slots=True)
+class Conform:
+    """m = (1 - a) g + a mean of the neighbours' last reports: it moves towards what is expected of
+    it (the herding that peer prediction invites), or with a below 0 away from it, to pull the model
+    where only its own data do."""
+
+    share: float
+
+    def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
+        """The mixed reports; the own gradient in round 1."""
+        heard = _overheard(context, "conform")
+        if heard is None:
+            return gradient
+        mean = torch.stack([rows.mean(dim=0) for rows in heard])
+        return (1 - self.share) * gradient + self.share * mean
+
+
+@dataclass(frozen=True, slots=True)
+class Colluding:
+    """m = a mean of the colluders' gradients, the same from each of them: whoever compares them
+    finds a second one like it, and less noise than in one alone. That all colluders send one vector
+    made of their own honest ones is the attack of Baruch et al. 2019 (A Little Is Enough).
+
+    Difference from theirs: they add multiples of the standard deviation, to spoil the model; here
+    the mean is exaggerated as in `Scale`, for the colluders' own gain.
+    """
+
+    factor: float
+
+    def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
+        """The common report of all rows, which are the agents with this same spec.
+
+        Raises:
+            ConfigurationError: there is one row only, or this is no simulation.
+        """
+        if not context.simulated:
+            raise needs_simulation("colluding")
+        if len(gradient) < 2:
+            raise ConfigurationError(
+                "strategy colluding needs a partner: give the same spec to two agents or more"
+            )
+        return (self.factor * gradient.mean(dim=0)).repeat(len(gradient), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFlip:
+    """Honest reports from false labels, y -> C - 1 - y (Fang et al. 2020, the label flipping attack
+    that they compare with). Without `classes`, C - 1 is the largest label of the agent's own
+    samples, which is all that it knows."""
+
+    classes: int | None = None
+
+    def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:  # noqa: ARG002
+        """The gradient itself."""
+        return gradient
+
+    def data(self, samples: Samples) -> Samples:
+        """The samples with their labels mirrored.
+
+        Raises:
+            ConfigurationError: there are no labels, or some beyond `classes`.
+        """
+        labels = _labels(samples)
+        largest = int(labels.max())
+        top = largest if self.classes is None else self.classes - 1
+        if largest > top:
+            raise ConfigurationError(
+                f"strategy label-flip: the agent has the label {largest}; classes={self.classes} "
+                "is too few"
+            )
+        return (*samples[:-1], top - labels)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetedLabelFlip:
+    """Honest reports from samples of one class labelled as another (1 as 7 in RFFL: Xu & Lyu 2020,
+    A Reputation Mechanism Is All You Need)."""
+
+    source: int
+    target: int
+
+    def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:  # noqa: ARG002
+        """The gradient itself."""
+        return gradient
+
+    def data(self, samples: Samples) -> Samples:
+        """The samples with the label `target` for `source`.
+
+        Raises:
+            ConfigurationError: there are no labels.
+        """
+        labels = _labels(samples)
+        return (*samples[:-1], labels.masked_fill(labels == self.source, self.target))
+
+
+def needs_simulation(name: str) -> ConfigurationError:
+    """The refusal of a strategy that no daemon can perform."""
+    return ConfigurationError(
+        f"strategy {name} needs to know what other agents report, as only simulated agents do"
+    )
+
+
+def _overheard(context: StrategyContext, name: str) -> tuple[Tensor, ...] | None:
+    if not context.simulated:
+        raise needs_simulation(name)
+    return context.overheard
+
+
+def _labels(samples: Samples) -> Tensor:
+    """The classes (samples,), which a task of classes has last."""
+    labels = samples[-1]
+    if labels.ndim != 1 or labels.dtype.is_floating_point or labels.dtype.is_complex:
+        raise ConfigurationError(
+            "strategy label-flip: the task's samples do not end in a tensor of classes"
+        )
+    return labels
+
+
+def _plain(kind: Callable[[], Strategy]) -> Callable[[Spec], Strategy]:
+    """A strategy without parameters."""
+
+    def build(spec: Spec) -> Strategy:
+        if spec.value is not None or spec.options:
+            raise ConfigurationError(f"strategy {spec.name} takes no value")
+        return kind()
+
+    return build
+
+
+def _scale(spec: Spec) -> Strategy:
+    return Scale(_number(spec, "scale:3"))
+
+
+def _colluding(spec: Spec) -> Strategy:
+    return Colluding(_number(spec, "colluding:3"))
+
+
+def _partial(spec: Spec) -> Strategy:
+    return Partial(_share(spec, "partial:0.5"))
+
+
+def _averaged(spec: Spec) -> Strategy:
+    share = _share(spec, "averaged:0.5")
+    if share == 0:
+        raise ConfigurationError("strategy averaged: with a share of 0 nothing is ever learned")
+    return Averaged(share)
+
+
+def _conform(spec: Spec) -> Strategy:
+    share = _number(spec, "conform:0.5")
+    if not -1 <= share <= 1:
+        raise ConfigurationError(f"strategy conform: {share} is not from -1 to 1")
+    return Conform(share)
+
+
+def _noise(spec: Spec) -> Strategy:
+    amount = _number(spec, "noise:0.5")
+    if amount < 0:
+        raise ConfigurationError(f"strategy noise: {amount} is below 0")
+    return Noise(amount)
+
+
+def _label_flip(spec: Spec) -> Strategy:
+    options = dict(spec.options)
+    if spec.value is None and all(isinstance(v, int) and v >= 0 for v in options.values()):
+        match options:
+            case {"from": int(source), "to": int(target), **rest} if not rest:
+                return TargetedLabelFlip(source, target)
+            case {"classes": int(classes), **rest} if classes > 1 and not rest:
+                return LabelFlip(classes)
+            case {**rest} if not rest:
+                return LabelFlip()
+    raise ConfigurationError(
+        "strategy label-flip: write label-flip, label-flip:classes=10 or label-flip:from=1,to=7"
+    )
+
+
+# Each builds a strategy from its spec; `SIMULATED` are those that no daemon can perform.
+STRATEGIES: Final[Mapping[str, Callable[[Spec], Strategy]]] = MappingProxyType(
+    {
+        "honest": _plain(Honest),
+        "scale": _scale,
+        "noise": _noise,
+        "averaged": _averaged,
+        "sign-flip": _plain(SignFlip),
+        "alternating-flip": _plain(AlternatingFlip),
+        "random-direction": _plain(RandomDirection),
+        "zero": _plain(Zero),
+        "partial": _partial,
+        "label-flip": _label_flip,
+        "stale-copy": _plain(StaleCopy),
+        "conform": _conform,
+        "colluding": _colluding,
+    }
+)
+SIMULATED: Final = frozenset({"stale-copy", "conform", "colluding"})
+
+
+def _number(spec: Spec, example: str) -> float:
+    try:
+        number = float(spec.value) if isinstance(spec.value, int | float) else math.nan
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf
+    if not math.isfinite(number):
+        raise ConfigurationError(f"strategy {spec.name}: give one finite number, such as {example}")
+    return number
+
+
+def _share(spec: Spec, example: str) -> float:
+    share = _number(spec, example)
+    if not 0 <= share <= 1:
+        raise ConfigurationError(f"strategy {spec.name}: {share} is not a share from 0 to 1")
+    return share
+
+
+def _unit_noise(context: StrategyContext, agent: int, dim: int) -> NDArray[np.float32]:
+    """One Gaussian row (dim,) of expected squared norm 1."""
+    rng = np.random.default_rng([context.seed, NOISE_DOMAIN, agent, context.round])
+    return rng.standard_normal(dim, dtype=np.float32) / np.float32(math.sqrt(dim))
+
+
+def _uniform(context: StrategyContext, domain: int) -> NDArray[np.float64]:
+    """One number from [0, 1) a row (rows,), all rows at once: a generator for each takes longer
+    than a round of a thousand small models."""
+    mixed = np.array(context.agents, dtype=np.uint64)
+    for word in (domain, context.seed, context.round):
+        mixed = _splitmix(mixed ^ np.uint64(word & 0xFFFF_FFFF_FFFF_FFFF))
+    return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _splitmix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """One step of SplitMix64 (Steele, Lea & Flood 2014), modulo 2^64."""
+    z = z + np.uint64(0x9E37_79B9_7F4A_7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D0_49BB_1331_11EB)
+    return z ^ (z >> np.uint64(31))

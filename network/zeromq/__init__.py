@@ -1,0 +1,1 @@
+"""The transport on ZeroMQ: the only code that imports zmq, but for one benchmark."""

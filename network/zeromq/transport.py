@@ -1,0 +1,289 @@
+"""The transport on ZeroMQ: a bound ROUTER that only receives, a DEALER a neighbour that only sends.
+
+Every connection is CURVE-encrypted and authenticated; the sender of a message is the agent that the
+authenticated key belongs to. The loop watches libzmq's own descriptors and reads and writes without
+blocking; zmq.asyncio's futures cost more a message for the same result. An exception in any
+callback is kept and raised by receive() and close().
+
+Known limits: an authenticated peer may open many connections, each with its own high-water mark;
+and an endless multipart message is cut only where the system tells what it received (Linux), see
+`network.zeromq.watch`.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from candor.network.errors import LocalProtocolError, TransportError
+from candor.network.memory import keep_freed_memory
+from candor.network.transport import (
+    Buffer,
+    Delivery,
+    LinkStats,
+    OutboxEntry,
+    PeerAddress,
+    TransportLimits,
+    freeze,
+)
+from candor.network.zeromq.link import Link
+from candor.network.zeromq.options import Context, Socket, bind, receiving_socket
+from candor.network.zeromq.watch import UnfinishedWatch
+from candor.network.zeromq.zap import ZapHandler
+
+# A frame below this is handed out as bytes: a copy of a few KiB is cheaper than keeping libzmq's
+# buffer.
+_COPY_BYTES_MAX = 16 * 1024
+# Deliveries in a row before other tasks get a turn, so that a flood cannot starve the loop.
+_BURST = 8
+_SWEEP_S = 0.1
+# At the end of a drain, what libzmq took gets this long to leave even when the drain used its time
+# up.
+_LINGER_S_MIN = 0.2
+_DRAIN_POLL_S = 0.005
+
+
+class ZeroMqTransport:
+    """`network.transport.Transport` over TCP, driven by one loop."""
+
+    def __init__(
+        self,
+        agent_id: str,
+        bind_endpoint: str,
+        curve_public: str,
+        curve_secret: str,
+        peers: Mapping[str, PeerAddress],
+        limits: TransportLimits | None = None,
+        *,
+        other_binds: Sequence[str] = (),
+    ) -> None:
+        """`bind_endpoint` may have port 0, any free one; after start() `endpoint` tells which.
+        A host with several addresses listens at `other_binds`, too."""
+        self.agent_id = agent_id
+        self.endpoint = bind_endpoint
+        self._other_binds = tuple(other_binds)
+        self._keys = (curve_public, curve_secret)
+        self._peers = dict(peers)
+        self._limits = limits or TransportLimits()
+        self._links: dict[str, Link] = {}
+        self._watch = UnfinishedWatch(self._limits.undelivered_bytes_max)
+        self._context: Context | None = None
+        self._router: Socket | None = None
+        self._monitor: Socket | None = None
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._failure: Exception | None = None
+        self._failure_told = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._burst = 0
+        self._open = False
+
+    async def start(self) -> None:
+        """Listen and dial. Raises TransportError: port taken, bad address or malformed key."""
+        self._loop = asyncio.get_running_loop()
+        keep_freed_memory()
+        self._context = zmq.Context()
+        self._zap = ZapHandler(
+            self._context, {agent: peer.curve_public for agent, peer in self._peers.items()}
+        )
+        self._zap.start(self._loop)  # before bind: libzmq lets everyone in where no handler answers
+        try:
+            self._listen()
+            for peer, address in self._peers.items():
+                self._links[peer] = Link(
+                    self._context, address, self._keys, self._limits, self._guard
+                )
+                self._links[peer].dial()
+        except BaseException:
+            await self.close(0)
+            raise
+        self._open = True
+
+    def post(self, peer: str, frames: Sequence[Buffer], *, bulk_round: int | None = None) -> None:
+        """Queue a message and hand libzmq what it has room for; never blocks.
+
+        Raises:
+            LocalProtocolError: not open, unknown peer, or a message beyond the limits.
+        """
+        if not self._open:
+            raise LocalProtocolError("post on a transport that is not open")
+        self._link(peer).post(OutboxEntry(freeze(frames, self._limits), bulk_round))
+
+    async def receive(self) -> Delivery:
+        """The next message from any peer, one caller at a time; safe to cancel.
+
+        Raises:
+            TransportError: the transport failed (the cause is chained) or was closed.
+            LocalProtocolError: it was never started.
+        """
+        if self._burst >= _BURST:
+            self._burst = 0
+            await asyncio.sleep(0)
+        while True:
+            self._check_usable()
+            delivery = self._take()
+            if delivery is not None:
+                self._burst += 1
+                return delivery
+            self._burst = 0
+            await self._wait_readable()
+
+    def link(self, peer: str) -> LinkStats:
+        """The counters of one peer. Raises LocalProtocolError: unknown peer."""
+        if peer in self._peers and peer not in self._links:
+            return LinkStats()  # not started, or start failed
+        return self._link(peer).stats
+
+    async def close(self, drain_s: float) -> None:
+        """Send what waits for connected peers, within `drain_s`, then release every socket.
+
+        Raises:
+            TransportError: a callback had failed and nobody was told yet.
+        """
+        if self._context is None:
+            return
+        context, self._context, self._open = self._context, None, False
+        deadline_s = self._loop.time() + drain_s
+        while drain_s > 0 and self._loop.time() < deadline_s and not self._drained:
+            await asyncio.sleep(_DRAIN_POLL_S)
+        linger_s = max(deadline_s - self._loop.time(), _LINGER_S_MIN) if drain_s > 0 else 0.0
+        self._wake()
+        await asyncio.sleep(0)  # a waiting receive() lets go of its descriptor before it closes
+        for link in self._links.values():
+            await link.close(linger_s)
+        self._stop_listening()
+        # Blocks until what lingers has left, so not on the loop.
+        await asyncio.to_thread(context.term)
+        if self._failure is not None and not self._failure_told:
+            raise self._told_failure()
+
+    # Listening
+
+    def _listen(self) -> None:
+        assert self._context is not None
+        self._router = receiving_socket(self._context, self.endpoint, *self._keys, self._limits)
+        self._monitor = self._router.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        self._loop.add_reader(self._monitor.FD, self._guard(self._on_connections))
+        self._on_connections()  # a descriptor only signals after its socket was once found empty
+        self.endpoint = bind(self._router, self.endpoint)
+        for endpoint in self._other_binds:
+            bind(self._router, endpoint)
+        self._sweep()
+
+    def _stop_listening(self) -> None:
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+        if self._router is not None and self._monitor is not None:
+            self._loop.remove_reader(self._monitor.FD)
+            self._router.disable_monitor()
+            self._monitor.close(0)
+            self._router.close(0)
+        # Last: libzmq must never find the socket open and the handler gone.
+        self._zap.close(self._loop)
+
+    def _on_connections(self) -> None:
+        assert self._monitor is not None
+        while True:
+            try:
+                event = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))
+            except zmq.Again:
+                return
+            if event["event"] == zmq.EVENT_ACCEPTED:
+                self._watch.accepted(event["value"])
+            elif event["event"] == zmq.EVENT_DISCONNECTED:
+                self._watch.disconnected(event["value"])
+
+    def _sweep(self) -> None:
+        self._watch.sweep()
+        self._sweep_timer = self._loop.call_later(_SWEEP_S, self._guard(self._sweep))
+
+    # Receiving
+
+    def _take(self) -> Delivery | None:
+        """The next acceptable message that has arrived, None when there is none."""
+        assert self._router is not None
+        while True:
+            try:
+                _, *frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return None
+            sender = frames[0].get("User-Id") if frames else None
+            if sender not in self._links:  # no frame, or no authenticated name: libzmq's bug
+                continue
+            self._watch.delivered(int(frames[0].get(zmq.SRCFD)))
+            link = self._links[sender]
+            link.heard_from()
+            if self._acceptable(frames):
+                delivery = Delivery(sender, tuple(_contents(frame) for frame in frames))
+                link.counters.messages_received += 1
+                link.counters.bytes_received += sum(len(frame) for frame in frames)
+                return delivery
+            link.counters.messages_refused += 1
+
+    def _acceptable(self, frames: Sequence[zmq.Frame]) -> bool:
+        if len(frames) > self._limits.frames_max:
+            return False
+        return all(len(frame) <= self._limits.frame_bytes_max for frame in frames)
+
+    async def _wait_readable(self) -> None:
+        if self._waiter is not None:
+            raise LocalProtocolError("receive has one caller at a time")
+        assert self._router is not None
+        self._waiter = self._loop.create_future()
+        # Watched only while someone waits: nobody else clears the descriptor, and it would spin.
+        descriptor = self._router.FD
+        self._loop.add_reader(descriptor, self._wake)
+        try:
+            await self._waiter
+        finally:
+            self._loop.remove_reader(descriptor)
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # Failure
+
+    def _guard(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """The callback with its exception kept for receive() and close(): the loop only logs it."""
+
+        def guarded() -> None:
+            try:
+                callback()
+            except Exception as exc:
+                if self._failure is None:
+                    self._failure = exc
+                self._wake()
+
+        return guarded
+
+    def _check_usable(self) -> None:
+        if self._failure is not None:
+            raise self._told_failure()
+        if not self._open:
+            if self._router is None:
+                raise LocalProtocolError("receive before start")
+            raise TransportError("the transport is closed")
+
+    def _told_failure(self) -> TransportError:
+        self._failure_told = True
+        error = TransportError(f"the transport of {self.agent_id} failed: {self._failure!r}")
+        error.__cause__ = self._failure
+        return error
+
+    @property
+    def _drained(self) -> bool:
+        return all(link.drained for link in self._links.values())
+
+    def _link(self, peer: str) -> Link:
+        try:
+            return self._links[peer]
+        except KeyError:
+            raise LocalProtocolError(
+                f"{peer!r} is no peer of {self.agent_id}: {sorted(self._links)} are"
+            ) from None
+
+
+def _contents(frame: zmq.Frame) -> Buffer:
+    return frame.bytes if len(frame) <= _COPY_BYTES_MAX else frame.buffer.toreadonly()

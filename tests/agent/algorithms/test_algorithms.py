@@ -1,0 +1,75 @@
+import pytest
+import torch
+
+from candor.agent.algorithms import Hyper, decentralized_sgd, resolve_algorithm, step_schedule
+from candor.agent.core.effects import LocalSteps, Mix, Report
+from candor.topologies.specs.specs import ConfigurationError
+
+
+def test_a_round_asks_for_training_then_a_report_then_mixing() -> None:
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    algorithm = decentralized_sgd(x, Hyper(lambda t: 0.5 / t))
+
+    asked = next(algorithm)
+    assert isinstance(asked, LocalSteps)
+    assert asked.t == 1
+    assert asked.x is x
+
+    asked = algorithm.send(torch.ones(2, 2))
+    assert isinstance(asked, Report)
+    assert asked.t == 1
+    assert asked.gradient.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+
+    asked = algorithm.send(torch.tensor([[2.0, 2.0], [4.0, 4.0]]))
+    assert isinstance(asked, Mix)
+    assert asked.t == 1
+    assert asked.y.tolist() == [[0.0, 1.0], [1.0, 2.0]]  # x - 0.5 m
+    assert x.tolist() == [[1.0, 2.0], [3.0, 4.0]]  # untouched: it may still be read
+
+    mixed = torch.tensor([[8.0, 8.0], [8.0, 8.0]])
+    asked = algorithm.send(mixed)
+    assert isinstance(asked, LocalSteps)
+    assert asked.t == 2
+    assert asked.x is mixed
+
+
+def test_it_continues_a_checkpoint_at_its_round_with_that_rounds_step() -> None:
+    algorithm = decentralized_sgd(torch.zeros(1, 1), Hyper(lambda t: 1.0 / t), start=4)
+    asked = next(algorithm)
+    assert isinstance(asked, LocalSteps)
+    assert asked.t == 4
+    algorithm.send(torch.ones(1, 1))
+    asked = algorithm.send(torch.ones(1, 1))
+    assert isinstance(asked, Mix)
+    assert asked.y.item() == -0.25
+
+
+def test_on_a_quadratic_the_agents_agree_on_the_minimiser_of_the_mean() -> None:
+    targets = torch.tensor([[0.0], [3.0], [6.0], [-1.0]])  # agent i wants x = target i
+    mixing = torch.full((4, 4), 0.25)
+    algorithm = decentralized_sgd(torch.zeros(4, 1), Hyper(step_schedule(0.5, 0.0)))
+    effect = next(algorithm)
+    while True:
+        match effect:
+            case LocalSteps(x, t):
+                effect = algorithm.send(x - targets)
+            case Report(gradient):
+                effect = algorithm.send(gradient)
+            case Mix(y, t):
+                if t == 40:
+                    break
+                effect = algorithm.send(mixing @ y)
+    assert torch.allclose(mixing @ y, torch.full((4, 1), 2.0), atol=1e-5)
+
+
+@pytest.mark.parametrize(("decay", "expected"), [(0.0, 0.3), (0.5, 0.15), (1.0, 0.075)])
+def test_the_step_decays_as_a_power_of_the_round(decay: float, expected: float) -> None:
+    step = step_schedule(0.3, decay)
+    assert step(1) == 0.3
+    assert step(4) == pytest.approx(expected)
+
+
+def test_algorithms_are_found_by_name() -> None:
+    assert resolve_algorithm("decentralized-sgd") is decentralized_sgd
+    with pytest.raises(ConfigurationError, match=r"'adam' is unknown; known: decentralized-sgd"):
+        resolve_algorithm("adam")

@@ -1,0 +1,243 @@
+"""`candor audit` on the smallest runs that learn: gains, prices, search, report, exit codes."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from candor.agent.cli import main as cli
+from tests.paced import until
+
+RUN = (
+    "audit", "--agents", "4", "--topology", "ring", "--task", "digits:model=logistic",
+    "--rounds", "32", "--local-steps", "1", "--step-size", "0.3", "--step-decay", "0",
+    "--rule", "band:1 + variance:1", "--jobs", "1",
+)  # fmt: skip
+
+
+LIE = """
+class Lie:
+    def report(self, gradient, context):
+        return {factor} * gradient
+"""
+NO_AMOUNT = """
+import numpy as np
+
+
+class NoAmount:
+    edge_local = True
+
+    def charges(self, neighbourhood):
+        energies = neighbourhood.energies
+        high = energies > 2.5 * np.median(energies, axis=-1, keepdims=True)
+        return np.where(high, np.nan, 0.0)
+"""
+
+
+def audited(capsys: pytest.CaptureFixture[str], tmp_path: Path, *more: str) -> tuple[int, dict]:
+    code = cli.run([*RUN, "--run-dir", str(tmp_path / "audit"), *more, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_prices_are_found_at_which_no_lie_pays(capsys, tmp_path):
+    code, found = audited(
+        capsys, tmp_path, "--seeds", "2", "--strategies", "scale:3,zero,label-flip", "--no-search"
+    )
+    assert code == 0
+    assert not found["profitable"]
+    assert found["profitable_without_payments"] == ["scale:3"]
+    assert (found["rounds"], found["marks"][0], found["marks"][-1]) == (32, 0, 32)
+    assert found["window"]["low"] <= 1
+    assert found["window"]["high"] is None or found["window"]["high"] >= 1
+    for row in found["strategies"].values():
+        assert row["net_gain"][0] <= 0.01
+        assert row["net_gain"][0] == pytest.approx(row["gain"][0] - row["charge"])
+        assert row["cumulative_net_gain"][0] == 0.0  # before the first round
+        assert row["cumulative_net_gain"][-1] == pytest.approx(row["net_gain"][0])
+        assert row["first_half"] + row["second_half"] == pytest.approx(row["gain"][0])
+    # Who trains on false labels is judged by what its model makes of the true ones.
+    assert found["strategies"]["label-flip"]["gain"][0] < 0
+    assert found["strategies"]["zero"]["gain"][0] < 0
+    assert len(found["honest_pays"]["all"]) == 8
+    assert sum(found["honest_pays"]["all"]) == pytest.approx(
+        0.0, abs=1e-4
+    )  # what some pay, others receive
+    page = (tmp_path / "audit" / "report.html").read_text()
+    assert "no lie pays" in page
+    assert page.count("<img") == 5
+    assert json.loads((tmp_path / "audit" / "audit.json").read_text()) == found
+
+
+def test_the_prices_found_can_be_given_as_the_rule(capsys, tmp_path):
+    strategies = ("--seeds", "1", "--strategies", "scale:3,zero", "--no-search")
+    _, found = audited(capsys, tmp_path, *strategies)
+    _, again = audited(capsys, tmp_path, *strategies, "--rule", found["rule"], "--price", "1")
+    for name, row in found["strategies"].items():
+        # Another rule is another run, whose sketches are drawn anew; its training is the same.
+        assert again["strategies"][name]["gain"] == row["gain"]
+        assert again["strategies"][name]["charge"] == pytest.approx(
+            row["charge"], rel=0.2, abs=0.01
+        )
+
+
+def test_a_lie_that_pays_is_named(capsys, tmp_path):
+    more = ("--seeds", "2", "--strategies", "scale:3", "--price", "0", "--no-search")
+    code, found = audited(capsys, tmp_path, *more)
+    assert (code, found["rule"]) == (1, "none")
+    assert found["profitable"] == ["scale:3"]
+    assert found["strategies"]["scale:3"]["gain"][0] > 0.01
+    assert cli.run([*RUN, "--run-dir", str(tmp_path / "audit"), *more]) == 1
+    told = capsys.readouterr().out
+    assert f"no lie would pay with {found['stopping']['rule']}, and no honest agent" in told
+    assert found["stopping"]["honest_max"] >= 0
+
+
+def test_the_search_finds_a_lie_that_gains_more_where_nothing_is_charged(capsys, tmp_path):
+    more = ("--seeds", "1", "--rounds", "16", "--strategies", "scale:1.25", "--price", "0")
+    code, found = audited(capsys, tmp_path, *more)
+    assert code == 1
+    library, *searched = sorted(found["strategies"].values(), key=lambda row: row["searched"])
+    assert not library["searched"]
+    assert searched[0]["gain"][0] > library["gain"][0]
+
+
+def test_runs_that_are_there_are_not_run_again(capsys, tmp_path):
+    more = ("--seeds", "1", "--rounds", "16", "--strategies", "scale:3", "--no-search")
+    first = audited(capsys, tmp_path, *more)
+    runs = tmp_path / "audit" / "runs"
+    kept = {path: path.stat().st_mtime_ns for path in runs.iterdir()}
+    assert len(kept) == 2
+    assert audited(capsys, tmp_path, *more) == first
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    # One that a crash cut short is run again.
+    cut, other = kept
+    cut.write_bytes(cut.read_bytes()[:100])
+    other.write_bytes(b"")
+    assert audited(capsys, tmp_path, *more) == first
+    audited(capsys, tmp_path, *more, "--seed", "7")
+    assert len(list(runs.iterdir())) == 4
+
+
+def test_another_lie_of_the_same_name_is_another_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    more = ("--seeds", "1", "--rounds", "16", "--strategies", "my_lie:Lie", "--no-search")
+    gains = []
+    for factor in (2, 0):
+        (tmp_path / "my_lie.py").write_text(LIE.format(factor=factor))
+        sys.modules.pop("my_lie", None)
+        importlib.invalidate_caches()
+        _, found = audited(capsys, tmp_path, *more)
+        gains.append(found["strategies"]["my_lie:Lie"]["gain"][0])
+    assert gains[0] > 0 > gains[1]
+
+
+def test_a_lie_that_ruins_the_model_gains_nothing(capsys, tmp_path):
+    more = ("--seeds", "1", "--rounds", "16", "--strategies", "scale:1e30", "--no-search")
+    code, found = audited(capsys, tmp_path, *more)
+    assert code == 0
+    assert found["strategies"]["scale:1e+30"]["gain"][0] is None
+    assert not found["profitable"]
+
+
+def test_a_rule_without_amounts_for_a_lie_is_no_verdict(capsys, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_rule.py").write_text(NO_AMOUNT)
+    more = ("--seeds", "1", "--rounds", "16", "--strategies", "scale:2", "--no-search")
+    more = (*more, "--partition", "iid")
+    words = [*RUN, "--run-dir", str(tmp_path / "a"), *more, "--rule", "my_rule:NoAmount@1"]
+    assert cli.run(words) == 2
+    assert "gives no amounts for the updates of strategy scale:2" in capsys.readouterr().err
+
+
+def test_commas_within_a_strategy_do_not_part_it(capsys, tmp_path):
+    more = ("--seeds", "1", "--rounds", "16", "--no-search")
+    _, found = audited(
+        capsys, tmp_path, *more, "--strategies", "label-flip:from=1,to=7,scale:2 @ 1-9,every=2"
+    )
+    assert list(found["strategies"]) == ["label-flip:from=1,to=7", "scale:2 @ 1-9,every=2"]
+
+
+def test_theory_has_a_price_to_start_from_for_who_competes(capsys, tmp_path):
+    more = ("--seeds", "1", "--rounds", "16", "--strategies", "noise:1", "--no-search")
+    alone, rival, fierce = (
+        audited(capsys, tmp_path, *more, "--competition", weight)[1] for weight in ("0", "1", "2")
+    )
+    assert alone["theory"]["peer-prediction"] is None  # noise wins nothing for oneself
+    assert rival["theory"]["peer-prediction"] > 0.0
+    assert fierce["theory"]["peer-prediction"] == pytest.approx(
+        2 * rival["theory"]["peer-prediction"]
+    )
+    # The rivals' losses are in the reward: noise that gained nothing now gains something.
+    gains = [one["strategies"]["noise:1"]["gain"][0] for one in (alone, rival, fierce)]
+    assert gains[2] > gains[1] > gains[0]
+
+
+def test_colluders_are_judged_as_a_pair(capsys, tmp_path):
+    more = ("--seeds", "1", "--rounds", "16", "--strategies", "colluding:3", "--no-search")
+    _, found = audited(capsys, tmp_path, *more)
+    assert found["strategies"]["colluding:3"]["gain"][0] != 0.0
+
+
+def test_several_processes_find_the_same(capsys, tmp_path):
+    more = ("--seeds", "1", "--rounds", "16", "--strategies", "scale:3", "--no-search")
+    one = audited(capsys, tmp_path / "one", *more)
+    assert audited(capsys, tmp_path / "two", *more, "--jobs", "2") == one
+
+
+def test_the_workers_of_a_killed_audit_end_too(tmp_path):
+    words = (*RUN, "--seeds", "4", "--rounds", "4000", "--run-dir", str(tmp_path / "audit"))
+    audit = subprocess.Popen(
+        [sys.executable, "-m", "candor", *words, "--jobs", "2"], stderr=subprocess.DEVNULL
+    )
+    try:
+        workers = until(lambda: [pid for pid in children(audit.pid) if "spawn_main" in line(pid)])
+    finally:
+        audit.kill()
+        audit.wait()
+    until(lambda: not any(line(pid) for pid in workers))
+
+
+def children(pid: int) -> list[int]:
+    words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(word) for word in words]
+
+
+def line(pid: int) -> str:
+    """The command of a process; empty for one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--price", "much"),
+        ("--price", "1e308"),
+        ("--strategies", "label-flip:from=1,to=99"),
+        ("--step-size", "1e308"),
+        ("--seed", "99999999999999999999999"),
+        ("--run-dir", "/proc/none"),
+        ("--strategies", "scal:3"),
+        ("--strategies", ""),
+        ("--strategies", "honest"),
+        ("--epsilon", "inf"),
+        ("--epsilon", "nan"),
+        ("--competition", "nan"),
+        ("--agents", "1"),
+        ("--agent", "x"),
+        ("--rule", "none"),
+        ("--run-dir", "."),
+    ],
+)
+def test_mistakes_get_one_line(capsys, tmp_path, monkeypatch, more):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "something").write_text("")
+    assert cli.run([*RUN, "--seeds", "1", *more]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("candor: error: ")
+    assert err.count("\n") == 1

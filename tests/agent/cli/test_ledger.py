@@ -1,0 +1,396 @@
+"""`candor ledger` on a run directory of two agents whose daemons' databases are real."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from candor.agent.cli.ledger import command
+from candor.agent.daemon import keys
+from candor.agent.daemon.exports import audit_facts, audit_run_directory, write_exports
+from candor.agent.daemon.status import Status, StatusFile
+from candor.agent.daemon.store import Store
+from candor.mechanisms.evidence.claims import Claim, ClaimedRound, SignedClaim
+from candor.mechanisms.ledger.channel import (
+    Channel,
+    Effect,
+    Ignored,
+    ReadRecords,
+    Settled,
+    StorePending,
+    StoreRecord,
+    Transmit,
+)
+from candor.network.identity import Identity
+from candor.topologies.cluster.file import (
+    AgentEntry,
+    Cluster,
+    PaymentSettings,
+    RoundSettings,
+    TaskSettings,
+    assemble_cluster,
+    dump_cluster,
+)
+from candor.topologies.schedules import schedules
+from candor.topologies.specs.specs import ConfigurationError
+from tests.bills import settling
+
+WINDOWS = 2
+
+
+def make_cluster(identities: dict[str, Identity], rule: str = "norm:0.5") -> Cluster:
+    agents = [
+        AgentEntry(
+            id=agent,
+            endpoint=f"tcp://127.0.0.1:{7000 + i}",
+            identity=identity.public.identity.hex(),
+            curve=identity.public.curve,
+        )
+        for i, (agent, identity) in enumerate(identities.items())
+    ]
+    return assemble_cluster(
+        run_id="demo",
+        seed=1,
+        graph=schedules.build("ring", len(agents)),
+        agents=agents,
+        task=TaskSettings(name="digits", parameters=10, model_digest="00" * 32),
+        rounds=RoundSettings(rounds=8),
+        payments=PaymentSettings(rule=rule, window=4),
+    )
+
+
+def settle(run_dir: Path, cluster: Cluster, identities: dict[str, Identity]) -> None:
+    """Settle every edge of the ring of three, through databases in the agents' directories."""
+    facts = audit_facts(cluster)
+    stores = {}
+    for agent in cluster.ids:
+        edges = [sorted((agent, other)) for other in cluster.neighbours(agent)]
+        stores[agent] = Store.open(
+            run_dir / "agents" / agent / "ledger.sqlite",
+            fingerprint=cluster.fingerprint,
+            channels=[facts.terms(*edge) for edge in edges],
+        )
+    for lo, hi in sorted(facts.edges):
+        settle_edge(cluster, lo, hi, stores, identities)
+    for agent, store in stores.items():
+        data_dir = run_dir / "agents" / agent
+        write_exports(store, cluster, agent, identities[agent].signing_key, data_dir)
+        store.close()
+
+
+def settle_edge(
+    cluster: Cluster, lo: str, hi: str, stores: dict[str, Store], identities: dict[str, Identity]
+) -> None:
+    facts = audit_facts(cluster)
+    terms = facts.terms(lo, hi)
+    peer = {lo: hi, hi: lo}
+    ends = {agent: Channel(terms, identities[agent].signing_key) for agent in peer}
+    nonces = {lo: bytes(16), hi: bytes([1] * 16)}
+
+    def perform(agent: str, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case StorePending() | StoreRecord():
+                    stores[agent].commit([effect]).result()
+                case Transmit(message):
+                    perform(peer[agent], ends[peer[agent]].received_from_peer(message))
+                case ReadRecords(channel_id, first, count):
+                    records = stores[agent].records(channel_id, first, count)
+                    perform(agent, ends[agent].records_read(records))
+                case _:
+                    assert isinstance(effect, Settled | Ignored)
+
+    hellos = [(a, end.connected(nonces[a], nonces[peer[a]])) for a, end in ends.items()]
+    for agent, effects in hellos:
+        perform(agent, effects)
+    for window in range(WINDOWS):
+        claims = {a: signed_claim(cluster, a, window, identities[a]) for a in cluster.ids}
+        signing = {agent: identity.signing_key for agent, identity in identities.items()}
+        due = settling(facts.bills, lo, hi, claims, signing)
+        for agent, end in ends.items():
+            perform(agent, end.settle(window, due.delta, due.bundle_lo, due.bundle_hi))
+
+
+def signed_claim(cluster: Cluster, agent: str, window: int, identity: Identity) -> SignedClaim:
+    energy = float(cluster.index(agent) + 1)
+    size = min(cluster.task.parameters, 128)
+    trace = struct.pack(f"<{size}f", *[energy] * size)
+    rounds = (ClaimedRound(4 * window + 1, energy, cluster.neighbours(agent), trace),)
+    run = bytes.fromhex(cluster.fingerprint)
+    claim = Claim(run, window, agent, rounds)
+    return SignedClaim.sign(claim, identity.signing_key)
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    run = tmp_path / "run"
+    identities = {}
+    for agent in ("a0", "a1", "a2"):
+        data_dir = run / "agents" / agent
+        data_dir.mkdir(parents=True)
+        identities[agent] = keys.generate(data_dir / "keys")
+    cluster = make_cluster(identities)
+    (run / "cluster.toml").write_text(dump_cluster(cluster))
+    settle(run, cluster, identities)
+    return run
+
+
+def ledger(*arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def export_path(run_dir: Path, agent: str = "a0", edge: str = "a0-a1") -> Path:
+    return run_dir / "agents" / agent / "ledger" / f"{edge}.jsonl"
+
+
+def test_a_true_run_passes_the_audit_and_says_who_paid_whom(run_dir: Path) -> None:
+    result = ledger("audit", run_dir)
+    assert result.exit_code == 0, result.output
+    assert "a0-a1  2 windows: a1 owes a0 1.000000" in result.output
+    assert "a0-a2  2 windows: a2 owes a0 2.000000" in result.output
+    assert "a0 received +3.000000 net" in result.output
+    assert "a1 received +0.000000 net" in result.output
+    assert "a2 received -3.000000 net" in result.output
+    assert "sum of all nets: +0.000000" in result.output
+    assert "to settle: a2 pays a0 3.000000\nledger audit" in result.output
+    assert "ledger audit of demo: ok" in result.output
+
+
+def test_the_audit_speaks_json(run_dir: Path) -> None:
+    told = json.loads(ledger("audit", run_dir, "--json").output)
+    assert told["audit"] == "ok"
+    assert told["findings"] == []
+    assert told["nets"] == {"a0": 3_000_000, "a1": 0, "a2": -3_000_000}
+    assert told["sum"] == 0
+    assert told["positions"] == told["nets"]
+    assert told["transfers"] == [["a2", "a0", 3_000_000]]
+    assert told["edges"][0] == {
+        "lo": "a0",
+        "hi": "a1",
+        "windows": 2,
+        "balance_lo": 1_000_000,
+        "unacknowledged": False,
+    }
+
+
+def test_a_flipped_byte_makes_the_audit_exit_3_and_name_the_place(run_dir: Path) -> None:
+    path = export_path(run_dir, "a1", "a1-a2")
+    data = bytearray(path.read_bytes())
+    third_line = data.index(b'{"seq":1')
+    data[third_line + 100] ^= 1
+    path.write_bytes(data)
+    result = ledger("audit", run_dir)
+    assert result.exit_code == 3
+    assert "agents/a1/ledger/a1-a2.jsonl: edge a1-a2, seq 1: " in result.output
+    assert "violated" in result.output
+    [finding, *_] = json.loads(ledger("audit", run_dir, "--json").output)["findings"]
+    assert finding["file"] == "agents/a1/ledger/a1-a2.jsonl"
+    assert (finding["edge"], finding["seq"]) == ("a1-a2", 1)
+
+
+def test_a_missing_export_makes_the_audit_exit_3(run_dir: Path) -> None:
+    export_path(run_dir).unlink()
+    result = ledger("audit", run_dir)
+    assert result.exit_code == 3
+    assert "agents/a0/ledger/a0-a1.jsonl: edge a0-a1, seq 0: missing" in result.output
+
+
+def test_a_folder_of_data_directories_is_audited_by_their_own_file(run_dir: Path) -> None:
+    folder, text = run_dir / "agents", (run_dir / "cluster.toml").read_text()
+    for agent in ("a0", "a1", "a2"):
+        (folder / agent / "cluster.toml").write_text(text)
+    audited = ledger("audit", folder)
+    assert audited.exit_code == 0, audited.output
+    assert audited.output == ledger("audit", run_dir).output
+    (folder / "a1" / "cluster.toml").write_text(text.replace("rounds = 8", "rounds = 9"))
+    assert text != (folder / "a1" / "cluster.toml").read_text()
+    with pytest.raises(ConfigurationError, match=r"a0/cluster\.toml and .*a1.* different files"):
+        audit_run_directory(folder)
+    (folder / "a1" / "cluster.toml").write_text(text)
+    export_path(run_dir).write_text("{}\n")
+    assert ledger("audit", folder).exit_code == 3
+
+
+def test_a_directory_without_cluster_or_exports_is_bad_usage(run_dir: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cluster file"):
+        audit_run_directory(run_dir / "agents")
+    for path in run_dir.glob("agents/*/ledger/*"):
+        path.unlink()
+    with pytest.raises(ConfigurationError, match="no ledger exports"):
+        audit_run_directory(run_dir)
+    done = subprocess.run(
+        [sys.executable, "-m", "candor", "ledger", "audit", str(run_dir)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "no ledger exports" in done.stderr
+
+
+def test_the_audit_needs_neither_database_nor_keys_nor_torch(run_dir: Path) -> None:
+    for path in [*run_dir.glob("agents/*/ledger.sqlite*"), *run_dir.glob("agents/*/keys/*")]:
+        path.unlink()
+    code = (
+        "import sys\n"
+        "from candor.agent.cli.ledger import command\n"
+        f"command(['audit', {str(run_dir)!r}], standalone_mode=False)\n"
+        "assert 'torch' not in sys.modules and 'sqlite3' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_exports_verify_one_by_one(run_dir: Path) -> None:
+    good, bad = export_path(run_dir), export_path(run_dir, "a2", "a1-a2")
+    cluster = run_dir / "cluster.toml"
+    result = ledger("verify", good, bad, "--cluster", cluster)
+    assert result.exit_code == 0
+    assert "a1 owes a0 1.000000" in result.output
+    bad.write_bytes(bad.read_bytes()[:-1])
+    result = ledger("verify", good, bad, "--cluster", cluster, "--json")
+    assert result.exit_code == 3
+    told = json.loads(result.output)
+    assert told["ok"] is False
+    assert [len(file["findings"]) for file in told["files"]] == [0, 1]
+    result = ledger("verify", good, bad, "--cluster", cluster)
+    assert result.exit_code == 3
+    assert f"VIOLATION {bad}: edge a1-a2, seq 3: line" in result.output
+
+
+def test_show_lists_the_channels_of_an_agent_and_of_a_run(run_dir: Path) -> None:
+    result = ledger("show", run_dir / "agents" / "a1")
+    assert result.exit_code == 0
+    assert "a0-a1  record 2, up to window 1: a1 owes a0 1.000000" in result.output
+    told = json.loads(ledger("show", run_dir, "--json").output)
+    assert told == json.loads(ledger("show", run_dir / "agents", "--json").output)
+    assert list(told["agents"]) == ["a0", "a1", "a2"]
+    row = told["agents"]["a2"][0]
+    assert len(bytes.fromhex(row.pop("channel_id"))) == 32
+    assert row == {
+        "lo": "a0",
+        "hi": "a2",
+        "seq": 2,
+        "window": 1,
+        "balance_lo": 2_000_000,
+        "balance_hi": -2_000_000,
+        "pending": False,
+        "attempt": 0,
+        "payment": 0,
+        "status": "open",
+        "reason": "",
+        "credit_limit": 1_000_000_000,
+    }
+
+
+def test_show_says_where_there_is_no_ledger(tmp_path: Path) -> None:
+    result = ledger("show", tmp_path)
+    assert isinstance(result.exception, ConfigurationError)
+    assert "no ledger.sqlite here" in str(result.exception)
+
+
+def tell(run_dir: Path, agent: str, *words: str) -> Result:
+    data_dir = run_dir / "agents" / agent
+    status = Status("demo", agent, "00" * 32, 1, "training", 1, 8)
+    StatusFile(data_dir).write(status)
+    return ledger("pay", data_dir, *words)
+
+
+def told(run_dir: Path, agent: str) -> list[int]:
+    with Store.open(run_dir / "agents" / agent / "ledger.sqlite") as store:
+        return sorted(store.payments().values())
+
+
+def test_both_ends_are_told_of_a_payment(run_dir: Path) -> None:
+    # a1 owes a0 one credit: a0 has received it, on the ledger.
+    payee = tell(run_dir, "a0", "--from", "a1", "0.75")
+    assert payee.output == "told that a1 has paid 0.750000; tell a1 the same\n"
+    payer = tell(run_dir, "a1", "--to", "a0", "0.75")
+    assert payer.output == "told of 0.750000 to a0; tell a0 the same\n"
+    assert told(run_dir, "a0") == told(run_dir, "a1") == [750_000]  # hi has paid lo
+    shown = ledger("show", run_dir / "agents" / "a0").output
+    assert "(a payment of 0.750000 by a1 to a0 waits)" in shown
+    more = tell(run_dir, "a1", "--to", "a0", "1.000001")
+    assert "it waits until that much is owed" in more.output
+    assert told(run_dir, "a1") == [1_000_001]
+    assert tell(run_dir, "a0", "--cancel", "a1").exit_code == 0
+    assert told(run_dir, "a0") == []
+
+
+def test_a_payment_names_the_data_directory_of_one_agent(run_dir: Path) -> None:
+    result = ledger("pay", run_dir, "--to", "a1", "1")
+    assert "name the data directory of one agent" in str(result.exception)
+
+
+def test_a_payment_after_the_run_is_said_to_be_late(run_dir: Path) -> None:
+    data_dir = run_dir / "agents" / "a1"
+    StatusFile(data_dir).write(Status("demo", "a1", "00" * 32, 1, "done", 8, 8))
+    result = ledger("pay", data_dir, "--to", "a0", "0.5")
+    assert result.exit_code == 0
+    assert "the run is over here: no record of it will be made" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--to", "a9", "1"), "a0 has no ledger with a9; it has one with a1, a2"),
+        (("--to", "a0", "1"), "a0 has no ledger with a0; it has one with a1, a2"),
+        (("--to", "a1", "0"), "AMOUNT 0: not credits above 0"),
+        (("--to", "a1", "1.0000001"), "AMOUNT 1.0000001: not credits above 0 with six decimals"),
+        (("--to", "a1", "-1"), "No such option '-1'"),
+        (("--to", "a1", "nan"), "AMOUNT nan: not credits"),
+        (
+            ("--to", "a1", "1000.000001"),
+            "AMOUNT 1000.000001: above the credit limit of 1000.000000",
+        ),
+        (("--to", "a1", "1e999999999"), "AMOUNT 1e999999999: not credits"),
+        (("--to", "a1"), "give one of --to ID AMOUNT"),
+        (("--to", "a1", "--from", "a2", "1"), "give one of --to ID AMOUNT"),
+        (("--cancel", "a1", "1"), "give one of --to ID AMOUNT"),
+    ],
+)
+def test_a_payment_that_makes_no_sense_is_not_told(
+    run_dir: Path, words: tuple[str, ...], line: str
+) -> None:
+    result = tell(run_dir, "a0", *words)
+    assert result.exit_code != 0
+    assert line in result.output + str(result.exception)
+    assert told(run_dir, "a0") == []
+
+
+def test_export_writes_the_files_that_the_daemon_writes(run_dir: Path, tmp_path: Path) -> None:
+    data_dir, output = run_dir / "agents" / "a0", tmp_path / "out"
+    common = (data_dir, "--cluster", run_dir / "cluster.toml", "--keys", data_dir / "keys")
+    result = ledger("export", *common, "-o", output)
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in output.iterdir()) == ["a0-a1.jsonl", "a0-a2.jsonl"]
+    for path in output.iterdir():
+        assert path.read_bytes() == (data_dir / "ledger" / path.name).read_bytes()
+    told = json.loads(ledger("export", *common, "--json").output)
+    assert told["agent"] == "a0"
+
+
+def test_export_refuses_keys_and_databases_of_others(run_dir: Path, tmp_path: Path) -> None:
+    cluster = run_dir / "cluster.toml"
+    a0, a1 = run_dir / "agents" / "a0", run_dir / "agents" / "a1"
+    keys.generate(tmp_path / "keys")
+    result = ledger("export", a0, "--cluster", cluster, "--keys", tmp_path / "keys")
+    assert "no agent of run 'demo' has these keys" in str(result.exception)
+    result = ledger("export", a1, "--cluster", cluster, "--keys", a0 / "keys")
+    assert "it belongs to another run or agent" in str(result.exception)
+    if os.geteuid() != 0:
+        a0.chmod(0o500)
+        result = ledger("export", a0, "--cluster", cluster, "--keys", a0 / "keys")
+        assert "cannot write exports" in str(result.exception)
+
+
+@pytest.mark.parametrize("name", ["show", "verify", "audit", "export"])
+def test_every_command_shows_an_example(name: str) -> None:
+    assert f"candor ledger {name} " in ledger(name, "--help").output

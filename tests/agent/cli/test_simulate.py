@@ -1,0 +1,283 @@
+"""`candor simulate`: what it leaves behind, and that an interrupted run ends as it would have."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from candor.agent.cli import main as cli
+from candor.agent.cli.plan import plan_of
+from candor.agent.daemon.metrics import read_metrics
+from candor.agent.runs import simulation_file
+from candor.agent.runs.directory import read_run_directory
+from candor.agent.simulation import run as simulated_run
+from candor.agent.simulation.vectorised import run_vectorised
+from candor.topologies.cluster.file import load_cluster
+from candor.topologies.specs.specs import ConfigurationError
+from tests.paced import until
+
+torch.set_num_threads(1)
+CANDOR = [sys.executable, "-P", "-m", "candor"]
+SMALL = [
+    *("simulate", "--agents", "5", "--topology", "ring", "--task", "digits:model=logistic"),
+    *("--rounds", "10", "--window", "4", "--local-steps", "2", "--strategy", "a3=scale:3"),
+]
+ASKED: dict[str, Any] = {
+    "topology": "ring",
+    "agents": 5,
+    "mixing_name": None,
+    "seed": 0,
+    "task": "digits:model=logistic",
+    "data_root": None,
+    "initial": None,
+    "partition": "dirichlet:0.5",
+    "batch_size": 8,
+    "local_steps": 1,
+    "rounds": 10,
+    "window": 4,
+    "strategies": ("a3=scale:3",),
+    "rule": "band:5e-4 + norm:2e-5",
+}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run."""
+    run_dir = tmp_path_factory.mktemp("small") / "run"
+    assert cli.run([*SMALL, "--run-dir", str(run_dir), "--json"]) == 0
+    return run_dir
+
+
+def test_the_summary_is_that_of_a_testbed_without_ledgers(small: Path) -> None:
+    summary = json.loads((small / "summary.json").read_text())
+    wanted = {"run_id", "fingerprint", "task", "topology", "partition", "rule", "agents", "rounds"}
+    wanted |= {"seed", "strategies", "accuracy", "mean_accuracy", "min_accuracy", "balances"}
+    wanted |= {"centralised_accuracy", "alone_accuracy", "consensus_distance", "seconds"}
+    assert set(summary) == wanted | {"simulated", "device"}
+    assert summary["strategies"]["a3"] == "scale:3"
+    assert sum(summary["balances"].values()) == 0
+    assert summary["balances"]["a3"] == min(summary["balances"].values()) < 0
+    assert 0 < summary["min_accuracy"] <= summary["mean_accuracy"] < 1
+    assert summary["consensus_distance"] > 0
+    assert set(summary["alone_accuracy"]) == set(summary["accuracy"]) == set(summary["agents"])
+
+
+def test_the_files_of_every_agent_are_there(small: Path) -> None:
+    cluster = load_cluster(small / "cluster.toml")
+    expected = run_vectorised(cluster, {"a3": "scale:3"})
+    summary = json.loads((small / "summary.json").read_text())
+    models = simulation_file.under("model/", load_file(small / "simulation.safetensors"))
+    for row, agent in enumerate(cluster.ids):
+        lines = read_metrics(small / "agents" / agent / "metrics.csv")
+        assert [line.round for line in lines] == list(range(1, 11))
+        assert [line.train_loss for line in lines] == pytest.approx(expected.losses[:, row])
+        norms = [line.injected_norm for line in lines]
+        assert norms == pytest.approx(expected.injected_norms[:, row])
+        assert [line.balance != 0 for line in lines] == [False] * 3 + [True] * 7
+        assert lines[-1].balance == summary["balances"][agent] == expected.balances[agent]
+        assert lines[-1].test_accuracy == summary["accuracy"][agent] == expected.accuracy[agent]
+        assert lines[-1].neighbours_mixed == 2
+        model = load_file(small / "agents" / agent / "model.safetensors")
+        flat = torch.cat([model["weight"].flatten(), model["bias"]])
+        assert torch.equal(flat, expected.parameters[row])
+        assert torch.equal(models["weight"][row], model["weight"])
+
+
+def test_the_report_draws_what_was_measured(small: Path) -> None:
+    page = (small / "report.html").read_text()
+    for words in ("5 agents", "without ledgers", "Test accuracy", "Who paid whom", "measured."):
+        assert words in page
+    assert "What is missing" not in page
+    assert page.count("<img") == 5
+
+
+def test_a_run_without_a_rule_measures_no_evidence_and_pays_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*SMALL, "--rule", "none", "--run-dir", str(tmp_path / "run"), "--json"]
+    assert cli.run(words) == 0
+    assert set(json.loads(capsys.readouterr().out)["balances"].values()) == {0}
+    lines = read_metrics(tmp_path / "run" / "agents" / "a3" / "metrics.csv")
+    cluster = load_cluster(tmp_path / "run" / "cluster.toml")
+    measured = run_vectorised(cluster, {"a3": "scale:3"}).injected_norms[:, 3]
+    assert [line.injected_norm for line in lines] == pytest.approx(measured, rel=1e-3)
+
+
+# --- going on -----------------------------------------------------------------------------------
+
+
+def run_to_the_end(run: simulated_run.SimulatedRun) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The summary and the file of a run, without what the clock says."""
+    while not run.done:
+        run.advance()
+    summary = run.conclude()
+    _, tensors = simulation_file.read(run.run_dir / simulation_file.FILE_NAME)
+    assert (tensors.pop("seconds").diff() > 0).all()
+    return {name: value for name, value in summary.items() if name != "seconds"}, tensors
+
+
+@pytest.mark.parametrize("stop", [0, 1, 4, 7])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"momentum": 0.9, "local_steps": 3},
+        {"strategies": ("a1=stale-copy", "a2=noise:1 + averaged:0.5"), "momentum": 0.5},
+        {"topology": "directed-random:degree=2", "sketch_size": 64},
+        {"rule": "none"},
+    ],
+    ids=["momentum", "strategies", "push-sum", "no-rule"],
+)
+def test_a_resumed_run_ends_as_one_that_was_not_interrupted(
+    settings: dict[str, Any], stop: int, tmp_path: Path
+) -> None:
+    plan = plan_of(ASKED | settings, evaluate_every=3, simulated=True)
+    whole = run_to_the_end(simulated_run.start(plan, tmp_path / "whole" / "run", "cpu"))
+    first = simulated_run.start(plan, tmp_path / "parts" / "run", "cpu")
+    for _ in range(stop):
+        first.advance()
+    first.save()
+    for _ in range(min(2, 10 - stop)):
+        first.advance()  # lost: it was not saved
+    again = simulated_run.resume(tmp_path / "parts" / "run", "cpu")
+    assert again.round == stop
+    resumed = run_to_the_end(again)
+    assert resumed[0] == whole[0]
+    assert resumed[1].keys() == whole[1].keys()
+    for name, tensor in whole[1].items():
+        assert torch.equal(resumed[1][name], tensor), name
+
+
+def test_a_run_stopped_while_it_is_compared_can_be_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    whole = run_to_the_end(simulated_run.start(plan_of(ASKED, 3), tmp_path / "a" / "run", "cpu"))
+    run = simulated_run.start(plan_of(ASKED, 3), tmp_path / "b" / "run", "cpu")
+    while not run.done:
+        run.advance()
+    with monkeypatch.context() as patched:
+        patched.setattr(simulated_run, "yardsticks", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run.conclude()
+    again = simulated_run.resume(run.run_dir, "cpu")
+    assert again.done
+    assert run_to_the_end(again)[0] == whole[0]
+    assert (run.run_dir / "summary.json").exists()
+    with pytest.raises(ConfigurationError, match="has ended"):
+        simulated_run.resume(run.run_dir, "cpu")
+
+
+def test_ctrl_c_saves_and_resume_goes_on(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    words = [*CANDOR, *SMALL, "--rounds", "1000000", "--run-dir", str(run_dir)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        until((run_dir / simulation_file.FILE_NAME).exists, 120)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"candor simulate --resume {run_dir}" in errors.decode()
+    assert not (run_dir / "summary.json").exists()
+    assert read_run_directory(run_dir).strategies == {"a3": "scale:3"}
+    again = simulated_run.resume(run_dir, "cpu")
+    done = again.round
+    again.advance()
+    assert again.round == done + 1
+    assert [m.round for m in read_run_directory(run_dir).agents[0].rounds] == list(
+        range(1, done + 1)
+    )
+
+
+def test_an_unfinished_run_has_a_report_that_says_so(tmp_path: Path) -> None:
+    run = simulated_run.start(plan_of(ASKED, 3), tmp_path / "run", "cpu")
+    for _ in range(5):
+        run.advance()
+    run.save()
+    found = read_run_directory(tmp_path / "run")
+    assert any("--resume goes on from 5" in note for note in found.notes)
+    assert list(found.consensus) == [3]
+    assert [one.rounds[-1].balance for one in found.agents] == run.columns.last("balance").tolist()
+
+
+# --- many agents, bad input ---------------------------------------------------------------------
+
+
+def test_large_runs_have_one_file_and_a_report_of_some_agents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(simulated_run, "AGENT_FILES_MAX", 4)
+    monkeypatch.setattr("candor.agent.runs.directory.SHOWN_MAX", 4)
+    run_dir = tmp_path / "run"
+    words = ["--agents", "9", "--partition", "iid", "--run-dir", str(run_dir)]
+    assert cli.run([*SMALL, *words]) == 0
+    assert {path.name for path in run_dir.iterdir()} == {
+        *("cluster.toml", "summary.json", "report.html", simulation_file.FILE_NAME)
+    }
+    found = read_run_directory(run_dir)
+    assert found.agent_count == 9
+    assert "a3" in [one.agent for one in found.agents]
+    assert len(found.agents) <= 4
+    page = (run_dir / "report.html").read_text()
+    assert f"{len(found.agents)} of 9 agents are shown" in page
+    assert "9 agents ·" in page
+    assert "Who paid whom" not in page
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["simulate", "--topology", "ring", "--rounds", "3"], "Missing option '--task'"),
+        (["simulate", "--resume", "RUN", "--rounds", "3"], "--rounds does not go with --resume"),
+        (["simulate", "--resume", "RUN"], "the run has ended"),
+        ([*SMALL, "--run-dir", "RUN"], "not empty"),
+        ([*SMALL, "--strategy", "a9=scale:3"], "a9=…: no such agent"),
+        ([*SMALL, "--device", "cuda"], "device cuda: torch finds none here"),
+        ([*SMALL, "--rule", "norm:1", "--strategy", "a1=scale:-1e30"], "the run diverged"),
+    ],
+)
+def test_a_mistake_gets_one_line(
+    words: list[str],
+    line: str,
+    small: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert cli.run([str(small) if word == "RUN" else word for word in words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("candor: error: ")
+    assert error.count("\n") == 1
+    assert line in error
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:100]), "damaged"),
+        (lambda path: path.unlink(), "there is no simulation"),
+        (
+            lambda path: path.with_name("cluster.toml").write_text(
+                path.with_name("cluster.toml").read_text().replace("seed = 0", "seed = 1")
+            ),
+            "cluster.toml was changed",
+        ),
+    ],
+)
+def test_a_damaged_run_is_refused_in_one_line(
+    damage: Any, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = simulated_run.start(plan_of(ASKED, 3), tmp_path / "run", "cpu")
+    damage(run.run_dir / simulation_file.FILE_NAME)
+    assert cli.run(["simulate", "--resume", str(run.run_dir)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert line in error

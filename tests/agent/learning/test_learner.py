@@ -1,0 +1,350 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from candor.agent.learning.batches import draw_samples
+from candor.agent.learning.learner import Learner, initial_parameters, verified_initial_parameters
+from candor.agent.tasks import resolve_task
+from candor.agent.tasks.base import Batch, Task
+from candor.agent.tasks.partition import Shard
+from candor.topologies.cluster.file import AlgorithmSettings, TaskSettings, model_digest
+from candor.topologies.specs.specs import ConfigurationError
+
+torch.set_num_threads(1)  # such small models only make threads wait for each other
+PARTITION = "dirichlet:0.5"
+DIGITS = resolve_task("digits")
+HALF = 0.5
+
+
+class Line:
+    """y = 2 x, for tests that need another model, loss or data than digits."""
+
+    def __init__(
+        self,
+        build: Callable[[], nn.Module] = lambda: nn.Linear(1, 1),
+        loss: Callable[[Tensor], Tensor] = Tensor.mean,
+        data: Callable[[int], Batch] = lambda index: (torch.ones(index + 3, 1),),
+        metric: float = HALF,
+    ) -> None:
+        self._build, self._loss, self._data, self._metric = build, loss, data, metric
+
+    def build_model(self) -> nn.Module:
+        return self._build()
+
+    def load_data(self, shard: Shard, seed: int) -> Batch:
+        return self._data(shard.index)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        (x,) = batch
+        return self._loss((model(x) - 2 * x) ** 2)
+
+    def evaluate(self, model: nn.Module) -> float:
+        return self._metric
+
+
+def learner(
+    agents: int | list[int] = 1,
+    task: Task = DIGITS,
+    *,
+    local_steps: int = 1,
+    momentum: float = 0.0,
+    seed: int = 0,
+) -> Learner:
+    indices = range(agents) if isinstance(agents, int) else agents
+    shards = [Shard(i, 8, PARTITION) for i in indices]
+    settings = AlgorithmSettings(local_steps=local_steps, momentum=momentum)
+    return Learner(task, shards, settings, batch_size=16, seed=seed)
+
+
+def start(agents: int, seed: int = 0) -> Tensor:
+    return initial_parameters(DIGITS, seed).repeat(agents, 1)
+
+
+def test_the_initial_model_depends_on_the_seed_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    x = initial_parameters(DIGITS, seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    assert model_digest(x.numpy()) == model_digest(initial_parameters(DIGITS, seed=0).numpy())
+    assert model_digest(x.numpy()) != model_digest(initial_parameters(DIGITS, seed=1).numpy())
+
+
+def test_building_a_learner_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    learner(2).local_steps(start(2), 1, 0.1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_initial_model_must_be_the_one_of_the_cluster_file() -> None:
+    x = initial_parameters(DIGITS, seed=0)
+    settings = TaskSettings(name="digits", parameters=len(x), model_digest=model_digest(x.numpy()))
+    assert torch.equal(verified_initial_parameters(DIGITS, settings, seed=0), x)
+    with pytest.raises(ConfigurationError, match="another initial model"):
+        verified_initial_parameters(DIGITS, settings, seed=1)
+    other = settings.model_copy(update={"parameters": 9})
+    with pytest.raises(ConfigurationError, match=r"2410 parameters.*the cluster file states \(9"):
+        verified_initial_parameters(DIGITS, other, seed=0)
+
+
+def test_a_run_may_start_from_a_saved_model(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    trained = initial_parameters(DIGITS, seed=0) + 1.0
+    save_file(dict(learner().state_dict(trained)), path)
+    assert torch.equal(initial_parameters(DIGITS, seed=0, saved=path), trained)
+    digest = model_digest(trained.numpy())
+    settings = TaskSettings(name="digits", parameters=len(trained), model_digest=digest)
+    assert torch.equal(verified_initial_parameters(DIGITS, settings, seed=9, saved=path), trained)
+    with pytest.raises(ConfigurationError, match="give --initial FILE"):
+        verified_initial_parameters(DIGITS, settings, seed=0)
+    drawn = settings.model_copy(
+        update={"model_digest": model_digest(initial_parameters(DIGITS, 0).numpy())}
+    )
+    with pytest.raises(ConfigurationError, match="holds another initial model"):
+        verified_initial_parameters(DIGITS, drawn, seed=0, saved=path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors | {"more": torch.zeros(2)}, "more is 2 of float32, and absent"),
+        (lambda tensors: dict(list(tensors.items())[1:]), "is absent, and .* of float32 there"),
+        (lambda tensors: {n: t.double() for n, t in tensors.items()}, "float64, and .* of float32"),
+        (lambda tensors: {n: t[:1] for n, t in tensors.items()}, "is not a model of this task"),
+        (lambda tensors: {n: t / 0 for n, t in tensors.items()}, "not finite"),
+    ],
+)
+def test_a_saved_model_of_something_else_is_refused(change, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    tensors = dict(learner().state_dict(initial_parameters(DIGITS, seed=0)))
+    save_file({name: t.contiguous() for name, t in change(tensors).items()}, path)
+    with pytest.raises(ConfigurationError, match=message):
+        initial_parameters(DIGITS, seed=0, saved=path)
+    path.write_bytes(b"no model")
+    with pytest.raises(ConfigurationError, match="is no safetensors file"):
+        initial_parameters(DIGITS, seed=0, saved=path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ConfigurationError, match="cannot read the model"):
+        initial_parameters(DIGITS, seed=0, saved=path)
+
+
+def test_one_step_without_momentum_gives_the_gradient_of_its_batch() -> None:
+    """The batch is found by its loss and gradient under plain autograd, over drawn indices."""
+    one = learner()
+    x = start(1)
+    m, loss = one.local_steps(x, 3, step_size=0.1)
+
+    images, labels = DIGITS.load_data(Shard(0, 8, PARTITION), 0)
+    drawn = torch.from_numpy(draw_samples(0, 3, [0], np.array([len(labels)]), 16))
+    model = one.module(x[0])
+    expected = DIGITS.loss(model, (images[drawn[0]], labels[drawn[0]]))
+    expected.backward()
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    assert torch.allclose(m[0], gradient, rtol=1e-5, atol=1e-7)
+    assert float(loss[0]) == pytest.approx(float(expected.detach()), rel=1e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_row_among_others_trains_as_it_does_alone(momentum: float) -> None:
+    together = learner(8, local_steps=4, momentum=momentum)
+    alone = learner([5], local_steps=4, momentum=momentum)
+    x = start(8) + 0.01 * torch.arange(8.0)[:, None]
+    for t in (1, 2):
+        many, losses = together.local_steps(x, t, 0.1)
+        one, loss = alone.local_steps(x[5:6], t, 0.1)
+        assert torch.allclose(many[5], one[0], rtol=1e-4, atol=1e-6)
+        assert float(losses[5]) == pytest.approx(float(loss[0]), rel=1e-6)
+
+
+def test_the_pseudo_gradient_leads_to_where_the_steps_lead() -> None:
+    """Against SGD with momentum written out with plain autograd on the same batches."""
+    x, step_size = start(1), 0.2
+    m, _ = learner(local_steps=3, momentum=0.5).local_steps(x, 1, step_size)
+    model = learner().module(x[0])
+    velocities = [torch.zeros_like(parameter) for parameter in model.parameters()]
+    images, labels = DIGITS.load_data(Shard(0, 8, PARTITION), 0)
+
+    draws = draw_samples(0, 1, [0], np.array([len(labels)]), 48).reshape(3, 16)
+    for indices in draws:
+        loss = DIGITS.loss(model, (images[indices], labels[indices]))
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        with torch.no_grad():
+            for p, v, g in zip(model.parameters(), velocities, gradients, strict=True):
+                v.mul_(0.5).add_(g)
+                p.sub_(step_size * v)
+    reached = torch.cat([p.detach().flatten() for p in model.parameters()])
+    assert torch.allclose(x[0] - step_size * m[0], reached, atol=1e-6)
+
+
+def test_the_start_is_not_written_to() -> None:
+    x = start(2)
+    before = x.clone()
+    learner(2, local_steps=3, momentum=0.9).local_steps(x, 1, 0.5)
+    assert torch.equal(x, before)
+
+
+def test_momentum_lasts_from_round_to_round_until_it_is_reset() -> None:
+    one = learner(momentum=0.9)
+    x = start(1)
+    first, _ = one.local_steps(x, 1, 0.1)
+    kept = first.clone()
+    second, _ = one.local_steps(x, 1, 0.1)  # the same batch, with the velocity of the first
+    assert torch.allclose(second, 1.9 * first)
+    assert torch.equal(first, kept)  # what was handed out does not change afterwards
+    one.reset_momentum()
+    assert torch.equal(one.local_steps(x, 1, 0.1)[0], first)
+
+
+def test_batches_depend_on_seed_agent_and_round_only() -> None:
+    x = start(1)
+    m, _ = learner().local_steps(x, 7, 0.1)
+    restarted = learner()
+    assert torch.equal(restarted.local_steps(x, 7, 0.1)[0], m)
+    assert not torch.equal(restarted.local_steps(x, 8, 0.1)[0], m)
+    assert not torch.equal(learner([1]).local_steps(x, 7, 0.1)[0], m)
+
+
+def test_a_diverged_row_shows_and_leaves_the_others_alone() -> None:
+    x = start(2)
+    x[0] = torch.nan
+    two = learner(2, local_steps=2)
+    m, loss = two.local_steps(x, 1, 0.1)
+    assert not torch.isfinite(m[0]).any()
+    assert not torch.isfinite(loss[0])
+    alone, _ = learner([1], local_steps=2).local_steps(x[1:], 1, 0.1)
+    assert torch.allclose(m[1], alone[0], rtol=1e-4, atol=1e-6)
+    assert two.evaluate(x)[0] <= 0.2  # a diverged model is a bad model, not a crash
+
+
+def test_parameters_come_back_out_by_name_and_as_a_model() -> None:
+    one = learner()
+    x = torch.arange(float(one.dim))
+    state = one.state_dict(x)
+    assert tuple(state) == one.names == ("0.weight", "0.bias", "2.weight", "2.bias")
+    assert tuple(value.shape for value in state.values()) == one.shapes
+    assert torch.equal(torch.cat([value.flatten() for value in state.values()]), x)
+    model = one.module(x)
+    assert not model.training
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_evaluation_measures_each_row_by_itself() -> None:
+    two = learner(2)
+    x = start(2)
+    x[1] = 0.0  # every class scores alike: one of ten
+    first, second = two.evaluate(x)
+    assert second == pytest.approx(0.1, abs=0.02)
+    assert first == DIGITS.evaluate(two.module(x[0]))
+
+
+def test_a_shards_loss_is_that_of_its_own_samples() -> None:
+    task = resolve_task("digits", None)
+    shards = [Shard(0, 2, "dirichlet:0.5"), Shard(1, 2, "dirichlet:0.5")]
+    algorithm = AlgorithmSettings(local_steps=1)
+    one = Learner(task, shards, algorithm, batch_size=8, seed=0)
+    rows = initial_parameters(task, 0) + torch.tensor([[0.0], [0.05]])
+    losses = one.shard_losses(rows, samples=10_000)
+    for row, shard, loss in zip(rows, shards, losses, strict=True):
+        with torch.no_grad():
+            expected = task.loss(one.module(row), task.load_data(shard, 0))
+        torch.testing.assert_close(loss, expected)
+    # A few samples, spread over the shard, stand for all.
+    few = one.shard_losses(rows, samples=100)
+    assert not torch.equal(few, losses)
+    torch.testing.assert_close(few, losses, rtol=0.2, atol=0.0)
+
+
+def test_a_parameter_the_loss_does_not_use_gets_a_zero_gradient() -> None:
+    class Spare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used = nn.Linear(1, 1)
+            self.spare = nn.Linear(1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.used(x)
+
+    one = learner(task=Line(build=Spare))
+    m, _ = one.local_steps(torch.ones(1, 4), 1, 0.1)
+    assert m[0, 2:].tolist() == [0.0, 0.0]
+
+
+def test_a_constant_buffer_and_a_shared_parameter_are_no_obstacle() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(1, 1, bias=False)
+            self.second = self.first
+            self.register_buffer("shift", torch.ones(1), persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.first(x) + self.second(x) + self.shift
+
+    one = learner(task=Line(build=Tied))
+    m, _ = one.local_steps(torch.full((1, 1), 2.0), 1, 0.1)
+    assert m.tolist() == [[12.0]]  # d/dw (2 w + 1 - 2)^2 at 2
+    assert one.module(torch.tensor([7.0]))(torch.ones(1, 1)).item() == 15.0
+
+
+def test_gradients_are_taken_even_where_the_caller_switched_them_off() -> None:
+    x = start(1)
+    with torch.no_grad():
+        m, _ = learner().local_steps(x, 1, 0.1)
+    assert torch.equal(m, learner().local_steps(x, 1, 0.1)[0])
+
+
+def _fail(*_: object) -> Tensor:
+    raise FileNotFoundError("images.npy\nis gone")
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (Line(build=lambda: nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))), "GroupNorm"),
+        (Line(build=lambda: nn.Linear(1, 1).double()), "float32"),
+        (Line(build=lambda: len), "gave a builtin_function_or_method, not a Module"),  # type: ignore
+        (Line(build=nn.ReLU), "must have parameters"),
+        (Line(build=lambda: nn.Sequential(nn.Linear(1, 1), nn.Dropout())), r"loss\(\) failed"),
+        (Line(loss=lambda error: error), "not a scalar"),
+        (Line(loss=_fail), r"loss\(\) failed \(FileNotFoundError: images.npy\)"),
+        (Line(data=lambda _: (_fail(),)), r"load_data\(\) failed"),
+        (Line(data=lambda _: torch.ones(4, 1)), "a tuple of tensors"),  # type: ignore
+        (Line(data=lambda _: (np.ones((4, 1)),)), "a tuple of tensors"),  # type: ignore
+        (Line(data=lambda _: (torch.tensor(1.0),)), "length above 0"),
+        (Line(data=lambda _: ()), "length above 0"),
+        (Line(data=lambda _: (torch.ones(0, 1),)), "length above 0"),
+        (Line(data=lambda _: (torch.ones(2, 1), torch.ones(3, 1))), "length above 0"),
+        (Line(data=lambda i: (torch.ones(2, 1 + i),)), "differ in shape"),
+    ],
+)
+def test_a_task_that_cannot_be_trained_is_refused_in_one_line(task: Task, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words) as refusal:
+        learner(2, task)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_metric_is_a_number_from_0_to_1_and_undefined_counts_as_0() -> None:
+    x = torch.ones(1, 2)
+    assert learner(task=Line(metric=1.0)).evaluate(x) == [1.0]
+    assert learner(task=Line(metric=float("nan"))).evaluate(x) == [0.0]
+    for metric in (1.01, -0.1, float("inf")):
+        with pytest.raises(ConfigurationError, match="not from 0 to 1"):
+            learner(task=Line(metric=metric)).evaluate(x)
+
+
+def test_a_saved_model_loads_where_a_user_would_load_it(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    one = learner()
+    x = start(1)[0]
+    save_file(dict(one.state_dict(x)), tmp_path / "model.safetensors")
+    model = DIGITS.build_model()
+    model.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    assert DIGITS.evaluate(model) == one.evaluate(x[None])[0]

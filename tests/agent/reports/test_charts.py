@@ -1,0 +1,91 @@
+"""The drawings: names that do not cover each other, and the same bytes for the same numbers."""
+
+import xml.etree.ElementTree as ElementTree
+from itertools import pairwise
+
+import networkx as nx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from candor.agent.reports.charts import (
+    NAMED_LINES_MAX,
+    Line,
+    _colours,
+    _spread,
+    histogram,
+    lines_by_round,
+    positions_of,
+)
+from candor.agent.reports.charts import payment_graph as draw_graph
+
+_heights = st.lists(st.floats(-2, 2), max_size=12)
+
+
+@given(heights=_heights)
+def test_names_are_spread_apart_and_keep_their_order(heights: list[float]) -> None:
+    moved = _spread(heights, 0.05)
+    order = sorted(range(len(heights)), key=heights.__getitem__)
+    steps = [moved[above] - moved[below] for below, above in pairwise(order)]
+    assert all(step >= 0.05 - 1e-9 for step in steps)
+    assert sum(moved) == pytest.approx(sum(heights), abs=1e-9)
+
+
+def test_names_with_room_stay_where_they_are() -> None:
+    assert _spread([0.5, 0.1, 0.9], 0.05) == [0.5, 0.1, 0.9]
+
+
+@pytest.mark.parametrize("count", [1, NAMED_LINES_MAX, NAMED_LINES_MAX + 1, 200])
+def test_marked_lines_never_share_a_colour_with_the_others(count: int) -> None:
+    lines = [Line(str(i), [1], [1.0], marked=i % 5 == 0) for i in range(count)]
+    colours = _colours(lines)
+    assert len(colours) == count
+    marked = {colour for line, colour in zip(lines, colours, strict=True) if line.marked}
+    assert marked.isdisjoint(
+        colour for line, colour in zip(lines, colours, strict=True) if not line.marked
+    )
+
+
+def test_values_without_a_finite_number_are_left_out_of_a_line() -> None:
+    with_gap = Line("a0", [1, 2, 3], [1.0, float("nan"), 3.0])
+    without = Line("a0", [1, 3], [1.0, 3.0])
+    assert lines_by_round([with_gap], "loss") == lines_by_round([without], "loss")
+
+
+def test_a_drawing_is_svg_and_takes_dollar_signs_literally() -> None:
+    drawing = lines_by_round([Line("$a_0", [1, 2], [1.0, 2.0])], "a $ b $ c")
+    assert ElementTree.fromstring(drawing).tag.endswith("svg")
+
+
+def test_a_histogram_is_svg_and_the_same_for_the_same_values() -> None:
+    first, again, other = (
+        histogram([0.1, 0.2, *rest], "pays", "writers", {"most": 0.3}) for rest in ((), (), (0.4,))
+    )
+    assert first == again != other
+    assert ElementTree.fromstring(first).tag.endswith("svg")
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        nx.cycle_graph(8),
+        nx.complete_graph(5),
+        nx.star_graph(6),
+        nx.grid_2d_graph(3, 4),
+        nx.empty_graph(1),
+        nx.empty_graph(4),
+        nx.gnp_random_graph(80, 0.05, seed=1),
+    ],
+    ids=["ring", "complete", "star", "grid", "one", "disconnected", "large"],
+)
+def test_every_graph_has_a_place_for_each_node(graph: "nx.Graph[object]") -> None:
+    named: nx.Graph[str] = nx.relabel_nodes(graph, {node: str(node) for node in graph})
+    positions = positions_of(named)
+    assert list(positions) == list(named)
+    assert len(set(positions.values())) == len(named)
+
+
+def test_a_graph_without_a_payment_is_drawn() -> None:
+    graph: nx.Graph[str] = nx.Graph([("a0", "a1")])
+    drawing = draw_graph(graph, {}, [], {})
+    assert ElementTree.fromstring(drawing).tag.endswith("svg")

@@ -1,0 +1,198 @@
+"""What the terminal shows: exact money, 80 columns, and no way for a name to steer it."""
+
+import io
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console, RenderableType
+
+from candor.agent.daemon.status import NeighbourStatus, Status
+from candor.agent.reports.terminal import (
+    format_bytes,
+    format_credits,
+    format_share,
+    live_table,
+    mean_share,
+    payments_of,
+    status_view,
+    summary_view,
+)
+
+SUMMARY: dict[str, object] = {
+    "run_id": "demo",
+    "rounds": 60,
+    "task": "digits",
+    "topology": "ring",
+    "partition": "iid",
+    "accuracy": {"a0": 0.96, "a1": 0.95, "a3": 0.94},
+    "centralised_accuracy": 0.972,
+    "alone_accuracy": {"a0": 0.8, "a1": 0.7, "a3": 0.75},
+    "mean_accuracy": 0.951,
+    "min_accuracy": 0.944,
+    "balances": {"a0": 1_000_001, "a1": 0, "a3": -1_000_001},
+    "bytes_sent": {"a0": 12_400_000, "a1": 12_400_000, "a3": 12_400_000},
+    "strategies": {"a3": "scale:3"},
+    "edges": [
+        {"lo": "a0", "hi": "a1", "balance_lo": 0},
+        {"lo": "a0", "hi": "a3", "balance_lo": 1_000_001},
+        {"lo": "a1", "hi": "a3", "balance_lo": -20},
+    ],
+    "audit": "ok",
+}
+
+
+def _shown(view: RenderableType, width: int = 80) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None).print(view)
+    return out.getvalue()
+
+
+def _words(view: RenderableType) -> str:
+    return " ".join(_shown(view).split())
+
+
+def _status(agent: str, **changes: object) -> Status:
+    fields: dict[str, object] = {
+        "run_id": "demo",
+        "agent": agent,
+        "fingerprint": "ab" * 32,
+        "pid": 1,
+        "state": "training",
+        "round": 7,
+        "rounds": 60,
+    }
+    return Status(**(fields | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("micro", "text"),
+    [
+        (0, "0.000000"),
+        (1, "0.000001"),
+        (-1, "-0.000001"),
+        (-1_500_000, "-1.500000"),
+        (1_000_000_000, "1000.000000"),
+        (2**63 + 1, "9223372036854.775809"),
+    ],
+)
+def test_credits_have_six_exact_decimals(micro: int, text: str) -> None:
+    assert format_credits(micro) == text
+
+
+@given(micro=st.integers())
+def test_credits_lose_no_unit(micro: int) -> None:
+    text = format_credits(micro)
+    assert int(text.replace(".", "")) == micro
+    assert text.startswith("-") == (micro < 0)
+    assert Decimal(text).as_tuple().exponent == -6
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (12_400_000, "12.4 MB"),
+        (960_000, "960 kB"),
+        (3e15, "3000.0 TB"),
+    ],
+)
+def test_bytes_are_in_decimal_units(count: float, text: str) -> None:
+    assert format_bytes(count) == text
+
+
+def test_an_accuracy_may_be_one_number_or_one_an_agent() -> None:
+    assert mean_share(0.5) == 0.5
+    assert mean_share({"a0": 0.5, "a1": 1}) == 0.75
+    assert mean_share({}) is None
+    assert mean_share(None) is None
+    assert (format_share(None), format_share(0.5)) == ("-", "50.0 %")
+
+
+def test_payments_go_from_payer_to_receiver_the_largest_first() -> None:
+    assert payments_of(SUMMARY["edges"]) == [("a3", "a0", 1_000_001), ("a1", "a3", 20)]
+    assert payments_of(None) == []
+    assert payments_of([{"lo": "a0"}, 5, {"lo": "a0", "hi": "a1", "balance_lo": "x"}]) == []
+
+
+def test_the_live_table_has_a_row_for_each_agent_in_order() -> None:
+    table = live_table(
+        [
+            _status("a1", train_loss=0.51, test_accuracy=0.9, injected_norm=3.0, balance=-20),
+            _status("a0", state="done", bytes_sent=600, bytes_received=400),
+        ],
+        "digits on a ring",
+    )
+    words = _words(table)
+    assert words.startswith("digits on a ring agent state round loss acc norm balance bytes")
+    assert "a1 training 7/60 0.510 90.0 % 3.00 -0.000020 0 B a0 done 7/60 - - - 0.000000" in words
+
+
+def test_the_tables_fit_eighty_columns_at_the_credit_limit() -> None:
+    status = _status(
+        "a10",
+        state="settling",
+        round=1000,
+        rounds=1000,
+        train_loss=1234.5678,
+        test_accuracy=1.0,
+        injected_norm=123.45,
+        balance=-1_000_000_000,
+        bytes_sent=123_456_789,
+        neighbours={"a1": NeighbourStatus("mixing"), "a2": NeighbourStatus("out", reason="late")},
+    )
+    shown = _shown(status_view([status], {"a10": False}, "run demo"))
+    assert "a10 died 1000/1000" in " ".join(shown.split())
+    assert "-1000.000000" in shown
+    assert "1/2" in shown
+    assert all(len(line.rstrip()) <= 80 for line in shown.splitlines())
+    assert "…" not in shown
+
+
+@pytest.mark.parametrize("state", ["done", "failed"])
+def test_a_daemon_that_said_it_ended_is_not_called_stopped(state: str) -> None:
+    words = _words(status_view([_status("a0", state=state)], {"a0": False}, "run demo"))
+    assert f"a0 {state}" in words
+    assert "not running" not in words
+
+
+def test_the_summary_says_how_good_it_is_who_paid_and_whether_it_adds_up(tmp_path: Path) -> None:
+    (tmp_path / "report.html").touch()
+    words = _words(summary_view(SUMMARY, tmp_path))
+    assert "demo: digits, ring, iid, 60 rounds" in words
+    assert "network, mean accuracy 95.1 % network, lowest accuracy 94.4 %" in words
+    assert "one model on all data 97.2 % agents alone, mean 75.0 %" in words
+    assert "a3 scale:3 94.0 % -1.000001 12.4 MB" in words
+    assert "a0 honest 96.0 % 1.000001 12.4 MB" in words
+    assert "a3 paid a0 1.000001 a1 paid a3 0.000020" in words
+    assert "ledger audit ok" in words
+    shown = _shown(summary_view(SUMMARY, tmp_path), width=400)
+    assert str(tmp_path / "report.html") in shown
+
+
+def test_a_violated_ledger_is_not_passed_over() -> None:
+    assert "ledger audit violated" in _words(summary_view(SUMMARY | {"audit": "violated"}))
+
+
+def test_a_summary_with_nothing_in_it_still_shows() -> None:
+    assert "ledger audit not done" in _words(summary_view({}))
+
+
+def test_many_payments_are_counted_and_not_listed() -> None:
+    edges = [{"lo": "a0", "hi": f"b{i}", "balance_lo": i + 1} for i in range(30)]
+    words = _words(summary_view(SUMMARY | {"edges": edges}))
+    assert "and 18 smaller payments" in words
+
+
+def test_a_name_can_neither_style_nor_steer_the_terminal() -> None:
+    attack = "[red]x[/red]\x1b[2J\r\n"
+    status = _status("a0", neighbours={"a1": NeighbourStatus("out", reason=attack)})
+    shown = _shown(status_view([status], {"a0": True}, attack))
+    summary = _shown(summary_view(SUMMARY | {"strategies": {"a3": attack}, "task": attack}))
+    assert "[red]x[/red]?[2J??" in shown
+    assert "\x1b" not in shown + summary
+    assert "\r" not in shown + summary

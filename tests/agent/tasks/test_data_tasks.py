@@ -1,0 +1,452 @@
+"""The tasks on data sets: on small files of the same formats, and on the real ones where they lie.
+
+The real ones are looked for in `$CANDOR_DATA_ROOT`.
+"""
+
+import gzip
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from candor.agent.learning.learner import Learner, initial_parameters
+from candor.agent.tasks import resolve_task
+from candor.agent.tasks.classification import TEST_BATCH, Classification
+from candor.agent.tasks.models import femnist_cnn, mnist_cnn
+from candor.agent.tasks.partition import Shard
+from candor.topologies.cluster.file import AlgorithmSettings
+from candor.topologies.specs.specs import ConfigurationError
+
+ALL = Shard(0, 1)
+SGD = AlgorithmSettings(name="decentralized-sgd", step_size=0.1, local_steps=1)
+IMAGES, LABELS = "images-idx3-ubyte.gz", "labels-idx1-ubyte.gz"
+PEOPLE = "-1 3:1 123:0.5\n+1 1:1 2:1\n-1 7:1\n+1\n"
+
+needs_data = pytest.mark.skipif(
+    "CANDOR_DATA_ROOT" not in os.environ,
+    reason="$CANDOR_DATA_ROOT, the directory of the real data sets, is not set",
+)
+
+
+# --- small files in the formats of the real ones ----------------------------------------------
+
+
+def _write_idx(path: Path, array: NDArray[np.uint8]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    head = struct.pack(f">{1 + array.ndim}I", 0x0800 + array.ndim, *array.shape)
+    path.write_bytes(gzip.compress(head + array.tobytes()))
+
+
+def _images(count: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+
+
+def _write_mnist(root: Path, name: str = "mnist") -> None:
+    for which, count, seed in (("train", 60, 0), ("t10k", 20, 1)):
+        _write_idx(root / name / f"{which}-{IMAGES}", _images(count, seed))
+        _write_idx(root / name / f"{which}-{LABELS}", (np.arange(count) % 10).astype(np.uint8))
+
+
+def _write_a9a(root: Path) -> None:
+    (root / "a9a").mkdir()
+    (root / "a9a" / "a9a.gz").write_bytes(gzip.compress(PEOPLE.encode()))
+    (root / "a9a" / "a9a.t.gz").write_bytes(gzip.compress(b"-1 1:1\n-1 2:1\n+1 3:1\n"))
+
+
+def _femnist() -> dict[str, NDArray[Any]]:
+    """Writers 3, 5 and 8 with twelve images each, the last three of each for the test."""
+    return {
+        "x": _images(36),
+        "y": (np.arange(36) % 62).astype(np.uint8),
+        "writer": np.repeat(np.array([3, 5, 8], np.int16), 12),
+        "is_test": np.arange(36) % 12 >= 9,
+    }
+
+
+def _write_femnist(root: Path, name: str = "femnist_105writers.npz", **changes: Any) -> None:
+    arrays = {key: value for key, value in (_femnist() | changes).items() if value is not None}
+    np.savez_compressed(root / name, **arrays)
+
+
+def _write_all(root: Path) -> None:
+    _write_mnist(root)
+    _write_mnist(root, "fashion-mnist")
+    _write_a9a(root)
+    _write_femnist(root)
+
+
+# --- what is read -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_images_stay_bytes_and_come_in_the_order_of_the_file(tmp_path: Path, name: str) -> None:
+    _write_mnist(tmp_path, name)
+    inputs, labels = resolve_task(name, tmp_path).load_data(ALL, seed=0)
+    assert inputs.dtype == torch.uint8
+    assert inputs.numpy().tobytes() == _images(60).tobytes()
+    assert labels.tolist() == [i % 10 for i in range(60)]
+
+
+def test_samples_keeps_a_fixed_choice_of_training_images(tmp_path: Path) -> None:
+    _write_mnist(tmp_path)
+
+    def kept(spec: str, seed: int) -> set[bytes]:
+        inputs, _ = resolve_task(spec, tmp_path).load_data(ALL, seed)
+        return {row.numpy().tobytes() for row in inputs}
+
+    few, more = kept("mnist:samples=20", 0), kept("mnist:samples=40", 0)
+    assert (len(few), len(more)) == (20, 40)
+    assert few < more < kept("mnist", 0)
+    assert few == kept("mnist:samples=20", seed=7)
+    with pytest.raises(ConfigurationError, match="60 training images, not samples=61"):
+        kept("mnist:samples=61", 0)
+
+
+def test_a9a_has_a_column_for_each_feature_and_class_1_for_plus(tmp_path: Path) -> None:
+    _write_a9a(tmp_path)
+    inputs, labels = resolve_task("a9a", tmp_path).load_data(ALL, seed=0)
+    assert inputs.shape == (4, 123)
+    found = {(i, j + 1): float(inputs[i, j]) for i, j in inputs.nonzero().tolist()}
+    assert found == {(0, 3): 1, (0, 123): 0.5, (1, 1): 1, (1, 2): 1, (2, 7): 1}
+    assert labels.tolist() == [0, 1, 0, 1]
+
+
+def test_femnist_trains_on_ink_without_the_test_images(tmp_path: Path) -> None:
+    _write_femnist(tmp_path)
+    inputs, labels = resolve_task("femnist", tmp_path).load_data(ALL, seed=0)
+    data = _femnist()
+    train = ~data["is_test"]
+    assert inputs.numpy().tobytes() == (255 - data["x"][train]).tobytes()
+    assert labels.tolist() == data["y"][train].tolist()
+
+
+def test_femnist_takes_another_file_of_the_same_form(tmp_path: Path) -> None:
+    _write_femnist(tmp_path, "femnist_full.npz", y=np.full(36, 61, np.uint8))
+    _, labels = resolve_task("femnist:file=femnist_full.npz", tmp_path).load_data(ALL, seed=0)
+    assert set(labels.tolist()) == {61}
+    with pytest.raises(ConfigurationError, match="not a name in the data root"):
+        resolve_task("femnist:file=../femnist_full.npz", tmp_path)
+
+
+def test_naturally_an_agent_gets_whole_writers(tmp_path: Path) -> None:
+    _write_femnist(tmp_path)
+    task = resolve_task("femnist", tmp_path)
+    labels = _femnist()["y"].tolist()
+    of_writer = {3: labels[0:9], 5: labels[12:21], 8: labels[24:33]}
+    parts = [task.load_data(Shard(i, 2, "natural"), seed=0)[1].tolist() for i in range(2)]
+    assert parts == [of_writer[3] + of_writer[8], of_writer[5]]
+    with pytest.raises(ConfigurationError, match="3 parts for 4 agents"):
+        task.load_data(Shard(0, 4, "natural"), seed=0)
+
+
+def test_data_without_parts_have_no_natural_partition(tmp_path: Path) -> None:
+    _write_mnist(tmp_path)
+    with pytest.raises(ConfigurationError, match="have no parts of their own"):
+        resolve_task("mnist", tmp_path).load_data(Shard(0, 2, "natural"), seed=0)
+
+
+def test_files_are_read_once(tmp_path: Path) -> None:
+    _write_all(tmp_path)
+    for name in ("mnist", "a9a", "femnist"):
+        resolve_task(name, tmp_path).load_data(ALL, seed=0)
+    for path in tmp_path.rglob("*.*"):
+        path.unlink()
+    for name in ("mnist", "a9a", "femnist"):
+        resolve_task(name, tmp_path).load_data(Shard(0, 2), seed=0)
+
+
+def test_a_model_is_built_without_data(tmp_path: Path) -> None:
+    assert len(initial_parameters(resolve_task("a9a", tmp_path / "absent"), seed=0)) == 123 * 2 + 2
+
+
+def test_without_a_data_root_the_directory_data_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    _write_a9a(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    assert len(resolve_task("a9a").load_data(ALL, seed=0)[1]) == 4
+
+
+# --- what is refused --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("a9a", "a9a/a9a.gz"),
+        ("a9a", "a9a/a9a.t.gz"),
+        ("mnist", f"mnist/train-{IMAGES}"),
+        ("fashion-mnist", f"fashion-mnist/t10k-{LABELS}"),
+        ("femnist", "femnist_105writers.npz"),
+    ],
+)
+def test_a_missing_file_is_told_in_one_line_with_its_path_and_the_option(
+    tmp_path: Path, name: str, file: str
+) -> None:
+    _write_all(tmp_path)
+    (tmp_path / file).unlink()
+    assert str(tmp_path / file) in _refusal(name, tmp_path)
+    assert "--data-root or $CANDOR_DATA_ROOT" in _refusal(name, tmp_path)
+
+
+def _refusal(name: str, root: Path) -> str:
+    with pytest.raises(ConfigurationError) as refusal:
+        resolve_task(name, root).load_data(ALL, seed=0)
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+def _idx_of(array: NDArray[np.uint8]) -> Callable[[Path], None]:
+    return lambda path: _write_idx(path, array)
+
+
+def _packed(text: str) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(gzip.compress(text.encode()))
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def _not_packed(path: Path) -> None:
+    path.write_bytes(b"no such format")
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "spoil", "words"),
+    [
+        ("mnist", f"mnist/train-{IMAGES}", _cut, "is damaged"),
+        ("mnist", f"mnist/train-{IMAGES}", _flipped, "is damaged"),
+        ("mnist", f"mnist/train-{IMAGES}", _not_packed, "is damaged"),
+        ("mnist", f"mnist/train-{IMAGES}", _empty, "is damaged"),
+        ("mnist", f"mnist/t10k-{IMAGES}", _idx_of(np.zeros(784, np.uint8)), "no idx file"),
+        ("mnist", f"mnist/t10k-{IMAGES}", _idx_of(np.zeros((20, 8, 8), np.uint8)), "28 x 28"),
+        ("mnist", f"mnist/t10k-{LABELS}", _idx_of(np.zeros(19, np.uint8)), "do not match"),
+        ("mnist", f"mnist/t10k-{LABELS}", _idx_of(np.full(20, 10, np.uint8)), "from 0 to 9"),
+        ("a9a", "a9a/a9a.gz", _cut, "is damaged"),
+        ("a9a", "a9a/a9a.gz", _empty, "do not match"),
+        ("a9a", "a9a/a9a.gz", _packed("-1 124:1\n"), "row 1 has a feature 124 of 123"),
+        ("a9a", "a9a/a9a.gz", _packed("-1 1:1\n-1 0:1\n"), "row 2 has a feature 0"),
+        ("a9a", "a9a/a9a.gz", _packed("-1 first:1\n"), "is damaged"),
+        ("a9a", "a9a/a9a.gz", _packed("\n"), "is damaged"),
+        ("a9a", "a9a/a9a.t.gz", _packed("2 1:1\n"), "not -1 and"),
+        ("femnist", "femnist_105writers.npz", _cut, "is damaged"),
+        ("femnist", "femnist_105writers.npz", _flipped, "is damaged"),
+        ("femnist", "femnist_105writers.npz", _not_packed, "is damaged"),
+        ("femnist", "femnist_105writers.npz", _empty, "is damaged"),
+    ],
+)
+def test_a_damaged_file_is_told_in_one_line(
+    tmp_path: Path, name: str, file: str, spoil: Callable[[Path], None], words: str
+) -> None:
+    _write_all(tmp_path)
+    spoil(tmp_path / file)
+    refusal = _refusal(name, tmp_path)
+    assert words in refusal
+    assert refusal.startswith(str(tmp_path / file))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"writer": None}, "writer"),
+        ({"y": np.full(36, 62, np.uint8)}, "from 0 to 61"),
+        ({"y": np.zeros(36)}, "from 0 to 61"),
+        ({"writer": np.zeros(35, np.int16)}, "do not match"),
+        ({"is_test": np.zeros(36)}, "do not match"),
+        ({"is_test": np.ones(36, bool)}, "do not match"),
+        ({"x": _images(36).astype(np.float32)}, "not bytes"),
+        ({"y": np.array([{}] * 36)}, "allow_pickle=False"),
+    ],
+)
+def test_an_archive_of_another_form_is_refused_in_one_line(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    _write_femnist(tmp_path, **changes)
+    assert words in _refusal("femnist", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a9a:model=cnn", "not mlp or logistic"),
+        ("a9a:samples=3", "its options are"),
+        ("mnist:6000", "its options are.*samples=COUNT"),
+        ("mnist:samples=0", "not a count"),
+        ("mnist:samples=most", "not a count"),
+        ("mnist:hidden=8", "hidden=WIDTH of the mlp"),
+        ("fashion-mnist:model=resnet", "not cnn, mlp or logistic"),
+        ("femnist:samples=3", "its options are.*file=NAME"),
+    ],
+)
+def test_a_bad_option_is_refused_in_one_line(name: str, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words) as refusal:
+        resolve_task(name)
+    assert "\n" not in str(refusal.value)
+
+
+# --- models -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("a9a", 123 * 2 + 2),
+        ("a9a:model=mlp,hidden=8", 123 * 8 + 8 + 8 * 2 + 2),
+        ("mnist", 640 + 50_192 + 51_400 + 2_010),
+        ("fashion-mnist:model=logistic", 784 * 10 + 10),
+        ("mnist:model=mlp,hidden=64", 784 * 64 + 64 + 64 * 10 + 10),
+        ("femnist", 832 + 51_264 + 6_424_576 + 127_038),
+        ("femnist:model=logistic", 784 * 62 + 62),
+    ],
+)
+def test_options_choose_the_model(name: str, parameters: int) -> None:
+    assert len(initial_parameters(resolve_task(name), seed=0)) == parameters
+
+
+@pytest.mark.parametrize(
+    ("build", "squash", "pad_image", "pad"),
+    [(mnist_cnn, torch.tanh, 2, 0), (femnist_cnn, torch.relu, 0, 2)],
+)
+def test_a_cnn_is_the_papers_though_it_pools_first(
+    build: Callable[[], nn.Module],
+    squash: Callable[[torch.Tensor], torch.Tensor],
+    pad_image: int,
+    pad: int,
+) -> None:
+    model = build()
+    w1, b1, w2, b2, w3, b3, w4, b4 = model.parameters()
+    images = torch.rand(3, 784)
+    x = functional.pad(images.reshape(3, 1, 28, 28), [pad_image] * 4)
+    x = functional.max_pool2d(squash(functional.conv2d(x, w1, b1, padding=pad)), 2)
+    x = functional.max_pool2d(squash(functional.conv2d(x, w2, b2, padding=pad)), 2)
+    x = functional.linear(squash(functional.linear(x.flatten(1), w3, b3)), w4, b4)
+    assert torch.allclose(model(images), x, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["a9a", "mnist", "femnist"])
+def test_several_agents_have_the_gradients_of_each_alone(tmp_path: Path, name: str) -> None:
+    _write_all(tmp_path)
+    task = resolve_task(name, tmp_path)
+    samples = len(task.load_data(ALL, seed=0)[1])
+    shards = [Shard(i, samples) for i in range(2)]  # of one sample: whatever is drawn is known
+    learner = Learner(task, shards, SGD, batch_size=2, seed=0)
+    gradients, losses = learner.local_steps(initial_parameters(task, 0).repeat(2, 1), 1, 0.1)
+    for shard, gradient, loss in zip(shards, gradients, losses, strict=True):
+        model = learner.module(initial_parameters(task, 0))
+        expected = task.loss(model, task.load_data(shard, seed=0))
+        expected.backward()  # type: ignore[no-untyped-call]
+        flat = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        assert torch.allclose(gradient, flat, atol=1e-6)
+        assert float(loss) == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_metric_counts_over_all_batches_of_test_images(tmp_path: Path) -> None:
+    count = 2 * TEST_BATCH + 5
+    images, labels = _images(count), (np.arange(count) % 10).astype(np.uint8)
+    _write_mnist(tmp_path)
+    _write_idx(tmp_path / "mnist" / f"t10k-{IMAGES}", images)
+    _write_idx(tmp_path / "mnist" / f"t10k-{LABELS}", labels)
+    task = resolve_task("mnist:model=logistic", tmp_path)
+    model = task.build_model()
+    logits = model(torch.from_numpy(images.reshape(count, -1) / np.float32(255)))
+    hits = logits.argmax(1).numpy() == labels
+    assert 0 < hits.mean() < 1
+    assert task.evaluate(model) == hits.mean()
+
+
+# --- the real data ----------------------------------------------------------------------------
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("name", "train", "test"),
+    [
+        ("a9a", [24720, 7841], [12435, 3846]),
+        (
+            "mnist",
+            [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949],
+            [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009],
+        ),
+        ("fashion-mnist", [6000] * 10, [1000] * 10),
+    ],
+)
+def test_the_classes_are_as_many_as_published(name: str, train: list[int], test: list[int]) -> None:
+    data = _real(name).read()
+    assert torch.bincount(data.labels).tolist() == train
+    assert torch.bincount(data.test_labels).tolist() == test
+
+
+@needs_data
+def test_femnist_has_its_writers() -> None:
+    data = _real("femnist").read()
+    assert (len(data.labels), len(data.test_labels)) == (14_626, 1_662)
+    sizes = np.unique(data.parts, return_counts=True)[1]
+    assert len(sizes) == 105
+    parts = [len(_real("femnist").load_data(Shard(i, 105, "natural"), 0)[1]) for i in range(105)]
+    assert parts == sizes.tolist()
+    corners = data.inputs.reshape(-1, 28, 28)[:, :2, :2].float()
+    assert corners.mean() < 1  # the background is 0: 255 in the file
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("spec", "steps", "step_size", "accuracy"),
+    [
+        ("a9a", 600, 0.5, 0.843),
+        ("mnist:model=logistic", 600, 0.3, 0.88),
+        ("fashion-mnist:model=logistic", 600, 0.1, 0.76),
+        ("femnist:model=logistic", 600, 0.2, 0.55),
+    ],
+)
+def test_a_short_training_reaches_a_linear_models_accuracy(
+    spec: str, steps: int, step_size: float, accuracy: float
+) -> None:
+    reached, _ = _train(spec, steps, step_size)
+    assert reached[0] >= accuracy
+
+
+@needs_data
+@pytest.mark.parametrize(("spec", "step_size"), [("mnist:samples=6000", 0.1), ("femnist", 0.06)])
+def test_a_cnn_learns(spec: str, step_size: float) -> None:
+    _, losses = _train(spec, steps=25, step_size=step_size, evaluate=False)
+    assert losses[-5:].mean() < 0.9 * losses[0]
+
+
+def _train(
+    spec: str, steps: int, step_size: float, evaluate: bool = True
+) -> tuple[list[float], torch.Tensor]:
+    """The accuracy of one agent that has all data, and its losses (steps,)."""
+    task = _real(spec)
+    learner = Learner(task, [ALL], SGD, batch_size=64, seed=0)
+    x, losses = initial_parameters(task, 0).unsqueeze(0), []
+    for t in range(1, steps + 1):
+        gradient, loss = learner.local_steps(x, t, step_size)
+        x = x - step_size * gradient
+        losses.append(loss)
+    return learner.evaluate(x) if evaluate else [], torch.cat(losses)
+
+
+def _real(spec: str) -> Classification:
+    task = resolve_task(spec, Path(os.environ["CANDOR_DATA_ROOT"]))
+    assert isinstance(task, Classification)
+    return task

@@ -1,0 +1,161 @@
+"""The cluster workflow with real daemons: join, run, change members; revisions never mix."""
+
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from candor.agent.cli import main as cli
+from candor.agent.daemon.status import read_status
+from candor.topologies.cluster.file import load_cluster
+
+CANDOR = [sys.executable, "-P", "-m", "candor"]
+FIRST, SECOND = ("alice", "bob", "carol"), ("alice", "bob", "dave")
+pytestmark = pytest.mark.timeout(240)
+
+
+def has_ipv6_loopback() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were all free at once."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def candor(*words: str | Path) -> str:
+    """What a command line prints, run in this process as the entry point does."""
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        code = cli.run([str(word) for word in words])
+    assert code == 0, err.getvalue()
+    return out.getvalue()
+
+
+def run_all(
+    root: Path, daemons: Mapping[str, tuple[Path, Path]], *more: str | Path
+) -> dict[str, tuple[int, str]]:
+    """Exit code and standard error of each agent's daemon, given its cluster file and directory."""
+    running = {
+        agent: subprocess.Popen(
+            [*CANDOR, "agent", "--cluster", file, "--id", agent, "--keys", root / "keys" / agent,
+             "--data-dir", data, "--threads", "1", *more],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for agent, (file, data) in daemons.items()
+    }  # fmt: skip
+    try:
+        told = {agent: process.communicate(timeout=120)[1] for agent, process in running.items()}
+    finally:
+        for process in running.values():
+            process.kill()
+    return {agent: (running[agent].returncode, told[agent]) for agent in running}
+
+
+def audit(root: Path, agents: Mapping[str, Path], cluster: Path) -> str:
+    """The audit of what these directories hold."""
+    run_dir = root / "audit"
+    shutil.rmtree(run_dir, ignore_errors=True)
+    for agent, data in agents.items():
+        shutil.copytree(data / "ledger", run_dir / "agents" / agent / "ledger")
+    shutil.copy(cluster, run_dir / "cluster.toml")
+    return candor("ledger", "audit", run_dir)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Keys, and requests of four agents whose addresses are of every kind."""
+    ports = iter(free_ports(5))
+    public = tmp_path / "keys" / "organiser" / "public.toml"
+    candor("keygen", public.parent)
+    second = "[::1]" if has_ipv6_loopback() else "127.0.0.1"
+    places = {
+        "alice": [f"tcp://127.0.0.1:{next(ports)}"],
+        # Nobody ever listens at the first one: bob is behind it for some and not for others.
+        "bob": [f"tcp://127.0.0.1:{next(ports)}", f"tcp://{second}:{next(ports)}"],
+        "carol": [f"tcp://localhost:{next(ports)}"],
+        "dave": [f"tcp://127.0.0.1:{next(ports)}"],
+    }
+    for agent, endpoints in places.items():
+        candor("keygen", tmp_path / "keys" / agent)
+        words = [word for place in endpoints for word in ("--endpoint", place)]
+        words += ["--bind", endpoints[-1]] if agent == "bob" else []
+        candor(
+            "cluster", "request", tmp_path / "keys" / agent, "--id", agent, *words,
+            "--organiser", public, "-o", tmp_path / f"{agent}.request.toml",
+        )  # fmt: skip
+    return tmp_path
+
+
+def test_members_change_and_the_ledgers_of_both_revisions_hold(root: Path) -> None:
+    one, two, three = (root / f"cluster-{number}.toml" for number in (1, 2, 3))
+    sign = ("--sign-with", root / "keys" / "organiser", "-o")
+    requests = [root / f"{agent}.request.toml" for agent in FIRST]
+    candor(
+        "cluster", "new", *requests, *sign, one, "--topology", "one-peer-exponential",
+        "--task", "digits", "--run-id", "spring", "--rounds", "4", "--window", "2",
+        "--start-deadline-s", "20",
+    )  # fmt: skip
+    data = {agent: root / "data" / agent for agent in (*FIRST, "dave")}
+    ended = run_all(root, {agent: (one, data[agent]) for agent in FIRST})
+    assert all(code == 0 for code, _ in ended.values()), ended
+    assert "ok" in audit(root, {agent: data[agent] for agent in FIRST}, one)
+
+    candor("cluster", "remove", one, "carol", *sign, two)
+    # Alice leaves what all have learned to the next revision, dave among them.
+    model = shutil.copy(data["alice"] / "model.safetensors", root / "learned.safetensors")
+    learned = read_status(data["alice"]).test_accuracy
+    change = ("--topology", "directed-ring", "--initial", model, "--rounds", "2")
+    candor("cluster", "add", two, root / "dave.request.toml", *sign, three, *change)
+    assert (load_cluster(two).graph.schedule, load_cluster(two).graph.mixing) == (
+        "arcs",
+        "metropolis-hastings",
+    )
+    assert load_cluster(three).graph.mixing == "push-sum"
+    ended = run_all(root, {agent: (three, data[agent]) for agent in SECOND}, "--initial", model)
+    assert all(code == 0 for code, _ in ended.values()), ended
+    assert read_status(data["dave"]).test_accuracy >= learned - 0.05
+    assert "ledgers_moved" in ended["bob"][1]
+    assert "ok" in audit(root, {agent: data[agent] for agent in SECOND}, three)
+    old = {"carol": data["carol"]} | {a: data[a] / "revision-1" for a in ("alice", "bob")}
+    assert "ok" in audit(root, old, data["bob"] / "revision-1" / "cluster.toml")
+
+    # Nobody goes back, whoever hands out the old file again.
+    code, told = run_all(root, {"alice": (one, data["alice"])})["alice"]
+    assert code == 3
+    assert "has gone on from revision 1" in told
+
+
+def test_daemons_of_two_revisions_refuse_each_other_and_say_why(root: Path) -> None:
+    one, two = root / "cluster-1.toml", root / "cluster-2.toml"
+    sign = ("--sign-with", root / "keys" / "organiser", "-o")
+    requests = [root / f"{agent}.request.toml" for agent in ("alice", "bob")]
+    candor(
+        "cluster", "new", *requests, *sign, one, "--topology", "path", "--task", "digits",
+        "--run-id", "spring", "--rounds", "4", "--start-deadline-s", "15",
+    )  # fmt: skip
+    candor("cluster", "add", one, root / "dave.request.toml", *sign, two, "--topology", "star")
+    ended = run_all(root, {"bob": (two, root / "new"), "alice": (one, root / "old")})
+    code, told = ended["alice"]
+    assert code == 2  # all of its neighbours have another file
+    assert "alice has revision 1 " in told
+    code, told = ended["bob"]  # waits for alice to be started with its file
+    assert "bob has revision 2 " in told
+    assert code == 1
+    assert "and is waited for" in told
+    for _, told in ended.values():
+        assert "cluster files differ" in told
+        assert "alice needs revision 2" in told
+        assert "Traceback" not in told

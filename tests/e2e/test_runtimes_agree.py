@@ -1,0 +1,126 @@
+"""Real daemons over real sockets against the vectorised runtime: one algorithm text, one result."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from candor.agent.learning.learner import Learner
+from candor.agent.simulation.vectorised import run_vectorised
+from candor.agent.tasks import resolve_task
+from candor.agent.tasks.partition import Shard
+from candor.topologies.cluster.file import load_cluster
+
+CANDOR = [sys.executable, "-P", "-m", "candor"]
+RUN_S = 240
+# As few daemons as leave some that are no neighbours, as starting one costs most of what it does;
+# a whole window of 16 rounds, and a part of one.
+RING = ["--agents", "5", "--topology", "ring", "--rounds", "20", "--strategy", "a3=scale:3"]
+LIES = [
+    "--strategy",
+    "a2=label-flip:from=1,to=7",
+    "--strategy",
+    "a3=partial:0.5",
+    "--strategy",
+    "a4=zero",
+    "--strategy",
+    "a5=scale:2 + averaged:0.4",
+]
+
+
+def run_testbed(run_dir, *options):
+    """Run `candor testbed --json` in a process of its own and read its summary."""
+    words = [*CANDOR, "testbed", "--task", "digits", "--run-dir", str(run_dir), "--json", *options]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=RUN_S, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def final_models(run_dir):
+    """The models (agents, dim) that the daemons left, in the order of the cluster file."""
+    cluster = load_cluster(run_dir / "cluster.toml")
+    task, settings = resolve_task("digits"), cluster.task
+    learner = Learner(task, [Shard(0, 1)], cluster.algorithm, settings.batch_size, cluster.seed)
+    models = []
+    for agent in cluster.ids:
+        tensors = load_file(run_dir / "agents" / agent / "model.safetensors")
+        models.append(np.concatenate([tensors[name].ravel() for name in learner.names]))
+    return np.stack(models)
+
+
+@pytest.fixture(scope="module")
+def ring_run(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("ring") / "run"
+    return run_dir, run_testbed(run_dir, *RING)
+
+
+@pytest.fixture(scope="module")
+def complete_run(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("complete") / "run"
+    options = ["--agents", "6", "--topology", "complete", "--rounds", "20"]
+    return run_dir, run_testbed(
+        run_dir, *options, "--strategy", "a1=noise:0.5 + sign-flip @ 12-", *LIES
+    )
+
+
+@pytest.fixture(scope="module")
+def one_peer_run(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("one-peer") / "run"
+    options = ["--agents", "5", "--topology", "one-peer-exponential", "--rounds", "18"]
+    return run_dir, run_testbed(run_dir, *options, "--strategy", "a3=scale:3")
+
+
+@pytest.fixture(scope="module")
+def push_sum_run(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("push-sum") / "run"
+    options = ["--agents", "5", "--topology", "directed-random:degree=2", "--rounds", "18"]
+    return run_dir, run_testbed(run_dir, *options, "--strategy", "a3=scale:3")
+
+
+RUNS = ["ring_run", "complete_run", "one_peer_run", "push_sum_run"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_daemons_and_the_vectorised_runtime_agree(name, request):
+    run_dir, summary = request.getfixturevalue(name)
+    cluster = load_cluster(run_dir / "cluster.toml")
+    expected = run_vectorised(cluster, summary["strategies"])
+    x, y = final_models(run_dir), expected.parameters.numpy()
+    relative = np.linalg.norm(x - y, axis=1) / np.linalg.norm(y, axis=1)
+    assert relative.max() < 1e-5
+    # Each settlement of an edge may round the other way: at most one unit a window and neighbour.
+    windows = -(-cluster.rounds.rounds // cluster.payments.window)
+    for agent, balance in expected.balances.items():
+        tolerance = windows * len(cluster.neighbours(agent))
+        assert abs(balance - summary["balances"][agent]) <= tolerance
+    assert sum(summary["balances"].values()) == 0
+    assert min(summary["balances"].values()) < -100
+
+
+def test_payments_do_not_touch_the_model(ring_run, tmp_path):
+    free = run_testbed(tmp_path / "run", *RING, "--rule", "none")
+    run_dir, _ = ring_run
+    assert set(free["balances"].values()) == {0}
+    np.testing.assert_array_equal(final_models(run_dir), final_models(tmp_path / "run"))
+
+
+def test_no_sample_and_no_secret_is_left_outside_the_agents_own_directory(ring_run):
+    run_dir, _ = ring_run
+    for path in run_dir.rglob("*.key"):
+        assert path.stat().st_mode & 0o077 == 0
+        assert path.parts[-4:-2] == ("agents", path.parts[-3])
+    shared = [path for path in run_dir.iterdir() if path.is_file()]
+    assert {path.name for path in shared} == {"cluster.toml", "summary.json", "report.html"}
+    assert "PRIVATE" not in (run_dir / "cluster.toml").read_text()
+
+
+def test_the_summary_has_every_documented_field(ring_run):
+    run_dir, summary = ring_run
+    assert json.loads((run_dir / "summary.json").read_text()) == summary
+    wanted = {"run_id", "rounds", "seed", "accuracy", "centralised_accuracy", "alone_accuracy"}
+    wanted |= {"balances", "bytes_sent", "consensus_distance", "audit", "seconds"}
+    assert wanted <= set(summary)
+    assert summary["audit"] == "ok"

@@ -1,0 +1,82 @@
+"""Money is rounded once, half to even, and never silently out of range."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from candor.mechanisms.payments.credits import (
+    AMOUNT_MAX,
+    AmountError,
+    format_credits,
+    to_micro,
+    to_micro_each,
+    total_energy,
+)
+
+
+@pytest.mark.parametrize(
+    ("credits", "micro"),
+    [
+        (0.0, 0),
+        (1.0, 1_000_000),
+        (-1.234567, -1_234_567),
+        (0.5e-6, 0),  # half to even
+        (1.5e-6, 2),
+        (2.5e-6, 2),
+        (-0.5e-6, 0),
+        (-1.5e-6, -2),
+        (4.6e12, 4_600_000_000_000_000_000),
+    ],
+)
+def test_amounts_are_rounded_half_to_even(credits: float, micro: int) -> None:
+    assert to_micro(credits) == micro
+    assert type(to_micro(credits)) is int
+
+
+@pytest.mark.parametrize("credits", [math.inf, -math.inf, math.nan, 2**62 / 1e6, -1e300, 1.7e308])
+def test_what_is_no_amount_is_refused(credits: float) -> None:
+    with pytest.raises(AmountError):
+        to_micro(credits)
+    with pytest.raises(AmountError):
+        to_micro_each(np.array([0.0, credits]))
+
+
+@given(st.lists(st.floats(-4e12, 4e12), min_size=1))
+def test_one_by_one_and_all_at_once_agree(credits: list[float]) -> None:
+    assert to_micro_each(np.array(credits)).tolist() == [to_micro(x) for x in credits]
+
+
+@given(st.floats(-4e12, 4e12))
+def test_rounding_is_symmetric_and_what_python_rounds_to(credits: float) -> None:
+    assert to_micro(-credits) == -to_micro(credits)
+    assert to_micro(credits) == round(credits * 1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [
+        (1_234_567, "+1.234567"),
+        (-1, "-0.000001"),
+        (0, "+0.000000"),
+        (-10_000_000, "-10.000000"),
+        (AMOUNT_MAX, "+4611686018427.387903"),
+    ],
+)
+def test_amounts_print_exactly(amount: int, text: str) -> None:
+    assert format_credits(amount) == text
+
+
+@given(st.lists(st.floats(0, 1e12)), st.randoms())
+def test_the_sum_of_energies_does_not_depend_on_the_order(energies: list[float], rng) -> None:  # type: ignore[no-untyped-def]
+    shuffled = list(energies)
+    rng.shuffle(shuffled)
+    assert total_energy(shuffled) == total_energy(energies)
+
+
+@pytest.mark.parametrize("energies", [[1.7e308, 1.7e308], [math.inf], [math.nan]])
+def test_energies_without_a_finite_sum_are_refused(energies: list[float]) -> None:
+    with pytest.raises(AmountError):
+        total_energy(energies)

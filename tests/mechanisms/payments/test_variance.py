@@ -1,0 +1,93 @@
+"""The rule `variance`: what it charges follows the noise and nothing else."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from candor.mechanisms.payments.band import TAU_NOISE, Neighbourhood, Variance
+from candor.mechanisms.payments.bills import parse_rule
+
+Floats = NDArray[np.float64]
+MEMBERS, WINDOW, SIZE, REFEREE = 4, 16, 128, 3
+
+
+def updates(seed: int, own: float = 0.0) -> Floats:
+    """Members' rounds (m, W, r): unit noise in each value around directions of their own."""
+    rng = np.random.default_rng(seed)
+    alone = own * rng.standard_normal((MEMBERS, 1, SIZE))
+    return alone + rng.standard_normal((MEMBERS, WINDOW, SIZE))
+
+
+def around(traces: Floats, mask: NDArray[np.bool_] | None = None) -> Neighbourhood:
+    known = np.ones(traces.shape[:-1], dtype=np.bool_) if mask is None else mask
+    held = np.where(known[..., np.newaxis], traces, 0.0)
+    return Neighbourhood((held**2).sum(axis=(-1, -2)), known, held, REFEREE)
+
+
+def test_it_is_the_noise_beyond_the_upper_median_of_the_others() -> None:
+    """V = 13 / 4, 1 and 2 by hand: half of (2^2 + 3^2) / 2, and so on."""
+    traces = np.zeros((3, 3, 1))
+    traces[:, :, 0] = [[1.0, 3.0, 0.0], [0.0, 2.0, 2.0], [0.0, 2.0, 0.0]]
+    seen = Neighbourhood((traces**2).sum(axis=(-1, -2)), np.ones((3, 3), np.bool_), traces, 2)
+    charges = Variance().charges(seen)
+    assert charges.tolist() == [3 * (13 / 4 - TAU_NOISE * 2), 0.0, 0.0]
+
+
+@pytest.mark.parametrize("own", [0.0, 1.0, 10.0])
+def test_noise_that_is_alike_is_free_whatever_the_direction(own: float) -> None:
+    for seed in range(5):
+        assert not Variance().charges(around(updates(seed, own))).any()
+
+
+@given(factor=st.floats(1.3, 100.0), seed=st.integers(0, 100))
+def test_a_scaled_update_is_charged_by_its_square_and_nobody_else(factor, seed) -> None:
+    traces = updates(seed, own=1.0)
+    noise = [WINDOW * ((np.diff(rows, axis=0) ** 2).sum(axis=-1).mean()) / 2 for rows in traces]
+    free = TAU_NOISE * sorted(noise[1:])[1]
+    traces[0] *= factor
+    first, *others = Variance().charges(around(traces))
+    assert first == pytest.approx(factor**2 * noise[0] - free)
+    assert others == [0.0] * (MEMBERS - 1)
+
+
+def test_on_a_ring_who_sends_nothing_frames_nobody_and_earns_nothing() -> None:
+    """Two neighbours and the referee: the noise of the idler is no measure for the other's."""
+    traces = updates(5)[:3]
+    traces[0] = 0.0
+    seen = Neighbourhood((traces**2).sum(axis=(-1, -2)), np.ones((3, WINDOW), bool), traces, 2)
+    transfers, _ = parse_rule("variance:1").rows(seen)
+    assert not transfers.any()
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5])
+def test_less_noise_than_the_others_earns_and_costs_nothing(factor: float) -> None:
+    traces = updates(4)
+    traces[0] *= factor
+    transfers, charges = parse_rule("variance:1").rows(around(traces))
+    assert not transfers.any()
+    assert not charges.any()
+
+
+def test_whoever_was_away_is_charged_for_its_rounds_only() -> None:
+    traces, mask = 3.0 * updates(2), np.ones((MEMBERS, WINDOW), dtype=np.bool_)
+    traces[2:] /= 3.0
+    mask[0, 4:] = False
+    charges = Variance().charges(around(traces, mask))
+    assert charges[0] == pytest.approx(charges[1] / 4, rel=0.3)
+    mask[0, 1:] = False
+    assert Variance().charges(around(traces, mask))[0] == 0.0  # one round shows no noise
+    mask[:] = False
+    mask[0] = True
+    assert not Variance().charges(around(traces, mask)).any()  # nobody to compare with
+
+
+def test_transfers_sum_to_nothing_and_the_noisy_one_pays() -> None:
+    traces = updates(3)
+    traces[0] *= 2.0
+    transfers, charges = parse_rule("variance:1e-3").rows(around(traces))
+    assert transfers.sum() == 0
+    assert not charges.any()
+    assert transfers[0] > 0 > max(transfers[1], transfers[2])
+    assert transfers[REFEREE] == 0

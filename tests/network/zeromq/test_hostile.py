@@ -1,0 +1,274 @@
+"""The transport against peers that break the rules, on real sockets."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from candor.network.transport import PeerAddress, TransportLimits
+from candor.network.zeromq.options import bind, receiving_socket
+from candor.network.zeromq.zap import ZapHandler
+
+SMALL = TransportLimits(chunk_bytes=64 * 1024, high_water_mark=2, frames_max=2)
+HANDSHAKE_FAILED = {
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
+}
+
+
+class RawClient:
+    """A DEALER with whatever keys and options a test likes, and what its monitor saw."""
+
+    def __init__(self, context, endpoint, keys=None, server=None, routing_id=None) -> None:
+        self.socket = context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.RECONNECT_IVL, 20)
+        if keys:
+            self.socket.setsockopt(zmq.CURVE_PUBLICKEY, keys[0])
+            self.socket.setsockopt(zmq.CURVE_SECRETKEY, keys[1])
+            self.socket.setsockopt(zmq.CURVE_SERVERKEY, server)
+        if routing_id:
+            self.socket.setsockopt(zmq.ROUTING_ID, routing_id)
+        self._monitor = self.socket.get_monitor_socket()
+        self._seen: set[int] = set()
+        self.socket.connect(endpoint)
+
+    def seen(self) -> set[int]:
+        while self._monitor.poll(0):
+            self._seen.add(int(parse_monitor_message(self._monitor.recv_multipart())["event"]))
+        return self._seen
+
+    def close(self) -> None:
+        if self.socket.closed:
+            return
+        self.socket.disable_monitor()
+        self._monitor.close(0)
+        self.socket.close(0)
+
+
+@pytest.fixture
+def raw(context, neighbourhood) -> Iterator:
+    """Makes a raw client of agent b, by default with the keys of a."""
+    clients = []
+
+    def make(agent: str = "a", *, curve: bool = True, routing_id: bytes | None = None) -> RawClient:
+        keys = neighbourhood.keys(agent) if curve else None
+        client = RawClient(
+            context,
+            neighbourhood.endpoint("b"),
+            keys,
+            neighbourhood.keys("b")[0],
+            routing_id,
+        )
+        clients.append(client)
+        return client
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.parametrize("curve", [True, False])
+async def test_neither_an_unknown_key_nor_plain_text_ever_delivers(
+    neighbourhood, receive, eventually, raw, curve: bool
+) -> None:
+    a, b = await neighbourhood.start("a", "b"), await neighbourhood.start("b", "a")
+    for number in range(20):
+        # A new client each time: libzmq's own gives up after a refusal.
+        client = raw("stranger", curve=curve)
+        client.socket.send_multipart([b"let me in"])
+        await eventually(lambda client=client: bool(client.seen() & HANDSHAKE_FAILED))
+        assert zmq.EVENT_HANDSHAKE_SUCCEEDED not in client.seen()
+        a.post("b", [b"%d" % number])
+        delivery = await receive(b)
+        assert (delivery.sender, delivery.frames) == ("a", (b"%d" % number,))
+    assert b.link("a").messages_received == 20
+    assert b.link("a").messages_dropped == 0
+
+
+class _FailingZap(ZapHandler):
+    failing = True
+    asked = 0
+
+    def authenticate(self, domain: bytes, mechanism: bytes, *credentials: bytes) -> str | None:
+        self.asked += 1
+        if self.failing:
+            raise RuntimeError("the table is gone")
+        return super().authenticate(domain, mechanism, *credentials)
+
+
+async def test_an_exception_in_the_authentication_refuses_and_does_not_end_it(
+    neighbourhood, context, raw, eventually
+) -> None:
+    loop = asyncio.get_running_loop()
+    zap = _FailingZap(context, {"a": neighbourhood.keys("a")[0].decode()})
+    zap.start(loop)
+    public, secret = (key.decode() for key in neighbourhood.keys("b"))
+    endpoint = neighbourhood.endpoint("b")
+    router = receiving_socket(context, endpoint, public, secret, TransportLimits())
+    bind(router, endpoint)
+    first = raw()
+    first.socket.send(b"x")
+    await eventually(lambda: zmq.EVENT_HANDSHAKE_FAILED_AUTH in first.seen())
+    assert zap.asked == 1
+    assert not router.poll(0)
+    zap.failing = False
+    second = raw()
+    second.socket.send(b"y")
+    await eventually(lambda: bool(router.poll(0)))
+    assert router.recv_multipart()[1:] == [b"y"]
+    zap.close(loop)
+    router.close(0)
+
+
+async def test_without_an_authentication_handler_nobody_gets_in(
+    neighbourhood, context, raw, eventually
+) -> None:
+    public, secret = (key.decode() for key in neighbourhood.keys("b"))
+    endpoint = neighbourhood.endpoint("b")
+    router = receiving_socket(context, endpoint, public, secret, TransportLimits())
+    bind(router, endpoint)
+    client = raw()
+    client.socket.send(b"x")
+    await eventually(lambda: bool(client.seen() & HANDSHAKE_FAILED))
+    assert zmq.EVENT_HANDSHAKE_SUCCEEDED not in client.seen()
+    assert not router.poll(0)
+    router.close(0)
+
+
+async def test_a_claimed_routing_id_neither_changes_the_sender_nor_harms_its_owner(
+    neighbourhood, receive, raw
+) -> None:
+    b = await neighbourhood.start("b", "victim", "mallory")
+    # Both claim the name "victim"; mallory comes first, which is when libzmq favours it.
+    mallory = raw("mallory", routing_id=b"victim")
+    mallory.socket.send(b"I am the victim")
+    assert (await receive(b)).sender == "mallory"
+    victim = await neighbourhood.start("victim", "b")
+    for number in range(20):
+        victim.post("b", [b"%d" % number])
+        delivery = await receive(b)
+        assert (delivery.sender, delivery.frames) == ("victim", (b"%d" % number,))
+    mallory.socket.send(b"still me")
+    assert (await receive(b)).sender == "mallory"
+
+
+async def test_an_oversize_frame_closes_the_connection_and_is_not_delivered(
+    neighbourhood, receive, eventually, raw
+) -> None:
+    b = await neighbourhood.start("b", "a", "c", limits=SMALL)
+    client = raw()
+    client.socket.send(bytes(SMALL.frame_bytes_max))
+    assert len((await receive(b)).frames[0]) == SMALL.frame_bytes_max
+    client.socket.send(bytes(SMALL.frame_bytes_max + 4096))
+    await eventually(lambda: zmq.EVENT_DISCONNECTED in client.seen())
+    c = await neighbourhood.start("c", "b", limits=SMALL)
+    c.post("b", [b"served"])
+    assert (await receive(b)).sender == "c"
+    assert b.link("a").messages_received == 1
+
+
+async def test_a_frame_between_the_limit_and_the_library_s_is_dropped_and_counted(
+    neighbourhood, receive, raw
+) -> None:
+    b = await neighbourhood.start("b", "a", limits=SMALL)
+    client = raw()
+    client.socket.send(bytes(SMALL.frame_bytes_max + 1))
+    client.socket.send(b"next")
+    assert (await receive(b)).frames == (b"next",)
+    assert b.link("a").messages_dropped == 1
+
+
+async def test_too_many_frames_are_dropped_and_counted_against_the_sender(
+    neighbourhood, receive, raw
+) -> None:
+    b = await neighbourhood.start("b", "a", "c", limits=SMALL)
+    client = raw()
+    client.socket.send_multipart([b"1", b"2", b"3"])
+    client.socket.send_multipart([b"1", b"2"])
+    assert (await receive(b)).frames == (b"1", b"2")
+    assert b.link("a").messages_dropped == 1
+    assert b.link("a").messages_received == 1
+    assert b.link("c").messages_dropped == 0
+
+
+async def test_a_message_without_end_is_cut_off_and_others_are_served(
+    neighbourhood, receive, eventually, raw
+) -> None:
+    b = await neighbourhood.start("b", "a", "c", limits=SMALL)
+    client = raw()
+    frame = bytes(SMALL.frame_bytes_max)
+    for _ in range(8 * 1024):  # 1 GiB of one buffer: b must not wait for the end of it
+        client.socket.send(frame, zmq.SNDMORE, copy=False)
+    client.socket.send(b"end")
+    await eventually(lambda: zmq.EVENT_DISCONNECTED in client.seen())
+    client.close()
+    c = await neighbourhood.start("c", "b", limits=SMALL)
+    c.post("b", [b"served"])
+    assert (await receive(b)).sender == "c"
+    assert b.link("a").messages_received == 0
+
+
+async def test_a_peer_that_answers_on_the_sending_socket_is_cut_off(
+    neighbourhood, context, eventually
+) -> None:
+    a_public = neighbourhood.keys("a")[0]
+    router = context.socket(zmq.ROUTER)
+    router.setsockopt(zmq.CURVE_SERVER, 1)
+    router.setsockopt(zmq.CURVE_SECRETKEY, neighbourhood.keys("b")[1])
+    router.bind(neighbourhood.endpoint("b"))
+    a = await neighbourhood.start("a", "b")
+    assert a_public
+    a.post("b", [b"hello"])
+    await eventually(lambda: bool(router.poll(0)))
+    name, _ = router.recv_multipart()
+    router.send_multipart([name, bytes(1024 * 1024)])
+    await eventually(lambda: a.link("b").reason == "connection lost")
+    # libzmq gives such a connection up for good; the link dials again by itself.
+    await eventually(lambda: a.link("b").connected)
+    router.close(0)
+
+
+async def test_a_refusal_is_explained_and_ends_when_they_learn_our_key(
+    neighbourhood, receive, eventually
+) -> None:
+    b = await neighbourhood.start("b", "c")
+    a = await neighbourhood.start("a", "b")
+    await eventually(lambda: "they do not know our key" in str(a.link("b").reason))
+    await b.close(0)
+    b = await neighbourhood.start("b", "a")
+    a.post("b", [b"known now"])
+    assert (await receive(b)).sender == "a"
+
+
+async def test_a_wrong_key_of_theirs_is_explained(neighbourhood, eventually) -> None:
+    await neighbourhood.start("b", "a")
+    other = neighbourhood.address("other").curve_public
+    impostor = replace(neighbourhood.address("b"), curve_public=other)
+    a = await neighbourhood.start_with("a", {"b": impostor})
+    await eventually(lambda: "the key they hold is not the one" in str(a.link("b").reason))
+    assert not a.link("b").connected
+
+
+async def test_something_that_speaks_another_protocol_is_explained(
+    neighbourhood, eventually
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 10)
+        with contextlib.suppress(ConnectionResetError):
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    key = neighbourhood.address("b").curve_public
+    a = await neighbourhood.start_with("a", {"b": PeerAddress(f"tcp://127.0.0.1:{port}", key)})
+    await eventually(lambda: "does not speak our protocol" in str(a.link("b").reason))
+    await a.close(0)
+    server.close()
+    await server.wait_closed()

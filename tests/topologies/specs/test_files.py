@@ -1,0 +1,70 @@
+"""Files: what TOML may hold, and what would take too long to read."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from candor.topologies.specs import files
+from candor.topologies.specs.files import read_toml
+from candor.topologies.specs.specs import ConfigurationError
+
+
+def write(directory: Path, text: str) -> Path:
+    path = directory / "t.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a.b.c = 1",
+        ".".join("a" * 33) + " = 1",
+        f'x = "{"a." * 100}"  # {"b." * 100}',
+        f"x = '{'a.' * 100}'",
+        f"x = [{'0.25, ' * 100}]",
+        f"x = [{'[0.5, 0.5],' * 100}]",
+        f'x = "{"a." * 100}"\ny = "#"',
+    ],
+)
+def test_dots_of_strings_numbers_and_comments_are_no_keys(text: str, tmp_path: Path) -> None:
+    assert read_toml(write(tmp_path, text), "file")
+
+
+MANY = "a." * 60_000 + "a"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{MANY} = 1",
+        f"[{MANY}]",
+        f"x = {{ {MANY} = 1 }}",
+        '"a".' * 60_000 + "b = 1",
+        " . ".join("a" * 60_000) + " = 1",
+        f"x = [{{ y = 'a', {MANY} = 1, z = 'a' }}]",
+        f'x = [{{ y = "\\"", {MANY} = 1, z = "" }}]',
+        f'x = [{{ y = """a"""" , {MANY} = 1, z = " " }}]',
+        f'x = [{{ y = """\n\' """, {MANY} = 1, z = \' \' }}]',
+    ],
+)
+def test_a_key_of_many_parts_is_refused_at_once(text: str, tmp_path: Path) -> None:
+    path, start = write(tmp_path, text), time.process_time()
+    with pytest.raises(ConfigurationError, match="33 parts|write the string in one line"):
+        read_toml(path, "file")
+    assert time.process_time() - start < 1
+
+
+def test_a_number_of_thousands_of_digits_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="the file is not TOML: .*digits") as caught:
+        read_toml(write(tmp_path, f"x = {'9' * 5000}"), "file")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_may_be_bounded_below_the_largest(tmp_path: Path) -> None:
+    path = write(tmp_path, "x = 1")
+    assert read_toml(path, "file", 5) == {"x": 1}
+    with pytest.raises(ConfigurationError, match="is larger than 0 KiB"):
+        read_toml(path, "file", 4)
+    assert files.FILE_BYTES_MAX > 2**20

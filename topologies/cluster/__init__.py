@@ -1,0 +1,1 @@
+"""The cluster file, and how its members change."""

@@ -1,0 +1,348 @@
+"""The cluster file: who is in a run, how they are connected, and what all must do alike.
+
+Every agent holds the same file; its fingerprint stands in each statement and ledger, so that two
+agents with different files notice at once. What a task, an algorithm or a payment rule means is
+checked where those live; here stand the settings and the graph.
+
+A file may be signed by an organiser; it is then a numbered revision, and valid only with its
+signature and those of all its agents. `topologies.cluster.revisions` makes one from another.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import tomli_w
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, model_validator
+
+from candor.topologies.cluster.graph_section import settings_of
+from candor.topologies.cluster.requests import AgentEntry as AgentEntry
+from candor.topologies.cluster.requests import check_join
+from candor.topologies.encoding import canonical
+from candor.topologies.encoding.signatures import SigningKey, verify
+from candor.topologies.graphs import graphs
+from candor.topologies.mixing.rules import PUSH_SUM
+from candor.topologies.schedules.round_weights import GraphSettings, RoundWeights
+from candor.topologies.schedules.schedules import Schedule
+from candor.topologies.specs.fields import (
+    Count,
+    Edge,
+    Hex64,
+    Hex128,
+    Line,
+    Number,
+    PublicKey,
+    RunId,
+    split_endpoint,
+)
+from candor.topologies.specs.files import FilePath, Section, read_toml, validated
+from candor.topologies.specs.specs import ConfigurationError, SignatureError
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+DEFAULT_RULE = "band:5e-4 + originality:5e-4 + persistence:5e-4 + variance:2e-5"
+FINGERPRINT_DOMAIN = "candor/cluster/v2"
+ORGANISER_DOMAIN = "candor/organiser/v1"
+DEFAULT_ALGORITHM, PUSH_SUM_ALGORITHM = "decentralized-sgd", "gradient-push"
+
+
+class TaskSettings(Section):
+    """What is learned; `model_digest` is `model_digest(initial parameters)`, all start from it."""
+
+    name: Line
+    partition: Line = "iid"
+    batch_size: Count = 32
+    parameters: Count
+    model_digest: Hex64
+
+
+class AlgorithmSettings(Section):
+    """How a round moves the model: step_t = step_size * t ** -step_decay, t from 1.
+
+    The defaults hold digits within 0.065 of a centralised run on 25 of 25 seeds (ring of 8,
+    Dirichlet 0.5, 60 rounds, one agent exaggerating by 3); docs/architecture.md has the table.
+    """
+
+    name: Line = DEFAULT_ALGORITHM
+    step_size: Number = Field(default=0.4, gt=0, le=1e30)  # models are float32
+    step_decay: Number = Field(default=0.1, ge=0)
+    local_steps: Count = 12
+    momentum: Number = Field(default=0.0, ge=0, lt=1)
+
+
+class RoundSettings(Section):
+    """How many rounds, and how long to wait for a neighbour's vector before going on without it."""
+
+    rounds: Count
+    deadline_s: Number = Field(default=30.0, gt=0)
+    # Longer than a round's: hosts are started by hand, one after the other.
+    start_deadline_s: Number = Field(default=60.0, gt=0)
+
+
+class PaymentSettings(Section):
+    """What lying costs, and how much may be owed on one edge before service ends."""
+
+    rule: Line = DEFAULT_RULE
+    window: Count = 16
+    # 1000 credits in micro-credits: far above what honest agents owe in the measured runs.
+    credit_limit: Count = 1_000_000_000
+    # 1024 buckets show a norm within 3 % and cost 8 KiB a statement.
+    sketch_size: Annotated[Count, Field(ge=16, le=1 << 15)] = 1024
+
+
+class Revision(Section):
+    """Which of an organiser's files this is; `previous` is the fingerprint of the one before."""
+
+    number: Count
+    organiser: PublicKey
+    previous: Hex64 | None = None
+
+    @model_validator(mode="after")
+    def _check_chain(self) -> "Revision":
+        if (self.previous is None) != (self.number == 1):
+            raise ConfigurationError("revision 1 has no previous one, every later one has")
+        return self
+
+
+class Cluster(Section):
+    """A whole run, valid by construction: unique agents on a simple connected graph.
+
+    With a `revision`, every agent's `join` holds, and `signature` does where it is there: it is
+    None only between assembly and `signed`.
+    """
+
+    version: Literal[1]
+    run_id: RunId
+    seed: Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]
+    task: TaskSettings
+    algorithm: AlgorithmSettings
+    rounds: RoundSettings
+    payments: PaymentSettings
+    graph: GraphSettings
+    agents: Annotated[tuple[AgentEntry, ...], Field(max_length=graphs.AGENTS_MAX)]
+    revision: Revision | None = None
+    signature: Hex128 | None = None
+
+    @model_validator(mode="after")
+    def _check_relations(self) -> "Cluster":
+        graphs.check_graph([agent.id for agent in self.agents], self.graph.edges)
+        self._check_mixing()
+        places = [(a.id, split_endpoint(place)) for a in self.agents for place in a.endpoints]
+        _check_unique("endpoint", places)
+        _check_unique("identity", [(agent.id, agent.identity) for agent in self.agents])
+        _check_unique("curve", [(agent.id, agent.curve) for agent in self.agents])
+        self._check_signatures()
+        return self
+
+    def _check_mixing(self) -> None:
+        self.round_weights.check()
+        if self.round_weights.push_sum != (self.algorithm.name == PUSH_SUM_ALGORITHM):
+            raise ConfigurationError(
+                f"algorithm.name: mixing {PUSH_SUM!r} and algorithm {PUSH_SUM_ALGORITHM!r} go "
+                "together; use both or neither"
+            )
+
+    def _check_signatures(self) -> None:
+        if self.revision is None:
+            joins = any(agent.join or agent.serial for agent in self.agents)
+            if self.signature is not None or joins:
+                raise SignatureError("there are signatures but no [revision]; it was taken out")
+            return
+        organiser = self.revision.organiser
+        for agent in self.agents:
+            check_join(agent, organiser)
+        if self.signature is None:
+            return
+        key, fingerprint = bytes.fromhex(organiser), bytes.fromhex(self.fingerprint)
+        if not verify(key, bytes.fromhex(self.signature), ORGANISER_DOMAIN, fingerprint):
+            raise SignatureError(
+                f"the organiser {organiser[:12]}… did not sign this; the file was changed since"
+            )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (64 hex) over the canonical array of every field but the signature, in declared
+        order; optional ones that are absent are left out at the end of each array."""
+        stated = _fields(self, ("signature",))
+        return canonical.sha256(canonical.pack([FINGERPRINT_DOMAIN, *stated])).hex()
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """Agent ids in file order: the order of matrix rows."""
+        return tuple(agent.id for agent in self.agents)
+
+    @cached_property
+    def _positions(self) -> Mapping[str, int]:
+        return {agent: i for i, agent in enumerate(self.ids)}
+
+    @cached_property
+    def _neighbours(self) -> Mapping[str, tuple[str, ...]]:
+        graph = self.networkx_graph()
+        return {agent: tuple(sorted(graph[agent])) for agent in self.ids}
+
+    def index(self, agent: str) -> int:
+        """The row of an agent.
+
+        Raises:
+            ConfigurationError: the file has no such agent; names the known ones.
+        """
+        if agent not in self._positions:
+            known = ", ".join(self.ids[:20]) + (", …" if len(self.ids) > 20 else "")
+            raise ConfigurationError(f"run {self.run_id!r} has no agent {agent!r}; it has {known}")
+        return self._positions[agent]
+
+    def agent(self, agent: str) -> AgentEntry:
+        """The entry of an agent; raises as `index` does."""
+        return self.agents[self.index(agent)]
+
+    def neighbours(self, agent: str) -> tuple[str, ...]:
+        """The sorted ids an agent shares an edge with in some round; raises as `index` does."""
+        self.index(agent)
+        return self._neighbours[agent]
+
+    def networkx_graph(self) -> "nx.Graph[str]":
+        """Who are neighbours, in whatever round; nodes in file order."""
+        return graphs.make_graph(self.ids, self.graph.edges)
+
+    @cached_property
+    def round_weights(self) -> RoundWeights:
+        """The graph and the weights of every round."""
+        return RoundWeights(self.ids, self.graph)
+
+    def mixing_matrix(self, round: int = 1) -> NDArray[np.float64]:
+        """The mixing matrix (agents, agents) of a round from 1, rows and columns in file order."""
+        return self.round_weights.matrix(round)
+
+
+def load_cluster(path: FilePath) -> Cluster:
+    """Read and check a cluster file.
+
+    Raises:
+        ConfigurationError: one line that names the file, the key and the mend.
+    """
+    cluster = validated(Cluster, read_toml(path, "cluster file"), str(path))
+    if cluster.revision is not None and cluster.signature is None:
+        raise SignatureError(f"{path}: is a revision without the organiser's signature")
+    return cluster
+
+
+def dump_cluster(cluster: Cluster) -> str:
+    """The TOML text of a cluster: `load_cluster` reads the same cluster from it."""
+    tables: dict[str, Any] = cluster.model_dump(exclude_none=True)
+    del tables["agents"]
+    agents = [agent.model_dump(exclude_defaults=True) for agent in cluster.agents]
+    # `graph` is the last table, so its lists can be written one item a line behind the rest.
+    tables["graph"] = tables.pop("graph")
+    edges: Sequence[Edge] = tables["graph"].pop("edges")
+    lists = {key: tables["graph"].pop(key) for key in ("turns", "weights")}
+    return (
+        "# Candor cluster file. Every agent of the run needs this very file;\n"
+        "# `candor cluster check FILE` checks it, `candor cluster show FILE` draws it.\n"
+        f"{tomli_w.dumps(tables)}edges = {graphs.edges_toml(edges)}\n"
+        + "".join(f"{key} = {_lines(items)}\n" for key, items in lists.items() if items)
+        + "".join(f"\n[[agents]]\n{tomli_w.dumps(agent)}" for agent in agents)
+    )
+
+
+def _lines(items: Sequence[Any]) -> str:
+    """A TOML array, one item a line; what TOML and JSON write alike."""
+    return "[\n" + "".join(f"  {json.dumps(item)},\n" for item in items) + "]"
+
+
+def assemble_cluster(
+    *,
+    run_id: str,
+    seed: int,
+    graph: Schedule,
+    agents: Sequence[AgentEntry],
+    task: TaskSettings,
+    rounds: RoundSettings,
+    mixing_name: str | None = None,
+    algorithm: AlgorithmSettings | None = None,
+    payments: PaymentSettings | None = None,
+    revision: Revision | None = None,
+) -> Cluster:
+    """A checked cluster from a schedule whose agents are the ids of `agents`.
+
+    `mixing_name` is as `drawing.settings_of` has it; push-sum brings its own algorithm along.
+
+    Raises:
+        ConfigurationError: anything a cluster file may be refused for.
+    """
+    settings = settings_of(graph, [agent.id for agent in agents], mixing_name)
+    fields = {
+        "version": 1,
+        "run_id": run_id,
+        "seed": seed,
+        "task": task,
+        "algorithm": algorithm_for(settings, algorithm or AlgorithmSettings()),
+        "rounds": rounds,
+        "payments": payments or PaymentSettings(),
+        "graph": settings,
+        "agents": tuple(agents),
+        "revision": revision,
+    }
+    return validated(Cluster, fields, f"run {run_id!r}")
+
+
+def algorithm_for(graph: GraphSettings, algorithm: AlgorithmSettings) -> AlgorithmSettings:
+    """`algorithm`, but the one that goes with the graph's mixing where just one is of push-sum."""
+    if (graph.mixing == PUSH_SUM) == (algorithm.name == PUSH_SUM_ALGORITHM):
+        return algorithm
+    name = PUSH_SUM_ALGORITHM if graph.mixing == PUSH_SUM else DEFAULT_ALGORITHM
+    return algorithm.model_copy(update={"name": name})
+
+
+def signed(cluster: Cluster, key: SigningKey) -> Cluster:
+    """The same revision with its organiser's signature.
+
+    Raises:
+        ConfigurationError: the key is not the organiser's.
+    """
+    signature = key.sign(ORGANISER_DOMAIN, bytes.fromhex(cluster.fingerprint)).hex()
+    fields = {name: getattr(cluster, name) for name in Cluster.model_fields}
+    return validated(Cluster, fields | {"signature": signature}, f"run {cluster.run_id!r}")
+
+
+def model_digest(parameters: NDArray[np.float32]) -> str:
+    """`TaskSettings.model_digest` (64 hex): BLAKE3 of the vector as little-endian float32."""
+    vector = np.ascontiguousarray(parameters, dtype="<f4")
+    return canonical.payload_digest(vector.tobytes()).hex()
+
+
+def _check_unique(what: str, values: Iterable[tuple[str, object]]) -> None:
+    owners: dict[object, str] = {}
+    for agent, value in values:
+        if value in owners:
+            who = f"agents {owners[value]!r} and {agent!r} have"
+            if owners[value] == agent:
+                who = f"agent {agent!r} has twice"
+            raise ConfigurationError(f"{who} the same {what}; each needs its own")
+        owners[value] = agent
+
+
+def _fields(model: BaseModel, left_out: Sequence[str] = ()) -> list[canonical.Value]:
+    names = [name for name in type(model).model_fields if name not in left_out]
+    while names and _absent(model, names[-1]):
+        names.pop()
+    return [_value(getattr(model, name)) for name in names]
+
+
+def _absent(model: BaseModel, name: str) -> bool:
+    """Whether an optional field is not there; a setting's default counts as if written out."""
+    field = type(model).model_fields[name]
+    empty = not field.is_required() and field.default in (None, ())
+    return empty and getattr(model, name) == field.default
+
+
+def _value(value: Any) -> canonical.Value:
+    if isinstance(value, BaseModel):
+        return _fields(value)
+    if isinstance(value, tuple):
+        return [_value(item) for item in value]
+    checked: canonical.Value = value
+    return checked

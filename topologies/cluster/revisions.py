@@ -1,0 +1,164 @@
+"""Revisions of a signed cluster file: agents join and leave, and each file names the one before.
+
+A revision has its own fingerprint, so nothing that was signed under one can be used under another:
+sessions, statements and ledgers all begin anew, and daemons of different revisions refuse each
+other. What was settled stays where it is, see `agent.succession`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+from candor.topologies.cluster.file import AgentEntry, Cluster, Revision, algorithm_for, signed
+from candor.topologies.cluster.graph_section import redrawn
+from candor.topologies.cluster.requests import JoinRequest, entries_for
+from candor.topologies.encoding.signatures import SigningKey
+from candor.topologies.specs.files import Section, validated
+from candor.topologies.specs.specs import ConfigurationError, SignatureError
+
+
+def first_revision(key: SigningKey) -> Revision:
+    """What a new cluster file of this organiser bears."""
+    return Revision(number=1, organiser=key.public.hex())
+
+
+def amended(
+    cluster: Cluster,
+    key: SigningKey,
+    *,
+    joining: Sequence[JoinRequest] = (),
+    leaving: Sequence[str] = (),
+    topology: str | None = None,
+    mixing_name: str | None = None,
+    changes: Mapping[str, Section] = MappingProxyType({}),
+) -> Cluster:
+    """The next revision, signed: members changed, the graph drawn anew by its spec.
+
+    Agents keep their order, new ones come last. An agent that asks again under its id and identity
+    has its entry replaced: that is how it moves or changes its CURVE key. `topology` and
+    `mixing_name` replace the run's own, see `drawing.redrawn`; `changes` are further sections of
+    the file, by name.
+
+    Raises:
+        ConfigurationError: not this organiser's file or requests, an agent unknown or there
+            already, a request older than the one that is in, nothing changes, or a graph that does
+            not fit its new members.
+    """
+    revision = _signed_revision(cluster)
+    organiser = key.public.hex()
+    if revision.organiser != organiser:
+        raise ConfigurationError(
+            f"revision {revision.number} is of the organiser {revision.organiser[:12]}…, and these "
+            f"are the keys of {organiser[:12]}…; only the same one may go on"
+        )
+    agents = _members(cluster, entries_for(joining, organiser), leaving)
+    same = all(getattr(cluster, name) == section for name, section in changes.items())
+    if topology is None and mixing_name is None and agents == cluster.agents and same:
+        raise ConfigurationError("nothing would change; no new revision is needed")
+    graph = redrawn(
+        cluster.graph,
+        cluster.ids,
+        [entry.id for entry in agents],
+        cluster.seed,
+        topology=topology,
+        mixing_spec=mixing_name,
+    )
+    changed = {
+        **changes,
+        "algorithm": algorithm_for(graph, cluster.algorithm),
+        "graph": graph,
+        "agents": agents,
+        "revision": Revision(
+            number=revision.number + 1, organiser=organiser, previous=cluster.fingerprint
+        ),
+        "signature": None,
+    }
+    kept = {field: getattr(cluster, field) for field in Cluster.model_fields}
+    source = f"revision {revision.number + 1} of run {cluster.run_id!r}"
+    return signed(validated(Cluster, kept | changed, source), key)
+
+
+def check_succession(old: Cluster, new: Cluster) -> None:
+    """Check that `new` may follow `old` where `old` has been in use.
+
+    Revisions in between may be missing: the organiser's signature vouches for each, the chain only
+    shows that two neighbouring ones belong together.
+
+    Raises:
+        SignatureError: another run's or organiser's, not later, not of the same chain, or with an
+            agent's earlier request instead of its later one.
+    """
+    before = _signed_revision(old)
+    after = new.revision
+    if after is None:
+        raise SignatureError(
+            f"the file is not signed, and revision {before.number} of the organiser "
+            f"{before.organiser[:12]}… was in use; ask the organiser for the present one"
+        )
+    if (old.run_id, before.organiser) != (new.run_id, after.organiser):
+        raise SignatureError(
+            f"it is of run {new.run_id!r}, organiser {after.organiser[:12]}…, and "
+            f"{old.run_id!r}, organiser {before.organiser[:12]}… was in use"
+        )
+    if after.number < before.number:
+        raise SignatureError(
+            f"it is revision {after.number}, and revision {before.number} was in use already; "
+            "ask the organiser for the present one"
+        )
+    if after.number == before.number and new.fingerprint != old.fingerprint:
+        raise SignatureError(
+            f"the organiser signed two different files as revision {after.number}: "
+            f"{old.fingerprint[:16]} and {new.fingerprint[:16]}; ask which one holds"
+        )
+    if after.number == before.number + 1 and after.previous != old.fingerprint:
+        raise SignatureError(
+            f"revision {after.number} does not follow revision {before.number} as it was in use "
+            f"({old.fingerprint[:16]}); the organiser has signed two of them"
+        )
+    if outdated := _outdated(old, new.agents):
+        raise SignatureError(
+            f"revision {after.number} has an earlier request of agent {outdated.id!r} than "
+            f"revision {before.number} had; ask the organiser for one with the latest"
+        )
+
+
+def _signed_revision(cluster: Cluster) -> Revision:
+    if cluster.revision is None:
+        raise ConfigurationError(
+            f"the file of run {cluster.run_id!r} is not signed and has no revisions; "
+            "`candor cluster new` with join requests makes one that has"
+        )
+    return cluster.revision
+
+
+def _outdated(cluster: Cluster, entries: Iterable[AgentEntry]) -> AgentEntry | None:
+    """The first of the entries that is of an earlier request than the same identity's in the file,
+    or that another one was made of at the same instant."""
+    known = {entry.identity: entry for entry in cluster.agents}
+    for entry in entries:
+        present = known.get(entry.identity, entry)
+        if entry != present and (entry.serial or 0) <= (present.serial or 0):
+            return entry
+    return None
+
+
+def _members(
+    cluster: Cluster, joining: Mapping[str, AgentEntry], leaving: Sequence[str]
+) -> tuple[AgentEntry, ...]:
+    for agent in leaving:
+        cluster.index(agent)  # an unknown one is refused
+    if outdated := _outdated(cluster, joining.values()):
+        raise ConfigurationError(
+            f"the request of agent {outdated.id!r} is not later than the one that is in; ask for a "
+            "new one"
+        )
+    members = {entry.id: entry for entry in cluster.agents if entry.id not in leaving}
+    for agent, entry in joining.items():
+        if agent in members and members[agent].identity != entry.identity:
+            raise ConfigurationError(
+                f"agent {agent!r} is in already, with another identity; "
+                "remove that one first, or ask the new one for another id"
+            )
+        members[agent] = entry
+    if not members:
+        raise ConfigurationError("nobody would be left")
+    return tuple(members.values())

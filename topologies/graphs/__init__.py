@@ -1,0 +1,1 @@
+"""Graphs: families, generators, files of other programs, functions."""

@@ -1,0 +1,287 @@
+"""Who is connected with whom: graphs by spec, topology files, and what every graph must hold.
+
+Graphs are simple, undirected and connected. Nodes are agent ids, and their order counts: `build`
+names a family's nodes `a0`, `a1`, … in order, a file's keep the order of the file. Directed graphs,
+for push-sum alone, are read by `load_directed`.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import networkx as nx
+import tomli_w
+from pydantic import AfterValidator, Field
+
+from candor.topologies.graphs import families
+from candor.topologies.graphs import formats as graph_files
+from candor.topologies.graphs import functions as user_graphs
+from candor.topologies.mixing.rules import DEFAULT_MIXING, check_name
+from candor.topologies.specs.fields import Edge, Line, check_id, is_id
+from candor.topologies.specs.files import FilePath, Section, read_toml, validated
+from candor.topologies.specs.specs import ConfigurationError, parse_spec
+from candor.topologies.specs.tables import suffix
+
+AGENTS_MAX = graph_files.NODES_MAX
+
+
+class TopologyFile(Section):
+    """A topology on disk: who is connected with whom, without keys or addresses."""
+
+    topology: Line
+    mixing: Annotated[str, AfterValidator(check_name)] = DEFAULT_MIXING
+    agents: Annotated[tuple[str, ...], Field(max_length=AGENTS_MAX)]
+    edges: tuple[Edge, ...]
+
+    def graph(self) -> "nx.Graph[str]":
+        """The graph, nodes in the file's order."""
+        return make_graph(self.agents, self.edges)
+
+
+def build(
+    spec: str, agents: int | None, seed: int = 0, *, connected: bool = True
+) -> "nx.Graph[str]":
+    """The graph of a spec with `agents` agents: a family's, a file's, networkx's or the user's.
+
+    A file and most of networkx's graphs know how many agents they have. `seed` serves the random
+    ones; a `seed=` inside the spec wins over it. With `connected` False a file or the user's graph
+    may be in pieces.
+
+    Raises:
+        ConfigurationError: unknown family, a bad parameter, a number of agents it cannot have.
+    """
+    if is_file(spec):
+        graph = load(spec, connected=connected).graph()
+    elif user_graphs.is_one(spec):
+        graph = _users(user_graphs.make(spec, agents, seed), spec, connected=connected)
+    else:
+        return _of_family(spec, agents, seed)
+    if agents not in (None, len(graph)):
+        raise ConfigurationError(f"{spec}: has {len(graph)} agents, not the {agents} asked for")
+    return graph
+
+
+def build_any(spec: str, agents: int | None, seed: int = 0) -> "nx.Graph[str] | nx.DiGraph[str]":
+    """As `build`, but a file or the user's function may also have a directed graph.
+
+    Raises:
+        ConfigurationError: as `build`; a directed graph that is not strongly connected.
+    """
+    graph: nx.Graph[str] | nx.DiGraph[str]
+    if is_file(spec) and suffix(spec) != ".toml" and graph_files.read(spec).directed:
+        graph = load_directed(spec)
+    elif user_graphs.is_one(spec):
+        made = user_graphs.make(spec, agents, seed, directed=True)
+        if made.is_directed():
+            graph = _checked_arcs(list(made), list(made.edges()), f"topology {spec!r}")
+        else:
+            graph = _users(made, spec, connected=True)
+    else:
+        return build(spec, agents, seed)
+    if agents not in (None, len(graph)):
+        raise ConfigurationError(f"{spec}: has {len(graph)} agents, not the {agents} asked for")
+    return graph
+
+
+def _of_family(spec: str, agents: int | None, seed: int) -> "nx.Graph[str]":
+    parsed = parse_spec(spec)
+    family = families.family_named(parsed.name)
+    if agents is None:
+        raise ConfigurationError(f"topology {spec!r}: say how many agents it has (--agents N)")
+    if not 1 <= agents <= AGENTS_MAX:
+        raise ConfigurationError(
+            f"topology {spec!r}: agents must be 1 to {AGENTS_MAX}, not {agents}"
+        )
+    drawn = family.draw(agents, families.values(spec, parsed, family, seed))
+    names = {node: f"a{i}" for i, node in enumerate(sorted(drawn))}
+    graph = make_graph(names.values(), ((names[u], names[v]) for u, v in drawn.edges))
+    check_connected(graph)
+    return graph
+
+
+def _users(made: "nx.Graph[Any]", spec: str, *, connected: bool) -> "nx.Graph[str]":
+    if not 1 <= len(made) <= AGENTS_MAX:
+        raise ConfigurationError(
+            f"topology {spec!r}: agents must be 1 to {AGENTS_MAX}, not {len(made)}"
+        )
+    ids = _ids(list(made))
+    names = dict(zip(made, ids, strict=True))
+    edges = [(names[u], names[v]) for u, v in made.edges()]
+    try:
+        check_graph(ids, edges, connected=connected)
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"topology {spec!r}: {exc}") from exc
+    return make_graph(ids, edges)
+
+
+def is_file(spec: str) -> bool:
+    """Whether a topology spec names a file: it has a slash, or the ending of a format we read."""
+    if user_graphs.is_one(spec):  # whose options may look like a file's name
+        return False
+    return "/" in spec or suffix(spec) in (".toml", *graph_files.FORMATS)
+
+
+def load(path: FilePath, *, connected: bool = True) -> TopologyFile:
+    """Read a topology file, or a graph in another format, and check its graph.
+
+    Raises:
+        ConfigurationError: unreadable, malformed, or not a simple graph, connected unless told.
+    """
+    if suffix(str(path)) != ".toml":
+        listing = graph_files.read(path)
+        if listing.directed:
+            raise ConfigurationError(
+                f"{path}: the graph is directed, which is for push-sum (--mixing push-sum) alone; "
+                "make it undirected, or give each arc its opposite"
+            )
+        read = _topology_of(listing, path)
+    else:
+        tables = read_toml(path, "topology file")
+        if "run_id" in tables:
+            raise ConfigurationError(
+                f"{path}: this is a cluster file, not a topology; see candor cluster show {path}"
+            )
+        read = validated(TopologyFile, tables, str(path))
+    try:
+        check_graph(read.agents, read.edges, connected=connected)
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"{path}: {exc}") from exc
+    return read
+
+
+def load_directed(path: FilePath) -> "nx.DiGraph[str]":
+    """Read a graph, directed or not, for push-sum: strongly connected, an edge is two arcs.
+
+    Raises:
+        ConfigurationError: unreadable, malformed, not simple, or not strongly connected.
+    """
+    if suffix(str(path)) == ".toml":
+        return load(path).graph().to_directed()
+    listing = graph_files.read(path)
+    if not listing.directed:
+        return load(path).graph().to_directed()
+    return _checked_arcs(listing.nodes, listing.edges, str(path))
+
+
+def _checked_arcs(nodes: Sequence[Any], arcs: Sequence[Any], source: str) -> "nx.DiGraph[str]":
+    """A strongly connected simple graph with agent ids for nodes, from giver to taker."""
+    if not 1 <= len(nodes) <= AGENTS_MAX:
+        raise ConfigurationError(f"{source}: agents must be 1 to {AGENTS_MAX}, not {len(nodes)}")
+    names = dict(zip(nodes, _ids(nodes), strict=True))
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    graph.add_nodes_from(names.values())
+    graph.add_edges_from((names[u], names[v]) for u, v in arcs)
+    if graph.number_of_edges() < len(arcs):
+        raise ConfigurationError(f"{source}: an arc stands twice; remove one")
+    if nx.number_of_selfloops(graph):
+        raise ConfigurationError(f"{source}: an agent is not its own neighbour; remove the loop")
+    if not nx.is_strongly_connected(graph):
+        raise ConfigurationError(
+            f"{source}: the graph is directed, and not every agent is heard by every other; "
+            "add arcs, or save it as undirected if its edges mean both ways"
+        )
+    return graph
+
+
+def _topology_of(listing: graph_files.Listing, path: FilePath) -> TopologyFile:
+    ids = _ids(listing.nodes)
+    names = dict(zip(listing.nodes, ids, strict=True))
+    edges = tuple((names[u], names[v]) for u, v in listing.edges)
+    fields = {"topology": str(path)[-500:], "agents": ids, "edges": edges}
+    return validated(TopologyFile, fields, str(path))
+
+
+def _ids(nodes: Sequence[object]) -> tuple[str, ...]:
+    """The nodes' own names where all are agent ids, else a0, a1, …"""
+    ids = tuple(node for node in nodes if isinstance(node, str) and is_id(node))
+    return ids if len(ids) == len(nodes) else tuple(f"a{i}" for i in range(len(nodes)))
+
+
+def dump(graph: "nx.Graph[str]", topology: str, mixing_name: str) -> str:
+    """The text of a topology file, one edge a line."""
+    agents = "".join(f'  "{agent}",\n' for agent in graph)
+    return (
+        "# Candor topology file: `candor topology show FILE` draws it.\n"
+        f"{tomli_w.dumps({'topology': topology, 'mixing': mixing_name})}"
+        f"agents = [\n{agents}]\nedges = {edges_toml(sorted_edges(graph))}\n"
+    )
+
+
+def edges_toml(edges: Iterable[Edge]) -> str:
+    """Edges as a TOML array, one a line; ids need no escaping."""
+    return "[\n" + "".join(f'  ["{u}", "{v}"],\n' for u, v in edges) + "]"
+
+
+def sorted_edges(graph: "nx.Graph[str]") -> list[Edge]:
+    """All edges as (lo, hi), ordered by their agents' positions in the graph."""
+    position = {agent: i for i, agent in enumerate(graph)}
+    ordered = sorted(sorted((position[u], position[v])) for u, v in graph.edges)
+    names = list(graph)
+    return [(min(names[i], names[j]), max(names[i], names[j])) for i, j in ordered]
+
+
+def relabelled(graph: "nx.Graph[str]", ids: Sequence[str]) -> "nx.Graph[str]":
+    """The same graph with its nodes renamed to `ids`, in order.
+
+    Raises:
+        ConfigurationError: another number of ids.
+    """
+    if len(ids) != len(graph):
+        raise ConfigurationError(f"the topology has {len(graph)} agents, but {len(ids)} are named")
+    names = dict(zip(graph, ids, strict=True))
+    return make_graph(ids, ((names[u], names[v]) for u, v in graph.edges))
+
+
+def make_graph(ids: Iterable[str], edges: Iterable[Edge]) -> "nx.Graph[str]":
+    """A graph whose nodes keep the order of `ids`."""
+    graph: nx.Graph[str] = nx.Graph()
+    graph.add_nodes_from(ids)
+    graph.add_edges_from(edges)
+    return graph
+
+
+def check_graph(ids: Sequence[str], edges: Sequence[Edge], *, connected: bool = True) -> None:
+    """Check that `edges` make one simple graph on `ids`, connected unless told otherwise.
+
+    Raises:
+        ConfigurationError: no agents, bad or repeated ids, unknown agents, loops, repeated edges,
+            or agents that no path connects.
+    """
+    if not ids:
+        raise ConfigurationError("agents: at least one is needed")
+    for agent in ids:
+        check_id(agent)
+    if len(ids) > AGENTS_MAX:
+        raise ConfigurationError(f"agents: {len(ids)} are more than {AGENTS_MAX}")
+    known: set[str] = set()
+    for agent in ids:
+        if agent in known:
+            raise ConfigurationError(f"agents: the id {agent!r} is used twice")
+        known.add(agent)
+    seen: set[Edge] = set()
+    for u, v in edges:
+        for agent in (u, v):
+            if agent not in known:
+                raise ConfigurationError(f"edge {u!r}-{v!r}: there is no agent {agent!r}")
+        if u == v:
+            raise ConfigurationError(f"edge {u!r}-{v!r}: an agent is not its own neighbour")
+        edge = (min(u, v), max(u, v))
+        if edge in seen:
+            raise ConfigurationError(f"edge {u!r}-{v!r} stands twice; remove one")
+        seen.add(edge)
+    if connected:
+        check_connected(make_graph(ids, edges))
+
+
+def check_connected(graph: "nx.Graph[str]") -> None:
+    """Check that a path connects every two agents.
+
+    Raises:
+        ConfigurationError: names an agent that the first one cannot reach.
+    """
+    first = next(iter(graph))
+    reached = nx.node_connected_component(graph, first)
+    if len(reached) < len(graph):
+        lost = next(agent for agent in graph if agent not in reached)
+        raise ConfigurationError(
+            f"the graph is not connected: no path from {first!r} to {lost!r}; add an edge"
+        )

@@ -1,0 +1,178 @@
+"""Files read, TOML into pydantic models, with every mistake told as one line: file, key, mend.
+
+Only regular files are read: a named pipe would hold its reader for ever, a device never ends.
+"""
+
+import errno
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Mapping
+from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from candor.topologies.specs.specs import ConfigurationError, SignatureError, shown
+
+
+class SupportsFspath(Protocol):
+    """A path object, told by its shape."""
+
+    def __fspath__(self) -> str: ...
+
+
+FilePath: TypeAlias = str | SupportsFspath
+
+
+FILE_BYTES_MAX = 2**26  # a graph of a million edges
+_KEY_DOTS_MAX = 32
+# What a line has beside keys: strings, of which one may also go on in the next line, and comments.
+_LONG_STRINGS = ('"""', "'''")
+_TOML_TOKEN = re.compile(r'"""|\'\'\'|"(?:[^"\\]|\\.)*"?|\'[^\']*\'?|#.*')
+_NEVER_IN_KEYS = re.compile(r"[,=\[\]{}]")
+
+
+class Section(BaseModel):
+    """Base of everything that is read from a file: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def open_regular(path: FilePath) -> BinaryIO:
+    """A file opened for reading, at once whatever it is; links are followed.
+
+    Raises:
+        OSError: unreadable, or no regular file: a pipe, a device, a directory.
+    """
+    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115  the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # else opening a pipe waits for its writer
+
+
+def read_bytes(path: FilePath, what: str, bytes_max: int | None = None) -> bytes:
+    """What a file holds; `what` names the kind of file in messages.
+
+    Raises:
+        ConfigurationError: unreadable, no regular file, or larger than `bytes_max`, which is
+            `FILE_BYTES_MAX` unless told.
+    """
+    bytes_max = FILE_BYTES_MAX if bytes_max is None else bytes_max
+    try:
+        with open_regular(path) as file:
+            data = file.read(bytes_max + 1)
+    except OSError as exc:
+        raise ConfigurationError(f"{path}: cannot read the {what}: {exc.strerror}") from exc
+    if len(data) > bytes_max:
+        raise ConfigurationError(f"{path}: the {what} is larger than {_size(bytes_max)}")
+    return data
+
+
+def _size(count: int) -> str:
+    return f"{count >> 20} MiB" if count >= 1 << 20 else f"{count >> 10} KiB"
+
+
+def read_text(path: FilePath, what: str) -> str:
+    """The text of a file in UTF-8; raises as `read_bytes` does, and for other encodings."""
+    try:
+        return read_bytes(path, what).decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise ConfigurationError(f"{path}: the {what} is not UTF-8 text: {exc}") from exc
+
+
+def read_toml(path: FilePath, what: str, bytes_max: int | None = None) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        ConfigurationError: as `read_bytes`; not TOML; a key of more than 33 parts.
+    """
+    data = read_bytes(path, what, bytes_max)
+    try:
+        text = data.decode()
+        _check_keys(text)
+        return tomllib.loads(text)
+    # A ValueError is bad TOML, bad UTF-8 or a whole number of thousands of digits.
+    except (ValueError, RecursionError) as exc:
+        raise ConfigurationError(f"{path}: the {what} is not TOML: {exc}") from exc
+
+
+def _check_keys(text: str) -> None:
+    """Refuse dotted keys (`a.b.c = 1`) of many parts: reading one takes time and memory with the
+    square of its parts, gigabytes for a file of 100 KB."""
+    lines = text.split("\n")
+    if max(line.count(".") for line in lines) <= _KEY_DOTS_MAX:
+        return
+    for number, line in enumerate(lines, start=1):
+        if any(token in _LONG_STRINGS for token in _TOML_TOKEN.findall(line)):
+            raise ValueError(f"line {number}: write the string in one line")
+        pieces = _NEVER_IN_KEYS.split(_TOML_TOKEN.sub("", line))
+        if max(piece.count(".") for piece in pieces) > _KEY_DOTS_MAX:
+            raise ValueError(f"line {number}: a key has more than {_KEY_DOTS_MAX + 1} parts")
+
+
+def write_text(path: FilePath, text: str) -> None:
+    """Write a file that a user asked for, in UTF-8; raises as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: FilePath, data: bytes) -> None:
+    """Write a file that a user asked for.
+
+    Raises:
+        ConfigurationError: the system refused.
+    """
+    try:
+        with open(path, "wb") as file:
+            file.write(data)
+    except OSError as exc:
+        raise ConfigurationError(f"{path}: cannot write it: {exc.strerror}") from exc
+
+
+def validated(model: type[Model], data: Mapping[str, Any], source: str) -> Model:
+    """`data` as a `model`; `source` names where it came from in messages.
+
+    Raises:
+        ConfigurationError: the first mistake, in one line, and how many more there are; as a
+            SignatureError where that is what is wrong.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as exc:
+        errors = exc.errors(include_url=False)
+        # A misspelt key is both unknown and missing: the unknown one shows the typing error.
+        errors.sort(key=lambda error: error["type"] != "extra_forbidden")
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        forged = isinstance(errors[0].get("ctx", {}).get("error"), SignatureError)
+        kind = SignatureError if forged else ConfigurationError
+        raise kind(f"{source}: {_one_line(errors[0])}{more}") from exc
+
+
+def _one_line(error: ErrorDetails) -> str:
+    where = _key(error["loc"])
+    prefix = f"{where}: " if where else ""
+    match error["type"]:
+        case "missing":
+            return f"{where} is missing; add it"
+        case "extra_forbidden":
+            return f"unknown key {where}; correct its spelling or remove it"
+        case "value_error":  # raised by our own validators, which say how to mend it
+            return f"{prefix}{error['ctx']['error']}"
+        case _:
+            told = f"{error['msg'][0].lower()}{error['msg'][1:]}"
+            return f"{prefix}{told}, not {shown(error['input'])}"
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    """`("agents", 1, "endpoint")` as `agents[1].endpoint`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return text.removeprefix(".")
