@@ -30,10 +30,11 @@ from typing import Any, Final
 import click
 
 from candor.agent.daemon import failpoints
-from candor.agent.daemon.exports import audit_run_directory
 from candor.agent.daemon.status import Status
 from candor.agent.runs.cluster_parts import task_settings
-from candor.agent.testbed.testbed import Plan, Testbed, prepare
+from candor.agent.runs.ledger_audit import audit_run_directory
+from candor.agent.runs.plan import Plan
+from candor.agent.testbed.testbed import Testbed, prepare
 from candor.topologies.cluster.file import AlgorithmSettings, PaymentSettings, RoundSettings
 
 KILL: Final = "kill -9"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candor.agent.core.agent import AgentCore
-from candor.agent.core.assembly import assemble, channel_terms
+from candor.agent.core.assembly import assemble
 from candor.agent.core.effects import (
     Begin,
     Combine,
@@ -22,6 +22,7 @@ from candor.agent.core.effects import (
     Send,
     Verify,
 )
+from candor.agent.core.terms import channel_terms
 from candor.agent.daemon import keys
 from candor.agent.daemon.daemon import combine
 from candor.agent.daemon.exports import write_exports

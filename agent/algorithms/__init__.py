@@ -7,8 +7,8 @@ from typing import Final, Protocol
 from torch import Tensor
 
 from candor.agent.algorithms.dsgd import Hyper, decentralized_sgd, step_schedule
+from candor.agent.algorithms.effects import Algorithm
 from candor.agent.algorithms.push import gradient_push
-from candor.agent.core.effects import Algorithm
 from candor.topologies.specs.specs import ConfigurationError
 
 __all__ = [

@@ -7,7 +7,7 @@ from itertools import count
 
 from torch import Tensor
 
-from candor.agent.core.effects import Algorithm, LocalSteps, Mix, Report
+from candor.agent.algorithms.effects import Algorithm, LocalSteps, Mix, Report
 
 
 @dataclass(frozen=True, slots=True)

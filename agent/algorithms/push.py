@@ -5,7 +5,7 @@ from itertools import count
 from torch import Tensor
 
 from candor.agent.algorithms.dsgd import Hyper
-from candor.agent.core.effects import Algorithm, LocalSteps, Mass, Mix, Report
+from candor.agent.algorithms.effects import Algorithm, LocalSteps, Mass, Mix, Report
 
 
 def gradient_push(x: Tensor, hyper: Hyper, start: int = 1) -> Algorithm:

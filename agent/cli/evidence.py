@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from candor.agent.cli.options import json_option
-from candor.agent.daemon.exports import run_terms
+from candor.agent.core.terms import run_terms
 from candor.agent.exits import VERIFICATION_FAILED
 from candor.mechanisms.evidence.examiner import RunTerms
 from candor.mechanisms.proofs import PROOF_BYTES_MAX, Proof, ProofError, verify_proof

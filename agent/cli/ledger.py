@@ -10,15 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from candor.agent.cli.options import json_option
-from candor.agent.daemon.exports import (
-    AGENTS_NAME,
-    audit_facts,
-    audit_run_directory,
-    read_export,
-    write_exports,
-)
+from candor.agent.core.terms import audit_facts
+from candor.agent.daemon.exports import AGENTS_NAME, write_exports
 from candor.agent.daemon.status import data_dirs, read_status
 from candor.agent.exits import VERIFICATION_FAILED
+from candor.agent.runs.ledger_audit import audit_run_directory, read_export
 from candor.mechanisms.ledger.audit import Finding, RunAudit, audit_export
 from candor.mechanisms.payments.credits import AMOUNT_MAX, format_credits
 from candor.topologies.cluster.file import load_cluster

@@ -16,7 +16,7 @@ from candor.agent.cli.options import (
     settings_options,
 )
 from candor.agent.runs.cluster_parts import check_partition, check_rule, task_settings
-from candor.agent.testbed.testbed import Plan
+from candor.agent.runs.plan import Plan
 from candor.topologies.cluster.file import AlgorithmSettings, PaymentSettings, RoundSettings
 from candor.topologies.specs.specs import ConfigurationError
 

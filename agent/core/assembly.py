@@ -9,18 +9,17 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from candor.agent.algorithms import step_schedule
 from candor.agent.core.agent import RESERVED_KEY, AgentCore, CoreSettings
 from candor.agent.core.neighbour import Neighbour
 from candor.agent.core.settlement.edge import Edge
 from candor.agent.core.settlement.evidence_book import WINDOWS_KEPT, EvidenceBook
 from candor.agent.core.settlement.referee import bill_key, claim_key
 from candor.agent.core.settlement.settlement import Settlement
-from candor.agent.daemon.exports import bill_terms
+from candor.agent.core.terms import bill_terms, channel_terms, evidence_terms
 from candor.mechanisms.evidence.claims import claim_bytes_max
-from candor.mechanisms.evidence.examiner import Examiner, Terms
+from candor.mechanisms.evidence.examiner import Examiner
 from candor.mechanisms.evidence.sketch import window_of
-from candor.mechanisms.ledger.channel import Channel, ChannelState, ChannelTerms
+from candor.mechanisms.ledger.channel import Channel, ChannelState
 from candor.mechanisms.payments.bills import BUNDLE_BYTES_MAX, BillTerms
 from candor.network.identity import Identity, issue
 from candor.network.session import Party, Session
@@ -46,39 +45,6 @@ class Stored(Protocol):
     def channel_state(self, channel_id: bytes) -> ChannelState:
         """What a channel is rebuilt from."""
         ...
-
-
-def evidence_terms(cluster: Cluster, initial: NDArray[np.float32]) -> Terms:
-    """What every statement of the run is judged against."""
-    algorithm = cluster.algorithm
-    return Terms(
-        run=bytes.fromhex(cluster.fingerprint),
-        dim=cluster.task.parameters,
-        sketch_size=cluster.payments.sketch_size,
-        window_rounds=cluster.payments.window,
-        publics={entry.id: bytes.fromhex(entry.identity) for entry in cluster.agents},
-        weights=cluster.round_weights.of,
-        step_size=step_schedule(algorithm.step_size, algorithm.step_decay),
-        initial=initial,
-        rounds=cluster.rounds.rounds,
-    )
-
-
-def channel_terms(cluster: Cluster, agent: str) -> dict[str, ChannelTerms]:
-    """The terms of an agent's channels, by neighbour."""
-    return {peer: _terms(cluster, *sorted((agent, peer))) for peer in cluster.neighbours(agent)}
-
-
-def _terms(cluster: Cluster, lo: str, hi: str) -> ChannelTerms:
-    return ChannelTerms(
-        lo=lo,
-        hi=hi,
-        public_lo=bytes.fromhex(cluster.agent(lo).identity),
-        public_hi=bytes.fromhex(cluster.agent(hi).identity),
-        run_id=cluster.run_id,
-        fingerprint=bytes.fromhex(cluster.fingerprint),
-        credit_limit=cluster.payments.credit_limit,
-    )
 
 
 def assemble(

@@ -24,22 +24,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from candor.agent.algorithms import AlgorithmFunction, Hyper
+from candor.agent.algorithms.effects import Algorithm, LocalSteps, Mass, Mix, Report
 from candor.agent.core.agent import AgentCore, Phase
 from candor.agent.core.effects import (
-    Algorithm,
     Arrived,
     Begin,
     Combine,
     Effect,
     Finished,
-    LocalSteps,
     Log,
-    Mass,
-    Mix,
     Persist,
     ReadRecords,
     Remember,
-    Report,
     Send,
     Verify,
 )

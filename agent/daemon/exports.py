@@ -8,15 +8,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from candor.mechanisms.evidence.examiner import RunTerms
-from candor.mechanisms.evidence.sketch import TRACE_SIZE
-from candor.mechanisms.ledger.audit import AuditFacts, ExportFile, RunAudit, audit_run
-from candor.mechanisms.ledger.export import LINE_BYTES_MAX, export_channel, file_name
-from candor.mechanisms.payments.bills import BillTerms, parse_rule
+from candor.agent.core.terms import audit_facts
+from candor.mechanisms.ledger.export import export_channel, file_name
 from candor.mechanisms.proofs import KINDS
-from candor.topologies.cluster.file import Cluster, load_cluster
+from candor.topologies.cluster.file import Cluster
 from candor.topologies.encoding.signatures import SigningKey
-from candor.topologies.specs.files import open_regular
 from candor.topologies.specs.specs import ConfigurationError
 
 if TYPE_CHECKING:
@@ -26,53 +22,6 @@ CLUSTER_NAME: Final = "cluster.toml"
 AGENTS_NAME: Final = "agents"
 LEDGER_NAME: Final = "ledger"
 EVIDENCE_NAME: Final = "evidence"
-EXPORT_BYTES_MAX: Final = 64 * LINE_BYTES_MAX
-
-
-def run_terms(cluster: Cluster) -> RunTerms:
-    """What every proof of the run is judged by."""
-    return RunTerms(
-        run=bytes.fromhex(cluster.fingerprint),
-        dim=cluster.task.parameters,
-        sketch_size=cluster.payments.sketch_size,
-        window_rounds=cluster.payments.window,
-        publics={agent.id: bytes.fromhex(agent.identity) for agent in cluster.agents},
-    )
-
-
-def bill_terms(cluster: Cluster) -> BillTerms:
-    """What every bill of the run is judged against.
-
-    Raises:
-        ConfigurationError: the cluster's payment rule is not known here.
-    """
-    trace_size = min(cluster.task.parameters, cluster.payments.sketch_size, TRACE_SIZE)
-    return BillTerms(
-        run=bytes.fromhex(cluster.fingerprint),
-        window_rounds=cluster.payments.window,
-        trace_size=trace_size,
-        publics={agent.id: bytes.fromhex(agent.identity) for agent in cluster.agents},
-        neighbours={agent: frozenset(cluster.neighbours(agent)) for agent in cluster.ids},
-        payments=parse_rule(cluster.payments.rule),
-        takes=lambda t, taker, giver: (
-            # A claim of somebody else's neighbour may name any round.
-            t <= cluster.rounds.rounds and giver in cluster.round_weights.of(t).taken[taker]
-        ),
-    )
-
-
-def audit_facts(cluster: Cluster) -> AuditFacts:
-    """What exports of this run are judged against.
-
-    Raises:
-        ConfigurationError: the cluster's payment rule is not known here.
-    """
-    return AuditFacts(
-        run_id=cluster.run_id,
-        credit_limit=cluster.payments.credit_limit,
-        edges=frozenset((min(edge), max(edge)) for edge in cluster.graph.edges),
-        bills=bill_terms(cluster),
-    )
 
 
 def export_channels(
@@ -147,57 +96,3 @@ def _proofs(store: "Store", cluster: Cluster) -> dict[str, bytes]:
         for agent in cluster.ids
     }
     return {name: data for name, data in kept.items() if data is not None}
-
-
-def read_export(path: Path) -> bytes:
-    """The bytes of an export.
-
-    Raises:
-        ConfigurationError: unreadable, or too large to be one.
-    """
-    try:
-        with open_regular(path) as file:
-            data = file.read(EXPORT_BYTES_MAX + 1)
-    except OSError as exc:
-        raise ConfigurationError(f"{path}: cannot read it: {exc.strerror}") from exc
-    if len(data) > EXPORT_BYTES_MAX:
-        raise ConfigurationError(f"{path}: too large for a ledger export")
-    return data
-
-
-def audit_run_directory(run_dir: Path) -> tuple[Cluster, RunAudit]:
-    """Judge all exports in a run directory by its cluster file, or those in a folder of data
-    directories by the one that they have in common.
-
-    Raises:
-        ConfigurationError: no readable cluster file, several, or no export at all where the rule
-            settles.
-    """
-    cluster, agents_dir = _run_in(run_dir)
-    facts = audit_facts(cluster)
-    paths = sorted(agents_dir.glob(f"*/{LEDGER_NAME}/*.jsonl"))
-    if not paths and facts.edges and facts.settles:
-        raise ConfigurationError(
-            f"{run_dir}: no ledger exports in {agents_dir.relative_to(run_dir) / '*' / LEDGER_NAME}"
-            "; daemons write them when they end, `candor ledger export` at any time"
-        )
-    files = [
-        ExportFile(str(path.relative_to(run_dir)), path.parts[-3], read_export(path))
-        for path in paths
-    ]
-    return cluster, audit_run(files, facts)
-
-
-def _run_in(run_dir: Path) -> tuple[Cluster, Path]:
-    """The cluster file to audit by, and where the agents' directories lie."""
-    beside = sorted(run_dir.glob(f"*/{CLUSTER_NAME}"))
-    if (run_dir / CLUSTER_NAME).exists() or not beside:
-        return load_cluster(run_dir / CLUSTER_NAME), run_dir / AGENTS_NAME
-    first, *others = map(load_cluster, beside)
-    for path, other in zip(beside[1:], others, strict=True):
-        if other.fingerprint != first.fingerprint:
-            raise ConfigurationError(
-                f"{beside[0]} and {path} are different files: audit the data directories of one "
-                "run and revision at a time"
-            )
-    return first, run_dir

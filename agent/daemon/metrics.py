@@ -164,3 +164,6 @@ def _parse(row: list[str]) -> RoundMetrics:
         neighbours_mixed=int(mixed),
         missing=tuple(missing.split(";")) if missing else (),
     )
+
+
+SKETCHES_NAME = "sketches.f64"

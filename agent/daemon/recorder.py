@@ -10,9 +10,8 @@ from typing import BinaryIO, Final, Self
 from candor.agent.core.agent import AgentCore, Phase
 from candor.agent.daemon.daemon import RoundOutcome
 from candor.agent.daemon.metrics import FILE_NAME as METRICS_NAME
-from candor.agent.daemon.metrics import MetricsWriter, RoundMetrics
+from candor.agent.daemon.metrics import SKETCHES_NAME, MetricsWriter, RoundMetrics
 from candor.agent.daemon.status import NeighbourStatus, State, Status, StatusFile
-from candor.agent.runs.directory import SKETCHES_NAME
 from candor.mechanisms.evidence.statements import Statement
 
 STATUS_EVERY_S: Final = 0.25

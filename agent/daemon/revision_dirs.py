@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from candor.agent.core.assembly import channel_terms
+from candor.agent.core.terms import channel_terms
 from candor.agent.daemon import journal, metrics, status, store
 from candor.agent.daemon.exports import CLUSTER_NAME, EVIDENCE_NAME, LEDGER_NAME, write_exports
 from candor.agent.daemon.recorder import SNAPSHOT_NAME
 from candor.agent.daemon.store import Store, StoreError
-from candor.agent.runs import directory as run_directory
 from candor.topologies.cluster.file import Cluster, dump_cluster, load_cluster
 from candor.topologies.cluster.revisions import check_succession
 from candor.topologies.encoding.signatures import SigningKey
@@ -31,7 +30,7 @@ _OF_ONE_REVISION: Final = (
     journal.FILE_NAME,
     metrics.FILE_NAME,
     status.FILE_NAME,
-    run_directory.SKETCHES_NAME,
+    metrics.SKETCHES_NAME,
     MODEL_NAME,
     LEDGER_NAME,
     EVIDENCE_NAME,

@@ -9,10 +9,9 @@ restored backup may cost its edges their channel (E2: frozen, not punished), nev
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from candor.agent.core.assembly import channel_terms
 from candor.agent.core.effects import Log, Send, StoreOperation
 from candor.agent.core.settlement.contradictions import Collector
-from candor.agent.daemon.exports import run_terms
+from candor.agent.core.terms import channel_terms, run_terms
 from candor.agent.lockstep.disk import Disk
 from candor.mechanisms.evidence.claims import SignedClaim
 from candor.mechanisms.evidence.statements import SignedStatement

@@ -6,8 +6,9 @@ from typing import Final
 
 import torch
 
+from candor.agent.algorithms.driver import trained
 from candor.agent.learning.learner import verified_initial_parameters
-from candor.agent.simulation.training import learner_of, trained, usable_device
+from candor.agent.learning.rows import learner_of, usable_device
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.partition import Shard
 from candor.topologies.cluster.file import Cluster

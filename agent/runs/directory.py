@@ -16,14 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candor.agent.daemon import metrics, status
-from candor.agent.daemon.metrics import RoundMetrics
+from candor.agent.daemon.metrics import SKETCHES_NAME, RoundMetrics
 from candor.agent.daemon.status import Status
 from candor.topologies.specs.specs import ConfigurationError
 
 if TYPE_CHECKING:
     import networkx as nx
 
-SKETCHES_NAME = "sketches.f64"
 SIMULATION_NAME = "simulation.safetensors"
 # Agents of a simulated run whose lines and rows a page has; more can be told apart by nobody.
 SHOWN_MAX = 64

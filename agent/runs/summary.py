@@ -11,9 +11,9 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from candor.agent.daemon.exports import audit_run_directory
 from candor.agent.daemon.status import Status
 from candor.agent.runs.baselines import alone_accuracy, centralised_accuracy
+from candor.agent.runs.ledger_audit import audit_run_directory
 from candor.topologies.cluster.file import Cluster
 
 FILE_NAME: Final = "summary.json"

@@ -18,11 +18,11 @@ from torch import Tensor
 from candor.agent.daemon import metrics
 from candor.agent.runs import simulation_file
 from candor.agent.runs.placeholder_agents import stand_in_entries
+from candor.agent.runs.plan import Plan, cluster_of, make_run_dir
 from candor.agent.runs.simulation_file import MODEL, STATE, About, Columns, metrics_of, under
 from candor.agent.runs.summary import accuracies, settings_of_run, spread, write_summary, yardsticks
 from candor.agent.simulation.evidence import Settlement
 from candor.agent.simulation.vectorised import Simulation
-from candor.agent.testbed.testbed import Plan, cluster_of, make_run_dir
 from candor.mechanisms.payments.bills import parse_rule
 from candor.topologies.cluster.file import Cluster, dump_cluster, load_cluster
 from candor.topologies.specs.specs import ConfigurationError

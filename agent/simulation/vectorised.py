@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from candor.agent.algorithms.driver import trained
 from candor.agent.learning.learner import verified_initial_parameters
+from candor.agent.learning.rows import learner_of, shards_of, usable_device
 from candor.agent.simulation.evidence import Evidence, Observer, Settlement
 from candor.agent.simulation.evidence import settle as settle
 from candor.agent.simulation.mixing import Mixing
-from candor.agent.simulation.training import learner_of, shards_of, trained, usable_device
 from candor.agent.tasks import resolve_task
 from candor.mechanisms.payments.bills import parse_rule
 from candor.mechanisms.strategies.lies import Strategy, StrategyContext

@@ -25,18 +25,13 @@ from candor.agent.daemon.status import Status, read_status
 from candor.agent.daemon.store import FILE_NAME as STORE_NAME
 from candor.agent.daemon.store import Store
 from candor.agent.runs.cluster_parts import LOOPBACK, entry_of
+from candor.agent.runs.plan import Plan, cluster_of, graph_of, make_run_dir
 from candor.agent.testbed.faults import Fault, load_faults
 from candor.topologies.cluster.file import (
     AgentEntry,
-    AlgorithmSettings,
     Cluster,
-    PaymentSettings,
-    RoundSettings,
-    TaskSettings,
-    assemble_cluster,
     dump_cluster,
 )
-from candor.topologies.schedules import schedules
 from candor.topologies.specs.specs import ConfigurationError
 
 POLL_S: Final = 0.1
@@ -45,25 +40,6 @@ STOP_S: Final = 10.0
 # time its daemon binds it.
 PORTS: Final = range(20_000, 32_000)
 PORT_TRIES: Final = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to run: the settings of the cluster file and who deviates how."""
-
-    topology: str
-    agents: int | None
-    mixing: str | None
-    seed: int
-    task: TaskSettings
-    algorithm: AlgorithmSettings
-    rounds: RoundSettings
-    payments: PaymentSettings
-    strategies: Mapping[str, str]
-    evaluate_every: int
-    data_root: Path | None
-    initial: Path | None = None
-    faults: Path | None = None
 
 
 @dataclass(slots=True)
@@ -233,7 +209,7 @@ def prepare(plan: Plan, run_dir: Path) -> Testbed:
     Raises:
         ConfigurationError: a bad setting, or the directory is not empty.
     """
-    _, ids = _graph_of(plan)
+    _, ids = graph_of(plan)
     faults = list(load_faults(plan.faults, ids)) if plan.faults else []
     make_run_dir(run_dir)
     for agent in ids:
@@ -241,57 +217,6 @@ def prepare(plan: Plan, run_dir: Path) -> Testbed:
     cluster = cluster_of(plan, run_dir, partial(_entries, run_dir=run_dir))
     (run_dir / "cluster.toml").write_text(dump_cluster(cluster), encoding="utf-8")
     return Testbed(run_dir, cluster, plan, faults=faults)
-
-
-def cluster_of(
-    plan: Plan, run_dir: Path, entries: Callable[[Sequence[str]], Sequence[AgentEntry]]
-) -> Cluster:
-    """The cluster file of a plan, named after the directory; `entries` gives ids keys and ports.
-
-    Raises:
-        ConfigurationError: a bad setting.
-    """
-    schedule, ids = _graph_of(plan)
-    return assemble_cluster(
-        run_id=_run_id(run_dir),
-        seed=plan.seed,
-        graph=schedule,
-        agents=entries(ids),
-        task=plan.task,
-        rounds=plan.rounds,
-        mixing_name=plan.mixing,
-        algorithm=plan.algorithm,
-        payments=plan.payments,
-    )
-
-
-def _graph_of(plan: Plan) -> tuple[schedules.Schedule, Sequence[str]]:
-    """The graph and its agents, of which the plan's strategies must be."""
-    schedule = schedules.build(plan.topology, plan.agents, plan.seed)
-    ids = schedule.agents
-    unknown = sorted(set(plan.strategies) - set(ids))
-    if unknown:
-        raise ConfigurationError(
-            f"--strategy {unknown[0]}=…: no such agent; they are {ids[0]} … {ids[-1]}"
-        )
-    return schedule, ids
-
-
-def make_run_dir(run_dir: Path) -> None:
-    """Make the directory of a run; raises ConfigurationError where something is in it."""
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        if any(run_dir.iterdir()):
-            raise ConfigurationError(
-                f"--run-dir {run_dir}: not empty; a run is never overwritten, name another one"
-            )
-    except OSError as exc:
-        raise ConfigurationError(f"--run-dir {run_dir}: {exc.strerror}") from exc
-
-
-def _run_id(run_dir: Path) -> str:
-    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in run_dir.name)
-    return kept.lstrip("._-")[:64] or "run"
 
 
 def _entries(ids: Sequence[str], run_dir: Path) -> list[AgentEntry]:

@@ -108,10 +108,10 @@ def command(
           --rounds 160 --local-steps 1 --step-size 0.1 --step-decay 0
     """
     from candor.agent.runs.placeholder_agents import stand_in_entries
+    from candor.agent.runs.plan import cluster_of
     from candor.agent.studies.audit import report as audit_report
     from candor.agent.studies.audit.runs import Question  # imports torch
     from candor.agent.studies.audit.verdicts import audit, library
-    from candor.agent.testbed.testbed import cluster_of
     from candor.mechanisms.payments.bills import parse_rule
     from candor.mechanisms.strategies.specs import canonical_strategy, parse_strategy, split_list
 

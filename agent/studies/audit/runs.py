@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from candor.agent.learning.rows import learner_of, shards_of
 from candor.agent.simulation.evidence import Evidence, settle
-from candor.agent.simulation.training import learner_of, shards_of
 from candor.agent.simulation.vectorised import Simulation
 from candor.mechanisms.payments.bills import Payments, parse_rule
 from candor.mechanisms.payments.credits import MICRO

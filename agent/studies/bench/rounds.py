@@ -29,9 +29,9 @@ from torch import Tensor
 
 from candor.agent.algorithms import Hyper, resolve_algorithm, step_schedule
 from candor.agent.core.agent import AgentCore
-from candor.agent.core.assembly import channel_terms
 from candor.agent.core.settlement.evidence_book import EvidenceBook
 from candor.agent.core.settlement.settlement import Settlement
+from candor.agent.core.terms import channel_terms
 from candor.agent.daemon import keys
 from candor.agent.daemon.daemon import RoundOutcome, Work
 from candor.agent.daemon.host import build_daemon

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from candor.agent.learning.rows import usable_device
 from candor.agent.runs.cluster_parts import task_settings
 from candor.agent.runs.placeholder_agents import stand_in_entries
 from candor.agent.simulation.evidence import Settlement
-from candor.agent.simulation.training import usable_device
 from candor.agent.simulation.vectorised import Simulation
 from candor.agent.tasks.base import Batch
 from candor.agent.tasks.classification import Classification

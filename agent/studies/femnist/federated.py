@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from candor.agent.learning.learner import initial_parameters
-from candor.agent.simulation.training import usable_device
+from candor.agent.learning.rows import usable_device
 from candor.agent.tasks import Task
 from candor.agent.tasks.classification import TEST_BATCH, Classification, as_numbers
 from candor.topologies.specs.specs import ConfigurationError

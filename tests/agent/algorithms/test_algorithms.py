@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from candor.agent.algorithms import Hyper, decentralized_sgd, resolve_algorithm, step_schedule
-from candor.agent.core.effects import LocalSteps, Mix, Report
+from candor.agent.algorithms.effects import LocalSteps, Mix, Report
 from candor.topologies.specs.specs import ConfigurationError
 
 

@@ -12,10 +12,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from candor.agent.cli.ledger import command
+from candor.agent.core.terms import audit_facts
 from candor.agent.daemon import keys
-from candor.agent.daemon.exports import audit_facts, audit_run_directory, write_exports
+from candor.agent.daemon.exports import write_exports
 from candor.agent.daemon.status import Status, StatusFile
 from candor.agent.daemon.store import Store
+from candor.agent.runs.ledger_audit import audit_run_directory
 from candor.mechanisms.evidence.claims import Claim, ClaimedRound, SignedClaim
 from candor.mechanisms.ledger.channel import (
     Channel,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from candor.agent.daemon.exports import audit_run_directory
+from candor.agent.runs.ledger_audit import audit_run_directory
 from candor.mechanisms.evidence.statements import SignedStatement, Statement
 from candor.network.messages import Chunk, Update, to_envelope
 from candor.network.transport import MemoryNetwork

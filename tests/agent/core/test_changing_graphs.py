@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from candor.agent.daemon.exports import audit_run_directory
+from candor.agent.runs.ledger_audit import audit_run_directory
 from candor.mechanisms.evidence.statements import SignedStatement, Statement
 from candor.network.messages import Update, from_envelope, to_envelope
 from candor.network.transport import MemoryNetwork

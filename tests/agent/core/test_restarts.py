@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from candor.agent.core.effects import Persist, PutValue, Remember, Send
-from candor.agent.daemon.exports import audit_run_directory
+from candor.agent.runs.ledger_audit import audit_run_directory
 from candor.mechanisms.evidence.statements import Statement
 from candor.network.messages import Update, from_envelope
 from candor.network.transport import MemoryNetwork

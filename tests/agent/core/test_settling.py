@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from candor.agent.core.assembly import channel_terms
 from candor.agent.core.effects import Persist, Send
 from candor.agent.core.settlement.referee import Referee
-from candor.agent.daemon.exports import audit_run_directory
+from candor.agent.core.terms import channel_terms
+from candor.agent.runs.ledger_audit import audit_run_directory
 from candor.mechanisms.evidence.claims import Claim, SignedClaim
 from candor.mechanisms.ledger.channel import StorePayment, StorePending, StoreRecord
 from candor.mechanisms.payments.bills import SignedBill

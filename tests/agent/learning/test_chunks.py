@@ -7,7 +7,7 @@ import torch
 
 from candor.agent.learning import chunks
 from candor.agent.learning.learner import Learner
-from candor.agent.simulation.training import usable_device
+from candor.agent.learning.rows import usable_device
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.partition import Shard
 from candor.topologies.cluster.file import AlgorithmSettings

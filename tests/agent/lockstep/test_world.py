@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from candor.agent.cli.lockstep import MUTANTS, command
-from candor.agent.core.assembly import channel_terms
 from candor.agent.core.settlement.evidence_book import EvidenceBook
+from candor.agent.core.terms import channel_terms
 from candor.agent.lockstep.checks import Checks
 from candor.agent.lockstep.disk import Disk
 from candor.agent.lockstep.world import Outcome, run_seed

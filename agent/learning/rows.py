@@ -1,15 +1,11 @@
 """The effects of a run's algorithm performed on many rows at once, whatever mixes them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from torch import Tensor
 
-from candor.agent.algorithms import Hyper, resolve_algorithm, step_schedule
-from candor.agent.core.effects import LocalSteps, Mass, Mix, Report
 from candor.agent.learning.learner import Learner
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.partition import Shard
@@ -17,46 +13,6 @@ from candor.agent.tasks.poisoned import with_altered_data
 from candor.mechanisms.strategies.lies import Strategy
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.specs.specs import ConfigurationError
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """A round of training: `stated` (agents, dim) is what neighbours are sent, `mixed` what it was
-    mixed to, `losses` (agents,)."""
-
-    round: int
-    stated: Tensor
-    mixed: Tensor
-    losses: Tensor
-
-
-def trained(
-    cluster: Cluster,
-    learner: Learner,
-    x: Tensor,
-    start: int,
-    *,
-    report: Callable[[Tensor, int], Tensor],
-    mass: Callable[[int], Tensor],
-    mix: Callable[[Tensor, int], Tensor],
-) -> Iterator[Trained]:
-    """Perform the effects of the cluster's algorithm from x, the models of round `start`, on."""
-    step_size = step_schedule(cluster.algorithm.step_size, cluster.algorithm.step_decay)
-    algorithm = resolve_algorithm(cluster.algorithm.name)(x, Hyper(step_size), start)
-    effect = next(algorithm)
-    losses = torch.zeros(len(x))
-    while True:
-        match effect:
-            case LocalSteps(x, t):
-                answer, losses = learner.local_steps(x, t, step_size(t))
-            case Report(gradient, t):
-                answer = report(gradient, t)
-            case Mix(y, t):
-                answer = mix(y, t)
-                yield Trained(t, y, answer, losses)
-            case Mass(t):
-                answer = mass(t)
-        effect = algorithm.send(answer)
 
 
 def learner_of(

@@ -1,0 +1,96 @@
+"""What a cluster file alone fixes: the terms of statements, bills, channels and audits."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candor.agent.algorithms import step_schedule
+from candor.mechanisms.evidence.examiner import RunTerms, Terms
+from candor.mechanisms.evidence.sketch import TRACE_SIZE
+from candor.mechanisms.ledger.audit import AuditFacts
+from candor.mechanisms.ledger.channel import ChannelTerms
+from candor.mechanisms.payments.bills import BillTerms, parse_rule
+from candor.topologies.cluster.file import Cluster
+
+if TYPE_CHECKING:
+    pass  # only to write: the audit needs no database
+
+
+def run_terms(cluster: Cluster) -> RunTerms:
+    """What every proof of the run is judged by."""
+    return RunTerms(
+        run=bytes.fromhex(cluster.fingerprint),
+        dim=cluster.task.parameters,
+        sketch_size=cluster.payments.sketch_size,
+        window_rounds=cluster.payments.window,
+        publics={agent.id: bytes.fromhex(agent.identity) for agent in cluster.agents},
+    )
+
+
+def bill_terms(cluster: Cluster) -> BillTerms:
+    """What every bill of the run is judged against.
+
+    Raises:
+        ConfigurationError: the cluster's payment rule is not known here.
+    """
+    trace_size = min(cluster.task.parameters, cluster.payments.sketch_size, TRACE_SIZE)
+    return BillTerms(
+        run=bytes.fromhex(cluster.fingerprint),
+        window_rounds=cluster.payments.window,
+        trace_size=trace_size,
+        publics={agent.id: bytes.fromhex(agent.identity) for agent in cluster.agents},
+        neighbours={agent: frozenset(cluster.neighbours(agent)) for agent in cluster.ids},
+        payments=parse_rule(cluster.payments.rule),
+        takes=lambda t, taker, giver: (
+            # A claim of somebody else's neighbour may name any round.
+            t <= cluster.rounds.rounds and giver in cluster.round_weights.of(t).taken[taker]
+        ),
+    )
+
+
+def audit_facts(cluster: Cluster) -> AuditFacts:
+    """What exports of this run are judged against.
+
+    Raises:
+        ConfigurationError: the cluster's payment rule is not known here.
+    """
+    return AuditFacts(
+        run_id=cluster.run_id,
+        credit_limit=cluster.payments.credit_limit,
+        edges=frozenset((min(edge), max(edge)) for edge in cluster.graph.edges),
+        bills=bill_terms(cluster),
+    )
+
+
+def evidence_terms(cluster: Cluster, initial: NDArray[np.float32]) -> Terms:
+    """What every statement of the run is judged against."""
+    algorithm = cluster.algorithm
+    return Terms(
+        run=bytes.fromhex(cluster.fingerprint),
+        dim=cluster.task.parameters,
+        sketch_size=cluster.payments.sketch_size,
+        window_rounds=cluster.payments.window,
+        publics={entry.id: bytes.fromhex(entry.identity) for entry in cluster.agents},
+        weights=cluster.round_weights.of,
+        step_size=step_schedule(algorithm.step_size, algorithm.step_decay),
+        initial=initial,
+        rounds=cluster.rounds.rounds,
+    )
+
+
+def channel_terms(cluster: Cluster, agent: str) -> dict[str, ChannelTerms]:
+    """The terms of an agent's channels, by neighbour."""
+    return {peer: _terms(cluster, *sorted((agent, peer))) for peer in cluster.neighbours(agent)}
+
+
+def _terms(cluster: Cluster, lo: str, hi: str) -> ChannelTerms:
+    return ChannelTerms(
+        lo=lo,
+        hi=hi,
+        public_lo=bytes.fromhex(cluster.agent(lo).identity),
+        public_hi=bytes.fromhex(cluster.agent(hi).identity),
+        run_id=cluster.run_id,
+        fingerprint=bytes.fromhex(cluster.fingerprint),
+        credit_limit=cluster.payments.credit_limit,
+    )

@@ -1,0 +1,72 @@
+"""The exports of a whole run read back from its directory, and judged."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from candor.agent.core.terms import audit_facts
+from candor.agent.daemon.exports import AGENTS_NAME, CLUSTER_NAME, LEDGER_NAME
+from candor.mechanisms.ledger.audit import ExportFile, RunAudit, audit_run
+from candor.mechanisms.ledger.export import LINE_BYTES_MAX
+from candor.topologies.cluster.file import Cluster, load_cluster
+from candor.topologies.specs.files import open_regular
+from candor.topologies.specs.specs import ConfigurationError
+
+if TYPE_CHECKING:
+    pass  # only to write: the audit needs no database
+
+
+EXPORT_BYTES_MAX: Final = 64 * LINE_BYTES_MAX
+
+
+def read_export(path: Path) -> bytes:
+    """The bytes of an export.
+
+    Raises:
+        ConfigurationError: unreadable, or too large to be one.
+    """
+    try:
+        with open_regular(path) as file:
+            data = file.read(EXPORT_BYTES_MAX + 1)
+    except OSError as exc:
+        raise ConfigurationError(f"{path}: cannot read it: {exc.strerror}") from exc
+    if len(data) > EXPORT_BYTES_MAX:
+        raise ConfigurationError(f"{path}: too large for a ledger export")
+    return data
+
+
+def audit_run_directory(run_dir: Path) -> tuple[Cluster, RunAudit]:
+    """Judge all exports in a run directory by its cluster file, or those in a folder of data
+    directories by the one that they have in common.
+
+    Raises:
+        ConfigurationError: no readable cluster file, several, or no export at all where the rule
+            settles.
+    """
+    cluster, agents_dir = _run_in(run_dir)
+    facts = audit_facts(cluster)
+    paths = sorted(agents_dir.glob(f"*/{LEDGER_NAME}/*.jsonl"))
+    if not paths and facts.edges and facts.settles:
+        raise ConfigurationError(
+            f"{run_dir}: no ledger exports in {agents_dir.relative_to(run_dir) / '*' / LEDGER_NAME}"
+            "; daemons write them when they end, `candor ledger export` at any time"
+        )
+    files = [
+        ExportFile(str(path.relative_to(run_dir)), path.parts[-3], read_export(path))
+        for path in paths
+    ]
+    return cluster, audit_run(files, facts)
+
+
+def _run_in(run_dir: Path) -> tuple[Cluster, Path]:
+    """The cluster file to audit by, and where the agents' directories lie."""
+    beside = sorted(run_dir.glob(f"*/{CLUSTER_NAME}"))
+    if (run_dir / CLUSTER_NAME).exists() or not beside:
+        return load_cluster(run_dir / CLUSTER_NAME), run_dir / AGENTS_NAME
+    first, *others = map(load_cluster, beside)
+    for path, other in zip(beside[1:], others, strict=True):
+        if other.fingerprint != first.fingerprint:
+            raise ConfigurationError(
+                f"{beside[0]} and {path} are different files: audit the data directories of one "
+                "run and revision at a time"
+            )
+    return first, run_dir

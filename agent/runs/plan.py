@@ -1,0 +1,87 @@
+"""What to run: a plan, its cluster file and its directory."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from candor.topologies.cluster.file import (
+    AgentEntry,
+    AlgorithmSettings,
+    Cluster,
+    PaymentSettings,
+    RoundSettings,
+    TaskSettings,
+    assemble_cluster,
+)
+from candor.topologies.schedules import schedules
+from candor.topologies.specs.specs import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run: the settings of the cluster file and who deviates how."""
+
+    topology: str
+    agents: int | None
+    mixing: str | None
+    seed: int
+    task: TaskSettings
+    algorithm: AlgorithmSettings
+    rounds: RoundSettings
+    payments: PaymentSettings
+    strategies: Mapping[str, str]
+    evaluate_every: int
+    data_root: Path | None
+    initial: Path | None = None
+    faults: Path | None = None
+
+
+def cluster_of(
+    plan: Plan, run_dir: Path, entries: Callable[[Sequence[str]], Sequence[AgentEntry]]
+) -> Cluster:
+    """The cluster file of a plan, named after the directory; `entries` gives ids keys and ports.
+
+    Raises:
+        ConfigurationError: a bad setting.
+    """
+    schedule, ids = graph_of(plan)
+    return assemble_cluster(
+        run_id=_run_id(run_dir),
+        seed=plan.seed,
+        graph=schedule,
+        agents=entries(ids),
+        task=plan.task,
+        rounds=plan.rounds,
+        mixing_name=plan.mixing,
+        algorithm=plan.algorithm,
+        payments=plan.payments,
+    )
+
+
+def graph_of(plan: Plan) -> tuple[schedules.Schedule, Sequence[str]]:
+    """The graph and its agents, of which the plan's strategies must be."""
+    schedule = schedules.build(plan.topology, plan.agents, plan.seed)
+    ids = schedule.agents
+    unknown = sorted(set(plan.strategies) - set(ids))
+    if unknown:
+        raise ConfigurationError(
+            f"--strategy {unknown[0]}=…: no such agent; they are {ids[0]} … {ids[-1]}"
+        )
+    return schedule, ids
+
+
+def make_run_dir(run_dir: Path) -> None:
+    """Make the directory of a run; raises ConfigurationError where something is in it."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if any(run_dir.iterdir()):
+            raise ConfigurationError(
+                f"--run-dir {run_dir}: not empty; a run is never overwritten, name another one"
+            )
+    except OSError as exc:
+        raise ConfigurationError(f"--run-dir {run_dir}: {exc.strerror}") from exc
+
+
+def _run_id(run_dir: Path) -> str:
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in run_dir.name)
+    return kept.lstrip("._-")[:64] or "run"
