@@ -21,15 +21,18 @@ from candor.mechanisms.evidence.examiner import (
     check_energy,
     check_trace,
     energy,
+    formed_parts,
     injected_after,
 )
 from candor.mechanisms.evidence.sketch import TraceFold, window_of
 from candor.mechanisms.evidence.statements import (
     ID_CHARS_MAX,
     EvidenceError,
+    Row,
     SignedStatement,
     Statement,
     commitment,
+    named_sources,
 )
 from candor.mechanisms.ledger.bodies import Body
 from candor.mechanisms.ledger.records import verify_proposal
@@ -142,7 +145,7 @@ def _statements(proof: Proof, public: bytes, terms: RunTerms) -> str:
     )
     _both(one.verify(public), two.verify(public), proof.agent)
     a, b = one.statement, two.statement
-    _same((a.run, a.round, a.agent), (b.run, b.round, proof.agent))
+    _same((a.run, a.round, a.phase, a.agent), (b.run, b.round, b.phase, proof.agent))
     _of_run(a.run, terms)
     if a.digest == b.digest:
         raise ProofError("both statements are of the same payload")
@@ -180,20 +183,28 @@ def _contradiction(proof: Proof, public: bytes, terms: RunTerms) -> str:
     _of_run(claim.run, terms)
     if window_of(said.round, terms.window_rounds) != claim.window:
         raise ProofError("the statement is of another window than the claim")
-    if proof.sources:
+    if said.phase == terms.phases.charged and (proof.sources or not _starts_somewhere(said, terms)):
         return _false_round(claim, said, proof.sources, terms)
-    return _left_out(claim, said)
+    return _left_out(claim, said, terms)
 
 
-def _left_out(claim: Claim, said: Statement) -> str:
-    """The statement's round is not claimed; or its row names others than the claim says were mixed
-    in the round before. In one window both are of one life of an agent, whatever crashes."""
-    if _claimed(claim, said.round) is None:
+def _starts_somewhere(said: Statement, terms: RunTerms) -> bool:
+    """Whether what a statement shows depends on others, or on the initial model."""
+    return bool(terms.phases.phases[said.phase].parts) and any(
+        isinstance(part, Row) and part.weights for part in said.formed
+    )
+
+
+def _left_out(claim: Claim, said: Statement, terms: RunTerms) -> str:
+    """The statement's round is not claimed; or its rows name others than the claim says were heard.
+    In one window both are of one life of an agent, whatever crashes."""
+    if said.phase == terms.phases.charged and _claimed(claim, said.round) is None:
         return f"round {said.round}"
-    before = _claimed(claim, said.round - 1)
-    mixed = {agent for agent, _ in said.row if agent != said.agent}
-    if before is not None and set(before.heard) != mixed:
-        return f"round {before.round}"
+    if terms.phases.told is not None and terms.phases.told[0] == said.phase:
+        _, place, before = terms.phases.told
+        entry, heard = _claimed(claim, said.round - before), said.told(place)
+        if entry is not None and heard is not None and set(entry.heard) != heard:
+            return f"round {entry.round}"
     raise ProofError("the claim agrees with the statement")
 
 
@@ -201,16 +212,16 @@ def _false_round(claim: Claim, said: Statement, bodies: tuple[bytes, ...], terms
     """The claimed energy or trace is not that of the statement and what it started from."""
     entry = _claimed(claim, said.round)
     if entry is None:
-        raise ProofError("the claim leaves that round out")
-    if commitment(bodies) != said.sources or len(bodies) != len(said.row):
-        raise ProofError("the sources are not those that the statement commits to")
-    decoded = [Statement.decode(body, sketch_bytes_max=terms.sketch_bytes) for body in bodies]
-    if any(len(one.sketch) != terms.sketch_bytes for one in (said, *decoded)):
-        raise ProofError("a sketch has not the length of the run's")
-    sources = {agent: one for (agent, _), one in zip(said.row, decoded, strict=True)}
-    whole = terms.dim <= terms.sketch_size
+        return f"round {said.round}"
     try:
-        vector = injected_after(said, sources, terms.window_rounds, whole=whole)
+        named = named_sources(said, terms.phases)
+        if commitment(bodies) != said.sources or len(bodies) != len(named):
+            raise ProofError("the sources are not those that the statement commits to")
+        decoded = [Statement.decode(body, sketch_bytes_max=terms.sketch_bytes) for body in bodies]
+        if any(len(one.sketch) != terms.sketch_bytes for one in (said, *decoded)):
+            raise ProofError("a sketch has not the length of the run's")
+        sources = dict(zip(named, decoded, strict=True))
+        vector = injected_after(formed_parts(said, sources, terms), said)
     except EvidenceError as exc:
         raise ProofError(str(exc)) from exc
     shown = float(energy(vector))
@@ -272,7 +283,8 @@ def equivocation(one: SignedStatement, two: SignedStatement) -> Proof | None:
     """The proof that two verified statements of one round make, None where they agree on the
     payload: another row over the same payload sends no two models."""
     a, b = one.statement, two.statement
-    if (a.agent, a.round, a.run) != (b.agent, b.round, b.run) or a.digest == b.digest:
+    same = (a.agent, a.round, a.phase, a.run) == (b.agent, b.round, b.phase, b.run)
+    if not same or a.digest == b.digest:
         return None
     return Proof(EQUIVOCATION, a.agent, (one.body, one.signature), (two.body, two.signature))
 

@@ -27,7 +27,8 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Announces a round: the signed statement; witnesses and `payload_bytes` in chunks follow."""
+    """Announces an exchange by its signed statement; witnesses, and `payload_bytes` in chunks,
+    follow."""
 
     body: bytes
     signature: bytes
@@ -36,13 +37,16 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Witnesses:
-    """Statements (body, signature) of round - 1 that the sender mixed into its model."""
+    """Statements (body, signature) that the sender's own of this exchange names."""
 
     round: int
+    phase: int
     statements: tuple[tuple[bytes, bytes], ...]
 
     @classmethod
-    def batches(cls, number: int, statements: Sequence[tuple[bytes, bytes]]) -> list[Self]:
+    def batches(
+        cls, number: int, phase: int, statements: Sequence[tuple[bytes, bytes]]
+    ) -> list[Self]:
         """All of them, in order, in as few messages as the bounds allow; one may be longer."""
         batches: list[list[tuple[bytes, bytes]]] = []
         room_bytes = 0
@@ -52,14 +56,15 @@ class Witnesses:
                 batches.append([])
                 room_bytes = WITNESSES_BYTES_MAX - len(body) - len(signature)
             batches[-1].append((body, signature))
-        return [cls(number, tuple(batch)) for batch in batches]
+        return [cls(number, phase, tuple(batch)) for batch in batches]
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of the payload of a round, at a byte offset."""
+    """A piece of the payload of an exchange, at a byte offset."""
 
     round: int
+    phase: int
     offset: int
     data: Buffer
 
@@ -69,6 +74,7 @@ class Ack:
     """What became of an update: an empty code when it was accepted, else why it was refused."""
 
     round: int
+    phase: int
     code: str
 
 
@@ -103,9 +109,10 @@ class LedgerMessage:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The sender is alive in this round and waits for a neighbour itself: be patient with it."""
+    """The sender is alive in this exchange and waits for a neighbour itself: be patient with it."""
 
     round: int
+    phase: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +144,13 @@ def to_envelope(message: Message, nonce: bytes) -> Envelope:
             return Envelope(Kind.HELLO, b"", [body, signature])
         case Update(body, signature, payload_bytes):
             return Envelope(Kind.UPDATE, nonce, [body, signature, payload_bytes])
-        case Witnesses(number, statements):
-            return Envelope(Kind.WITNESSES, nonce, [number, [list(pair) for pair in statements]])
-        case Chunk(number, offset, data):
-            return Envelope(Kind.CHUNK, nonce, [number, offset], data)
-        case Ack(number, code):
-            return Envelope(Kind.ACK, nonce, [number, code])
+        case Witnesses(number, phase, statements):
+            pairs: list[Value] = [list(pair) for pair in statements]
+            return Envelope(Kind.WITNESSES, nonce, [number, phase, pairs])
+        case Chunk(number, phase, offset, data):
+            return Envelope(Kind.CHUNK, nonce, [number, phase, offset], data)
+        case Ack(number, phase, code):
+            return Envelope(Kind.ACK, nonce, [number, phase, code])
         case ClaimMessage(claim):
             return Envelope(Kind.CLAIM, nonce, [claim])
         case BillMessage(bundle):
@@ -151,8 +159,8 @@ def to_envelope(message: Message, nonce: bytes) -> Envelope:
             return Envelope(Kind.EVIDENCE, nonce, [proof])
         case LedgerMessage(kind, fields):
             return Envelope(kind, nonce, fields)
-        case Waiting(number):
-            return Envelope(Kind.WAITING, nonce, [number])
+        case Waiting(number, phase):
+            return Envelope(Kind.WAITING, nonce, [number, phase])
         case Bye(heard):
             return Envelope(Kind.BYE, nonce, [heard])
         case _:
@@ -173,24 +181,33 @@ def from_envelope(envelope: Envelope) -> Message:
             return Hello(body, signature)
         case Kind.UPDATE, [bytes(body), bytes(signature), int(size)] if is_count(size):
             return Update(body, signature, size)
-        case Kind.WITNESSES, [int(number), list(pairs)] if is_count(number):
-            return Witnesses(number, _statements(pairs))
-        case Kind.CHUNK, [int(number), int(offset)] if is_count(number) and is_count(offset):
+        case Kind.WITNESSES, [int(number), int(phase), list(pairs)] if _is_place(number, phase):
+            return Witnesses(number, phase, _statements(pairs))
+        case Kind.CHUNK, [int(number), int(phase), int(offset)] if _is_place(
+            number, phase
+        ) and is_count(offset):
             if envelope.data is not None:
-                return Chunk(number, offset, envelope.data)
-        case Kind.ACK, [int(number), str(code)] if is_count(number) and _is_code(code):
-            return Ack(number, code)
+                return Chunk(number, phase, offset, envelope.data)
+        case Kind.ACK, [int(number), int(phase), str(code)] if _is_place(
+            number, phase
+        ) and _is_code(code):
+            return Ack(number, phase, code)
         case Kind.CLAIM, [bytes(claim)]:
             return ClaimMessage(claim)
         case Kind.EVIDENCE, [bytes(proof)]:
             return EvidenceMessage(proof)
         case Kind.BILL, [bytes(bundle)]:
             return BillMessage(bundle)
-        case Kind.WAITING, [int(number)] if is_count(number):
-            return Waiting(number)
+        case Kind.WAITING, [int(number), int(phase)] if _is_place(number, phase):
+            return Waiting(number, phase)
         case Kind.BYE, [bool(heard)]:
             return Bye(heard)
     raise _wrong_fields(kind)
+
+
+def _is_place(number: int, phase: int) -> bool:
+    """Whether these can be a round and a phase of it; how many a round has, others know."""
+    return is_count(number) and is_count(phase)
 
 
 def _is_code(code: str) -> bool:

@@ -1,12 +1,13 @@
-"""Receive slots: what one neighbour has sent of at most two rounds, bounded whatever it sends.
+"""Receive slots: what one neighbour has sent of at most two exchanges, bounded whatever it sends.
 
-A neighbour in step is at most one round ahead, so two slots hold all that honest timing needs; a
-third round displaces the oldest. Buffers are taken from a pool of fixed size and come back to it,
-so that memory does not grow with rounds.
+Exchanges are numbered through all rounds: *steps*. A neighbour in step is at most one ahead, so two
+slots hold all that honest timing needs; a third step displaces the oldest. Buffers are taken from a
+pool of fixed size and come back to it, so that memory does not grow with rounds.
 
 States of a slot: announced (statement known) -> complete (all bytes there) -> taken by the core.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
@@ -18,46 +19,49 @@ from candor.network.wire import Buffer
 
 SLOTS_PER_NEIGHBOUR: Final = 2
 
-S = TypeVar("S")
+S = TypeVar("S")  # a signed statement
+W = TypeVar("W", bound=Hashable)  # what tells statements apart
 
 
 @dataclass(slots=True)
-class Slot(Generic[S]):
-    """One round of one neighbour, with the statements of the `named` agents as its witnesses."""
+class Slot(Generic[S, W]):
+    """One step of one neighbour: its statement, those `named` in it as witnesses, and
+    `payload_bytes` in a codec's encoding, at the front of the buffer."""
 
-    round: int
+    step: int
     statement: S
     buffer: NDArray[np.float32]
-    named: frozenset[str] = frozenset()
+    payload_bytes: int
+    named: frozenset[W] = frozenset()
     received_bytes: int = 0
-    witnesses: dict[str, S] = field(default_factory=dict)
+    witnesses: dict[W, S] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
         """Whether the whole payload is there; of a notice, which has none, all witnesses."""
         if self.notice:
             return self.named <= self.witnesses.keys()
-        return self.received_bytes == self.buffer.nbytes
+        return self.received_bytes == self.payload_bytes
 
     @property
-    def payload(self) -> NDArray[np.float32] | None:
-        """The vector (dim,) as received; None of a notice."""
-        return None if self.notice else self.buffer
+    def encoded(self) -> memoryview:
+        """The bytes of the payload as received."""
+        return self.buffer.data.cast("B")[: self.payload_bytes]
 
     @property
     def notice(self) -> bool:
         """Whether it is a statement without its payload."""
         return self.buffer.nbytes == 0
 
-    def add_witness(self, agent: str, statement: S) -> None:
-        """Keep the statement of an agent that the sender's mixing row names.
+    def add_witness(self, source: W, statement: S) -> None:
+        """Keep a statement that the sender's own names.
 
         Raises:
             RemoteProtocolError: nobody asked for it; such statements could fill our memory.
         """
-        if agent not in self.named:
-            raise RemoteProtocolError("witness-unnamed", agent)
-        self.witnesses[agent] = statement
+        if source not in self.named:
+            raise RemoteProtocolError("witness-unnamed", str(source))
+        self.witnesses[source] = statement
 
     def write(self, offset: int, data: Buffer) -> None:
         """Append a chunk.
@@ -68,7 +72,7 @@ class Slot(Generic[S]):
         if offset != self.received_bytes:
             raise RemoteProtocolError("chunk-order", f"{offset}, expected {self.received_bytes}")
         end = offset + len(data)
-        if not offset < end <= self.buffer.nbytes:
+        if not offset < end <= self.payload_bytes:
             raise RemoteProtocolError("chunk-size", f"{len(data)} bytes at {offset}")
         memoryview(self.buffer).cast("B")[offset:end] = data  # type: ignore[arg-type]
         self.received_bytes = end
@@ -92,66 +96,69 @@ class BufferPool:
             self._spare.append(buffer)
 
 
-class Inbox(Generic[S]):
-    """The slots of one neighbour, by round; no round is ever announced twice, in any session."""
+class Inbox(Generic[S, W]):
+    """The slots of one neighbour, by step; no step is ever announced twice, in any session.
 
-    def __init__(self, pool: BufferPool) -> None:
+    A payload takes `payload_bytes`, which is at most what a buffer of the pool holds.
+    """
+
+    def __init__(self, pool: BufferPool, payload_bytes: int) -> None:
         self._pool = pool
-        self._slots: dict[int, Slot[S]] = {}
-        self.latest_round = 0
+        self._payload_bytes = payload_bytes
+        self._slots: dict[int, Slot[S, W]] = {}
+        self.latest_step = 0
 
     def announce(
         self,
-        round_number: int,
+        step: int,
         statement: S,
         payload_bytes: int,
-        named: frozenset[str] = frozenset(),
+        named: frozenset[W] = frozenset(),
         *,
         notice: bool = False,
-    ) -> Slot[S]:
-        """Open the slot of a round, or of a notice, which comes without a payload; the oldest slot
+    ) -> Slot[S, W]:
+        """Open the slot of a step, or of a notice, which comes without a payload; the oldest slot
         makes room when both are in use.
 
         Raises:
-            RemoteProtocolError: a round announced twice or going backwards, or a wrong size.
+            RemoteProtocolError: a step announced twice or going backwards, or a wrong size.
         """
-        if round_number <= self.latest_round:
-            raise RemoteProtocolError("round-order", f"{round_number} after {self.latest_round}")
-        buffer = np.empty(0, np.float32) if notice else self._pool.take()
-        if payload_bytes != buffer.nbytes:
-            self._pool.give(buffer)
+        if step <= self.latest_step:
+            raise RemoteProtocolError("round-order", f"{step} after {self.latest_step}")
+        if payload_bytes != (0 if notice else self._payload_bytes):
             raise RemoteProtocolError("payload-size", f"{payload_bytes} bytes")
+        buffer = np.empty(0, np.float32) if notice else self._pool.take()
         while len(self._slots) >= SLOTS_PER_NEIGHBOUR:
             self.drop(min(self._slots))
-        slot = Slot(round_number, statement, buffer, named)
-        self._slots[round_number] = slot
-        self.latest_round = round_number
+        slot = Slot(step, statement, buffer, payload_bytes, named)
+        self._slots[step] = slot
+        self.latest_step = step
         return slot
 
-    def slot(self, round_number: int) -> Slot[S] | None:
-        """The slot of a round, if it is still held."""
-        return self._slots.get(round_number)
+    def slot(self, step: int) -> Slot[S, W] | None:
+        """The slot of a step, if it is still held."""
+        return self._slots.get(step)
 
-    def take(self, round_number: int) -> Slot[S] | None:
+    def take(self, step: int) -> Slot[S, W] | None:
         """Hand a slot over: its buffer must be given back to the pool by the taker."""
-        return self._slots.pop(round_number, None)
+        return self._slots.pop(step, None)
 
-    def drop(self, round_number: int) -> None:
-        """Forget a round and free its buffer."""
-        slot = self._slots.pop(round_number, None)
+    def drop(self, step: int) -> None:
+        """Forget a step and free its buffer."""
+        slot = self._slots.pop(step, None)
         if slot is not None:
             self._pool.give(slot.buffer)
 
-    def drop_before(self, round_number: int) -> None:
-        """Forget all rounds before this one."""
-        for old in [r for r in self._slots if r < round_number]:
+    def drop_before(self, step: int) -> None:
+        """Forget all steps before this one."""
+        for old in [held for held in self._slots if held < step]:
             self.drop(old)
 
     def restart(self) -> None:
         """The peer began a new session: what it had half sent will not be completed.
 
-        `latest_round` stays: an honest agent states no round twice in all its lives, and another
-        could send a second model for a round whose first one was measured.
+        `latest_step` stays: an honest agent states no step twice in all its lives, and another
+        could send a second model for a step whose first one was measured.
         """
-        for round_number in list(self._slots):
-            self.drop(round_number)
+        for step in list(self._slots):
+            self.drop(step)

@@ -11,7 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candor.mechanisms.evidence.examiner import Examined, Examiner, Terms
-from candor.mechanisms.evidence.statements import SignedStatement, Statement, commitment
+from candor.mechanisms.evidence.statements import (
+    Row,
+    SignedStatement,
+    Source,
+    Statement,
+    commitment,
+)
 from candor.topologies.encoding.canonical import sha256
 from candor.topologies.encoding.signatures import SigningKey
 from candor.topologies.schedules.weights import Round
@@ -52,6 +58,11 @@ def report(agent: str, t: int) -> Vector:
     return generator.integers(-8, 9, DIM).astype(np.float32) / 8
 
 
+def formed_by(row: Mapping[str, float]) -> Row:
+    """What a statement says of a model that a row of the cluster file formed."""
+    return Row(tuple(sorted(row.items())))
+
+
 def sign(statement: Statement, agent: str | None = None) -> SignedStatement:
     """Signed by the agent it names, or by another."""
     return SignedStatement.sign(statement, KEYS[agent or statement.agent])
@@ -88,9 +99,9 @@ class Ring:
 
     def state(self, t: int, agent: str, payload: Vector) -> Statement:
         """What an agent states of a payload of round t, its own or another."""
-        stated = self.examiner.state(t, agent, payload, self.rows[t][agent])
-        witnesses = self.witnesses(t, agent)
-        return replace(stated, sources=commitment(witnesses[k].body for k in sorted(witnesses)))
+        stated = self.examiner.state(t, 0, agent, payload, [formed_by(self.rows[t][agent])])
+        sources = (signed.body for signed in self.witnesses(t, agent).values())
+        return replace(stated, sources=commitment(sources))
 
     def _row(self, t: int, agent: str) -> dict[str, float]:
         if (t, agent) in self.reentries:
@@ -103,9 +114,13 @@ class Ring:
         parts = [np.float32(weight) * self.payloads[t][k] for k, weight in row.items()]
         return np.sum(parts, axis=0, dtype=np.float32)
 
-    def witnesses(self, t: int, agent: str) -> dict[str, SignedStatement]:
+    def witnesses(self, t: int, agent: str) -> dict[Source, SignedStatement]:
         """What an agent forwards with its update of round t."""
-        return {k: self.signed[t - 1][k] for k in self.rows[t][agent]} if t > 1 else {}
+        return self.stated(t - 1, *sorted(self.rows[t][agent])) if t > 1 else {}
+
+    def stated(self, t: int, *agents: str) -> dict[Source, SignedStatement]:
+        """The statements of a round, of all agents or some, as sources."""
+        return {(t, 0, k): self.signed[t][k] for k in agents or IDS}
 
     def examine(
         self,
@@ -114,8 +129,8 @@ class Ring:
         *,
         signed: SignedStatement | None = None,
         payload: Vector | None = None,
-        witnesses: Mapping[str, SignedStatement] | None = None,
-        trusted: Mapping[str, SignedStatement] | None = None,
+        witnesses: Mapping[Source, SignedStatement] | None = None,
+        trusted: Mapping[Source, SignedStatement] | None = None,
     ) -> Examined:
         """Judge an agent's update of round t as it was sent, or with parts exchanged."""
         signed = self.signed[t][agent] if signed is None else signed

@@ -6,10 +6,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from candor.agent.algorithms.driver import Driver
+from candor.agent.algorithms.effects import Heard
 from candor.agent.core.agent import AgentCore
 from candor.agent.core.assembly import assemble
+from candor.agent.core.combination import combined
 from candor.agent.core.effects import (
     Begin,
     Combine,
@@ -22,18 +27,20 @@ from candor.agent.core.effects import (
     Send,
     Verify,
 )
-from candor.agent.core.terms import channel_terms
+from candor.agent.core.terms import channel_terms, codec_of
+from candor.agent.core.verification import judge
 from candor.agent.daemon import keys
-from candor.agent.daemon.daemon import combine
 from candor.agent.daemon.exports import write_exports
 from candor.agent.daemon.store import Store
+from candor.agent.learning.given import GivenGradients
 from candor.agent.runs.cluster_parts import entry_of
-from candor.mechanisms.evidence.statements import EvidenceError, Statement
+from candor.mechanisms.evidence.statements import Statement
 from candor.network.identity import Identity
 from candor.network.messages import Message, Update, from_envelope, to_envelope
 from candor.network.transport import MemoryNetwork
 from candor.network.wire import encode
 from candor.topologies.cluster.file import (
+    DEFAULT_ALGORITHM,
     AlgorithmSettings,
     Cluster,
     PaymentSettings,
@@ -61,6 +68,8 @@ def write_cluster(
     task: TaskSettings | None = None,
     rule: str = "norm:2e-5",
     mixing_name: str | None = None,
+    algorithm: str | None = None,
+    codec: str = "float32",
     **settings: float,
 ) -> Cluster:
     """Keys in RUN_DIR/agents/<id>/keys and RUN_DIR/cluster.toml; the task is never resolved.
@@ -83,11 +92,14 @@ def write_cluster(
         mixing_name=mixing_name,
         agents=entries,
         task=task or TaskSettings(name="fixed", parameters=DIM, model_digest=model_digest(initial)),
-        algorithm=AlgorithmSettings(step_size=0.5, step_decay=0.0),
+        algorithm=AlgorithmSettings(
+            name=algorithm or DEFAULT_ALGORITHM, step_size=0.5, step_decay=0.0
+        ),
         rounds=RoundSettings(
             rounds=rounds,
             deadline_s=settings.get("deadline_s", 2.0),
             start_deadline_s=settings.get("start_deadline_s", 5.0),
+            codec=codec,
         ),
         payments=PaymentSettings(
             rule=rule,
@@ -107,11 +119,13 @@ class Node:
     core: AgentCore
     store: Store
     identity: Identity
-    report: Callable[[int], NDArray[np.float32]]
+    driver: Driver
     x: NDArray[np.float32]
     alive: bool = True
     snapshot: bytes | None = None
-    due: int = 0  # the round to publish with the next tick: training takes its time
+    due: bool = False  # to publish with the next tick: training takes its time
+    answer: Tensor | Heard | None = None  # of the last exchange
+    mixes: bool = True  # what the algorithm asked of the exchange under way
     ended: Finished | None = None
     logs: list[Log] = field(default_factory=list)
     sent: list[Send] = field(default_factory=list)
@@ -137,7 +151,7 @@ class LocalRun:
         self.cluster = cluster
         self.network = network or MemoryNetwork(0, delay_s=(0.001, 0.002))
         self.now_s = 0.0
-        self._reports = reports or {}
+        self._reports = dict(reports or {})
         self._lives = 0
         self.nodes: dict[str, Node] = {}
         self.asleep: set[str] = set()  # stopped processes: no ticks, nothing read
@@ -210,8 +224,19 @@ class LocalRun:
         )
         generator = np.random.default_rng([7, self.cluster.index(agent)])
         fixed = generator.standard_normal(DIM).astype(np.float32)
-        report = self._reports.get(agent, lambda t: fixed / np.float32(t))
-        return Node(core, store, identity, report, np.zeros(DIM, np.float32))
+        self._reports.setdefault(agent, lambda t: fixed / np.float32(t))
+        driver = self._driver(agent, torch.zeros(1, DIM), 1)
+        return Node(core, store, identity, driver, np.zeros(DIM, np.float32))
+
+    def _driver(self, agent: str, x: Tensor, start: int) -> Driver:
+        """The run's algorithm from a model (1, dim) on, with the agent's reports."""
+
+        def mass(t: int) -> float:
+            return self.cluster.round_weights.of(t).mass[agent]
+
+        given = GivenGradients(self._reports[agent], mass)
+        rounded = codec_of(self.cluster).rounded
+        return Driver(self.cluster.algorithm, given, rounded, x, None, start)
 
     def _deliver(self) -> None:
         while due := self.network.deliver(self.now_s):
@@ -244,12 +269,11 @@ class LocalRun:
                 case Verify() as job:
                     node.jobs.append(job)
                 case Begin():
-                    node.due = 1
-                case Combine(number, parts, _):
-                    node.x = combine(parts)[0].numpy()
-                    node.models[number + 1] = node.x
-                    queue.extend(node.core.combined(number, self.now_s))
-                    node.due = number + 1 if number < self.cluster.rounds.rounds else 0
+                    node.due = True
+                case Combine() as combine:
+                    self._combined(agent, node, combine)
+                    queue.extend(node.core.combined(self.now_s))
+                    node.due = node.core.round <= self.cluster.rounds.rounds
                 case Log() as log:
                     node.logs.append(log)
                 case Finished() as ended:
@@ -259,13 +283,7 @@ class LocalRun:
         node = self.nodes[agent]
         jobs, node.jobs = node.jobs, []
         for job in jobs:
-            slot = job.update.slot
-            try:
-                outcome = node.core.examiner.examine(
-                    slot.statement, slot.payload, slot.witnesses, job.update.trusted
-                )
-            except EvidenceError as exc:
-                outcome = exc
+            outcome = judge(job.update, node.core.examiner, node.core.codec)
             self._perform(agent, node.core.verified(job.peer, job.update, outcome, self.now_s))
 
     def _awake(self, agent: str) -> bool:
@@ -274,13 +292,25 @@ class LocalRun:
 
     def _publish(self, agent: str) -> list[Effect]:
         node = self.nodes[agent]
-        t, node.due = node.due, 0
-        if t == 0 or node.ended is not None:
+        due, node.due = node.due, False
+        if not due or node.ended is not None:
             return []
-        examiner = node.core.examiner
-        payload = node.x - np.float32(examiner.terms.step_size_of(agent, t)) * node.report(t)
-        statement = examiner.state(t, agent, payload, node.core.book.row)
-        return node.core.published(payload, statement, self.now_s)
+        out = node.driver.advance(node.answer)
+        node.mixes = out.mixes
+        payload = out.vectors[0].numpy()
+        attested = None if out.attested is None else out.attested[0].numpy()
+        return node.core.published(payload, node.core.stated(payload, attested), self.now_s)
+
+    def _combined(self, agent: str, node: Node, combine: Combine) -> None:
+        node.answer = combined(combine, agent, mixes=node.mixes)
+        if combine.phase != node.core.phases.model:
+            return
+        assert isinstance(node.answer, Tensor)
+        node.x = node.answer[0].numpy()
+        node.models[combine.round + 1] = node.x
+        if combine.reentry:
+            node.driver = self._driver(agent, node.answer, combine.round + 1)
+            node.answer = None
 
 
 def finish(run: LocalRun) -> LocalRun:

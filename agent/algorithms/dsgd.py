@@ -7,7 +7,7 @@ from itertools import count
 
 from torch import Tensor
 
-from candor.agent.algorithms.effects import Algorithm, LocalSteps, Mix, Report
+from candor.agent.algorithms.effects import LocalSteps, Mix, Report, Rounds, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ def step_schedule(step_size: float, decay: float) -> Callable[[int], float]:
     return step
 
 
-def decentralized_sgd(x: Tensor, hyper: Hyper, start: int = 1) -> Algorithm:
+def decentralized_sgd(x: Tensor, hyper: Hyper, state: State, start: int = 1) -> Rounds:  # noqa: ARG001
     """Yield the effects of adapt-then-combine SGD from round `start` on, without end.
 
         y_t     = x_t - lambda_t m_t
@@ -42,11 +42,12 @@ def decentralized_sgd(x: Tensor, hyper: Hyper, start: int = 1) -> Algorithm:
     Args:
         x: the model of round `start`, (agents, dim): one row in the daemon, all in a simulation.
         hyper: the step sizes.
+        state: none of its own.
         start: the first round; above 1 when a checkpoint is continued.
     """
     for t in count(start):
-        gradient = yield LocalSteps(x, t)  # (agents, dim)
-        report = yield Report(gradient, t)
+        gradient: Tensor = yield LocalSteps(x, t)  # (agents, dim)
+        report: Tensor = yield Report(gradient, t)
         # A fresh tensor: y may be on its way to neighbours while x is already overwritten.
         y = x.sub(report, alpha=hyper.step_size(t))
         x = yield Mix(y, t)

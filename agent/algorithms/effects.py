@@ -1,11 +1,15 @@
-"""What an algorithm asks for: effects over tensors with a leading agent axis."""
+"""What an algorithm asks for: effects over tensors with a leading agent axis.
+
+An optimisation algorithm is a generator. It yields one of the effects below and is sent the result;
+`agent.algorithms.driver` performs those that stay on the host, and each runtime the exchanges: the
+daemon for one row over the network, a simulation for all rows at once.
+"""
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, TypeAlias
 
-if TYPE_CHECKING:
-    from torch import Tensor  # commands that only read a ledger do without its two seconds
+from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +17,7 @@ class LocalSteps:
     """H local SGD steps from x (agents, dim) in round t; answered by what moved x, divided by the
     step size: a pseudo-gradient (agents, dim), the stochastic gradient itself for H = 1."""
 
-    x: "Tensor"
+    x: Tensor
     t: int
 
 
@@ -22,7 +26,7 @@ class Report:
     """Each agent's strategy turns its gradient (agents, dim) into the report (agents, dim) it acts
     on; the honest one returns the gradient."""
 
-    gradient: "Tensor"
+    gradient: Tensor
     t: int
 
 
@@ -34,14 +38,45 @@ class Mass:
 
 
 @dataclass(frozen=True, slots=True)
-class Mix:
-    """Combine the rows of y (agents, dim) of round t with the round's matrix; the shape stays."""
+class Exchange:
+    """Send v (agents, dim) to the takers of round t in a phase of it; answered by `Heard`.
 
-    y: "Tensor"
+    `attested` is the aggregate (agents, dim) that v was stepped from, where the phase has one: it
+    is sketched into the statement of v.
+    """
+
+    v: Tensor
     t: int
+    phase: int = 0
+    attested: Tensor | None = None
 
 
-AlgorithmEffect: TypeAlias = LocalSteps | Report | Mass | Mix
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """An exchange whose answer is the weighted sum (agents, dim) of what was heard and the agent's
+    own vector, by the round's mixing weights or those that the phase's rule derives."""
+
+    v: Tensor
+    t: int
+    phase: int = 0
+    attested: Tensor | None = None
 
 
-Algorithm: TypeAlias = Generator[AlgorithmEffect, "Tensor", None]
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What an exchange brought: the givers' vectors (agents, neighbours, dim), in order of id, and
+    which of them were heard (agents, neighbours) bool; `own` (agents, dim) as everyone has it."""
+
+    vectors: Tensor
+    present: Tensor
+    own: Tensor
+
+
+LocalEffect: TypeAlias = LocalSteps | Report | Mass
+AlgorithmEffect: TypeAlias = LocalEffect | Exchange | Mix
+# Each effect's answer is a Tensor, an exchange's `Heard`: no type can say which comes next.
+Rounds: TypeAlias = Generator[AlgorithmEffect, Any, None]
+
+State: TypeAlias = dict[str, Tensor]
+"""What an algorithm, its trainer and its strategies keep from round to round: tensors by name with
+a leading agent axis. A runtime saves and restores it whole, and starts it anew on a re-entry."""

@@ -5,10 +5,10 @@ from itertools import count
 from torch import Tensor
 
 from candor.agent.algorithms.dsgd import Hyper
-from candor.agent.algorithms.effects import Algorithm, LocalSteps, Mass, Mix, Report
+from candor.agent.algorithms.effects import LocalSteps, Mass, Mix, Report, Rounds, State
 
 
-def gradient_push(x: Tensor, hyper: Hyper, start: int = 1) -> Algorithm:
+def gradient_push(x: Tensor, hyper: Hyper, state: State, start: int = 1) -> Rounds:  # noqa: ARG001
     """Yield the effects of stochastic gradient push from round `start` on, without end.
 
         y_t     = z_t - lambda_t / w_t m_t(z_t)
@@ -24,11 +24,12 @@ def gradient_push(x: Tensor, hyper: Hyper, start: int = 1) -> Algorithm:
     Args:
         x: the models z of round `start`, (agents, dim).
         hyper: the step sizes.
+        state: none of its own.
         start: the first round; above 1 when a checkpoint is continued.
     """
     for t in count(start):
-        w = yield Mass(t)  # (agents, 1)
-        gradient = yield LocalSteps(x, t)  # (agents, dim)
-        report = yield Report(gradient, t)
+        w: Tensor = yield Mass(t)  # (agents, 1)
+        gradient: Tensor = yield LocalSteps(x, t)  # (agents, dim)
+        report: Tensor = yield Report(gradient, t)
         y = x - hyper.step_size(t) / w * report
         x = yield Mix(y, t)

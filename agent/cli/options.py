@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import click
 from pydantic import BaseModel
 
+from candor.agent.algorithms.catalogue import ALGORITHMS
+from candor.network.codecs import CODECS
 from candor.topologies.cluster.file import (
     AlgorithmSettings,
     PaymentSettings,
@@ -65,12 +67,18 @@ SETTINGS: tuple[tuple[type[BaseModel], str, str], ...] = (
         "Who trains on which samples: iid, dirichlet:ALPHA or natural, the data's own parts.",
     ),
     (TaskSettings, "batch_size", "Samples of one local step."),
+    (
+        AlgorithmSettings,
+        "name",
+        f"How rounds move the models: {', '.join(ALGORITHMS)}, or your own module:Object.",
+    ),
     (AlgorithmSettings, "step_size", "Step size of round 1."),
     (AlgorithmSettings, "step_decay", "Round t steps by step-size * t ** -step-decay."),
     (AlgorithmSettings, "local_steps", "Steps of local SGD a round."),
     (AlgorithmSettings, "momentum", "Momentum of local SGD, below 1."),
     (RoundSettings, "deadline_s", "Longest wait for a neighbour's vector, seconds."),
     (RoundSettings, "start_deadline_s", "Longest wait for neighbours at the start, seconds."),
+    (RoundSettings, "codec", f"How vectors travel: {', '.join(CODECS)}."),
     (PaymentSettings, "rule", "Payment rule with its price, or none."),
     (PaymentSettings, "window", "Rounds settled together."),
     (
@@ -93,7 +101,7 @@ def settings_options(**defaults: Any) -> Callable[[Callable[..., None]], Callabl
         for model, name, help_text in reversed(SETTINGS):
             default = defaults.get(name, model.model_fields[name].get_default())
             function = click.option(
-                f"--{name.replace('_', '-')}",
+                f"--{_option_name(model, name).replace('_', '-')}",
                 type=type(default),
                 default=default,
                 show_default=True,
@@ -111,5 +119,16 @@ def section(model: type[Section], settings: Mapping[str, Any], name: str) -> Sec
         ConfigurationError: a setting out of its range.
     """
     return validated(
-        model, {key: settings[key] for key in model.model_fields if key in settings}, name
+        model,
+        {
+            field: settings[_option_name(model, field)]
+            for field in model.model_fields
+            if _option_name(model, field) in settings
+        },
+        name,
     )
+
+
+def _option_name(model: type[BaseModel], field: str) -> str:
+    """What a setting is called on the command line."""
+    return "algorithm" if (model, field) == (AlgorithmSettings, "name") else field

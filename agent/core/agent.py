@@ -1,9 +1,10 @@
 """The agent's core: sessions, rounds, evidence and settlement as one pure state machine.
 
-Phases: starting -> running -> settling -> leaving -> done; rejoining stands for running when this
-agent was there before, or comes late, and waits to take a neighbour's payload. Events are the
-public methods; each returns effects (`agent.core.effects`) in the order in which they must be
-performed. The core reads no clock, socket, disk or global generator: time is an argument.
+Stages: starting -> running -> settling -> leaving -> done; rejoining stands for running when this
+agent was there before, or comes late, and waits to take a neighbour's payload. A round has one
+exchange or several, its phases, which are counted through the run as steps. Events are the public
+methods; each returns effects (`agent.core.effects`) in the order in which they must be performed.
+The core reads no clock, socket, disk or global generator: time is an argument.
 Invariants: nothing unverified is ever in a `Combine`; a round is stated once in the life of the
 data directory (a reserve is persisted before the first statement beyond it is sent); every wait on
 a neighbour ends at a deadline; memory is bounded by the slots of each neighbour.
@@ -43,6 +44,7 @@ from candor.mechanisms.evidence.statements import (
     commitment,
 )
 from candor.mechanisms.ledger.channel import Record
+from candor.network.codecs import Codec
 from candor.network.messages import Bye, Waiting
 from candor.network.slots import BufferPool
 from candor.network.wire import Buffer
@@ -63,7 +65,7 @@ REFUSAL_S: Final = 5.0
 NO_ANSWER: Final = "connected, but nothing comes back: can it reach us?"
 
 
-class Phase(StrEnum):
+class Stage(StrEnum):
     """Where the agent is in the run."""
 
     STARTING = "starting"
@@ -105,29 +107,39 @@ class AgentCore:
         pool: BufferPool,
         settlement: Settlement,
         book: EvidenceBook,
+        codec: Codec,
         link_reason: Callable[[str], str | None],
         taken_over: tuple[PutValue, ...] = (),
     ) -> None:
         self.settings = settings
-        self.phase = Phase.STARTING
-        self.round = 0
+        self.stage = Stage.STARTING
+        self.phases = examiner.terms.phases
+        self.step = 0  # the exchange under way, see `Phases`; 0 before the first
         self.neighbours = neighbours
         self.settlement = settlement
         self.book = book
         self.injected_norm: float | None = None
         self._key = key
         self.examiner = examiner
+        self.codec = codec
         self._pool = pool
         self._link_reason = link_reason
         self._reception = Reception(
-            neighbours, settlement, book, examiner, pool, settings.chunk_bytes, settings.agent
+            neighbours,
+            settlement,
+            book,
+            examiner,
+            pool,
+            codec,
+            settings.chunk_bytes,
+            settings.agent,
         )
         self._taken_over = taken_over
         self._reserved = settings.reserved_round
-        self._own: NDArray[np.float32] | None = None  # this round's payload once published
+        self._own: NDArray[np.float32] | None = None  # this step's payload once published
         self._lent: list[NDArray[np.float32]] = []  # buffers inside a Combine under way
         self._combining = False
-        self._asked = False  # for patience, in this round
+        self._asked = False  # for patience, in this step
         self._deadline_s = 0.0
         self._bye_s = 0.0
         self._rejoining_s = 0.0
@@ -136,11 +148,16 @@ class AgentCore:
         self.mixed_neighbours = 0
 
     @property
+    def round(self) -> int:
+        """The round under way, 0 before the first."""
+        return self.phases.at(self.step)[0]
+
+    @property
     def waits_for(self) -> tuple[str, ...]:
-        """The neighbours that this round waits for; empty while this agent trains or mixes."""
+        """The neighbours that this exchange waits for; empty while this agent trains or mixes."""
         if self._own is None or self._combining:
             return ()
-        return tuple(agent for agent, n in self.neighbours.items() if n.awaited(self.round))
+        return tuple(agent for agent, n in self.neighbours.items() if n.awaited(self.step))
 
     # --- events -----------------------------------------------------------------------------
 
@@ -162,28 +179,41 @@ class AgentCore:
             sender,
             frames,
             own_round=self.round,
-            leaving=self.phase in (Phase.LEAVING, Phase.DONE),
+            leaving=self.stage in (Stage.LEAVING, Stage.DONE),
             now_s=now_s,
             wall_s=wall_s,
         )
         return effects + self._advance(now_s)
 
+    def stated(
+        self, payload: NDArray[np.float32], attested: NDArray[np.float32] | None = None
+    ) -> Statement:
+        """The statement of this agent's vector (dim,) of the current exchange, as the codec decodes
+        it; `attested` is the aggregate (dim,) that it was stepped from, if any. Takes time, and
+        changes nothing: a driver may do it off its loop."""
+        number, phase = self.phases.at(self.step)
+        sketch = b"" if attested is None else self.examiner.attested(number, attested)
+        formed = self.book.formed(self.step, sketch)
+        return self.examiner.state(number, phase, self.settings.agent, payload, formed)
+
     def published(
         self, payload: NDArray[np.float32], statement: Statement, now_s: float
     ) -> list[Effect]:
-        """This agent's y of the current round is ready: state it and send it to every neighbour.
+        """This agent's vector of the current exchange is ready: state it, send it to every
+        neighbour.
 
-        `payload` (dim,) must not change any more; `statement` comes from `Examiner.state`.
+        `payload` (dim,) must not change any more; `statement` comes from `stated`.
         """
-        assert self.phase is Phase.RUNNING
-        assert statement.round == self.round
-        witnesses = self.book.witnesses(self.round)
+        assert self.stage is Stage.RUNNING
+        assert self.book.step_of(statement) == self.step
+        witnesses = self.book.witnesses(statement)
         sources = commitment(witness.body for witness in witnesses)
         signed = SignedStatement.sign(replace(statement, sources=sources), self._key)
         energy = self.book.add_own(signed).energy
         if not math.isfinite(energy):
             return self._diverged()
-        self.injected_norm = math.sqrt(energy)
+        if statement.phase == self.phases.charged:
+            self.injected_norm = math.sqrt(energy)
         effects: list[Effect] = []
         if self.round > self._reserved:
             # The whole window at once: a restarted agent claims what it stated in it and sits out
@@ -201,20 +231,22 @@ class AgentCore:
         self, peer: str, update: Arrived, outcome: Examined | EvidenceError, now_s: float
     ) -> list[Effect]:
         """The verdict on an update that was handed out by `Verify`."""
-        effects = self._reception.verified(peer, update, outcome, self.round)
+        effects = self._reception.verified(peer, update, outcome, self.step)
         return effects + self._advance(now_s)
 
-    def combined(self, round_number: int, now_s: float) -> list[Effect]:
-        """The driver has formed x of the next round; its source buffers are free again."""
+    def combined(self, now_s: float) -> list[Effect]:
+        """The driver has used what `Combine` handed it; the source buffers are free again."""
         for buffer in self._lent:
             self._pool.give(buffer)
         self._lent, self._combining, self._own = [], False, None
-        self.round = round_number + 1
+        self.step += 1
         for neighbour in self.neighbours.values():
-            neighbour.forget_before(self.round, self._pool)
-        effects = self._settle(now_s)
+            neighbour.forget_before(self.step, self._pool)
+        effects: list[Effect] = []
+        if self.phases.at(self.step)[1] == 0:
+            effects += self._settle(now_s)
         if self.round > self.settings.rounds:
-            self.phase = Phase.SETTLING
+            self.stage = Stage.SETTLING
             self._deadline_s = now_s + LAST_DEADLINES * self.settings.deadline_s
         return effects + self._advance(now_s)
 
@@ -239,7 +271,7 @@ class AgentCore:
 
     def stop(self, failure: str = "stopped before the last round") -> list[Effect]:
         """Leave now, at the operator's wish: tell the neighbours, so that none waits for us."""
-        self.phase = Phase.DONE
+        self.stage = Stage.DONE
         effects: list[Effect] = []
         for neighbour in self.neighbours.values():
             effects += self._reception.send(neighbour, Bye(neighbour.left))
@@ -255,18 +287,18 @@ class AgentCore:
     # --- progress ---------------------------------------------------------------------------
 
     def _advance(self, now_s: float) -> list[Effect]:
-        match self.phase:
-            case Phase.STARTING:
+        match self.stage:
+            case Stage.STARTING:
                 return self._try_begin(now_s)
-            case Phase.REJOINING:
+            case Stage.REJOINING:
                 return self._try_rejoin(now_s)
-            case Phase.RUNNING:
+            case Stage.RUNNING:
                 return self._try_combine(now_s)
-            case Phase.SETTLING:
+            case Stage.SETTLING:
                 return self._try_leave(now_s)
-            case Phase.LEAVING:
+            case Stage.LEAVING:
                 return self._try_finish(now_s)
-            case Phase.DONE:
+            case Stage.DONE:
                 return []
 
     def _try_begin(self, now_s: float) -> list[Effect]:
@@ -288,7 +320,7 @@ class AgentCore:
         # A majority must say so: one alone could keep an agent from ever starting.
         if there and (self._reserved > 0 or 2 * len(ahead_of_us) > len(sessions)):
             # The run goes on without us: whoever is there can let us in again.
-            self.phase = Phase.REJOINING
+            self.stage = Stage.REJOINING
             self._rejoining_s = now_s
             self._deadline_s = now_s + self.settings.start_deadline_s
             return [_log(logging.INFO, "rejoining"), *self._try_rejoin(now_s)]
@@ -305,7 +337,7 @@ class AgentCore:
             _log(logging.WARNING, "starts_without", peer=agent, detail=self._unreachable(agent))
             for agent in absent
         ]
-        self.phase, self.round = Phase.RUNNING, 1
+        self.stage, self.step = Stage.RUNNING, 1
         return [*effects, Begin()]
 
     def _unreachable(self, agent: str) -> str:
@@ -328,7 +360,7 @@ class AgentCore:
         in_rounds = {
             agent: n
             for agent, n in self.neighbours.items()
-            if n.last_round or (n.session.peer_round > 0 and not patience_over)
+            if n.last_step or (n.session.peer_round > 0 and not patience_over)
         }
         lead = ahead(in_rounds, -1)
         # The first to answer may be one among many: a majority needs the others to be heard.
@@ -336,7 +368,8 @@ class AgentCore:
         # Nor is anything stated before the ledgers have told what an earlier life has stated.
         caught_up = all(self.settlement.caught_up(agent) for agent in self.neighbours)
         heard_all = (all_there and caught_up) or patience_over
-        if lead is not None and lead[0] >= max(1, self._reserved) and heard_all:
+        reached = self.phases.at(lead[0])[0] if lead is not None else 0
+        if lead is not None and reached >= max(1, self._reserved) and heard_all:
             return self._reenter(*lead)
         if all(n.left for n in self.neighbours.values()):
             gone = ", ".join(self.neighbours)
@@ -349,10 +382,10 @@ class AgentCore:
     def _try_combine(self, now_s: float) -> list[Effect]:
         if self._own is None or self._combining:
             return []
-        lead = ahead(self.neighbours, self.round)
+        lead = ahead(self.neighbours, self.step)
         if lead is not None:
             return self._reenter(*lead)
-        awaited = [n for n in self.neighbours.values() if n.awaited(self.round)]
+        awaited = [n for n in self.neighbours.values() if n.awaited(self.step)]
         if any(now_s < self._patience_s(n) for n in awaited):
             return self._ask_for_patience(awaited, now_s)
         effects: list[Effect] = []
@@ -374,42 +407,57 @@ class AgentCore:
             return []
         self._asked = True
         others = [n for n in self.neighbours.values() if n.served and n not in awaited]
-        return [effect for n in others for effect in self._reception.send(n, Waiting(self.round))]
+        waiting = Waiting(*self.phases.at(self.step))
+        return [effect for n in others for effect in self._reception.send(n, waiting)]
 
     def _combine(self) -> Effect:
-        own, number, agent = self._own, self.round, self.settings.agent
+        own, step, agent = self._own, self.step, self.settings.agent
+        number, phase = self.phases.at(step)
         assert own is not None
         taken = self.examiner.terms.weights(number).taken[agent]
         weights: dict[str, float] = {}
         payloads = {agent: own}
         for peer, weight in sorted(taken.items()):
-            buffer = self.neighbours[peer].ready.pop(number, None)
+            buffer = self.neighbours[peer].ready.pop(step, None)
             if buffer is not None:
                 weights[peer], payloads[peer] = weight, buffer
                 self._lent.append(buffer)
         self.missing = tuple(peer for peer in sorted(taken) if peer not in weights)
-        for neighbour in self.neighbours.values():
-            if neighbour.served and not neighbour.left and neighbour.last_round < number:
+        for neighbour in self.neighbours.values() if phase == self.phases.model else ():
+            if neighbour.served and not neighbour.left and neighbour.last_step < step:
                 neighbour.unreturned += 1
         weights[agent] = own_weight(weights)  # that of the missing goes to self
         self.mixed_neighbours = len(weights) - 1
-        self.book.mixed(number, weights)
+        weights = self._mixed(step, weights)
         self._combining = True
-        parts = tuple((weights[peer], payloads[peer]) for peer in sorted(weights))
-        return Combine(number, parts, reentry=False)
+        parts = tuple((peer, weights[peer], payloads[peer]) for peer in sorted(weights))
+        return Combine(number, phase, parts, reentry=False)
 
-    def _reenter(self, number: int, peer: str) -> list[Effect]:
-        buffer = self.neighbours[peer].ready.pop(number)
+    def _mixed(self, step: int, weights: dict[str, float]) -> dict[str, float]:
+        """The row with which a step's vectors are mixed: the cluster file's, or that which a rule
+        derives from what was stated."""
+        number, phase = self.phases.at(step)
+        rule = self.phases.row_rule(phase)
+        if rule:
+            held = self.book.statements(step)
+            sources = {agent: held[agent].statement for agent in weights}
+            weights = self.examiner.derived_row(self.settings.agent, number, rule, sources)
+        self.book.mixed(step, weights, rule)
+        return weights
+
+    def _reenter(self, step: int, peer: str) -> list[Effect]:
+        buffer = self.neighbours[peer].ready.pop(step)
         self._lent.append(buffer)
-        self.book.mixed(number, {peer: 1.0})
+        self.book.re_entered(step, peer)
         self._combining = True
+        number, phase = self.phases.at(step)
         taken = self.examiner.terms.weights(number).taken[self.settings.agent]
         self.missing = tuple(agent for agent in sorted(taken) if agent != peer)
         self.mixed_neighbours = 1
-        self.phase = Phase.RUNNING
+        self.stage, self.step = Stage.RUNNING, step
         return [
             _log(logging.INFO, "re_entered", peer=peer, round=number + 1),
-            Combine(number, ((1.0, buffer),), reentry=True),
+            Combine(number, phase, ((peer, 1.0, buffer),), reentry=True),
         ]
 
     def _settle(self, now_s: float) -> list[Effect]:
@@ -429,7 +477,7 @@ class AgentCore:
         effects: list[Effect] = [
             _log(logging.WARNING, "edge_unsettled", peer=agent) for agent in open_edges
         ]
-        self.phase = Phase.LEAVING
+        self.stage = Stage.LEAVING
         self._deadline_s = now_s + min(self.settings.deadline_s, FAREWELL_S)
         self._bye_s = 0.0
         # To the late and the rejoining too: nobody should look for a round that will not come.
@@ -451,7 +499,7 @@ class AgentCore:
         return [effect for n in waiting for effect in self._reception.send(n, Bye(n.left))]
 
     def _finish(self, failure: str | None, exit_code: int = 1) -> list[Effect]:
-        self.phase = Phase.DONE
+        self.stage = Stage.DONE
         return [Finished(failure, exit_code if failure else 0)]
 
 

@@ -15,7 +15,7 @@ from candor.agent.core.settlement.edge import Edge
 from candor.agent.core.settlement.evidence_book import WINDOWS_KEPT, EvidenceBook
 from candor.agent.core.settlement.referee import bill_key, claim_key
 from candor.agent.core.settlement.settlement import Settlement
-from candor.agent.core.terms import bill_terms, channel_terms, evidence_terms
+from candor.agent.core.terms import bill_terms, channel_terms, codec_of, evidence_terms
 from candor.mechanisms.evidence.claims import claim_bytes_max
 from candor.mechanisms.evidence.examiner import Examiner
 from candor.mechanisms.evidence.sketch import window_of
@@ -67,7 +67,7 @@ def assemble(
     terms = evidence_terms(cluster, initial)
     bills = bill_terms(cluster)
     _check_bundles(bills, agent)
-    examiner = Examiner(terms)
+    examiner, codec = Examiner(terms), codec_of(cluster)
     book = EvidenceBook(agent, examiner)
     peers = cluster.neighbours(agent)
     pool = BufferPool(terms.dim, spare_max=(SLOTS_PER_NEIGHBOUR + 1) * max(1, len(peers)))
@@ -89,7 +89,8 @@ def assemble(
                 nonce=nonce,
                 revision=cluster.revision.number if cluster.revision else 0,
             ),
-            Inbox(pool),
+            Inbox(pool, codec.payload_bytes(terms.dim)),
+            terms.phases,
         )
         for peer in peers
     }
@@ -139,6 +140,7 @@ def assemble(
         pool=pool,
         settlement=settlement,
         book=book,
+        codec=codec,
         link_reason=link_reason,
         taken_over=taken_over,
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from candor.mechanisms.evidence.statements import SignedStatement
+from candor.mechanisms.evidence.statements import SignedStatement, Source
 from candor.mechanisms.ledger.channel import Persist as LedgerPersist
 from candor.network.slots import Slot
 from candor.network.wire import Envelope
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A complete update with the statements of the round before that are already trusted here."""
+    """A complete update with the statements it names that are already trusted here."""
 
-    slot: Slot[SignedStatement]
-    trusted: Mapping[str, SignedStatement]
+    slot: Slot[SignedStatement, Source]
+    trusted: Mapping[Source, SignedStatement]
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Hand a message to the transport; bulk of an older round may be dropped for a newer one."""
+    """Hand a message to the transport; bulk of an older step may be dropped for a newer one."""
 
     peer: str
     envelope: Envelope
-    bulk_round: int | None = None
+    bulk_step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +92,14 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Combine:
-    """x of round + 1 is the weighted sum of `parts` (weight, payload (dim,)), in this order;
-    answer with `AgentCore.combined`. With `reentry` the algorithm starts anew from it."""
+    """What was heard in an exchange, in order of id: `parts` are (agent, weight, payload (dim,)),
+    the agent's own among them. Answer with `AgentCore.combined` once they have been used: mixed by
+    their weights where the algorithm asked for that, handed to it otherwise. With `reentry` the one
+    part there is a neighbour's model, from which the algorithm starts anew in round + 1."""
 
     round: int
-    parts: tuple[tuple[float, NDArray[np.float32]], ...]
+    phase: int
+    parts: tuple[tuple[str, float, NDArray[np.float32]], ...]
     reentry: bool
 
 

@@ -7,11 +7,18 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from candor.mechanisms.evidence.statements import ROUNDS_KEPT, SignedStatement
+from candor.mechanisms.evidence.phases import MIXED_MODEL, Phases
+from candor.mechanisms.evidence.statements import (
+    ROUNDS_KEPT,
+    SignedStatement,
+    Source,
+    named_sources,
+)
 from candor.network.session import Session, SessionState
 from candor.network.slots import BufferPool, Inbox
 
-# The current round, the next, and the one after that shows that we have fallen behind.
+# The current step, the next, and the one after that shows that we have fallen behind; in rounds of
+# several phases as many, and one more, so that a model is among them.
 READY_KEPT: Final = 3
 # Complete updates that wait for the worker, each with its buffer: it may be training for minutes.
 VERIFYING_MAX: Final = 3
@@ -22,9 +29,9 @@ TRIAL_EVERY: Final = 16
 
 @dataclass(slots=True)
 class Neighbour:
-    """Membership of one neighbour in the rounds.
+    """Membership of one neighbour in the rounds, whose exchanges are counted as steps.
 
-    `waiting`: it said in this round that it waits for others itself, so it gets a second deadline.
+    `waiting`: it said in this step that it waits for others itself, so it gets a second deadline.
     `given_up`: it missed its deadline and is not waited for until it is heard again.
     `barred`: why it is no longer served at all (a frozen or disputed ledger, its credit limit).
     `unreturned`: rounds in a row, while it was served, of which no update of its was accepted.
@@ -33,7 +40,8 @@ class Neighbour:
 
     agent: str
     session: Session
-    inbox: Inbox[SignedStatement]
+    inbox: Inbox[SignedStatement, Source]
+    phases: Phases = MIXED_MODEL
     ready: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     verifying: set[int] = field(default_factory=set)
     refused: dict[int, str] = field(default_factory=dict)
@@ -42,9 +50,23 @@ class Neighbour:
     barred: str | None = None
     left: bool = False
     heard_our_bye: bool = False
-    last_round: int = 0
+    last_step: int = 0
     unreturned: int = 0
     owed: bool = False
+
+    @property
+    def last_round(self) -> int:
+        """The round of the latest update that was accepted, 0 before the first."""
+        return self.phases.at(self.last_step)[0]
+
+    def is_model(self, step: int) -> bool:
+        """Whether what is stated at a step are models."""
+        return self.phases.at(step)[1] == self.phases.model
+
+    @property
+    def kept(self) -> int:
+        """How many verified updates are held."""
+        return max(READY_KEPT, self.phases.count + 1)
 
     @property
     def served(self) -> bool:
@@ -87,62 +109,58 @@ class Neighbour:
             return f"no update of its was accepted since round {self.last_round}"
         return None
 
-    def awaited(self, round_number: int) -> bool:
-        """Whether a round should wait for its update: it may still come and has no verdict yet."""
-        if round_number in self.verifying:
+    def awaited(self, step: int) -> bool:
+        """Whether a step should wait for its update: it may still come and has no verdict yet."""
+        if step in self.verifying:
             return True  # it has come, even if its sender has left since
         if not self.speaking:
             return False
-        if round_number <= self.last_round or round_number in self.refused:
+        if step <= self.last_step or step in self.refused:
             return False
-        # One connection keeps its order: once a later round is announced, no more of an earlier one
+        # One connection keeps its order: once a later step is announced, no more of an earlier one
         # will come (its sender drops what is unsent of it).
-        return self.inbox.latest_round <= round_number
+        return self.inbox.latest_step <= step
 
     def announce(
-        self, signed: SignedStatement, payload_bytes: int, *, notice: bool = False
+        self, signed: SignedStatement, step: int, payload_bytes: int, *, notice: bool = False
     ) -> None:
-        """Open the slot of a round it states; what outruns our worker is skipped, as if lost.
+        """Open the slot of a step; what outruns our worker is skipped, as if lost.
 
         Raises:
-            RemoteProtocolError: a round out of order, or a wrong size.
+            EvidenceError, RemoteProtocolError: a step out of order, a wrong phase or size.
         """
-        statement = signed.statement
+        named = frozenset(named_sources(signed.statement, self.phases))
         if len(self.verifying) < VERIFYING_MAX:
-            first = statement.round == 1  # which has no witnesses
-            named = frozenset(agent for agent, _ in statement.row if not first)
-            self.inbox.announce(statement.round, signed, payload_bytes, named, notice=notice)
+            self.inbox.announce(step, signed, payload_bytes, named, notice=notice)
 
-    def keep(
-        self, round_number: int, payload: NDArray[np.float32], current: int, pool: BufferPool
-    ) -> None:
-        """Hold a verified payload unless its round is over; the buffer goes back otherwise, and so
+    def keep(self, step: int, payload: NDArray[np.float32], current: int, pool: BufferPool) -> None:
+        """Hold a verified payload unless its step is over; the buffer goes back otherwise, and so
         does the empty one of a notice. Notices may lie between payloads: one whose statement the
         book has forgotten meanwhile could be mixed, and not be shown."""
-        self.last_round = max(self.last_round, round_number)
+        self.last_step = max(self.last_step, step)
         self.unreturned = 0
-        if round_number < current or len(payload) == 0:
+        if step < current or len(payload) == 0:
             pool.give(payload)
         else:
-            self.ready[round_number] = payload
-        forgotten = self.last_round - ROUNDS_KEPT
+            self.ready[step] = payload
+        forgotten = self.last_step - ROUNDS_KEPT * self.phases.count
         for old in sorted(self.ready):
-            if old <= forgotten or len(self.ready) > READY_KEPT:
+            if old <= forgotten or len(self.ready) > self.kept:
                 pool.give(self.ready.pop(old))
 
-    def forget_before(self, round_number: int, pool: BufferPool) -> None:
-        """Drop what belongs to rounds that are over."""
+    def forget_before(self, step: int, pool: BufferPool) -> None:
+        """Drop what belongs to steps that are over."""
         self.waiting = False
-        for old in [r for r in self.ready if r < round_number]:
+        for old in [r for r in self.ready if r < step]:
             pool.give(self.ready.pop(old))
-        for old in [r for r in self.refused if r < round_number]:
+        for old in [r for r in self.refused if r < step]:
             del self.refused[old]
-        self.inbox.drop_before(round_number)
+        self.inbox.drop_before(step)
 
-    def refuse(self, round_number: int, code: str) -> None:
+    def refuse(self, step: int, code: str) -> None:
         """Record a verdict against an update; the latest few suffice."""
-        self.refused[round_number] = code
-        while len(self.refused) > READY_KEPT:
+        self.refused[step] = code
+        while len(self.refused) > self.kept:
             del self.refused[min(self.refused)]
 
     def restarted(self, current: int) -> None:
@@ -153,19 +171,19 @@ class Neighbour:
         self.left = self.heard_our_bye = False
 
 
-def ahead(neighbours: Mapping[str, Neighbour], round_number: int) -> tuple[int, str] | None:
-    """The (round, agent) to re-enter from when more than half of those that speak are 2 rounds on.
+def ahead(neighbours: Mapping[str, Neighbour], step: int) -> tuple[int, str] | None:
+    """The (step, agent) to re-enter from when more than half of those that speak are 2 steps on.
 
     One fast neighbour is not enough: it alone could otherwise make this agent take its model. The
-    round is the latest that more than half have reached, or where none of them gave its payload of
-    that round, the latest before: one liar among those ahead could name any.
+    step is the latest that more than half have reached, or where it states no model, or none of
+    them gave its payload of it, the latest before: one liar among those ahead could name any.
     """
     speaking = [n for n in neighbours.values() if n.speaking]
-    leads = [n.last_round for n in speaking if n.last_round >= round_number + 2]
+    leads = [n.last_step for n in speaking if n.last_step >= step + 2]
     if 2 * len(leads) <= len(speaking):
         return None
     reached = sorted(leads, reverse=True)[len(speaking) // 2]
-    held = [(n, t) for n in speaking for t in n.ready if round_number < t <= reached]
+    held = [(n, t) for n in speaking for t in n.ready if step < t <= reached and n.is_model(t)]
     target = max((t for _, t in held), default=None)
     if target is None:
         return None

@@ -19,8 +19,9 @@ from candor.agent.core.settlement.edge import Step, To
 from candor.agent.core.settlement.evidence_book import EvidenceBook
 from candor.agent.core.settlement.settlement import Settlement
 from candor.mechanisms.evidence.examiner import Examined, Examiner
-from candor.mechanisms.evidence.statements import EvidenceError, SignedStatement
+from candor.mechanisms.evidence.statements import EvidenceError, SignedStatement, Source
 from candor.mechanisms.proofs import Proof, ProofError, verify_proof
+from candor.network.codecs import Codec
 from candor.network.errors import RemoteProtocolError
 from candor.network.messages import (
     Ack,
@@ -38,7 +39,7 @@ from candor.network.messages import (
     from_envelope,
     to_envelope,
 )
-from candor.network.slots import BufferPool
+from candor.network.slots import BufferPool, Slot
 from candor.network.wire import Buffer, decode
 from candor.topologies.encoding.canonical import MalformedError
 
@@ -70,6 +71,7 @@ class Reception:
         book: EvidenceBook,
         examiner: Examiner,
         pool: BufferPool,
+        codec: Codec,
         chunk_bytes: int,
         agent: str,
     ) -> None:
@@ -78,6 +80,8 @@ class Reception:
         self._book = book
         self._examiner = examiner
         self._pool = pool
+        self._codec = codec
+        self._phases = examiner.terms.phases
         self._chunk_bytes = chunk_bytes
         self._agent = agent
         self._proofs: set[tuple[str, str]] = set()  # at most one of a kind and agent
@@ -134,31 +138,31 @@ class Reception:
             return [*self.addressed([]), *self._refused(sender, "malformed", str(exc))]
 
     def verified(
-        self, peer: str, update: Arrived, outcome: Examined | EvidenceError, own_round: int
+        self, peer: str, update: Arrived, outcome: Examined | EvidenceError, own_step: int
     ) -> list[Effect]:
         """The verdict on an update that was handed out by `Verify`."""
         neighbour, slot = self._neighbours[peer], update.slot
-        neighbour.verifying.discard(slot.round)
-        if isinstance(outcome, Examined) and self._settlement.too_large(outcome.energy):
+        statement = slot.statement.statement
+        neighbour.verifying.discard(slot.step)
+        charged = statement.phase == self._phases.charged
+        if isinstance(outcome, Examined) and charged and self._settlement.too_large(outcome.energy):
             reason = f"an energy of {outcome.energy:g} could cost more than the credit limit"
             outcome = EvidenceError("injected-too-large", reason)
         if isinstance(outcome, EvidenceError):
             self._pool.give(slot.buffer)
-            return self._refuse(neighbour, slot.round, outcome)
+            return self._refuse(neighbour, slot.step, outcome)
         self._book.add(slot.statement, outcome)
         self._settlement.stated(slot.statement, outcome)
-        # Witnesses that the row names, and whose signatures were checked with the update.
-        row = dict(slot.statement.statement.row)
-        named = {k: witness for k, witness in slot.witnesses.items() if k in row}
+        # Witnesses: those that the rows name, whose signatures were checked with the update.
         proven = [
             effect
-            for proof in self._book.contradicted(named)
+            for proof in self._book.contradicted(slot.witnesses.values())
             for effect in self._proven(proof, heard_from=None)
         ]
         returned, neighbour.given_up = neighbour.given_up, False
-        neighbour.keep(slot.round, slot.buffer, own_round, self._pool)
-        back = _told(logging.INFO, "neighbour_returned", neighbour, {"round": slot.round})
-        told = self.send(neighbour, Ack(slot.round, ""))
+        neighbour.keep(slot.step, slot.buffer, own_step, self._pool)
+        back = _told(logging.INFO, "neighbour_returned", neighbour, {"round": statement.round})
+        told = self.send(neighbour, Ack(statement.round, statement.phase, ""))
         return [*proven, *([back] if returned else []), *told]
 
     def _proven(self, proof: Proof, heard_from: str | None) -> list[Effect]:
@@ -217,19 +221,21 @@ class Reception:
         match message:
             case Update():
                 return self._update(neighbour, message)
-            case Witnesses(number, statements):
-                slot = neighbour.inbox.slot(number)
-                if slot is not None:
-                    for body, signature in statements:
-                        witness = self._decode(body, signature)
-                        slot.add_witness(witness.statement.agent, witness)
-                return self._judge(neighbour, number)
-            case Chunk(number, offset, data):
-                return self._chunk(neighbour, number, offset, data)
-            case Ack(number, code):
+            case Witnesses(number, phase, statements):
+                slot = neighbour.inbox.slot(self._step(number, phase))
+                if slot is None:
+                    return []
+                for body, signature in statements:
+                    witness = self._decode(body, signature)
+                    said = witness.statement
+                    slot.add_witness((said.round, said.phase, said.agent), witness)
+                return self._judge(neighbour, slot)
+            case Chunk(number, phase, offset, data):
+                return self._chunk(neighbour, self._step(number, phase), offset, data)
+            case Ack(number, phase, code):
                 if not code:
                     return []
-                about: dict[str, str | int] = {"round": number, "code": code}
+                about: dict[str, str | int] = {"round": number, "phase": phase, "code": code}
                 return [_told(logging.WARNING, "own_update_refused", neighbour, about)]
             case ClaimMessage(claim):
                 effects = self._settlement.claimed(neighbour.agent, claim, now_s)
@@ -274,52 +280,61 @@ class Reception:
         if not neighbour.served or neighbour.left:
             return []
         signed = self._decode(message.body, message.signature)
-        number = signed.statement.round
+        number, phase = signed.statement.round, signed.statement.phase
+        step = self._step(number, phase)
         try:
             self._examiner.examine_header(signed, neighbour.agent)
             taken = self._examiner.terms.weights(number).taken[self._agent]
             notice = neighbour.agent not in taken
-            neighbour.announce(signed, message.payload_bytes, notice=notice)
+            neighbour.announce(signed, step, message.payload_bytes, notice=notice)
         except (EvidenceError, RemoteProtocolError) as exc:
-            return self._refuse(neighbour, number, exc)
-        return self._judge(neighbour, number)
+            return self._refuse(neighbour, step, exc)
+        slot = neighbour.inbox.slot(step)
+        return [] if slot is None else self._judge(neighbour, slot)
+
+    def _step(self, round_number: int, phase: int) -> int:
+        """The step that a message is of.
+
+        Raises:
+            RemoteProtocolError: the algorithm's rounds have no such phase.
+        """
+        if round_number < 1 or phase >= self._phases.count:
+            raise RemoteProtocolError("phase", f"{phase} of round {round_number}")
+        return self._phases.step(round_number, phase)
 
     def _decode(self, body: bytes, signature: bytes) -> SignedStatement:
         limit = self._examiner.terms.sketch_bytes
         return SignedStatement.decode(body, signature, sketch_bytes_max=limit)
 
-    def _chunk(self, neighbour: Neighbour, number: int, offset: int, data: Buffer) -> list[Effect]:
-        slot = neighbour.inbox.slot(number)
+    def _chunk(self, neighbour: Neighbour, step: int, offset: int, data: Buffer) -> list[Effect]:
+        slot = neighbour.inbox.slot(step)
         if slot is None:
-            return []  # displaced by a later round, or refused at its header
+            return []  # displaced by a later step, or refused at its header
         try:
             slot.write(offset, data)
         except RemoteProtocolError as exc:
-            neighbour.inbox.drop(number)
-            return self._refuse(neighbour, number, exc)
-        return self._judge(neighbour, number)
+            neighbour.inbox.drop(step)
+            return self._refuse(neighbour, step, exc)
+        return self._judge(neighbour, slot)
 
-    def _judge(self, neighbour: Neighbour, number: int) -> list[Effect]:
-        """Have the update of a round verified when all of it is there."""
-        slot = neighbour.inbox.slot(number)
-        if slot is None or not slot.complete:
+    def _judge(self, neighbour: Neighbour, slot: Slot[SignedStatement, Source]) -> list[Effect]:
+        """Have the update of a step verified when all of it is there."""
+        if not slot.complete:
             return []
-        neighbour.inbox.take(number)
-        neighbour.verifying.add(number)
-        trusted = dict(self._book.statements(number - 1))
-        return [Verify(neighbour.agent, Arrived(slot, trusted))]
+        neighbour.inbox.take(slot.step)
+        neighbour.verifying.add(slot.step)
+        return [Verify(neighbour.agent, Arrived(slot, self._book.trusted(slot.named)))]
 
     def _refuse(
-        self, neighbour: Neighbour, number: int, error: EvidenceError | RemoteProtocolError
+        self, neighbour: Neighbour, step: int, error: EvidenceError | RemoteProtocolError
     ) -> list[Effect]:
-        neighbour.refuse(number, error.code)
-        about: dict[str, str | int] = {
-            "round": number,
-            "code": error.code,
-            "detail": str(error),
-        }
+        neighbour.refuse(step, error.code)
+        number, phase = self._phases.at(step)
+        about: dict[str, str | int] = {"round": number, "code": error.code, "detail": str(error)}
+        if self._phases.count > 1:
+            about["phase"] = phase
         refused = _told(logging.WARNING, "update_refused", neighbour, about)
-        return [refused, *self.send(neighbour, Ack(number, error.code))]
+        return [refused, *self.send(neighbour, Ack(number, phase, error.code))]
 
     def _bye(self, neighbour: Neighbour, heard: bool, leaving: bool) -> list[Effect]:
         first, neighbour.left = not neighbour.left, True
@@ -337,12 +352,15 @@ class Reception:
         witnesses: Sequence[SignedStatement],
         payload: NDArray[np.float32],
     ) -> list[Effect]:
-        """Our update of a round to every neighbour that is served: statement, witnesses, and chunks
-        for those that mix it in this round; without them it is a notice."""
-        number, view = signed.statement.round, payload.data.cast("B").toreadonly()
-        shown = Witnesses.batches(number, [(w.body, w.signature) for w in witnesses])
-        step = self._chunk_bytes
-        chunks = [Chunk(number, at, view[at : at + step]) for at in range(0, len(view), step)]
+        """Our update of a step to every neighbour that is served: statement, witnesses, and chunks
+        for those that take it in this round; without them it is a notice."""
+        number, phase = signed.statement.round, signed.statement.phase
+        view = self._codec.encode(payload)
+        shown = Witnesses.batches(number, phase, [(w.body, w.signature) for w in witnesses])
+        size = self._chunk_bytes
+        chunks = [
+            Chunk(number, phase, at, view[at : at + size]) for at in range(0, len(view), size)
+        ]
         notice: list[Message] = [Update(signed.body, signed.signature, 0), *shown]
         whole: list[Message] = [
             Update(signed.body, signed.signature, len(view)),
@@ -350,23 +368,24 @@ class Reception:
             *chunks,
         ]
         takers = self._examiner.terms.weights(number).takers[self._agent]
+        step = self._phases.step(number, phase)
         return [
             effect
             for neighbour in self._neighbours.values()
             if neighbour.served and not neighbour.left
             if neighbour.given(number)
             for message in (whole if neighbour.agent in takers else notice)
-            for effect in self.send(neighbour, message, number)
+            for effect in self.send(neighbour, message, step)
         ]
 
     def send(
-        self, neighbour: Neighbour, message: Message, bulk_round: int | None = None
+        self, neighbour: Neighbour, message: Message, bulk_step: int | None = None
     ) -> list[Effect]:
         """A message addressed to the neighbour's present life; nothing without a session."""
         nonce = neighbour.session.peer_nonce
         if not neighbour.session.established or nonce is None:
             return []
-        return [Send(neighbour.agent, to_envelope(message, nonce), bulk_round)]
+        return [Send(neighbour.agent, to_envelope(message, nonce), bulk_step)]
 
     def addressed(self, steps: Sequence[Step]) -> list[Effect]:
         """Settlement's steps as effects, in order, with what they prove; bars it put on neighbours

@@ -5,13 +5,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from candor.agent.algorithms import step_schedule
-from candor.mechanisms.evidence.examiner import RunTerms, Terms
+from candor.agent.algorithms.catalogue import phases_of
+from candor.agent.algorithms.dsgd import step_schedule
+from candor.mechanisms.evidence.examiner import Precision, RunTerms, Terms
 from candor.mechanisms.evidence.sketch import TRACE_SIZE
 from candor.mechanisms.ledger.audit import AuditFacts
 from candor.mechanisms.ledger.channel import ChannelTerms
 from candor.mechanisms.payments.bills import BillTerms, parse_rule
+from candor.network.codecs import CODECS, Codec
 from candor.topologies.cluster.file import Cluster
+from candor.topologies.specs.specs import ConfigurationError
 
 if TYPE_CHECKING:
     pass  # only to write: the audit needs no database
@@ -25,6 +28,7 @@ def run_terms(cluster: Cluster) -> RunTerms:
         sketch_size=cluster.payments.sketch_size,
         window_rounds=cluster.payments.window,
         publics={agent.id: bytes.fromhex(agent.identity) for agent in cluster.agents},
+        phases=phases_of(cluster.algorithm.name),
     )
 
 
@@ -65,7 +69,7 @@ def audit_facts(cluster: Cluster) -> AuditFacts:
 
 def evidence_terms(cluster: Cluster, initial: NDArray[np.float32]) -> Terms:
     """What every statement of the run is judged against."""
-    algorithm = cluster.algorithm
+    algorithm, codec = cluster.algorithm, codec_of(cluster)
     return Terms(
         run=bytes.fromhex(cluster.fingerprint),
         dim=cluster.task.parameters,
@@ -76,6 +80,8 @@ def evidence_terms(cluster: Cluster, initial: NDArray[np.float32]) -> Terms:
         step_size=step_schedule(algorithm.step_size, algorithm.step_decay),
         initial=initial,
         rounds=cluster.rounds.rounds,
+        phases=phases_of(algorithm.name),
+        precision=Precision(codec.name, codec.relative, codec.absolute),
     )
 
 
@@ -94,3 +100,11 @@ def _terms(cluster: Cluster, lo: str, hi: str) -> ChannelTerms:
         fingerprint=bytes.fromhex(cluster.fingerprint),
         credit_limit=cluster.payments.credit_limit,
     )
+
+
+def codec_of(cluster: Cluster) -> Codec:
+    """How the run's vectors travel; raises ConfigurationError for an unknown codec."""
+    name = cluster.rounds.codec
+    if name not in CODECS:
+        raise ConfigurationError(f"rounds.codec: {name!r} is unknown; known: {', '.join(CODECS)}")
+    return CODECS[name]

@@ -19,13 +19,13 @@ from functools import partial
 from typing import Final, Protocol, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from candor.agent.algorithms import AlgorithmFunction, Hyper
-from candor.agent.algorithms.effects import Algorithm, LocalSteps, Mass, Mix, Report
-from candor.agent.core.agent import AgentCore, Phase
+from candor.agent.algorithms.driver import Driver, Outgoing, Performer
+from candor.agent.algorithms.effects import Heard
+from candor.agent.core.agent import AgentCore, Stage
+from candor.agent.core.combination import combined
 from candor.agent.core.effects import (
     Arrived,
     Begin,
@@ -39,6 +39,7 @@ from candor.agent.core.effects import (
     Send,
     Verify,
 )
+from candor.agent.core.verification import judge
 from candor.agent.daemon.failpoints import (
     AFTER_PERSIST,
     AFTER_SNAPSHOT,
@@ -51,9 +52,10 @@ from candor.agent.daemon.store import Store
 from candor.agent.exits import INTERRUPTED
 from candor.mechanisms.evidence.examiner import Examined
 from candor.mechanisms.evidence.statements import EvidenceError, Statement
-from candor.mechanisms.strategies.lies import Honest, Strategy, StrategyContext
+from candor.network.codecs import FLOAT32
 from candor.network.transport import Transport
 from candor.network.wire import encode
+from candor.topologies.cluster.file import AlgorithmSettings
 
 TICK_S: Final = 0.05  # the resolution of every deadline
 DRAIN_S: Final = 2.0
@@ -62,12 +64,14 @@ PAYMENTS_EVERY_S: Final = 1.0
 T = TypeVar("T")
 
 
-class Trainer(Protocol):
-    """What the daemon needs of `agent.learning.learner.Learner`."""
+class Trainer(Performer, Protocol):
+    """What the daemon needs of one agent's training; see `agent.learning.rows.TrainedRows`."""
 
-    def local_steps(self, x: Tensor, t: int, step_size: float) -> tuple[Tensor, Tensor]: ...
-    def evaluate(self, x: Tensor) -> list[float]: ...
-    def reset_momentum(self) -> None: ...
+    losses: Tensor
+
+    def evaluate(self, x: Tensor) -> list[float]:
+        """The metric of each row of x (agents, dim)."""
+        ...
 
 
 class Observer(Protocol):
@@ -103,15 +107,11 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What the daemon does between messages; `index` is the agent's row in the cluster file."""
+    """What the daemon does between messages."""
 
-    algorithm: AlgorithmFunction
-    hyper: Hyper
+    algorithm: AlgorithmSettings
     trainer: Trainer
-    strategy: Strategy
     initial: Tensor
-    index: int
-    seed: int
     rounds: int
     evaluate_every: int
 
@@ -143,6 +143,8 @@ class Daemon:
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._pending: deque[Effect] = deque()
         self._persisting = False
+        codec = core.codec
+        self._rounded = None if codec is FLOAT32 else codec.rounded
         self._x = work.initial.unsqueeze(0)  # (1, dim), the model of the current round
         self.seconds: dict[str, float] = dict.fromkeys(
             ("train", "state", "send", "wait", "verify", "mix", "settle", "rest"), 0.0
@@ -158,8 +160,8 @@ class Daemon:
         """
         self._loop = asyncio.get_running_loop()
         self._begun: asyncio.Future[tuple[Tensor, int]] = self._loop.create_future()
-        self._combined: asyncio.Future[tuple[Tensor, bool]] | None = None
-        self._reported: Tensor | None = None  # of the last round, (1, dim); only a liar's is kept
+        self._combined: asyncio.Future[tuple[Tensor | Heard, bool]] | None = None
+        self._mixes = True  # whether the exchange under way is a weighted sum
         self._finished: asyncio.Future[Finished] = self._loop.create_future()
         self._interrupted = False
         await self._transport.start()
@@ -255,54 +257,27 @@ class Daemon:
             x, start = await self._run_algorithm(x, start)
 
     async def _run_algorithm(self, x: Tensor, start: int) -> tuple[Tensor, int]:
-        """Drive the algorithm's generator from round `start` until the run ends or re-enters."""
-        steps = self._work.algorithm(x, self._work.hyper, start)
-        mixed: Tensor | None = None
+        """Drive the algorithm from round `start` until the run ends or re-enters."""
+        work, phases = self._work, self.core.phases
+        driver = Driver(work.algorithm, work.trainer, self._rounded, x, None, start)
+        answer: Tensor | Heard | None = None
         while True:
-            (y, t), loss = await self._timed("train", self._adapt, steps, mixed)
-            mixed, reentered = await self._mix(y, t)
+            out = await self._timed("train", driver.advance, answer)
+            answer, reentered = await self._exchange(out)
             if reentered:
-                self._work.trainer.reset_momentum()
-                self._reported = None
-                return mixed, self.core.round
-            await self._round_over(t, mixed, loss)
-            if t == self._work.rounds:
-                return mixed, t + 1
+                return _model(answer), self.core.round
+            if out.phase == phases.model:
+                await self._round_over(out.round, _model(answer), float(work.trainer.losses[0]))
+            if out.phase == phases.model and out.round == work.rounds:
+                return _model(answer), out.round + 1
 
-    def _adapt(self, steps: Algorithm, mixed: Tensor | None) -> tuple[tuple[Tensor, int], float]:
-        """From one `Mix` of the algorithm to the next, which is answered (y, t); and the loss."""
-        work, loss = self._work, float("nan")
-        effect = next(steps) if mixed is None else steps.send(mixed)
-        while True:
-            match effect:
-                case LocalSteps(x, t):
-                    m, losses = work.trainer.local_steps(x, t, work.hyper.step_size(t))
-                    loss = float(losses[0])
-                    effect = steps.send(m)
-                case Report(gradient, t):
-                    agents, own = (work.index,), self._reported
-                    context = StrategyContext(t, work.seed, agents, own=own)
-                    report = work.strategy.report(gradient, context)
-                    self._reported = None if isinstance(work.strategy, Honest) else report
-                    effect = steps.send(report)
-                case Mass(t):
-                    mass = self._examiner.terms.weights(t).mass[self.core.settings.agent]
-                    effect = steps.send(torch.tensor([[mass]], dtype=torch.float32))
-                case Mix(y, t):
-                    return (y, t), loss
-
-    async def _mix(self, y: Tensor, t: int) -> tuple[Tensor, bool]:
-        """A round of network traffic: state y (1, dim), send it, wait, combine."""
-        payload: NDArray[np.float32] = y[0].contiguous().numpy()
+    async def _exchange(self, out: Outgoing) -> tuple[Tensor | Heard, bool]:
+        """An exchange over the network: state the vector, send it, wait, and combine."""
+        payload: NDArray[np.float32] = out.vectors[0].contiguous().numpy()
         payload.flags.writeable = False  # it stays on its way to neighbours for a while
-        statement = await self._timed(
-            "state",
-            self._examiner.state,
-            t,
-            self.core.settings.agent,
-            payload,
-            self.core.book.row,
-        )
+        attested = None if out.attested is None else out.attested[0].contiguous().numpy()
+        statement = await self._timed("state", self.core.stated, payload, attested)
+        self._mixes = out.mixes
         self._observer.stated(statement)
         self._combined = self._loop.create_future()
         began = time.perf_counter()
@@ -383,7 +358,7 @@ class Daemon:
     def _send(self, send: Send) -> None:
         if self._probe is not None:
             self._probe.before_send(send.envelope)
-        self._transport.post(send.peer, encode(send.envelope), bulk_round=send.bulk_round)
+        self._transport.post(send.peer, encode(send.envelope), bulk_round=send.bulk_step)
         if self._probe is not None:
             self._probe.after_send(send.envelope)
 
@@ -392,13 +367,14 @@ class Daemon:
             case Send():
                 self._send(effect)
             case Verify(peer, update):
-                self._in_worker(
-                    "verify", lambda: self._examine(update), self._verified(peer, update)
-                )
+                job = partial(judge, update, self.core.examiner, self.core.codec)
+                self._in_worker("verify", job, self._verified(peer, update))
             case Begin():
                 self._begun.set_result((self._x, 1))
-            case Combine(number, parts, reentry):
-                self._in_worker("mix", lambda: combine(parts), self._mixed(number, reentry))
+            case Combine():
+                agent, mixes = self.core.settings.agent, self._mixes
+                answer = partial(combined, effect, agent, mixes=mixes)
+                self._in_worker("mix", answer, self._mixed(effect))
             case Remember(snapshot):
                 self._reached(BEFORE_SNAPSHOT)
                 self._observer.remember(snapshot)
@@ -426,7 +402,7 @@ class Daemon:
         task = self._loop.create_task(self._timed(phase, job))
 
         def finish(task: "asyncio.Task[T]") -> None:
-            if task.cancelled() or self.core.phase is Phase.DONE:
+            if task.cancelled() or self.core.stage is Stage.DONE:
                 return
             error = task.exception()
             if error is None:
@@ -436,26 +412,18 @@ class Daemon:
 
         task.add_done_callback(finish)
 
-    def _examine(self, update: Arrived) -> Examined | EvidenceError:
-        slot = update.slot
-        try:
-            return self._examiner.examine(
-                slot.statement, slot.payload, slot.witnesses, update.trusted
-            )
-        except EvidenceError as exc:
-            return exc
-
     def _verified(self, peer: str, update: Arrived) -> Callable[[Examined | EvidenceError], None]:
         return lambda outcome: self._perform(self.core.verified(peer, update, outcome, self._now()))
 
-    def _mixed(self, number: int, reentry: bool) -> Callable[[Tensor], None]:
-        def mixed(x: Tensor) -> None:
-            self._x = x
-            self._perform(self.core.combined(number, self._now()))
+    def _mixed(self, combine: Combine) -> Callable[[Tensor | Heard], None]:
+        def mixed(answer: Tensor | Heard) -> None:
+            if isinstance(answer, Tensor) and combine.phase == self.core.phases.model:
+                self._x = answer
+            self._perform(self.core.combined(self._now()))
             if self._combined is not None and not self._combined.done():
-                self._combined.set_result((x, reentry))
+                self._combined.set_result((answer, combine.reentry))
             elif not self._begun.done():
-                self._begun.set_result((x, number + 1))
+                self._begun.set_result((_model(answer), combine.round + 1))
 
         return mixed
 
@@ -471,11 +439,7 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-def combine(parts: tuple[tuple[float, NDArray[np.float32]], ...]) -> Tensor:
-    """The weighted sum (1, dim) of payloads (dim,), added in the order given, in float32."""
-    (weight, first), *others = parts
-    # Read-only payloads are only read: torch has no notion of that and would warn.
-    out = np.multiply(first, np.float32(weight))
-    for weight, payload in others:
-        out += np.float32(weight) * payload
-    return torch.from_numpy(out).unsqueeze(0)
+def _model(answer: Tensor | Heard) -> Tensor:
+    """The models (1, dim) that an exchange of them gave."""
+    assert isinstance(answer, Tensor)
+    return answer

@@ -13,8 +13,9 @@ from typing import Final
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
-from candor.agent.algorithms import Hyper, resolve_algorithm, step_schedule
+from candor.agent.algorithms.catalogue import phases_of
 from candor.agent.core.assembly import assemble
 from candor.agent.daemon import keys, organisers
 from candor.agent.daemon.daemon import Daemon, Observer, Result, Work
@@ -27,10 +28,10 @@ from candor.agent.daemon.status import DataDirLock, State
 from candor.agent.daemon.store import Store, StoreError
 from candor.agent.exits import INTERRUPTED
 from candor.agent.learning.learner import Learner, verified_initial_parameters
+from candor.agent.learning.reporting import Reporting
+from candor.agent.learning.rows import TrainedRows, learner_of
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.partition import Shard
-from candor.agent.tasks.poisoned import with_altered_data
-from candor.mechanisms.strategies.specs import parse_strategy
 from candor.network.identity import Identity
 from candor.network.transport import PeerAddress, TransportLimits
 from candor.network.wire import NONCE_BYTES
@@ -120,21 +121,21 @@ def prepare(cluster: Cluster, settings: HostSettings) -> tuple[Work, Learner]:
     """The algorithm and the training of one agent on its own shard."""
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    strategy = parse_strategy(settings.strategy, simulated=False)
     index, algorithm = cluster.index(settings.agent), cluster.algorithm
-    task = resolve_task(cluster.task.name, settings.data_root)
-    task = with_altered_data(task, {index: strategy})
-    initial = verified_initial_parameters(task, cluster.task, cluster.seed, settings.initial)
+    phases_of(algorithm.name)
+    reporting = Reporting(cluster.seed, [index], {0: settings.strategy})
     shard = Shard(index, len(cluster.ids), cluster.task.partition)
-    learner = Learner(task, [shard], algorithm, cluster.task.batch_size, cluster.seed)
+    learner = learner_of(cluster, settings.data_root, [shard], "cpu", reporting.by_agent())
+    task = resolve_task(cluster.task.name, settings.data_root)
+    initial = verified_initial_parameters(task, cluster.task, cluster.seed, settings.initial)
+
+    def mass(t: int) -> Tensor:
+        return torch.tensor([[cluster.round_weights.of(t).mass[settings.agent]]])
+
     work = Work(
-        algorithm=resolve_algorithm(algorithm.name),
-        hyper=Hyper(step_schedule(algorithm.step_size, algorithm.step_decay)),
-        trainer=learner,
-        strategy=strategy,
+        algorithm=algorithm,
+        trainer=TrainedRows(learner, reporting, mass),
         initial=initial,
-        index=index,
-        seed=cluster.seed,
         rounds=cluster.rounds.rounds,
         evaluate_every=settings.evaluate_every,
     )

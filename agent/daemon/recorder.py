@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
-from candor.agent.core.agent import AgentCore, Phase
+from candor.agent.core.agent import AgentCore, Stage
 from candor.agent.daemon.daemon import RoundOutcome
 from candor.agent.daemon.metrics import FILE_NAME as METRICS_NAME
 from candor.agent.daemon.metrics import SKETCHES_NAME, MetricsWriter, RoundMetrics
@@ -17,13 +17,13 @@ from candor.mechanisms.evidence.statements import Statement
 STATUS_EVERY_S: Final = 0.25
 SNAPSHOT_NAME: Final = "window.bin"
 
-_STATES: Final[Mapping[Phase, State]] = {
-    Phase.STARTING: "starting",
-    Phase.REJOINING: "starting",
-    Phase.RUNNING: "training",
-    Phase.SETTLING: "settling",
-    Phase.LEAVING: "settling",
-    Phase.DONE: "done",
+_STATES: Final[Mapping[Stage, State]] = {
+    Stage.STARTING: "starting",
+    Stage.REJOINING: "starting",
+    Stage.RUNNING: "training",
+    Stage.SETTLING: "settling",
+    Stage.LEAVING: "settling",
+    Stage.DONE: "done",
 }
 
 
@@ -123,7 +123,7 @@ class Recorder:
                 agent=core.settings.agent,
                 fingerprint=self._fingerprint,
                 pid=os.getpid(),
-                state=state or ("mixing" if core.waits_for else _STATES[core.phase]),
+                state=state or ("mixing" if core.waits_for else _STATES[core.stage]),
                 round=last.round if last else 0,
                 rounds=self._rounds,
                 train_loss=last.train_loss if last else None,

@@ -6,6 +6,7 @@ arithmetic and draw the same batches. The learner knows nothing of reports, mixi
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Final
 
@@ -37,12 +38,24 @@ MODEL_BYTES_MAX: Final = 2**33  # two billion parameters
 _VECTORS_A_ROW: Final = 4  # of a local step: parameters, gradient, velocity, update
 
 
+@dataclass(frozen=True, slots=True)
+class LocalTraining:
+    """What H local steps gave: `update` (agents, dim) = (x - z_H) / step_size, where z_H is what
+    they lead to; for H = 1 it is the velocity itself (without momentum: the gradient), not its
+    rounded difference. `losses` (agents,) is the mean over the steps, `velocity` (agents, dim) what
+    momentum has gathered, None without any."""
+
+    update: Tensor
+    losses: Tensor
+    velocity: Tensor | None
+
+
 class Learner:
     """H steps of SGD with momentum for each row, from batches drawn with replacement.
 
-    Momentum is kept from round to round (it is private, and part of what an agent injects); mixing
-    does not touch it. Batches depend only on seed, agent and round, so that a restart needs no
-    generator state and every runtime sees the same ones.
+    It keeps nothing from round to round: a velocity is handed in and out (it is private, and part
+    of what an agent injects; mixing does not touch it). Batches depend only on seed, agent and
+    round, so that a restart needs no generator state and every runtime sees the same ones.
 
     Args:
         task: the model, data, loss and metric.
@@ -85,8 +98,6 @@ class Learner:
         self.shapes: tuple[torch.Size, ...] = tuple(p.shape for p in parameters.values())
         self._bounds = (0, *accumulate(shape.numel() for shape in self.shapes))
         self.dim: int = self._bounds[-1]
-        # What momentum has gathered, (agents, dim); None before the first step, or without any.
-        self.velocity: Tensor | None = None
         pooled, self._lengths = _pool([load_data(task, shard, seed) for shard in shards])
         self._data = tuple(tensor.to(self._device) for tensor in pooled)
         self._offsets = np.concatenate(([0], np.cumsum(self._lengths)[:-1]))
@@ -96,25 +107,26 @@ class Learner:
         # Only written-out gradients: `functional_call` puts parameters into the one model there is.
         self._threads = Threads(threads if self._by_threads else 1)
 
-    def local_steps(self, x: Tensor, t: int, step_size: float) -> tuple[Tensor, Tensor]:
+    def local_steps(
+        self, x: Tensor, t: int, step_size: float, velocity: Tensor | None = None
+    ) -> "LocalTraining":
         """Train H steps from x (agents, dim) with the batches of round t.
 
-        Returns:
-            m (agents, dim) = (x - z_H) / step_size, where z_H is what H steps lead to; for H = 1 it
-            is the velocity itself (without momentum: the gradient), not its rounded difference.
-            And the mean loss of the steps (agents,); a diverged row shows as inf or nan, as does m.
+        `velocity` (agents, dim) is what momentum has gathered; None before the first step. A
+        diverged row shows as inf or nan in losses and update.
         """
         batches = self._draw(t)  # (H, agents, batch)
         m = torch.empty_like(x)
 
         def train(rows: slice) -> tuple[Tensor, Tensor]:
-            velocity = None if self.velocity is None else self.velocity[rows]
-            return self._train(x[rows], batches[:, rows], step_size, velocity, m[rows])
+            before = None if velocity is None else velocity[rows]
+            return self._train(x[rows], batches[:, rows], step_size, before, m[rows])
 
         losses, velocities = zip(*self._threads.map(train, self.chunks), strict=True)
+        after = None
         if self._momentum:
-            self.velocity = m if self._steps == 1 else _joined(velocities)
-        return m, _joined(losses)
+            after = m if self._steps == 1 else _joined(velocities)
+        return LocalTraining(m, _joined(losses), after)
 
     def _train(
         self, start: Tensor, batches: Tensor, step_size: float, velocity: Tensor | None, m: Tensor
@@ -133,10 +145,6 @@ class Learner:
             z, velocity = torch.sub(z, update, alpha=step_size), update
         torch.sub(start, z, out=m).div_(step_size)
         return losses / self._steps, update
-
-    def reset_momentum(self) -> None:
-        """Forget the velocity: after a restart, or when a neighbour's model was taken over."""
-        self.velocity = None
 
     def evaluate(self, x: Tensor) -> list[float]:
         """The task's metric of each row of x (agents, dim); 0 where it is undefined (nan).

@@ -1,18 +1,67 @@
-"""The effects of a run's algorithm performed on many rows at once, whatever mixes them."""
+"""Agents of a run as rows that train and report: what an algorithm asks of a host."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Final
 
 import torch
+from torch import Tensor
 
 from candor.agent.learning.learner import Learner
+from candor.agent.learning.reporting import REPORTS, Reporting
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.partition import Shard
 from candor.agent.tasks.poisoned import with_altered_data
 from candor.mechanisms.strategies.lies import Strategy
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.specs.specs import ConfigurationError
+
+VELOCITY: Final = "velocity"
+
+
+class TrainedRows:
+    """Rows that train on their shards and report by their strategies; performs an algorithm's local
+    effects (`agent.algorithms.driver.Performer`). `losses` (agents,) and `reports` (agents, dim)
+    are those of the round under way.
+
+    Args:
+        learner: what trains them.
+        reporting: how they report.
+        mass: their masses of a round, (agents, 1).
+    """
+
+    def __init__(
+        self, learner: Learner, reporting: Reporting, mass: Callable[[int], Tensor]
+    ) -> None:
+        self._learner = learner
+        self._reporting = reporting
+        self._mass = mass
+        self.losses = torch.empty(0)
+        self.reports = torch.empty(0)
+
+    def local_steps(self, x: Tensor, t: int, step_size: float, state: dict[str, Tensor]) -> Tensor:
+        """The pseudo-gradients (agents, dim) of round t; momentum is in the state."""
+        done = self._learner.local_steps(x, t, step_size, state.get(VELOCITY))
+        if done.velocity is not None:
+            state[VELOCITY] = done.velocity
+        self.losses = done.losses
+        return done.update
+
+    def report(self, gradient: Tensor, t: int, state: dict[str, Tensor]) -> Tensor:
+        """The reports (agents, dim), which the state keeps for strategies that look back."""
+        self.reports = self._reporting.report(gradient, t, state.get(REPORTS))
+        if self._reporting.lies:
+            state[REPORTS] = self.reports
+        return self.reports
+
+    def evaluate(self, x: Tensor) -> list[float]:
+        """The task's metric of each row of x (agents, dim), 0 to 1."""
+        return self._learner.evaluate(x)
+
+    def mass(self, t: int) -> Tensor:
+        """The masses (agents, 1) of round t."""
+        return self._mass(t)
 
 
 def learner_of(

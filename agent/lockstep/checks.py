@@ -14,7 +14,7 @@ from candor.agent.core.settlement.contradictions import Collector
 from candor.agent.core.terms import channel_terms, run_terms
 from candor.agent.lockstep.disk import Disk
 from candor.mechanisms.evidence.claims import SignedClaim
-from candor.mechanisms.evidence.statements import SignedStatement
+from candor.mechanisms.evidence.statements import SignedStatement, named_sources
 from candor.mechanisms.ledger.bodies import SETTLEMENT, Body
 from candor.mechanisms.ledger.channel import Status, StoreRecord
 from candor.mechanisms.payments.bills import SignedBill
@@ -49,7 +49,7 @@ class Checks:
             for terms in channel_terms(cluster, agent).values()
         }
         terms = run_terms(cluster)
-        self._sketch_bytes = terms.sketch_bytes
+        self._sketch_bytes, self._phases = terms.sketch_bytes, terms.phases
         self._all_seeing = Collector("", terms)
         self._latest: dict[str, SignedStatement] = {}
         self._claims: set[bytes] = set()
@@ -78,12 +78,10 @@ class Checks:
                 self._accepted(agent, head)
             case Kind.UPDATE, [bytes(body), bytes(signature), int()]:
                 self._latest[agent] = self._statement(body, signature)
-                if self._latest[agent].statement.round == 1:
+                if not named_sources(self._latest[agent].statement, self._phases):
                     self._all_seeing.stated(self._latest[agent], ())
-            case Kind.WITNESSES, [int(), list(pairs)]:
-                witnesses = [self._statement(*pair) for pair in pairs]
-                ordered = sorted(witnesses, key=lambda witness: witness.statement.agent)
-                sources = tuple(witness.body for witness in ordered)
+            case Kind.WITNESSES, [int(), int(), list(pairs)]:
+                sources = tuple(self._statement(*pair).body for pair in pairs)
                 self._all_seeing.stated(self._latest[agent], sources)
             case Kind.CLAIM, [bytes(claim)]:
                 self._claimed(claim)

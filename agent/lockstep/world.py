@@ -3,21 +3,25 @@
 One seed is one schedule of losses, duplicates, reordering, delays, partitions, crashes between any
 two effects, and restored backups; it replays exactly. No sockets, no clock, no files: thousands of
 schedules a minute. After the faults everything heals, everyone is started once more, and the
-ledgers must be equal. `mutant` breaks one rule of the protocol on purpose: the checks must see it.
+ledgers must be equal.
 """
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final
-from unittest import mock
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from candor.agent.algorithms.catalogue import ALGORITHMS
+from candor.agent.algorithms.driver import Driver
+from candor.agent.algorithms.effects import Heard
 from candor.agent.core.agent import AgentCore
 from candor.agent.core.assembly import assemble
+from candor.agent.core.combination import combined
 from candor.agent.core.effects import (
     Begin,
     Combine,
@@ -30,15 +34,18 @@ from candor.agent.core.effects import (
     Send,
     Verify,
 )
+from candor.agent.core.terms import codec_of
+from candor.agent.core.verification import judge
+from candor.agent.learning.given import GivenGradients
 from candor.agent.lockstep.checks import Checks, Violation
 from candor.agent.lockstep.disk import Disk
-from candor.mechanisms.evidence.statements import EvidenceError
-from candor.mechanisms.ledger import channel as ledger
+from candor.network.codecs import CODECS
 from candor.network.identity import Identity
 from candor.network.transport import MemoryNetwork
 from candor.network.wire import encode
 from candor.topologies.cluster.file import (
     DEFAULT_RULE,
+    PUSH_SUM_ALGORITHM,
     AgentEntry,
     AlgorithmSettings,
     Cluster,
@@ -70,7 +77,8 @@ TOPOLOGIES: Final = (
     "directed-random:degree=2",  # push-sum, with agents that are given different amounts
 )
 WALL_S: Final = 1_700_000_000.0
-MUTANTS: Final = ("send-before-persist", "no-nonce", "propose-before-catch-up")
+# A directed graph brings its own.
+UNDIRECTED: Final = tuple(name for name in ALGORITHMS if name != PUSH_SUM_ALGORITHM)
 
 
 @dataclass(slots=True)
@@ -92,8 +100,10 @@ class _Life:
     """One start of an agent: gone with a crash, but for its disk."""
 
     core: AgentCore
-    x: NDArray[np.float32]
-    due: int = 0  # the round to publish with the next tick
+    driver: Driver
+    answer: Tensor | Heard | None = None  # of the last exchange
+    due: bool = False  # to publish with the next tick
+    mixes: bool = True  # what the algorithm asked of the exchange under way
     jobs: list[Verify] = field(default_factory=list)
     ended: bool = False
 
@@ -105,40 +115,33 @@ class _Crashed(Exception):
 def run_seed(
     seed: int,
     *,
-    mutant: str | None = None,
+    algorithm: str | None = None,
     rule: str = DEFAULT_RULE,
     trace: Callable[[str], None] | None = None,
 ) -> Outcome:
-    """One schedule, from its seed alone."""
-    with ExitStack() as stack:
-        _mutate(mutant, stack)
-        return _World(seed, mutant, rule, trace).run()
+    """One schedule, from its seed alone; the seed also draws the algorithm where none is named."""
+    return World(seed, algorithm, rule, trace).run()
 
 
-def _mutate(mutant: str | None, stack: ExitStack) -> None:
-    """Break the channel where a mutant is one of the channel; the product has no switch for it."""
-    match mutant:
-        case "propose-before-catch-up":
-            connected = ledger.Channel.connected
+class World:
+    """All agents of one schedule, their disks and the network between them.
 
-            def at_once(channel: ledger.Channel, own: bytes, peer: bytes) -> list[ledger.Effect]:
-                effects = connected(channel, own, peer)
-                channel.synced = True
-                return [*effects, *channel._advance()]
+    `ordered` and `nonce` are what a test overrides to break a rule of the protocol on purpose; with
+    `strict` off, what is sent before it is stored is to be caught by what comes of it.
+    """
 
-            stack.enter_context(mock.patch.object(ledger.Channel, "connected", at_once))
-
-
-class _World:
-    """All agents of one schedule, their disks and the network between them."""
+    strict = True
 
     def __init__(
-        self, seed: int, mutant: str | None, rule: str, trace: Callable[[str], None] | None
+        self,
+        seed: int,
+        algorithm: str | None = None,
+        rule: str = DEFAULT_RULE,
+        trace: Callable[[str], None] | None = None,
     ) -> None:
         self._random = np.random.default_rng([0x6C6F636B, seed])
-        self._mutant = mutant
         self._trace = trace
-        self._cluster, self._identities = _cluster(self._random, rule)
+        self._cluster, self._identities = _cluster(self._random, rule, algorithm, seed)
         draw = self._random.random
         self._network = MemoryNetwork(
             seed,
@@ -156,7 +159,7 @@ class _World:
         self._started = 0
         self._faulty = True
         self._out = Outcome(seed)
-        self._checks = Checks(self._cluster, self._disks, strict=mutant != "send-before-persist")
+        self._checks = Checks(self._cluster, self._disks, strict=self.strict)
 
     def run(self) -> Outcome:
         """The schedule: faults, then peace, then one more start of everyone."""
@@ -232,22 +235,19 @@ class _World:
     def _start(self, agent: str) -> None:
         self._back_s.pop(agent, None)
         self._started += 1
-        life = agent if self._mutant == "no-nonce" else str(self._started)
-        nonce = sha256(life.encode())[:16]
         disk = self._disks[agent]
-        initial = np.zeros(DIM, np.float32)
         core = assemble(
             self._cluster,
             agent,
             self._identities[agent],
             disk,
-            initial,
-            nonce=nonce,
+            np.zeros(DIM, np.float32),
+            nonce=self.nonce(agent, self._started),
             chunk_bytes=1024,
             link_reason=lambda _: None,
             snapshot=disk.snapshot,
         )
-        self._lives[agent] = _Life(core, initial)
+        self._lives[agent] = _Life(core, self._driver(agent, torch.zeros(1, DIM), 1))
         self._say(agent, "starts")
         self._guarded(agent, lambda a: self._perform(a, self._lives[a].core.start(self._now_s)))
 
@@ -267,27 +267,42 @@ class _World:
             self._publish(agent, life)
         jobs, life.jobs = life.jobs, []
         for job in jobs:
-            slot = job.update.slot
-            try:
-                outcome = life.core.examiner.examine(
-                    slot.statement, slot.payload, slot.witnesses, job.update.trusted
-                )
-            except EvidenceError as exc:
-                self._perform(agent, life.core.verified(job.peer, job.update, exc, self._now_s))
-            else:
-                self._perform(agent, life.core.verified(job.peer, job.update, outcome, self._now_s))
+            outcome = judge(job.update, life.core.examiner, life.core.codec)
+            self._perform(agent, life.core.verified(job.peer, job.update, outcome, self._now_s))
+
+    def _driver(self, agent: str, x: Tensor, start: int) -> Driver:
+        """The run's algorithm from a model (1, dim) on, with made-up gradients."""
+
+        def gradient(t: int) -> NDArray[np.float32]:
+            generator = np.random.default_rng([self._cluster.index(agent), t])
+            return generator.standard_normal(DIM).astype(np.float32)
+
+        def mass(t: int) -> float:
+            return self._cluster.round_weights.of(t).mass[agent]
+
+        rounded = codec_of(self._cluster).rounded
+        return Driver(
+            self._cluster.algorithm, GivenGradients(gradient, mass), rounded, x, None, start
+        )
 
     def _publish(self, agent: str, life: _Life) -> None:
-        t, life.due = life.due, 0
-        report = self._report(agent, t)
-        examiner = life.core.examiner
-        payload = life.x - np.float32(examiner.terms.step_size_of(agent, t)) * report
-        statement = examiner.state(t, agent, payload, life.core.book.row)
+        life.due = False
+        out = life.driver.advance(life.answer)
+        life.mixes = out.mixes
+        payload = out.vectors[0].numpy()
+        attested = None if out.attested is None else out.attested[0].numpy()
+        statement = life.core.stated(payload, attested)
         self._perform(agent, life.core.published(payload, statement, self._now_s))
 
-    def _report(self, agent: str, t: int) -> NDArray[np.float32]:
-        generator = np.random.default_rng([self._cluster.index(agent), t])
-        return generator.standard_normal(DIM).astype(np.float32)
+    def _combined(self, agent: str, life: _Life, combine: Combine) -> list[Effect]:
+        life.answer = combined(combine, agent, mixes=life.mixes)
+        if combine.reentry:
+            assert isinstance(life.answer, Tensor)
+            life.driver = self._driver(agent, life.answer, combine.round + 1)
+            life.answer = None
+        effects = life.core.combined(self._now_s)
+        life.due = life.core.round <= ROUNDS
+        return effects
 
     def _deliver(self) -> None:
         while due := self._network.deliver(self._now_s):
@@ -304,7 +319,7 @@ class _World:
 
     def _perform(self, agent: str, effects: list[Effect]) -> None:
         life = self._lives[agent]
-        queue = deque(self._ordered(effects))
+        queue = deque(self.ordered(effects))
         while queue:
             self._may_crash(agent)
             match queue.popleft():
@@ -319,16 +334,13 @@ class _World:
                 case ReadRecords(peer, channel_id, first, count):
                     records = self._disks[agent].records(channel_id, first, count)
                     answer = life.core.records_read(peer, records, self._now_s)
-                    queue.extend(self._ordered(answer))
+                    queue.extend(self.ordered(answer))
                 case Verify() as job:
                     life.jobs.append(job)
                 case Begin():
-                    life.due = 1
-                case Combine(number, parts, _):
-                    mixed = [np.float32(weight) * vector for weight, vector in parts]
-                    life.x = np.sum(mixed, axis=0, dtype=np.float32)
-                    life.due = number + 1 if number < ROUNDS else 0
-                    queue.extend(self._ordered(life.core.combined(number, self._now_s)))
+                    life.due = True
+                case Combine() as combine:
+                    queue.extend(self.ordered(self._combined(agent, life, combine)))
                 case Log() as log:
                     self._say(agent, f"{log.event} {dict(log.fields)}")
                     self._checks.logged(agent, log)
@@ -337,10 +349,13 @@ class _World:
                     life.ended = True
                     return
 
-    def _ordered(self, effects: list[Effect]) -> list[Effect]:
-        if self._mutant != "send-before-persist":
-            return effects
-        return sorted(effects, key=lambda effect: not isinstance(effect, Send))
+    def ordered(self, effects: list[Effect]) -> list[Effect]:
+        """The order in which effects are performed: theirs."""
+        return effects
+
+    def nonce(self, agent: str, life: int) -> bytes:  # noqa: ARG002
+        """The session nonce (16 bytes) of a life, no other's."""
+        return sha256(str(life).encode())[:16]
 
     def _say(self, agent: str, what: str) -> None:
         if self._trace is not None:
@@ -353,11 +368,15 @@ _KEYS: Final = {
 }
 
 
-def _cluster(random: np.random.Generator, rule: str) -> tuple[Cluster, Mapping[str, Identity]]:
-    """Three or four agents on one of `TOPOLOGIES`."""
+def _cluster(
+    random: np.random.Generator, rule: str, algorithm: str | None, seed: int
+) -> tuple[Cluster, Mapping[str, Identity]]:
+    """Three or four agents on one of `TOPOLOGIES`. Algorithm and codec have draws of their own, so
+    that a seed's faults are the same whatever there is to choose from."""
     agents = int(random.integers(3, 5))
     topology = TOPOLOGIES[int(random.integers(len(TOPOLOGIES)))]
     schedule = schedules.build(topology, agents)
+    own = np.random.default_rng([0x616C676F, seed])
     cluster = assemble_cluster(
         run_id="lockstep",
         seed=1,
@@ -374,8 +393,18 @@ def _cluster(random: np.random.Generator, rule: str) -> tuple[Cluster, Mapping[s
         task=TaskSettings(
             name="none", parameters=DIM, model_digest=model_digest(np.zeros(DIM, np.float32))
         ),
-        algorithm=AlgorithmSettings(step_size=0.5, step_decay=0.0, local_steps=1),
-        rounds=RoundSettings(rounds=ROUNDS, deadline_s=1.0, start_deadline_s=3.0),
+        algorithm=AlgorithmSettings(
+            name=algorithm or str(own.choice(UNDIRECTED)),
+            step_size=0.5,
+            step_decay=0.0,
+            local_steps=1,
+        ),
+        rounds=RoundSettings(
+            rounds=ROUNDS,
+            deadline_s=1.0,
+            start_deadline_s=3.0,
+            codec="float32" if algorithm else str(own.choice(list(CODECS))),
+        ),
         payments=PaymentSettings(rule=rule, window=WINDOW, sketch_size=16),
     )
     return cluster, {agent: _KEYS[agent] for agent in cluster.ids}

@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from torch import Tensor
 
-from candor.agent.algorithms.driver import trained
+from candor.agent.algorithms.catalogue import phases_of
+from candor.agent.algorithms.driver import Driver
+from candor.agent.algorithms.effects import Heard
 from candor.agent.learning.learner import verified_initial_parameters
-from candor.agent.learning.rows import learner_of, usable_device
+from candor.agent.learning.reporting import Reporting
+from candor.agent.learning.rows import TrainedRows, learner_of, usable_device
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.partition import Shard
 from candor.topologies.cluster.file import Cluster
@@ -64,16 +68,19 @@ def _without_mixing(
     task = resolve_task(cluster.task.name, data_root)
     x = verified_initial_parameters(task, cluster.task, cluster.seed, initial)
     rows = x.repeat(len(shards), 1).to(usable_device(device))
-    rounds = trained(
-        cluster,
-        learner,
-        rows,
-        1,
-        report=lambda gradient, _t: gradient,
-        mass=lambda _t: torch.ones(len(shards), 1, device=rows.device),
-        mix=lambda y, _t: y,
-    )
-    for done in rounds:
-        if done.round == cluster.rounds.rounds:
-            return learner.evaluate(done.mixed)
-    raise AssertionError("an algorithm does not end")
+    ones = torch.ones(len(shards), 1, device=rows.device)
+    honest = Reporting(cluster.seed, [shard.index for shard in shards], {})
+    trained = TrainedRows(learner, honest, lambda _t: ones)
+    driver = Driver(cluster.algorithm, trained, None, rows)
+    last = phases_of(cluster.algorithm.name).model
+    answer: Tensor | Heard | None = None
+    while True:
+        out = driver.advance(answer)
+        answer = out.vectors if out.mixes else _alone(out.vectors)
+        if out.round == cluster.rounds.rounds and out.phase == last:
+            return learner.evaluate(out.vectors)
+
+
+def _alone(v: Tensor) -> Heard:
+    """What agents without neighbours hear."""
+    return Heard(v[:, None, :][:, :0], torch.zeros(len(v), 0, dtype=torch.bool), v)

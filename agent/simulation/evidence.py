@@ -4,15 +4,17 @@ The same arithmetic on the same sketches as `mechanisms.evidence.examiner` does 
 for all agents at once and without any signature.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from candor.agent.algorithms import step_schedule
+from candor.agent.algorithms.catalogue import phases_of
+from candor.agent.algorithms.dsgd import step_schedule
 from candor.agent.simulation.mixing import RoundMixing
 from candor.mechanisms.evidence.examiner import energy, injected
+from candor.mechanisms.evidence.phases import How, Part
 from candor.mechanisms.evidence.sketch import SignSketch, TraceFold, signs_seed, window_of
 from candor.mechanisms.payments.balances import net_balances, windows_of
 from candor.mechanisms.payments.bills import Payments
@@ -31,45 +33,63 @@ class Evidence:
     traces: Floats
 
 
-class Observer:
-    """What neighbours measure: the injected updates in sketch space, round by round.
+class Measurements:
+    """What neighbours measure: the injected updates in sketch space, exchange by exchange.
 
     Args:
         cluster: the run.
         mixing: the weights of a round.
-        before: what everyone stated in the round before the first one to observe, (agents, dim);
-            before round 1 the initial model, which everyone states alike and starts from unmixed.
+        before: by phase, what everyone stated in the round before the first one to observe,
+            (agents, dim); before round 1 the initial model, which everyone states alike and starts
+            from unmixed.
     """
 
     def __init__(
         self,
         cluster: Cluster,
         mixing: Callable[[int], RoundMixing],
-        before: NDArray[np.float32],
+        before: Mapping[int, NDArray[np.float32]],
     ) -> None:
         self._run = bytes.fromhex(cluster.fingerprint)
         self._settings = cluster.payments
+        self._phases = phases_of(cluster.algorithm.name)
         self._step_size = step_schedule(cluster.algorithm.step_size, cluster.algorithm.step_decay)
         self._mixing = mixing
-        self.before = before
-        self._stated_before: Floats = np.empty(0)  # (agents, k), its sketch, signs of round t-1
+        self.before = dict(before)
+        # By phase and signs of the present window: of the round before, mixed; and of this round.
+        self._started: dict[int, Floats] = {}
+        self._stated: dict[int, Floats] = {}
+        self._mixed_by: dict[int, RoundMixing] = {}
         self._window = -1
         self.energies: list[Floats] = []  # (agents,) a round
         self.traces: list[NDArray[np.float32]] = []  # (agents, r) a round
 
-    def observe(self, t: int, y: NDArray[np.float32]) -> Floats:
-        """Take the y (agents, dim) of round t; the norms (agents,) of what each agent injected."""
-        # A diverged row stays a row of numbers that are not finite; it needs no warning here.
-        with np.errstate(over="ignore", invalid="ignore"):
-            update = self._injected(t, y)
-            energies = energy(update)
-        # Neighbours refuse an update that is not finite, so nobody claims or pays for it.
-        finite = np.isfinite(energies)
-        self.energies.append(np.where(finite, energies, 0.0))
-        traces = self._fold(update)
-        traces[~finite] = 0.0
-        self.traces.append(traces)
-        return np.sqrt(energies)
+    def observe(
+        self,
+        t: int,
+        phase: int,
+        v: NDArray[np.float32],
+        attested: NDArray[np.float32] | None = None,
+    ) -> Floats:
+        """Take what all state in a phase of round t: v (agents, dim), and the aggregates (agents,
+        dim) that it was stepped from, if any. Answers their sketches (agents, k)."""
+        if phase == 0:
+            self._turn(t, v.shape[1])
+        self._stated[phase] = self._sketch(v)
+        if phase == self._phases.charged:
+            self._measure(t, phase, attested)
+        if self._phases.carried(phase):
+            self.before[phase] = v
+        return self._stated[phase]
+
+    @property
+    def norms(self) -> Floats:
+        """The norms (agents,) of what each agent injected in the last charged exchange."""
+        return self._norms
+
+    def mixed(self, phase: int, mixing: RoundMixing) -> None:
+        """How the vectors of the last exchange were mixed."""
+        self._mixed_by[phase] = mixing
 
     def shown(self) -> Evidence:
         """All that was observed and not forgotten."""
@@ -79,21 +99,60 @@ class Observer:
         """Drop what was observed, once it is settled."""
         self.energies, self.traces = [], []
 
-    def _injected(self, t: int, y: NDArray[np.float32]) -> Floats:
-        """The sketches (agents, k) of what each agent injected, by the signs of round t."""
+    def _turn(self, t: int, dim: int) -> None:
+        """Begin a round: what the one before stated, under the signs of this one's window."""
+        stated, self._stated = self._stated, {}
         window = window_of(t, self._settings.window)
         if window != self._window:
             self._window = window
-            seed = signs_seed(self._run, window)
-            self._sketch = SignSketch(seed, y.shape[1], self._settings.sketch_size)
-            self._stated_before = self._sketch(self.before)
+            self._sketch = SignSketch(
+                signs_seed(self._run, window), dim, self._settings.sketch_size
+            )
             self._fold = TraceFold(self._run, window, self._sketch.size)
-        stated = self._sketch(y)
-        started_from = self._stated_before
-        if t > 1:
-            started_from = self._mixing(t - 1).sketches(started_from)
-        self.before, self._stated_before = y, stated
-        return injected(started_from, stated, self._step_size(t) / self._mixing(t).mass)
+            stated = {phase: self._sketch(vectors) for phase, vectors in self.before.items()}
+        self._started = {}
+        for phase in self.before:
+            value = stated[phase]
+            if t > 1:
+                value = self._mixed_by.get(phase, self._mixing(t - 1)).sketches(value)
+            self._started[phase] = value
+
+    def _measure(self, t: int, phase: int, attested: NDArray[np.float32] | None) -> None:
+        # A diverged row stays a row of numbers that are not finite; it needs no warning here.
+        with np.errstate(over="ignore", invalid="ignore"):
+            update = self._injected(t, phase, attested)
+            energies = energy(update)
+        # Neighbours refuse an update that is not finite, so nobody claims or pays for it.
+        finite = np.isfinite(energies)
+        self.energies.append(np.where(finite, energies, 0.0))
+        traces = self._fold(update)
+        traces[~finite] = 0.0
+        self.traces.append(traces)
+        self._norms = np.sqrt(energies)
+
+    def _injected(self, t: int, phase: int, attested: NDArray[np.float32] | None) -> Floats:
+        """The sketches (agents, k) of what each agent injected."""
+        stated = self._stated[phase]
+        step = self._step_size(t) / self._mixing(t).mass
+        base = np.zeros_like(stated)
+        for place, part in enumerate(self._phases.phases[phase].parts):
+            value = self._part(t, part, attested)
+            value = -step * value if part.stepped else value
+            base = value if place == 0 else base + value
+        direct = self._phases.phases[phase].direct
+        return injected(base, stated, -1.0 if direct else step)
+
+    def _part(self, t: int, part: Part, attested: NDArray[np.float32] | None) -> Floats:
+        if part.how is How.OWN:
+            return self._stated[part.phase]
+        if part.how is How.AGGREGATE:
+            assert attested is not None
+            return self._sketch(attested)
+        if part.before:
+            first = np.zeros_like(self._started[self._phases.model])
+            return self._started.get(part.phase, first)
+        mixing = self._mixed_by.get(part.phase, self._mixing(t))
+        return mixing.sketches(self._stated[part.phase])
 
 
 def settle(cluster: Cluster, payments: Payments, evidence: Evidence) -> dict[str, int]:
@@ -102,11 +161,11 @@ def settle(cluster: Cluster, payments: Payments, evidence: Evidence) -> dict[str
     Raises:
         ConfigurationError: what was injected gives no amounts.
     """
-    received = Settlement(cluster, payments)(evidence)
+    received = Billing(cluster, payments)(evidence)
     return dict(zip(cluster.ids, received.tolist(), strict=True))
 
 
-class Settlement:
+class Billing:
     """Settles evidence whose first round is the first one of a window."""
 
     def __init__(self, cluster: Cluster, payments: Payments) -> None:

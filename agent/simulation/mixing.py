@@ -1,7 +1,9 @@
 """Mixing as sparse matrix products: the weights of a round over all agents at once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -11,6 +13,8 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from candor.agent.algorithms.effects import Heard
+from candor.mechanisms.evidence.phases import RowRule
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.schedules.weights import own_weight
 
@@ -32,6 +36,18 @@ class RoundMixing:
         """The models y (agents, dim) mixed, each sum in ascending order of rows."""
         return self.rounded(y)
 
+    def heard(self, v: Tensor) -> Heard:
+        """What each agent hears of v (agents, dim): a row of givers each, filled up with itself."""
+        rows = [
+            [int(giver) for giver in self.exact.indices[low:high] if giver != agent]
+            for agent, (low, high) in enumerate(pairwise(self.exact.indptr))
+        ]
+        most = max(map(len, rows))
+        places = [row + [agent] * (most - len(row)) for agent, row in enumerate(rows)]
+        index = torch.tensor(places, dtype=torch.int64, device=v.device)  # (agents, most)
+        there = torch.arange(most) < torch.tensor([len(row) for row in rows])[:, None]
+        return Heard(v[index], there.to(v.device), v)
+
     def sketches(self, stated: Floats) -> Floats:
         """The sketches (agents, k) of the mixed models."""
         mixed: Floats = self.exact @ stated
@@ -50,25 +66,36 @@ class Mixing:
         """The mixing of round t, from 1."""
         return self._cached(self._cluster.round_weights.same_as(t))
 
-    def _round(self, t: int) -> RoundMixing:
+    def derived(self, t: int, rule: RowRule, sketches: Floats) -> RoundMixing:
+        """The mixing of round t by the rows that a rule derives from the sketches (agents, k) of
+        what was stated."""
         cluster = self._cluster
-        weights = cluster.round_weights.of(t)
-        exact = sparse_rows(cluster, t)
-        mass = np.array([[weights.mass[agent]] for agent in cluster.ids])
-        return RoundMixing(exact, WeightedRows.of(exact, self._device), mass)
+        taken = cluster.round_weights.of(t).taken
+        rows = {}
+        for agent in cluster.ids:
+            weights = dict(taken[agent]) | {agent: own_weight(taken[agent])}
+            shown = {k: sketches[cluster.index(k)] for k in sorted(weights)}
+            rows[agent] = rule(agent, weights, shown)
+        return self._of(sparse_rows(cluster, rows), t)
+
+    def _round(self, t: int) -> RoundMixing:
+        taken = self._cluster.round_weights.of(t).taken
+        rows = {agent: dict(row) | {agent: own_weight(row)} for agent, row in taken.items()}
+        return self._of(sparse_rows(self._cluster, rows), t)
+
+    def _of(self, exact: "sparse.csr_array", t: int) -> RoundMixing:
+        mass = self._cluster.round_weights.of(t).mass
+        masses = np.array([[mass[agent]] for agent in self._cluster.ids])
+        return RoundMixing(exact, WeightedRows.of(exact, self._device), masses)
 
 
-def sparse_rows(cluster: Cluster, t: int) -> "sparse.csr_array":
-    """`Cluster.mixing_matrix` of round t without the zeros, columns in ascending order."""
-    taken = cluster.round_weights.of(t).taken
+def sparse_rows(cluster: Cluster, rows: Mapping[str, Mapping[str, float]]) -> "sparse.csr_array":
+    """Mixing rows by agent as a matrix (agents, agents), columns in ascending order."""
     columns: list[int] = []
     values: list[float] = []
     ends = [0]
-    for i, taker in enumerate(cluster.ids):
-        row = taken[taker]
-        entries = [(cluster.index(giver), weight) for giver, weight in row.items()]
-        entries.append((i, own_weight(row)))
-        entries.sort()
+    for agent in cluster.ids:
+        entries = sorted((cluster.index(giver), weight) for giver, weight in rows[agent].items())
         columns.extend(column for column, _ in entries)
         values.extend(weight for _, weight in entries)
         ends.append(len(columns))

@@ -21,7 +21,7 @@ from candor.agent.runs.placeholder_agents import stand_in_entries
 from candor.agent.runs.plan import Plan, cluster_of, make_run_dir
 from candor.agent.runs.simulation_file import MODEL, STATE, About, Columns, metrics_of, under
 from candor.agent.runs.summary import accuracies, settings_of_run, spread, write_summary, yardsticks
-from candor.agent.simulation.evidence import Settlement
+from candor.agent.simulation.evidence import Billing
 from candor.agent.simulation.vectorised import Simulation
 from candor.mechanisms.payments.bills import parse_rule
 from candor.topologies.cluster.file import Cluster, dump_cluster, load_cluster
@@ -109,7 +109,7 @@ class SimulatedRun:
         payments = parse_rule(self.cluster.payments.rule)
         before = self.columns.last("balance")
         if payments.settles:
-            received = Settlement(self.cluster, payments)(self.simulation.evidence())
+            received = Billing(self.cluster, payments)(self.simulation.evidence())
             balance = torch.from_numpy(received) + (0 if before is None else before)
             self.columns.add(balance=balance, settled=torch.tensor(t))
         self.simulation.forget()

@@ -9,26 +9,35 @@ agent hears all its neighbours in every round.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from candor.agent.algorithms.driver import trained
+from candor.agent.algorithms.catalogue import phases_of
+from candor.agent.algorithms.driver import Driver, Outgoing
+from candor.agent.algorithms.effects import Heard
+from candor.agent.core.terms import codec_of
 from candor.agent.learning.learner import verified_initial_parameters
-from candor.agent.learning.rows import learner_of, shards_of, usable_device
-from candor.agent.simulation.evidence import Evidence, Observer, Settlement
+from candor.agent.learning.reporting import Reporting
+from candor.agent.learning.rows import TrainedRows, learner_of, shards_of, usable_device
+from candor.agent.simulation.evidence import Billing, Evidence, Measurements
 from candor.agent.simulation.evidence import settle as settle
 from candor.agent.simulation.mixing import Mixing
 from candor.agent.tasks import resolve_task
+from candor.mechanisms.evidence.phases import Phases
 from candor.mechanisms.payments.bills import parse_rule
-from candor.mechanisms.strategies.lies import Strategy, StrategyContext
-from candor.mechanisms.strategies.specs import canonical_strategy, parse_strategy
+from candor.network.codecs import FLOAT32
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.specs.specs import ConfigurationError
 
 Floats = NDArray[np.float64]
+
+STATED: Final = "stated"
+# What a saved state holds beside that of the algorithm, its trainer and its strategies.
+OURS: Final = frozenset({"round", "parameters", "energies", "traces"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +105,7 @@ def run_vectorised(
         if on_round is not None:
             on_round(result)
     evidence = simulation.evidence()
-    balances = Settlement(cluster, payments)(evidence)
+    balances = Billing(cluster, payments)(evidence)
     return VectorisedResult(
         parameters=simulation.parameters.cpu(),
         balances=dict(zip(cluster.ids, balances.tolist(), strict=True)),
@@ -138,53 +147,65 @@ class Simulation:
         threads: int = 1,
     ) -> None:
         self._device = usable_device(device)
-        self._reporting = _Reporting(cluster, strategies)
-        lies = self._reporting.by_row()
-        self._learner = learner_of(cluster, data_root, shards_of(cluster), device, lies, threads)
+        self._cluster = cluster
+        self._phases = phases_of(cluster.algorithm.name)
         self._mixing = Mixing(cluster, self._device)
+        reporting = _reporting(cluster, strategies)
+        lies = reporting.by_agent()
+        self._learner = learner_of(cluster, data_root, shards_of(cluster), device, lies, threads)
+        self._rows = TrainedRows(self._learner, reporting, self._mass)
         held = dict(state or self._fresh(cluster, data_root, initial))
         self._check(held, cluster)
         self.round = int(held["round"])
         self.parameters = held["parameters"].to(self._device)
-        self._learner.velocity = self._placed(held.get("velocity"))
-        self._reporting.before = self._placed(held.get("reports"))
-        self._norms: Floats = np.empty(0)
-        self._observer: Observer | None = None
-        if measured:
-            before = held["stated"].numpy()
-            self._observer = Observer(cluster, self._mixing.of, before)
-            if "energies" in held:
-                self._observer.energies = list(held["energies"].numpy())
-                self._observer.traces = list(held["traces"].numpy())
-        self._rounds = trained(
-            cluster,
-            self._learner,
+        self._measured = self._measurements(held) if measured or self._phases.rows else None
+        kept = {name: tensor.to(self._device) for name, tensor in held.items() if name not in OURS}
+        codec = codec_of(cluster)
+        self._driver = Driver(
+            cluster.algorithm,
+            self._rows,
+            None if codec is FLOAT32 else codec.rounded,
             self.parameters,
+            {name: tensor for name, tensor in kept.items() if not name.startswith(STATED)},
             self.round + 1,
-            report=self._report,
-            mass=self._mass,
-            mix=lambda y, t: self._mixing.of(t).models(y),
         )
+        self._answer: Tensor | Heard | None = None
 
     def step(self) -> RoundResult:
         """Perform the next round."""
-        done = next(self._rounds)
-        norms = self._norms
-        if self._observer is not None:
-            norms = self._observer.observe(done.round, done.stated.cpu().numpy())
-        self.round, self.parameters = done.round, done.mixed
-        losses = done.losses.double().cpu().numpy()
-        return RoundResult(done.round, done.mixed, losses, norms)
+        for _ in range(self._phases.count):
+            out = self._driver.advance(self._answer)
+            self._answer = self._exchanged(out)
+        assert isinstance(self._answer, Tensor)
+        self.round, self.parameters = out.round, self._answer
+        norms = self._rows.reports.norm(dim=1).double().cpu().numpy()
+        if self._measured is not None:
+            norms = self._measured.norms
+        losses = self._rows.losses.double().cpu().numpy()
+        return RoundResult(out.round, self.parameters, losses, norms)
+
+    def _exchanged(self, out: Outgoing) -> Tensor | Heard:
+        """Let every agent hear its givers, and its neighbours measure what it stated."""
+        mixing = self._mixing.of(out.round)
+        if self._measured is not None:
+            attested = None if out.attested is None else out.attested.cpu().numpy()
+            stated = out.vectors.cpu().numpy()
+            sketches = self._measured.observe(out.round, out.phase, stated, attested)
+            rule = self._phases.row_rule(out.phase)
+            if rule:
+                mixing = self._mixing.derived(out.round, self._phases.rows[rule], sketches)
+                self._measured.mixed(out.phase, mixing)
+        return mixing.models(out.vectors) if out.mixes else mixing.heard(out.vectors)
 
     def evidence(self) -> Evidence:
         """What was measured and not forgotten."""
-        assert self._observer is not None
-        return self._observer.shown()
+        assert self._measured is not None
+        return self._measured.shown()
 
     def forget(self) -> None:
         """Drop the evidence so far, once it is settled."""
-        if self._observer is not None:
-            self._observer.forget()
+        if self._measured is not None:
+            self._measured.forget()
 
     def evaluate(self) -> list[float]:
         """The task's metric of each agent's model, 0 to 1."""
@@ -202,17 +223,25 @@ class Simulation:
         held = {
             "round": torch.tensor(self.round),
             "parameters": self.parameters,
-            "velocity": self._learner.velocity,
-            "reports": self._reporting.before,
+            **self._driver.state,
         }
-        if self._observer is not None:
-            held["stated"] = torch.from_numpy(self._observer.before)
-            if self._observer.energies:
-                held["energies"] = torch.from_numpy(np.stack(self._observer.energies))
-                held["traces"] = torch.from_numpy(np.stack(self._observer.traces))
-        return {
-            name: tensor.cpu().contiguous() for name, tensor in held.items() if tensor is not None
-        }
+        if self._measured is not None:
+            for phase, stated in self._measured.before.items():
+                held[_stated_name(phase, self._phases)] = torch.from_numpy(stated)
+            if self._measured.energies:
+                held["energies"] = torch.from_numpy(np.stack(self._measured.energies))
+                held["traces"] = torch.from_numpy(np.stack(self._measured.traces))
+        return {name: tensor.cpu().contiguous() for name, tensor in held.items()}
+
+    def _measurements(self, held: Mapping[str, Tensor]) -> Measurements:
+        """The neighbours' measurements, carried on from a saved state."""
+        names = {_stated_name(phase, self._phases): phase for phase in range(self._phases.count)}
+        before = {names[name]: t.numpy() for name, t in held.items() if name in names}
+        measured = Measurements(self._cluster, self._mixing.of, before)
+        if "energies" in held:
+            measured.energies = list(held["energies"].numpy())
+            measured.traces = list(held["traces"].numpy())
+        return measured
 
     def _fresh(
         self, cluster: Cluster, data_root: Path | None, initial: Path | None
@@ -229,51 +258,17 @@ class Simulation:
                 f"the saved state is of another run: its models are not {shape[0]} x {shape[1]}"
             )
 
-    def _placed(self, tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.to(self._device)
-
-    def _report(self, gradient: Tensor, t: int) -> Tensor:
-        report = self._reporting.report(gradient, t)
-        if self._observer is None:
-            self._norms = report.norm(dim=1).double().cpu().numpy()
-        return report
-
     def _mass(self, t: int) -> Tensor:
         return torch.from_numpy(self._mixing.of(t).mass).float().to(self._device)
 
 
-class _Reporting:
-    """Every agent's strategy, with the rows of one spec handed to one strategy at once."""
+def _stated_name(phase: int, phases: Phases) -> str:
+    """Under which name what was stated in a phase is saved."""
+    return STATED if phase == phases.model else f"{STATED}.{phase}"
 
-    def __init__(self, cluster: Cluster, specs: Mapping[str, str]) -> None:
-        self._seed = cluster.seed
-        self._neighbours = [[cluster.index(k) for k in cluster.neighbours(a)] for a in cluster.ids]
-        self.before: Tensor | None = None  # (agents, dim), the reports of the round before
-        rows: dict[str, list[int]] = {}
-        for agent, spec in specs.items():
-            rows.setdefault(canonical_strategy(spec), []).append(cluster.index(agent))
-        self._groups: list[tuple[Strategy, list[int]]] = [
-            (parse_strategy(spec), sorted(indices)) for spec, indices in rows.items()
-        ]
 
-    def by_row(self) -> dict[int, Strategy]:
-        """The strategies of the agents that have one, by row."""
-        return {row: strategy for strategy, rows in self._groups for row in rows}
-
-    def report(self, gradient: Tensor, t: int) -> Tensor:
-        """The reports (agents, dim) of round t; agents without a spec are honest."""
-        reports = gradient.clone() if self._groups else gradient
-        for strategy, rows in self._groups:
-            heard = self._overheard(rows)
-            own = None if self.before is None else self.before[rows]
-            context = StrategyContext(t, self._seed, tuple(rows), heard, True, own)
-            reports[rows] = strategy.report(gradient[rows], context)
-        # Only strategies read them, and they are as large as the models.
-        self.before = reports if self._groups else None
-        return reports
-
-    def _overheard(self, rows: list[int]) -> tuple[Tensor, ...] | None:
-        before = self.before
-        if before is None:
-            return None
-        return tuple(before[self._neighbours[row]] for row in rows)
+def _reporting(cluster: Cluster, specs: Mapping[str, str]) -> Reporting:
+    """All agents' strategies, who may overhear their neighbours."""
+    neighbours = [[cluster.index(k) for k in cluster.neighbours(a)] for a in cluster.ids]
+    by_row = {cluster.index(agent): spec for agent, spec in specs.items()}
+    return Reporting(cluster.seed, range(len(cluster.ids)), by_row, neighbours)

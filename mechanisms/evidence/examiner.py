@@ -1,26 +1,28 @@
 """Statements, claims and what they prove: the update an agent injected, from signed values alone.
 
 In round t agent i sends y_i,t to its neighbours and signs a statement of it: the payload's digest
-and sketch S y_i,t, the step size, and the mixing row w_i that formed the x_i,t it started from. As
-mixing is linear, anyone who holds the statements of round t-1 named in that row computes
+and sketch S y_i,t, the step size, and how the x_i,t it started from was formed, as the mixing row
+w_i. As mixing is linear, anyone who holds the statements named in that row computes
 
     S u_i,t = (sum_k w_ik S y_k,t-1 - S y_i,t) / lambda_t
 
 the sketch of what i injected, wherever it lied. Round 0 is the initial model of the cluster file,
-which everyone states alike. Sums run over agents in ascending order of id, in binary64.
+which everyone states alike. Sums run over agents in ascending order of id, in binary64. Rounds of
+several exchanges have one such equation each, see `mechanisms.evidence.phases`.
 
 This module computes and judges; it signs only what it is given a key for and stores nothing.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from candor.mechanisms.evidence.claims import Claim, ClaimedRound
+from candor.mechanisms.evidence.phases import MIXED_MODEL, How, Part, Phases
 from candor.mechanisms.evidence.sketch import (
     TRACE_SIZE,
     SignSketch,
@@ -29,11 +31,16 @@ from candor.mechanisms.evidence.sketch import (
     window_of,
 )
 from candor.mechanisms.evidence.statements import (
+    Attested,
     EvidenceError,
     Floats,
+    Formed,
+    Row,
     SignedStatement,
+    Source,
     Statement,
     commitment,
+    named_sources,
 )
 from candor.topologies.encoding.canonical import payload_digest
 from candor.topologies.schedules.weights import Round, own_weight
@@ -52,6 +59,11 @@ STEP_TOLERANCE: Final = 1e-12
 # a thousand times as long as its sketch shows, and longer than a thousand.
 HIDDEN_FACTOR: Final = 1e6
 HIDDEN_FREE: Final = 1e6
+# Where nothing may be injected, a codec's rounding is allowed for, and that of the few float32
+# operations before it, with what a vector may have in the sketch's null space: a ten-thousandth of
+# a gradient's length in runs of digits.
+ROUNDING_MARGIN: Final = 4.0
+COMPUTING: Final = 2.0**-16
 
 
 def injected(mixed: Floats, stated: Floats, step_size: float | Floats) -> Floats:
@@ -61,25 +73,51 @@ def injected(mixed: Floats, stated: Floats, step_size: float | Floats) -> Floats
         return (mixed - stated) / step_size
 
 
-def injected_after(
-    statement: Statement, sources: Mapping[str, Statement], window_rounds: int, *, whole: bool
-) -> Floats:
-    """S u (k,) of a statement of round t >= 2 whose row names `sources`, all of round t - 1.
+def formed_parts(
+    statement: Statement,
+    sources: Mapping[Source, Statement],
+    terms: "RunTerms",
+    initial: Floats | None = None,
+) -> list[Floats]:
+    """The sketches (k,) of the parts that a statement's vector was stepped from, as they are added.
 
-    `whole`: vectors are their own sketch, the same under the signs of any window.
+    Args:
+        sources: the statements that its rows name.
+        initial: the sketch (k,) of the initial model, which round 1 starts from.
 
     Raises:
-        EvidenceError: a source carries no sketch under the signs of the statement's window.
+        EvidenceError: its parts are not those of its phase, or a source carries no sketch under the
+            signs of the statement's window.
     """
-    window = window_of(statement.round, window_rounds)
+    named_sources(statement, terms.phases)
+    window = window_of(statement.round, terms.window_rounds)
+    whole = terms.dim <= terms.sketch_size  # the vector itself, the same under any signs
+    found = []
+    with np.errstate(all="ignore"):  # what peers state may overflow; the result is judged
+        parts = terms.phases.phases[statement.phase].parts
+        for part, formed in zip(parts, statement.formed, strict=True):
+            value = np.zeros(len(statement.sketch) // 8)
+            if isinstance(formed, Attested):
+                value = np.frombuffer(formed.sketch, "<f8")
+            elif statement.round == part.before and formed.weights:
+                assert initial is not None
+                value = initial
+            else:
+                for agent, weight in formed.weights:
+                    source = sources[statement.round - part.before, part.phase, agent]
+                    own = np.frombuffer(source.sketch, "<f8")
+                    rounds = terms.window_rounds
+                    value += weight * (own if whole else source.values(window, rounds))
+            found.append(-statement.step_size * value if part.stepped else value)
+    return found
+
+
+def injected_after(parts: Sequence[Floats], statement: Statement) -> Floats:
+    """S u (k,) of a statement whose vector was stepped from the sum of `parts`."""
     stated = np.frombuffer(statement.sketch, "<f8")
-    mixed = np.zeros_like(stated)
     with np.errstate(all="ignore"):
-        for agent, weight in statement.row:
-            source = sources[agent]
-            own = np.frombuffer(source.sketch, "<f8")
-            mixed += weight * (own if whole else source.values(window, window_rounds))
-    return injected(mixed, stated, statement.step_size)
+        base = sum(parts[1:], parts[0]) if parts else np.zeros_like(stated)
+    return injected(base, stated, statement.step_size)
 
 
 def energy(sketches: Floats) -> Floats:
@@ -105,6 +143,7 @@ class RunTerms:
     sketch_size: int
     window_rounds: int
     publics: Mapping[str, bytes]
+    phases: Phases = MIXED_MODEL
 
     @property
     def sketch_bytes(self) -> int:
@@ -118,6 +157,18 @@ class RunTerms:
 
 
 @dataclass(frozen=True, slots=True)
+class Precision:
+    """How far a codec may move a value: by `relative` of it or by `absolute`, whichever is more."""
+
+    codec: str
+    relative: float
+    absolute: float
+
+
+FLOAT32: Final = Precision("float32", 2.0**-24, 2.0**-150)
+
+
+@dataclass(frozen=True, slots=True)
 class Terms(RunTerms):
     """What all agents of a run know in advance and every statement is judged against.
 
@@ -125,24 +176,31 @@ class Terms(RunTerms):
     (dim,) float32, `step_size(t)` the schedule, `rounds` the last one.
     """
 
-    weights: Callable[[int], Round]
-    step_size: Callable[[int], float]
-    initial: NDArray[np.float32]
-    rounds: int
+    weights: Callable[[int], Round] = field(kw_only=True)
+    step_size: Callable[[int], float] = field(kw_only=True)
+    initial: NDArray[np.float32] = field(kw_only=True)
+    rounds: int = field(kw_only=True)
+    precision: Precision = field(default=FLOAT32, kw_only=True)
 
     def step_size_of(self, agent: str, t: int) -> float:
         """The step of an agent in round t: the schedule's, over its mass."""
         return self.step_size(t) / self.weights(t).mass[agent]
 
+    def stated_step(self, agent: str, t: int, phase: int) -> float:
+        """What an injected update of a phase is multiplied with: the step, or -1 where it is added
+        as it is."""
+        return -1.0 if self.phases.phases[phase].direct else self.step_size_of(agent, t)
+
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What an accepted update proves: the injected sketch (k,), its squared norm and its trace;
-    and the bodies of the statements that show it, in the order of the row."""
+    """What an accepted update proves: the injected sketch (k,), its squared norm and its trace; the
+    energy allowed in its phase; and the bodies of the statements that show it, in their order."""
 
     injected: Floats
     energy: float
     trace: NDArray[np.float32]
+    allowed: float = math.inf
     sources: tuple[bytes, ...] = ()
 
 
@@ -173,32 +231,51 @@ class Examiner:
     def state(
         self,
         t: int,
+        phase: int,
         agent: str,
         payload: NDArray[np.float32],
-        row: Mapping[str, float],
+        formed: Sequence[Formed],
     ) -> Statement:
-        """The statement of `payload` (dim,) sent in round t, started from what `row` mixed; whoever
-        signs it adds the commitment to its sources."""
+        """The statement of `payload` (dim,) sent in a phase of round t, stepped from what was
+        `formed`; whoever signs it adds the commitment to its sources."""
         terms = self.terms
         window = window_of(t, terms.window_rounds)
-        digest = payload_digest(payload.data.cast("B"))
         return Statement(
             run=terms.run,
             round=t,
+            phase=phase,
             agent=agent,
-            digest=digest,
+            codec=terms.precision.codec,
+            digest=payload_digest(payload.data.cast("B")),
             dim=terms.dim,
-            row=tuple(sorted(row.items())),
-            step_size=terms.step_size_of(agent, t),
+            formed=tuple(formed),
+            step_size=terms.stated_step(agent, t, phase),
             sketch=self.sketch(window)(payload).astype("<f8").tobytes(),
-            next_sketch=self._next_sketch(t, payload),
+            next_sketch=self._next_sketch(t, phase, payload),
         )
 
-    def _next_sketch(self, t: int, payload: NDArray[np.float32]) -> bytes:
+    def attested(self, t: int, aggregate: NDArray[np.float32]) -> bytes:
+        """The sketch of an aggregate (dim,) of round t, as a statement attests it."""
+        window = window_of(t, self.terms.window_rounds)
+        return self.sketch(window)(aggregate).astype("<f8").tobytes()
+
+    def derived_row(
+        self, agent: str, t: int, rule: str, sources: Mapping[str, Statement]
+    ) -> dict[str, float]:
+        """The row that `rule` gives an agent for what `sources` stated in round t: its own and
+        those of whom it heard."""
+        taken = self.terms.weights(t).taken[agent]
+        heard = {k: taken[k] for k in sorted(sources) if k != agent}
+        weights = heard | {agent: own_weight(heard)}
+        sketches = {k: np.frombuffer(sources[k].sketch, "<f8") for k in sorted(sources)}
+        return self.terms.phases.rows[rule](agent, weights, sketches)
+
+    def _next_sketch(self, t: int, phase: int, payload: NDArray[np.float32]) -> bytes:
         terms = self.terms
         window = window_of(t, terms.window_rounds)
         whole = terms.dim <= terms.sketch_size  # the vector itself, under any signs
-        if whole or window_of(t + 1, terms.window_rounds) == window:
+        last = window_of(t + 1, terms.window_rounds) != window
+        if whole or not last or not terms.phases.carried(phase):
             return b""
         return self.sketch(window + 1)(payload).astype("<f8").tobytes()
 
@@ -219,42 +296,59 @@ class Examiner:
             raise EvidenceError("statement-size", f"{statement.dim} parameters")
         if statement.round > terms.rounds:
             raise EvidenceError("statement-round", f"{statement.round}, the last is {terms.rounds}")
+        if statement.codec != terms.precision.codec:
+            raise EvidenceError("statement-codec", statement.codec)
+        named_sources(statement, terms.phases)
         # Not bit by bit: the power in a decaying schedule is the C library's.
-        scheduled = terms.step_size_of(sender, statement.round)
+        scheduled = terms.stated_step(sender, statement.round, statement.phase)
         if not math.isclose(statement.step_size, scheduled, rel_tol=STEP_TOLERANCE):
             raise EvidenceError("step-size", f"{statement.step_size}")
-        self._examine_row(statement)
+        for part, formed in zip(
+            terms.phases.phases[statement.phase].parts, statement.formed, strict=True
+        ):
+            self._examine_part(statement, part, formed)
 
-    def _examine_row(self, statement: Statement) -> None:
-        agent, row = statement.agent, dict(statement.row)
-        if statement.round == 1:
-            if row != {agent: 1.0}:
-                raise EvidenceError("mixing-row", "round 1 starts from the initial model")
+    def _examine_part(self, statement: Statement, part: Part, formed: Formed) -> None:
+        """That a part was formed as the run forms it, as far as it shows by itself."""
+        agent, of_round = statement.agent, statement.round - part.before
+        taken = self.terms.weights(of_round).taken[agent] if of_round else {}
+        if isinstance(formed, Attested) or part.how is How.AGGREGATE:
+            if not isinstance(formed, Attested) or part.how is not How.AGGREGATE:
+                raise EvidenceError("mixing-row", f"part {part.phase} is not attested as it is")
+            if formed.rule != part.rule or not taken.keys() >= set(formed.heard):
+                raise EvidenceError("mixing-row", "an aggregate of others than it is given")
             return
-        taken = self.terms.weights(statement.round - 1).taken[agent]
-        if len(row) == 1 and set(row.values()) == {1.0} and set(row) <= set(taken):
-            return  # a re-entry: one neighbour's payload as it is
-        own = row.pop(agent, None)
-        if own is None or any(taken.get(k) != w for k, w in row.items()):
-            raise EvidenceError("mixing-row", "weights are not those of the cluster file")
-        due = own_weight(row)
-        if own < 0 or abs(own - due) > ROW_TOLERANCE:
-            raise EvidenceError("mixing-row", f"its own weight is {own}, what is left is {due}")
+        row = dict(formed.weights)
+        if part.how is How.OWN or (of_round == 0 and part.phase == self.terms.phases.model):
+            if row != {agent: 1.0} or formed.rule:
+                raise EvidenceError("mixing-row", "it starts from its own vector alone")
+        elif not row:  # nothing of an earlier round is there
+            if not part.before or part.phase == self.terms.phases.model:
+                raise EvidenceError("mixing-row", "it starts from nothing")
+        elif part.phase == self.terms.phases.model and _re_enters(row, taken):
+            return
+        elif formed.rule != part.rule:
+            raise EvidenceError("mixing-row", f"derived by {formed.rule or 'no rule'}")
+        elif part.rule:
+            if not taken.keys() | {agent} >= row.keys() or agent not in row:
+                raise EvidenceError("mixing-row", "of others than it is given")
+        else:
+            _examine_row(agent, row, taken)
 
     def examine(
         self,
         signed: SignedStatement,
         payload: NDArray[np.float32] | None,
-        witnesses: Mapping[str, SignedStatement],
-        trusted: Mapping[str, SignedStatement],
+        witnesses: Mapping[Source, SignedStatement],
+        trusted: Mapping[Source, SignedStatement],
     ) -> Examined:
         """Judge a whole update, or a notice: digest, sketch, values, witnesses, in this order.
 
         Args:
             signed: the sender's statement, already passed by `examine_header`.
-            payload: (dim,) float32 as received; None for a notice, which has none.
-            witnesses: statements of the round before, by agent, as forwarded by the sender.
-            trusted: statements of the round before that this agent verified itself.
+            payload: (dim,) float32 as decoded; None for a notice, which has none.
+            witnesses: earlier statements that its rows name, as forwarded by the sender.
+            trusted: those that this agent verified itself.
 
         Raises:
             EvidenceError: the update must not reach the model.
@@ -265,9 +359,13 @@ class Examiner:
         sources = self._sources(statement, witnesses, trusted)
         if commitment(source.body for source in sources.values()) != statement.sources:
             raise EvidenceError("witness-digest", "not the statements that it mixed")
+        self._examine_derived(statement, sources)
         shown = self.shown(statement, sources)
         if not math.isfinite(shown.energy):
             raise EvidenceError("injected-not-finite")
+        if shown.energy > shown.allowed:
+            detail = f"an energy of {shown.energy:g} where rounding explains {shown.allowed:g}"
+            raise EvidenceError("not-as-formed", detail)
         if shown.energy > ENERGY_MAX:
             raise EvidenceError("injected-too-large", f"its energy is {shown.energy:g}")
         return shown
@@ -280,7 +378,7 @@ class Examiner:
         measured = self.sketch(window)(payload)
         if measured.astype("<f8").tobytes() != statement.sketch:
             raise EvidenceError("payload-sketch")
-        if self._next_sketch(statement.round, payload) != statement.next_sketch:
+        if self._next_sketch(statement.round, statement.phase, payload) != statement.next_sketch:
             raise EvidenceError("payload-sketch", "under the next window's signs")
         if not np.isfinite(measured).all():  # a sum with one non-finite term is not finite
             raise EvidenceError("payload-not-finite")
@@ -288,13 +386,51 @@ class Examiner:
         if not whole <= HIDDEN_FACTOR * float(energy(measured)) + HIDDEN_FREE:
             raise EvidenceError("payload-hidden", f"its squared norm is {whole:g}")
 
-    def shown(self, statement: Statement, sources: Mapping[str, SignedStatement]) -> Examined:
+    def _examine_derived(
+        self, statement: Statement, sources: Mapping[Source, SignedStatement]
+    ) -> None:
+        """That rows which follow from sketches are those that follow from them, bit by bit."""
+        for part, formed in zip(
+            self.terms.phases.phases[statement.phase].parts, statement.formed, strict=True
+        ):
+            if not isinstance(formed, Row) or not formed.rule:
+                continue
+            of_round = statement.round - part.before
+            stated = {k: sources[of_round, part.phase, k].statement for k, _ in formed.weights}
+            due = self.derived_row(statement.agent, of_round, formed.rule, stated)
+            if dict(formed.weights) != due:
+                raise EvidenceError("mixing-row", f"not what {formed.rule} derives from sketches")
+
+    def shown(self, statement: Statement, sources: Mapping[Source, SignedStatement]) -> Examined:
         """What a statement shows was injected; may be not finite. `sources` are the statements that
-        its row names, in that order: empty in round 1."""
-        vector = self._injected(statement, {k: s.statement for k, s in sources.items()})
-        fold = self.fold(window_of(statement.round, self.terms.window_rounds))
+        its rows name, in that order.
+
+        Raises:
+            EvidenceError: a source has no sketch under its signs.
+        """
+        window = window_of(statement.round, self.terms.window_rounds)
+        first = self._initial_sketch(window) if statement.round == 1 else None
+        stated = {source: signed.statement for source, signed in sources.items()}
+        parts = formed_parts(statement, stated, self.terms, first)
+        vector = injected_after(parts, statement)
+        charged = self.terms.phases.phases[statement.phase].charged
+        allowed = math.inf if charged else self._slack(statement, parts)
         bodies = tuple(source.body for source in sources.values())
-        return Examined(vector, float(energy(vector)), fold(vector), bodies)
+        trace = self.fold(window)(vector)
+        return Examined(vector, float(energy(vector)), trace, allowed, bodies)
+
+    def _slack(self, statement: Statement, parts: Sequence[Floats]) -> float:
+        """The energy that rounding explains where nothing is injected.
+
+        Rounding errors e satisfy ||e|| <= relative * ||values||. Their sketch has that length but
+        for a few percent, and so have the values' own, which `ROUNDING_MARGIN` covers.
+        """
+        precision = self.terms.precision
+        lengths = [energy(vector) for vector in (*parts, np.frombuffer(statement.sketch, "<f8"))]
+        reach = sum(math.sqrt(length) for length in map(float, lengths) if math.isfinite(length))
+        error = ROUNDING_MARGIN * precision.relative * reach + COMPUTING * reach
+        error += precision.absolute * math.sqrt(statement.dim)
+        return (error / statement.step_size) ** 2
 
     def fold(self, window: int) -> TraceFold:
         """The fold of a window's sketches to traces."""
@@ -309,45 +445,51 @@ class Examiner:
     def _sources(
         self,
         statement: Statement,
-        witnesses: Mapping[str, SignedStatement],
-        trusted: Mapping[str, SignedStatement],
-    ) -> dict[str, SignedStatement]:
-        """The verified statements of the round before that the row names."""
-        sources: dict[str, SignedStatement] = {}
-        if statement.round == 1:
-            return sources
-        for agent, _ in statement.row:
-            known, witness = trusted.get(agent), witnesses.get(agent)
+        witnesses: Mapping[Source, SignedStatement],
+        trusted: Mapping[Source, SignedStatement],
+    ) -> dict[Source, SignedStatement]:
+        """The verified statements that the rows name, in their order."""
+        sources: dict[Source, SignedStatement] = {}
+        for source in named_sources(statement, self.terms.phases):
+            number, _, agent = source
+            known, witness = trusted.get(source), witnesses.get(source)
             if witness is None or (known is not None and known.body == witness.body):
                 if known is None:
                     raise EvidenceError("witness-missing", agent)
-                sources[agent] = known
+                sources[source] = known
                 continue
             if known is not None and agent == statement.agent:
                 # It would be measured from a model that it never sent: a jump for nothing.
-                raise EvidenceError("equivocation", f"round {statement.round - 1} stated twice")
+                raise EvidenceError("equivocation", f"round {number} stated twice")
             said = witness.statement
-            if said.agent != agent or said.round != statement.round - 1:
+            if (said.round, said.phase, said.agent) != source:
                 raise EvidenceError("witness-round", agent)
             if said.run != self.terms.run or len(said.sketch) != self.terms.sketch_bytes:
                 raise EvidenceError("witness-run", agent)
             if not witness.verify(self.terms.publics[agent]):
                 raise EvidenceError("witness-signature", agent)
-            sources[agent] = witness
+            sources[source] = witness
         return sources
-
-    def _injected(self, statement: Statement, sources: Mapping[str, Statement]) -> Floats:
-        window_rounds = self.terms.window_rounds
-        if statement.round == 1:
-            initial = self._initial_sketch(window_of(1, window_rounds))
-            return injected(initial, np.frombuffer(statement.sketch, "<f8"), statement.step_size)
-        whole = self.terms.dim <= self.terms.sketch_size
-        return injected_after(statement, sources, window_rounds, whole=whole)
 
     def _initial_sketch(self, window: int) -> Floats:
         if window not in self._initial:
             self._initial[window] = self.sketch(window)(self.terms.initial)
         return self._initial[window]
+
+
+def _re_enters(row: Mapping[str, float], taken: Mapping[str, float]) -> bool:
+    """Whether a row takes one neighbour's model as it is."""
+    return len(row) == 1 and set(row.values()) == {1.0} and row.keys() <= taken.keys()
+
+
+def _examine_row(agent: str, row: dict[str, float], taken: Mapping[str, float]) -> None:
+    """That a row has the cluster file's weights, and for the agent itself what is left."""
+    own = row.pop(agent, None)
+    if own is None or any(taken.get(k) != w for k, w in row.items()):
+        raise EvidenceError("mixing-row", "weights are not those of the cluster file")
+    due = own_weight(row)
+    if own < 0 or abs(own - due) > ROW_TOLERANCE:
+        raise EvidenceError("mixing-row", f"its own weight is {own}, what is left is {due}")
 
 
 def check_claim(

@@ -1,4 +1,4 @@
-"""The signed record of one agent's round: what it sent, what it started from, and its sketch.
+"""The signed record of one exchange of an agent: what it sent, what it started from, its sketch.
 
 Only layout and signature; what a statement proves is `mechanisms.evidence.examiner`'s business.
 """
@@ -6,11 +6,12 @@ Only layout and signature; what a statement proves is `mechanisms.evidence.exami
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from candor.mechanisms.evidence.phases import PARTS_MAX, PHASES_MAX, Phases
 from candor.mechanisms.evidence.sketch import window_of
 from candor.topologies.encoding.canonical import (
     MalformedError,
@@ -24,17 +25,22 @@ from candor.topologies.encoding.canonical import (
 from candor.topologies.encoding.signatures import SIGNATURE_BYTES, SigningKey, verify
 
 STATEMENT_DOMAIN: Final = "candor/statement/v1"
-STATEMENT_VERSION: Final = 2
+STATEMENT_VERSION: Final = 3
+# How a part of a vector was formed.
+LISTED: Final = 0
+DERIVED: Final = 1
+ATTESTED: Final = 2
 
-# Of how many rounds an agent keeps statements. Round t is judged with those of t - 1, and a late
-# neighbour may still be one behind; ahead of us there must be as many as a neighbour has updates
-# ready, and one more.
+# Of how many rounds an agent keeps statements. Round t is judged with those of t - 1 and its own,
+# and a late neighbour may still be one behind; ahead of us there must be as many as a neighbour has
+# updates ready, and one more.
 ROUNDS_KEPT: Final = 4
 
-# A statement holds two sketches at most; 4 KiB covers its fixed fields.
+# 4 KiB cover the fixed fields of a statement.
 FIXED_BYTES_MAX: Final = 4096
 ROW_LENGTH_MAX: Final = 4096
 ID_CHARS_MAX: Final = 32
+RULE_CHARS_MAX: Final = 32
 
 Floats = NDArray[np.float64]
 
@@ -48,21 +54,59 @@ class EvidenceError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
-    """What an agent says of one round. `row` is sorted by id; sketches are little-endian float64.
+class Row:
+    """Formed by a mixing row, sorted by id: of the cluster file, or derived from the sketches of
+    what it mixed where a `rule` is named. Empty where nothing was there to start from."""
 
-    `next_sketch` is the payload's sketch under the next window's signs: present in the last round
-    of a window when sketches are shorter than the vector, empty otherwise. `sources` commits to the
-    statements of the round before that the row names: `commitment` of their bodies. Without it a
-    neighbour that states a round twice could make its victim's claim look false.
+    weights: tuple[tuple[str, float], ...]
+    rule: str = ""
+
+    def fields(self) -> Value:
+        """The array as which it is encoded."""
+        weights: list[Value] = [[agent, weight] for agent, weight in self.weights]
+        return [DERIVED, self.rule, weights] if self.rule else [LISTED, weights]
+
+
+@dataclass(frozen=True, slots=True)
+class Attested:
+    """Formed by a rule that no row expresses, of the vectors of the agent and those it `heard`,
+    sorted by id. The aggregate's sketch (k little-endian float64) is the agent's word: to check it
+    takes the vectors."""
+
+    rule: str
+    heard: tuple[str, ...]
+    sketch: bytes
+
+    def fields(self) -> Value:
+        """The array as which it is encoded."""
+        return [ATTESTED, self.rule, list(self.heard), self.sketch]
+
+
+Formed: TypeAlias = Row | Attested
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What an agent says of one exchange: a phase of a round.
+
+    `digest`, `dim` and sketches are of the vector as the codec's bytes decode to it, which is what
+    everyone mixes. `formed` tells of each part of what the vector was stepped from
+    (`mechanisms.evidence.phases`) how it came about, and `step_size` what the injected update was
+    multiplied with. Sketches are little-endian float64. `next_sketch` is that under the next
+    window's signs: present in the last round of a window where sketches are shorter than the vector
+    and the next round starts from it, empty otherwise. `sources` commits to the statements that the
+    rows in `formed` name: `commitment` of their bodies. Without it a neighbour that states a round
+    twice could make its victim's claim look false.
     """
 
     run: bytes
     round: int
+    phase: int
     agent: str
+    codec: str
     digest: bytes
     dim: int
-    row: tuple[tuple[str, float], ...]
+    formed: tuple[Formed, ...]
     step_size: float
     sketch: bytes
     next_sketch: bytes
@@ -75,10 +119,12 @@ class Statement:
                 STATEMENT_VERSION,
                 self.run,
                 self.round,
+                self.phase,
                 self.agent,
+                self.codec,
                 self.digest,
                 self.dim,
-                [[agent, weight] for agent, weight in self.row],
+                [part.fields() for part in self.formed],
                 self.step_size,
                 self.sketch,
                 self.next_sketch,
@@ -93,17 +139,18 @@ class Statement:
         Raises:
             MalformedError: wrong layout, types, lengths or bounds.
         """
-        limit = 2 * sketch_bytes_max + FIXED_BYTES_MAX + ROW_LENGTH_MAX * (ID_CHARS_MAX + 16)
-        fields = unpack(body, bytes_max=limit)
+        fields = unpack(body, bytes_max=statement_bytes_max(sketch_bytes_max))
         match fields:
             case [
                 int(version),
                 bytes(run),
                 int(round_number),
+                int(phase),
                 str(agent),
+                str(codec),
                 bytes(digest),
                 int(dim),
-                list(row),
+                list(formed),
                 float(step_size),
                 bytes(sketch),
                 bytes(next_sketch),
@@ -114,15 +161,21 @@ class Statement:
                 and len(run) == len(digest) == 32
                 and len(sources) in (0, 32)
                 and is_count(round_number, least=1)
+                and is_count(phase)
+                and phase < PHASES_MAX
                 and is_count(dim, least=1)
                 and is_name(agent, ID_CHARS_MAX)
+                and is_name(codec, RULE_CHARS_MAX)
             ):
                 pass
             case _:
                 raise MalformedError("not a statement")
         if not 0 < len(sketch) <= sketch_bytes_max or len(next_sketch) not in (0, len(sketch)):
             raise MalformedError("a statement's sketch has the wrong length")
-        head = (run, round_number, agent, digest, dim, _row(row))
+        parts = tuple(_formed(part, len(sketch)) for part in formed)
+        if len(parts) > PARTS_MAX or sum(isinstance(part, Attested) for part in parts) > 1:
+            raise MalformedError("a statement of too many parts")
+        head = (run, round_number, phase, agent, codec, digest, dim, parts)
         return cls(*head, step_size, sketch, next_sketch, sources)
 
     def values(self, window: int, window_rounds: int) -> Floats:
@@ -138,6 +191,46 @@ class Statement:
             return np.frombuffer(self.next_sketch, "<f8")
         raise EvidenceError("witness-window", f"{self.agent} round {self.round}, window {window}")
 
+    def told(self, place: int) -> frozenset[str] | None:
+        """Whom the agent heard for one part of `formed`; None where the part does not tell, as of
+        an agent that has just come back."""
+        if place >= len(self.formed):
+            return None
+        match self.formed[place]:
+            case Row(weights):
+                return frozenset(k for k, _ in weights if k != self.agent) if weights else None
+            case Attested(_, heard):
+                return frozenset(heard)
+
+
+Source: TypeAlias = tuple[int, int, str]
+"""Where a statement is found: round, phase and agent."""
+
+
+def named_sources(statement: Statement, phases: Phases) -> tuple[Source, ...]:
+    """The statements that the rows of `statement` name, in the order of its parts and then of ids,
+    each once; round 0 is the initial model, which nobody states.
+
+    Raises:
+        EvidenceError: its phase or its parts are not those of the run.
+    """
+    if statement.phase >= phases.count:
+        raise EvidenceError("statement-phase", f"{statement.phase} of {phases.count}")
+    parts = phases.phases[statement.phase].parts
+    if len(parts) != len(statement.formed):
+        raise EvidenceError("statement-parts", f"{len(statement.formed)}, not {len(parts)}")
+    found: dict[Source, None] = {}
+    for part, formed in zip(parts, statement.formed, strict=True):
+        of_round = statement.round - part.before
+        if isinstance(formed, Row) and of_round > 0:
+            found |= {(of_round, part.phase, agent): None for agent, _ in formed.weights}
+    return tuple(found)
+
+
+def statement_bytes_max(sketch_bytes: int) -> int:
+    """The longest body of a statement: two sketches and an attested one, and rows."""
+    return 3 * sketch_bytes + FIXED_BYTES_MAX + PARTS_MAX * ROW_LENGTH_MAX * (ID_CHARS_MAX + 16)
+
 
 def commitment(bodies: Iterable[bytes]) -> bytes:
     """What a statement holds of its sources' bodies, in the order of its row: SHA-256 (32 bytes) of
@@ -146,9 +239,24 @@ def commitment(bodies: Iterable[bytes]) -> bytes:
     return sha256(pack(digests)) if digests else b""
 
 
+def _formed(part: Value, sketch_bytes: int) -> Formed:
+    match part:
+        case [int(kind), [*row]] if is_count(kind) and kind == LISTED:
+            return Row(_row(row))
+        case [int(kind), str(rule), [*row]] if (
+            is_count(kind) and kind == DERIVED and is_name(rule, RULE_CHARS_MAX)
+        ):
+            return Row(_row(row), rule)
+        case [int(kind), str(rule), [*heard], bytes(sketch)] if (
+            is_count(kind) and kind == ATTESTED and is_name(rule, RULE_CHARS_MAX)
+        ):
+            if len(sketch) != sketch_bytes:
+                raise MalformedError("an attested sketch has the wrong length")
+            return Attested(rule, _ids(heard), sketch)
+    raise MalformedError("not how a vector was formed")
+
+
 def _row(entries: Sequence[Value]) -> tuple[tuple[str, float], ...]:
-    if len(entries) > ROW_LENGTH_MAX:
-        raise MalformedError("a mixing row is too long")
     row: list[tuple[str, float]] = []
     for entry in entries:
         match entry:
@@ -156,10 +264,16 @@ def _row(entries: Sequence[Value]) -> tuple[tuple[str, float], ...]:
                 row.append((agent, weight))
             case _:
                 raise MalformedError("not a mixing row")
-    ids = [agent for agent, _ in row]
-    if ids != sorted(set(ids)) or not all(is_name(agent, ID_CHARS_MAX) for agent in ids):
-        raise MalformedError("a mixing row must be of agent ids in ascending order")
+    _ids([agent for agent, _ in row])
     return tuple(row)
+
+
+def _ids(entries: Sequence[Value]) -> tuple[str, ...]:
+    """Different agent ids in ascending order."""
+    ids = [entry for entry in entries if isinstance(entry, str) and is_name(entry, ID_CHARS_MAX)]
+    if len(ids) != len(entries) or ids != sorted(set(ids)) or len(ids) > ROW_LENGTH_MAX:
+        raise MalformedError("a mixing row must be of agent ids in ascending order")
+    return tuple(ids)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,8 +43,7 @@ def signed_claim(claim: Claim) -> SignedClaim:
 
 
 def sources_of(ring: Ring, t: int, agent: str) -> tuple[bytes, ...]:
-    witnesses = ring.witnesses(t, agent)
-    return tuple(witnesses[k].body for k in sorted(witnesses))
+    return tuple(signed.body for signed in ring.witnesses(t, agent).values())
 
 
 def stated(ring: Ring, agent: str, window: int) -> list[tuple[SignedStatement, tuple[bytes, ...]]]:

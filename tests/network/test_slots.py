@@ -19,13 +19,13 @@ def pool() -> BufferPool:
 
 
 @pytest.fixture
-def inbox(pool: BufferPool) -> Inbox[str]:
-    return Inbox(pool)
+def inbox(pool: BufferPool) -> Inbox[str, str]:
+    return Inbox(pool, BYTES)
 
 
 @given(st.lists(st.integers(1, BYTES), min_size=1, max_size=12))
 def test_a_payload_arrives_in_chunks_of_any_size(sizes: list[int]) -> None:
-    slot = Inbox[str](BufferPool(DIM, 4)).announce(1, "statement", BYTES)
+    slot = Inbox[str, str](BufferPool(DIM, 4), BYTES).announce(1, "statement", BYTES)
     at = 0
     for number, size in enumerate(sizes):
         piece = PAYLOAD[at : at + size]
@@ -53,7 +53,7 @@ def test_a_payload_arrives_in_chunks_of_any_size(sizes: list[int]) -> None:
     ],
 )
 def test_a_chunk_out_of_order_empty_or_too_long_changes_nothing(
-    inbox: Inbox[str], offset: int, data: bytes, code: str
+    inbox: Inbox[str, str], offset: int, data: bytes, code: str
 ) -> None:
     slot = inbox.announce(1, "statement", BYTES)
     slot.write(0, PAYLOAD[:8])
@@ -66,7 +66,7 @@ def test_a_chunk_out_of_order_empty_or_too_long_changes_nothing(
     assert slot.complete
 
 
-def test_nothing_follows_a_complete_payload(inbox: Inbox[str]) -> None:
+def test_nothing_follows_a_complete_payload(inbox: Inbox[str, str]) -> None:
     slot = inbox.announce(1, "statement", BYTES)
     slot.write(0, PAYLOAD)
     for data in (b"", b"x"):
@@ -76,16 +76,16 @@ def test_nothing_follows_a_complete_payload(inbox: Inbox[str]) -> None:
 
 @pytest.mark.parametrize("size", [0, BYTES - 1, BYTES + 1, 2**53])
 def test_a_payload_of_another_size_is_refused_and_costs_nothing(
-    inbox: Inbox[str], size: int
+    inbox: Inbox[str, str], size: int
 ) -> None:
     with pytest.raises(RemoteProtocolError, match=r"^payload-size"):
         inbox.announce(1, "statement", size)
     assert inbox.slot(1) is None
-    assert inbox.latest_round == 0
+    assert inbox.latest_step == 0
     assert inbox.announce(1, "statement", BYTES).statement == "statement"
 
 
-def test_a_round_is_announced_once_and_rounds_go_forward(inbox: Inbox[str]) -> None:
+def test_a_round_is_announced_once_and_rounds_go_forward(inbox: Inbox[str, str]) -> None:
     inbox.announce(5, "first", BYTES)
     for number in (5, 4, 1, 0):
         with pytest.raises(RemoteProtocolError, match=r"^round-order"):
@@ -93,20 +93,20 @@ def test_a_round_is_announced_once_and_rounds_go_forward(inbox: Inbox[str]) -> N
     slot = inbox.slot(5)
     assert slot is not None
     assert slot.statement == "first"
-    assert inbox.latest_round == 5
+    assert inbox.latest_step == 5
 
 
-def test_no_round_is_announced_twice_in_two_sessions_either(inbox: Inbox[str]) -> None:
+def test_no_round_is_announced_twice_in_two_sessions_either(inbox: Inbox[str, str]) -> None:
     """A second model for a round whose first one was measured would be mixed unmeasured."""
     inbox.announce(5, "first", BYTES).write(0, PAYLOAD)
     inbox.take(5)
     inbox.restart()
     with pytest.raises(RemoteProtocolError, match=r"^round-order"):
         inbox.announce(5, "second", BYTES)
-    assert inbox.announce(6, "next", BYTES).round == 6
+    assert inbox.announce(6, "next", BYTES).step == 6
 
 
-def test_a_new_session_forgets_what_was_half_sent(inbox: Inbox[str], pool: BufferPool) -> None:
+def test_a_new_session_forgets_what_was_half_sent(inbox: Inbox[str, str], pool: BufferPool) -> None:
     slot = inbox.announce(5, "half", BYTES)
     slot.write(0, PAYLOAD[:8])
     inbox.restart()
@@ -114,7 +114,7 @@ def test_a_new_session_forgets_what_was_half_sent(inbox: Inbox[str], pool: Buffe
     assert pool.take() is slot.buffer
 
 
-def test_a_third_round_displaces_the_oldest(inbox: Inbox[str], pool: BufferPool) -> None:
+def test_a_third_round_displaces_the_oldest(inbox: Inbox[str, str], pool: BufferPool) -> None:
     first = inbox.announce(1, "a", BYTES)
     inbox.announce(2, "b", BYTES)
     inbox.announce(9, "c", BYTES)
@@ -146,7 +146,7 @@ def test_announcements_alone_never_hold_more_than_two_buffers(rounds: list[int])
 
 
 def test_a_slot_that_is_taken_keeps_its_buffer_from_others(
-    inbox: Inbox[str], pool: BufferPool
+    inbox: Inbox[str, str], pool: BufferPool
 ) -> None:
     slot = inbox.announce(1, "a", BYTES)
     slot.write(0, PAYLOAD)
@@ -160,7 +160,7 @@ def test_a_slot_that_is_taken_keeps_its_buffer_from_others(
     assert slot.buffer.tobytes() == PAYLOAD
 
 
-def test_what_is_written_is_a_copy(inbox: Inbox[str]) -> None:
+def test_what_is_written_is_a_copy(inbox: Inbox[str, str]) -> None:
     data = bytearray(PAYLOAD)
     slot = inbox.announce(1, "a", BYTES)
     slot.write(0, memoryview(data))
@@ -168,7 +168,7 @@ def test_what_is_written_is_a_copy(inbox: Inbox[str]) -> None:
     assert slot.buffer.tobytes() == PAYLOAD
 
 
-def test_rounds_before_a_round_are_dropped(inbox: Inbox[str], pool: BufferPool) -> None:
+def test_rounds_before_a_round_are_dropped(inbox: Inbox[str, str], pool: BufferPool) -> None:
     slot = inbox.announce(4, "a", BYTES)
     inbox.announce(5, "b", BYTES)
     inbox.drop_before(4)
@@ -178,10 +178,10 @@ def test_rounds_before_a_round_are_dropped(inbox: Inbox[str], pool: BufferPool) 
     assert inbox.slot(5) is not None
     assert pool.take() is slot.buffer
     inbox.drop(77)  # never announced
-    assert inbox.latest_round == 5
+    assert inbox.latest_step == 5
 
 
-def test_only_the_witnesses_that_the_row_names_are_kept(inbox: Inbox[str]) -> None:
+def test_only_the_witnesses_that_the_row_names_are_kept(inbox: Inbox[str, str]) -> None:
     slot = inbox.announce(2, "a", BYTES, frozenset({"a0", "a1"}))
     slot.add_witness("a0", "first")
     slot.add_witness("a0", "second")

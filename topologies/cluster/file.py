@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 DEFAULT_RULE = "band:5e-4 + originality:5e-4 + persistence:5e-4 + variance:2e-5"
 FINGERPRINT_DOMAIN = "candor/cluster/v2"
 ORGANISER_DOMAIN = "candor/organiser/v1"
+DEFAULT_CODEC = "float32"
 DEFAULT_ALGORITHM, PUSH_SUM_ALGORITHM = "decentralized-sgd", "gradient-push"
 
 
@@ -81,6 +82,8 @@ class RoundSettings(Section):
     deadline_s: Number = Field(default=30.0, gt=0)
     # Longer than a round's: hosts are started by hand, one after the other.
     start_deadline_s: Number = Field(default=60.0, gt=0)
+    # How vectors travel; younger than the fingerprint, so absent from it where it is this one.
+    codec: Line = DEFAULT_CODEC
 
 
 class PaymentSettings(Section):
@@ -274,12 +277,15 @@ def assemble_cluster(
         ConfigurationError: anything a cluster file may be refused for.
     """
     settings = settings_of(graph, [agent.id for agent in agents], mixing_name)
+    algorithm = algorithm or AlgorithmSettings()
+    if algorithm.name != PUSH_SUM_ALGORITHM:  # who asks for that one is told where it does not fit
+        algorithm = algorithm_for(settings, algorithm)
     fields = {
         "version": 1,
         "run_id": run_id,
         "seed": seed,
         "task": task,
-        "algorithm": algorithm_for(settings, algorithm or AlgorithmSettings()),
+        "algorithm": algorithm,
         "rounds": rounds,
         "payments": payments or PaymentSettings(),
         "graph": settings,
@@ -290,8 +296,9 @@ def assemble_cluster(
 
 
 def algorithm_for(graph: GraphSettings, algorithm: AlgorithmSettings) -> AlgorithmSettings:
-    """`algorithm`, but the one that goes with the graph's mixing where just one is of push-sum."""
-    if (graph.mixing == PUSH_SUM) == (algorithm.name == PUSH_SUM_ALGORITHM):
+    """`algorithm`, but of decentralized SGD and its form for push-sum the one that goes with the
+    graph's mixing."""
+    if algorithm.name not in (DEFAULT_ALGORITHM, PUSH_SUM_ALGORITHM):
         return algorithm
     name = PUSH_SUM_ALGORITHM if graph.mixing == PUSH_SUM else DEFAULT_ALGORITHM
     return algorithm.model_copy(update={"name": name})
@@ -335,7 +342,7 @@ def _fields(model: BaseModel, left_out: Sequence[str] = ()) -> list[canonical.Va
 def _absent(model: BaseModel, name: str) -> bool:
     """Whether an optional field is not there; a setting's default counts as if written out."""
     field = type(model).model_fields[name]
-    empty = not field.is_required() and field.default in (None, ())
+    empty = not field.is_required() and field.default in (None, (), DEFAULT_CODEC)
     return empty and getattr(model, name) == field.default
 
 

@@ -14,8 +14,18 @@ from numpy.typing import NDArray
 
 from candor.mechanisms.evidence.claims import Claim, ClaimedRound
 from candor.mechanisms.evidence.examiner import Examined, Examiner
+from candor.mechanisms.evidence.phases import How, Part
 from candor.mechanisms.evidence.sketch import window_of
-from candor.mechanisms.evidence.statements import ROUNDS_KEPT, SignedStatement
+from candor.mechanisms.evidence.statements import (
+    ROUNDS_KEPT,
+    Attested,
+    Formed,
+    Row,
+    SignedStatement,
+    Source,
+    Statement,
+    named_sources,
+)
 from candor.mechanisms.proofs import Proof, equivocation
 from candor.topologies.encoding.canonical import MalformedError, Value, pack, unpack
 
@@ -94,80 +104,126 @@ def _forget(held: dict[int, T], present: int, kept: int) -> None:
 
 
 class EvidenceBook:
-    """What agent `agent` has verified, by round and by window."""
+    """What agent `agent` has verified, by step (exchange, see `Phases`) and by window."""
 
     def __init__(self, agent: str, examiner: Examiner) -> None:
         self.agent = agent
         self.examiner = examiner
-        self.row: Mapping[str, float] = {agent: 1.0}  # what formed the present x
-        self._mixed_round = 0
+        self.phases = examiner.terms.phases
+        # By phase, what its last exchange was mixed with, and at which step.
+        self._rows: dict[int, tuple[int, Row]] = {}
+        self._mixed_step = 0
         self._present_window = 0
-        self._statements: dict[str, dict[int, SignedStatement]] = {}  # by agent and round
+        self._statements: dict[str, dict[int, SignedStatement]] = {}  # by agent and step
         self._seen: dict[str, dict[int, Seen]] = {}  # by agent and window
-        self._overheard: dict[int, dict[str, SignedStatement]] = {}  # by round: of anyone
+        self._overheard: dict[int, dict[str, SignedStatement]] = {}  # by step: of anyone
         self._heard: dict[int, dict[int, tuple[str, ...]]] = {}  # by window and round
 
+    @property
+    def steps_kept(self) -> int:
+        """Of how many exchanges statements are kept."""
+        return ROUNDS_KEPT * self.phases.count
+
+    def step_of(self, statement: Statement) -> int:
+        """The step that a statement is of."""
+        return self.phases.step(statement.round, statement.phase)
+
     def add(self, signed: SignedStatement, examined: Examined) -> None:
-        """Remember a verified statement, a neighbour's or one's own: the first of a round."""
+        """Remember a verified statement, a neighbour's or one's own: the first of a step."""
         statement = signed.statement
         agent, window = statement.agent, self._window(statement.round)
         statements = self._statements.setdefault(agent, {})
-        statements.setdefault(statement.round, signed)
+        statements.setdefault(self.step_of(statement), signed)
         seen = self._seen.setdefault(agent, {})
-        seen.setdefault(window, Seen()).add(statement.round, examined)
-        # Not across windows: who crashed after its claim may have entered the next one otherwise.
-        if statement.round - 1 in seen[window].energies:
-            mixed = frozenset(other for other, _ in statement.row if other != agent)
-            seen[window].heard.setdefault(statement.round - 1, mixed)
+        if statement.phase == self.phases.charged:
+            seen.setdefault(window, Seen()).add(statement.round, examined)
+        self._add_heard(statement, seen)
         if agent == self.agent:
             self._present_window = window
             _forget(self._heard, window, WINDOWS_KEPT)
-        _forget(statements, self._mixed_round, ROUNDS_KEPT)
+        _forget(statements, self._mixed_step, self.steps_kept)
         _forget(seen, self._present_window, WINDOWS_KEPT)
 
-    def contradicted(self, witnesses: Mapping[str, SignedStatement]) -> list[Proof]:
+    def _add_heard(self, statement: Statement, seen: Mapping[int, Seen]) -> None:
+        """Whom an agent heard in a charged exchange, as its later statement tells."""
+        told = self.phases.told
+        if told is None or told[0] != statement.phase:
+            return
+        # Not across windows: who crashed after its claim may have entered the next one otherwise.
+        in_window, of_round = seen.get(self._window(statement.round)), statement.round - told[2]
+        heard = statement.told(told[1])
+        if heard is not None and in_window is not None and of_round in in_window.energies:
+            in_window.heard.setdefault(of_round, heard)
+
+    def contradicted(self, witnesses: Iterable[SignedStatement]) -> list[Proof]:
         """Proofs that verified witnesses make with what was stated here, or by other witnesses."""
         proofs = []
-        for agent, witness in witnesses.items():
-            number = witness.statement.round
-            known = self.statements(number).get(agent)
-            heard = self._overheard.setdefault(number, {}).setdefault(agent, witness)
+        for witness in witnesses:
+            agent, step = witness.statement.agent, self.step_of(witness.statement)
+            known = self._statements.get(agent, {}).get(step)
+            heard = self._overheard.setdefault(step, {}).setdefault(agent, witness)
             proof = equivocation(known or heard, witness)
             if proof is not None:
                 proofs.append(proof)
-        _forget(self._overheard, self._mixed_round, ROUNDS_KEPT)
+        _forget(self._overheard, self._mixed_step, self.steps_kept)
         return proofs
 
     def add_own(self, signed: SignedStatement) -> Examined:
-        """Remember one's own statement of this round; answers what it shows that was injected."""
-        sources = {
-            source.statement.agent: source for source in self.witnesses(signed.statement.round)
-        }
+        """Remember one's own statement of this step; answers what it shows that was injected."""
+        sources = self.trusted(named_sources(signed.statement, self.phases))
         examined = self.examiner.shown(signed.statement, sources)
         self.add(signed, examined)
         return examined
 
-    def mixed(self, round_number: int, row: Mapping[str, float]) -> None:
-        """The row that formed the next x out of this round's payloads."""
-        self.row = dict(row)
-        self._mixed_round = round_number
-        heard = tuple(sorted(agent for agent in row if agent != self.agent))
-        self._heard.setdefault(self._window(round_number), {})[round_number] = heard
+    def mixed(self, step: int, row: Mapping[str, float], rule: str = "") -> None:
+        """The row, of the cluster file or derived by a rule, with which the vectors of a step were
+        mixed; of vectors that are not mixed, whom they came from."""
+        round_number, phase = self.phases.at(step)
+        self._rows[phase] = step, Row(tuple(sorted(row.items())), rule)
+        self._mixed_step = step
+        if phase == self.phases.charged:
+            heard = tuple(sorted(agent for agent in row if agent != self.agent))
+            self._heard.setdefault(self._window(round_number), {})[round_number] = heard
 
-    def statements(self, round_number: int) -> Mapping[str, SignedStatement]:
-        """The verified statements of a round, by agent."""
-        return {
-            agent: held[round_number]
-            for agent, held in self._statements.items()
-            if round_number in held
-        }
+    def re_entered(self, step: int, peer: str) -> None:
+        """A neighbour's model of a step was taken as it is; nothing else is left to go on from."""
+        self._rows.clear()
+        self.mixed(step, {peer: 1.0})
 
-    def witnesses(self, round_number: int) -> list[SignedStatement]:
-        """The statements that go with this agent's update of a round: those its row names."""
-        if round_number == 1:
-            return []
-        before = self.statements(round_number - 1)
-        return [before[agent] for agent in sorted(self.row)]
+    def formed(self, step: int, attested: bytes = b"") -> tuple[Formed, ...]:
+        """How the parts of this agent's vector of a step came about; `attested` is the sketch of
+        the aggregate among them."""
+        _, phase = self.phases.at(step)
+        return tuple(self._formed(step, part, attested) for part in self.phases.phases[phase].parts)
+
+    def _formed(self, step: int, part: Part, attested: bytes) -> Formed:
+        if part.how is How.OWN:
+            return Row(((self.agent, 1.0),))
+        source = self.phases.source(step, part)
+        at, row = self._rows.get(part.phase, (0, Row(())))
+        if part.how is How.AGGREGATE:
+            heard = tuple(agent for agent, _ in row.weights if agent != self.agent)
+            return Attested(part.rule, heard, attested)
+        if source <= 0 and part.phase == self.phases.model:
+            return Row(((self.agent, 1.0),))  # the initial model
+        return row if at == source else Row(())
+
+    def statements(self, step: int) -> Mapping[str, SignedStatement]:
+        """The verified statements of a step, by agent."""
+        return {agent: held[step] for agent, held in self._statements.items() if step in held}
+
+    def trusted(self, sources: Iterable[Source]) -> dict[Source, SignedStatement]:
+        """The verified statements among `sources`, in their order."""
+        found = {}
+        for number, phase, agent in sources:
+            held = self._statements.get(agent, {}).get(self.phases.step(number, phase))
+            if held is not None:
+                found[number, phase, agent] = held
+        return found
+
+    def witnesses(self, statement: Statement) -> list[SignedStatement]:
+        """The statements that go with this agent's update: those that its rows name."""
+        return list(self.trusted(named_sources(statement, self.phases)).values())
 
     def seen(self, agent: str, window: int) -> Seen:
         """What an agent injected in a window, as far as it was seen here."""

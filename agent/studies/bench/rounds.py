@@ -25,9 +25,7 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from candor.agent.algorithms import Hyper, resolve_algorithm, step_schedule
 from candor.agent.core.agent import AgentCore
 from candor.agent.core.settlement.evidence_book import EvidenceBook
 from candor.agent.core.settlement.settlement import Settlement
@@ -38,12 +36,12 @@ from candor.agent.daemon.host import build_daemon
 from candor.agent.daemon.journal import Journal
 from candor.agent.daemon.store import FILE_NAME as STORE_NAME
 from candor.agent.daemon.store import Store
+from candor.agent.learning.given import GivenGradients
 from candor.agent.runs.cluster_parts import LOOPBACK, entry_of
 from candor.agent.studies.bench.raw_sockets import measure_floor
 from candor.agent.testbed.testbed import free_ports
 from candor.mechanisms.evidence.examiner import Examiner
-from candor.mechanisms.evidence.statements import SignedStatement, Statement
-from candor.mechanisms.strategies.specs import parse_strategy
+from candor.mechanisms.evidence.statements import Row, SignedStatement, Statement
 from candor.network.messages import Update, to_envelope
 from candor.network.transport import TransportLimits
 from candor.network.wire import NONCE_BYTES, encode
@@ -95,25 +93,6 @@ class RoundCost:
     settlement_share: float
     memory_mib_per_agent: float
     payload_mib: float
-
-
-class FixedTrainer:
-    """Answers every round with the same small update: no training, and nothing vanishes."""
-
-    def __init__(self, dim: int, seed: int) -> None:
-        noise = np.random.default_rng(seed).standard_normal(dim, dtype=np.float32)
-        self._update = torch.from_numpy(noise * np.float32(1e-3)).unsqueeze(0)
-
-    def local_steps(self, x: Tensor, t: int, step_size: float) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """The fixed update (1, dim) and a loss of 0."""
-        return self._update, torch.zeros(1)
-
-    def evaluate(self, x: Tensor) -> list[float]:
-        """Nothing is learned."""
-        return [0.0] * len(x)
-
-    def reset_momentum(self) -> None:
-        """There is none."""
 
 
 class _Meter:
@@ -306,15 +285,14 @@ def _child(run_dir: Path, agent: str, pipe: Connection) -> None:
 
 
 def _work(cluster: Cluster, agent: str) -> Work:
-    dim, algorithm, index = cluster.task.parameters, cluster.algorithm, cluster.index(agent)
+    """The same small update in every round: no training, and nothing vanishes."""
+    dim = cluster.task.parameters
+    noise = np.random.default_rng(cluster.index(agent)).standard_normal(dim, dtype=np.float32)
+    update = noise * np.float32(1e-3)
     return Work(
-        algorithm=resolve_algorithm(algorithm.name),
-        hyper=Hyper(step_schedule(algorithm.step_size, algorithm.step_decay)),
-        trainer=FixedTrainer(dim, index),
-        strategy=parse_strategy("honest"),
+        algorithm=cluster.algorithm,
+        trainer=GivenGradients(lambda _t: update),
         initial=torch.zeros(dim),
-        index=index,
-        seed=cluster.seed,
         rounds=cluster.rounds.rounds,
         evaluate_every=0,
     )
@@ -323,7 +301,7 @@ def _work(cluster: Cluster, agent: str) -> Work:
 def _operations(examiner: Examiner, key: SigningKey, agent: str) -> dict[str, float]:
     """Processor seconds of the operations that a round does once, by name."""
     payload = np.random.default_rng(0).standard_normal(examiner.terms.dim, dtype=np.float32)
-    statement = examiner.state(1, agent, payload, {agent: 1.0})
+    statement = examiner.state(1, 0, agent, payload, (Row(((agent, 1.0),)),))
     signed = SignedStatement.sign(statement, key)
     update = Update(signed.body, signed.signature, payload.nbytes)
     return {

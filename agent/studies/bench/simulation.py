@@ -21,7 +21,7 @@ from torch import nn
 from candor.agent.learning.rows import usable_device
 from candor.agent.runs.cluster_parts import task_settings
 from candor.agent.runs.placeholder_agents import stand_in_entries
-from candor.agent.simulation.evidence import Settlement
+from candor.agent.simulation.evidence import Billing
 from candor.agent.simulation.vectorised import Simulation
 from candor.agent.tasks.base import Batch
 from candor.agent.tasks.classification import Classification
@@ -130,7 +130,7 @@ def measure_simulations(
 def _measure(task: str, agents: int, rule: str, rounds: int, device: str) -> SimulationCost:
     cluster = bench_cluster(task, agents, rule, rounds + WARM_UP_ROUNDS)
     payments = parse_rule(rule)
-    settlement = Settlement(cluster, payments)
+    settlement = Billing(cluster, payments)
     threads = torch.get_num_threads()
     keep_freed_memory(all_of_it=True)
     simulation = Simulation(cluster, {}, device=device, measured=payments.settles, threads=threads)

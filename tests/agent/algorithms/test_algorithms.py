@@ -1,14 +1,15 @@
 import pytest
 import torch
 
-from candor.agent.algorithms import Hyper, decentralized_sgd, resolve_algorithm, step_schedule
+from candor.agent.algorithms.catalogue import entry_of
+from candor.agent.algorithms.dsgd import Hyper, decentralized_sgd, step_schedule
 from candor.agent.algorithms.effects import LocalSteps, Mix, Report
-from candor.topologies.specs.specs import ConfigurationError
+from candor.topologies.specs.specs import ConfigurationError, load_object
 
 
 def test_a_round_asks_for_training_then_a_report_then_mixing() -> None:
     x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    algorithm = decentralized_sgd(x, Hyper(lambda t: 0.5 / t))
+    algorithm = decentralized_sgd(x, Hyper(lambda t: 0.5 / t), {})
 
     asked = next(algorithm)
     assert isinstance(asked, LocalSteps)
@@ -23,7 +24,7 @@ def test_a_round_asks_for_training_then_a_report_then_mixing() -> None:
     asked = algorithm.send(torch.tensor([[2.0, 2.0], [4.0, 4.0]]))
     assert isinstance(asked, Mix)
     assert asked.t == 1
-    assert asked.y.tolist() == [[0.0, 1.0], [1.0, 2.0]]  # x - 0.5 m
+    assert asked.v.tolist() == [[0.0, 1.0], [1.0, 2.0]]  # x - 0.5 m
     assert x.tolist() == [[1.0, 2.0], [3.0, 4.0]]  # untouched: it may still be read
 
     mixed = torch.tensor([[8.0, 8.0], [8.0, 8.0]])
@@ -34,20 +35,20 @@ def test_a_round_asks_for_training_then_a_report_then_mixing() -> None:
 
 
 def test_it_continues_a_checkpoint_at_its_round_with_that_rounds_step() -> None:
-    algorithm = decentralized_sgd(torch.zeros(1, 1), Hyper(lambda t: 1.0 / t), start=4)
+    algorithm = decentralized_sgd(torch.zeros(1, 1), Hyper(lambda t: 1.0 / t), {}, start=4)
     asked = next(algorithm)
     assert isinstance(asked, LocalSteps)
     assert asked.t == 4
     algorithm.send(torch.ones(1, 1))
     asked = algorithm.send(torch.ones(1, 1))
     assert isinstance(asked, Mix)
-    assert asked.y.item() == -0.25
+    assert asked.v.item() == -0.25
 
 
 def test_on_a_quadratic_the_agents_agree_on_the_minimiser_of_the_mean() -> None:
     targets = torch.tensor([[0.0], [3.0], [6.0], [-1.0]])  # agent i wants x = target i
     mixing = torch.full((4, 4), 0.25)
-    algorithm = decentralized_sgd(torch.zeros(4, 1), Hyper(step_schedule(0.5, 0.0)))
+    algorithm = decentralized_sgd(torch.zeros(4, 1), Hyper(step_schedule(0.5, 0.0)), {})
     effect = next(algorithm)
     while True:
         match effect:
@@ -70,6 +71,6 @@ def test_the_step_decays_as_a_power_of_the_round(decay: float, expected: float) 
 
 
 def test_algorithms_are_found_by_name() -> None:
-    assert resolve_algorithm("decentralized-sgd") is decentralized_sgd
+    assert load_object(entry_of("decentralized-sgd").path, "algorithm") is decentralized_sgd
     with pytest.raises(ConfigurationError, match=r"'adam' is unknown; known: decentralized-sgd"):
-        resolve_algorithm("adam")
+        entry_of("adam")

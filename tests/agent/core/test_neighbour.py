@@ -63,7 +63,7 @@ def neighbour(
     ours = session(0)
     if established:
         establish(ours, session(1))
-    return Neighbour(agent, ours, Inbox(pool or Pool()))
+    return Neighbour(agent, ours, Inbox(pool or Pool(), BYTES))
 
 
 def statement(t: int) -> SignedStatement:
@@ -88,7 +88,7 @@ def test_one_that_is_there_is_awaited_until_it_has_a_verdict() -> None:
     one = neighbour()
     assert (one.state, one.reason) == ("present", None)
     assert one.awaited(1)
-    one.announce(statement(1), BYTES)
+    one.announce(statement(1), 1, BYTES)
     assert one.awaited(1)  # it is sending
     one.inbox.take(1)
     one.verifying.add(1)
@@ -129,7 +129,7 @@ def test_one_that_is_late_left_or_barred_is_not_awaited(
 
 def test_a_round_that_was_passed_over_is_not_awaited() -> None:
     one = neighbour()
-    one.announce(statement(3), BYTES)
+    one.announce(statement(3), 3, BYTES)
     assert not one.awaited(2)
     assert one.awaited(3)
     assert one.awaited(4)
@@ -152,7 +152,7 @@ def test_another_cluster_file_is_the_reason_told() -> None:
 
 def test_a_stated_row_names_the_witnesses_that_are_kept() -> None:
     one = neighbour()
-    one.announce(statement(3), BYTES)
+    one.announce(statement(3), 3, BYTES)
     slot = one.inbox.slot(3)
     assert slot is not None
     assert slot.named == {"a0", "a1", "a2"}
@@ -164,7 +164,7 @@ def test_a_stated_row_names_the_witnesses_that_are_kept() -> None:
 def test_updates_beyond_what_the_worker_can_check_are_skipped() -> None:
     one = neighbour()
     for t in range(1, VERIFYING_MAX + 1):
-        one.announce(statement(t), BYTES)
+        one.announce(statement(t), t, BYTES)
         assert one.inbox.take(t)
         one.verifying.add(t)
     one.announce(statement(VERIFYING_MAX + 1), BYTES)
@@ -176,11 +176,11 @@ def test_updates_beyond_what_the_worker_can_check_are_skipped() -> None:
 
 def test_a_round_announced_again_or_of_another_size_is_the_peers_fault() -> None:
     one = neighbour()
-    one.announce(statement(2), BYTES)
+    one.announce(statement(2), 2, BYTES)
     with pytest.raises(RemoteProtocolError, match=r"^round-order"):
-        one.announce(statement(2), BYTES)
+        one.announce(statement(2), 2, BYTES)
     with pytest.raises(RemoteProtocolError, match=r"^payload-size"):
-        one.announce(statement(3), BYTES + 4)
+        one.announce(statement(3), 3, BYTES + 4)
 
 
 def test_what_is_kept_is_the_present_and_the_future() -> None:
@@ -190,9 +190,9 @@ def test_what_is_kept_is_the_present_and_the_future() -> None:
     one.keep(5, present, 5, pool)
     assert one.ready == {5: present}
     assert pool.given == [late]
-    assert one.last_round == 5
+    assert one.last_step == 5
     one.keep(3, payload(), 5, pool)
-    assert one.last_round == 5
+    assert one.last_step == 5
 
 
 @given(st.lists(st.integers(1, 30), max_size=20, unique=True))
@@ -225,8 +225,8 @@ def test_what_is_over_is_forgotten() -> None:
     for t, buffer in buffers.items():
         one.keep(t, buffer, 2, pool)
         one.refuse(t, "x")
-    one.announce(statement(2), BYTES)
-    one.announce(statement(3), BYTES)
+    one.announce(statement(2), 2, BYTES)
+    one.announce(statement(3), 3, BYTES)
     one.waiting = True
     one.forget_before(3, pool)
     assert sorted(one.ready) == sorted(one.refused) == [3, 4]
@@ -246,7 +246,7 @@ def test_only_the_latest_verdicts_are_kept() -> None:
 @pytest.mark.parametrize(("current", "waited"), [(0, True), (1, True), (2, False), (9, False)])
 def test_in_mid_run_a_new_session_is_not_waited_for(current: int, waited: bool) -> None:
     one = neighbour()
-    one.announce(statement(1), BYTES)
+    one.announce(statement(1), 1, BYTES)
     one.left = one.heard_our_bye = True
     one.restarted(current)
     assert one.inbox.slot(1) is None

@@ -7,13 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from candor.mechanisms.evidence.phases import PARTS_MAX, PHASES_MAX
 from candor.mechanisms.evidence.statements import (
-    FIXED_BYTES_MAX,
     ID_CHARS_MAX,
     ROW_LENGTH_MAX,
+    Attested,
     EvidenceError,
+    Row,
     SignedStatement,
     Statement,
+    statement_bytes_max,
 )
 from candor.topologies.encoding.canonical import COUNT_MAX, MalformedError, Value, pack, unpack
 from candor.topologies.encoding.signatures import SigningKey
@@ -26,10 +29,16 @@ SKETCH_BYTES = 32
 STATEMENT = Statement(
     run=bytes(range(32)),
     round=16,
+    phase=1,
     agent="a1",
+    codec="float16",
     digest=bytes(range(32, 64)),
     dim=70,
-    row=(("a0", 0.25), ("a1", 0.5), ("a2", 0.25)),
+    formed=(
+        Row((("a0", 0.25), ("a1", 0.5), ("a2", 0.25))),
+        Row((("a0", 0.75), ("a1", 0.25)), "nearest"),
+        Attested("median", ("a0", "a2"), bytes(range(160, 192))),
+    ),
     step_size=0.125,
     sketch=bytes(range(64, 96)),
     next_sketch=bytes(range(96, 128)),
@@ -38,14 +47,23 @@ STATEMENT = Statement(
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", fullmatch=True)
 SKETCHES = st.binary(min_size=SKETCH_BYTES, max_size=SKETCH_BYTES)
+NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,31}", fullmatch=True)
+ROWS = st.builds(
+    Row,
+    st.dictionaries(IDS, FLOATS, max_size=6).map(lambda row: tuple(sorted(row.items()))),
+    st.just("") | NAMES,
+)
+ATTESTED = st.builds(Attested, NAMES, st.sets(IDS).map(lambda ids: tuple(sorted(ids))), SKETCHES)
 STATEMENTS = st.builds(
     Statement,
     run=st.binary(min_size=32, max_size=32),
     round=st.integers(1, COUNT_MAX),
+    phase=st.integers(0, PHASES_MAX - 1),
     agent=IDS,
+    codec=NAMES,
     digest=st.binary(min_size=32, max_size=32),
     dim=st.integers(1, COUNT_MAX),
-    row=st.dictionaries(IDS, FLOATS, max_size=6).map(lambda row: tuple(sorted(row.items()))),
+    formed=st.tuples(ROWS) | st.tuples(ROWS, ROWS, ATTESTED, ROWS) | st.just(()),
     step_size=FLOATS,
     sketch=SKETCHES,
     next_sketch=SKETCHES | st.just(b""),
@@ -85,10 +103,12 @@ FIELDS = (
     "version",
     "run",
     "round",
+    "phase",
     "agent",
+    "codec",
     "digest",
     "dim",
-    "row",
+    "formed",
     "step",
     "sketch",
     "next",
@@ -97,7 +117,7 @@ FIELDS = (
 
 
 def with_field(name: str, value: Value) -> bytes:
-    fields = unpack(STATEMENT.encode(), bytes_max=1000)
+    fields = unpack(STATEMENT.encode(), bytes_max=2000)
     assert isinstance(fields, list)
     fields[FIELDS.index(name)] = value
     return pack(fields)
@@ -111,7 +131,8 @@ LONG_ROW = [[f"a{i:05}", 0.0] for i in range(ROW_LENGTH_MAX + 1)]
     [
         ("version", 0),
         ("version", 1),
-        ("version", 3),
+        ("version", 2),
+        ("version", 4),
         ("version", True),
         ("version", 1.0),
         ("version", None),
@@ -135,21 +156,40 @@ LONG_ROW = [[f"a{i:05}", 0.0] for i in range(ROW_LENGTH_MAX + 1)]
         ("dim", True),
         ("dim", 70.0),
         ("dim", COUNT_MAX + 1),
-        ("row", None),
-        ("row", "a0"),
-        ("row", [["a0"]]),
-        ("row", [["a0", 0.5, 0.5]]),
-        ("row", ["a0", 1.0]),
-        ("row", [["a0", 1]]),
-        ("row", [["a0", True]]),
-        ("row", [[b"a0", 1.0]]),
-        ("row", [["", 1.0]]),
-        ("row", [["a" * (ID_CHARS_MAX + 1), 1.0]]),
-        ("row", [["a0", math.nan]]),
-        ("row", [["a0", math.inf]]),
-        ("row", [["a1", 0.5], ["a0", 0.5]]),
-        ("row", [["a0", 0.5], ["a0", 0.5]]),
-        ("row", LONG_ROW),
+        ("formed", None),
+        ("formed", [0]),
+        ("formed", [[3, []]]),
+        ("formed", [[True, []]]),
+        ("formed", [[0, "rule", []]]),
+        ("formed", [[1, []]]),
+        ("formed", [[1, "", []]]),
+        ("formed", [[1, "r" * 33, []]]),
+        ("formed", [[2, "rule", []]]),
+        ("formed", [[2, "rule", [], b"x" * (SKETCH_BYTES - 8)]]),
+        ("formed", [[2, "rule", ["a1", "a0"], b"x" * SKETCH_BYTES]]),
+        ("formed", [[2, "rule", [1], b"x" * SKETCH_BYTES]]),
+        ("formed", [[2, "rule", [], b"x" * SKETCH_BYTES]] * 2),
+        ("formed", [[0, []]] * (PARTS_MAX + 1)),
+        ("phase", -1),
+        ("phase", PHASES_MAX),
+        ("phase", True),
+        ("codec", ""),
+        ("codec", b"float32"),
+        ("formed", [[0, None]]),
+        ("formed", [[0, "a0"]]),
+        ("formed", [[0, [["a0"]]]]),
+        ("formed", [[0, [["a0", 0.5, 0.5]]]]),
+        ("formed", [[0, ["a0", 1.0]]]),
+        ("formed", [[0, [["a0", 1]]]]),
+        ("formed", [[0, [["a0", True]]]]),
+        ("formed", [[0, [[b"a0", 1.0]]]]),
+        ("formed", [[0, [["", 1.0]]]]),
+        ("formed", [[0, [["a" * (ID_CHARS_MAX + 1), 1.0]]]]),
+        ("formed", [[0, [["a0", math.nan]]]]),
+        ("formed", [[0, [["a0", math.inf]]]]),
+        ("formed", [[0, [["a1", 0.5], ["a0", 0.5]]]]),
+        ("formed", [[0, [["a0", 0.5], ["a0", 0.5]]]]),
+        ("formed", [[0, LONG_ROW]]),
         ("step", 1),
         ("step", True),
         ("step", None),
@@ -178,10 +218,13 @@ def test_a_field_of_another_type_or_out_of_bounds_is_refused(name: str, value: V
         ("dim", 1),
         ("dim", COUNT_MAX),
         ("agent", "a" * ID_CHARS_MAX),
-        ("row", []),
-        ("row", [["a" * ID_CHARS_MAX, 1.0]]),
-        ("row", LONG_ROW[:-1]),
-        ("row", [["a0", -0.0]]),
+        ("formed", []),
+        ("formed", [[0, []]] * PARTS_MAX),
+        ("phase", 0),
+        ("phase", PHASES_MAX - 1),
+        ("formed", [[0, [["a" * ID_CHARS_MAX, 1.0]]]]),
+        ("formed", [[0, LONG_ROW[:-1]]]),
+        ("formed", [[0, [["a0", -0.0]]]]),
         ("next", b""),
         ("sources", b""),
     ],
@@ -191,19 +234,21 @@ def test_the_bounds_themselves_are_within(name: str, value: Value) -> None:
     assert decode(body).encode() == body
 
 
-@pytest.mark.parametrize("count", [10, 12])
+@pytest.mark.parametrize("count", [12, 14])
 def test_the_number_of_fields_is_fixed(count: int) -> None:
-    fields = unpack(STATEMENT.encode(), bytes_max=1000)
+    fields = unpack(STATEMENT.encode(), bytes_max=2000)
     assert isinstance(fields, list)
     with pytest.raises(MalformedError, match="not a statement"):
         decode(pack([*fields, b""][:count]))
 
 
 def test_the_longest_statement_fits_and_no_longer_body_is_read() -> None:
-    row = tuple((f"{i:0{ID_CHARS_MAX}}", 0.5) for i in range(ROW_LENGTH_MAX))
-    longest = replace(STATEMENT, row=row, agent="a" * ID_CHARS_MAX, round=COUNT_MAX, dim=COUNT_MAX)
+    row = Row(tuple((f"{i:0{ID_CHARS_MAX}}", 0.5) for i in range(ROW_LENGTH_MAX)), "r" * 32)
+    formed = (row,) * PARTS_MAX
+    head = {"agent": "a" * ID_CHARS_MAX, "round": COUNT_MAX, "dim": COUNT_MAX, "codec": "c" * 32}
+    longest = replace(STATEMENT, formed=formed, **head)
     assert decode(longest.encode()) == longest
-    limit = 2 * SKETCH_BYTES + FIXED_BYTES_MAX + ROW_LENGTH_MAX * (ID_CHARS_MAX + 16)
+    limit = statement_bytes_max(SKETCH_BYTES)
     assert len(longest.encode()) <= limit
     with pytest.raises(MalformedError, match="not canonical"):
         decode(bytes(limit))
@@ -212,7 +257,8 @@ def test_the_longest_statement_fits_and_no_longer_body_is_read() -> None:
 
 
 def test_a_negative_zero_is_not_a_zero() -> None:
-    positive, negative = (replace(STATEMENT, row=(("a0", zero),)) for zero in (0.0, -0.0))
+    rows = (Row((("a0", zero),)) for zero in (0.0, -0.0))
+    positive, negative = (replace(STATEMENT, formed=(row,)) for row in rows)
     assert positive.encode() != negative.encode()
 
 
@@ -249,16 +295,23 @@ def test_the_golden_statement_keeps_its_bytes() -> None:
     assert_golden(
         "statement.json",
         {
-            "about": "A statement of the last round of a window of 16, with an Ed25519 signature "
+            "about": "A statement of the second phase of a window's last round, formed in each of "
+            "the three ways, with an Ed25519 signature "
             "over candor/statement/v1 || body. The digest and the sketches are fillers.",
             "identity_seed": (b"\x03" * 32).hex(),
             "identity_public": KEY.public.hex(),
             "run": STATEMENT.run.hex(),
             "round": STATEMENT.round,
+            "phase": STATEMENT.phase,
             "agent": STATEMENT.agent,
+            "codec": STATEMENT.codec,
             "digest": STATEMENT.digest.hex(),
             "dim": STATEMENT.dim,
-            "row": [list(entry) for entry in STATEMENT.row],
+            "formed": [
+                [0, [["a0", 0.25], ["a1", 0.5], ["a2", 0.25]]],
+                [1, "nearest", [["a0", 0.75], ["a1", 0.25]]],
+                [2, "median", ["a0", "a2"], bytes(range(160, 192)).hex()],
+            ],
             "step_size": STATEMENT.step_size,
             "sketch": STATEMENT.sketch.hex(),
             "next_sketch": STATEMENT.next_sketch.hex(),

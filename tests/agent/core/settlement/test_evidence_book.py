@@ -12,7 +12,7 @@ from candor.agent.core.settlement.evidence_book import WINDOWS_KEPT, EvidenceBoo
 from candor.mechanisms.evidence.claims import ClaimedRound
 from candor.mechanisms.evidence.examiner import Examined, check_claim
 from candor.mechanisms.evidence.sketch import window_of
-from candor.mechanisms.evidence.statements import ROUNDS_KEPT, EvidenceError
+from candor.mechanisms.evidence.statements import ROUNDS_KEPT, EvidenceError, Row
 from candor.topologies.encoding.canonical import MalformedError, pack
 from tests.honest import SKETCH, WINDOW, Ring, sign
 
@@ -64,19 +64,20 @@ def test_ones_own_statement_shows_what_a_neighbour_sees_in_it() -> None:
 def test_the_witnesses_of_an_update_are_those_its_row_names() -> None:
     ring = Ring()
     book = EvidenceBook(OWN, ring.play(3).examiner)
-    assert book.witnesses(1) == []
+    assert book.witnesses(ring.signed[1][OWN].statement) == []
     for t in (1, 2, 3):
         read(book, ring, t)
-        assert book.witnesses(t + 1) == [ring.signed[t][k] for k in ("a0", OWN, "a2")]
+        after = replace(ring.signed[t][OWN].statement, round=t + 1, formed=book.formed(t + 1))
+        assert book.witnesses(after) == [ring.signed[t][k] for k in ("a0", OWN, "a2")]
 
 
 def test_after_a_re_entry_the_one_witness_is_the_neighbour_whose_model_was_taken() -> None:
     ring = Ring(reentries={(3, OWN): "a2"}).play(4)
     book = filled(ring, 2)
     book.add(ring.signed[3]["a2"], ring.examine(3, "a2"))
-    book.mixed(3, {"a2": 1.0})
-    assert book.row == ring.rows[4][OWN] == {"a2": 1.0}
-    assert book.witnesses(4) == [ring.signed[3]["a2"]]
+    book.re_entered(3, "a2")
+    assert book.formed(4) == ring.signed[4][OWN].statement.formed == (Row((("a2", 1.0),)),)
+    assert book.witnesses(ring.signed[4][OWN].statement) == [ring.signed[3]["a2"]]
     assert book.add_own(ring.signed[4][OWN]).energy == ring.examine(4, OWN).energy
 
 

@@ -1,0 +1,38 @@
+"""One agent whose gradients are given, in place of training: for lockstep and benchmarks."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class GivenGradients:
+    """Performs an algorithm's local effects: round t gives `gradient(t)` (dim,), and the agent's
+    mass is `mass(t)`."""
+
+    def __init__(
+        self,
+        gradient: Callable[[int], NDArray[np.float32]],
+        mass: Callable[[int], float] = lambda _t: 1.0,
+    ) -> None:
+        self._gradient = gradient
+        self._mass = mass
+        self.losses = torch.zeros(1)
+
+    def local_steps(self, x: Tensor, t: int, step_size: float, state: dict[str, Tensor]) -> Tensor:  # noqa: ARG002
+        """The gradient (1, dim) of round t."""
+        return torch.from_numpy(self._gradient(t)).unsqueeze(0)
+
+    def report(self, gradient: Tensor, t: int, state: dict[str, Tensor]) -> Tensor:  # noqa: ARG002
+        """The gradient itself."""
+        return gradient
+
+    def mass(self, t: int) -> Tensor:
+        """The agent's mass (1, 1) of round t."""
+        return torch.tensor([[self._mass(t)]])
+
+    def evaluate(self, x: Tensor) -> list[float]:
+        """Nothing is learned."""
+        return [0.0] * len(x)
