@@ -43,6 +43,7 @@ from tests.runs import write_cluster
 
 # A backticked path that starts with one of these is a path in the project.
 FOLDERS = (*PACKAGES, "tests", "docs", "deploy")
+DOTTED = re.compile(rf"(candor\.)?({'|'.join(PACKAGES)})(\.(?!py$)\w+)+")
 PROTOCOL = DOCS / "protocol.md"
 TOPOLOGIES = DOCS / "topologies.md"
 GAMES = DOCS / "games.md"
@@ -69,11 +70,16 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.rel
 # --- links and paths ----------------------------------------------------------------------------
 
 
+def _links(page: Path) -> Iterator[str]:
+    """The targets of its links to other pages and headings."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if not re.match(r"[a-z]+:", target):
+            yield target
+
+
 @each_page
 def test_relative_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
-        if re.match(r"[a-z]+:", target):
-            continue
+    for target in _links(page):
         path, _, anchor = target.partition("#")
         linked = (page.parent / path).resolve() if path else page
         assert linked.exists(), f"{target} does not exist"
@@ -85,8 +91,17 @@ def test_files_and_modules_that_are_named_exist(page: Path) -> None:
     for span in spans(prose(page)):
         if re.fullmatch(rf"({'|'.join(FOLDERS)})/[\w./@*-]*", span):
             assert list(ROOT.glob(span.rstrip("/"))), f"there is no {span}"
-        elif re.fullmatch(rf"(candor\.)?({'|'.join(PACKAGES)})(\.(?!py$)\w+)+", span):
+        elif DOTTED.fullmatch(span):
             assert _resolves(span.removeprefix("candor.")), f"there is no {span}"
+
+
+def test_modules_that_the_code_names_exist() -> None:
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    named = [(path, span) for path in files for span in spans(path.read_text())]
+    told = [(path, span) for path, span in named if DOTTED.fullmatch(span)]
+    assert len(told) > 10
+    for path, span in told:
+        assert _resolves(span.removeprefix("candor.")), f"{path.relative_to(ROOT)}: no {span}"
 
 
 @each_page
@@ -138,6 +153,14 @@ def test_the_rooms_and_modules_on_the_page_are_those_of_the_code() -> None:
     assert page == brought_up_to_date(page), "run: python -m tests.module_map --write"
 
 
+@pytest.mark.parametrize(
+    ("page", "folder"), [(ROOT / "README.md", DOCS), (DOCS / "howto" / "README.md", DOCS / "howto")]
+)
+def test_every_page_can_be_found_from_the_one_above_it(page: Path, folder: Path) -> None:
+    linked = {(page.parent / path).resolve() for path in _links(page)}
+    assert set(folder.glob("*.md")) - {page} <= linked
+
+
 # --- commands -----------------------------------------------------------------------------------
 
 
@@ -180,6 +203,17 @@ def test_command_lines_in_blocks_are_complete(page: Path) -> None:
 def _is_given(value: object) -> bool:
     """Whether click's parser found a value; what it puts in place of none has no length."""
     return bool(value) if isinstance(value, tuple | list | str) else False
+
+
+@each_page
+def test_what_make_is_asked_for_is_in_the_makefile(page: Path) -> None:
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    asked = [
+        *spans(prose(page)),
+        *(line for text in fences(page, "") for line in text.splitlines()),
+    ]
+    for words in (text.split() for text in asked if text.startswith("make ")):
+        assert words[1] in targets, f"there is no `make {words[1]}`"
 
 
 @each_page

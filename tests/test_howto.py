@@ -120,6 +120,12 @@ def test_every_command_of_the_page_does_what_the_page_says(page: Path, follow: F
     follow(page)
 
 
+@pytest.mark.parametrize("page", HOWTO, ids=lambda page: page.stem)
+def test_every_block_of_the_page_is_for_the_reader_to_do(page: Path) -> None:
+    for fence in all_fences(page):
+        assert fence.language == "sh" or fence.file, fence.text
+
+
 def test_every_command_there_is_has_its_line_on_a_page() -> None:
     shown = {tuple(words) for page in HOWTO for words in fenced_commands(page)}
     for path in _leaves(cli.command):
