@@ -31,6 +31,7 @@ from tests.pages import (
     DOCS,
     PAGES,
     ROOT,
+    all_fences,
     anchors,
     fenced_commands,
     fences,
@@ -93,6 +94,12 @@ def test_files_and_modules_that_are_named_exist(page: Path) -> None:
             assert list(ROOT.glob(span.rstrip("/"))), f"there is no {span}"
         elif DOTTED.fullmatch(span):
             assert _resolves(span.removeprefix("candor.")), f"there is no {span}"
+
+
+@each_page
+def test_what_is_not_run_is_tested_where_the_page_says(page: Path) -> None:
+    for path in re.findall(r"\btests/[\w/.]+", " ".join(f.note for f in all_fences(page))):
+        assert (ROOT / path).exists(), f"there is no {path}"
 
 
 def test_modules_that_the_code_names_exist() -> None:
