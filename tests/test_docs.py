@@ -3,11 +3,9 @@
 import ast
 import json
 import re
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 import click
@@ -28,18 +26,29 @@ from candor.topologies.mixing import rules as mixing
 from candor.topologies.schedules.schedules import SCHEDULES
 from candor.topologies.specs.specs import parse_spec
 from tests.independent import wire
+from tests.module_map import ARCHITECTURE, PACKAGES, brought_up_to_date
+from tests.pages import (
+    DOCS,
+    PAGES,
+    ROOT,
+    all_fences,
+    anchors,
+    fenced_commands,
+    fences,
+    inline_commands,
+    prose,
+    spans,
+    tables,
+)
 from tests.runs import write_cluster
 
-ROOT = Path(__file__).parent.parent
-PACKAGES = ("agent", "mechanisms", "network", "topologies")
 # A backticked path that starts with one of these is a path in the project.
 FOLDERS = (*PACKAGES, "tests", "docs", "deploy")
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "deploy" / "README.md"]
-PROTOCOL = ROOT / "docs" / "protocol.md"
-ARCHITECTURE = ROOT / "docs" / "architecture.md"
-TOPOLOGIES = ROOT / "docs" / "topologies.md"
-GAMES = ROOT / "docs" / "games.md"
-PAYMENTS = ROOT / "docs" / "payments.md"
+DOTTED = re.compile(rf"(candor\.)?({'|'.join(PACKAGES)})(\.(?!py$)\w+)+")
+PROTOCOL = DOCS / "protocol.md"
+TOPOLOGIES = DOCS / "topologies.md"
+GAMES = DOCS / "games.md"
+PAYMENTS = DOCS / "payments.md"
 VECTORS = ROOT / "tests" / "vectors"
 
 # Which argument of a call is a code of the protocol.
@@ -59,63 +68,65 @@ CODE_CONSTANT = re.compile(r"CODE_[A-Z]+|UNACKNOWLEDGED")
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
-# --- reading pages ------------------------------------------------------------------------------
-
-
-_FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-
-
-def _fences(page: Path, language: str | None = None) -> list[str]:
-    """The fenced blocks of a page, in lists too, of one language where it is given."""
-    found = _FENCE.findall(page.read_text())
-    return [dedent(text) for _, name, text in found if language is None or name == language]
-
-
-def _prose(page: Path) -> str:
-    """A page without its fenced and indented blocks."""
-    return re.sub(r"^ {4}.*$", "", _FENCE.sub("", page.read_text()), flags=re.MULTILINE)
-
-
-def _spans(text: str) -> list[str]:
-    """The inline code of a piece of Markdown; a table escapes its bars."""
-    return [span.replace(r"\|", "|") for span in re.findall(r"`([^`\n]+)`", text)]
-
-
-def _tables(page: Path) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """The (header, rows) of each table."""
-    for block in re.findall(r"(?:^\|.*\n)+", page.read_text(), re.MULTILINE):
-        lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines()]
-        header, _, *rows = [[cell.strip() for cell in line] for line in lines]
-        yield header, rows
-
-
-def _anchors(page: Path) -> set[str]:
-    """What a link to a heading of the page may name."""
-    headings = re.findall(r"^#+ (.*)$", _prose(page), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
-
-
 # --- links and paths ----------------------------------------------------------------------------
+
+
+def _links(page: Path) -> Iterator[str]:
+    """The targets of its links to other pages and headings."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if not re.match(r"[a-z]+:", target):
+            yield target
 
 
 @each_page
 def test_relative_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", _prose(page)):
-        if re.match(r"[a-z]+:", target):
-            continue
+    for target in _links(page):
         path, _, anchor = target.partition("#")
         linked = (page.parent / path).resolve() if path else page
         assert linked.exists(), f"{target} does not exist"
-        assert not anchor or anchor in _anchors(linked), f"{target}: no such heading"
+        assert not anchor or anchor in anchors(linked), f"{target}: no such heading"
 
 
 @each_page
 def test_files_and_modules_that_are_named_exist(page: Path) -> None:
-    for span in _spans(_prose(page)):
+    for span in spans(prose(page)):
         if re.fullmatch(rf"({'|'.join(FOLDERS)})/[\w./@*-]*", span):
             assert list(ROOT.glob(span.rstrip("/"))), f"there is no {span}"
-        elif re.fullmatch(rf"({'|'.join(PACKAGES)})(\.\w+)+", span):
-            assert _resolves(span), f"there is no {span}"
+        elif DOTTED.fullmatch(span):
+            assert _resolves(span.removeprefix("candor.")), f"there is no {span}"
+
+
+@each_page
+def test_what_is_not_run_is_tested_where_the_page_says(page: Path) -> None:
+    for path in re.findall(r"\btests/[\w/.]+", " ".join(f.note for f in all_fences(page))):
+        assert (ROOT / path).exists(), f"there is no {path}"
+
+
+def test_modules_that_the_code_names_exist() -> None:
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    named = [(path, span) for path in files for span in spans(path.read_text())]
+    told = [(path, span) for path, span in named if DOTTED.fullmatch(span)]
+    assert len(told) > 10
+    for path, span in told:
+        assert _resolves(span.removeprefix("candor.")), f"{path.relative_to(ROOT)}: no {span}"
+
+
+@each_page
+def test_functions_that_are_named_with_their_file_exist(page: Path) -> None:
+    named = re.findall(rf"((?:{'|'.join(PACKAGES)})/[\w/]+\.py): ([\w.]+)", page.read_text())
+    assert named or page != ARCHITECTURE
+    for path, dotted in named:
+        found: ast.AST | None = ast.parse((ROOT / path).read_text())
+        for name in dotted.split("."):
+            found = found and _definition(found, name)
+        assert found is not None, f"there is no {dotted} in {path}"
+
+
+def _definition(where: ast.AST, name: str) -> ast.AST | None:
+    """The class or function of this name in the body of a module or class."""
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = (node for node in ast.iter_child_nodes(where) if isinstance(node, kinds))
+    return next((node for node in found if node.name == name), None)
 
 
 def _resolves(dotted: str) -> bool:
@@ -142,42 +153,22 @@ def _names(source: Path) -> set[str]:
     return names
 
 
-def test_the_module_map_is_complete() -> None:
-    mapped = [
-        span
-        for header, rows in _tables(ARCHITECTURE)
-        if header[0] == "module"
-        for row in rows
-        for span in _spans(row[0])
-    ]
-    there = {
-        str(path.relative_to(ROOT))
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*.py")
-        if path.name != "__init__.py" or len(path.read_text().splitlines()) > 5
-    }
-    assert len(mapped) == len(set(mapped))
-    assert set(mapped) == there
+def test_the_rooms_and_modules_on_the_page_are_those_of_the_code() -> None:
+    page = ARCHITECTURE.read_text()
+    for section in ("rooms", "modules"):
+        assert f"<!-- made by tests/module_map.py: {section} -->" in page
+    assert page == brought_up_to_date(page), "run: python -m tests.module_map --write"
+
+
+@pytest.mark.parametrize(
+    ("page", "folder"), [(ROOT / "README.md", DOCS), (DOCS / "howto" / "README.md", DOCS / "howto")]
+)
+def test_every_page_can_be_found_from_the_one_above_it(page: Path, folder: Path) -> None:
+    linked = {(page.parent / path).resolve() for path in _links(page)}
+    assert set(folder.glob("*.md")) - {page} <= linked
 
 
 # --- commands -----------------------------------------------------------------------------------
-
-
-def _command_lines(page: Path) -> Iterator[list[str]]:
-    """The words of each `candor …` line of a page, in blocks and inline."""
-    for block in _fences(page):
-        for line in re.sub(r"\\\n\s*", " ", block).splitlines():
-            if "candor" not in line:
-                continue
-            words = shlex.split(line.removeprefix("$ "), comments=True)
-            # Behind another program, only a path says that it is ours and not an image's name.
-            starts = [i for i, word in enumerate(words) if word.endswith("/bin/candor")]
-            starts += [0] if words[:1] == ["candor"] else []
-            for start in starts:
-                yield words[start + 1 :]
-    for span in _spans(_prose(page)):
-        if span.startswith("candor "):
-            yield shlex.split(span)[1:]
 
 
 def _walk(words: Sequence[str]) -> tuple[click.Command, list[str]]:
@@ -196,7 +187,7 @@ def _walk(words: Sequence[str]) -> tuple[click.Command, list[str]]:
 
 @each_page
 def test_commands_and_their_flags_exist(page: Path) -> None:
-    for words in _command_lines(page):
+    for words in [*fenced_commands(page), *inline_commands(page)]:
         command, rest = _walk(words)
         known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
         used = {word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)}
@@ -204,8 +195,37 @@ def test_commands_and_their_flags_exist(page: Path) -> None:
 
 
 @each_page
+def test_command_lines_in_blocks_are_complete(page: Path) -> None:
+    for words in fenced_commands(page):
+        command, rest = _walk(words)
+        line = f"candor {' '.join(words)}"
+        parser = command.make_parser(click.Context(command))
+        given, left, _ = parser.parse_args(list(rest))  # refuses options without their value
+        assert not left, f"{line}: {left} too much"
+        for param in command.params:
+            missing = param.required and not _is_given(given.get(param.name or ""))
+            assert not missing, f"{line}: no {param.human_readable_name}"
+
+
+def _is_given(value: object) -> bool:
+    """Whether click's parser found a value; what it puts in place of none has no length."""
+    return bool(value) if isinstance(value, tuple | list | str) else False
+
+
+@each_page
+def test_what_make_is_asked_for_is_in_the_makefile(page: Path) -> None:
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    asked = [
+        *spans(prose(page)),
+        *(line for text in fences(page, "") for line in text.splitlines()),
+    ]
+    for words in (text.split() for text in asked if text.startswith("make ")):
+        assert words[1] in targets, f"there is no `make {words[1]}`"
+
+
+@each_page
 def test_python_examples_are_python(page: Path) -> None:
-    for block in _fences(page, "python"):
+    for block in fences(page, "python"):
         compile(block, page.name, "exec")
 
 
@@ -213,14 +233,14 @@ def test_python_examples_are_python(page: Path) -> None:
 
 
 def test_the_examples_of_topologies_run() -> None:
-    for block in _fences(TOPOLOGIES, "python"):
+    for block in fences(TOPOLOGIES, "python"):
         exec(compile(block, TOPOLOGIES.name, "exec"), {})
 
 
 def test_every_family_format_rule_and_schedule_is_on_the_page() -> None:
     first = {
-        header[0]: {span for row in rows for span in _spans(row[0])}
-        for header, rows in _tables(TOPOLOGIES)
+        header[0]: {span for row in rows for span in spans(row[0])}
+        for header, rows in tables(TOPOLOGIES)
     }
     assert first["family"] == set(FAMILIES)
     assert first["ending"] == {".toml", *graph_files.FORMATS}
@@ -229,10 +249,10 @@ def test_every_family_format_rule_and_schedule_is_on_the_page() -> None:
 
 
 def test_the_parameters_of_families_on_the_page_are_the_codes() -> None:
-    for header, rows in _tables(TOPOLOGIES):
+    for header, rows in tables(TOPOLOGIES):
         for row in rows if header[:2] == ["family", "parameters"] else []:
             stated = re.findall(r"`(\w+)`(?: ([\d.]+))?", row[1])
-            for name in _spans(row[0]):
+            for name in spans(row[0]):
                 known = [(p.name, p.default) for p in FAMILIES[name].parameters]
                 assert [(key, float(value or 0)) for key, value in stated] == known, name
 
@@ -241,7 +261,7 @@ def test_the_parameters_of_families_on_the_page_are_the_codes() -> None:
 
 
 def test_the_strategies_on_the_page_are_those_of_the_code() -> None:
-    [rows] = [rows for header, rows in _tables(PAYMENTS) if header[-1] == "where"]
+    [rows] = [rows for header, rows in tables(PAYMENTS) if header[-1] == "where"]
     names = {
         parse_spec(spec).name: where for spec, where in ((row[0][1:-1], row[-1]) for row in rows)
     }
@@ -250,8 +270,8 @@ def test_the_strategies_on_the_page_are_those_of_the_code() -> None:
 
 
 def test_the_strategies_that_the_pages_combine_can_be_parsed() -> None:
-    spans = [span for page in PAGES for span in _spans(_prose(page))]
-    combined = [span for span in spans if re.match(r"[a-z-]+(:\d+)? (@|\+ noise)", span)]
+    told = [span for page in PAGES for span in spans(prose(page))]
+    combined = [span for span in told if re.match(r"[a-z-]+(:\d+)? (@|\+ noise)", span)]
     assert len(combined) > 2
     for span in combined:
         parse_strategy(span)
@@ -261,7 +281,7 @@ def test_the_strategies_that_the_pages_combine_can_be_parsed() -> None:
 
 
 def test_the_table_of_games_has_the_predictions_of_the_code() -> None:
-    [told] = [rows for header, rows in _tables(GAMES) if header[0] == "row"]
+    [told] = [rows for header, rows in tables(GAMES) if header[0] == "row"]
     rng = np.random.default_rng(0)
     rows = [*mean_rows(100, rng), *sgd_rows(2, rng)]
     assert [row[:3] for row in told] == [
@@ -271,7 +291,7 @@ def test_the_table_of_games_has_the_predictions_of_the_code() -> None:
 
 
 def test_the_price_on_the_page_of_games_is_the_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    [block] = _fences(GAMES, "python")
+    [block] = fences(GAMES, "python")
     exec(compile(block, GAMES.name, "exec"), {})
     stated = re.findall(r"# ([\d.e-]+)", block)
     printed = [float(line) for line in capsys.readouterr().out.split()]
@@ -313,10 +333,10 @@ def _texts() -> set[str]:
 def _page_codes() -> set[str]:
     return {
         code
-        for header, rows in _tables(PROTOCOL)
+        for header, rows in tables(PROTOCOL)
         if header[0] == "code"
         for row in rows
-        for code in _spans(row[0])
+        for code in spans(row[0])
     }
 
 
@@ -332,7 +352,7 @@ def test_every_code_on_the_protocol_page_is_in_the_code() -> None:
 
 
 def test_the_message_kinds_are_those_of_the_code() -> None:
-    [rows] = [rows for header, rows in _tables(PROTOCOL) if header[:2] == ["kind", "name"]]
+    [rows] = [rows for header, rows in tables(PROTOCOL) if header[:2] == ["kind", "name"]]
     known = {(str(int(kind)), kind.name) for kind in Kind}
     assert {(row[0], row[1]) for row in rows} == known | {("11", "EVIDENCE")}
 
@@ -347,7 +367,7 @@ def test_the_domains_are_those_of_the_code() -> None:
 
 def _page_function(name: str) -> Callable[..., Any]:
     """A function that the protocol page defines in Python."""
-    [block] = [text for text in _fences(PROTOCOL, "python") if f"def {name}(" in text]
+    [block] = [text for text in fences(PROTOCOL, "python") if f"def {name}(" in text]
     namespace: dict[str, Any] = {}
     exec(block, namespace)
     function: Callable[..., Any] = namespace[name]
@@ -355,7 +375,7 @@ def _page_function(name: str) -> Callable[..., Any]:
 
 
 def test_the_examples_of_the_encoding_hold() -> None:
-    [rows] = [rows for header, rows in _tables(PROTOCOL) if header == ["value", "bytes"]]
+    [rows] = [rows for header, rows in tables(PROTOCOL) if header == ["value", "bytes"]]
     assert len(rows) > 5
     for value, data in rows:
         assert pack(ast.literal_eval(value.strip("`"))).hex() == data.strip("`")

@@ -28,6 +28,7 @@ COPIED = {
     "mechanisms",
     "network",
     "topologies",
+    "src",
 }
 
 

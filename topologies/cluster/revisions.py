@@ -2,7 +2,7 @@
 
 A revision has its own fingerprint, so nothing that was signed under one can be used under another:
 sessions, statements and ledgers all begin anew, and daemons of different revisions refuse each
-other. What was settled stays where it is, see `agent.succession`.
+other. What was settled stays where it is, see `agent.daemon.revision_dirs`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""`candor cluster request|add|remove|amend`: from a join request to the next revision."""
+"""`candor cluster request`, `add`, `remove`, `amend`: from a join request to the next revision."""
 
 import json
 import time
