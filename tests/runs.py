@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from candor.agent.algorithms.driver import Driver
+from candor.agent.algorithms.driver import Driver, Performer
 from candor.agent.algorithms.effects import Heard
 from candor.agent.core.agent import AgentCore
 from candor.agent.core.assembly import assemble
@@ -146,12 +146,18 @@ class LocalRun:
         cluster: Cluster,
         network: MemoryNetwork | None = None,
         reports: Mapping[str, Callable[[int], NDArray[np.float32]]] | None = None,
+        performers: Mapping[str, Performer] | None = None,
+        initial: NDArray[np.float32] | None = None,
     ) -> None:
+        """With `performers` agents train as they say, from `initial` (dim,); without them they
+        report what is given or made up."""
         self.run_dir = run_dir
         self.cluster = cluster
         self.network = network or MemoryNetwork(0, delay_s=(0.001, 0.002))
         self.now_s = 0.0
         self._reports = dict(reports or {})
+        self._performers = dict(performers or {})
+        self._initial = np.zeros(DIM, np.float32) if initial is None else initial
         self._lives = 0
         self.nodes: dict[str, Node] = {}
         self.asleep: set[str] = set()  # stopped processes: no ticks, nothing read
@@ -216,17 +222,17 @@ class LocalRun:
             agent,
             identity,
             store,
-            np.zeros(DIM, np.float32),
+            self._initial,
             nonce=self._lives.to_bytes(16, "big"),
-            chunk_bytes=64,
+            chunk_bytes=64 if self.cluster.task.parameters == DIM else 2**20,
             link_reason=lambda peer: None,
             snapshot=earlier.snapshot if (earlier := self.nodes.get(agent)) else None,
         )
         generator = np.random.default_rng([7, self.cluster.index(agent)])
         fixed = generator.standard_normal(DIM).astype(np.float32)
         self._reports.setdefault(agent, lambda t: fixed / np.float32(t))
-        driver = self._driver(agent, torch.zeros(1, DIM), 1)
-        return Node(core, store, identity, driver, np.zeros(DIM, np.float32))
+        driver = self._driver(agent, torch.from_numpy(self._initial)[None], 1)
+        return Node(core, store, identity, driver, self._initial)
 
     def _driver(self, agent: str, x: Tensor, start: int) -> Driver:
         """The run's algorithm from a model (1, dim) on, with the agent's reports."""
@@ -234,7 +240,7 @@ class LocalRun:
         def mass(t: int) -> float:
             return self.cluster.round_weights.of(t).mass[agent]
 
-        given = GivenGradients(self._reports[agent], mass)
+        given = self._performers.get(agent) or GivenGradients(self._reports[agent], mass)
         rounded = codec_of(self.cluster).rounded
         return Driver(self.cluster.algorithm, given, rounded, x, None, start)
 

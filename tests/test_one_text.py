@@ -1,0 +1,133 @@
+"""One text of each algorithm for all runtimes: real cores in lockstep learn what a simulation does.
+
+Every contract that an algorithm may need is here with one that needs it: state (gradient tracking),
+several exchanges a round and the neighbours' own vectors (medians), rows that follow from sketches
+(`tests.nearest`), a codec. Real daemons are held against the simulation in
+`tests/e2e/test_runtimes_agree.py`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from candor.agent.learning.learner import initial_parameters
+from candor.agent.learning.reporting import Reporting
+from candor.agent.learning.rows import TrainedRows, learner_of
+from candor.agent.simulation.vectorised import Simulation, run_vectorised
+from candor.agent.tasks import resolve_task
+from candor.agent.tasks.partition import Shard
+from candor.topologies.cluster.file import Cluster, TaskSettings, model_digest
+from tests.runs import LocalRun, finish, write_cluster
+
+TASK = "digits:model=logistic"
+LIAR, LIE = "a1", "scale:3"
+
+
+@dataclass
+class Finished:
+    """What a run of real cores came to, beside its cluster."""
+
+    cluster: Cluster
+    run: LocalRun
+
+
+def run_cores(tmp_path, topology, algorithm, codec="float32", rounds=8, agents=5) -> Finished:
+    """Real cores that train on digits, one of which exaggerates."""
+    x = initial_parameters(resolve_task(TASK), 3)
+    digest = model_digest(x.numpy())
+    task = TaskSettings(
+        name=TASK, partition="dirichlet:0.5", parameters=len(x), model_digest=digest
+    )
+    cluster = write_cluster(
+        tmp_path, topology, agents, rounds=rounds, task=task, algorithm=algorithm, codec=codec
+    )
+    performers = {agent: trained(cluster, agent) for agent in cluster.ids}
+    return Finished(
+        cluster, finish(LocalRun(tmp_path, cluster, performers=performers, initial=x.numpy()))
+    )
+
+
+def trained(cluster: Cluster, agent: str) -> TrainedRows:
+    """What a daemon's agent trains and reports."""
+    index = cluster.index(agent)
+    reporting = Reporting(cluster.seed, [index], {0: LIE} if agent == LIAR else {})
+    shard = Shard(index, len(cluster.ids), cluster.task.partition)
+
+    def mass(t):
+        return torch.tensor([[cluster.round_weights.of(t).mass[agent]]])
+
+    return TrainedRows(learner_of(cluster, None, [shard], "cpu"), reporting, mass)
+
+
+@pytest.mark.parametrize(
+    ("topology", "algorithm", "codec"),
+    [
+        ("ring", "decentralized-sgd", "float32"),
+        ("ring", "gradient-tracking", "float32"),
+        ("one-peer-exponential", "gradient-tracking", "float32"),
+        ("complete", "median-sgd", "float32"),
+        ("one-peer-exponential", "median-sgd", "float32"),
+        ("ring", "tests.nearest:Nearest", "float32"),
+        ("complete", "tests.nearest:Nearest", "float32"),
+        ("directed-random:degree=2", "gradient-push", "float32"),
+        ("ring", "decentralized-sgd", "float16"),
+        ("ring", "gradient-tracking", "float16"),
+        ("complete", "median-sgd", "float16"),
+    ],
+)
+def test_lockstep_and_simulation_learn_the_same(tmp_path, topology, algorithm, codec) -> None:
+    done = run_cores(tmp_path, topology, algorithm, codec)
+    run, cluster = done.run, done.cluster
+    expected = run_vectorised(cluster, {LIAR: LIE})
+    # A sum added in another order may be rounded to the next float16.
+    tolerance = 1e-5 if codec == "float32" else 2.0**-9
+    for agent, model in zip(cluster.ids, expected.parameters.numpy(), strict=True):
+        difference = np.linalg.norm(run.nodes[agent].x - model)
+        assert difference < tolerance * np.linalg.norm(model), agent
+        assert not run.nodes[agent].events("own_update_refused")
+    windows = -(-cluster.rounds.rounds // cluster.payments.window)
+    balances = {agent: node.core.settlement.balance for agent, node in run.nodes.items()}
+    assert sum(balances.values()) == 0
+    for agent, balance in expected.balances.items():
+        near = windows * len(cluster.neighbours(agent)) + 2e-2 * abs(balance) * (codec != "float32")
+        assert abs(balance - balances[agent]) <= near
+    assert min(balances, key=balances.__getitem__) == LIAR
+    run.close()
+
+
+@pytest.mark.parametrize("algorithm", ["gradient-tracking", "median-sgd"])
+def test_an_agent_that_comes_back_is_let_in_and_accused_of_nothing(tmp_path, algorithm) -> None:
+    cluster = write_cluster(tmp_path, "ring", 4, rounds=24, window=4, algorithm=algorithm)
+    run = LocalRun(tmp_path, cluster)
+    run.start()
+    run.advance_until(lambda: run.nodes["a2"].core.round >= 6)
+    run.kill("a2")
+    run.advance_until(lambda: run.nodes["a1"].core.round >= 11)
+    run.start("a2")
+    run.run(until_s=400.0)
+    assert all(node.ended.failure is None for node in run.nodes.values())
+    assert run.nodes["a2"].events("re_entered")
+    accusations = ("claim_refused", "bill_refused", "update_refused", "misbehaviour_proven")
+    told = [node.events(event) for node in run.nodes.values() for event in accusations]
+    assert not any(told), told
+    run.close()
+
+
+def test_a_simulation_carries_an_algorithms_state_on(tmp_path) -> None:
+    done = run_cores(tmp_path, "ring", "gradient-tracking", rounds=6)
+    done.run.close()
+    whole = Simulation(done.cluster, {LIAR: LIE}, measured=True)
+    for _ in range(6):
+        whole.step()
+    first = Simulation(done.cluster, {LIAR: LIE}, measured=True)
+    for _ in range(3):
+        first.step()
+    state = first.state()
+    assert {"tracker", "tracked_gradient", "reports"} <= state.keys()
+    second = Simulation(done.cluster, {LIAR: LIE}, measured=True, state=state)
+    for _ in range(3):
+        second.step()
+    assert torch.equal(second.parameters, whole.parameters)
+    assert np.array_equal(second.evidence().energies, whole.evidence().energies)
