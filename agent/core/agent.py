@@ -250,9 +250,9 @@ class AgentCore:
             self._deadline_s = now_s + LAST_DEADLINES * self.settings.deadline_s
         return effects + self._advance(now_s)
 
-    def records_read(self, peer: str, records: list[Record], now_s: float) -> list[Effect]:
+    def records_read(self, channel_id: bytes, records: list[Record], now_s: float) -> list[Effect]:
         """The answer to `ReadRecords`."""
-        steps = self.settlement.records_read(peer, records)
+        steps = self.settlement.records_read(channel_id, records)
         return self._reception.addressed(steps) + self._advance(now_s)
 
     def told(

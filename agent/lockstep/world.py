@@ -331,9 +331,9 @@ class World:
                     self._checks.stored(agent, operations)
                 case Remember(snapshot):
                     self._disks[agent].snapshot = snapshot
-                case ReadRecords(peer, channel_id, first, count):
+                case ReadRecords(channel_id, first, count):
                     records = self._disks[agent].records(channel_id, first, count)
-                    answer = life.core.records_read(peer, records, self._now_s)
+                    answer = life.core.records_read(channel_id, records, self._now_s)
                     queue.extend(self.ordered(answer))
                 case Verify() as job:
                     life.jobs.append(job)

@@ -68,11 +68,11 @@ from candor.mechanisms.ledger.effects import Paid as Paid
 from candor.mechanisms.ledger.effects import PaymentAwaited as PaymentAwaited
 from candor.mechanisms.ledger.effects import PeerRejected as PeerRejected
 from candor.mechanisms.ledger.effects import Pending as Pending
-from candor.mechanisms.ledger.effects import Persist as Persist
 from candor.mechanisms.ledger.effects import ReadRecords as ReadRecords
 from candor.mechanisms.ledger.effects import Refused as Refused
 from candor.mechanisms.ledger.effects import Settled as Settled
 from candor.mechanisms.ledger.effects import Status as Status
+from candor.mechanisms.ledger.effects import StoreChange as StoreChange
 from candor.mechanisms.ledger.effects import StorePayment as StorePayment
 from candor.mechanisms.ledger.effects import StorePending as StorePending
 from candor.mechanisms.ledger.effects import StoreRecord as StoreRecord
@@ -489,7 +489,7 @@ class Channel:
         return self._commit(record) + self._advance()
 
     def _commit(self, record: Record) -> list[Effect]:
-        """Take a record into the chain: the persist effect first, then the report."""
+        """Take a record into the chain: what to store first, then the report."""
         body = self._chain.append(record)
         self._pending = None
         self._held = None
@@ -550,7 +550,7 @@ class Channel:
     def _close(
         self, proposal: Propose, reject: Reject, then: list[Effect], *, paid: int = 0
     ) -> list[Effect]:
-        """Close an attempt for good: the persist effect, `then`, and the end of the channel when
+        """Close an attempt for good: what to store, `then`, and the end of the channel when
         nothing is left to propose."""
         body = Body.decode(proposal.body)
         refusal = Refusal(

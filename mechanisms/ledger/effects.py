@@ -1,6 +1,6 @@
 """What a channel asks of its driver, and the stored state from which it is rebuilt.
 
-Effects are performed in order. A persist effect (`Store…`) must be durable before the effects
+Effects are performed in order. What changes the store (`Store…`) must be durable before the effects
 after it are performed: that is what makes a crash at any point harmless.
 """
 
@@ -104,7 +104,7 @@ class StoreStatus:
 
 @dataclass(frozen=True, slots=True)
 class ReadRecords:
-    """Read up to `count` records from `first` on and hand them to `Channel.records_read`."""
+    """Read up to `count` records of a channel from `first` on; answer with `records_read`."""
 
     channel_id: bytes
     first: int
