@@ -87,10 +87,12 @@ class StoreRefusal:
 
 @dataclass(frozen=True, slots=True)
 class StorePayment:
-    """Persist: this end was told of a payment of `delta`; of none when it is 0."""
+    """Persist: this end was told of a payment of `delta`; of none when it is 0. With `replaces`
+    only if that was told before, and to be forgotten if a record holds that one after all."""
 
     channel_id: bytes
     delta: int
+    replaces: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +194,9 @@ class Ignored:
     code: str
 
 
-Persist: TypeAlias = StorePending | StoreRecord | StoreRefusal | StorePayment | StoreStatus
+StoreChange: TypeAlias = StorePending | StoreRecord | StoreRefusal | StorePayment | StoreStatus
 Effect: TypeAlias = (
-    Persist
+    StoreChange
     | ReadRecords
     | Transmit
     | Settled
