@@ -213,9 +213,10 @@ class AgentCore:
         energy = self.book.add_own(signed).energy
         if not math.isfinite(energy):
             return self._diverged()
+        effects: list[Effect] = []
         if statement.phase == self.phases.charged:
             self.injected_norm = math.sqrt(energy)
-        effects = self._beyond_credit(energy) if self.settlement.too_large(energy) else []
+            effects += self._beyond_credit(energy) if self.settlement.too_large(energy) else []
         if self.round > self._reserved:
             # The whole window at once: a restarted agent claims what it stated in it and sits out
             # the rest, so that no round is ever stated twice and no window claimed twice.
