@@ -269,9 +269,9 @@ class LocalRun:
                     node.store.commit(operations).result()
                 case Remember(snapshot):
                     node.snapshot = snapshot
-                case ReadRecords(peer, channel_id, first, count):
+                case ReadRecords(channel_id, first, count):
                     records = node.store.records(channel_id, first, count)
-                    queue.extend(node.core.records_read(peer, records, self.now_s))
+                    queue.extend(node.core.records_read(channel_id, records, self.now_s))
                 case Verify() as job:
                     node.jobs.append(job)
                 case Begin():

@@ -134,13 +134,17 @@ def _channel_line(row: dict[str, Any]) -> str:
     if row["attempt"]:
         notes.append(f"{row['attempt']} proposal{'s' * (row['attempt'] > 1)} refused")
     if row["payment"]:
-        payer, payee = ("hi", "lo") if row["payment"] > 0 else ("lo", "hi")
-        amount = format_credits(abs(row["payment"]))[1:]
-        notes.append(f"a payment of {amount} by {row[payer]} to {row[payee]} waits")
+        notes.append(f"{_paid(row['lo'], row['hi'], row['payment'])} waits")
     settled = "no window yet" if row["window"] < 0 else f"up to window {row['window']}"
     owed = _owed(row["lo"], row["hi"], row["balance_lo"])
     tail = f"  ({', '.join(notes)})" if notes else ""
     return f"  {row['lo']}-{row['hi']}  record {row['seq']}, {settled}: {owed}{tail}"
+
+
+def _paid(lo: str, hi: str, delta: int) -> str:
+    """A payment outside, as of a record."""
+    payer, payee = (hi, lo) if delta > 0 else (lo, hi)
+    return f"a payment of {format_credits(abs(delta))[1:]} by {payer} to {payee}"
 
 
 def _owed(lo: str, hi: str, balance_lo: int) -> str:
@@ -156,32 +160,45 @@ def _owed(lo: str, hi: str, balance_lo: int) -> str:
 @click.option("--to", "payee", metavar="ID", help="The neighbour that this agent has paid.")
 @click.option("--from", "payer", metavar="ID", help="The neighbour that has paid this agent.")
 @click.option("--cancel", metavar="ID", help="Take back what was told about this neighbour.")
+@click.option("--replace", "old", metavar="OLD", help="Only in the place of this amount.")
 @click.argument("amount", required=False)
 def pay(
-    data_dir: Path, payee: str | None, payer: str | None, cancel: str | None, amount: str | None
+    data_dir: Path,
+    payee: str | None,
+    payer: str | None,
+    cancel: str | None,
+    old: str | None,
+    amount: str | None,
 ) -> None:
     """Tell an agent of a payment outside the system, such as a bank transfer, of AMOUNT credits.
 
     Both ends of the edge must be told of the same amount: then both sign a record of it, the
-    balance falls by it, and a neighbour at its credit limit is served again. A running daemon
-    takes it within a second, one that was stopped when it is started again; once the run is over it
-    is too late. Telling again replaces what was told; a payment waits while it is more than what is
-    owed. Ends that were told of different amounts refuse each other's: tell the one that was
-    refused again. After sixteen times in a row the ledger is disputed for good.
+    balance falls by it, and a neighbour at its credit limit is served again. A running daemon takes
+    it within a second, one that was stopped when it is started again; once the run is over it is
+    too late. A payment waits while it is more than what is owed. Telling again replaces what was
+    told, but if that is on record by then, both count: with --replace the new amount counts only if
+    the old one is what was told last, and is never put on record. Ends that were told of different
+    amounts refuse each other's: tell the one that was refused again. After sixteen times in a row
+    the ledger is disputed for good.
 
     \b
     Examples:
       candor ledger pay /var/lib/candor/a3 --to a2 12.5
       candor ledger pay /var/lib/candor/a2 --from a3 12.5
+      candor ledger pay /var/lib/candor/a3 --to a2 13 --replace 12.5
       candor ledger pay /var/lib/candor/a3 --cancel a2
     """
     from candor.agent.daemon.store import Store, StoreError
+    from candor.agent.daemon.store_tables import OtherPayment
     from candor.mechanisms.ledger.channel import StorePayment
 
     named = [peer for peer in (payee, payer, cancel) if peer is not None]
     if len(named) != 1 or (amount is None) != (cancel is not None):
         raise click.UsageError("give one of --to ID AMOUNT, --from ID AMOUNT, --cancel ID")
-    peer, received = named[0], 0 if amount is None else _micro(amount) * (1 if payer else -1)
+    if cancel is not None and old is not None:
+        raise click.UsageError("--replace OLD goes with --to ID AMOUNT or --from ID AMOUNT")
+    sign = 1 if payer else -1
+    peer, received = named[0], 0 if amount is None else _micro(amount) * sign
     with Store.open(_database(data_dir), to_tell=True) as store:
         try:
             row = _channel_with(store, data_dir, peer)
@@ -190,10 +207,16 @@ def pay(
                 raise ConfigurationError(
                     f"AMOUNT {amount}: above the credit limit of {limit}, so never owed"
                 )
-            own_lo = row["hi"] == peer
             # Of a record: above 0 when hi has paid lo.
-            delta = received if own_lo else -received
-            store.commit([StorePayment(bytes.fromhex(row["channel_id"]), delta)]).result()
+            delta = received if row["hi"] == peer else -received
+            before = None if old is None else _micro(old, "--replace") * (1 if delta > 0 else -1)
+            store.commit([StorePayment(bytes.fromhex(row["channel_id"]), delta, before)]).result()
+        except OtherPayment as exc:
+            waits = _paid(row["lo"], row["hi"], exc.told) if exc.told else "no payment"
+            raise ConfigurationError(
+                f"--replace {old}: {waits} waits here, so nothing was told; `candor ledger show` "
+                "says what is on record"
+            ) from exc
         except StoreError as exc:
             raise ConfigurationError(str(exc)) from exc
     click.echo(_told(row, peer, received))
@@ -201,14 +224,14 @@ def pay(
         click.echo("but the run is over here: no record of it will be made", err=True)
 
 
-def _micro(amount: str) -> int:
+def _micro(amount: str, name: str = "AMOUNT") -> int:
     """Credits as typed, exactly, in micro-credits above 0."""
     try:
         micro = Decimal(amount).scaleb(6)
     except DecimalException:  # no number, or one beyond all bounds
         micro = Decimal("NaN")
     if not (micro.is_finite() and 0 < micro <= AMOUNT_MAX and micro == micro.to_integral_value()):
-        raise ConfigurationError(f"AMOUNT {amount}: not credits above 0 with six decimals at most")
+        raise ConfigurationError(f"{name} {amount}: not credits above 0 with six decimals at most")
     return int(micro)
 
 
@@ -329,7 +352,8 @@ def _print_audit(run_id: str, result: RunAudit) -> None:
     for edge in result.edges:
         owed = _owed(edge.lo, edge.hi, edge.balance_lo)
         late = ", the last one known to one end only" if edge.unacknowledged else ""
-        click.echo(f"{edge.lo}-{edge.hi}  {edge.windows} windows: {owed}{late}")
+        paid = "".join(f", {_paid(edge.lo, edge.hi, delta)}" for delta in edge.payments)
+        click.echo(f"{edge.lo}-{edge.hi}  {edge.windows} windows{paid}: {owed}{late}")
     for agent, net in result.nets.items():
         click.echo(f"{agent} received {format_credits(net)} net")
     click.echo(f"sum of all nets: {format_credits(sum(result.nets.values()))}")

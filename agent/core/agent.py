@@ -119,6 +119,7 @@ class AgentCore:
         self.settlement = settlement
         self.book = book
         self.injected_norm: float | None = None
+        self.beyond_credit = 0  # own updates that could cost more than the limit: nobody mixes them
         self._key = key
         self.examiner = examiner
         self.codec = codec
@@ -212,9 +213,10 @@ class AgentCore:
         energy = self.book.add_own(signed).energy
         if not math.isfinite(energy):
             return self._diverged()
+        effects: list[Effect] = []
         if statement.phase == self.phases.charged:
             self.injected_norm = math.sqrt(energy)
-        effects: list[Effect] = []
+            effects += self._beyond_credit(energy) if self.settlement.too_large(energy) else []
         if self.round > self._reserved:
             # The whole window at once: a restarted agent claims what it stated in it and sits out
             # the rest, so that no round is ever stated twice and no window claimed twice.
@@ -250,9 +252,9 @@ class AgentCore:
             self._deadline_s = now_s + LAST_DEADLINES * self.settings.deadline_s
         return effects + self._advance(now_s)
 
-    def records_read(self, peer: str, records: list[Record], now_s: float) -> list[Effect]:
+    def records_read(self, channel_id: bytes, records: list[Record], now_s: float) -> list[Effect]:
         """The answer to `ReadRecords`."""
-        steps = self.settlement.records_read(peer, records)
+        steps = self.settlement.records_read(channel_id, records)
         return self._reception.addressed(steps) + self._advance(now_s)
 
     def told(
@@ -283,6 +285,17 @@ class AgentCore:
             f"training diverged: the model of round {self.round} is not finite; "
             "a smaller --step-size or fewer --local-steps may help"
         )
+
+    def _beyond_credit(self, energy: float) -> list[Effect]:
+        """Told once: a limit near to what honest updates cost makes an agent train alone."""
+        self.beyond_credit += 1
+        detail = (
+            f"an update of energy {energy:.3g} could cost more than payments.credit_limit, so that "
+            "no neighbour mixes it; a higher --credit-limit or a lower price lets it in"
+        )
+        first = self.beyond_credit == 1
+        event = _log(logging.WARNING, "update_beyond_credit", round=self.round, detail=detail)
+        return [event] if first else []
 
     # --- progress ---------------------------------------------------------------------------
 

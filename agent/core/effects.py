@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candor.mechanisms.evidence.statements import SignedStatement, Source
-from candor.mechanisms.ledger.channel import Persist as LedgerPersist
+from candor.mechanisms.ledger.effects import ReadRecords as ReadRecords
+from candor.mechanisms.ledger.effects import StoreChange
 from candor.network.slots import Slot
 from candor.network.wire import Envelope
 
@@ -49,7 +50,7 @@ class PutValue:
     value: bytes
 
 
-StoreOperation: TypeAlias = LedgerPersist | PutValue
+StoreOperation: TypeAlias = StoreChange | PutValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +66,6 @@ class Remember:
     not outlive the machine, so it costs no sync; it must be written before what follows is sent."""
 
     snapshot: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ReadRecords:
-    """Read up to `count` ledger records from `first` on; answer with `AgentCore.records_read`."""
-
-    peer: str
-    channel_id: bytes
-    first: int
-    count: int
 
 
 @dataclass(frozen=True, slots=True)

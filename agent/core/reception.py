@@ -133,9 +133,9 @@ class Reception:
                 return self._bounded(left, sender, own_round)
             return self._bounded(self._dispatch(neighbour, message, now_s), sender, own_round)
         except (RemoteProtocolError, EvidenceError) as exc:
-            return [*self.addressed([]), *self._refused(sender, exc.code, str(exc))]
+            return [*self.settlement_changed(), *self._refused(sender, exc.code, str(exc))]
         except MalformedError as exc:
-            return [*self.addressed([]), *self._refused(sender, "malformed", str(exc))]
+            return [*self.settlement_changed(), *self._refused(sender, "malformed", str(exc))]
 
     def verified(
         self, peer: str, update: Arrived, outcome: Examined | EvidenceError, own_step: int
@@ -188,7 +188,7 @@ class Reception:
         for neighbour in self._neighbours.values():
             if neighbour.agent not in (heard_from, proof.agent):
                 effects += self.send(neighbour, EvidenceMessage(data))
-        return effects + self.addressed([])
+        return effects + self.settlement_changed()
 
     def _refused(self, sender: str, code: str, detail: str = "") -> list[Effect]:
         """Tell of a refused message: each of the first, then now and then, or a flood of bad ones
@@ -388,20 +388,26 @@ class Reception:
         return [Send(neighbour.agent, to_envelope(message, nonce), bulk_step)]
 
     def addressed(self, steps: Sequence[Step]) -> list[Effect]:
-        """Settlement's steps as effects, in order, with what they prove; bars it put on neighbours
-        take effect."""
+        """Settlement's steps as effects, in order, and what follows from its change."""
         effects: list[Effect] = []
         for step in steps:
             if isinstance(step, To):
                 effects += self.send(self._neighbours[step.agent], step.message)
             else:
                 effects.append(step)
-        for proof in self._settlement.collector.take():
-            effects += self._proven(proof, heard_from=None)
+        return effects + self.settlement_changed()
+
+    def settlement_changed(self) -> list[Effect]:
+        """Take over what settlement has found by now: proofs, and whom it bars."""
+        proven = [
+            effect
+            for proof in self._settlement.collector.take()
+            for effect in self._proven(proof, heard_from=None)
+        ]
         for neighbour in self._neighbours.values():
             neighbour.barred = self._settlement.barred(neighbour.agent)
             neighbour.owed = self._settlement.owing(neighbour.agent)
-        return effects
+        return proven
 
 
 def _counted(counter: Counter[K], key: K) -> int:

@@ -379,12 +379,12 @@ class Daemon:
                 self._reached(BEFORE_SNAPSHOT)
                 self._observer.remember(snapshot)
                 self._reached(AFTER_SNAPSHOT)
-            case ReadRecords(peer, channel_id, first, count):
+            case ReadRecords(channel_id, first, count):
                 self._in_worker(
                     "settle",
                     lambda: self._store.records(channel_id, first, count),
                     lambda records: self._perform(
-                        self.core.records_read(peer, records, self._now())
+                        self.core.records_read(channel_id, records, self._now())
                     ),
                 )
             case Log(level, event, fields):

@@ -130,6 +130,7 @@ class Recorder:
                 test_accuracy=self._accuracy,
                 injected_norm=last.injected_norm if last else None,
                 balance=core.settlement.balance,
+                beyond_credit=core.beyond_credit,
                 bytes_sent=sent,
                 bytes_received=received,
                 neighbours=self._neighbours(core),

@@ -50,7 +50,8 @@ class Status:
     """What a daemon last said about itself.
 
     Measurements are None before the first one and where they are not finite. `balance` is in
-    micro-credits over all edges; `seconds` counts from the daemon's start.
+    micro-credits over all edges; `beyond_credit` counts the own updates that the neighbours refuse,
+    as they could cost more than the credit limit; `seconds` counts from the daemon's start.
     """
 
     run_id: str
@@ -68,6 +69,7 @@ class Status:
     bytes_received: int = 0
     neighbours: Mapping[str, NeighbourStatus] = field(default_factory=dict)
     seconds: float = 0.0
+    beyond_credit: int = 0
 
 
 class StatusFile:

@@ -1,6 +1,6 @@
 """The tables of the daemon's database, and the statements that read and write them.
 
-Schema (version 2)
+Schema (version 3)
     meta      key, value             `schema`, `fingerprint`: hex of the run's cluster file
     channels  channel_id, lo, hi, public_lo, public_hi, run_id, fingerprint, credit_limit,
               status, reason         one row an edge; status as `mechanisms.ledger.channel.Status`
@@ -10,7 +10,9 @@ Schema (version 2)
                                      at most one own proposal a channel, without its ACCEPT
     refusals  channel_id, seq, attempt, body, sig_p, code, signature
                                      every closed attempt, of either end, with its REJECT
-    payments  channel_id, delta      at most one a channel: told of, not on record yet
+    payments  channel_id, delta, replaces
+                                     at most one a channel: told of, not on record yet; and the one
+                                     told before that it takes the place of, if it must
     settings  key, value             whatever else must survive (claims, positions, counters)
 """
 
@@ -37,7 +39,7 @@ from candor.mechanisms.ledger.records import Evidence
 from candor.topologies.encoding.canonical import pack, unpack
 from candor.topologies.specs.specs import ConfigurationError
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 EVIDENCE_BYTES_MAX: Final = 2**23
 
 _SCHEMA: Final = """
@@ -65,10 +67,18 @@ CREATE TABLE IF NOT EXISTS refusals (
     PRIMARY KEY (channel_id, seq, attempt)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS payments (
-    channel_id BLOB PRIMARY KEY REFERENCES channels, delta INTEGER NOT NULL
+    channel_id BLOB PRIMARY KEY REFERENCES channels, delta INTEGER NOT NULL, replaces INTEGER
 ) STRICT;
 CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 """
+
+
+class OtherPayment(Exception):
+    """A payment is to replace one that is not what the agent was told, which is `told`."""
+
+    def __init__(self, told: int) -> None:
+        super().__init__(f"told of {told}")
+        self.told = told
 
 
 def check_schema(connection: sqlite3.Connection, path: Path) -> None:
@@ -122,6 +132,7 @@ def prepare(
 
 
 def commit(connection: sqlite3.Connection, ops: Sequence[StoreOperation]) -> None:
+    """Perform all operations or none; raises OtherPayment."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         for op in ops:
@@ -159,6 +170,10 @@ def _perform(connection: sqlite3.Connection, op: StoreOperation) -> None:
                 ),
             )
             _clear(connection, op.channel_id, op.paid)
+            connection.execute(
+                "DELETE FROM payments WHERE channel_id = ? AND replaces = ?",
+                (op.channel_id, op.paid),
+            )
         case StoreRefusal():
             closed = op.refusal
             connection.execute(
@@ -176,9 +191,13 @@ def _perform(connection: sqlite3.Connection, op: StoreOperation) -> None:
             _clear(connection, op.channel_id, op.paid)
             _set_status(connection, op.channel_id, op.status, op.reason)
         case StorePayment():
+            told = payments(connection).get(op.channel_id, 0)
+            if op.replaces is not None and told != op.replaces:
+                raise OtherPayment(told)
             connection.execute("DELETE FROM payments WHERE channel_id = ?", (op.channel_id,))
             if op.delta:
-                connection.execute("INSERT INTO payments VALUES (?, ?)", (op.channel_id, op.delta))
+                row = (op.channel_id, op.delta, op.replaces)
+                connection.execute("INSERT INTO payments VALUES (?, ?, ?)", row)
         case StoreStatus():
             _set_status(connection, op.channel_id, op.status, op.reason)
         case PutValue():

@@ -44,6 +44,7 @@ from candor.network.identity import Identity
 from candor.network.transport import MemoryNetwork
 from candor.network.wire import encode
 from candor.topologies.cluster.file import (
+    DEFAULT_ALGORITHM,
     DEFAULT_RULE,
     PUSH_SUM_ALGORITHM,
     AgentEntry,
@@ -331,9 +332,9 @@ class World:
                     self._checks.stored(agent, operations)
                 case Remember(snapshot):
                     self._disks[agent].snapshot = snapshot
-                case ReadRecords(peer, channel_id, first, count):
+                case ReadRecords(channel_id, first, count):
                     records = self._disks[agent].records(channel_id, first, count)
-                    answer = life.core.records_read(peer, records, self._now_s)
+                    answer = life.core.records_read(channel_id, records, self._now_s)
                     queue.extend(self.ordered(answer))
                 case Verify() as job:
                     life.jobs.append(job)
@@ -377,6 +378,7 @@ def _cluster(
     topology = TOPOLOGIES[int(random.integers(len(TOPOLOGIES)))]
     schedule = schedules.build(topology, agents)
     own = np.random.default_rng([0x616C676F, seed])
+    drawn = str(own.choice(UNDIRECTED))
     cluster = assemble_cluster(
         run_id="lockstep",
         seed=1,
@@ -394,7 +396,7 @@ def _cluster(
             name="none", parameters=DIM, model_digest=model_digest(np.zeros(DIM, np.float32))
         ),
         algorithm=AlgorithmSettings(
-            name=algorithm or str(own.choice(UNDIRECTED)),
+            name=algorithm or (DEFAULT_ALGORITHM if schedule.push_sum else drawn),
             step_size=0.5,
             step_decay=0.0,
             local_steps=1,

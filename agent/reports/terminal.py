@@ -246,6 +246,7 @@ def _who_paid_whom(payments: Sequence[tuple[str, str, int]]) -> Group:
 
 def _outcome(summary: Mapping[str, object], run_dir: Path | None) -> Group:
     lines = [] if summary.get("simulated") else [_verdict(summary.get("audit"))]
+    lines += _beyond_credit(summary.get("beyond_credit"))
     if run_dir is not None:
         lines.append(Text.assemble(("run directory  ", "dim"), literal(run_dir)))
         report = run_dir / "report.html"
@@ -263,6 +264,22 @@ def _verdict(audit: object) -> Text:
             return Text.assemble(label, ("violated", "bold red"), ": run candor ledger audit")
         case _:
             return Text.assemble(label, "not done")
+
+
+def _beyond_credit(counts: object) -> list[Text]:
+    """Whose updates nobody mixed, as they could cost more than may be owed."""
+    found = counts if isinstance(counts, Mapping) else {}
+    refused = [f"{agent} {count}" for agent, count in found.items() if count]
+    if not refused:
+        return []
+    label, verdict = ("credit limit   ", "dim"), ("too low", "bold red")
+    about = f" for {sum(found.values())} updates, which nobody mixed: "
+    more = ", …" if len(refused) > _PAYMENTS_SHOWN_MAX else ""
+    return [
+        Text.assemble(
+            label, verdict, about, literal(", ".join(refused[:_PAYMENTS_SHOWN_MAX])), more
+        )
+    ]
 
 
 def _sentence(form: str, *values: object) -> Text:

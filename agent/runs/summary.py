@@ -46,6 +46,7 @@ def summarise(
         **yardsticks(cluster, data_root, initial),
         "balances": {agent: status.balance for agent, status in statuses.items()},
         "edges": _edges(cluster, statuses),
+        "beyond_credit": {agent: status.beyond_credit for agent, status in statuses.items()},
         "bytes_sent": {agent: status.bytes_sent for agent, status in statuses.items()},
         "consensus_distance": consensus_distance(run_dir, cluster),
         "audit": "violated" if audit.findings else "ok",

@@ -31,12 +31,14 @@ class ExportFile:
 class EdgeNet:
     """What an edge settled: `balance_lo` is what lo received from hi, net, in micro-credits.
 
-    `unacknowledged`: the last record is known to one end only; it bears both signatures.
+    `payments`: those outside that are on record, above 0 where hi has paid lo; `unacknowledged`:
+    the last record is known to one end only; it bears both signatures.
     """
 
     lo: str
     hi: str
     windows: int
+    payments: tuple[int, ...]
     balance_lo: int
     unacknowledged: bool
 
@@ -127,7 +129,8 @@ def _compare(
         first = short.position.seq + 1
         findings.append(Finding(short.name, short.edge, first, "ends-differ", detail))
         return None
-    return EdgeNet(lo, hi, len(long.windows), -long.position.balance, unacknowledged)
+    balance_lo = -long.position.balance
+    return EdgeNet(lo, hi, len(long.windows), long.payments, balance_lo, unacknowledged)
 
 
 def _settled_balance(end: ExportAudit, ends: Sequence[ExportAudit], edge: EdgeNet | None) -> int:

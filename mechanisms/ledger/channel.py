@@ -68,11 +68,11 @@ from candor.mechanisms.ledger.effects import Paid as Paid
 from candor.mechanisms.ledger.effects import PaymentAwaited as PaymentAwaited
 from candor.mechanisms.ledger.effects import PeerRejected as PeerRejected
 from candor.mechanisms.ledger.effects import Pending as Pending
-from candor.mechanisms.ledger.effects import Persist as Persist
 from candor.mechanisms.ledger.effects import ReadRecords as ReadRecords
 from candor.mechanisms.ledger.effects import Refused as Refused
 from candor.mechanisms.ledger.effects import Settled as Settled
 from candor.mechanisms.ledger.effects import Status as Status
+from candor.mechanisms.ledger.effects import StoreChange as StoreChange
 from candor.mechanisms.ledger.effects import StorePayment as StorePayment
 from candor.mechanisms.ledger.effects import StorePending as StorePending
 from candor.mechanisms.ledger.effects import StoreRecord as StoreRecord
@@ -131,7 +131,8 @@ class Channel:
         self._held: Propose | None = None
         self._skipped: set[int] = set()
         self._due: dict[int, tuple[int, Evidence]] = {}
-        self._payment = state.payment
+        # What is signed is what this end was told, whatever has been told since.
+        self._payment = self._pending_payment() or state.payment
         self._attempts = Attempts(state.refusals)
         self._over_limit_window = GENESIS_WINDOW
         self._nonces: tuple[bytes, bytes] | None = None  # own, peer
@@ -204,7 +205,7 @@ class Channel:
         """
         if abs(delta) > AMOUNT_MAX:
             raise ValueError(f"a payment of {delta} micro-credits is out of range")
-        if self._pending is not None and Body.decode(self._pending.body).kind == PAYMENT:
+        if self._pending_payment():
             return [Ignored("payment-pending")]  # it is signed: only the peer can refuse it now
         effects: list[Effect] = []
         if delta != self._payment:
@@ -214,6 +215,11 @@ class Channel:
         if delta == 0 and held is not None and Body.decode(held.body).kind == PAYMENT:
             return effects + self._refuse(held, CODE_PAYMENT)
         return effects + self._advance()
+
+    def _pending_payment(self) -> int:
+        """The delta of a payment in the own proposal that waits for an answer, or 0."""
+        body = Body.decode(self._pending.body) if self._pending is not None else None
+        return body.delta if body is not None and body.kind == PAYMENT else 0
 
     def resend(self) -> list[Effect]:
         """The driver's timer: repeat what the peer has not answered."""
@@ -489,7 +495,7 @@ class Channel:
         return self._commit(record) + self._advance()
 
     def _commit(self, record: Record) -> list[Effect]:
-        """Take a record into the chain: the persist effect first, then the report."""
+        """Take a record into the chain: what to store first, then the report."""
         body = self._chain.append(record)
         self._pending = None
         self._held = None
@@ -550,7 +556,7 @@ class Channel:
     def _close(
         self, proposal: Propose, reject: Reject, then: list[Effect], *, paid: int = 0
     ) -> list[Effect]:
-        """Close an attempt for good: the persist effect, `then`, and the end of the channel when
+        """Close an attempt for good: what to store, `then`, and the end of the channel when
         nothing is left to propose."""
         body = Body.decode(proposal.body)
         refusal = Refusal(

@@ -1,6 +1,6 @@
 """What a channel asks of its driver, and the stored state from which it is rebuilt.
 
-Effects are performed in order. A persist effect (`Store…`) must be durable before the effects
+Effects are performed in order. What changes the store (`Store…`) must be durable before the effects
 after it are performed: that is what makes a crash at any point harmless.
 """
 
@@ -87,10 +87,12 @@ class StoreRefusal:
 
 @dataclass(frozen=True, slots=True)
 class StorePayment:
-    """Persist: this end was told of a payment of `delta`; of none when it is 0."""
+    """Persist: this end was told of a payment of `delta`; of none when it is 0. With `replaces`
+    only if that was told before, and to be forgotten if a record holds that one after all."""
 
     channel_id: bytes
     delta: int
+    replaces: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class StoreStatus:
 
 @dataclass(frozen=True, slots=True)
 class ReadRecords:
-    """Read up to `count` records from `first` on and hand them to `Channel.records_read`."""
+    """Read up to `count` records of a channel from `first` on; answer with `records_read`."""
 
     channel_id: bytes
     first: int
@@ -192,9 +194,9 @@ class Ignored:
     code: str
 
 
-Persist: TypeAlias = StorePending | StoreRecord | StoreRefusal | StorePayment | StoreStatus
+StoreChange: TypeAlias = StorePending | StoreRecord | StoreRefusal | StorePayment | StoreStatus
 Effect: TypeAlias = (
-    Persist
+    StoreChange
     | ReadRecords
     | Transmit
     | Settled

@@ -7,6 +7,7 @@ through the run's rule, and the end line.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from candor.mechanisms.evidence.claims import SignedClaim
@@ -105,6 +106,12 @@ class ExportAudit:
     def edge(self) -> str:
         """The edge as findings name it."""
         return f"{self.lo}-{self.hi}"
+
+    @property
+    def payments(self) -> tuple[int, ...]:
+        """The deltas of its payments outside, which leave the window as it was."""
+        records = pairwise(self.positions)
+        return tuple(b.balance - a.balance for a, b in records if a.window == b.window)
 
     @property
     def position(self) -> Position:

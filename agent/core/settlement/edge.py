@@ -1,4 +1,4 @@
-"""One edge of an agent: its channel, what is known of the neighbour's bills, and what bars it.
+"""One edge of an agent: its channel, what has become of its windows, and what bars the neighbour.
 
 What the channel asks for becomes steps for the core here. Pure.
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from candor.agent.core.effects import Log, Persist, PutValue, ReadRecords
+from candor.agent.core.settlement.window import Event, State, after
 from candor.mechanisms.ledger import channel as ledger
 from candor.mechanisms.payments.bills import SignedBill
 from candor.mechanisms.proofs import from_ledger
@@ -19,8 +20,9 @@ from candor.network.wire import Kind
 LATE_MAX: Final = 3
 # Windows to settle for one lateness to be forgotten: a habit saves less than it risks.
 LATE_FORGOTTEN: Final = 16
-# In the place of a window: a ledger that has none to settle, and is not up to date all the same.
-UNSYNCED: Final = -1
+# Windows for which a claim is waited for: longer than a daemon is down, not longer than the others'
+# claims are kept.
+LATE_WINDOWS_MAX: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,67 +37,171 @@ Step: TypeAlias = Persist | ReadRecords | Log | To
 
 
 @dataclass(slots=True)
+class EdgeWindow:
+    """A window on an edge, with the neighbour's bill and since when it waits to be settled."""
+
+    state: State = State.OPEN
+    bill: SignedBill | None = None
+    since_s: float | None = None
+
+
+@dataclass(slots=True)
 class Edge:
-    """The settlement state of one edge; `bills` are those of `peer`, the neighbour, by window."""
+    """The settlement state of one edge, to the neighbour `peer`."""
 
     peer: str
     channel: ledger.Channel
     public: bytes
-    bills: dict[int, SignedBill] = field(default_factory=dict)
-    skipped: set[int] = field(default_factory=set)
-    handed: set[int] = field(default_factory=set)  # to the channel, which has not settled them yet
-    passed: set[int] = field(default_factory=set)  # claimed by it, and never billed
-    late: set[int] = field(default_factory=set)  # windows billed without it: its claim was missing
+    windows: dict[int, EdgeWindow] = field(default_factory=dict)
     lateness: int = 0  # how often that began, times LATE_FORGOTTEN, less what was settled since
-    refused: str | None = None  # why a claim or a bill was: whoever does not pay is not served
+    banned: str | None = None  # why the neighbour is never served again: it lied, or does not pay
     over_limit: bool = False  # it owes us all that it may
     owing: bool = False  # and we it
     reading: bool = False  # records for the neighbour: one request at a time
     resend_s: float = 0.0
-    open_since_s: dict[int, float] = field(default_factory=dict)  # by window, since when it waits
+    unsynced_since_s: float | None = None  # nothing to settle, and not up to date all the same
     overdue: bool = False
 
-    def done(self, window: int) -> bool:
-        """Whether nothing more is to be done here about a window."""
-        past = window <= self.channel.settled_window
-        return past or window in self.skipped or window in self.handed
+    # --- windows ----------------------------------------------------------------------------
+
+    def state(self, window: int) -> State:
+        """What has become of a window."""
+        state = self.windows[window].state if window in self.windows else State.OPEN
+        return after(state, Event.RECORDED) if window <= self.channel.settled_window else state
+
+    def settles(self, window: int) -> bool:
+        """Whether a window is still to be settled, and not with the channel yet."""
+        return self.state(window) in (State.OPEN, State.LATE, State.EXPIRED)
+
+    def waits(self, window: int) -> bool:
+        """Whether a window is on its way: not settled, and not given up."""
+        return self.state(window) in (State.OPEN, State.LATE, State.HANDED)
+
+    def of(self, *states: State) -> list[int]:
+        """The windows that are in one of these states, ascending."""
+        return [window for window in sorted(self.windows) if self.state(window) in states]
+
+    @property
+    def bar(self) -> str | None:
+        """Why the neighbour is not served, or None."""
+        if self.banned is not None:
+            return self.banned
+        if late := self.of(State.LATE):
+            return f"it has not claimed window {late[0]}"
+        if self.overdue:
+            return f"it has not settled window {self.channel.settled_window + 1}"
+        if self.channel.status is not ledger.Status.OPEN:
+            return f"ledger {self.channel.status}: {self.channel.reason}"
+        return "credit limit reached" if self.over_limit else None
+
+    def bill(self, window: int) -> SignedBill | None:
+        """The neighbour's bill of a window, if it is here."""
+        held = self.windows.get(window)
+        return held.bill if held is not None else None
 
     def passed_over(self, window: int) -> bool:
         """Whether the neighbour has billed a later window, and never this one."""
-        later = min((w for w in self.bills if w > window), default=None)
-        return later is not None and self.bills[later].bill().previous < window
+        bills = (held.bill for w, held in sorted(self.windows.items()) if w > window)
+        later = next((bill for bill in bills if bill is not None), None)
+        return later is not None and later.bill().previous < window
 
     def missed(self, window: int) -> list[Step]:
-        """The neighbour has not claimed a window in time: it is barred until it does, and late once
-        for windows in a row."""
-        self.lateness += LATE_FORGOTTEN * (not self.late)
-        self.late.add(window)
+        """The own bill is due without the neighbour's claim: it is barred until that comes, and
+        late once for windows in a row. It will not claim any more what it has billed past."""
+        if self.passed_over(window):
+            return self.pass_by(window, late=True)
+        self.lateness += LATE_FORGOTTEN * (not self.of(State.LATE))
+        self._move(window, Event.MISSED)
         return [log(logging.WARNING, "claim_missed", peer=self.peer, window=window)]
 
-    def pass_by(self, window: int) -> list[Step]:
-        """The neighbour stated rounds in a window and has billed past it, so that nobody pays for
-        it: a lateness each time, or whoever owes would bill the other windows only."""
-        self.passed.add(window)
+    def claimed(self, window: int) -> list[Step]:
+        """A claim that was late is here, and true: the neighbour is served again, unless it has
+        made a habit of it."""
+        if self.state(window) is State.OPEN:
+            return []
+        self._move(window, Event.CLAIMED)
+        return self.judge_lateness()
+
+    def pass_by(self, window: int, *, late: bool) -> list[Step]:
+        """The neighbour has billed past a window, so that nobody pays for it. Where it is `late`,
+        having stated rounds in it, that counts each time, or whoever owes would bill the other
+        windows only."""
+        ended = self._end(window, Event.PASSED_BY)
+        if not late:
+            return ended
         self.lateness += LATE_FORGOTTEN
         missed = log(logging.WARNING, "bill_missed", peer=self.peer, window=window)
-        return [missed, *self.judge_lateness()]
+        return [missed, *self.judge_lateness(), *ended]
 
-    def judge_lateness(self) -> list[Step]:
-        """Refuse the neighbour when being late has become a habit: what is not billed is not
-        paid."""
-        if self.lateness <= LATE_MAX * LATE_FORGOTTEN or self.refused is not None:
-            return []
-        self.refused = f"its claims or bills came late or never, more than {LATE_MAX} times"
-        return [log(logging.WARNING, "lateness_refused", peer=self.peer, detail=self.refused)]
+    def billed(self, signed: SignedBill, previous: int, window: int) -> list[Step]:
+        """Take the neighbour's bill. Windows are billed in order: what it passes over it will never
+        claim any more; nor settle, where it has billed it before it restored a backup."""
+        self.windows.setdefault(window, EdgeWindow()).bill = signed
+        steps: list[Step] = []
+        for passed in [w for w in self.of(State.LATE, State.EXPIRED) if previous < w < window]:
+            steps += self.pass_by(passed, late=False)  # it was late already
+        steps += self.judge_lateness()
+        for withdrawn in [w for w in self.of(State.HANDED) if previous < w < window]:
+            steps += self.pass_by(withdrawn, late=True)
+            about: dict[str, str | int] = {"peer": self.peer, "window": withdrawn}
+            about["detail"] = f"window {window} is billed"
+            steps.append(log(logging.WARNING, "bill_withdrawn", **about))
+        return steps
+
+    def refuse(self, window: int, event: str, detail: str) -> list[Step]:
+        """A window is never settled here; `event` and `detail` tell why."""
+        refused = log(logging.WARNING, event, peer=self.peer, window=window, detail=detail)
+        return [refused, *self._end(window, Event.DENIED)]
+
+    def expire(self, billed: int) -> list[Step]:
+        """With window `billed` billed, no claim keeps the neighbour out that has been missing for
+        so long: who has lost it with its disk could never come back."""
+        expired = [w for w in self.of(State.LATE) if w <= billed - LATE_WINDOWS_MAX]
+        for window in expired:
+            self._move(window, Event.EXPIRED)
+        return [log(logging.WARNING, "claim_expired", peer=self.peer, window=w) for w in expired]
+
+    def hand(self, window: int, delta: int, lo: SignedBill, hi: SignedBill) -> list[Step]:
+        """Both bills of a window are here: settle it by the channel."""
+        self._move(window, Event.BILLED)
+        return self.steps(self.channel.settle(window, delta, lo.encode(), hi.encode()))
+
+    def forget(self, done: int) -> None:
+        """Let go of the windows up to `done`, and of those on record."""
+        done = max(done, self.channel.settled_window)
+        self.windows = {w: held for w, held in self.windows.items() if w > done}
 
     def wait(self, windows: Sequence[int], now_s: float, overdue_s: float) -> None:
         """Note which windows wait to be settled. Whoever does not claim, bill, propose or accept
         does not pay: it is `overdue` where one has waited for too long. Each counts by itself: an
         edge that always has one under way is not overdue."""
-        stuck = not (windows or self.channel.idle or self.channel.paying)
-        waiting = [UNSYNCED] if stuck else windows
-        self.open_since_s = {w: self.open_since_s.get(w, now_s) for w in waiting}
-        self.overdue = any(now_s - t > overdue_s for t in self.open_since_s.values())
+        unsynced = not (windows or self.channel.idle or self.channel.paying)
+        since = now_s if self.unsynced_since_s is None else self.unsynced_since_s
+        self.unsynced_since_s = since if unsynced else None
+        waiting = [since] if unsynced else []
+        for window in windows:
+            held = self.windows.setdefault(window, EdgeWindow())
+            held.since_s = now_s if held.since_s is None else held.since_s
+            waiting.append(held.since_s)
+        self.overdue = any(now_s - since_s > overdue_s for since_s in waiting)
+
+    def judge_lateness(self) -> list[Step]:
+        """Ban the neighbour when being late has become a habit: what is not billed is not paid."""
+        if self.lateness <= LATE_MAX * LATE_FORGOTTEN or self.banned is not None:
+            return []
+        self.banned = f"its claims or bills came late or never, more than {LATE_MAX} times"
+        return [log(logging.WARNING, "lateness_refused", peer=self.peer, detail=self.banned)]
+
+    def _move(self, window: int, event: Event) -> None:
+        state = after(self.state(window), event)
+        self.windows.setdefault(window, EdgeWindow()).state = state
+
+    def _end(self, window: int, event: Event) -> list[Step]:
+        """Neither a proposal of the window is waited for any more, nor is one made."""
+        self._move(window, event)
+        return self.steps(self.channel.skip(window))
+
+    # --- the channel ------------------------------------------------------------------------
 
     def steps(self, effects: Sequence[ledger.Effect]) -> list[Step]:
         """What the channel asks for, in order; what it reports is noted and logged."""
@@ -111,11 +217,9 @@ class Edge:
                 | ledger.StoreStatus()
             ):
                 return [Persist((effect,))]
-            case ledger.ReadRecords(channel_id, first, count):
-                if self.reading:
-                    return []
-                self.reading = True
-                return [ReadRecords(self.peer, channel_id, first, count)]
+            case ReadRecords():
+                one_is_read, self.reading = self.reading, True
+                return [] if one_is_read else [effect]
             case ledger.Transmit(message):
                 return [To(self.peer, LedgerMessage(Kind[message.kind], message.to_fields()))]
             case ledger.Settled(seq, window, delta, balance):

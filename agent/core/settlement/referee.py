@@ -7,8 +7,8 @@ is settled, is the business of `agent.core.settlement.settlement`.
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -19,10 +19,10 @@ from candor.mechanisms.evidence.claims import SignedClaim, heard_rounds
 from candor.mechanisms.evidence.examiner import check_claim
 from candor.mechanisms.evidence.sketch import last_of_window, window_of
 from candor.mechanisms.evidence.statements import EvidenceError
-from candor.mechanisms.payments.bills import BillTerms, SignedBill, make_bill
+from candor.mechanisms.payments.bills import BillError, BillTerms, SignedBill, make_bill
 from candor.mechanisms.payments.credits import AmountError
 from candor.mechanisms.payments.rules import Neighbourhood
-from candor.topologies.encoding.canonical import pack, unpack
+from candor.topologies.encoding.canonical import MalformedError, pack, unpack
 from candor.topologies.encoding.signatures import SigningKey
 
 # Claims of a neighbour that is ahead wait here until our own window is over, ours until settled.
@@ -30,84 +30,108 @@ CLAIMS_KEPT: Final = WINDOWS_KEPT
 
 
 @dataclass(slots=True)
-class Window:
+class Published:
     """A window that is over here: the own claim, when its bill is made at the latest, the bill."""
 
+    window: int
     claim: SignedClaim
     bill_by_s: float = math.inf
     bill: SignedBill | None = None
 
 
-@dataclass(slots=True)
 class Referee:
-    """Agent `book.agent` as a referee; `windows` are those that some edge has not settled yet.
+    """Agent `book.agent` as a referee; it keeps the windows that some edge has not settled yet, and
+    its neighbours' claims until it has billed them."""
 
-    `claims` are the neighbours', by agent and window: kept until the own window is billed;
-    `next_window` is the first that is not over here, None before the first round of this life.
-    """
-
-    key: SigningKey
-    book: EvidenceBook
-    terms: BillTerms
-    patience_s: float
-    credit_limit: int
-    windows: dict[int, Window] = field(default_factory=dict)
-    claims: dict[str, dict[int, SignedClaim]] = field(default_factory=dict)
-    next_window: int | None = None
-    resting: int = 0  # the first window that this life may state anything in
-    billed: int = -1  # the last window billed
-    judged: dict[float, bool] = field(default_factory=dict)  # which energies are too large
+    def __init__(
+        self,
+        key: SigningKey,
+        book: EvidenceBook,
+        terms: BillTerms,
+        *,
+        patience_s: float,
+        credit_limit: int,
+        resting: int = 0,
+    ) -> None:
+        self._key = key
+        self._book = book
+        self._terms = terms
+        self._patience_s = patience_s
+        self._credit_limit = credit_limit
+        self._resting = resting  # the first window that this life may state anything in
+        self._published: dict[int, Published] = {}
+        self._claims: dict[str, dict[int, SignedClaim]] = {}  # by agent and window
+        self._next_window: int | None = None  # not over here; None before this life's first round
+        self._billed = -1  # the last window billed
+        self._judged: dict[float, bool] = {}  # which energies are too large
 
     # --- own claims -------------------------------------------------------------------------
 
     def round_over(self, round_number: int, rounds: int) -> list[int]:
         """The windows to claim: those that end with this round, or were jumped over."""
-        window = window_of(round_number, self.terms.window_rounds)
-        if self.next_window is None:
-            self.next_window = window
-        over = round_number in (rounds, last_of_window(round_number, self.terms.window_rounds))
+        window = window_of(round_number, self._terms.window_rounds)
+        if self._next_window is None:
+            self._next_window = window
+        over = round_number in (rounds, last_of_window(round_number, self._terms.window_rounds))
         ended = [
             w
-            for w in range(self.next_window, window + over)
-            if w not in self.windows and self.book.seen(self.book.agent, w).energies
+            for w in range(self._next_window, window + over)
+            if w not in self._published and self.saw(self._book.agent, w)
         ]
-        self.next_window = window + over
-        for agent, held in self.claims.items():
-            self.claims[agent] = {w: c for w, c in held.items() if w in ended or self.wanted(w)}
+        self._next_window = window + over
+        for agent, held in self._claims.items():
+            self._claims[agent] = {w: c for w, c in held.items() if w in ended or self.wanted(w)}
         return ended
 
-    def claim(self, window: int) -> PutValue:
-        """Claim a window; answers what to persist before the claim is sent."""
-        signed = SignedClaim.sign(self.book.claim(window), self.key)
-        self.windows[window] = Window(signed)
-        stored = pack([signed.encode(), self.book.encode_seen(window)])
-        return PutValue(claim_key(window), stored)
+    def claim(self, window: int) -> tuple[PutValue, bytes]:
+        """Claim a window; answers what to persist before the claim is sent, and the claim."""
+        signed = SignedClaim.sign(self._book.claim(window), self._key)
+        self._published[window] = Published(window, signed)
+        encoded = signed.encode()
+        stored = pack([encoded, self._book.encode_seen(window)])
+        return PutValue(claim_key(window), stored), encoded
 
-    def restore(self, window: int, data: bytes, bill: bytes | None) -> None:
+    def has_claimed(self, window: int) -> bool:
+        """Whether an own claim of a window is known here."""
+        return window in self._published
+
+    def published(self, after: int) -> list[Published]:
+        """The own claims, and bills if made, of the windows beyond `after`, in order."""
+        return [held for window, held in sorted(self._published.items()) if window > after]
+
+    def restore(self, window: int, data: bytes, bill: bytes | None) -> SignedBill | None:
         """Take back the claim of an earlier life, with the evidence it kept for its neighbours',
-        and the bill if it was made; raises MalformedError when our own file is damaged."""
+        and the bill if it was made, which it answers; raises MalformedError when our own file is
+        damaged."""
         match unpack(data, bytes_max=2 * SEEN_BYTES_MAX):
             case [bytes(claim), bytes(seen)]:
                 made = SignedBill.decode(bill) if bill is not None else None
-                self.windows[window] = Window(SignedClaim.decode(claim), bill=made)
-                self.billed = max(self.billed, window) if made is not None else self.billed
-                self.book.restore_seen(window, seen)
+                self._published[window] = Published(window, SignedClaim.decode(claim), bill=made)
+                self._billed = max(self._billed, window) if made is not None else self._billed
+                self._book.restore_seen(window, seen)
+            case _:
+                raise MalformedError("not a claim with what was seen")
         # Windows are billed in order: what a restored backup passed over stays so.
-        for passed in [w for w, held in self.windows.items() if held.bill is None]:
-            if passed < self.billed:
-                del self.windows[passed]
+        for passed in [w for w, held in self._published.items() if held.bill is None]:
+            if passed < self._billed:
+                del self._published[passed]
+        return made
 
     def forget(self, done: int) -> None:
         """Drop windows up to `done`, which all edges have settled, and those far behind."""
-        latest = max(self.windows, default=0)
-        for old in [w for w in self.windows if w <= done or w < latest - CLAIMS_KEPT]:
-            del self.windows[old]
+        latest = max(self._published, default=0)
+        for old in [w for w in self._published if w <= done or w < latest - CLAIMS_KEPT]:
+            del self._published[old]
 
     # --- neighbours' claims -------------------------------------------------------------------
 
+    def saw(self, agent: str, window: int) -> bool:
+        """Whether an agent stated anything in a window, as seen here."""
+        return bool(self._book.seen(agent, window).energies)
+
     def wanted(self, window: int) -> bool:
         """Whether a neighbour's claim can still be settled: a window open here, or claimed."""
-        return window in self.windows or 0 <= window - self._coming < CLAIMS_KEPT
+        return window in self._published or 0 <= window - self._coming < CLAIMS_KEPT
 
     def near(self, window: int) -> bool:
         """Whether a neighbour's bill says something of what is open here: also that of a window
@@ -116,65 +140,99 @@ class Referee:
 
     @property
     def _coming(self) -> int:
-        return self.resting if self.next_window is None else self.next_window
+        return self._resting if self._next_window is None else self._next_window
 
     def keep(self, agent: str, window: int, signed: SignedClaim) -> bool:
         """Keep a neighbour's claim; False when it claimed the window differently before."""
-        known = self.claims.setdefault(agent, {}).setdefault(window, signed)
+        known = self._claims.setdefault(agent, {}).setdefault(window, signed)
         return known.body == signed.body
 
-    def judge(self, agent: str, window: int) -> None:
+    def claim_of(self, agent: str, window: int) -> SignedClaim | None:
+        """A neighbour's claim, if it is here and not billed yet."""
+        return self._claims.get(agent, {}).get(window)
+
+    def drop(self, agent: str, window: int) -> None:
+        """Let go of a claim that has no bill to wait for."""
+        self._claims.get(agent, {}).pop(window, None)
+
+    def judge(self, signed: SignedClaim) -> None:
         """Hold a neighbour's claim against the evidence, once the own window is over.
 
         Raises:
             EvidenceError: it contradicts what was seen here.
         """
-        own, claim = self.windows[window].claim.claim(), self.claims[agent][window].claim()
-        seen = self.book.seen(agent, window)
+        claim = signed.claim()
+        own = self._published[claim.window].claim.claim()
+        seen = self._book.seen(claim.agent, claim.window)
         unseen = set(heard_rounds(own, claim)) - set(seen.energies)
         if unseen:
             raise EvidenceError("claim-unseen", f"no evidence here of round {min(unseen)}")
         left_out = set(seen.energies) - {entry.round for entry in claim.rounds}
         if left_out:
             raise EvidenceError("claim-incomplete", f"round {min(left_out)} was stated")
-        terms = self.book.examiner.terms
+        terms = self._book.examiner.terms
         check_claim(claim, terms, seen.energies, seen.traces, seen.heard)
 
     # --- bills ------------------------------------------------------------------------------
 
-    def unbilled(self, now_s: float) -> Iterable[int]:
-        """Windows to bill, in order; from now on each waits for claims at its own deadline."""
-        unbilled = [w for w, held in sorted(self.windows.items()) if held.bill is None]
-        for window in unbilled:
-            held = self.windows[window]
-            held.bill_by_s = min(held.bill_by_s, now_s + self.patience_s)
+    def unbilled(self, now_s: float) -> list[Published]:
+        """What is to be billed, in order; from now on each waits for claims at its own deadline."""
+        unbilled = [held for held in self.published(-1) if held.bill is None]
+        for held in unbilled:
+            held.bill_by_s = min(held.bill_by_s, now_s + self._patience_s)
         return unbilled
 
-    def awaited(self, window: int, excluded: Mapping[str, bool]) -> list[str]:
-        """The neighbours that stated rounds in a window and have not claimed it."""
-        return [
-            agent
-            for agent, out in excluded.items()
-            if not out
-            and self.book.seen(agent, window).energies
-            and window not in self.claims.get(agent, {})
-        ]
+    def awaited(self, window: int, agents: Iterable[str]) -> list[str]:
+        """Those of `agents` that stated rounds in a window and have not claimed it."""
+        return [a for a in agents if self.saw(a, window) and self.claim_of(a, window) is None]
 
     def bill(self, window: int, members: Iterable[str]) -> PutValue:
-        """Bill a window to `members`, whose claims have been judged; answers what to persist
-        before the bill is sent."""
-        held = self.windows[window]
-        claims = {agent: self.claims[agent][window] for agent in members}
+        """Bill a window to those of `members` that have claimed it, whose claims have been judged;
+        answers what to persist before the bill, its value, is sent. All claims of the window go."""
+        held = self._published[window]
+        found = [(agent, self.claim_of(agent, window)) for agent in members]
+        claims = {agent: claim for agent, claim in found if claim is not None}
         try:
-            bill = make_bill(self.terms, held.claim, claims.values(), self.billed)
+            bill = make_bill(self._terms, held.claim, claims.values(), self._billed)
         except AmountError:  # nobody can pay what is no amount: all claims were checked, so a bug
             claims = {}
-            bill = make_bill(self.terms, held.claim, (), self.billed)
-        claims[self.book.agent] = held.claim
+            bill = make_bill(self._terms, held.claim, (), self._billed)
+        claims[self._book.agent] = held.claim
         ordered = [claims[agent] for agent in sorted(claims)]
-        held.bill = SignedBill.sign(bill, ordered, self.key)
-        self.billed = window
+        held.bill = SignedBill.sign(bill, ordered, self._key)
+        self._billed = window
+        for agent in self._claims:
+            self.drop(agent, window)
         return PutValue(bill_key(window), held.bill.encode())
+
+    def has_billed(self, digest: bytes) -> bool:
+        """Whether an own bill has this digest."""
+        bills = (held.bill for held in self._published.values())
+        return any(bill is not None and bill.digest == digest for bill in bills)
+
+    def has_forgotten(self, signed: SignedBill) -> bool:
+        """Whether a neighbour's bill holds a claim that this agent has signed and no longer knows
+        of: it has restored a backup, and can neither bill that window nor blame the referee."""
+        said = (claim.claim() for claim in signed.claims)
+        return any(c.agent == self._book.agent and c.window not in self._published for c in said)
+
+    def match(self, agent: str, signed: SignedBill) -> None:
+        """Our own claim in a neighbour's bill must be the one we made; so must its own there be
+        the one it sent us, if it did.
+
+        Raises:
+            BillError: one of them is not.
+        """
+        for claim in signed.claims:
+            said = claim.claim()
+            if said.agent == self._book.agent:
+                own = self._published.get(said.window)
+                if own is None or own.claim.body != claim.body:
+                    raise BillError("bill-claims", "our claim is not the one we made")
+            elif said.agent == agent and not self.keep(agent, said.window, claim):
+                raise BillError("bill-claims", f"{agent} sent us another claim")
+
+    # --- what can be paid ---------------------------------------------------------------------
 
     def too_large(self, energy: float) -> bool:
         """Whether an update of this energy could not be paid for within an edge's credit, if every
@@ -183,21 +241,21 @@ class Referee:
         Energies are rounded up to a power of two, so that few different ones are ever billed."""
         fraction, exponent = math.frexp(energy)
         bound = 0.0 if fraction == 0 else math.ldexp(1.0, exponent - (fraction == 0.5))
-        if bound not in self.judged:
-            self.judged[bound] = self._beyond_credit(bound)
-        return self.judged[bound]
+        if bound not in self._judged:
+            self._judged[bound] = self._beyond_credit(bound)
+        return self._judged[bound]
 
     def _beyond_credit(self, energy: float) -> bool:
-        rounds = self.terms.window_rounds
-        traces = np.zeros((3, rounds, self.terms.trace_size))
+        rounds = self._terms.window_rounds
+        traces = np.zeros((3, rounds, self._terms.trace_size))
         traces[0, :, 0] = np.sqrt(energy) * np.where(np.arange(rounds) % 2, -1, 1)  # most noise
         energies = np.array([energy * rounds, 0.0, 0.0])
         beside_idlers = Neighbourhood(energies, np.ones((3, rounds), np.bool_), traces, referee=2)
         try:
-            transfers, charges = self.terms.payments.rows(beside_idlers)
+            transfers, charges = self._terms.payments.rows(beside_idlers)
         except AmountError:
             return True
-        return bool(np.abs(transfers + charges).max() > self.credit_limit)
+        return bool(np.abs(transfers + charges).max() > self._credit_limit)
 
 
 def claim_key(window: int) -> str:

@@ -12,8 +12,9 @@ from typing import Final
 from candor.agent.core.effects import Persist, PutValue
 from candor.agent.core.settlement.contradictions import Collector
 from candor.agent.core.settlement.edge import Edge, Step, To, log
-from candor.agent.core.settlement.evidence_book import EvidenceBook
+from candor.agent.core.settlement.evidence_book import WINDOWS_KEPT, EvidenceBook
 from candor.agent.core.settlement.referee import Referee
+from candor.agent.core.settlement.window import ENDS, State
 from candor.mechanisms.evidence.claims import SignedClaim, claim_bytes_max
 from candor.mechanisms.evidence.examiner import Examined
 from candor.mechanisms.evidence.sketch import window_of
@@ -60,8 +61,9 @@ class Settlement:
         self._edges = edges
         self._overdue_s = overdue_s
         self.collector = Collector(book.agent, book.examiner.terms)
+        limit = min(limits, default=0)
         self._referee = Referee(
-            key, book, terms, patience_s, min(limits, default=0), resting=resting
+            key, book, terms, patience_s=patience_s, credit_limit=limit, resting=resting
         )
 
     # --- what the core asks -----------------------------------------------------------------
@@ -96,17 +98,8 @@ class Settlement:
         return self._edges[agent].channel.received
 
     def barred(self, agent: str) -> str | None:
-        """Why a neighbour is not served, or None: its ledger stopped or its credit is used up."""
-        edge = self._edges[agent]
-        if edge.refused is not None:
-            return edge.refused
-        if edge.late:
-            return f"it has not claimed window {min(edge.late)}"
-        if edge.overdue:
-            return f"it has not settled window {edge.channel.settled_window + 1}"
-        if edge.channel.status is not ledger.Status.OPEN:
-            return f"ledger {edge.channel.status}: {edge.channel.reason}"
-        return "credit limit reached" if edge.over_limit else None
+        """Why a neighbour is not served, or None."""
+        return self._edges[agent].bar
 
     def owing(self, agent: str) -> bool:
         """Whether we owe a neighbour all that its credit limit allows."""
@@ -120,18 +113,16 @@ class Settlement:
     def _unsettled(self, agent: str) -> list[int]:
         edge = self._edges[agent]
         return [
-            window
-            for window in self._referee.windows
-            if window > edge.channel.settled_window
-            and window not in edge.skipped
-            and self._book.seen(agent, window).energies
+            held.window
+            for held in self._referee.published(edge.channel.settled_window)
+            if edge.waits(held.window) and self._referee.saw(agent, held.window)
         ]
 
     def convict(self, agent: str, verdict: str) -> None:
         """A neighbour is proven guilty: it is not served any more."""
         edge = self._edges.get(agent)
-        if edge is not None and edge.refused is None:
-            edge.refused = verdict
+        if edge is not None and edge.banned is None:
+            edge.banned = verdict
 
     def too_large(self, energy: float) -> bool:
         """Whether an update of this energy could not be paid for; see `Referee.too_large`."""
@@ -174,7 +165,7 @@ class Settlement:
         """
         edge = self._edges[agent]
         message = ledger.parse_message(kind.name, fields)
-        if isinstance(message, Reject) and self._is_of_bill(message.body_hash):
+        if isinstance(message, Reject) and self._referee.has_billed(message.body_hash):
             return self._bill_rejected(agent, edge, message)
         if isinstance(message, Records):
             self._check_adopted(edge, message)
@@ -201,9 +192,9 @@ class Settlement:
                     raise RemoteProtocolError(f"ledger-{exc.code}", exc.detail) from exc
                 self.collector.billed(signed)
 
-    def records_read(self, agent: str, records: list[ledger.Record]) -> Sequence[Step]:
+    def records_read(self, channel_id: bytes, records: list[ledger.Record]) -> Sequence[Step]:
         """The answer to `ReadRecords`."""
-        edge = self._edges[agent]
+        edge = next(e for e in self._edges.values() if e.channel.channel_id == channel_id)
         edge.reading = False
         return edge.steps(edge.channel.records_read(records))
 
@@ -223,7 +214,7 @@ class Settlement:
         wanted = self._referee.wanted(claim.window)
         if wanted:
             self.collector.claimed(signed)
-        if edge.done(claim.window) and claim.window not in edge.late:
+        if not edge.settles(claim.window):
             return []
         if not wanted:
             return [log(logging.DEBUG, "claim_ignored", peer=agent, window=claim.window)]
@@ -242,12 +233,12 @@ class Settlement:
         bill = signed.bill()
         if bill.run != self._terms.run:
             raise RemoteProtocolError("bill-run", "of another run")
-        if edge.done(bill.window):
+        if not edge.settles(bill.window):
             self._collect(agent, bill, signed)
             return []
         if not self._referee.near(bill.window):
             return [log(logging.DEBUG, "bill_ignored", peer=agent, window=bill.window)]
-        known = edge.bills.get(bill.window)
+        known = edge.bill(bill.window)
         if known is not None:
             self._collect(agent, bill, signed)
             if known.body != signed.body:
@@ -257,9 +248,9 @@ class Settlement:
             raise RemoteProtocolError("bill-signature", f"not {agent}'s")
         try:
             check_bill(self._terms, signed, agent)
-            if self._forgotten(signed):
-                return self._skip(agent, edge, bill.window, "claim_forgotten", "restored backup")
-            self._match_claims(agent, signed)
+            if self._referee.has_forgotten(signed):
+                return edge.refuse(bill.window, "claim_forgotten", "restored backup")
+            self._referee.match(agent, signed)
         except (BillError, MalformedError) as exc:
             code = exc.code if isinstance(exc, BillError) else "bill"
             if code == "claim-signature":  # which the bill's own does not cover
@@ -267,9 +258,8 @@ class Settlement:
             self._collect(agent, bill, signed)
             return self._refuse_bill(agent, edge, signed, bill.window, code, str(exc))
         self._collect(agent, bill, signed)
-        edge.bills[bill.window] = signed
-        past = self._billed_past(agent, edge, bill.previous, bill.window)
-        return [*past, *self._bill(now_s), *self._settle(agent)]
+        taken = edge.billed(signed, bill.previous, bill.window)
+        return [*taken, *self._bill(now_s), *self._settle(agent)]
 
     def _collect(self, agent: str, bill: Bill, signed: SignedBill) -> None:
         """Remember a neighbour's bill, in case that there is another one of its window."""
@@ -284,8 +274,8 @@ class Settlement:
         self.collector.forget(window_of(round_number, self._terms.window_rounds) - 1)
         steps: list[Step] = []
         for window in self._referee.round_over(round_number, rounds):
-            steps.append(Persist((self._referee.claim(window),)))
-            claim = self._referee.windows[window].claim.encode()
+            stored, claim = self._referee.claim(window)
+            steps.append(Persist((stored,)))
             steps += [To(agent, ClaimMessage(claim)) for agent in self._edges]
             self._forget_settled()
         return [*steps, *self._bill(now_s)]
@@ -298,10 +288,10 @@ class Settlement:
             MalformedError: our own file is damaged.
         """
         window = self._book.window_of_snapshot(snapshot)
-        if window in self._referee.windows or not self.settles:
+        if self._referee.has_claimed(window) or not self.settles:
             return ()  # claimed already, with evidence that is more complete than the snapshot's
         self._book.restore(snapshot)
-        return (self._referee.claim(window),)
+        return (self._referee.claim(window)[0],)
 
     def payments(self) -> dict[str, int]:
         """The payment that each edge's channel was told of, as a record's delta; 0 for none."""
@@ -324,8 +314,7 @@ class Settlement:
 
     def restore(self, window: int, claim: bytes, bill: bytes | None) -> None:
         """Take back the claim, and the bill if there is one, of an earlier life."""
-        self._referee.restore(window, claim, bill)
-        made = self._referee.windows[window].bill
+        made = self._referee.restore(window, claim, bill)
         if made is not None:
             self.collector.billed(made)
 
@@ -340,127 +329,80 @@ class Settlement:
     def _bill(self, now_s: float) -> list[Step]:
         """Bill, in order, the windows whose claims are all here or whose deadline has passed."""
         steps: list[Step] = []
-        for window in self._referee.unbilled(now_s):
-            held = self._referee.windows[window]
-            excluded = {
-                agent: edge.refused is not None or edge.done(window)
-                for agent, edge in self._edges.items()
-            }
-            late = self._referee.awaited(window, excluded)
-            past = [agent for agent in late if self._edges[agent].passed_over(window)]
-            if len(late) > len(past) and now_s < held.bill_by_s:
+        for held in self._referee.unbilled(now_s):
+            window = held.window
+            edges = {a: edge for a, edge in self._edges.items() if edge.settles(window)}
+            served = [agent for agent, edge in edges.items() if edge.banned is None]
+            missing = self._referee.awaited(window, served)
+            awaited = [agent for agent in missing if not edges[agent].passed_over(window)]
+            if awaited and now_s < held.bill_by_s:
                 break
-            for agent in late:
-                edge = self._edges[agent]
-                # It will not claim any more what it has billed past.
-                steps += edge.pass_by(window) if agent in past else edge.missed(window)
-            steps += self._judge(window)
-            steps += self._bill_window(window)
-        return steps + self._judge_late()
+            for agent in missing:
+                steps += edges[agent].missed(window)
+            for agent in edges:
+                steps += self._judge(agent, window)
+            steps += self._publish_bill(window)
+        return steps + self._take_late_claims()
 
-    def _judge_late(self) -> list[Step]:
-        """Serve those again whose claim came too late to be billed, unless it is a habit."""
-        steps: list[Step] = []
-        for agent, edge in self._edges.items():
-            for window in [w for w in edge.late if w in self._referee.claims.get(agent, {})]:
-                try:
-                    self._referee.judge(agent, window)
-                except EvidenceError as exc:
-                    steps += self._refuse_claim(agent, edge, window, exc)
-                else:
-                    steps += edge.judge_lateness()
-                edge.late.discard(window)
-                del self._referee.claims[agent][window]
-        return steps
+    def _judge(self, agent: str, window: int) -> list[Step]:
+        """Hold a claim, if it is here, against the evidence."""
+        claim, edge = self._referee.claim_of(agent, window), self._edges[agent]
+        if claim is None:
+            return []
+        try:
+            self._referee.judge(claim)
+        except EvidenceError as exc:
+            edge.banned = f"claim of window {window} refused: {exc}"
+            self.collector.refused(claim)
+            return edge.refuse(window, "claim_refused", str(exc))
+        return edge.claimed(window)
 
-    def _judge(self, window: int) -> list[Step]:
-        """Hold the claims of a window against the evidence."""
-        steps: list[Step] = []
-        for agent, edge in self._edges.items():
-            if edge.done(window) or window not in self._referee.claims.get(agent, {}):
-                continue
-            try:
-                self._referee.judge(agent, window)
-            except EvidenceError as exc:
-                steps += self._refuse_claim(agent, edge, window, exc)
-        return steps
-
-    def _refuse_claim(
-        self, agent: str, edge: Edge, window: int, error: EvidenceError
-    ) -> list[Step]:
-        edge.refused = f"claim of window {window} refused: {error}"
-        self.collector.refused(self._referee.claims[agent][window])
-        return self._skip(agent, edge, window, "claim_refused", str(error))
-
-    def _skip(self, agent: str, edge: Edge, window: int, event: str, detail: str) -> list[Step]:
-        edge.skipped.add(window)
-        refused = log(logging.WARNING, event, peer=agent, window=window, detail=detail)
-        return [refused, *edge.steps(edge.channel.skip(window))]
-
-    def _bill_window(self, window: int) -> list[Step]:
+    def _publish_bill(self, window: int) -> list[Step]:
+        """Bill all whose claims hold, tell everyone, and settle what can be settled now."""
         members = [
             agent
             for agent, edge in self._edges.items()
-            if edge.refused is None
-            and window not in edge.skipped
-            and window in self._referee.claims.get(agent, {})
+            if edge.banned is None and edge.settles(window)
         ]
-        steps: list[Step] = [Persist((self._referee.bill(window, members),))]
-        bill = self._referee.windows[window].bill
-        assert bill is not None
-        encoded = bill.encode()
-        steps += [To(agent, BillMessage(encoded)) for agent in self._edges]
-        for agent in self._edges:
-            self._referee.claims.get(agent, {}).pop(window, None)
+        stored = self._referee.bill(window, members)
+        steps: list[Step] = [Persist((stored,))]
+        steps += [To(agent, BillMessage(stored.value)) for agent in self._edges]
+        for agent, edge in self._edges.items():
+            steps += edge.expire(window)
             steps += self._settle(agent)
         return steps
 
-    def _forgotten(self, signed: SignedBill) -> bool:
-        """Whether a bill holds a claim that this agent has signed and no longer knows of: it has
-        restored a backup, and can neither bill that window nor blame the referee."""
-        return any(
-            said.agent == self._agent and said.window not in self._referee.windows
-            for said in (claim.claim() for claim in signed.claims)
-        )
-
-    def _match_claims(self, agent: str, signed: SignedBill) -> None:
-        """Our own claim in a neighbour's bill must be the one we made; so must its own there be
-        the one it sent us."""
-        for claim in signed.claims:
-            said = claim.claim()
-            if said.agent == self._agent:
-                own = self._referee.windows.get(said.window)
-                if own is None or own.claim.body != claim.body:
-                    raise BillError("bill-claims", "our claim is not the one we made")
-            elif said.agent == agent and not self._referee.keep(agent, said.window, claim):
-                raise BillError("bill-claims", f"{agent} sent us another claim")
+    def _take_late_claims(self) -> list[Step]:
+        """Judge what came too late to be billed."""
+        steps: list[Step] = []
+        for agent, edge in self._edges.items():
+            for window in edge.of(State.LATE, State.EXPIRED):
+                steps += self._judge(agent, window)
+                self._referee.drop(agent, window)
+        return steps
 
     def _refuse_bill(
         self, agent: str, edge: Edge, signed: SignedBill, window: int, code: str, detail: str
     ) -> list[Step]:
-        edge.refused = f"bill of window {window} refused: {detail}"
+        edge.banned = f"bill of window {window} refused: {detail}"
         reject = Reject.sign(self._key, edge.channel.channel_id, signed.digest, code)
         message = LedgerMessage(Kind.REJECT, reject.to_fields())
-        return [*self._skip(agent, edge, window, "bill_refused", detail), To(agent, message)]
-
-    def _is_of_bill(self, digest: bytes) -> bool:
-        bills = (held.bill for held in self._referee.windows.values())
-        return any(bill is not None and bill.digest == digest for bill in bills)
+        return [*edge.refuse(window, "bill_refused", detail), To(agent, message)]
 
     def _bill_rejected(self, agent: str, edge: Edge, message: Reject) -> list[Step]:
         if not message.verify(edge.public, edge.channel.channel_id):
             raise RemoteProtocolError("bill-signature", f"a REJECT is not signed by {agent}")
-        if edge.refused is not None:
+        if edge.banned is not None:
             return []
-        edge.refused = f"it refused our bill: {message.code}"
+        edge.banned = f"it refused our bill: {message.code}"
         return [log(logging.ERROR, "bill_rejected_by_peer", peer=agent, code=message.code)]
 
     def _open(self, agent: str) -> list[To]:
         """Own claims and bills that an edge has not settled yet, oldest first."""
         edge = self._edges[agent]
         steps: list[To] = []
-        for window, held in sorted(self._referee.windows.items()):
-            if window <= edge.channel.settled_window or window in edge.skipped:
+        for held in self._referee.published(edge.channel.settled_window):
+            if edge.state(held.window) in ENDS:
                 continue
             steps.append(To(agent, ClaimMessage(held.claim.encode())))
             if held.bill is not None:
@@ -471,30 +413,16 @@ class Settlement:
         """Settle with a neighbour, in order, the windows for which both bills are here."""
         edge = self._edges[agent]
         steps: list[Step] = []
-        edge.handed = {w for w in edge.handed if w > edge.channel.settled_window}
-        edge.passed = {w for w in edge.passed if w > edge.channel.settled_window}
-        edge.bills = {w: bill for w, bill in edge.bills.items() if not edge.done(w)}
-        for window, held in sorted(self._referee.windows.items()):
-            if edge.done(window):
+        for held in self._referee.published(edge.channel.settled_window):
+            if not edge.settles(held.window):
                 continue
-            theirs = edge.bills.get(window)
+            theirs = edge.bill(held.window)
             if held.bill is not None and theirs is not None:
-                steps += self._settle_window(agent, edge, window, held.bill, theirs)
-            elif held.bill is None or not edge.passed_over(window):
+                steps += self._settle_window(agent, edge, held.window, held.bill, theirs)
+            elif held.bill is None or not edge.passed_over(held.window):
                 break  # in order: both ends must see the same windows
-            elif window not in edge.passed and held.bill.names(agent):
-                steps += edge.pass_by(window)
-        return steps
-
-    def _billed_past(self, agent: str, edge: Edge, previous: int, window: int) -> list[Step]:
-        """Windows are billed in order: what a neighbour passes over it will never claim any more;
-        nor settle, where it has billed it before it restored a backup."""
-        edge.late = {w for w in edge.late if not previous < w < window}
-        steps = edge.judge_lateness()
-        for w in sorted(edge.handed):
-            if previous < w < window and w > edge.channel.settled_window:
-                steps += edge.pass_by(w)
-                steps += self._skip(agent, edge, w, "bill_withdrawn", f"window {window} is billed")
+            else:
+                steps += edge.pass_by(held.window, late=held.bill.names(agent))
         return steps
 
     def _settle_window(
@@ -504,11 +432,13 @@ class Settlement:
         try:
             delta = edge_delta(lo.bill(), hi.bill())
         except AmountError as exc:
-            edge.refused = f"window {window} cannot be settled: {exc}"
-            return self._skip(agent, edge, window, "bill_refused", str(exc))
-        edge.handed.add(window)
-        return edge.steps(edge.channel.settle(window, delta, lo.encode(), hi.encode()))
+            edge.banned = f"window {window} cannot be settled: {exc}"
+            return edge.refuse(window, "bill_refused", str(exc))
+        return edge.hand(window, delta, lo, hi)
 
     def _forget_settled(self) -> None:
         settled = (edge.channel.settled_window for edge in self._edges.values())
         self._referee.forget(min(settled, default=-1))
+        first = next((held.window for held in self._referee.published(-1)), 0)
+        for edge in self._edges.values():
+            edge.forget(first - WINDOWS_KEPT)

@@ -176,6 +176,7 @@ def test_the_audit_speaks_json(run_dir: Path) -> None:
         "lo": "a0",
         "hi": "a1",
         "windows": 2,
+        "payments": [],
         "balance_lo": 1_000_000,
         "unacknowledged": False,
     }
@@ -326,6 +327,19 @@ def test_both_ends_are_told_of_a_payment(run_dir: Path) -> None:
     assert told(run_dir, "a0") == []
 
 
+def test_a_payment_replaces_another_only_if_that_is_what_was_told(run_dir: Path) -> None:
+    refused = tell(run_dir, "a1", "--to", "a0", "0.5", "--replace", "0.75")
+    assert "--replace 0.75: no payment waits here" in str(refused.exception)
+    assert told(run_dir, "a1") == []
+    tell(run_dir, "a1", "--to", "a0", "0.75")
+    assert tell(run_dir, "a1", "--to", "a0", "0.5", "--replace", "0.750").exit_code == 0
+    assert told(run_dir, "a1") == [500_000]
+    for direction in ("--to", "--from"):
+        refused = tell(run_dir, "a1", direction, "a0", "0.25", "--replace", "0.75")
+        assert "a payment of 0.500000 by a1 to a0 waits here" in str(refused.exception)
+    assert told(run_dir, "a1") == [500_000]
+
+
 def test_a_payment_names_the_data_directory_of_one_agent(run_dir: Path) -> None:
     result = ledger("pay", run_dir, "--to", "a1", "1")
     assert "name the data directory of one agent" in str(result.exception)
@@ -356,6 +370,8 @@ def test_a_payment_after_the_run_is_said_to_be_late(run_dir: Path) -> None:
         (("--to", "a1"), "give one of --to ID AMOUNT"),
         (("--to", "a1", "--from", "a2", "1"), "give one of --to ID AMOUNT"),
         (("--cancel", "a1", "1"), "give one of --to ID AMOUNT"),
+        (("--cancel", "a1", "--replace", "1"), "--replace OLD goes with --to ID AMOUNT or"),
+        (("--to", "a1", "1", "--replace", "x"), "--replace x: not credits above 0"),
     ],
 )
 def test_a_payment_that_makes_no_sense_is_not_told(

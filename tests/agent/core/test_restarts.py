@@ -266,6 +266,31 @@ def test_claims_that_a_restored_backup_forgot_cost_their_window_only(
     assert not audit.findings
 
 
+def test_a_window_that_nobody_can_claim_any_more_bars_for_a_time_only(started, tmp_path):
+    """The disk is lost, and with it the claim that both neighbours wait for."""
+    run = started("ring", 4, rounds=90, window=2, deadline_s=0.5)
+    run.start()
+    nodes = run.nodes
+    restore(run, "a1", 0, 6)
+    run.advance_until(lambda: nodes["a0"].events("claim_missed"))
+    run.start("a1")
+    barred = nodes["a0"].core.neighbours["a1"]
+    run.advance(0.1)
+    assert barred.reason == "it has not claimed window 2"
+    run.run(120.0)
+    for neighbour in ("a0", "a2"):
+        [expired] = nodes[neighbour].events("claim_expired")
+        assert expired == {"peer": "a1", "window": 2}
+        assert nodes[neighbour].core.neighbours["a1"].barred is None
+    assert nodes["a1"].ended.failure is None
+    settled = [event["window"] for event in nodes["a1"].events("settled")]
+    assert settled
+    assert max(settled) == 44
+    run.export()
+    _, audit = audit_run_directory(tmp_path)
+    assert not audit.findings
+
+
 @pytest.mark.parametrize(("backup", "killed", "replayed"), [(6, 11, 8), (0, 4, 2)])
 def test_an_old_update_does_not_make_a_restored_backup_state_a_round_twice(
     started, backup, killed, replayed

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from candor.agent.cli.ledger import command as ledger
 from candor.agent.core.effects import Persist, Send
 from candor.agent.core.settlement.referee import Referee
 from candor.agent.core.terms import channel_terms
@@ -12,6 +14,7 @@ from candor.agent.runs.ledger_audit import audit_run_directory
 from candor.mechanisms.evidence.claims import Claim, SignedClaim
 from candor.mechanisms.ledger.channel import StorePayment, StorePending, StoreRecord
 from candor.mechanisms.payments.bills import SignedBill
+from candor.mechanisms.payments.credits import format_credits
 from candor.network.messages import BillMessage, ClaimMessage
 from candor.network.wire import Kind
 from candor.topologies.encoding.canonical import sha256
@@ -95,6 +98,16 @@ def test_a_neighbour_beyond_its_credit_is_not_served(started):
         assert "a1" not in node.core.book.row
 
 
+def test_a_credit_limit_below_what_honest_updates_cost_is_told_once(started):
+    run = finish(started("ring", 4, rounds=6, window=2, credit_limit=1))
+    for node in run.nodes.values():
+        [told] = node.events("update_beyond_credit")
+        assert told["round"] == 1
+        assert node.core.beyond_credit == 6
+        assert all(f["code"] == "injected-too-large" for f in node.events("update_refused"))
+        assert node.core.mixed_neighbours == 0
+
+
 def test_a_payment_outside_makes_room_below_the_credit_limit(started, tmp_path):
     fixed = np.random.default_rng(1).standard_normal(DIM).astype(np.float32)
     reports = {"a1": lambda t: 40 * fixed}
@@ -128,6 +141,9 @@ def test_a_payment_outside_makes_room_below_the_credit_limit(started, tmp_path):
     run.export()
     _, audit = audit_run_directory(tmp_path)
     assert not audit.findings
+    assert {(e.lo, e.hi): e.payments for e in audit.edges if e.payments} == {("a0", "a1"): (owed,)}
+    audited = CliRunner().invoke(ledger, ["audit", str(tmp_path)])
+    assert f"a payment of {format_credits(owed)[1:]} by a1 to a0: " in audited.output
 
 
 @pytest.mark.parametrize(("first", "second"), [("a0", "a1"), ("a1", "a0")])
@@ -208,9 +224,9 @@ def test_who_bills_only_the_windows_that_pay_is_not_served(started, monkeypatch)
 
     def only_the_fourth(referee, now_s):
         if referee is liar:
-            for window, held in list(referee.windows.items()):
+            for window, held in list(referee._published.items()):
                 if window % 4 and held.bill is None:
-                    del referee.windows[window]
+                    del referee._published[window]
         return unbilled(referee, now_s)
 
     monkeypatch.setattr(Referee, "unbilled", only_the_fourth)

@@ -12,6 +12,7 @@ import pytest
 
 from candor.agent.core.effects import PutValue
 from candor.agent.daemon.store import Store, StoreError
+from candor.agent.daemon.store_tables import OtherPayment
 from candor.mechanisms.ledger.channel import (
     Channel,
     ChannelState,
@@ -135,6 +136,31 @@ def test_a_payment_waits_until_its_record_is_stored(path: Path) -> None:
         assert store.channel_state(ID).payment == 0
         store.commit([StorePayment(ID, 3), StorePayment(ID, 0)]).result()
         assert store.channel_state(ID).payment == 0
+
+
+def test_a_payment_that_replaces_another_counts_in_its_place_only(path: Path) -> None:
+    with open_store(path) as store:
+        store.commit([StorePayment(ID, 7), RECORD]).result()
+        with pytest.raises(OtherPayment) as other:
+            store.commit([StorePayment(ID, 9, replaces=8)]).result()
+        assert other.value.told == 7
+        assert store.payments() == {ID: 7}
+        store.commit([StorePayment(ID, 9, replaces=7)]).result()
+        assert store.payments() == {ID: 9}
+        store.commit([replace(following(1), paid=0)]).result()
+        assert store.payments() == {ID: 9}
+        store.commit([replace(following(2), paid=7)]).result()  # signed before it was replaced
+        assert store.payments() == {}
+        with pytest.raises(OtherPayment):
+            store.commit([StorePayment(ID, 9, replaces=7)]).result()
+
+
+def test_a_payment_outlives_the_refusal_of_the_one_that_it_replaces(path: Path) -> None:
+    refusal = Refusal(0, 0, PENDING.body, PENDING.sig_p, "payment-differs", bytes(64))
+    with open_store(path) as store:
+        store.commit([StorePayment(ID, -5), PENDING, StorePayment(ID, -4, replaces=-5)]).result()
+        store.commit([StoreRefusal(ID, refusal, Status.OPEN, "", paid=-5)]).result()
+        assert store.payments() == {ID: -4}
 
 
 def test_records_are_read_in_order_and_in_part(store: Store) -> None:

@@ -50,6 +50,12 @@ def _shown(view: RenderableType, width: int = 80) -> str:
     return out.getvalue()
 
 
+def test_a_credit_limit_below_what_updates_cost_is_told() -> None:
+    assert "credit limit" not in _words(summary_view(SUMMARY | {"beyond_credit": {"a0": 0}}))
+    shown = _words(summary_view(SUMMARY | {"beyond_credit": {"a0": 2, "a1": 0, "a3": 58}}))
+    assert "credit limit too low for 60 updates, which nobody mixed: a0 2, a3 58" in shown
+
+
 def _words(view: RenderableType) -> str:
     return " ".join(_shown(view).split())
 

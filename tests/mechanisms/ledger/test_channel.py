@@ -1154,6 +1154,20 @@ def test_a_payment_that_never_was_is_refused_by_telling_so() -> None:
     assert windows(twin.ends["a1"]) == [-1, 0, 1]
 
 
+def test_what_is_told_since_a_payment_was_signed_waits_for_its_answer() -> None:
+    twin, balance = paying_twin()
+    twin.perform("a0", twin.ends["a0"].channel.pay(-balance))
+    twin.drain()
+    twin.ends["a0"].disk.payment = -1  # by the operator, in the store
+    twin.restart("a0")
+    assert twin.ends["a0"].channel.payment == -balance
+    assert twin.ends["a0"].channel.pay(-1) == [Ignored("payment-pending")]
+    twin.perform("a1", twin.ends["a1"].channel.pay(-balance))
+    twin.drain()
+    assert [end.channel.payment for end in twin.ends.values()] == [0, 0]
+    assert twin.ends["a0"].disk.payment == -1  # for the driver to tell, or to forget
+
+
 def test_a_payment_past_zero_waits_and_can_be_withdrawn() -> None:
     twin, balance = paying_twin()
     for told in (-2 * balance, balance):
