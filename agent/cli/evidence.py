@@ -12,8 +12,7 @@ from candor.mechanisms.evidence.examiner import RunTerms
 from candor.mechanisms.proofs import PROOF_BYTES_MAX, Proof, ProofError, verify_proof
 from candor.topologies.cluster.file import load_cluster
 from candor.topologies.encoding.canonical import MalformedError
-from candor.topologies.specs.files import open_regular
-from candor.topologies.specs.specs import ConfigurationError
+from candor.topologies.specs.files import open_regular, system_errors
 
 
 @click.group("evidence")
@@ -58,11 +57,8 @@ def verify(
 
 
 def _read(file: Path) -> bytes:
-    try:
-        with open_regular(file) as stream:
-            return stream.read(PROOF_BYTES_MAX + 1)
-    except OSError as exc:
-        raise ConfigurationError(f"{file}: {exc.strerror}") from exc
+    with system_errors(str(file)), open_regular(file) as stream:
+        return stream.read(PROOF_BYTES_MAX + 1)
 
 
 def _judged(data: bytes, terms: RunTerms) -> dict[str, str | bool]:

@@ -19,7 +19,7 @@ from candor.agent.reports.terminal import (
     payments_of,
 )
 from candor.agent.runs.directory import AgentRun, RunDirectory, read_run_directory, section
-from candor.topologies.specs.specs import ConfigurationError
+from candor.topologies.specs.files import write_text
 
 FILE_NAME = "report.html"
 
@@ -41,10 +41,7 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
     """
     run = read_run_directory(run_dir)
     path = output or run_dir / FILE_NAME
-    try:
-        path.write_text(render(run), encoding="utf-8")
-    except OSError as exc:
-        raise ConfigurationError(f"{path}: cannot write the report ({exc.strerror})") from exc
+    write_text(path, render(run))
     return path
 
 

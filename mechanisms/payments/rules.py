@@ -21,9 +21,10 @@ from candor.mechanisms.payments.credits import to_micro_each
 from candor.mechanisms.payments.idling import Originality, Persistence
 from candor.topologies.specs.specs import (
     ConfigurationError,
+    build_object,
     is_import_path,
-    load_object,
     parse_spec,
+    users_errors,
 )
 
 
@@ -113,12 +114,8 @@ class Payments:
 
 
 def _charged(term: Term, neighbourhood: Neighbourhood) -> NDArray[np.float64]:
-    try:
+    with users_errors(f"rule {term.text!r}: charges() failed"):
         charged = np.asarray(term.rule.charges(neighbourhood), dtype=np.float64)
-    except (Exception, SystemExit) as exc:  # a user's code may raise anything
-        raise ConfigurationError(
-            f"rule {term.text!r}: charges() failed ({type(exc).__name__}: {exc})"
-        ) from exc
     if charged.shape != neighbourhood.energies.shape:
         raise ConfigurationError(
             f"rule {term.text!r}: charges have shape {charged.shape}, "
@@ -188,15 +185,7 @@ def _price(text: str, where: str) -> float:
 
 
 def _user_rule(path: str) -> Rule:
-    factory = load_object(path, "rule")
-    if not isinstance(factory, type):
-        raise ConfigurationError(f"rule {path!r}: not a class")
-    try:
-        rule = factory()
-    except (Exception, SystemExit) as exc:  # the user's constructor may raise anything
-        raise ConfigurationError(
-            f"rule {path!r}: cannot be built without arguments ({type(exc).__name__}: {exc})"
-        ) from exc
+    rule: object = build_object(path, "rule")
     if not isinstance(rule, Rule):
         raise ConfigurationError(f"rule {path!r}: needs edge_local and charges(neighbourhood)")
     _try_out(rule, path)
@@ -207,12 +196,8 @@ def _try_out(rule: Rule, path: str) -> None:
     """Run a user's rule once, so that a bad one is refused before a run and not in it."""
     rounds = np.ones((2, 3, 4), dtype=np.bool_)
     tried = Neighbourhood(np.full((2, 3), 20.0), rounds, np.ones((2, 3, 4, 5)), referee=0)
-    try:
+    with users_errors(f"rule {path!r}: charges() failed"):
         charges = np.asarray(rule.charges(tried), dtype=np.float64)
-    except (Exception, SystemExit) as exc:  # the user's code may raise anything
-        raise ConfigurationError(
-            f"rule {path!r}: charges() failed ({type(exc).__name__}: {exc})"
-        ) from exc
     if charges.shape != (2, 3):
         raise ConfigurationError(
             f"rule {path!r}: charges() gave shape {charges.shape} for two windows of three "

@@ -20,8 +20,8 @@ from candor.topologies.specs.specs import (
     ConfigurationError,
     Scalar,
     load_object,
-    one_line,
     parse_call,
+    users_errors,
 )
 
 _NETWORKX = "networkx:"
@@ -58,12 +58,8 @@ def make(spec: str, agents: int | None, seed: int, *, directed: bool = False) ->
     named = {**_accepted(function, offered), **options}
     if not arguments:
         _refuse_huge(spec, named)
-    try:
+    with users_errors(f"topology {spec!r}: {head} failed"):
         graph = function(*arguments, **named)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as exc:  # the function may raise anything, SystemExit too
-        raise ConfigurationError(f"topology {spec!r}: {head} failed ({one_line(exc)})") from exc
     if inspect.iscoroutine(graph):
         graph.close()  # else Python warns that nobody awaited it
         raise ConfigurationError(f"topology {spec!r}: {head} is async; write a plain function")

@@ -16,6 +16,7 @@ from rich.table import Table
 from candor.agent.cli.options import FiniteRange, json_option
 from candor.agent.cli.plan import plan_of, plan_options
 from candor.agent.exits import FAILED, INTERRUPTED
+from candor.topologies.specs.files import system_errors
 from candor.topologies.specs.specs import ConfigurationError
 
 if TYPE_CHECKING:
@@ -237,12 +238,10 @@ def _print(verdict: "Verdict") -> None:
 def _prepared(run_dir: Path) -> Path:
     """The folder of finished runs; whatever else is there must be an audit's."""
     runs = run_dir / RUNS_NAME
-    try:
+    with system_errors(f"--run-dir {run_dir}"):
         if run_dir.exists() and any(run_dir.iterdir()) and not runs.is_dir():
             raise ConfigurationError(f"--run-dir {run_dir}: is not empty, and no audit's")
         runs.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise ConfigurationError(f"--run-dir {run_dir}: {exc.strerror}") from exc
     return runs
 
 
@@ -250,14 +249,13 @@ def _prepared(run_dir: Path) -> Path:
 def _no_answer(run_dir: Path) -> Iterator[None]:
     """Let what goes wrong end with exit code 2: 1 says that a lie pays."""
     try:
-        yield
+        with system_errors(f"--run-dir {run_dir}"):
+            yield
     except BrokenProcessPool as exc:
         raise ConfigurationError(
             f"a process of the audit died, maybe for want of memory; with fewer --jobs and "
             f"--run-dir {run_dir} it goes on"
         ) from exc
-    except OSError as exc:
-        raise ConfigurationError(f"--run-dir {run_dir}: {exc.strerror or exc}") from exc
 
 
 @contextmanager

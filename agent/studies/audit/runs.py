@@ -31,6 +31,7 @@ from candor.mechanisms.payments.credits import MICRO
 from candor.mechanisms.strategies.specs import names_in
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.encoding.canonical import sha256
+from candor.topologies.specs.files import replacing
 from candor.topologies.specs.specs import ConfigurationError, is_import_path
 
 Floats = NDArray[np.float64]
@@ -93,9 +94,9 @@ def play(question: Question, cache: Path, asked: tuple[Cluster, str]) -> Played:
     if held is not None:
         return held
     played = _play(question, cluster, strategy)
-    draft = path.with_suffix(f".{os.getpid()}.npz")  # two audits may share a folder
-    np.savez(draft, marks=played.marks, losses=played.losses, paid=played.paid)
-    draft.replace(path)
+    # Two audits may share a folder.
+    with replacing(path, writer=f".{os.getpid()}") as draft, open(draft, "wb") as file:
+        np.savez(file, marks=played.marks, losses=played.losses, paid=played.paid)
     return played
 
 

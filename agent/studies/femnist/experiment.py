@@ -5,7 +5,6 @@ was measured is billed at any price afterwards. Each training leaves one JSON fi
 when it has ended; a training whose file is there is not run again.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from candor.agent.studies.femnist.aggression import Measured, Outcomes, Rule, charges
 from candor.agent.studies.femnist.federated import Alphas, Diverged, Federation, Trained
-from candor.topologies.specs.files import read_text, write_text
+from candor.topologies.specs.files import read_text, replace_file, system_errors
 from candor.topologies.specs.specs import ConfigurationError
 
 Progress = Callable[[int, int, str], None]
@@ -109,7 +108,9 @@ def experiment(
                 progress(done + step, len(jobs) * setting.steps, what)
 
             found = federation.train(pair, seed, setting.steps, setting.step_size, tell)
-            _write(path, _Record(setting=setting, alphas=pair, seed=seed, result=found))
+            record = _Record(setting=setting, alphas=pair, seed=seed, result=found)
+            with system_errors(f"{path}: cannot write it"):
+                replace_file(path, record.model_dump_json().encode())
         progress(done + setting.steps, len(jobs) * setting.steps, what)
         results[pair, seed] = found
     return _summed_up(setting, tried, seeds, results)
@@ -182,10 +183,3 @@ def _read(path: Path, setting: Setting, alphas: Alphas, seed: int) -> Trained | 
             "give the same, or another --run-dir"
         )
     return record.result
-
-
-def _write(path: Path, record: _Record) -> None:
-    """Whole or not at all: who was interrupted finds no half of it."""
-    draft = path.with_name(f"{path.name}.tmp")
-    write_text(draft, record.model_dump_json())
-    os.replace(draft, path)
