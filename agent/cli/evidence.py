@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from candor.agent.cli.options import json_option
+from candor.agent.cli.options import FILE, cluster_option, json_option
 from candor.agent.core.terms import run_terms
 from candor.agent.exits import VERIFICATION_FAILED
 from candor.mechanisms.evidence.examiner import RunTerms
@@ -26,14 +26,8 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
-@click.option(
-    "--cluster",
-    "cluster_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
-    help="The run's cluster file: its public keys, window and sketch size are used.",
-)
+@click.argument("files", nargs=-1, required=True, type=FILE)
+@cluster_option
 @json_option
 @click.pass_context
 def verify(

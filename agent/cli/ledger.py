@@ -3,31 +3,23 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from decimal import Decimal, DecimalException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
-from candor.agent.cli.options import json_option
+from candor.agent.cli.options import FILE, FOLDER, cluster_option, json_option
 from candor.agent.core.terms import audit_facts
 from candor.agent.daemon.exports import AGENTS_NAME, write_exports
 from candor.agent.daemon.status import data_dirs, read_status
 from candor.agent.exits import VERIFICATION_FAILED
 from candor.agent.runs.ledger_audit import audit_run_directory, read_export
 from candor.mechanisms.ledger.audit import Finding, RunAudit, audit_export
-from candor.mechanisms.payments.credits import AMOUNT_MAX, format_credits
+from candor.mechanisms.payments.credits import format_credits
 from candor.topologies.cluster.file import load_cluster
 from candor.topologies.specs.specs import ConfigurationError
 
-if TYPE_CHECKING:
-    from candor.agent.daemon.store import (
-        Store,  # with torch behind it: imported where a database is opened
-    )
-
 STORE_NAME: Final = "ledger.sqlite"
-
-_directory = click.Path(path_type=Path, file_okay=False)
 
 
 @click.group("ledger")
@@ -46,7 +38,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("directory", type=_directory)
+@click.argument("directory", type=FOLDER)
 @json_option
 def show(directory: Path, as_json: bool) -> None:
     """Show the channels of a data directory, or of every agent in a folder of such or in a run
@@ -68,7 +60,12 @@ def show(directory: Path, as_json: bool) -> None:
             f"{directory}: no {STORE_NAME} here, in {AGENTS_NAME}/* or in *; name the data "
             "directory of an agent, a folder of such or the directory of a run"
         )
-    shown = {path.resolve().name: _channels(path) for path in found}
+    from candor.agent.runs.channels import channel_rows, opened  # with torch behind it
+
+    shown = {}
+    for path in found:
+        with opened(path) as store:
+            shown[path.resolve().name] = channel_rows(store)
     if as_json:
         click.echo(json.dumps({"agents": shown}, indent=2))
         return
@@ -76,55 +73,6 @@ def show(directory: Path, as_json: bool) -> None:
         click.echo(f"{name}")
         for row in channels:
             click.echo(_channel_line(row))
-
-
-def _database(data_dir: Path) -> Path:
-    """The database of one agent."""
-    path = data_dir / STORE_NAME
-    if not path.exists():
-        raise ConfigurationError(
-            f"{data_dir}: no {STORE_NAME} here; name the data directory of one agent, "
-            f"such as RUN_DIR/{AGENTS_NAME}/ID"
-        )
-    return path
-
-
-def _channels(data_dir: Path) -> list[dict[str, Any]]:
-    from candor.agent.daemon.store import Store, StoreError
-
-    with Store.open(data_dir / STORE_NAME) as store:
-        try:
-            return _channel_rows(store)
-        except StoreError as exc:
-            raise ConfigurationError(str(exc)) from exc
-
-
-def _channel_rows(store: "Store") -> list[dict[str, Any]]:
-    from candor.mechanisms.ledger.attempts import Attempts
-    from candor.mechanisms.ledger.bodies import Position
-
-    rows = []
-    for terms in store.channels():
-        state = store.channel_state(terms.channel_id)
-        position = Position.of(state.last.body) if state.last else Position()
-        rows.append(
-            {
-                "channel_id": terms.channel_id.hex(),
-                "lo": terms.lo,
-                "hi": terms.hi,
-                "seq": position.seq,
-                "window": position.window,
-                "balance_lo": -position.balance,
-                "balance_hi": position.balance,
-                "pending": state.pending is not None,
-                "attempt": Attempts(state.refusals).due(position.seq + 1),
-                "payment": state.payment,
-                "status": str(state.status),
-                "reason": state.reason,
-                "credit_limit": terms.credit_limit,
-            }
-        )
-    return rows
 
 
 def _channel_line(row: dict[str, Any]) -> str:
@@ -152,7 +100,7 @@ def _owed(lo: str, hi: str, balance_lo: int) -> str:
 
 
 @command.command()
-@click.argument("data_dir", type=_directory)
+@click.argument("data_dir", type=FOLDER)
 @click.option("--to", "payee", metavar="ID", help="The neighbour that this agent has paid.")
 @click.option("--from", "payer", metavar="ID", help="The neighbour that has paid this agent.")
 @click.option("--cancel", metavar="ID", help="Take back what was told about this neighbour.")
@@ -175,57 +123,16 @@ def pay(
       candor ledger pay /var/lib/candor/a2 --from a3 12.5
       candor ledger pay /var/lib/candor/a3 --cancel a2
     """
-    from candor.agent.daemon.store import Store, StoreError
-    from candor.mechanisms.ledger.channel import StorePayment
+    from candor.agent.runs.channels import micro_credits, tell_payment
 
     named = [peer for peer in (payee, payer, cancel) if peer is not None]
     if len(named) != 1 or (amount is None) != (cancel is not None):
         raise click.UsageError("give one of --to ID AMOUNT, --from ID AMOUNT, --cancel ID")
-    peer, received = named[0], 0 if amount is None else _micro(amount) * (1 if payer else -1)
-    with Store.open(_database(data_dir), to_tell=True) as store:
-        try:
-            row = _channel_with(store, data_dir, peer)
-            if abs(received) > row["credit_limit"]:
-                limit = format_credits(row["credit_limit"])[1:]
-                raise ConfigurationError(
-                    f"AMOUNT {amount}: above the credit limit of {limit}, so never owed"
-                )
-            own_lo = row["hi"] == peer
-            # Of a record: above 0 when hi has paid lo.
-            delta = received if own_lo else -received
-            store.commit([StorePayment(bytes.fromhex(row["channel_id"]), delta)]).result()
-        except StoreError as exc:
-            raise ConfigurationError(str(exc)) from exc
+    peer, received = named[0], 0 if amount is None else micro_credits(amount) * (1 if payer else -1)
+    row = tell_payment(data_dir, peer, received)
     click.echo(_told(row, peer, received))
     if received and read_status(data_dir).state == "done":
         click.echo("but the run is over here: no record of it will be made", err=True)
-
-
-def _micro(amount: str) -> int:
-    """Credits as typed, exactly, in micro-credits above 0."""
-    try:
-        micro = Decimal(amount).scaleb(6)
-    except DecimalException:  # no number, or one beyond all bounds
-        micro = Decimal("NaN")
-    if not (micro.is_finite() and 0 < micro <= AMOUNT_MAX and micro == micro.to_integral_value()):
-        raise ConfigurationError(f"AMOUNT {amount}: not credits above 0 with six decimals at most")
-    return int(micro)
-
-
-def _channel_with(store: "Store", data_dir: Path, peer: str) -> dict[str, Any]:
-    own, rows = read_status(data_dir).agent, _channel_rows(store)
-    by_peer = {row["hi"] if row["lo"] == own else row["lo"]: row for row in rows}
-    if peer not in by_peer:
-        raise ConfigurationError(
-            f"{data_dir}: {own} has no ledger with {peer}; it has one with {', '.join(by_peer)}"
-        )
-    row = by_peer[peer]
-    if row["status"] != "open":
-        raise ConfigurationError(
-            f"{row['lo']}-{row['hi']}: the ledger is {row['status']} ({row['reason']}) "
-            "and takes no record any more"
-        )
-    return row
 
 
 def _told(row: dict[str, Any], peer: str, received: int) -> str:
@@ -240,14 +147,8 @@ def _told(row: dict[str, Any], peer: str, received: int) -> str:
 
 
 @command.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
-@click.option(
-    "--cluster",
-    "cluster_path",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The cluster file of the run: public keys, edges and payment rule.",
-)
+@click.argument("files", nargs=-1, required=True, type=FILE)
+@cluster_option
 @json_option
 @click.pass_context
 def verify(
@@ -287,7 +188,7 @@ def verify(
 
 
 @command.command()
-@click.argument("run_dir", type=_directory)
+@click.argument("run_dir", type=FOLDER)
 @json_option
 @click.pass_context
 def audit(context: click.Context, run_dir: Path, as_json: bool) -> None:
@@ -346,22 +247,16 @@ def _print_findings(findings: Sequence[Finding]) -> None:
 
 
 @command.command()
-@click.argument("data_dir", type=_directory)
-@click.option(
-    "--cluster",
-    "cluster_path",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The cluster file of the run.",
-)
+@click.argument("data_dir", type=FOLDER)
+@cluster_option
 @click.option(
     "--keys",
     "keys_dir",
     required=True,
-    type=_directory,
+    type=FOLDER,
     help="The agent's keys; the export is signed with its identity.",
 )
-@click.option("-o", "--output", type=_directory, help="Where to write; by default DATA_DIR/ledger.")
+@click.option("-o", "--output", type=FOLDER, help="Where to write; by default DATA_DIR/ledger.")
 @json_option
 def export(
     data_dir: Path, cluster_path: Path, keys_dir: Path, output: Path | None, as_json: bool
@@ -373,7 +268,7 @@ def export(
       candor ledger export /var/lib/candor/a3 --cluster c.toml --keys keys/a3 -o exports
     """
     from candor.agent.daemon import keys
-    from candor.agent.daemon.store import Store, StoreError
+    from candor.agent.runs.channels import opened
 
     cluster = load_cluster(cluster_path)
     key = keys.load(keys_dir).signing_key
@@ -383,11 +278,8 @@ def export(
             f"{keys_dir}: no agent of run {cluster.run_id!r} has these keys; "
             "name the keys of the agent whose data directory it is"
         )
-    with Store.open(_database(data_dir)) as store:
-        try:
-            written = write_exports(store, cluster, agent_id, key, data_dir, output)
-        except StoreError as exc:
-            raise ConfigurationError(str(exc)) from exc
+    with opened(data_dir) as store:
+        written = write_exports(store, cluster, agent_id, key, data_dir, output)
     if as_json:
         click.echo(json.dumps({"agent": agent_id, "files": [str(path) for path in written]}))
     else:

@@ -77,7 +77,7 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
     _check_listen(settings.listen)
     cluster = load_cluster(cluster_path)
     organisers.check_signer(cluster, cluster_path, settings.organiser, settings.keys)
-    identity = own_identity(cluster, settings)
+    identity = keys.load_of(cluster.agent(settings.agent), settings.keys)
     work, learner = prepare(cluster, settings)
     _make_data_dir(settings.data_dir)
     with ExitStack() as stack:
@@ -101,22 +101,6 @@ def _check_listen(listen: Sequence[str]) -> None:
             split_bind(place)
         except ConfigurationError as exc:
             raise ConfigurationError(f"--listen: {exc}") from exc
-
-
-def own_identity(cluster: Cluster, settings: HostSettings) -> Identity:
-    """The keys, which must be those the cluster file has for this agent.
-
-    Raises:
-        ConfigurationError: unknown agent, unusable keys, or another agent's.
-    """
-    entry = cluster.agent(settings.agent)
-    identity = keys.load(settings.keys)
-    if (identity.public.identity.hex(), identity.public.curve) != (entry.identity, entry.curve):
-        raise ConfigurationError(
-            f"{settings.keys}: these are not the keys that the cluster file has for "
-            f"{settings.agent}; give --keys the directory whose public.toml went into it"
-        )
-    return identity
 
 
 def prepare(cluster: Cluster, settings: HostSettings) -> tuple[Work, Learner]:

@@ -10,6 +10,7 @@ import stat
 from pathlib import Path
 
 from candor.network.identity import Identity, PublicIdentity
+from candor.topologies.cluster.file import AgentEntry
 from candor.topologies.encoding import z85
 from candor.topologies.encoding.canonical import MalformedError
 from candor.topologies.specs.fields import CurveKey, PublicKey
@@ -93,6 +94,26 @@ def load(directory: Path) -> Identity:
             f"{public_path}: is not the public half of the keys beside it; "
             "are these files of two agents?"
         )
+    return identity
+
+
+def load_of(entry: AgentEntry, directory: Path) -> Identity:
+    """The keys in `directory`, which must be those that a cluster file has for an agent.
+
+    Raises:
+        ConfigurationError: unusable, or another agent's.
+    """
+    identity = load(directory)
+    for name, stated, found in (
+        ("identity", entry.identity, identity.public.identity.hex()),
+        ("curve", entry.curve, identity.public.curve),
+    ):
+        if stated != found:
+            raise ConfigurationError(
+                f"{directory}: its {name} key is not the one of agent {entry.id!r} in the cluster "
+                f"file ({found[:12]}…, not {stated[:12]}…); use that agent's keys or write the "
+                "file anew"
+            )
     return identity
 
 

@@ -49,6 +49,22 @@ def format_share(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
+def plain_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[RenderableType]], caption: str = ""
+) -> Table:
+    """A table of results; a column named #… holds numbers, which are never cut."""
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    table.caption, table.caption_justify = caption or None, "left"
+    for column in columns:
+        number = column.startswith("#")
+        justify: Literal["left", "right"] = "right" if number else "left"
+        name = column.removeprefix("#")
+        table.add_column(name, justify=justify, no_wrap=number, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 def live_table(statuses: Sequence[Status], title: str) -> Table:
     """One row an agent, in the given order."""
     table = _table(title, *_MEASURES)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from candor.agent.reports import charts
 from candor.agent.reports.html import card, escape, image, page, table
 from candor.agent.studies.audit.incentives import Interval, interval
+from candor.agent.studies.audit.runs import Question
 from candor.agent.studies.audit.verdicts import Judged, Verdict
 from candor.topologies.specs.files import write_text
 
@@ -23,6 +24,27 @@ _FACTORS: Final = tuple(float(f) for f in np.linspace(0.0, 2.0, 41))
 _MANY: Final = 100.0  # times the honest reward: beyond, digits say nothing
 _LINES_MAX: Final = 8  # of the best lies, in a chart
 _SHOWN: Final = 3.0  # axes end at so many times the largest gain
+
+
+def settings_of(question: Question, topology: str, price: str) -> dict[str, object]:
+    """What was audited, as the report and audit.json have it."""
+    one = question.clusters[0]
+    return {
+        "task": one.task.name,
+        "agents": len(one.ids),
+        "topology": topology,
+        "mixing": one.graph.mixing,
+        "partition": one.task.partition,
+        "batch_size": one.task.batch_size,
+        "algorithm": one.algorithm.name,
+        **one.algorithm.model_dump(exclude={"name"}),
+        "rounds": one.rounds.rounds,
+        "window": one.payments.window,
+        "first_seed": one.seed,
+        "seeds": len(question.clusters),
+        "competition": question.weight,
+        "price": price,
+    }
 
 
 def facts(verdict: Verdict, settings: Mapping[str, object]) -> dict[str, Any]:

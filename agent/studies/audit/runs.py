@@ -37,6 +37,7 @@ from candor.topologies.specs.specs import ConfigurationError, is_import_path
 Floats = NDArray[np.float64]
 
 HONEST: Final = "honest"
+PRICE_MAX: Final = 1e12
 MARKS_MAX: Final = 32  # rounds after which losses and payments are looked at
 SAMPLES: Final = 512  # of a shard, on which an agent's own loss is measured
 RUINED: Final = 10.0  # times the loss it began with: whoever ends there has lost
@@ -66,6 +67,50 @@ class Question:
         if "colluding" not in names_in(strategy):
             return (self.agent,)
         return (self.agent, self.clusters[0].neighbours(self.agent)[0])
+
+
+def ask(
+    clusters: Sequence[Cluster],
+    agent: str | None,
+    price: str,
+    weight: float,
+    epsilon: float,
+    data_root: Path | None,
+    initial: Path | None,
+) -> Question:
+    """What `candor audit` is asked: the first agent lies if none is named, the price is `auto` or a
+    factor.
+
+    Raises:
+        ConfigurationError: there is nothing to audit, or no such agent or price.
+    """
+    first = clusters[0]
+    if first.payments.rule == "none":
+        raise ConfigurationError(
+            "--rule none has no prices to audit; leave it out, with --price 0 for free gains alone"
+        )
+    factor = None if price == "auto" else _factor(price)
+    highest = (factor or 0.0) * max(term.price for term in parse_rule(first.payments.rule).terms)
+    if highest > PRICE_MAX:
+        raise ConfigurationError(
+            f"--price {price}: makes a price of {highest:.3g} credits; at most {PRICE_MAX:.0e}"
+        )
+    if len(first.ids) < 2:
+        raise ConfigurationError("--agents: who is alone has nobody to lie to; give two or more")
+    liar = agent or first.ids[0]
+    if liar not in first.ids:
+        raise ConfigurationError(f"--agent {liar}: no such agent")
+    return Question(clusters, liar, weight, epsilon, factor, data_root, initial)
+
+
+def _factor(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise ConfigurationError(f"--price {text!r}: write auto, or a number from 0 on")
+    return value
 
 
 @dataclass(frozen=True, slots=True)

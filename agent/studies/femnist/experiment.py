@@ -19,7 +19,7 @@ from candor.agent.studies.femnist.federated import Alphas, Diverged, Federation,
 from candor.topologies.specs.files import read_text, replace_file, system_errors
 from candor.topologies.specs.specs import ConfigurationError
 
-Progress = Callable[[int, int, str], None]
+Progress = Callable[[str, int, int], None]
 
 HONEST: Final = Alphas(0.0, 0.0)
 
@@ -73,7 +73,7 @@ def experiment(
     alpha_b: float,
     seeds: Sequence[int],
     run_dir: Path,
-    progress: Progress = lambda _done, _of, _what: None,
+    progress: Progress = lambda _what, _done, _of: None,
 ) -> Results:
     """Train what the directory does not have yet, and sum up.
 
@@ -84,7 +84,7 @@ def experiment(
         alpha_b: that of the others. Honest payments are those of runs in which all are honest.
         seeds: trainings of each aggressiveness.
         run_dir: made if it is not there.
-        progress: told of steps done, steps in all, and what is being trained.
+        progress: told of what is being trained, steps done, and steps in all.
 
     Raises:
         ConfigurationError: no aggressiveness is above 0, the directory holds trainings of another
@@ -99,19 +99,19 @@ def experiment(
     jobs = [(pair, seed) for seed in seeds for pair in pairs]  # whole curves first
     for at, (pair, seed) in enumerate(jobs):
         path = run_dir / f"a{pair.a:.15g}-b{pair.b:.15g}-seed{seed}.json"
-        what = f"alpha {pair.a:g}, seed {seed}"
+        what = f"alpha {pair.a:g}, seed {seed}, steps"
         done = at * setting.steps
         found = _read(path, setting, pair, seed)
         if found is None:
 
             def tell(step: int, done: int = done, what: str = what) -> None:
-                progress(done + step, len(jobs) * setting.steps, what)
+                progress(what, done + step, len(jobs) * setting.steps)
 
             found = federation.train(pair, seed, setting.steps, setting.step_size, tell)
             record = _Record(setting=setting, alphas=pair, seed=seed, result=found)
             with system_errors(f"{path}: cannot write it"):
                 replace_file(path, record.model_dump_json().encode())
-        progress(done + setting.steps, len(jobs) * setting.steps, what)
+        progress(what, done + setting.steps, len(jobs) * setting.steps)
         results[pair, seed] = found
     return _summed_up(setting, tried, seeds, results)
 
