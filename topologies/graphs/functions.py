@@ -34,10 +34,8 @@ def is_one(spec: str) -> bool:
     return bool(_FUNCTION.fullmatch(spec.strip())) and name not in FAMILIES
 
 
-def make(spec: str, agents: int | None, seed: int, *, directed: bool = False) -> "nx.Graph[Any]":
-    """The simple graph that the function of a spec returns, with its own nodes.
-
-    It is undirected, or may be directed where that is allowed.
+def make(spec: str, agents: int | None, seed: int) -> "nx.Graph[Any]":
+    """The simple graph that the function of a spec returns, with its own nodes; perhaps directed.
 
     `seed` is handed on as `seed=` where the function takes one and the spec sets none. To a
     function of networkx `agents` is handed on as `n=`, where it has that parameter.
@@ -67,15 +65,8 @@ def make(spec: str, agents: int | None, seed: int, *, directed: bool = False) ->
         raise ConfigurationError(
             f"topology {spec!r}: {head} returned {type(graph).__name__}, not a networkx.Graph"
         )
-    unfits = (
-        (graph.is_directed() and not directed, "directed"),
-        (graph.is_multigraph(), "multi"),
-    )
-    for unfit, what in unfits:
-        if unfit:
-            raise ConfigurationError(
-                f"topology {spec!r}: {head} returned a {what} graph, not an undirected simple one"
-            )
+    if graph.is_multigraph():
+        raise ConfigurationError(f"topology {spec!r}: {head} returned a multigraph, no simple one")
     return graph
 
 
