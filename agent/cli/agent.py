@@ -17,7 +17,8 @@ from candor.agent.cli.options import (
 )
 from candor.agent.daemon.status import read_status
 from candor.agent.exits import INTERRUPTED
-from candor.agent.reports.terminal import format_credits, format_share
+from candor.agent.reports.terminal import format_share
+from candor.mechanisms.payments.credits import format_credits
 
 LEVELS = ("debug", "info", "warning", "error")
 

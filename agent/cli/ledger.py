@@ -83,7 +83,7 @@ def _channel_line(row: dict[str, Any]) -> str:
         notes.append(f"{row['attempt']} proposal{'s' * (row['attempt'] > 1)} refused")
     if row["payment"]:
         payer, payee = ("hi", "lo") if row["payment"] > 0 else ("lo", "hi")
-        amount = format_credits(abs(row["payment"]))[1:]
+        amount = format_credits(abs(row["payment"]))
         notes.append(f"a payment of {amount} by {row[payer]} to {row[payee]} waits")
     settled = "no window yet" if row["window"] < 0 else f"up to window {row['window']}"
     owed = _owed(row["lo"], row["hi"], row["balance_lo"])
@@ -96,7 +96,7 @@ def _owed(lo: str, hi: str, balance_lo: int) -> str:
     if balance_lo == 0:
         return f"{lo} and {hi} are even"
     debtor, creditor = (hi, lo) if balance_lo > 0 else (lo, hi)
-    return f"{debtor} owes {creditor} {format_credits(abs(balance_lo))[1:]}"
+    return f"{debtor} owes {creditor} {format_credits(abs(balance_lo))}"
 
 
 @command.command()
@@ -138,7 +138,7 @@ def pay(
 def _told(row: dict[str, Any], peer: str, received: int) -> str:
     if received == 0:
         return f"told of no payment between this agent and {peer}"
-    amount = format_credits(abs(received))[1:]
+    amount = format_credits(abs(received))
     said = f"told that {peer} has paid {amount}" if received > 0 else f"told of {amount} to {peer}"
     balance = row["balance_lo"] if row["hi"] == peer else row["balance_hi"]
     owed = balance if received > 0 else -balance
@@ -232,10 +232,10 @@ def _print_audit(run_id: str, result: RunAudit) -> None:
         late = ", the last one known to one end only" if edge.unacknowledged else ""
         click.echo(f"{edge.lo}-{edge.hi}  {edge.windows} windows: {owed}{late}")
     for agent, net in result.nets.items():
-        click.echo(f"{agent} received {format_credits(net)} net")
-    click.echo(f"sum of all nets: {format_credits(sum(result.nets.values()))}")
+        click.echo(f"{agent} received {format_credits(net, signed=True)} net")
+    click.echo(f"sum of all nets: {format_credits(sum(result.nets.values()), signed=True)}")
     for debtor, creditor, amount in result.transfers:
-        click.echo(f"to settle: {debtor} pays {creditor} {format_credits(amount)[1:]}")
+        click.echo(f"to settle: {debtor} pays {creditor} {format_credits(amount)}")
     _print_findings(result.findings)
     verdict = f"violated, {len(result.findings)} findings" if result.findings else "ok"
     click.echo(f"ledger audit of {run_id}: {verdict}")

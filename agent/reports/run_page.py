@@ -10,15 +10,9 @@ from pathlib import Path
 
 from candor.agent.reports.charts import Line, lines_by_round, payment_graph
 from candor.agent.reports.html import card, escape, image, page, table
-from candor.agent.reports.terminal import (
-    MICRO,
-    format_bytes,
-    format_credits,
-    format_share,
-    mean_share,
-    payments_of,
-)
+from candor.agent.reports.terminal import format_bytes, format_share, mean_share, payments_of
 from candor.agent.runs.directory import AgentRun, RunDirectory, read_run_directory, section
+from candor.mechanisms.payments.credits import MICRO, format_credits
 from candor.topologies.specs.files import write_text
 
 FILE_NAME = "report.html"

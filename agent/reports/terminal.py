@@ -15,8 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from candor.agent.daemon.status import Status
-
-MICRO = 1_000_000
+from candor.mechanisms.payments.credits import format_credits
 
 # Payments listed in a summary; the rest is counted, and complete in summary.json.
 _PAYMENTS_SHOWN_MAX = 12
@@ -25,12 +24,6 @@ _AGENTS_SHOWN_MAX = 40
 
 _ENDS = ("done", "interrupted", "failed")
 _STATE_STYLES: Mapping[str, str] = {"done": "green", "failed": "bold red", "starting": "dim"}
-
-
-def format_credits(micro_credits: int) -> str:
-    """Credits with six decimals, exactly: integers only."""
-    whole, rest = divmod(abs(micro_credits), MICRO)
-    return f"{'-' if micro_credits < 0 else ''}{whole}.{rest:06d}"
 
 
 def format_bytes(count: float) -> str:

@@ -76,7 +76,7 @@ def tell_payment(data_dir: Path, peer: str, received: int) -> dict[str, Any]:
     with opened(data_dir, to_tell=True) as store:
         row = _channel_with(store, data_dir, peer)
         if abs(received) > row["credit_limit"]:
-            amount, limit = (format_credits(x)[1:] for x in (received, row["credit_limit"]))
+            amount, limit = (format_credits(abs(x)) for x in (received, row["credit_limit"]))
             raise ConfigurationError(
                 f"AMOUNT {amount}: above the credit limit of {limit}, so never owed"
             )

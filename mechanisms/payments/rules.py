@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from candor.mechanisms.payments.band import Band, Norm, PeerPrediction, Variance, ordered_sum
 from candor.mechanisms.payments.band import Neighbourhood as Neighbourhood
-from candor.mechanisms.payments.credits import to_micro_each
+from candor.mechanisms.payments.credits import to_micro
 from candor.mechanisms.payments.idling import Originality, Persistence
 from candor.topologies.specs.specs import (
     ConfigurationError,
@@ -97,7 +97,7 @@ class Payments:
         """
         members = neighbourhood.billed()  # (..., m)
         transfers, charges = np.zeros(members.shape), np.zeros(members.shape)
-        # Overflow shows as an infinity, which `to_micro_each` refuses.
+        # Overflow shows as an infinity, which `to_micro` refuses.
         with np.errstate(over="ignore", invalid="ignore"):
             for term in self.terms:  # in the order of the spec: float addition is not associative
                 charged = np.where(members, _charged(term, neighbourhood), 0.0)
@@ -105,12 +105,12 @@ class Payments:
                     charges = charges + term.price * charged
                 else:
                     transfers = transfers + term.price * _shared_out(charged, members)
-        whole = to_micro_each(transfers)
+        whole = to_micro(transfers)
         first = np.argmax(members, axis=-1, keepdims=True)  # (..., 1), of nobody: nothing to give
         remainder = whole.sum(axis=-1, keepdims=True)
         settled = np.take_along_axis(whole, first, axis=-1) - remainder
         np.put_along_axis(whole, first, settled, axis=-1)
-        return whole, to_micro_each(charges)
+        return whole, to_micro(charges)
 
 
 def _charged(term: Term, neighbourhood: Neighbourhood) -> NDArray[np.float64]:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -139,20 +138,11 @@ def command(
 
 
 def _print(verdict: "Verdict") -> None:
-    from candor.agent.studies.audit import report as told
+    from candor.agent.studies.audit.report import gains_table, sentences
 
-    rows = []
-    for one in verdict.judged:
-        free, net = told.intervals(verdict, one)
-        half, late = told.flattening(verdict, one)
-        name = one.strategy + (" (search)" if one.searched else "")
-        spans = [(told.percent(span.mean), told.reach(span)) for span in (free, net)]
-        rows.append([name, *chain(*spans), told.percent(half), told.percent(late)])
-    half_way = f"#free, t={verdict.marks[told.middle(verdict)]}"
-    columns = ("strategy", "#free", "#95 %", "#paid", "#95 %", half_way, "#then")
     title = f"{verdict.agent} lies: gains, per cent of the honest reward"
-    Console().print(plain_table(title, columns, rows))
-    for line in told.sentences(verdict):
+    Console().print(plain_table(title, *gains_table(verdict)))
+    for line in sentences(verdict):
         click.echo(line)
 
 

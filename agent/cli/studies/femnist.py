@@ -6,7 +6,6 @@ from typing import Final
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from candor.agent.cli.options import (
     ABOVE_0,
@@ -21,7 +20,6 @@ from candor.agent.cli.options import (
 from candor.agent.cli.progress import progress
 from candor.agent.exits import FAILED
 from candor.agent.reports.terminal import plain_table
-from candor.agent.studies.femnist.aggression import Measured
 
 STEPS_A_WRITER: Final = 3
 
@@ -118,24 +116,10 @@ def command(
         click.echo(json.dumps(experiment_report.facts(results, ordered), indent=2))
     else:
         for rule, measured in results.measured.items():
-            Console().print(_table(measured, ordered, f"{rule}: mean reward of group A, by price"))
+            title = f"{rule}: mean reward of group A, by price"
+            Console().print(plain_table(title, *experiment_report.numbers(measured, ordered)))
             click.echo("\n".join((*experiment_report.sentences(measured), "")))
         click.echo("\n".join(experiment_report.divergences(results)), nl=bool(results.diverged))
         click.echo(f"{report}: the page")
     if not results.holds:
         context.exit(FAILED)
-
-
-def _table(measured: Measured, prices: list[float], title: str) -> Table:
-    columns = ("#alpha", "#runs", "#test loss", "#accuracy", *(f"#{price:g}" for price in prices))
-    rows = (
-        [
-            f"{one.alpha:g}",
-            f"{len(one.losses)}",
-            f"{one.losses.mean():.4f}",
-            f"{one.accuracies.mean():.1%}",
-            *(f"{one.reward(price)[0]:.4f}" for price in prices),
-        ]
-        for one in measured.outcomes
-    )
-    return plain_table(title, columns, rows)
