@@ -79,102 +79,31 @@ def _daemon(folder: Path, agent: str) -> "subprocess.Popen[bytes]":
 
 
 async def _attack(folder, daemons, recorded, count, seed) -> int:  # type: ignore[no-untyped-def]
-    cluster = load_cluster(folder / "cluster.toml")
-    identity = keys.load(folder / "keys" / PEER)
-    parties = {
-        e.id: Party(e.id, bytes.fromhex(e.identity), e.curve, e.endpoint) for e in cluster.agents
-    }
-    own = parties[PEER]
-    certificate = issue(
-        identity.signing_key,
-        run_id=cluster.run_id,
-        curve=own.curve,
-        endpoint=own.endpoint,
-        serial=1,
-    ).encode()
-    sessions = {
-        agent: Session(
-            key=identity.signing_key,
-            own=own,
-            peer=parties[agent],
-            run_id=cluster.run_id,
-            fingerprint=cluster.fingerprint,
-            certificate=certificate,
-            nonce=os.urandom(16),
-        )
-        for agent in ("a0", "a2")
-    }
-    transport = ZeroMqTransport(
-        PEER,
-        own.endpoint,
-        own.curve,
-        identity.curve_secret,
-        {a: PeerAddress(parties[a].endpoint, parties[a].curve) for a in sessions},
-    )
-    await transport.start()
-    heard: list[fuzz_peer.Frame] = []
-
-    async def listen() -> None:
-        while True:
-            delivery = await transport.receive()
-            try:
-                envelope = decode(delivery.frames)
-                message = from_envelope(envelope)
-            except RemoteProtocolError:
-                continue
-            if len(heard) < 2000 and envelope.kind is not Kind.HELLO:
-                data = None if envelope.data is None else bytes(envelope.data)
-                heard.append(fuzz_peer.Frame(delivery.sender, PEER, replace(envelope, data=data)))
-            if envelope.kind is Kind.HELLO:
-                greeted = sessions[delivery.sender].received(message, time.time(), 1)
-                for reply in greeted.replies:
-                    transport.post(delivery.sender, encode(to_envelope(reply, b"")))
-
-    async def greet() -> None:
-        while True:
-            for agent, session in sessions.items():
-                for hello in session.tick(time.monotonic(), 1):
-                    transport.post(agent, encode(to_envelope(hello, b"")))
-            await asyncio.sleep(POLL_S)
-
-    tasks = [asyncio.create_task(listen()), asyncio.create_task(greet())]
+    peer = _Peer(folder)
+    await peer.transport.start()
+    tasks = [asyncio.create_task(peer.listen()), asyncio.create_task(peer.greet())]
     # What the daemon says in a round is what is changed and sent back to it.
-    trains = await _until(lambda: sessions["a0"].established and _round(folder / "a0") > 1, START_S)
+    greeted = peer.sessions["a0"]
+    trains = await _until(lambda: greeted.established and _round(folder / "a0") > 1, START_S)
     assert trains, (folder / "a0" / "stderr.log").read_text()[-2000:]
-    pid = daemons["a0"].pid
-    before_mb, began = fuzz_peer.rss_of(pid), time.monotonic()
-    r, sent = random.Random(seed), 0
-    signer = fuzz_peer.Signer(identity.signing_key)
-    while sent < count and time.monotonic() - began < LIMIT_S and daemons["a0"].poll() is None:
-        nonce = sessions["a0"].peer_nonce or bytes(16)
-        frames = fuzz_peer.Source([*recorded, *heard[:400]], nonce)
-        for _ in range(50):
-            message = fuzz_peer.mutated(r, frames)
-            if r.random() < 0.3:
-                message = fuzz_peer.resigned(r, r.choice(frames.frames), nonce, signer)
-            if message and all(len(part) < 2**21 for part in message) and len(message) <= 4:
-                transport.post("a0", message)
-                sent += 1
-        while sent - transport.link("a0").messages_sent > 500 and daemons["a0"].poll() is None:
-            await asyncio.sleep(0.005)  # no message may be dropped on this side
-            if time.monotonic() - began > LIMIT_S:
-                break
-        await asyncio.sleep(0)
+    victim = daemons["a0"]
+    before_mb, began = fuzz_peer.rss_of(victim.pid), time.monotonic()
+    sent = await peer.attack(victim, recorded, count, random.Random(seed))
     seconds = time.monotonic() - began
-    await _until(lambda: transport.link("a0").messages_sent >= sent, MOVING_S)
-    link = transport.link("a0")
+    await _until(lambda: peer.transport.link("a0").messages_sent >= sent, MOVING_S)
+    link = peer.transport.link("a0")
     rounds = {agent: _round(folder / agent) for agent in daemons}
     moving = await _until(
         lambda: all(_round(folder / a) >= min(was + 2, ROUNDS) for a, was in rounds.items()),
         MOVING_S,
     )
     later = {agent: _round(folder / agent) for agent in daemons}
-    after_mb = fuzz_peer.rss_of(pid) if daemons["a0"].poll() is None else float("nan")
+    after_mb = fuzz_peer.rss_of(victim.pid) if victim.poll() is None else float("nan")
     for task in tasks:
         task.cancel()
     alive = all(process.poll() in (None, 0) for process in daemons.values())
     logged = sum(path.stat().st_size for path in (folder / "a0").rglob("*.log*"))
-    await transport.close(0.2)
+    await peer.transport.close(0.2)
     ended = {a: p.poll() for a, p in daemons.items()}
     print(
         f"seed {seed}: {link.messages_sent} frames sent to a daemon in {seconds:.0f} s "
@@ -183,6 +112,94 @@ async def _attack(folder, daemons, recorded, count, seed) -> int:  # type: ignor
         f"{logged / 1000:.0f} kB of log"
     )
     return 0 if alive and moving and not after_mb - before_mb > 100 else 1
+
+
+class _Peer:
+    """The third neighbour: it greets as a daemon does, listens, and sends what no daemon would."""
+
+    def __init__(self, folder: Path) -> None:
+        cluster = load_cluster(folder / "cluster.toml")
+        self.identity = keys.load(folder / "keys" / PEER)
+        parties = {
+            e.id: Party(e.id, bytes.fromhex(e.identity), e.curve, e.endpoint)
+            for e in cluster.agents
+        }
+        own = parties.pop(PEER)
+        certificate = issue(
+            self.identity.signing_key,
+            run_id=cluster.run_id,
+            curve=own.curve,
+            endpoint=own.endpoint,
+            serial=1,
+        ).encode()
+        self.sessions = {
+            agent: Session(
+                key=self.identity.signing_key,
+                own=own,
+                peer=party,
+                run_id=cluster.run_id,
+                fingerprint=cluster.fingerprint,
+                certificate=certificate,
+                nonce=os.urandom(16),
+            )
+            for agent, party in parties.items()
+        }
+        self.transport = ZeroMqTransport(
+            PEER,
+            own.endpoint,
+            own.curve,
+            self.identity.curve_secret,
+            {a: PeerAddress(party.endpoint, party.curve) for a, party in parties.items()},
+        )
+        self.heard: list[fuzz_peer.Frame] = []
+
+    async def listen(self) -> None:
+        while True:
+            delivery = await self.transport.receive()
+            try:
+                envelope = decode(delivery.frames)
+                message = from_envelope(envelope)
+            except RemoteProtocolError:
+                continue
+            if envelope.kind is Kind.HELLO:
+                greeted = self.sessions[delivery.sender].received(message, time.time(), 1)
+                for reply in greeted.replies:
+                    self.transport.post(delivery.sender, encode(to_envelope(reply, b"")))
+            elif len(self.heard) < 2000:
+                data = None if envelope.data is None else bytes(envelope.data)
+                kept = replace(envelope, data=data)
+                self.heard.append(fuzz_peer.Frame(delivery.sender, PEER, kept))
+
+    async def greet(self) -> None:
+        while True:
+            for agent, session in self.sessions.items():
+                for hello in session.tick(time.monotonic(), 1):
+                    self.transport.post(agent, encode(to_envelope(hello, b"")))
+            await asyncio.sleep(POLL_S)
+
+    async def attack(self, victim, recorded, count, r) -> int:  # type: ignore[no-untyped-def]
+        """Send changed frames to a0 until there were `count`, or it is late; how many it were."""
+        began, sent = time.monotonic(), 0
+        signer = fuzz_peer.Signer(self.identity.signing_key)
+        while sent < count and time.monotonic() - began < LIMIT_S and victim.poll() is None:
+            nonce = self.sessions["a0"].peer_nonce or bytes(16)
+            frames = fuzz_peer.Source([*recorded, *self.heard[:400]], nonce)
+            sent += sum(self._send_one(r, frames, nonce, signer) for _ in range(50))
+            while sent - self.transport.link("a0").messages_sent > 500 and victim.poll() is None:
+                await asyncio.sleep(0.005)  # no message may be dropped on this side
+                if time.monotonic() - began > LIMIT_S:
+                    break
+            await asyncio.sleep(0)
+        return sent
+
+    def _send_one(self, r, frames, nonce, signer) -> bool:  # type: ignore[no-untyped-def]
+        message = fuzz_peer.mutated(r, frames)
+        if r.random() < 0.3:
+            message = fuzz_peer.resigned(r, r.choice(frames.frames), nonce, signer)
+        if message and all(len(part) < 2**21 for part in message) and len(message) <= 4:
+            self.transport.post("a0", message)
+            return True
+        return False
 
 
 async def _until(ready: Callable[[], bool], seconds: float) -> bool:

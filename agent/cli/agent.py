@@ -2,36 +2,35 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import click
 
-from candor.agent.cli.options import data_root_option, initial_option
+from candor.agent.cli.options import (
+    COUNT,
+    FOLDER,
+    PATH,
+    cluster_option,
+    data_root_option,
+    initial_option,
+    organiser_option,
+)
 from candor.agent.daemon.status import read_status
 from candor.agent.exits import INTERRUPTED
-from candor.agent.reports.terminal import format_credits, format_share
+from candor.agent.reports.terminal import format_share
+from candor.mechanisms.payments.credits import format_credits
 
 LEVELS = ("debug", "info", "warning", "error")
 
 
 @click.command("agent")
-@click.option(
-    "--cluster",
-    "cluster_path",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="The cluster file that all agents share.",
-)
+@cluster_option
 @click.option("--id", "agent", required=True, help="Which agent of the cluster file this is.")
-@click.option(
-    "--keys",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="The directory that `candor keygen` made.",
-)
+@click.option("--keys", required=True, type=PATH, help="The directory that `candor keygen` made.")
 @click.option(
     "--data-dir",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     help="Where this agent keeps its ledger, metrics, status and model.",
 )
 @click.option(
@@ -40,16 +39,13 @@ LEVELS = ("debug", "info", "warning", "error")
     metavar="ENDPOINT",
     help="Bind here instead of where the cluster file says, such as tcp://*:7000; may be repeated.",
 )
-@click.option(
-    "--organiser",
-    metavar="KEY|FILE",
-    help="Take only a file that this organiser signed: an identity in hex, or a public.toml.  "
-    "[default: one that the keys have asked, if any]",
+@organiser_option(
+    "Take only a file that this organiser signed: an identity in hex, or a public.toml.  "
+    "[default: one that the keys have asked, if any]"
 )
 @click.option(
     "--strategy",
     default="honest",
-    show_default=True,
     help="How the gradient becomes a report: honest, scale:A … (docs/payments.md), module:Class.",
 )
 @initial_option
@@ -58,15 +54,13 @@ LEVELS = ("debug", "info", "warning", "error")
     "--evaluate-every",
     type=click.IntRange(min=0),
     default=1,
-    show_default=True,
     help="Measure the test metric every this many rounds; 0 never.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of torch.  [default: its own]")
+@click.option("--threads", type=COUNT, help="Threads of torch.  [default: its own]")
 @click.option(
     "--log-level",
     type=click.Choice(LEVELS),
     default="info",
-    show_default=True,
     help="What goes to standard error; log.jsonl always has info and above.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the last status as JSON at the end.")
@@ -75,21 +69,13 @@ LEVELS = ("debug", "info", "warning", "error")
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     cluster_path: Path,
-    agent: str,
-    keys: Path,
-    data_dir: Path,
-    listen: tuple[str, ...],
-    organiser: str | None,
-    strategy: str,
-    initial: Path | None,
-    data_root: Path | None,
-    evaluate_every: int,
-    threads: int | None,
     log_level: str,
     as_json: bool,
-    record_sketches: bool,
-    exit_with_parent: bool,
+    agent: str,
+    data_dir: Path,
+    **options: Any,
 ) -> None:
     """Run one agent: train on this host's data, gossip, witness and settle until the run is over.
 
@@ -102,21 +88,8 @@ def command(
     """
     from candor.agent.daemon.host import HostSettings, run_agent  # imports torch
 
-    settings = HostSettings(
-        agent=agent,
-        keys=keys,
-        data_dir=data_dir,
-        listen=listen,
-        organiser=organiser,
-        strategy=strategy,
-        initial=initial,
-        data_root=data_root,
-        evaluate_every=evaluate_every,
-        threads=threads,
-        log_level=getattr(logging, log_level.upper()),
-        record_sketches=record_sketches,
-        exit_with_parent=exit_with_parent,
-    )
+    level = getattr(logging, log_level.upper())
+    settings = HostSettings(agent=agent, data_dir=data_dir, log_level=level, **options)
     failure, code = run_agent(cluster_path, settings)
     if as_json:
         click.echo((data_dir / "status.json").read_text(encoding="utf-8"), nl=False)

@@ -5,15 +5,14 @@ from pathlib import Path
 
 import click
 
-from candor.agent.cli.options import json_option
+from candor.agent.cli.options import FILE, cluster_option, json_option
 from candor.agent.core.terms import run_terms
 from candor.agent.exits import VERIFICATION_FAILED
 from candor.mechanisms.evidence.examiner import RunTerms
 from candor.mechanisms.proofs import PROOF_BYTES_MAX, Proof, ProofError, verify_proof
 from candor.topologies.cluster.file import load_cluster
 from candor.topologies.encoding.canonical import MalformedError
-from candor.topologies.specs.files import open_regular
-from candor.topologies.specs.specs import ConfigurationError
+from candor.topologies.specs.files import open_regular, system_errors
 
 
 @click.group("evidence")
@@ -27,14 +26,8 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
-@click.option(
-    "--cluster",
-    "cluster_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
-    help="The run's cluster file: its public keys, window and sketch size are used.",
-)
+@click.argument("files", nargs=-1, required=True, type=FILE)
+@cluster_option
 @json_option
 @click.pass_context
 def verify(
@@ -58,11 +51,8 @@ def verify(
 
 
 def _read(file: Path) -> bytes:
-    try:
-        with open_regular(file) as stream:
-            return stream.read(PROOF_BYTES_MAX + 1)
-    except OSError as exc:
-        raise ConfigurationError(f"{file}: {exc.strerror}") from exc
+    with system_errors(str(file)), open_regular(file) as stream:
+        return stream.read(PROOF_BYTES_MAX + 1)
 
 
 def _judged(data: bytes, terms: RunTerms) -> dict[str, str | bool]:

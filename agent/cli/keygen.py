@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
-from candor.agent.cli.options import json_option
+from candor.agent.cli.options import FOLDER, json_option
 from candor.agent.daemon import keys
 
 
 @click.command()
-@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("directory", type=FOLDER)
 @json_option
 def command(directory: Path, as_json: bool) -> None:
     """Make an agent's keys in DIRECTORY: secrets with mode 0600, and public.toml to hand out.

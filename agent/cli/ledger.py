@@ -3,31 +3,23 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from decimal import Decimal, DecimalException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
-from candor.agent.cli.options import json_option
+from candor.agent.cli.options import FILE, FOLDER, cluster_option, json_option
 from candor.agent.core.terms import audit_facts
 from candor.agent.daemon.exports import AGENTS_NAME, write_exports
 from candor.agent.daemon.status import data_dirs, read_status
 from candor.agent.exits import VERIFICATION_FAILED
 from candor.agent.runs.ledger_audit import audit_run_directory, read_export
 from candor.mechanisms.ledger.audit import Finding, RunAudit, audit_export
-from candor.mechanisms.payments.credits import AMOUNT_MAX, format_credits
+from candor.mechanisms.payments.credits import format_credits, paid_text
 from candor.topologies.cluster.file import load_cluster
 from candor.topologies.specs.specs import ConfigurationError
 
-if TYPE_CHECKING:
-    from candor.agent.daemon.store import (
-        Store,  # with torch behind it: imported where a database is opened
-    )
-
 STORE_NAME: Final = "ledger.sqlite"
-
-_directory = click.Path(path_type=Path, file_okay=False)
 
 
 @click.group("ledger")
@@ -46,7 +38,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("directory", type=_directory)
+@click.argument("directory", type=FOLDER)
 @json_option
 def show(directory: Path, as_json: bool) -> None:
     """Show the channels of a data directory, or of every agent in a folder of such or in a run
@@ -68,7 +60,12 @@ def show(directory: Path, as_json: bool) -> None:
             f"{directory}: no {STORE_NAME} here, in {AGENTS_NAME}/* or in *; name the data "
             "directory of an agent, a folder of such or the directory of a run"
         )
-    shown = {path.resolve().name: _channels(path) for path in found}
+    from candor.agent.runs.channels import channel_rows, opened  # with torch behind it
+
+    shown = {}
+    for path in found:
+        with opened(path) as store:
+            shown[path.resolve().name] = channel_rows(store)
     if as_json:
         click.echo(json.dumps({"agents": shown}, indent=2))
         return
@@ -78,55 +75,6 @@ def show(directory: Path, as_json: bool) -> None:
             click.echo(_channel_line(row))
 
 
-def _database(data_dir: Path) -> Path:
-    """The database of one agent."""
-    path = data_dir / STORE_NAME
-    if not path.exists():
-        raise ConfigurationError(
-            f"{data_dir}: no {STORE_NAME} here; name the data directory of one agent, "
-            f"such as RUN_DIR/{AGENTS_NAME}/ID"
-        )
-    return path
-
-
-def _channels(data_dir: Path) -> list[dict[str, Any]]:
-    from candor.agent.daemon.store import Store, StoreError
-
-    with Store.open(data_dir / STORE_NAME) as store:
-        try:
-            return _channel_rows(store)
-        except StoreError as exc:
-            raise ConfigurationError(str(exc)) from exc
-
-
-def _channel_rows(store: "Store") -> list[dict[str, Any]]:
-    from candor.mechanisms.ledger.attempts import Attempts
-    from candor.mechanisms.ledger.bodies import Position
-
-    rows = []
-    for terms in store.channels():
-        state = store.channel_state(terms.channel_id)
-        position = Position.of(state.last.body) if state.last else Position()
-        rows.append(
-            {
-                "channel_id": terms.channel_id.hex(),
-                "lo": terms.lo,
-                "hi": terms.hi,
-                "seq": position.seq,
-                "window": position.window,
-                "balance_lo": -position.balance,
-                "balance_hi": position.balance,
-                "pending": state.pending is not None,
-                "attempt": Attempts(state.refusals).due(position.seq + 1),
-                "payment": state.payment,
-                "status": str(state.status),
-                "reason": state.reason,
-                "credit_limit": terms.credit_limit,
-            }
-        )
-    return rows
-
-
 def _channel_line(row: dict[str, Any]) -> str:
     notes = [row["status"]] if row["status"] != "open" else []
     notes += [row["reason"]] if row["reason"] else []
@@ -134,17 +82,11 @@ def _channel_line(row: dict[str, Any]) -> str:
     if row["attempt"]:
         notes.append(f"{row['attempt']} proposal{'s' * (row['attempt'] > 1)} refused")
     if row["payment"]:
-        notes.append(f"{_paid(row['lo'], row['hi'], row['payment'])} waits")
+        notes.append(f"{paid_text(row['lo'], row['hi'], row['payment'])} waits")
     settled = "no window yet" if row["window"] < 0 else f"up to window {row['window']}"
     owed = _owed(row["lo"], row["hi"], row["balance_lo"])
     tail = f"  ({', '.join(notes)})" if notes else ""
     return f"  {row['lo']}-{row['hi']}  record {row['seq']}, {settled}: {owed}{tail}"
-
-
-def _paid(lo: str, hi: str, delta: int) -> str:
-    """A payment outside, as of a record."""
-    payer, payee = (hi, lo) if delta > 0 else (lo, hi)
-    return f"a payment of {format_credits(abs(delta))[1:]} by {payer} to {payee}"
 
 
 def _owed(lo: str, hi: str, balance_lo: int) -> str:
@@ -152,11 +94,11 @@ def _owed(lo: str, hi: str, balance_lo: int) -> str:
     if balance_lo == 0:
         return f"{lo} and {hi} are even"
     debtor, creditor = (hi, lo) if balance_lo > 0 else (lo, hi)
-    return f"{debtor} owes {creditor} {format_credits(abs(balance_lo))[1:]}"
+    return f"{debtor} owes {creditor} {format_credits(abs(balance_lo))}"
 
 
 @command.command()
-@click.argument("data_dir", type=_directory)
+@click.argument("data_dir", type=FOLDER)
 @click.option("--to", "payee", metavar="ID", help="The neighbour that this agent has paid.")
 @click.option("--from", "payer", metavar="ID", help="The neighbour that has paid this agent.")
 @click.option("--cancel", metavar="ID", help="Take back what was told about this neighbour.")
@@ -188,73 +130,25 @@ def pay(
       candor ledger pay /var/lib/candor/a3 --to a2 13 --replace 12.5
       candor ledger pay /var/lib/candor/a3 --cancel a2
     """
-    from candor.agent.daemon.store import Store, StoreError
-    from candor.agent.daemon.store_tables import OtherPayment
-    from candor.mechanisms.ledger.channel import StorePayment
+    from candor.agent.runs.channels import micro_credits, tell_payment
 
     named = [peer for peer in (payee, payer, cancel) if peer is not None]
     if len(named) != 1 or (amount is None) != (cancel is not None):
         raise click.UsageError("give one of --to ID AMOUNT, --from ID AMOUNT, --cancel ID")
     if cancel is not None and old is not None:
         raise click.UsageError("--replace OLD goes with --to ID AMOUNT or --from ID AMOUNT")
-    sign = 1 if payer else -1
-    peer, received = named[0], 0 if amount is None else _micro(amount) * sign
-    with Store.open(_database(data_dir), to_tell=True) as store:
-        try:
-            row = _channel_with(store, data_dir, peer)
-            if abs(received) > row["credit_limit"]:
-                limit = format_credits(row["credit_limit"])[1:]
-                raise ConfigurationError(
-                    f"AMOUNT {amount}: above the credit limit of {limit}, so never owed"
-                )
-            # Of a record: above 0 when hi has paid lo.
-            delta = received if row["hi"] == peer else -received
-            before = None if old is None else _micro(old, "--replace") * (1 if delta > 0 else -1)
-            store.commit([StorePayment(bytes.fromhex(row["channel_id"]), delta, before)]).result()
-        except OtherPayment as exc:
-            waits = _paid(row["lo"], row["hi"], exc.told) if exc.told else "no payment"
-            raise ConfigurationError(
-                f"--replace {old}: {waits} waits here, so nothing was told; `candor ledger show` "
-                "says what is on record"
-            ) from exc
-        except StoreError as exc:
-            raise ConfigurationError(str(exc)) from exc
+    peer, received = named[0], 0 if amount is None else micro_credits(amount) * (1 if payer else -1)
+    replaced = None if old is None else micro_credits(old, "--replace")
+    row = tell_payment(data_dir, peer, received, replaced)
     click.echo(_told(row, peer, received))
     if received and read_status(data_dir).state == "done":
         click.echo("but the run is over here: no record of it will be made", err=True)
 
 
-def _micro(amount: str, name: str = "AMOUNT") -> int:
-    """Credits as typed, exactly, in micro-credits above 0."""
-    try:
-        micro = Decimal(amount).scaleb(6)
-    except DecimalException:  # no number, or one beyond all bounds
-        micro = Decimal("NaN")
-    if not (micro.is_finite() and 0 < micro <= AMOUNT_MAX and micro == micro.to_integral_value()):
-        raise ConfigurationError(f"{name} {amount}: not credits above 0 with six decimals at most")
-    return int(micro)
-
-
-def _channel_with(store: "Store", data_dir: Path, peer: str) -> dict[str, Any]:
-    own, rows = read_status(data_dir).agent, _channel_rows(store)
-    by_peer = {row["hi"] if row["lo"] == own else row["lo"]: row for row in rows}
-    if peer not in by_peer:
-        raise ConfigurationError(
-            f"{data_dir}: {own} has no ledger with {peer}; it has one with {', '.join(by_peer)}"
-        )
-    row = by_peer[peer]
-    if row["status"] != "open":
-        raise ConfigurationError(
-            f"{row['lo']}-{row['hi']}: the ledger is {row['status']} ({row['reason']}) "
-            "and takes no record any more"
-        )
-    return row
-
-
 def _told(row: dict[str, Any], peer: str, received: int) -> str:
     if received == 0:
         return f"told of no payment between this agent and {peer}"
-    amount = format_credits(abs(received))[1:]
+    amount = format_credits(abs(received))
     said = f"told that {peer} has paid {amount}" if received > 0 else f"told of {amount} to {peer}"
     balance = row["balance_lo"] if row["hi"] == peer else row["balance_hi"]
     owed = balance if received > 0 else -balance
@@ -263,14 +157,8 @@ def _told(row: dict[str, Any], peer: str, received: int) -> str:
 
 
 @command.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
-@click.option(
-    "--cluster",
-    "cluster_path",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The cluster file of the run: public keys, edges and payment rule.",
-)
+@click.argument("files", nargs=-1, required=True, type=FILE)
+@cluster_option
 @json_option
 @click.pass_context
 def verify(
@@ -310,7 +198,7 @@ def verify(
 
 
 @command.command()
-@click.argument("run_dir", type=_directory)
+@click.argument("run_dir", type=FOLDER)
 @json_option
 @click.pass_context
 def audit(context: click.Context, run_dir: Path, as_json: bool) -> None:
@@ -352,13 +240,13 @@ def _print_audit(run_id: str, result: RunAudit) -> None:
     for edge in result.edges:
         owed = _owed(edge.lo, edge.hi, edge.balance_lo)
         late = ", the last one known to one end only" if edge.unacknowledged else ""
-        paid = "".join(f", {_paid(edge.lo, edge.hi, delta)}" for delta in edge.payments)
+        paid = "".join(f", {paid_text(edge.lo, edge.hi, delta)}" for delta in edge.payments)
         click.echo(f"{edge.lo}-{edge.hi}  {edge.windows} windows{paid}: {owed}{late}")
     for agent, net in result.nets.items():
-        click.echo(f"{agent} received {format_credits(net)} net")
-    click.echo(f"sum of all nets: {format_credits(sum(result.nets.values()))}")
+        click.echo(f"{agent} received {format_credits(net, signed=True)} net")
+    click.echo(f"sum of all nets: {format_credits(sum(result.nets.values()), signed=True)}")
     for debtor, creditor, amount in result.transfers:
-        click.echo(f"to settle: {debtor} pays {creditor} {format_credits(amount)[1:]}")
+        click.echo(f"to settle: {debtor} pays {creditor} {format_credits(amount)}")
     _print_findings(result.findings)
     verdict = f"violated, {len(result.findings)} findings" if result.findings else "ok"
     click.echo(f"ledger audit of {run_id}: {verdict}")
@@ -370,22 +258,16 @@ def _print_findings(findings: Sequence[Finding]) -> None:
 
 
 @command.command()
-@click.argument("data_dir", type=_directory)
-@click.option(
-    "--cluster",
-    "cluster_path",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The cluster file of the run.",
-)
+@click.argument("data_dir", type=FOLDER)
+@cluster_option
 @click.option(
     "--keys",
     "keys_dir",
     required=True,
-    type=_directory,
+    type=FOLDER,
     help="The agent's keys; the export is signed with its identity.",
 )
-@click.option("-o", "--output", type=_directory, help="Where to write; by default DATA_DIR/ledger.")
+@click.option("-o", "--output", type=FOLDER, help="Where to write; by default DATA_DIR/ledger.")
 @json_option
 def export(
     data_dir: Path, cluster_path: Path, keys_dir: Path, output: Path | None, as_json: bool
@@ -397,7 +279,7 @@ def export(
       candor ledger export /var/lib/candor/a3 --cluster c.toml --keys keys/a3 -o exports
     """
     from candor.agent.daemon import keys
-    from candor.agent.daemon.store import Store, StoreError
+    from candor.agent.runs.channels import opened
 
     cluster = load_cluster(cluster_path)
     key = keys.load(keys_dir).signing_key
@@ -407,11 +289,8 @@ def export(
             f"{keys_dir}: no agent of run {cluster.run_id!r} has these keys; "
             "name the keys of the agent whose data directory it is"
         )
-    with Store.open(_database(data_dir)) as store:
-        try:
-            written = write_exports(store, cluster, agent_id, key, data_dir, output)
-        except StoreError as exc:
-            raise ConfigurationError(str(exc)) from exc
+    with opened(data_dir) as store:
+        written = write_exports(store, cluster, agent_id, key, data_dir, output)
     if as_json:
         click.echo(json.dumps({"agent": agent_id, "files": [str(path) for path in written]}))
     else:

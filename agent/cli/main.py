@@ -59,7 +59,10 @@ class _LazyCommands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=_LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})
+_CONTEXT: Final = {"help_option_names": ["-h", "--help"], "show_default": True}
+
+
+@click.group(cls=_LazyCommands, context_settings=_CONTEXT)
 @click.version_option(__version__, prog_name="candor")
 def command() -> None:
     """Train one model among parties who do not trust each other, with no server in between.

@@ -1,14 +1,18 @@
-"""Options that several commands share: the settings of a run, the data root, JSON output."""
+"""Options that several commands share, each written once; what a kind of option may be given.
+
+Defaults are shown in every command's help: `candor.agent.cli.main` says so for all.
+"""
 
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
 
 import click
 from pydantic import BaseModel
 
 from candor.agent.algorithms.catalogue import ALGORITHMS
+from candor.agent.runs.cluster_parts import option_name
 from candor.network.codecs import CODECS
 from candor.topologies.cluster.file import (
     AlgorithmSettings,
@@ -18,9 +22,15 @@ from candor.topologies.cluster.file import (
 )
 from candor.topologies.mixing import rules as mixing
 from candor.topologies.mixing.rules import PUSH_SUM
-from candor.topologies.specs.files import validated
 
-Section = TypeVar("Section", bound=BaseModel)
+Command: TypeAlias = Callable[..., None]
+Option: TypeAlias = Callable[[Command], Command]
+
+COUNT = click.IntRange(min=1)
+SEED = click.IntRange(0, 2**62)
+PATH = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 class FiniteRange(click.FloatRange):
@@ -35,21 +45,44 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+AMOUNT = FiniteRange(min=0)
+ABOVE_0 = FiniteRange(min=0, min_open=True)
+
+
+def stacked(*options: Option) -> Option:
+    """Several options as one decorator; help lists them in this order."""
+
+    def decorate(function: Command) -> Command:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+seed_option = click.option("--seed", type=SEED, default=0, help="Seed of all that is random.")
 data_root_option = click.option(
     "--data-root",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     envvar="CANDOR_DATA_ROOT",
     help="Where data sets lie.  [default: $CANDOR_DATA_ROOT, else ./data]",
 )
 initial_option = click.option(
     "--initial",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     metavar="FILE",
     help="Start from this model.safetensors instead of one drawn from the seed.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
-
-
+device_option = click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    help="Where models are trained.",
+)
+cluster_option = click.option(
+    "--cluster", "cluster_path", required=True, type=FILE, help="The cluster file of the run."
+)
 mixing_option = click.option(
     "--mixing",
     "mixing_name",
@@ -58,6 +91,52 @@ mixing_option = click.option(
     f".csv or .npy file.  [default: {mixing.DEFAULT_MIXING} or the topology file's, {PUSH_SUM} "
     "on a directed graph]",
 )
+
+
+def topology_option(*, required: bool = True) -> Option:
+    """Whose neighbour everybody is."""
+    return click.option(
+        "--topology",
+        required=required,
+        metavar="SPEC|FILE",
+        help="A family such as ring, a schedule such as one-peer-exponential, or a file.",
+    )
+
+
+def task_option(*, required: bool = True) -> Option:
+    """What is learned."""
+    return click.option(
+        "--task",
+        required=required,
+        metavar="NAME",
+        help="digits, a9a, mnist, fashion-mnist, femnist, or your own module:Class.",
+    )
+
+
+def output_option(what: str, *, required: bool = True) -> Option:
+    """The file to write."""
+    return click.option("-o", "--output", required=required, type=FILE, help=what)
+
+
+def sign_with_option(*, required: bool = False) -> Option:
+    """The keys of the organiser."""
+    return click.option(
+        "--sign-with",
+        required=required,
+        type=FOLDER,
+        metavar="KEYS",
+        help="The organiser's keys, which sign the file.",
+    )
+
+
+def run_dir_option(what: str, **attributes: Any) -> Option:
+    """The directory in which a run keeps everything."""
+    return click.option("--run-dir", type=FOLDER, help=what, **attributes)
+
+
+def organiser_option(what: str, *, required: bool = False) -> Option:
+    """Who puts the run together."""
+    return click.option("--organiser", required=required, metavar="KEY|FILE", help=what)
 
 
 SETTINGS: tuple[tuple[type[BaseModel], str, str], ...] = (
@@ -91,44 +170,16 @@ SETTINGS: tuple[tuple[type[BaseModel], str, str], ...] = (
 )
 
 
-def settings_options(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def settings_options(**defaults: Any) -> Option:
     """Add an option for each of `SETTINGS`, with the cluster file's own default or the given one.
 
-    The function takes them as keyword arguments; `section` picks one section's from them.
+    The function takes them as keyword arguments; `cluster_parts.sections` makes the file's sections
+    of them.
     """
-
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        for model, name, help_text in reversed(SETTINGS):
-            default = defaults.get(name, model.model_fields[name].get_default())
-            function = click.option(
-                f"--{_option_name(model, name).replace('_', '-')}",
-                type=type(default),
-                default=default,
-                show_default=True,
-                help=help_text,
-            )(function)
-        return function
-
-    return decorate
+    return stacked(*(_setting(*setting, defaults) for setting in SETTINGS))
 
 
-def section(model: type[Section], settings: Mapping[str, Any], name: str) -> Section:
-    """The part of `settings` that this section has, checked; `name` stands in messages.
-
-    Raises:
-        ConfigurationError: a setting out of its range.
-    """
-    return validated(
-        model,
-        {
-            field: settings[_option_name(model, field)]
-            for field in model.model_fields
-            if _option_name(model, field) in settings
-        },
-        name,
-    )
-
-
-def _option_name(model: type[BaseModel], field: str) -> str:
-    """What a setting is called on the command line."""
-    return "algorithm" if (model, field) == (AlgorithmSettings, "name") else field
+def _setting(model: type[BaseModel], name: str, what: str, given: Mapping[str, Any]) -> Option:
+    default = given.get(name, model.model_fields[name].get_default())
+    option = f"--{option_name(model, name).replace('_', '-')}"
+    return click.option(option, type=type(default), default=default, help=what)

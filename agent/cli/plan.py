@@ -1,82 +1,62 @@
-"""What `candor testbed` and `candor simulate` ask for alike: a whole run on this machine."""
+"""What `candor testbed`, `candor simulate` and `candor audit` ask for alike: a whole run here."""
 
+import json
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 
 from candor.agent.cli.options import (
+    COUNT,
+    Option,
     data_root_option,
     initial_option,
     mixing_option,
-    section,
+    run_dir_option,
+    seed_option,
     settings_options,
+    stacked,
+    task_option,
+    topology_option,
 )
-from candor.agent.runs.cluster_parts import check_partition, check_rule, task_settings
+from candor.agent.reports.terminal import summary_view
+from candor.agent.runs.cluster_parts import sections
 from candor.agent.runs.plan import Plan
-from candor.topologies.cluster.file import AlgorithmSettings, PaymentSettings, RoundSettings
 from candor.topologies.specs.specs import ConfigurationError
 
-Function = Callable[..., None]
-
-run_dir_option = click.option(
-    "--run-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where everything is kept; must be new or empty.  [default: runs/TASK-TOPOLOGY-TIME]",
+new_run_dir_option = run_dir_option(
+    "Where everything is kept; must be new or empty.  [default: runs/TASK-TOPOLOGY-TIME]"
+)
+_strategy_option = click.option(
+    "--strategy",
+    "strategies",
+    multiple=True,
+    metavar="ID=SPEC",
+    help="How an agent deviates, such as a3=scale:3 (docs/payments.md has all); the others are "
+    "honest.",
 )
 
 
-def plan_options(*, required: bool, lies: bool = True) -> Callable[[Function], Function]:
+def plan_options(*, required: bool, lies: bool = True) -> Option:
     """Add the options that `plan_of` reads; `required`: graph, task and rounds must be given;
     `lies`: who deviates in the run."""
-    strategy_option = click.option(
-        "--strategy",
-        "strategies",
-        multiple=True,
-        metavar="ID=SPEC",
-        help="How an agent deviates, such as a3=scale:3 (docs/payments.md has all); the others "
-        "are honest.",
-    )
-    options = (
-        click.option("--agents", type=click.IntRange(min=1), help="Number of agents."),
-        click.option(
-            "--topology",
-            required=required,
-            metavar="SPEC|FILE",
-            help="A family such as ring, a schedule such as one-peer-exponential, or a file.",
-        ),
-        click.option(
-            "--task",
-            required=required,
-            metavar="NAME",
-            help="digits, a9a, mnist, fashion-mnist, femnist, or your own module:Class.",
-        ),
-        click.option(
-            "--rounds", required=required, type=click.IntRange(min=1), help="Rounds to train."
-        ),
-        *((strategy_option,) if lies else ()),
+    return stacked(
+        click.option("--agents", type=COUNT, help="Number of agents."),
+        topology_option(required=required),
+        task_option(required=required),
+        click.option("--rounds", required=required, type=COUNT, help="Rounds to train."),
+        *([_strategy_option] if lies else []),
         mixing_option,
-        click.option(
-            "--seed",
-            type=click.IntRange(0, 2**62),
-            default=0,
-            show_default=True,
-            help="Seed of the run.",
-        ),
+        seed_option,
         settings_options(partition="dirichlet:0.5"),
         initial_option,
         data_root_option,
     )
-
-    def decorate(function: Function) -> Function:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
 
 
 def plan_of(
@@ -95,28 +75,12 @@ def plan_of(
     strategies = dict(given)
     if len(strategies) < len(given):
         raise ConfigurationError("--strategy: an agent is named twice; join strategies with ' + '")
-    check_rule(asked["rule"])
-    check_partition(asked["partition"])
     return Plan(
-        topology=asked["topology"],
-        agents=asked["agents"],
+        **{name: asked[name] for name in ("topology", "agents", "seed", "data_root", "initial")},
+        **sections(asked),
         mixing=asked["mixing_name"],
-        seed=asked["seed"],
-        task=task_settings(
-            asked["task"],
-            asked["seed"],
-            asked["data_root"],
-            partition=asked["partition"],
-            batch_size=asked["batch_size"],
-            initial=asked["initial"],
-        ),
-        algorithm=section(AlgorithmSettings, asked, "algorithm"),
-        rounds=section(RoundSettings, asked, "rounds"),
-        payments=section(PaymentSettings, asked, "payments"),
         strategies=strategies,
         evaluate_every=evaluate_every,
-        data_root=asked["data_root"],
-        initial=asked["initial"],
         faults=faults,
     )
 
@@ -131,11 +95,28 @@ def _assignment(text: str, *, simulated: bool) -> tuple[str, str]:
     return agent, spec
 
 
-def default_run_dir(plan: Plan) -> Path:
-    """A directory that is not there yet, named after what runs and when."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    words = (Path(word).stem.partition(":")[0] for word in (plan.task.name, plan.topology))
-    name = "-".join((*words, stamp))
+def default_run_dir(*specs: str) -> Path:
+    """A directory that is not there yet, named after what runs, by its specs, and when."""
+    words = (Path(spec).stem.partition(":")[0] for spec in specs)
+    name = "-".join((*words, time.strftime("%Y%m%d-%H%M%S")))
     path = Path("runs") / name
     others = (path.with_name(f"{name}-{number}") for number in count(2))
     return next(other for other in chain((path,), others) if not other.exists())
+
+
+def conclude(
+    console: Console, run_dir: Path, summarised: Callable[[], dict[str, Any]], as_json: bool
+) -> dict[str, Any]:
+    """Sum a run up, draw its report, and print the summary, which is the answer."""
+    from candor.agent.reports.run_page import write_report
+
+    tell = partial(console.print, style="dim", highlight=False)
+    tell("training one model on all data, and agents alone, to compare…")
+    summary = summarised()
+    tell("drawing the report…")
+    write_report(run_dir)
+    if as_json:
+        click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+    else:
+        console.print(summary_view(summary, run_dir))
+    return summary

@@ -4,15 +4,12 @@ from pathlib import Path
 
 import click
 
+from candor.agent.cli.options import PATH, output_option
+
 
 @click.command("report")
-@click.argument("run_dir", type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False, writable=True),
-    help="The page to write.  [default: RUN_DIR/report.html]",
-)
+@click.argument("run_dir", type=PATH)
+@output_option("The page to write.  [default: RUN_DIR/report.html]", required=False)
 def command(run_dir: Path, output: Path | None) -> None:
     """Draw a run as one HTML page and print where it is.
 

@@ -1,29 +1,27 @@
 """`candor simulate`: thousands of agents in one process, resumable; then summary and report."""
 
-import json
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 from click.core import ParameterSource
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from candor.agent.cli.options import json_option
-from candor.agent.cli.plan import default_run_dir, plan_of, plan_options, run_dir_option
+from candor.agent.cli.options import device_option, json_option
+from candor.agent.cli.plan import (
+    conclude,
+    default_run_dir,
+    new_run_dir_option,
+    plan_of,
+    plan_options,
+)
+from candor.agent.cli.progress import progress
 from candor.agent.exits import INTERRUPTED
-from candor.agent.reports.terminal import summary_view
 
-if TYPE_CHECKING:
-    from candor.agent.simulation.run import SimulatedRun
-
-PROGRESS_S: Final = 5.0
 NEEDED: Final = ("topology", "task", "rounds")
 WITH_RESUME: Final = ("resume", "device", "as_json")
 
@@ -36,20 +34,14 @@ WITH_RESUME: Final = ("resume", "device", "as_json")
     help="Measure the test metric every this many rounds; 0 only at the end.  [default: a "
     "twentieth of the rounds]",
 )
-@run_dir_option
+@new_run_dir_option
 @click.option(
     "--resume",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     metavar="RUN_DIR",
     help="Go on with an interrupted simulation; its settings are in there.",
 )
-@click.option(
-    "--device",
-    type=click.Choice(["cpu", "cuda"]),
-    default="cpu",
-    show_default=True,
-    help="Where the models are trained.",
-)
+@device_option
 @json_option
 @click.pass_context
 def command(
@@ -87,17 +79,21 @@ def command(
             every = simulated_run.default_interval(asked["rounds"])
             chosen = every if evaluate_every is None else evaluate_every or asked["rounds"]
             plan = plan_of(asked, chosen, simulated=True)
-            run = simulated_run.start(plan, run_dir or default_run_dir(plan), device)
-        with _showing(console, run) as show:
+            place = run_dir or default_run_dir(plan.task.name, plan.topology)
+            run = simulated_run.start(plan, place, device)
+        cluster = run.cluster
+        title = f"{cluster.run_id}: {len(cluster.ids)} agents, {cluster.graph.topology}, rounds"
+        with progress(console) as told:
+            told(title, run.round, run.rounds)
             while not run.done and not asked_to_end():
                 run.advance()
-                show()
+                told(title, run.round, run.rounds)
             if not run.done:
                 run.save()
     interrupted = not run.done
     if run.done:
         try:
-            _conclude(console, run, as_json)
+            conclude(console, run.run_dir, run.conclude, as_json)
         except KeyboardInterrupt:
             interrupted = True
     if interrupted:
@@ -141,47 +137,3 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _showing(console: Console, run: "SimulatedRun") -> Iterator[Callable[[], None]]:
-    """A bar on a terminal; elsewhere a line now and then."""
-    agents = len(run.cluster.ids)
-    title = f"{run.cluster.run_id}: {agents} agents, {run.cluster.graph.topology}"
-    if console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("rounds"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console) as progress:
-            bar = progress.add_task(title, total=run.rounds, completed=run.round)
-            yield lambda: progress.update(bar, completed=run.round)
-        return
-    told_s = time.monotonic()
-    where = f" from round {run.round + 1}" if run.round else ""
-    console.print(f"{title}; {run.rounds} rounds{where}", highlight=False)
-
-    def tell() -> None:
-        nonlocal told_s
-        if time.monotonic() - told_s >= PROGRESS_S:
-            told_s = time.monotonic()
-            console.print(f"round {run.round} of {run.rounds}", highlight=False)
-
-    yield tell
-
-
-def _conclude(console: Console, run: "SimulatedRun", as_json: bool) -> None:
-    from candor.agent.reports.run_page import write_report
-
-    tell = partial(console.print, style="dim", highlight=False)
-    tell("training one model on all data, and agents alone, to compare…")
-    summary = run.conclude()
-    tell("drawing the report…")
-    write_report(run.run_dir)
-    if as_json:
-        click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
-    else:
-        console.print(summary_view(summary, run.run_dir))

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import click
 
-from candor.agent.cli.options import FiniteRange
+from candor.agent.cli.options import ABOVE_0, PATH, json_option
 from candor.agent.daemon.status import FILE_NAME, Status, data_dirs, is_running, read_status
 from candor.agent.daemon.status import as_json as as_object
 from candor.topologies.specs.specs import ConfigurationError
 
 
 @click.command("status")
-@click.argument("directory", type=click.Path(path_type=Path), default=".")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+@click.argument("directory", type=PATH, default=".")
+@json_option
 @click.option(
     "--max-age",
     "age_max_s",
-    type=FiniteRange(min=0, min_open=True),
+    type=ABOVE_0,
     metavar="SECONDS",
     help="Exit 1 unless every daemon runs and said so within SECONDS, or is done.",
 )

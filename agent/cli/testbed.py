@@ -1,32 +1,35 @@
 """`candor testbed`: N real daemons on this machine, a live table, then the summary."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.live import Live
 
-from candor.agent.cli.options import json_option
-from candor.agent.cli.plan import default_run_dir, plan_of, plan_options, run_dir_option
+from candor.agent.cli.options import FILE, json_option
+from candor.agent.cli.plan import (
+    conclude,
+    default_run_dir,
+    new_run_dir_option,
+    plan_of,
+    plan_options,
+)
+from candor.agent.cli.progress import now_and_then
 from candor.agent.daemon.status import Status
 from candor.agent.exits import FAILED, INTERRUPTED, VERIFICATION_FAILED
-from candor.agent.reports.terminal import live_table, summary_view
+from candor.agent.reports.terminal import live_table
 from candor.agent.testbed import testbed
-
-PROGRESS_S: Final = 5.0
 
 
 @click.command("testbed")
 @plan_options(required=True)
 @click.option(
     "--faults",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     metavar="FILE",
     help="TOML [[event]]s: at_round or at_s, and kill, restart, stop, continue or slow = ID.",
 )
@@ -34,10 +37,9 @@ PROGRESS_S: Final = 5.0
     "--evaluate-every",
     type=click.IntRange(min=0),
     default=1,
-    show_default=True,
     help="Measure the test metric every this many rounds; 0 only at the end.",
 )
-@run_dir_option
+@new_run_dir_option
 @json_option
 @click.pass_context
 def command(
@@ -60,7 +62,7 @@ def command(
           --strategy a3=scale:3 --run-dir runs/first
     """
     plan = plan_of(asked, evaluate_every or asked["rounds"], faults)
-    bed = testbed.prepare(plan, run_dir or default_run_dir(plan))
+    bed = testbed.prepare(plan, run_dir or default_run_dir(plan.task.name, plan.topology))
     console = Console(stderr=as_json)
     began = time.monotonic()
     try:
@@ -83,47 +85,39 @@ def _showing(
         with Live(console=console, refresh_per_second=8, transient=False) as live:
             yield lambda statuses: live.update(live_table(statuses, title))
         return
-    told_s = time.monotonic()
     console.print(f"{title}; starting the daemons", highlight=False)
+    say = now_and_then(console)
 
     def tell(statuses: Sequence[Status]) -> None:
-        nonlocal told_s
-        if statuses and time.monotonic() - told_s >= PROGRESS_S:
-            told_s = time.monotonic()
+        if statuses:
             rounds = [status.round for status in statuses]
-            console.print(
-                f"rounds {min(rounds)} to {max(rounds)} of {statuses[0].rounds}", highlight=False
-            )
+            say(f"rounds {min(rounds)} to {max(rounds)} of {statuses[0].rounds}")
 
     yield tell
 
 
 def _conclude(console: Console, bed: testbed.Testbed, seconds: float, as_json: bool) -> int:
-    from candor.agent.reports.run_page import write_report
     from candor.agent.runs.summary import summarise, write_summary
 
     plan = bed.plan
-    tell = partial(console.print, style="dim", highlight=False)
-    tell("training one model on all data, and every agent alone, to compare…")
-    bed.export_for_the_dead()
-    summary = summarise(
-        bed.run_dir,
-        bed.cluster,
-        bed.statuses,
-        plan.strategies,
-        plan.data_root,
-        plan.initial,
-        seconds,
-    )
-    write_summary(bed.run_dir, summary)
-    tell("drawing the report…")
-    write_report(bed.run_dir)
-    if as_json:
-        click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
-    else:
-        console.print(summary_view(summary, bed.run_dir))
+
+    def summary() -> dict[str, Any]:
+        bed.export_for_the_dead()
+        found = summarise(
+            bed.run_dir,
+            bed.cluster,
+            bed.statuses,
+            plan.strategies,
+            plan.data_root,
+            plan.initial,
+            seconds,
+        )
+        write_summary(bed.run_dir, found)
+        return found
+
+    audit = conclude(console, bed.run_dir, summary, as_json)["audit"]
     for agent, code in bed.failed().items():
         click.echo(f"candor: error: {agent} ended with {code}: {bed.complaint(agent)}", err=True)
-    if summary["audit"] != "ok":
+    if audit != "ok":
         return VERIFICATION_FAILED
     return FAILED if bed.failed() else 0

@@ -4,7 +4,6 @@ DATA_DIR/ledger/<lo>-<hi>.jsonl                  one export an edge of the agent
 RUN_DIR/cluster.toml, RUN_DIR/agents/<id>/       the data directories of a whole run
 """
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +12,7 @@ from candor.mechanisms.ledger.export import export_channel, file_name
 from candor.mechanisms.proofs import KINDS
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.encoding.signatures import SigningKey
+from candor.topologies.specs.files import replace_file, system_errors
 from candor.topologies.specs.specs import ConfigurationError
 
 if TYPE_CHECKING:
@@ -68,24 +68,16 @@ def write_exports(
     """
     directory = output or data_dir / LEDGER_NAME
     written = []
-    try:
+    with system_errors(f"{directory}: cannot write exports"):
         directory.mkdir(parents=True, exist_ok=True)
         for name, data in export_channels(store, cluster, agent_id, key).items():
-            written.append(_replace(directory / name, data))
+            replace_file(directory / name, data)
+            written.append(directory / name)
         for name, data in _proofs(store, cluster).items():
             evidence = data_dir / EVIDENCE_NAME
             evidence.mkdir(parents=True, exist_ok=True)
-            _replace(evidence / name, data)
-    except OSError as exc:
-        raise ConfigurationError(f"{directory}: cannot write exports: {exc.strerror}") from exc
+            replace_file(evidence / name, data)
     return written
-
-
-def _replace(path: Path, data: bytes) -> Path:
-    draft = path.with_name(f"{path.name}.tmp")
-    draft.write_bytes(data)
-    os.replace(draft, path)
-    return path
 
 
 def _proofs(store: "Store", cluster: Cluster) -> dict[str, bytes]:

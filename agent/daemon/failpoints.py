@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Final, Self
 
 from candor.network.wire import Envelope
+from candor.topologies.specs.files import system_errors
 from candor.topologies.specs.specs import ConfigurationError
 
 FAILPOINT: Final = "CANDOR_FAILPOINT"
@@ -98,7 +99,5 @@ def _parse(text: str) -> tuple[str, int]:
 
 
 def _open(path: str) -> int:
-    try:
+    with system_errors(f"{TRACE_MARKERS}={path}"):
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise ConfigurationError(f"{TRACE_MARKERS}={path}: {exc.strerror}") from exc

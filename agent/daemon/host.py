@@ -39,6 +39,7 @@ from candor.network.zeromq.transport import ZeroMqTransport
 from candor.topologies.cluster.file import Cluster, load_cluster
 from candor.topologies.encoding.canonical import MalformedError
 from candor.topologies.specs.fields import split_bind
+from candor.topologies.specs.files import replacing, system_errors
 from candor.topologies.specs.specs import ConfigurationError
 
 _STATES: Final[Mapping[int, State]] = {0: "done", INTERRUPTED: "interrupted"}
@@ -76,7 +77,7 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
     _check_listen(settings.listen)
     cluster = load_cluster(cluster_path)
     organisers.check_signer(cluster, cluster_path, settings.organiser, settings.keys)
-    identity = own_identity(cluster, settings)
+    identity = keys.load_of(cluster.agent(settings.agent), settings.keys)
     work, learner = prepare(cluster, settings)
     _make_data_dir(settings.data_dir)
     with ExitStack() as stack:
@@ -86,7 +87,8 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
         try:
             result = _run(cluster, identity, settings, work, store, stack, probe, moved)
             write_exports(store, cluster, settings.agent, identity.signing_key, settings.data_dir)
-            save_file(dict(learner.state_dict(result.x)), settings.data_dir / MODEL_NAME)
+            with replacing(settings.data_dir / MODEL_NAME) as draft:
+                save_file(dict(learner.state_dict(result.x)), draft)
         except (MalformedError, StoreError, OSError, SafetensorError) as exc:
             return f"{settings.data_dir}: {exc}", 1
     return result.failure, result.exit_code
@@ -99,22 +101,6 @@ def _check_listen(listen: Sequence[str]) -> None:
             split_bind(place)
         except ConfigurationError as exc:
             raise ConfigurationError(f"--listen: {exc}") from exc
-
-
-def own_identity(cluster: Cluster, settings: HostSettings) -> Identity:
-    """The keys, which must be those the cluster file has for this agent.
-
-    Raises:
-        ConfigurationError: unknown agent, unusable keys, or another agent's.
-    """
-    entry = cluster.agent(settings.agent)
-    identity = keys.load(settings.keys)
-    if (identity.public.identity.hex(), identity.public.curve) != (entry.identity, entry.curve):
-        raise ConfigurationError(
-            f"{settings.keys}: these are not the keys that the cluster file has for "
-            f"{settings.agent}; give --keys the directory whose public.toml went into it"
-        )
-    return identity
 
 
 def prepare(cluster: Cluster, settings: HostSettings) -> tuple[Work, Learner]:
@@ -143,10 +129,8 @@ def prepare(cluster: Cluster, settings: HostSettings) -> tuple[Work, Learner]:
 
 
 def _make_data_dir(data_dir: Path) -> None:
-    try:
+    with system_errors(f"--data-dir {data_dir}"):
         data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise ConfigurationError(f"--data-dir {data_dir}: {exc.strerror}") from exc
     if not os.access(data_dir, os.W_OK | os.X_OK):
         raise ConfigurationError(f"--data-dir {data_dir}: not writable")
 

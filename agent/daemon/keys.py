@@ -10,10 +10,18 @@ import stat
 from pathlib import Path
 
 from candor.network.identity import Identity, PublicIdentity
+from candor.topologies.cluster.file import AgentEntry
 from candor.topologies.encoding import z85
 from candor.topologies.encoding.canonical import MalformedError
 from candor.topologies.specs.fields import CurveKey, PublicKey
-from candor.topologies.specs.files import Section, open_regular, read_toml, validated
+from candor.topologies.specs.files import (
+    Section,
+    open_regular,
+    read_toml,
+    sync,
+    system_errors,
+    validated,
+)
 from candor.topologies.specs.specs import ConfigurationError
 
 IDENTITY_FILE = "identity.key"
@@ -44,27 +52,18 @@ def write(directory: Path, identity_seed: bytes, curve_seed: bytes) -> Identity:
         ConfigurationError: a key file is there already, or the system refused to write.
     """
     identity = Identity.from_seeds(identity_seed, curve_seed)
-    try:
-        created = _make_directory(directory)
+    files = {
+        IDENTITY_FILE: (identity_seed.hex(), 0o600),
+        CURVE_FILE: (identity.curve_secret, 0o600),
+        PUBLIC_FILE: (_public_text(identity.public), 0o644),
+    }
+    with system_errors(f"{directory}: cannot write keys"):
         try:
-            _write_all(
-                directory,
-                {
-                    IDENTITY_FILE: (identity_seed.hex(), 0o600),
-                    CURVE_FILE: (identity.curve_secret, 0o600),
-                    PUBLIC_FILE: (_public_text(identity.public), 0o644),
-                },
-            )
-        except BaseException:
-            if created:
-                directory.rmdir()
-            raise
-    except FileExistsError as exc:
-        raise ConfigurationError(
-            f"{exc.filename}: is there already and is not overwritten; choose another directory"
-        ) from exc
-    except OSError as exc:
-        raise ConfigurationError(f"{directory}: cannot write keys: {exc.strerror}") from exc
+            _write_all(directory, files)
+        except FileExistsError as exc:
+            raise ConfigurationError(
+                f"{exc.filename}: is there already and is not overwritten; choose another directory"
+            ) from exc
     return identity
 
 
@@ -98,6 +97,26 @@ def load(directory: Path) -> Identity:
     return identity
 
 
+def load_of(entry: AgentEntry, directory: Path) -> Identity:
+    """The keys in `directory`, which must be those that a cluster file has for an agent.
+
+    Raises:
+        ConfigurationError: unusable, or another agent's.
+    """
+    identity = load(directory)
+    for name, stated, found in (
+        ("identity", entry.identity, identity.public.identity.hex()),
+        ("curve", entry.curve, identity.public.curve),
+    ):
+        if stated != found:
+            raise ConfigurationError(
+                f"{directory}: its {name} key is not the one of agent {entry.id!r} in the cluster "
+                f"file ({found[:12]}…, not {stated[:12]}…); use that agent's keys or write the "
+                "file anew"
+            )
+    return identity
+
+
 def load_public(path: Path) -> PublicIdentity:
     """The public halves in a `public.toml`, or in the one of a keys directory.
 
@@ -122,7 +141,8 @@ def _make_directory(directory: Path) -> bool:
 
 
 def _write_all(directory: Path, files: dict[str, tuple[str, int]]) -> None:
-    """Create every file or, after a failure, none."""
+    """Create the directory where it is missing, and every file or, after a failure, none."""
+    created = _make_directory(directory)
     written: list[Path] = []
     try:
         for name, (text, mode) in files.items():
@@ -134,20 +154,13 @@ def _write_all(directory: Path, files: dict[str, tuple[str, int]]) -> None:
                 file.write(text + "\n")
                 file.flush()
                 os.fsync(descriptor)
-        sync_directory(directory)
+        sync(directory)  # the new names, not only the bytes behind them
     except BaseException:
         for path in written:
             path.unlink()
+        if created:
+            directory.rmdir()
         raise
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the new names durable, not only the bytes behind them."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _public_text(public: PublicIdentity) -> str:

@@ -5,14 +5,13 @@ hex a line. From then on these keys take part in no run that somebody else put t
 signed: a file cannot be freed of its signatures and changed. Keys that have asked nobody take any.
 """
 
-import os
 import re
 from pathlib import Path
 
 from candor.agent.daemon import keys
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.specs.fields import check_public_key
-from candor.topologies.specs.files import read_text
+from candor.topologies.specs.files import read_text, replace_file, system_errors
 from candor.topologies.specs.specs import ConfigurationError, SignatureError
 
 FILE_NAME = "organisers"
@@ -56,16 +55,9 @@ def remember(keys_dir: Path, organiser: str) -> None:
     if organiser in known:
         return
     path = keys_dir / FILE_NAME
-    draft = path.with_name(f"{FILE_NAME}.tmp")
-    try:
-        with open(draft, "w", encoding="ascii") as file:
-            file.writelines(f"{line}\n" for line in (*known, organiser))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-        keys.sync_directory(keys_dir)
-    except OSError as exc:
-        raise ConfigurationError(f"{path}: cannot write it: {exc.strerror}") from exc
+    text = "".join(f"{line}\n" for line in (*known, organiser))
+    with system_errors(f"{path}: cannot write it"):
+        replace_file(path, text.encode(), durable=True)
 
 
 def check_signer(

@@ -13,6 +13,7 @@ from candor.agent.daemon.metrics import FILE_NAME as METRICS_NAME
 from candor.agent.daemon.metrics import SKETCHES_NAME, MetricsWriter, RoundMetrics
 from candor.agent.daemon.status import NeighbourStatus, State, Status, StatusFile
 from candor.mechanisms.evidence.statements import Statement
+from candor.topologies.specs.files import replace_file
 
 STATUS_EVERY_S: Final = 0.25
 SNAPSHOT_NAME: Final = "window.bin"
@@ -74,9 +75,7 @@ class Recorder:
 
     def remember(self, snapshot: bytes) -> None:
         """Replace the snapshot: the rename is atomic, and a process that dies loses nothing."""
-        draft = self._data_dir / f"{SNAPSHOT_NAME}.tmp"
-        draft.write_bytes(snapshot)
-        os.replace(draft, self._data_dir / SNAPSHOT_NAME)
+        replace_file(self._data_dir / SNAPSHOT_NAME, snapshot)
 
     def round_over(self, outcome: RoundOutcome, core: AgentCore) -> None:
         """One line of metrics; the status at most every quarter of a second."""

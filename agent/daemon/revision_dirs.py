@@ -22,6 +22,7 @@ from candor.agent.daemon.store import Store, StoreError
 from candor.topologies.cluster.file import Cluster, dump_cluster, load_cluster
 from candor.topologies.cluster.revisions import check_succession
 from candor.topologies.encoding.signatures import SigningKey
+from candor.topologies.specs.files import replace_file, sync, system_errors
 from candor.topologies.specs.specs import ConfigurationError, SignatureError
 
 MODEL_NAME: Final = "model.safetensors"
@@ -99,13 +100,7 @@ def _keep(data_dir: Path, cluster: Cluster) -> None:
     text = dump_cluster(cluster)
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return
-    draft = path.with_name(f"{CLUSTER_NAME}.tmp")
-    with open(draft, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
-    _sync(data_dir)
+    replace_file(path, text.encode(), durable=True)
 
 
 def _kept(data_dir: Path) -> dict[int, Path]:
@@ -134,25 +129,13 @@ def _export(data_dir: Path, old: Cluster, agent: str, key: SigningKey) -> None:
 
 
 def _move(data_dir: Path, destination: Path) -> Path:
-    try:
+    with system_errors(f"{data_dir}: cannot move the ledgers to {destination.name}"):
         destination.mkdir(exist_ok=True)
         for name in _OF_ONE_REVISION:
             if name == CLUSTER_NAME:
-                _sync(destination)
+                sync(destination)
             if (data_dir / name).exists():
                 os.rename(data_dir / name, destination / name)
-        _sync(destination)
-        _sync(data_dir)
-    except OSError as exc:
-        raise ConfigurationError(
-            f"{data_dir}: cannot move the ledgers to {destination.name}: {exc.strerror}"
-        ) from exc
+        sync(destination)
+        sync(data_dir)
     return destination
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

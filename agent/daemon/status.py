@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
+from candor.topologies.specs.files import replace_file
 from candor.topologies.specs.specs import ConfigurationError
 
 if TYPE_CHECKING:
@@ -77,12 +78,10 @@ class StatusFile:
 
     def __init__(self, data_dir: Path) -> None:
         self._path = data_dir / FILE_NAME
-        self._draft = data_dir / f"{FILE_NAME}.tmp"
 
     def write(self, status: Status) -> None:
         """Replace the status at once. Not synced to disk: it describes a process, not a promise."""
-        self._draft.write_text(json.dumps(as_json(status), indent=2) + "\n", encoding="utf-8")
-        os.replace(self._draft, self._path)
+        replace_file(self._path, f"{json.dumps(as_json(status), indent=2)}\n".encode())
 
 
 def read_status(data_dir: Path) -> Status:

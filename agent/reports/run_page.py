@@ -10,16 +10,10 @@ from pathlib import Path
 
 from candor.agent.reports.charts import Line, lines_by_round, payment_graph
 from candor.agent.reports.html import card, escape, image, page, table
-from candor.agent.reports.terminal import (
-    MICRO,
-    format_bytes,
-    format_credits,
-    format_share,
-    mean_share,
-    payments_of,
-)
+from candor.agent.reports.terminal import format_bytes, format_share, mean_share, payments_of
 from candor.agent.runs.directory import AgentRun, RunDirectory, read_run_directory, section
-from candor.topologies.specs.specs import ConfigurationError
+from candor.mechanisms.payments.credits import MICRO, format_credits
+from candor.topologies.specs.files import write_text
 
 FILE_NAME = "report.html"
 
@@ -41,10 +35,7 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
     """
     run = read_run_directory(run_dir)
     path = output or run_dir / FILE_NAME
-    try:
-        path.write_text(render(run), encoding="utf-8")
-    except OSError as exc:
-        raise ConfigurationError(f"{path}: cannot write the report ({exc.strerror})") from exc
+    write_text(path, render(run))
     return path
 
 

@@ -15,8 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from candor.agent.daemon.status import Status
-
-MICRO = 1_000_000
+from candor.mechanisms.payments.credits import format_credits
 
 # Payments listed in a summary; the rest is counted, and complete in summary.json.
 _PAYMENTS_SHOWN_MAX = 12
@@ -25,12 +24,6 @@ _AGENTS_SHOWN_MAX = 40
 
 _ENDS = ("done", "interrupted", "failed")
 _STATE_STYLES: Mapping[str, str] = {"done": "green", "failed": "bold red", "starting": "dim"}
-
-
-def format_credits(micro_credits: int) -> str:
-    """Credits with six decimals, exactly: integers only."""
-    whole, rest = divmod(abs(micro_credits), MICRO)
-    return f"{'-' if micro_credits < 0 else ''}{whole}.{rest:06d}"
 
 
 def format_bytes(count: float) -> str:
@@ -47,6 +40,22 @@ def format_bytes(count: float) -> str:
 def format_share(share: float | None) -> str:
     """A share 0..1 in per cent."""
     return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def plain_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[RenderableType]], caption: str = ""
+) -> Table:
+    """A table of results; a column named #… holds numbers, which are never cut."""
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    table.caption, table.caption_justify = caption or None, "left"
+    for column in columns:
+        number = column.startswith("#")
+        justify: Literal["left", "right"] = "right" if number else "left"
+        name = column.removeprefix("#")
+        table.add_column(name, justify=justify, no_wrap=number, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def live_table(statuses: Sequence[Status], title: str) -> Table:

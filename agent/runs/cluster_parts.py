@@ -1,18 +1,88 @@
-"""What a cluster file is put together from: agents' public keys, and a task's initial model.
+"""What a cluster file is put together from: agents, the sections of settings, an initial model.
 
-Used by whoever writes one: `candor cluster new` and the testbed. The learner and the rules are
-imported when they are needed: torch takes seconds to load, and most commands do without.
+Used by whoever writes one: `candor cluster` and all runs on this machine. The learner and the rules
+are imported when they are needed: torch takes seconds to load, and most commands do without.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
 
 from candor.agent.daemon import keys
-from candor.topologies.cluster.file import AgentEntry, TaskSettings, model_digest
-from candor.topologies.specs.files import validated
+from candor.topologies.cluster import revisions
+from candor.topologies.cluster.file import (
+    AgentEntry,
+    AlgorithmSettings,
+    Cluster,
+    PaymentSettings,
+    RoundSettings,
+    TaskSettings,
+    assemble_cluster,
+    model_digest,
+    signed,
+)
+from candor.topologies.cluster.graph_section import draw
+from candor.topologies.cluster.requests import entries_for, load_request
+from candor.topologies.encoding.signatures import SigningKey
+from candor.topologies.schedules import schedules
+from candor.topologies.specs.files import Section, validated
 from candor.topologies.specs.specs import ConfigurationError
 
 LOOPBACK = "127.0.0.1"
+
+
+def new_cluster(asked: Mapping[str, Any], key: SigningKey | None) -> Cluster:
+    """The first cluster file that the options of `candor cluster new` describe, signed by `key`.
+
+    Raises:
+        ConfigurationError: what is wrong with them.
+    """
+    schedule, entries = _members(asked, key)
+    cluster = assemble_cluster(
+        run_id=asked["run_id"],
+        seed=asked["seed"],
+        graph=schedule,
+        mixing_name=asked["mixing_name"],
+        agents=entries,
+        revision=revisions.first_revision(key) if key else None,
+        **sections(asked),
+    )
+    return signed(cluster, key) if key else cluster
+
+
+def _members(
+    asked: Mapping[str, Any], key: SigningKey | None
+) -> tuple[schedules.Schedule, list[AgentEntry]]:
+    """Who is in a new file, on which graph: from join requests, named one by one, or all here."""
+    topology, seed, named = asked["topology"], asked["seed"], asked["named"]
+    if bool(asked["requests"]) != (key is not None):
+        raise ConfigurationError("join requests and --sign-with KEYS go together; give both")
+    local = [asked[name] for name in ("agents", "base_port", "keys_root")]
+    if (named or key) and (local != [None] * 3 or (named and key)):
+        raise ConfigurationError(
+            "join requests or --agent name agents one by one; choose one of them and leave out "
+            "--agents, --base-port and --keys-root"
+        )
+    entries = [named_entry(text) for text in named]
+    if key is not None:
+        found = [load_request(path) for path in asked["requests"]]
+        entries = list(entries_for(found, key.public.hex()).values())
+    if entries:
+        return draw(topology, [entry.id for entry in entries], seed), entries
+    agents, base_port, keys_root = local
+    if base_port is None or keys_root is None:
+        raise ConfigurationError(
+            "who are the agents? give join requests and --sign-with, or --agent "
+            "ID=KEYS@ENDPOINT for each, or, with all of them on this host, --base-port and "
+            "--keys-root"
+        )
+    schedule = schedules.build(topology, agents, seed)
+    return schedule, [
+        entry_of(agent, keys_root / agent, f"tcp://{LOOPBACK}:{base_port + i}")
+        for i, agent in enumerate(schedule.agents)
+    ]
 
 
 def named_entry(text: str) -> AgentEntry:
@@ -46,16 +116,60 @@ def entry_of(agent: str, key_path: Path, endpoint: str) -> AgentEntry:
     return validated(AgentEntry, fields, f"agent {agent!r}")
 
 
-def local_entries(ids: Sequence[str], keys_root: Path, base_port: int) -> list[AgentEntry]:
-    """Agents that all run on this host: keys in `keys_root/<id>`, ports from `base_port` on.
+def next_cluster(
+    before: Cluster,
+    key: SigningKey,
+    *,
+    joining: Sequence[Path] = (),
+    initial: Path | None,
+    rounds: int | None,
+    data_root: Path | None,
+    **changed: Any,
+) -> Cluster:
+    """The next revision of a signed file: `joining` are join requests, `changed` is as
+    `revisions.amended` takes it.
 
     Raises:
-        ConfigurationError: unreadable keys, or a port out of range.
+        ConfigurationError: what is wrong with the changes.
     """
-    return [
-        entry_of(agent, keys_root / agent, f"tcp://{LOOPBACK}:{base_port + i}")
-        for i, agent in enumerate(ids)
-    ]
+    changes: dict[str, Section] = {}
+    if initial is not None:
+        task = before.task.model_dump(include={"partition", "batch_size"})
+        name, seed = before.task.name, before.seed
+        changes["task"] = task_settings(name, seed, data_root, initial=initial, **task)
+    if rounds is not None:
+        fields = before.rounds.model_dump() | {"rounds": rounds}
+        changes["rounds"] = validated(RoundSettings, fields, "--rounds")
+    requests = [load_request(path) for path in joining]
+    return revisions.amended(before, key, joining=requests, changes=changes, **changed)
+
+
+def sections(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections of settings of a cluster file, by name, from the values of a command's options.
+
+    Raises:
+        ConfigurationError: a setting out of its range, or a task that cannot be used.
+    """
+    check_rule(asked["rule"])
+    check_partition(asked["partition"])
+    settings = {key: asked[key] for key in ("partition", "batch_size", "initial")}
+    task = task_settings(asked["task"], asked["seed"], asked["data_root"], **settings)
+    models: dict[str, type[Section]] = {
+        "algorithm": AlgorithmSettings,
+        "rounds": RoundSettings,
+        "payments": PaymentSettings,
+    }
+    parts: dict[str, Any] = {"task": task}
+    for name, model in models.items():
+        options = {field: option_name(model, field) for field in model.model_fields}
+        given = {field: asked[option] for field, option in options.items() if option in asked}
+        parts[name] = validated(model, given, name)
+    return parts
+
+
+def option_name(model: type[BaseModel], field: str) -> str:
+    """What a setting is called among the options of a command."""
+    return "algorithm" if (model, field) == (AlgorithmSettings, "name") else field
 
 
 def task_settings(

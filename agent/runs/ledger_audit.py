@@ -1,19 +1,15 @@
 """The exports of a whole run read back from its directory, and judged."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from candor.agent.core.terms import audit_facts
 from candor.agent.daemon.exports import AGENTS_NAME, CLUSTER_NAME, LEDGER_NAME
 from candor.mechanisms.ledger.audit import ExportFile, RunAudit, audit_run
 from candor.mechanisms.ledger.export import LINE_BYTES_MAX
 from candor.topologies.cluster.file import Cluster, load_cluster
-from candor.topologies.specs.files import open_regular
+from candor.topologies.specs.files import read_bytes
 from candor.topologies.specs.specs import ConfigurationError
-
-if TYPE_CHECKING:
-    pass  # only to write: the audit needs no database
-
 
 EXPORT_BYTES_MAX: Final = 64 * LINE_BYTES_MAX
 
@@ -24,14 +20,7 @@ def read_export(path: Path) -> bytes:
     Raises:
         ConfigurationError: unreadable, or too large to be one.
     """
-    try:
-        with open_regular(path) as file:
-            data = file.read(EXPORT_BYTES_MAX + 1)
-    except OSError as exc:
-        raise ConfigurationError(f"{path}: cannot read it: {exc.strerror}") from exc
-    if len(data) > EXPORT_BYTES_MAX:
-        raise ConfigurationError(f"{path}: too large for a ledger export")
-    return data
+    return read_bytes(path, "ledger export", EXPORT_BYTES_MAX)
 
 
 def audit_run_directory(run_dir: Path) -> tuple[Cluster, RunAudit]:

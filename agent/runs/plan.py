@@ -14,6 +14,7 @@ from candor.topologies.cluster.file import (
     assemble_cluster,
 )
 from candor.topologies.schedules import schedules
+from candor.topologies.specs.files import system_errors
 from candor.topologies.specs.specs import ConfigurationError
 
 
@@ -72,14 +73,12 @@ def graph_of(plan: Plan) -> tuple[schedules.Schedule, Sequence[str]]:
 
 def make_run_dir(run_dir: Path) -> None:
     """Make the directory of a run; raises ConfigurationError where something is in it."""
-    try:
+    with system_errors(f"--run-dir {run_dir}"):
         run_dir.mkdir(parents=True, exist_ok=True)
         if any(run_dir.iterdir()):
             raise ConfigurationError(
                 f"--run-dir {run_dir}: not empty; a run is never overwritten, name another one"
             )
-    except OSError as exc:
-        raise ConfigurationError(f"--run-dir {run_dir}: {exc.strerror}") from exc
 
 
 def _run_id(run_dir: Path) -> str:

@@ -6,7 +6,6 @@ has ended, the models instead. The fields are described in docs/run-directory.md
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from candor.agent.daemon.metrics import RoundMetrics
+from candor.topologies.specs.files import replacing
 from candor.topologies.specs.specs import ConfigurationError
 
 FILE_NAME: Final = "simulation.safetensors"
@@ -72,11 +72,8 @@ class Columns:
 
 def write(path: Path, about: About, tensors: Mapping[str, Tensor]) -> None:
     """Replace the file at once; it is on disk before the old one is gone."""
-    draft = path.with_name(f"{path.name}.tmp")
-    save_file(dict(tensors), draft, metadata={_METADATA: json.dumps(asdict(about))})
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(draft, path)
+    with replacing(path, durable=True) as draft:
+        save_file(dict(tensors), draft, metadata={_METADATA: json.dumps(asdict(about))})
 
 
 def read(path: Path) -> tuple[About, dict[str, Tensor]]:

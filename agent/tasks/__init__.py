@@ -1,10 +1,9 @@
 """Tasks by name: the built-in ones, and the user's own as `module:Class`."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, cast
+from typing import Final
 
 from candor.agent.tasks.a9a import a9a_from_spec
 from candor.agent.tasks.base import Batch, Task
@@ -15,8 +14,8 @@ from candor.agent.tasks.partition import Shard
 from candor.topologies.specs.specs import (
     ConfigurationError,
     Spec,
+    build_object,
     is_import_path,
-    load_object,
     parse_spec,
 )
 
@@ -49,7 +48,8 @@ def resolve_task(name: str, data_root: Path | None = None) -> Task:
         ConfigurationError: unknown, or the user's class does not import, lacks a method or fails.
     """
     if is_import_path(name):
-        return _users_task(name, data_root)
+        task: Task = build_object(name, "task", *_METHODS, data_root=data_root)
+        return task
     spec = parse_spec(name)
     if spec.name not in TASKS:
         known = ", ".join(TASKS)
@@ -57,20 +57,3 @@ def resolve_task(name: str, data_root: Path | None = None) -> Task:
             f"task {name!r} is unknown; known: {known}, or your own as module:Class"
         )
     return TASKS[spec.name](spec, data_root)
-
-
-def _users_task(path: str, data_root: Path | None) -> Task:
-    factory = load_object(path, "task")
-    if not isinstance(factory, type):
-        raise ConfigurationError(f"task {path!r} is not a class")
-    missing = [method for method in _METHODS if not callable(getattr(factory, method, None))]
-    if missing:
-        raise ConfigurationError(f"task {path!r} lacks the method {missing[0]}()")
-    try:
-        takes_root = "data_root" in inspect.signature(factory).parameters
-        task = factory(data_root=data_root) if takes_root else factory()
-    except (Exception, SystemExit) as exc:  # the user's constructor may raise anything
-        raise ConfigurationError(
-            f"task {path!r}: its constructor failed ({type(exc).__name__}: {exc})"
-        ) from exc
-    return cast(Task, task)

@@ -1,30 +1,18 @@
 """Calls into a task, perhaps the user's own: whatever goes wrong becomes one line naming it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 
 from candor.agent.tasks.base import Batch, Task
 from candor.agent.tasks.partition import Shard
-from candor.topologies.specs.specs import ConfigurationError
+from candor.topologies.specs.specs import ConfigurationError, users_errors
 
 
-@contextmanager
-def faults_of(method: str) -> Iterator[None]:
-    """Turn whatever a task's method raises into one line that names the method.
-
-    Raises:
-        ConfigurationError: in place of any other exception.
-    """
-    try:
-        yield
-    except ConfigurationError:
-        raise
-    except (Exception, SystemExit) as exc:  # a user's code may raise anything
-        what = (str(exc).strip().splitlines() or [""])[0]
-        raise ConfigurationError(f"task: {method}() failed ({type(exc).__name__}: {what})") from exc
+def faults_of(method: str) -> AbstractContextManager[None]:
+    """Turn whatever a task's method raises into one line that names the method."""
+    return users_errors(f"task: {method}() failed")
 
 
 def build_model(task: Task, seed: int) -> nn.Module:

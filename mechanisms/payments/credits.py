@@ -1,16 +1,14 @@
 """Money: integer micro-credits, and the one place where a real amount becomes an integer.
 
-A balance above 0 is money received. Sums of `Credits` are exact, so transfers cancel to the last
+A balance above 0 is money received. Sums of integers are exact, so transfers cancel to the last
 unit; floating point ends at `to_micro` and never comes back.
 """
 
 import math
-from typing import Final, NewType
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-
-Credits = NewType("Credits", int)
 
 MICRO: Final = 1_000_000
 """Micro-credits in one credit."""
@@ -25,17 +23,8 @@ class AmountError(ValueError):
     """An amount that is not finite or too large to be money."""
 
 
-def to_micro(credits: float) -> Credits:
-    """Credits to micro-credits, rounded once, half to even.
-
-    Raises:
-        AmountError: not finite, or 2**62 micro-credits and more.
-    """
-    return Credits(int(to_micro_each(np.float64(credits))))
-
-
-def to_micro_each(credits: NDArray[np.float64] | np.float64) -> NDArray[np.int64]:
-    """`to_micro` of every element, any shape.
+def to_micro(credits: NDArray[np.float64] | np.float64) -> NDArray[np.int64]:
+    """Credits to micro-credits, any shape, each rounded once, half to even.
 
     Raises:
         AmountError: an element is not finite, or 2**62 micro-credits and more.
@@ -49,9 +38,9 @@ def to_micro_each(credits: NDArray[np.float64] | np.float64) -> NDArray[np.int64
     return np.asarray(np.rint(scaled), dtype=np.int64)
 
 
-def format_credits(amount: int) -> str:
-    """Micro-credits as signed credits with six decimals, exactly: `+1.234567`."""
-    sign = "-" if amount < 0 else "+"
+def format_credits(amount: int, *, signed: bool = False) -> str:
+    """Micro-credits as credits with six decimals, exactly: `1.234567`, `+1.234567` if `signed`."""
+    sign = "-" if amount < 0 else "+" if signed else ""
     whole, micro = divmod(abs(amount), MICRO)
     return f"{sign}{whole}.{micro:06d}"
 
@@ -69,3 +58,9 @@ def total_energy(energies: list[float]) -> float:
     if not math.isfinite(total):
         raise AmountError("energies do not add up to a finite number")
     return total
+
+
+def paid_text(lo: str, hi: str, delta: int) -> str:
+    """A payment outside the system by its record: above 0 micro-credits hi has paid lo."""
+    payer, payee = (hi, lo) if delta > 0 else (lo, hi)
+    return f"a payment of {format_credits(abs(delta))} by {payer} to {payee}"

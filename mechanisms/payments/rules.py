@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from candor.mechanisms.payments.band import Band, Norm, PeerPrediction, Variance, ordered_sum
 from candor.mechanisms.payments.band import Neighbourhood as Neighbourhood
-from candor.mechanisms.payments.credits import to_micro_each
+from candor.mechanisms.payments.credits import to_micro
 from candor.mechanisms.payments.idling import Originality, Persistence
 from candor.topologies.specs.specs import (
     ConfigurationError,
+    build_object,
     is_import_path,
-    load_object,
     parse_spec,
+    users_errors,
 )
 
 
@@ -96,7 +97,7 @@ class Payments:
         """
         members = neighbourhood.billed()  # (..., m)
         transfers, charges = np.zeros(members.shape), np.zeros(members.shape)
-        # Overflow shows as an infinity, which `to_micro_each` refuses.
+        # Overflow shows as an infinity, which `to_micro` refuses.
         with np.errstate(over="ignore", invalid="ignore"):
             for term in self.terms:  # in the order of the spec: float addition is not associative
                 charged = np.where(members, _charged(term, neighbourhood), 0.0)
@@ -104,21 +105,17 @@ class Payments:
                     charges = charges + term.price * charged
                 else:
                     transfers = transfers + term.price * _shared_out(charged, members)
-        whole = to_micro_each(transfers)
+        whole = to_micro(transfers)
         first = np.argmax(members, axis=-1, keepdims=True)  # (..., 1), of nobody: nothing to give
         remainder = whole.sum(axis=-1, keepdims=True)
         settled = np.take_along_axis(whole, first, axis=-1) - remainder
         np.put_along_axis(whole, first, settled, axis=-1)
-        return whole, to_micro_each(charges)
+        return whole, to_micro(charges)
 
 
 def _charged(term: Term, neighbourhood: Neighbourhood) -> NDArray[np.float64]:
-    try:
+    with users_errors(f"rule {term.text!r}: charges() failed"):
         charged = np.asarray(term.rule.charges(neighbourhood), dtype=np.float64)
-    except (Exception, SystemExit) as exc:  # a user's code may raise anything
-        raise ConfigurationError(
-            f"rule {term.text!r}: charges() failed ({type(exc).__name__}: {exc})"
-        ) from exc
     if charged.shape != neighbourhood.energies.shape:
         raise ConfigurationError(
             f"rule {term.text!r}: charges have shape {charged.shape}, "
@@ -188,15 +185,7 @@ def _price(text: str, where: str) -> float:
 
 
 def _user_rule(path: str) -> Rule:
-    factory = load_object(path, "rule")
-    if not isinstance(factory, type):
-        raise ConfigurationError(f"rule {path!r}: not a class")
-    try:
-        rule = factory()
-    except (Exception, SystemExit) as exc:  # the user's constructor may raise anything
-        raise ConfigurationError(
-            f"rule {path!r}: cannot be built without arguments ({type(exc).__name__}: {exc})"
-        ) from exc
+    rule: object = build_object(path, "rule")
     if not isinstance(rule, Rule):
         raise ConfigurationError(f"rule {path!r}: needs edge_local and charges(neighbourhood)")
     _try_out(rule, path)
@@ -207,12 +196,8 @@ def _try_out(rule: Rule, path: str) -> None:
     """Run a user's rule once, so that a bad one is refused before a run and not in it."""
     rounds = np.ones((2, 3, 4), dtype=np.bool_)
     tried = Neighbourhood(np.full((2, 3), 20.0), rounds, np.ones((2, 3, 4, 5)), referee=0)
-    try:
+    with users_errors(f"rule {path!r}: charges() failed"):
         charges = np.asarray(rule.charges(tried), dtype=np.float64)
-    except (Exception, SystemExit) as exc:  # the user's code may raise anything
-        raise ConfigurationError(
-            f"rule {path!r}: charges() failed ({type(exc).__name__}: {exc})"
-        ) from exc
     if charges.shape != (2, 3):
         raise ConfigurationError(
             f"rule {path!r}: charges() gave shape {charges.shape} for two windows of three "

@@ -131,9 +131,7 @@ class Noise:
     def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
         """The gradients with noise that depends only on seed, agent and round, so that daemon and
         simulation draw the same."""
-        dim = gradient.shape[1]
-        noise = np.stack([_unit_noise(context, agent, dim) for agent in context.agents])
-        return gradient + self.amount * torch.from_numpy(noise).to(gradient)
+        return gradient + self.amount * _unit_noise(gradient, context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +156,7 @@ class RandomDirection:
 
     def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
         """Noise of the gradients' norms, the same in daemon and simulation."""
-        dim = gradient.shape[1]
-        noise = np.stack([_unit_noise(context, agent, dim) for agent in context.agents])
-        direction = torch.from_numpy(noise).to(gradient)
+        direction = _unit_noise(gradient, context)
         length = direction.norm(dim=1, keepdim=True).clamp_min(1e-12)
         reports: Tensor = direction * (gradient.norm(dim=1, keepdim=True) / length)
         return reports
@@ -230,16 +226,12 @@ class Colluding:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelFlip:
+class LabelFlip(Honest):
     """Honest reports from false labels, y -> C - 1 - y (Fang et al. 2020, the label flipping attack
     that they compare with). Without `classes`, C - 1 is the largest label of the agent's own
     samples, which is all that it knows."""
 
     classes: int | None = None
-
-    def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:  # noqa: ARG002
-        """The gradient itself."""
-        return gradient
 
     def data(self, samples: Samples) -> Samples:
         """The samples with their labels mirrored.
@@ -259,16 +251,12 @@ class LabelFlip:
 
 
 @dataclass(frozen=True, slots=True)
-class TargetedLabelFlip:
+class TargetedLabelFlip(Honest):
     """Honest reports from samples of one class labelled as another (1 as 7 in RFFL: Xu & Lyu 2020,
     A Reputation Mechanism Is All You Need)."""
 
     source: int
     target: int
-
-    def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:  # noqa: ARG002
-        """The gradient itself."""
-        return gradient
 
     def data(self, samples: Samples) -> Samples:
         """The samples with the label `target` for `source`.
@@ -314,37 +302,25 @@ def _plain(kind: Callable[[], Strategy]) -> Callable[[Spec], Strategy]:
     return build
 
 
-def _scale(spec: Spec) -> Strategy:
-    return Scale(_number(spec, "scale:3"))
+def _numbered(
+    kind: Callable[[float], Strategy], example: str, low: float = -math.inf, high: float = math.inf
+) -> Callable[[Spec], Strategy]:
+    """A strategy of one number, from `low` to `high`."""
 
+    def build(spec: Spec) -> Strategy:
+        number = _number(spec, example)
+        if not low <= number <= high:
+            most = " on" if math.isinf(high) else f" to {high:g}"
+            raise ConfigurationError(f"strategy {spec.name}: {number} is not from {low:g}{most}")
+        return kind(number)
 
-def _colluding(spec: Spec) -> Strategy:
-    return Colluding(_number(spec, "colluding:3"))
-
-
-def _partial(spec: Spec) -> Strategy:
-    return Partial(_share(spec, "partial:0.5"))
+    return build
 
 
 def _averaged(spec: Spec) -> Strategy:
-    share = _share(spec, "averaged:0.5")
-    if share == 0:
+    if spec.value == 0:
         raise ConfigurationError("strategy averaged: with a share of 0 nothing is ever learned")
-    return Averaged(share)
-
-
-def _conform(spec: Spec) -> Strategy:
-    share = _number(spec, "conform:0.5")
-    if not -1 <= share <= 1:
-        raise ConfigurationError(f"strategy conform: {share} is not from -1 to 1")
-    return Conform(share)
-
-
-def _noise(spec: Spec) -> Strategy:
-    amount = _number(spec, "noise:0.5")
-    if amount < 0:
-        raise ConfigurationError(f"strategy noise: {amount} is below 0")
-    return Noise(amount)
+    return _numbered(Averaged, "averaged:0.5", 0, 1)(spec)
 
 
 def _label_flip(spec: Spec) -> Strategy:
@@ -366,18 +342,18 @@ def _label_flip(spec: Spec) -> Strategy:
 STRATEGIES: Final[Mapping[str, Callable[[Spec], Strategy]]] = MappingProxyType(
     {
         "honest": _plain(Honest),
-        "scale": _scale,
-        "noise": _noise,
+        "scale": _numbered(Scale, "scale:3"),
+        "noise": _numbered(Noise, "noise:0.5", 0),
         "averaged": _averaged,
         "sign-flip": _plain(SignFlip),
         "alternating-flip": _plain(AlternatingFlip),
         "random-direction": _plain(RandomDirection),
         "zero": _plain(Zero),
-        "partial": _partial,
+        "partial": _numbered(Partial, "partial:0.5", 0, 1),
         "label-flip": _label_flip,
         "stale-copy": _plain(StaleCopy),
-        "conform": _conform,
-        "colluding": _colluding,
+        "conform": _numbered(Conform, "conform:0.5", -1, 1),
+        "colluding": _numbered(Colluding, "colluding:3"),
     }
 )
 SIMULATED: Final = frozenset({"stale-copy", "conform", "colluding"})
@@ -393,17 +369,16 @@ def _number(spec: Spec, example: str) -> float:
     return number
 
 
-def _share(spec: Spec, example: str) -> float:
-    share = _number(spec, example)
-    if not 0 <= share <= 1:
-        raise ConfigurationError(f"strategy {spec.name}: {share} is not a share from 0 to 1")
-    return share
-
-
-def _unit_noise(context: StrategyContext, agent: int, dim: int) -> NDArray[np.float32]:
-    """One Gaussian row (dim,) of expected squared norm 1."""
-    rng = np.random.default_rng([context.seed, NOISE_DOMAIN, agent, context.round])
-    return rng.standard_normal(dim, dtype=np.float32) / np.float32(math.sqrt(dim))
+def _unit_noise(like: Tensor, context: StrategyContext) -> Tensor:
+    """Gaussian rows (rows, dim) of expected squared norm 1, each of its agent and round alone."""
+    dim = like.shape[1]
+    rows = [
+        np.random.default_rng([context.seed, NOISE_DOMAIN, agent, context.round]).standard_normal(
+            dim, dtype=np.float32
+        )
+        for agent in context.agents
+    ]
+    return torch.from_numpy(np.stack(rows) / np.float32(math.sqrt(dim))).to(like)
 
 
 def _uniform(context: StrategyContext, domain: int) -> NDArray[np.float64]:

@@ -30,10 +30,11 @@ from candor.topologies.specs.specs import (
     ConfigurationError,
     Scalar,
     Spec,
+    build_object,
     is_import_path,
-    load_object,
     parse_spec,
     shown,
+    users_errors,
 )
 
 _SUM = re.compile(r"\s+\+\s+")  # spaces are required: `1e+5` holds a plus too
@@ -127,13 +128,8 @@ class UsersStrategy:
         Raises:
             ConfigurationError: it raised, or did not answer with finite values of the same shape.
         """
-        try:
+        with users_errors(f"strategy {self.path!r}: report() failed in round {context.round}"):
             answer: object = self.inner.report(gradient, context)
-        except (Exception, SystemExit) as exc:  # the user's code may raise anything
-            raise ConfigurationError(
-                f"strategy {self.path!r}: report() failed in round {context.round} "
-                f"({type(exc).__name__}: {exc})"
-            ) from exc
         fault = _fault(answer, gradient)
         # A diverged model's gradient is not the strategy's fault.
         if not fault and not torch.isfinite(cast(Tensor, answer)).all():
@@ -155,12 +151,8 @@ class UsersDataStrategy(UsersStrategy):
         Raises:
             ConfigurationError: it raised, or did not answer with tensors of the same shapes.
         """
-        try:
+        with users_errors(f"strategy {self.path!r}: data() failed"):
             answer: object = cast(AltersData, self.inner).data(samples)
-        except (Exception, SystemExit) as exc:  # the user's code may raise anything
-            raise ConfigurationError(
-                f"strategy {self.path!r}: data() failed ({type(exc).__name__}: {exc})"
-            ) from exc
         if not isinstance(answer, tuple) or len(answer) != len(samples):
             raise ConfigurationError(
                 f"strategy {self.path!r}: data() must give a tuple of {len(samples)} tensors"
@@ -248,19 +240,9 @@ def _build(what: str | Spec, simulated: bool) -> Strategy:
 
 
 def _users_strategy(path: str) -> Strategy:
-    factory = load_object(path, "strategy")
-    if not isinstance(factory, type):
-        raise ConfigurationError(f"strategy {path!r} is not a class")
-    if not callable(getattr(factory, "report", None)):
-        raise ConfigurationError(f"strategy {path!r} lacks the method report()")
-    try:
-        inner = factory()
-    except (Exception, SystemExit) as exc:  # the user's constructor may raise anything
-        raise ConfigurationError(
-            f"strategy {path!r}: its constructor failed ({type(exc).__name__}: {exc})"
-        ) from exc
+    inner: Strategy = build_object(path, "strategy", "report")
     kind = UsersDataStrategy if callable(getattr(inner, "data", None)) else UsersStrategy
-    return kind(path, cast(Strategy, inner))
+    return kind(path, inner)
 
 
 def _part_text(what: str | Spec) -> str:

@@ -20,8 +20,8 @@ from candor.topologies.specs.specs import (
     ConfigurationError,
     Scalar,
     load_object,
-    one_line,
     parse_call,
+    users_errors,
 )
 
 _NETWORKX = "networkx:"
@@ -34,10 +34,8 @@ def is_one(spec: str) -> bool:
     return bool(_FUNCTION.fullmatch(spec.strip())) and name not in FAMILIES
 
 
-def make(spec: str, agents: int | None, seed: int, *, directed: bool = False) -> "nx.Graph[Any]":
-    """The simple graph that the function of a spec returns, with its own nodes.
-
-    It is undirected, or may be directed where that is allowed.
+def make(spec: str, agents: int | None, seed: int) -> "nx.Graph[Any]":
+    """The simple graph that the function of a spec returns, with its own nodes; perhaps directed.
 
     `seed` is handed on as `seed=` where the function takes one and the spec sets none. To a
     function of networkx `agents` is handed on as `n=`, where it has that parameter.
@@ -58,12 +56,8 @@ def make(spec: str, agents: int | None, seed: int, *, directed: bool = False) ->
     named = {**_accepted(function, offered), **options}
     if not arguments:
         _refuse_huge(spec, named)
-    try:
+    with users_errors(f"topology {spec!r}: {head} failed"):
         graph = function(*arguments, **named)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as exc:  # the function may raise anything, SystemExit too
-        raise ConfigurationError(f"topology {spec!r}: {head} failed ({one_line(exc)})") from exc
     if inspect.iscoroutine(graph):
         graph.close()  # else Python warns that nobody awaited it
         raise ConfigurationError(f"topology {spec!r}: {head} is async; write a plain function")
@@ -71,15 +65,8 @@ def make(spec: str, agents: int | None, seed: int, *, directed: bool = False) ->
         raise ConfigurationError(
             f"topology {spec!r}: {head} returned {type(graph).__name__}, not a networkx.Graph"
         )
-    unfits = (
-        (graph.is_directed() and not directed, "directed"),
-        (graph.is_multigraph(), "multi"),
-    )
-    for unfit, what in unfits:
-        if unfit:
-            raise ConfigurationError(
-                f"topology {spec!r}: {head} returned a {what} graph, not an undirected simple one"
-            )
+    if graph.is_multigraph():
+        raise ConfigurationError(f"topology {spec!r}: {head} returned a multigraph, no simple one")
     return graph
 
 

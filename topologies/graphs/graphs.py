@@ -2,11 +2,11 @@
 
 Graphs are simple, undirected and connected. Nodes are agent ids, and their order counts: `build`
 names a family's nodes `a0`, `a1`, … in order, a file's keep the order of the file. Directed graphs,
-for push-sum alone, are read by `load_directed`.
+for push-sum alone, are simple and strongly connected.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import networkx as nx
 import tomli_w
@@ -38,45 +38,34 @@ class TopologyFile(Section):
 
 
 def build(
-    spec: str, agents: int | None, seed: int = 0, *, connected: bool = True
+    spec: str,
+    agents: int | None,
+    seed: int = 0,
+    *,
+    connected: bool = True,
+    directed: bool = False,
 ) -> "nx.Graph[str]":
     """The graph of a spec with `agents` agents: a family's, a file's, networkx's or the user's.
 
     A file and most of networkx's graphs know how many agents they have. `seed` serves the random
     ones; a `seed=` inside the spec wins over it. With `connected` False a file or the user's graph
-    may be in pieces.
+    may be in pieces, with `directed` it may be a `networkx.DiGraph`.
 
     Raises:
-        ConfigurationError: unknown family, a bad parameter, a number of agents it cannot have.
+        ConfigurationError: unknown family, a bad parameter, a number of agents it cannot have, or a
+            graph that is not what it must be.
     """
     if is_file(spec):
-        graph = load(spec, connected=connected).graph()
+        if suffix(spec) == ".toml":
+            graph = load(spec, connected=connected).graph()
+        else:
+            graph = _checked(graph_files.read(spec), spec, connected, directed)
     elif user_graphs.is_one(spec):
-        graph = _users(user_graphs.make(spec, agents, seed), spec, connected=connected)
+        made = user_graphs.make(spec, agents, seed)
+        listing = graph_files.Listing(tuple(made), tuple(made.edges()), made.is_directed())
+        graph = _checked(listing, f"topology {spec!r}", connected, directed)
     else:
         return _of_family(spec, agents, seed)
-    if agents not in (None, len(graph)):
-        raise ConfigurationError(f"{spec}: has {len(graph)} agents, not the {agents} asked for")
-    return graph
-
-
-def build_any(spec: str, agents: int | None, seed: int = 0) -> "nx.Graph[str] | nx.DiGraph[str]":
-    """As `build`, but a file or the user's function may also have a directed graph.
-
-    Raises:
-        ConfigurationError: as `build`; a directed graph that is not strongly connected.
-    """
-    graph: nx.Graph[str] | nx.DiGraph[str]
-    if is_file(spec) and suffix(spec) != ".toml" and graph_files.read(spec).directed:
-        graph = load_directed(spec)
-    elif user_graphs.is_one(spec):
-        made = user_graphs.make(spec, agents, seed, directed=True)
-        if made.is_directed():
-            graph = _checked_arcs(list(made), list(made.edges()), f"topology {spec!r}")
-        else:
-            graph = _users(made, spec, connected=True)
-    else:
-        return build(spec, agents, seed)
     if agents not in (None, len(graph)):
         raise ConfigurationError(f"{spec}: has {len(graph)} agents, not the {agents} asked for")
     return graph
@@ -87,10 +76,7 @@ def _of_family(spec: str, agents: int | None, seed: int) -> "nx.Graph[str]":
     family = families.family_named(parsed.name)
     if agents is None:
         raise ConfigurationError(f"topology {spec!r}: say how many agents it has (--agents N)")
-    if not 1 <= agents <= AGENTS_MAX:
-        raise ConfigurationError(
-            f"topology {spec!r}: agents must be 1 to {AGENTS_MAX}, not {agents}"
-        )
+    _check_count(agents, f"topology {spec!r}")
     drawn = family.draw(agents, families.values(spec, parsed, family, seed))
     names = {node: f"a{i}" for i, node in enumerate(sorted(drawn))}
     graph = make_graph(names.values(), ((names[u], names[v]) for u, v in drawn.edges))
@@ -98,19 +84,53 @@ def _of_family(spec: str, agents: int | None, seed: int) -> "nx.Graph[str]":
     return graph
 
 
-def _users(made: "nx.Graph[Any]", spec: str, *, connected: bool) -> "nx.Graph[str]":
-    if not 1 <= len(made) <= AGENTS_MAX:
+def _check_count(agents: int, source: str) -> None:
+    if not 1 <= agents <= AGENTS_MAX:
+        raise ConfigurationError(f"{source}: agents must be 1 to {AGENTS_MAX}, not {agents}")
+
+
+def _checked(
+    listing: graph_files.Listing, source: str, connected: bool, directed: bool
+) -> "nx.Graph[str]":
+    """The graph of a listing from `source`, its nodes' own names where all of them are ids."""
+    _check_count(len(listing.nodes), source)
+    names = dict(zip(listing.nodes, _ids(listing.nodes), strict=True))
+    edges = [(names[u], names[v]) for u, v in listing.edges]
+    if listing.directed and not directed:
         raise ConfigurationError(
-            f"topology {spec!r}: agents must be 1 to {AGENTS_MAX}, not {len(made)}"
+            f"{source}: the graph is directed, which is for push-sum (--mixing push-sum) alone; "
+            "make it undirected, or give each arc its opposite"
         )
-    ids = _ids(list(made))
-    names = dict(zip(made, ids, strict=True))
-    edges = [(names[u], names[v]) for u, v in made.edges()]
     try:
-        check_graph(ids, edges, connected=connected)
+        if listing.directed:
+            return _strongly_connected(list(names.values()), edges)
+        check_graph(list(names.values()), edges, connected=connected)
     except ConfigurationError as exc:
-        raise ConfigurationError(f"topology {spec!r}: {exc}") from exc
-    return make_graph(ids, edges)
+        raise ConfigurationError(f"{source}: {exc}") from exc
+    return make_graph(names.values(), edges)
+
+
+def _ids(nodes: Sequence[object]) -> tuple[str, ...]:
+    """The nodes' own names where all are agent ids, else a0, a1, …"""
+    ids = tuple(node for node in nodes if isinstance(node, str) and is_id(node))
+    return ids if len(ids) == len(nodes) else tuple(f"a{i}" for i in range(len(nodes)))
+
+
+def _strongly_connected(ids: Sequence[str], arcs: Sequence[Edge]) -> "nx.DiGraph[str]":
+    """A simple graph of arcs, from giver to taker, in which everyone reaches everyone."""
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    graph.add_nodes_from(ids)
+    graph.add_edges_from(arcs)
+    if graph.number_of_edges() < len(arcs):
+        raise ConfigurationError("an arc stands twice; remove one")
+    if nx.number_of_selfloops(graph):
+        raise ConfigurationError("an agent is not its own neighbour; remove the loop")
+    if not nx.is_strongly_connected(graph):
+        raise ConfigurationError(
+            "the graph is directed, and not every agent is heard by every other; add arcs, or save "
+            "it as undirected if its edges mean both ways"
+        )
+    return graph
 
 
 def is_file(spec: str) -> bool:
@@ -121,79 +141,22 @@ def is_file(spec: str) -> bool:
 
 
 def load(path: FilePath, *, connected: bool = True) -> TopologyFile:
-    """Read a topology file, or a graph in another format, and check its graph.
+    """Read a topology file and check its graph.
 
     Raises:
         ConfigurationError: unreadable, malformed, or not a simple graph, connected unless told.
     """
-    if suffix(str(path)) != ".toml":
-        listing = graph_files.read(path)
-        if listing.directed:
-            raise ConfigurationError(
-                f"{path}: the graph is directed, which is for push-sum (--mixing push-sum) alone; "
-                "make it undirected, or give each arc its opposite"
-            )
-        read = _topology_of(listing, path)
-    else:
-        tables = read_toml(path, "topology file")
-        if "run_id" in tables:
-            raise ConfigurationError(
-                f"{path}: this is a cluster file, not a topology; see candor cluster show {path}"
-            )
-        read = validated(TopologyFile, tables, str(path))
+    tables = read_toml(path, "topology file")
+    if "run_id" in tables:
+        raise ConfigurationError(
+            f"{path}: this is a cluster file, not a topology; see candor cluster show {path}"
+        )
+    read = validated(TopologyFile, tables, str(path))
     try:
         check_graph(read.agents, read.edges, connected=connected)
     except ConfigurationError as exc:
         raise ConfigurationError(f"{path}: {exc}") from exc
     return read
-
-
-def load_directed(path: FilePath) -> "nx.DiGraph[str]":
-    """Read a graph, directed or not, for push-sum: strongly connected, an edge is two arcs.
-
-    Raises:
-        ConfigurationError: unreadable, malformed, not simple, or not strongly connected.
-    """
-    if suffix(str(path)) == ".toml":
-        return load(path).graph().to_directed()
-    listing = graph_files.read(path)
-    if not listing.directed:
-        return load(path).graph().to_directed()
-    return _checked_arcs(listing.nodes, listing.edges, str(path))
-
-
-def _checked_arcs(nodes: Sequence[Any], arcs: Sequence[Any], source: str) -> "nx.DiGraph[str]":
-    """A strongly connected simple graph with agent ids for nodes, from giver to taker."""
-    if not 1 <= len(nodes) <= AGENTS_MAX:
-        raise ConfigurationError(f"{source}: agents must be 1 to {AGENTS_MAX}, not {len(nodes)}")
-    names = dict(zip(nodes, _ids(nodes), strict=True))
-    graph: nx.DiGraph[str] = nx.DiGraph()
-    graph.add_nodes_from(names.values())
-    graph.add_edges_from((names[u], names[v]) for u, v in arcs)
-    if graph.number_of_edges() < len(arcs):
-        raise ConfigurationError(f"{source}: an arc stands twice; remove one")
-    if nx.number_of_selfloops(graph):
-        raise ConfigurationError(f"{source}: an agent is not its own neighbour; remove the loop")
-    if not nx.is_strongly_connected(graph):
-        raise ConfigurationError(
-            f"{source}: the graph is directed, and not every agent is heard by every other; "
-            "add arcs, or save it as undirected if its edges mean both ways"
-        )
-    return graph
-
-
-def _topology_of(listing: graph_files.Listing, path: FilePath) -> TopologyFile:
-    ids = _ids(listing.nodes)
-    names = dict(zip(listing.nodes, ids, strict=True))
-    edges = tuple((names[u], names[v]) for u, v in listing.edges)
-    fields = {"topology": str(path)[-500:], "agents": ids, "edges": edges}
-    return validated(TopologyFile, fields, str(path))
-
-
-def _ids(nodes: Sequence[object]) -> tuple[str, ...]:
-    """The nodes' own names where all are agent ids, else a0, a1, …"""
-    ids = tuple(node for node in nodes if isinstance(node, str) and is_id(node))
-    return ids if len(ids) == len(nodes) else tuple(f"a{i}" for i in range(len(nodes)))
 
 
 def dump(graph: "nx.Graph[str]", topology: str, mixing_name: str) -> str:

@@ -99,6 +99,21 @@ def course(
     return Course(min(1.0, math.exp(slope)), reached)
 
 
+def disagreements(
+    matrix: "Callable[[int], Matrix]", agents: int, rounds: int, seed: int = 0
+) -> list[float]:
+    """The disagreement of random vectors after each of the rounds 1, 2, …, over that at the start;
+    of estimates where the matrices are of push-sum. One agent alone has none."""
+    vectors = np.random.default_rng(seed).standard_normal((agents, 2 * _DIM))
+    weights: NDArray[np.float64] = np.ones((agents, 1))
+    start, left = disagreement(vectors) or 1.0, []
+    for t in range(1, rounds + 1):
+        mixing = matrix(t)
+        vectors, weights = np.asarray(mixing @ vectors), np.asarray(mixing @ weights)
+        left.append(disagreement(vectors / weights) / start)
+    return left
+
+
 def _first(logarithms: list[float], error: float) -> int | None:
     return next((t for t, log in enumerate(logarithms) if log <= math.log(error)), None)
 

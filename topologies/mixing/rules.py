@@ -9,7 +9,6 @@ a cluster file holds their weights themselves. A matrix of the user's own is rea
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -83,8 +82,7 @@ def _entries(
     name: str, graph: "nx.Graph[str]", order: Sequence[str]
 ) -> tuple[Places, Places, NDArray[np.float64]]:
     """Rows, columns and values of all entries: each edge twice, then the diagonal."""
-    if name not in RULES:
-        raise ConfigurationError(f"unknown mixing {name!r}; known: {', '.join(RULES)}")
+    check_name(name)
     if graph.is_directed():
         raise ConfigurationError(f"mixing {name!r} is for undirected graphs; use {PUSH_SUM}")
     if len(order) != len(graph) or set(order) != set(graph):
@@ -151,9 +149,9 @@ def _best_constant(agents: int, lo: Places, hi: Places) -> NDArray[np.float64]:
     return np.full(len(lo), min(2.0 / (low + high), 1.0 / degrees.max()))
 
 
-WEIGHTS: Mapping[str, Weights] = MappingProxyType(
-    {DEFAULT_MIXING: _metropolis_hastings, "lazy": _lazy, "max-degree": _max_degree}
-)
-RULES: Mapping[str, Weights] = MappingProxyType(
-    {**WEIGHTS, "best-constant": _best_constant, "fastest": fastest}
-)
+WEIGHTS: Mapping[str, Weights] = {
+    DEFAULT_MIXING: _metropolis_hastings,
+    "lazy": _lazy,
+    "max-degree": _max_degree,
+}
+RULES: Mapping[str, Weights] = {**WEIGHTS, "best-constant": _best_constant, "fastest": fastest}

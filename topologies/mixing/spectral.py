@@ -2,6 +2,7 @@
 
 import math
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -88,29 +89,14 @@ def _largest(matrix: "Matrix", count: int, bound: float) -> list[float]:
     from scipy.sparse import csc_array
     from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
-    operator = csc_array(matrix)
     start = np.random.default_rng(0).standard_normal((matrix.shape[0],))
+    alike = {"k": count, "v0": start, "ncv": 60, "return_eigenvectors": False}
+    largest = partial(eigsh, csc_array(matrix), **alike)
     with _one_thread():
         try:
-            values = eigsh(
-                operator,
-                k=count,
-                which="LA",
-                v0=start,
-                ncv=60,
-                maxiter=_LANCZOS_RESTARTS_MAX,
-                tol=1e-11,
-                return_eigenvectors=False,
-            )
+            values = largest(which="LA", maxiter=_LANCZOS_RESTARTS_MAX, tol=1e-11)
         except ArpackNoConvergence:
-            values = eigsh(
-                operator,
-                k=count,
-                sigma=bound * (1 + _SHIFT),
-                v0=start,
-                ncv=60,
-                return_eigenvectors=False,
-            )
+            values = largest(sigma=bound * (1 + _SHIFT))
     return sorted(float(value) for value in values)
 
 

@@ -20,8 +20,7 @@ connected; every schedule's is, over its period or, where chance decides, over a
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import networkx as nx
 
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
     RoundGraph = nx.Graph[str] | nx.DiGraph[str]
+
+Options: TypeAlias = Mapping[str, Scalar]
 
 PARTS_MAX = 10_000
 _ALL_PAIRS_AGENTS_MAX = 3000
@@ -129,9 +130,14 @@ def build(spec: str, agents: int | None, seed: int = 0) -> Schedule:
         ConfigurationError: a bad spec or parameter, graphs of different agents, or a union of all
             rounds that is not connected.
     """
-    name = spec.strip().partition(":")[0]
-    make = SCHEDULES.get(name, _static)
-    schedule = make(spec.strip(), agents, seed)
+    spec = spec.strip()
+    name = spec.partition(":")[0]
+    if name in SCHEDULES:
+        defaults, make = SCHEDULES[name]
+        options = {"seed": seed} if defaults is None else _options(spec, defaults, seed)
+        schedule = make(spec, agents, options)
+    else:
+        schedule = _static(spec, agents, seed)
     try:
         graphs.check_connected(schedule.union)
     except ConfigurationError as exc:
@@ -170,7 +176,7 @@ def fixed(graph: "RoundGraph", spec: str = FIXED) -> Schedule:
 
 
 def _static(spec: str, agents: int | None, seed: int) -> Schedule:
-    found = fixed(graphs.build_any(spec, agents, seed), spec)
+    found = fixed(graphs.build(spec, agents, seed, directed=True), spec)
     if not graphs.is_file(spec):
         return found
     if spec.endswith(".toml"):  # which says where its graph is from, and how to mix
@@ -195,53 +201,42 @@ def _arcs(ids: Sequence[str], arcs: Iterable[Edge]) -> "nx.DiGraph[str]":
     return graph
 
 
-def _directed_ring(spec: str, agents: int | None, seed: int) -> Schedule:
-    del seed
-    _options(spec, {})
+def _directed_ring(spec: str, agents: int | None, _: Options) -> Schedule:
     ids = _ids(spec, agents)
     return fixed(_arcs(ids, zip(ids, ids[1:] + ids[:1], strict=True)), spec)
 
 
-def _directed_exponential(spec: str, agents: int | None, seed: int) -> Schedule:
+def _directed_exponential(spec: str, agents: int | None, _: Options) -> Schedule:
     """The static exponential graph of Assran et al. (2019): all hops of the one-peer one at once.
 
     Kept directed: i sends to i + 2^k for all k with 2^k < n, so it hears from i - 2^k.
     """
-    del seed
-    _options(spec, {})
     ids = _ids(spec, agents)
     hops = [1 << k for k in range((len(ids) - 1).bit_length())]
     arcs = ((ids[i], ids[(i + hop) % len(ids)]) for i in range(len(ids)) for hop in hops)
     return fixed(_arcs(ids, arcs), spec)
 
 
-def _directed_random(spec: str, agents: int | None, seed: int) -> Schedule:
+def _directed_random(spec: str, agents: int | None, options: Options) -> Schedule:
     """Everyone gives to the next around a ring, so that all are reached, and to others by hash."""
-    options = _options(spec, {"degree": 3, "seed": seed})
-    ids, degree, chosen = _ids(spec, agents), options["degree"], seed_of(spec, options)
-    if not isinstance(degree, int) or not 1 <= degree < len(ids):
-        raise ConfigurationError(
-            f"schedule {spec!r}: degree must be a whole number from 1 to {len(ids) - 1}, "
-            f"not {degree!r}"
-        )
+    ids, seed = _ids(spec, agents), seed_of(spec, options)
+    degree = _whole("degree", spec, options, len(ids) - 1)
     if degree * len(ids) > generators.EDGES_MAX:
         raise ConfigurationError(
             f"schedule {spec!r}: more than {generators.EDGES_MAX} arcs; use a smaller degree"
         )
     arcs: list[Edge] = []
     for i, giver in enumerate(ids):
-        hops = [1] + [2 + k for k in drawn(degree - 1, len(ids) - 2, chosen, giver)]
+        hops = [1] + [2 + k for k in drawn(degree - 1, len(ids) - 2, seed, giver)]
         arcs += [(giver, ids[(i + hop) % len(ids)]) for hop in hops]
     return fixed(_arcs(ids, arcs), spec)
 
 
-def _one_peer_exponential(spec: str, agents: int | None, seed: int) -> Schedule:
+def _one_peer_exponential(spec: str, agents: int | None, _: Options) -> Schedule:
     """The one-peer exponential graph of Ying et al. (2021), as in `generators.exponential`.
 
     With n a power of two all agents hold the exact mean after log2 n rounds (their theorem 2).
     """
-    del seed
-    _options(spec, {})
     ids = _ids(spec, agents)
     period = (len(ids) - 1).bit_length()
 
@@ -253,34 +248,32 @@ def _one_peer_exponential(spec: str, agents: int | None, seed: int) -> Schedule:
     return Schedule(spec, tuple(ids), period, union, graph, rule=ARCS)
 
 
-def _random_matching(spec: str, agents: int | None, seed: int) -> Schedule:
+def _base(spec: str, agents: int | None, options: Options) -> "tuple[nx.Graph[str], bool]":
+    """The graph some of whose edges each round has, and whether its agents have their own names."""
+    base = str(options["base"])
+    return graphs.build(base, agents, seed_of(spec, options)), graphs.is_file(base)
+
+
+def _random_matching(spec: str, agents: int | None, options: Options) -> Schedule:
     """Pairs of neighbours average, everyone in at most one: gossip of Boyd et al. (2006) in step.
 
     Edges are taken in the order of their hashes as long as both ends are free. Of the complete
     graph the agents themselves are put in such an order and paired off, which is as random.
     """
-    options = _options(spec, {"base": "complete", "seed": seed})
-    chosen = seed_of(spec, options)
+    seed = seed_of(spec, options)
     if options["base"] == "complete":
-        base = graphs.build("ring", agents)  # connected on the same agents, with few edges
-        ids = tuple(base)
-        graph = partial(any_pairs, ids, chosen)
-        return Schedule(spec, ids, None, base, graph, rule=f"{PAIRS}:seed={chosen}")
-    base = graphs.build(str(options["base"]), agents, chosen)
-    graph = partial(matching, tuple(base), graphs.sorted_edges(base), chosen)
-    named, rule = graphs.is_file(str(options["base"])), f"{MATCHING}:seed={chosen}"
-    return Schedule(spec, tuple(base), None, base, graph, rule=rule, named=named)
+        ring = graphs.build("ring", agents)  # connected on the same agents, with few edges
+        graph = partial(any_pairs, tuple(ring), seed)
+        return Schedule(spec, tuple(ring), None, ring, graph, f"{PAIRS}:seed={seed}")
+    base, named = _base(spec, agents, options)
+    graph = partial(matching, tuple(base), graphs.sorted_edges(base), seed)
+    return Schedule(spec, tuple(base), None, base, graph, f"{MATCHING}:seed={seed}", named=named)
 
 
-def _rotating(spec: str, agents: int | None, seed: int) -> Schedule:
+def _rotating(spec: str, agents: int | None, options: Options) -> Schedule:
     """The edges of the base dealt round robin into `parts` subsets, which take turns."""
-    options = _options(spec, {"base": "complete", "parts": 2})
-    parts = options["parts"]
-    if not isinstance(parts, int) or not 1 <= parts <= PARTS_MAX:
-        raise ConfigurationError(
-            f"schedule {spec!r}: parts must be a whole number from 1 to {PARTS_MAX}, not {parts!r}"
-        )
-    base = graphs.build(str(options["base"]), agents, seed)
+    parts = _whole("parts", spec, options, PARTS_MAX)
+    base, named = _base(spec, agents, options)
     edges = graphs.sorted_edges(base)
     if parts > max(1, len(edges)):
         raise ConfigurationError(
@@ -291,28 +284,25 @@ def _rotating(spec: str, agents: int | None, seed: int) -> Schedule:
     def graph(round: int) -> "nx.Graph[str]":
         return graphs.make_graph(base, edges[(round - 1) % parts :: parts])
 
-    return Schedule(
-        spec, tuple(base), parts, base, graph, named=graphs.is_file(str(options["base"]))
-    )
+    return Schedule(spec, tuple(base), parts, base, graph, named=named)
 
 
-def _failing(spec: str, agents: int | None, seed: int) -> Schedule:
+def _failing(spec: str, agents: int | None, options: Options) -> Schedule:
     """Every edge of the base fails in a round with probability p, whatever the others do."""
-    options = _options(spec, {"base": "ring", "p": 0.1, "seed": seed})
-    p, chosen = chance_of(spec, options), seed_of(spec, options)
-    base = graphs.build(str(options["base"]), agents, chosen)
-    ids, edges = tuple(base), graphs.sorted_edges(base)
-    graph = partial(surviving, ids, edges, p, chosen)
-    named, rule = graphs.is_file(str(options["base"])), f"{FAILING}:p={p!r},seed={chosen}"
-    return Schedule(spec, ids, None, base, graph, rule=rule, named=named)
+    p, seed = chance_of(spec, options), seed_of(spec, options)
+    base, named = _base(spec, agents, options)
+    graph = partial(surviving, tuple(base), graphs.sorted_edges(base), p, seed)
+    rule = f"{FAILING}:p={p!r},seed={seed}"
+    return Schedule(spec, tuple(base), None, base, graph, rule, named=named)
 
 
-def _round_robin(spec: str, agents: int | None, seed: int) -> Schedule:
+def _round_robin(spec: str, agents: int | None, options: Options) -> Schedule:
     members = [member.strip() for member in spec.partition(":")[2].split(" + ")]
     if not all(members):
         raise ConfigurationError(
             f"schedule {spec!r}: expected round-robin:SPEC + SPEC + …, each a graph's spec or file"
         )
+    seed = seed_of(spec, options)
     turns = [graphs.build(member, agents, seed, connected=False) for member in members]
     for member, graph in zip(members, turns, strict=True):
         if set(graph) != set(turns[0]):
@@ -349,7 +339,7 @@ def _one_giver(graph: "nx.DiGraph[str]", weight: float) -> "csr_array[np.float64
     return csr_array((values, (everyone * 2, columns)), shape=(agents, agents))
 
 
-def _options(spec: str, defaults: Mapping[str, Scalar]) -> dict[str, Scalar]:
+def _options(spec: str, defaults: Options, seed: int) -> Options:
     parsed = parse_spec(spec)
     takes = ", ".join(defaults) or "nothing"
     if parsed.value is not None:
@@ -357,10 +347,19 @@ def _options(spec: str, defaults: Mapping[str, Scalar]) -> dict[str, Scalar]:
     for key in parsed.options:
         if key not in defaults:
             raise ConfigurationError(f"schedule {spec!r}: unknown {key!r}; it takes {takes}")
-    return {**defaults, **parsed.options}
+    return {**defaults, "seed": seed, **parsed.options}
 
 
-def chance_of(spec: str, options: Mapping[str, Scalar]) -> float:
+def _whole(name: str, spec: str, options: Options, most: int) -> int:
+    number = options[name]
+    if not isinstance(number, int) or not 1 <= number <= most:
+        raise ConfigurationError(
+            f"schedule {spec!r}: {name} must be a whole number from 1 to {most}, not {number!r}"
+        )
+    return number
+
+
+def chance_of(spec: str, options: Options) -> float:
     """The chance `p` among the options of a spec; raises ConfigurationError."""
     p = options["p"]
     if not isinstance(p, int | float) or not 0 <= p < 1:
@@ -370,7 +369,7 @@ def chance_of(spec: str, options: Mapping[str, Scalar]) -> float:
     return float(p)
 
 
-def seed_of(spec: str, options: Mapping[str, Scalar]) -> int:
+def seed_of(spec: str, options: Options) -> int:
     """The `seed` among the options of a spec; raises ConfigurationError."""
     seed = options["seed"]
     if not isinstance(seed, int) or not 0 <= seed < 1 << 63:
@@ -380,15 +379,15 @@ def seed_of(spec: str, options: Mapping[str, Scalar]) -> int:
     return seed
 
 
-SCHEDULES: Mapping[str, Callable[[str, int | None, int], Schedule]] = MappingProxyType(
-    {
-        "one-peer-exponential": _one_peer_exponential,
-        "random-matching": _random_matching,
-        "rotating": _rotating,
-        "failing": _failing,
-        "round-robin": _round_robin,
-        "directed-ring": _directed_ring,
-        "directed-exponential": _directed_exponential,
-        "directed-random": _directed_random,
-    }
-)
+# The options of each with their defaults, None where it has a grammar of its own, and what draws
+# it; the seed is the run's unless it is given.
+SCHEDULES: Mapping[str, tuple[Options | None, Callable[[str, int | None, Options], Schedule]]] = {
+    "one-peer-exponential": ({}, _one_peer_exponential),
+    "random-matching": ({"base": "complete", "seed": 0}, _random_matching),
+    "rotating": ({"base": "complete", "parts": 2}, _rotating),
+    "failing": ({"base": "ring", "p": 0.1, "seed": 0}, _failing),
+    "round-robin": (None, _round_robin),
+    "directed-ring": ({}, _directed_ring),
+    "directed-exponential": ({}, _directed_exponential),
+    "directed-random": ({"degree": 3, "seed": 0}, _directed_random),
+}

@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -9,13 +10,11 @@ from pydantic import AfterValidator, Field
 from candor.topologies.encoding import canonical, signatures, z85
 from candor.topologies.specs.specs import ConfigurationError
 
-_AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ENDPOINT = re.compile(r"tcp://(\[[^\[\]]+\]|[^\[\]:/]+):([0-9]{1,5})")
 _ANY = re.compile(r"tcp://(\*|0\.0\.0\.0|\[::\]):([0-9]{1,5})")
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_.])?")
-_HEX_128 = re.compile(r"[0-9a-f]{128}")
-_HEX_64 = re.compile(r"[0-9a-f]{64}")
+_AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
+_NAME = "use 1 to {} letters, digits, dots, dashes or underscores, starting with a letter or digit"
 
 
 def is_id(text: str) -> bool:
@@ -23,18 +22,22 @@ def is_id(text: str) -> bool:
     return bool(_AGENT_ID.fullmatch(text))
 
 
-def check_id(agent: str) -> str:
-    """`agent` itself.
+def _matching(pattern: str, told: str) -> Callable[[str], str]:
+    """What gives a text back that has the pattern; `told` is what is said of another."""
+    compiled = re.compile(pattern)
 
-    Raises:
-        ConfigurationError: not an agent id.
-    """
-    if not is_id(agent):
-        raise ConfigurationError(
-            f"agent id {agent!r}: use 1 to 32 letters, digits, dots, dashes or underscores, "
-            "starting with a letter or digit"
-        )
-    return agent
+    def check(text: str) -> str:
+        if not compiled.fullmatch(text):
+            raise ConfigurationError(told.format(repr(text)))
+        return text
+
+    return check
+
+
+check_id = _matching(_AGENT_ID.pattern, f"agent id {{}}: {_NAME.format(32)}")
+_check_run_id = _matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", f"{{}}: {_NAME.format(64)}")
+_check_hex_64 = _matching("[0-9a-f]{64}", "{} is not 64 lower-case hexadecimal digits")
+_check_hex_128 = _matching("[0-9a-f]{128}", "{} is not 128 lower-case hexadecimal digits")
 
 
 def split_endpoint(endpoint: str) -> tuple[str, int]:
@@ -46,7 +49,9 @@ def split_endpoint(endpoint: str) -> tuple[str, int]:
     match = _ENDPOINT.fullmatch(endpoint)
     host = match[1].strip("[]").lower() if match else ""
     port = int(match[2]) if match else 0
-    valid_host = _is_ipv6(host) if "[" in endpoint else bool(_HOST.fullmatch(host))
+    valid_host = (
+        is_address(host, ipaddress.IPv6Address) if "[" in endpoint else bool(_HOST.fullmatch(host))
+    )
     if not valid_host or not 1 <= port <= 65535:
         raise ConfigurationError(
             f"endpoint {endpoint!r}: write tcp://host:port, port 1 to 65535, IPv6 in brackets"
@@ -71,18 +76,10 @@ def split_bind(endpoint: str) -> tuple[str, int]:
     return split_endpoint(endpoint)
 
 
-def is_address(host: str) -> bool:
+def is_address(host: str, kind: Callable[[str], object] = ipaddress.ip_address) -> bool:
     """Whether a host is written as an IPv4 or IPv6 address rather than by name."""
     try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_ipv6(host: str) -> bool:
-    try:
-        ipaddress.IPv6Address(host)
+        kind(host)
     except ValueError:
         return False
     return True
@@ -98,25 +95,13 @@ def _check_bind(endpoint: str) -> str:
     return endpoint
 
 
-def _check_signature(text: str) -> str:
-    if not _HEX_128.fullmatch(text):
-        raise ConfigurationError(f"{text!r} is not 128 lower-case hexadecimal digits")
-    return text
-
-
-def _check_hex(text: str) -> str:
-    if not _HEX_64.fullmatch(text):
-        raise ConfigurationError(f"{text!r} is not 64 lower-case hexadecimal digits")
-    return text
-
-
 def check_public_key(text: str) -> str:
     """`text` itself.
 
     Raises:
         ConfigurationError: not the 64 hex digits of a public key, or of one that nobody can have.
     """
-    if not signatures.is_sound(bytes.fromhex(_check_hex(text))):
+    if not signatures.is_sound(bytes.fromhex(_check_hex_64(text))):
         raise ConfigurationError(
             f"{text!r} is nobody's identity: signatures for it are no proof; `candor keygen` makes "
             "one that is"
@@ -134,15 +119,6 @@ def _check_curve(text: str) -> str:
     return text
 
 
-def _check_run_id(text: str) -> str:
-    if not _RUN_ID.fullmatch(text):
-        raise ConfigurationError(
-            f"{text!r}: use 1 to 64 letters, digits, dots, dashes or underscores, "
-            "starting with a letter or digit"
-        )
-    return text
-
-
 def _printable(text: str) -> str:
     if not text.isprintable():
         raise ConfigurationError("must be one line of printable characters")
@@ -154,8 +130,8 @@ Count = Annotated[int, Field(strict=True, ge=1, lt=1 << 53)]
 Number = Annotated[float, Field(strict=True)]
 Line = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_printable)]
 PublicKey = Annotated[str, AfterValidator(check_public_key)]
-Hex64 = Annotated[str, AfterValidator(_check_hex)]
-Hex128 = Annotated[str, AfterValidator(_check_signature)]
+Hex64 = Annotated[str, AfterValidator(_check_hex_64)]
+Hex128 = Annotated[str, AfterValidator(_check_hex_128)]
 CurveKey = Annotated[str, AfterValidator(_check_curve)]
 Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
 BindEndpoint = Annotated[str, AfterValidator(_check_bind)]

@@ -1,4 +1,5 @@
-"""Files read, TOML into pydantic models, with every mistake told as one line: file, key, mend.
+"""Files read and replaced, TOML into pydantic models, with every mistake told as one line: file,
+key, mend.
 
 Only regular files are read: a named pipe would hold its reader for ever, a device never ends.
 """
@@ -8,7 +9,8 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -43,6 +45,19 @@ class Section(BaseModel):
 Model = TypeVar("Model", bound=BaseModel)
 
 
+@contextmanager
+def system_errors(told: str) -> Iterator[None]:
+    """Tell in one line that begins with `told` what the system refuses.
+
+    Raises:
+        ConfigurationError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as exc:
+        raise ConfigurationError(f"{told}: {exc.strerror or exc}") from exc
+
+
 def open_regular(path: FilePath) -> BinaryIO:
     """A file opened for reading, at once whatever it is; links are followed.
 
@@ -68,11 +83,8 @@ def read_bytes(path: FilePath, what: str, bytes_max: int | None = None) -> bytes
             `FILE_BYTES_MAX` unless told.
     """
     bytes_max = FILE_BYTES_MAX if bytes_max is None else bytes_max
-    try:
-        with open_regular(path) as file:
-            data = file.read(bytes_max + 1)
-    except OSError as exc:
-        raise ConfigurationError(f"{path}: cannot read the {what}: {exc.strerror}") from exc
+    with system_errors(f"{path}: cannot read the {what}"), open_regular(path) as file:
+        data = file.read(bytes_max + 1)
     if len(data) > bytes_max:
         raise ConfigurationError(f"{path}: the {what} is larger than {_size(bytes_max)}")
     return data
@@ -131,11 +143,42 @@ def write_bytes(path: FilePath, data: bytes) -> None:
     Raises:
         ConfigurationError: the system refused.
     """
+    with system_errors(f"{path}: cannot write it"), open(path, "wb") as file:
+        file.write(data)
+
+
+def replace_file(path: FilePath, data: bytes, *, durable: bool = False) -> None:
+    """Put `data` in the place of a file at once, see `replacing`."""
+    with replacing(path, durable=durable) as draft, open(draft, "wb") as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: FilePath, *, durable: bool = False, writer: str = "") -> Iterator[str]:
+    """The path of a draft to write, which takes the place of `path` when the block is left.
+
+    So a reader, or whoever goes on after a crash, finds the old file or the new one. `durable`: the
+    new one is on disk by then; `writer` tells drafts apart where several may write at a time.
+
+    Raises:
+        OSError: the system refused.
+    """
+    draft = f"{path}{writer}.tmp"
+    yield draft
+    if durable:
+        sync(draft)
+    os.replace(draft, path)
+    if durable:
+        sync(os.path.dirname(path) or ".")
+
+
+def sync(path: FilePath) -> None:
+    """Make a file's bytes durable, or the names in a directory."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        with open(path, "wb") as file:
-            file.write(data)
-    except OSError as exc:
-        raise ConfigurationError(f"{path}: cannot write it: {exc.strerror}") from exc
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def validated(model: type[Model], data: Mapping[str, Any], source: str) -> Model:

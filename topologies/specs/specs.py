@@ -5,9 +5,12 @@ its colon, such as `my_module:MyClass`, is the user's own class; `is_import_path
 """
 
 import importlib
+import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 Scalar = int | float | str
 
@@ -86,19 +89,46 @@ def load_object(path: str, what: str) -> object:
         ConfigurationError: the module does not import or has no such attribute.
     """
     module_name, _, attribute = path.partition(":")
-    try:
+    hint = "; is it on the Python path?"
+    with users_errors(f"{what} {path!r}: cannot import {module_name!r}", hint):
         module = importlib.import_module(module_name)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as exc:  # the user's module may raise anything while it is imported
-        raise ConfigurationError(
-            f"{what} {path!r}: cannot import {module_name!r} ({one_line(exc)}); "
-            "is it on the Python path?"
-        ) from exc
     try:
         return getattr(module, attribute)
     except AttributeError as exc:
         raise ConfigurationError(f"{what} {path!r}: {module_name!r} has no {attribute!r}") from exc
+
+
+def build_object(path: str, what: str, *methods: str, **offered: object) -> Any:
+    """An instance of the user's class `module:Class`, which has these methods; its constructor gets
+    those of `offered` that it has a parameter for.
+
+    Raises:
+        ConfigurationError: as `load_object`; no class, a method is missing, the constructor failed.
+    """
+    factory = load_object(path, what)
+    if not isinstance(factory, type):
+        raise ConfigurationError(f"{what} {path!r} is not a class")
+    for method in methods:
+        if not callable(getattr(factory, method, None)):
+            raise ConfigurationError(f"{what} {path!r} lacks the method {method}()")
+    with users_errors(f"{what} {path!r}: its constructor failed"):
+        takes = inspect.signature(factory).parameters if offered else {}
+        return factory(**{name: value for name, value in offered.items() if name in takes})
+
+
+@contextmanager
+def users_errors(told: str, hint: str = "") -> Iterator[None]:
+    """Tell in one line that begins with `told` whatever a user's code raises: SystemExit, too.
+
+    Raises:
+        ConfigurationError: in place of any other exception; Ctrl-C stays what it is.
+    """
+    try:
+        yield
+    except (ConfigurationError, KeyboardInterrupt):
+        raise
+    except BaseException as exc:
+        raise ConfigurationError(f"{told} ({one_line(exc)}){hint}") from exc
 
 
 def shown(value: object) -> str:

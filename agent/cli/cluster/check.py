@@ -4,12 +4,21 @@ No clock is read but to bound the wait: certificates and signatures here do not 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
-from candor.agent.cli.options import FiniteRange, data_root_option, initial_option, json_option
+from candor.agent.cli.options import (
+    ABOVE_0,
+    FOLDER,
+    PATH,
+    data_root_option,
+    initial_option,
+    json_option,
+    organiser_option,
+)
 from candor.agent.daemon import keys, organisers
 from candor.agent.daemon.reachability import Answer, dial_all, greet_all
 from candor.agent.runs import cluster_parts as compose
@@ -20,30 +29,25 @@ from candor.topologies.specs.specs import ConfigurationError, SignatureError
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @click.option("--id", "agent", help="Check as this agent: only its neighbours are dialled.")
 @click.option(
     "--keys",
     "keys_dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     help="Check that these are the keys of --id, and shake hands with its neighbours.",
 )
-@click.option(
-    "--organiser",
-    metavar="KEY|FILE",
-    help="Check that this organiser signed it: an identity in hex, or a public.toml.  [default: "
-    "one that KEYS has asked]",
+@organiser_option(
+    "Check that this organiser signed it: an identity in hex, or a public.toml.  [default: one "
+    "that KEYS has asked]"
 )
 @click.option(
-    "--previous",
-    type=click.Path(path_type=Path),
-    help="Check that it follows this file, which has been in use.",
+    "--previous", type=PATH, help="Check that it follows this file, which has been in use."
 )
 @click.option(
     "--timeout-s",
-    type=FiniteRange(min=0, min_open=True),
+    type=ABOVE_0,
     default=5.0,
-    show_default=True,
     help="Longest wait for all endpoints together, seconds.",
 )
 @click.option("--no-dial", is_flag=True, help="Connect to nobody.")
@@ -86,22 +90,18 @@ def check(
     compose.check_rule(cluster.payments.rule)
     compose.check_partition(cluster.task.partition)
     dialled = cluster.ids if agent is None else cluster.neighbours(agent)
-    identity = None if keys_dir is None else _own_keys(cluster, agent, keys_dir)
+    if keys_dir is not None and agent is None:
+        raise ConfigurationError("--keys: say whose keys they are with --id")
+    identity = keys.load_of(cluster.agent(agent), keys_dir) if agent and keys_dir else None
     if not no_task:
         _check_task(cluster, data_root, initial)
     entries = [] if no_dial else [cluster.agent(name) for name in dialled]
     answers = _answers(entries, identity, timeout_s)
     silent = [e.id for e in entries if all(answers[place].reason for place in e.endpoints)]
     if as_json:
-        shown = [
-            {"agent": entry.id, "endpoint": place, "reason": answers[place].reason}
-            for entry in entries
-            for place in entry.endpoints
-        ]
-        revision = cluster.revision.model_dump() if cluster.revision else None
-        facts = {"ok": not silent, "run_id": cluster.run_id, "fingerprint": cluster.fingerprint}
-        checked = {"keys_checked": identity is not None}
-        click.echo(json.dumps(facts | checked | {"revision": revision, "endpoints": shown}))
+        facts = _facts(cluster, entries, answers)
+        checked = {"ok": not silent, "keys_checked": identity is not None}
+        click.echo(json.dumps(facts | checked))
     else:
         _tell(cluster, file, origin)
         _tell_answers(entries, answers, handshakes=identity is not None)
@@ -128,20 +128,19 @@ def _origin(cluster: Cluster, file: Path, previous: Path) -> str:
             return f"later than {previous}: revisions {before + 1} to {after - 1} are between"
 
 
-def _own_keys(cluster: Cluster, agent: str | None, keys_dir: Path) -> Identity:
-    if agent is None:
-        raise ConfigurationError("--keys: say whose keys they are with --id")
-    entry, identity = cluster.agent(agent), keys.load(keys_dir)
-    for name, stated, found in (
-        ("identity", entry.identity, identity.public.identity.hex()),
-        ("curve", entry.curve, identity.public.curve),
-    ):
-        if stated != found:
-            raise ConfigurationError(
-                f"{keys_dir}: its {name} key is not the one of agent {agent!r} in the cluster file "
-                f"({found[:12]}…, not {stated[:12]}…); use that agent's keys or write the file anew"
-            )
-    return identity
+def _facts(
+    cluster: Cluster, entries: Sequence[AgentEntry], answers: Mapping[str, Answer]
+) -> dict[str, Any]:
+    return {
+        "run_id": cluster.run_id,
+        "fingerprint": cluster.fingerprint,
+        "revision": cluster.revision.model_dump() if cluster.revision else None,
+        "endpoints": [
+            {"agent": entry.id, "endpoint": place, "reason": answers[place].reason}
+            for entry in entries
+            for place in entry.endpoints
+        ],
+    }
 
 
 def _check_task(cluster: Cluster, data_root: Path | None, initial: Path | None) -> None:

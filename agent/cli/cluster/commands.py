@@ -18,31 +18,24 @@ from candor.agent.cli.cluster.members import (
     tell_written,
 )
 from candor.agent.cli.options import (
+    FOLDER,
+    PATH,
     data_root_option,
     initial_option,
     json_option,
     mixing_option,
-    section,
+    output_option,
+    seed_option,
     settings_options,
+    sign_with_option,
+    task_option,
+    topology_option,
 )
 from candor.agent.daemon import keys
 from candor.agent.reports import terminal_graph
 from candor.agent.runs import cluster_parts as compose
-from candor.topologies.cluster import graph_section as drawing
-from candor.topologies.cluster import revisions
-from candor.topologies.cluster.file import (
-    AlgorithmSettings,
-    PaymentSettings,
-    RoundSettings,
-    assemble_cluster,
-    dump_cluster,
-    load_cluster,
-    signed,
-)
-from candor.topologies.cluster.requests import entries_for, load_request
-from candor.topologies.schedules import schedules
+from candor.topologies.cluster.file import dump_cluster, load_cluster
 from candor.topologies.specs.files import write_text
-from candor.topologies.specs.specs import ConfigurationError
 
 
 @click.group("cluster")
@@ -63,30 +56,12 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("requests", nargs=-1, type=click.Path(path_type=Path))
-@click.option(
-    "--sign-with",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="KEYS",
-    help="The organiser's keys: with join requests, signs the file as revision 1.",
-)
-@click.option(
-    "--topology",
-    required=True,
-    metavar="SPEC|FILE",
-    help="A family such as ring, a schedule such as one-peer-exponential, or a file.",
-)
-@click.option(
-    "--task", required=True, metavar="NAME", help="A built-in task such as digits, or module:Class."
-)
+@click.argument("requests", nargs=-1, type=PATH)
+@sign_with_option()
+@topology_option()
+@task_option()
 @click.option("--run-id", required=True, help="Name of the run; in every signature.")
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the cluster file here.",
-)
+@output_option("Write the cluster file here.")
 @click.option(
     "--agent",
     "named",
@@ -96,36 +71,15 @@ def command() -> None:
 )
 @click.option("--agents", type=int, help="All on this host: how many agents.")
 @click.option("--base-port", type=int, help="All on this host: agent number i gets port P + i.")
-@click.option(
-    "--keys-root",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="All on this host: keys lie in KEYS_ROOT/ID.",
-)
+@click.option("--keys-root", type=FOLDER, help="All on this host: keys lie in KEYS_ROOT/ID.")
 @mixing_option
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the run.")
-@click.option("--rounds", type=int, default=100, show_default=True, help="Rounds to train.")
+@seed_option
+@click.option("--rounds", type=int, default=100, help="Rounds to train.")
 @settings_options()
 @initial_option
 @data_root_option
 @json_option
-def new(
-    requests: tuple[Path, ...],
-    sign_with: Path | None,
-    topology: str,
-    task: str,
-    run_id: str,
-    output: Path,
-    named: tuple[str, ...],
-    agents: int | None,
-    base_port: int | None,
-    keys_root: Path | None,
-    mixing_name: str | None,
-    seed: int,
-    initial: Path | None,
-    data_root: Path | None,
-    as_json: bool,
-    **settings: Any,
-) -> None:
+def new(sign_with: Path | None, output: Path, as_json: bool, **asked: Any) -> None:
     """Write a cluster file: signed from join REQUESTS, or unsigned from public keys and addresses.
 
     Without requests, agents are named one by one with --agent, or all on this host with --base-port
@@ -141,59 +95,14 @@ def new(
       candor cluster new --topology torus --agents 4 --base-port 7000 --keys-root keys \\
           --task digits --run-id demo -o c.toml
     """
-    if bool(requests) != (sign_with is not None):
-        raise ConfigurationError("join requests and --sign-with KEYS go together; give both")
-    local = agents is not None or base_port is not None or keys_root is not None
-    if (named or requests) and (local or (named and requests)):
-        raise ConfigurationError(
-            "join requests or --agent name agents one by one; choose one of them and leave out "
-            "--agents, --base-port and --keys-root"
-        )
     key = keys.load(sign_with).signing_key if sign_with else None
-    entries = [compose.named_entry(text) for text in named]
-    if key is not None:
-        found = [load_request(path) for path in requests]
-        entries = list(entries_for(found, key.public.hex()).values())
-    if entries:
-        schedule = drawing.draw(topology, [entry.id for entry in entries], seed)
-    else:
-        if base_port is None or keys_root is None:
-            raise ConfigurationError(
-                "who are the agents? give join requests and --sign-with, or --agent "
-                "ID=KEYS@ENDPOINT for each, or, with all of them on this host, --base-port and "
-                "--keys-root"
-            )
-        schedule = schedules.build(topology, agents, seed)
-        entries = compose.local_entries(schedule.agents, keys_root, base_port)
-    compose.check_rule(settings["rule"])
-    compose.check_partition(settings["partition"])
-    cluster = assemble_cluster(
-        run_id=run_id,
-        seed=seed,
-        graph=schedule,
-        mixing_name=mixing_name,
-        agents=entries,
-        algorithm=section(AlgorithmSettings, settings, "algorithm"),
-        rounds=section(RoundSettings, settings, "rounds"),
-        payments=section(PaymentSettings, settings, "payments"),
-        task=compose.task_settings(
-            task,
-            seed,
-            data_root,
-            partition=settings["partition"],
-            batch_size=settings["batch_size"],
-            initial=initial,
-        ),
-        revision=revisions.first_revision(key) if key else None,
-    )
-    if key is not None:
-        cluster = signed(cluster, key)
+    cluster = compose.new_cluster(asked, key)
     write_text(output, dump_cluster(cluster))
     tell_written(output, cluster, as_json)
 
 
 @command.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @json_option
 def show(file: Path, as_json: bool) -> None:
     """Show a cluster FILE: its fingerprint, settings, graph and agents, and who dials whom.

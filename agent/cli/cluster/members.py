@@ -2,27 +2,33 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from candor.agent.cli.options import data_root_option, initial_option, json_option
+from candor.agent.cli.options import (
+    FOLDER,
+    PATH,
+    data_root_option,
+    initial_option,
+    json_option,
+    organiser_option,
+    output_option,
+    sign_with_option,
+    stacked,
+)
 from candor.agent.daemon import keys, organisers
 from candor.agent.runs import cluster_parts as compose
-from candor.topologies.cluster import revisions
-from candor.topologies.cluster.file import Cluster, RoundSettings, dump_cluster, load_cluster
-from candor.topologies.cluster.requests import dump_request, load_request, make_request
+from candor.topologies.cluster.file import Cluster, dump_cluster, load_cluster
+from candor.topologies.cluster.requests import dump_request, make_request
 from candor.topologies.mixing import spectral
-from candor.topologies.specs.files import Section, validated, write_text
+from candor.topologies.specs.files import write_text
 from candor.topologies.specs.specs import ConfigurationError
-
-_Command = Callable[..., None]
 
 
 @click.command()
-@click.argument("directory", metavar="KEYS", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("directory", metavar="KEYS", type=FOLDER)
 @click.option("--id", "agent", required=True, help="The id that this agent shall have.")
 @click.option(
     "--endpoint",
@@ -38,19 +44,11 @@ _Command = Callable[..., None]
     metavar="ENDPOINT",
     help="Where it listens, if not at its endpoints: tcp://*:7000, tcp://eth0:7000.",
 )
-@click.option(
-    "--organiser",
+@organiser_option(
+    "Who may put the run together: an identity in hex, or the organiser's public.toml.",
     required=True,
-    metavar="KEY|FILE",
-    help="Who may put the run together: an identity in hex, or the organiser's public.toml.",
 )
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the request here.",
-)
+@output_option("Write the request here.")
 @json_option
 def request(
     directory: Path,
@@ -91,94 +89,46 @@ def request(
     click.echo(f"Next: send {output} to the organiser, who answers with a cluster file.")
 
 
-def _amending(function: _Command) -> _Command:
-    """The options of the commands that write the next revision; `_amend` takes them."""
-    for option in (
-        json_option,
-        click.option(
-            "-o",
-            "--output",
-            required=True,
-            type=click.Path(path_type=Path, dir_okay=False),
-            help="Write the new cluster file here.",
-        ),
-        data_root_option,
-        click.option("--rounds", type=int, help="Rounds to train.  [default: as many as before]"),
-        initial_option,
-        click.option(
-            "--topology",
-            metavar="SPEC|FILE",
-            help="The new graph.  [default: the same spec, drawn for the new members]",
-        ),
-        click.option(
-            "--mixing",
-            "mixing_name",
-            metavar="NAME|FILE",
-            help="How neighbours are weighted from now on.  [default: as before, push-sum on a "
-            "directed graph]",
-        ),
-        click.option(
-            "--sign-with",
-            required=True,
-            metavar="KEYS",
-            type=click.Path(path_type=Path, file_okay=False),
-            help="The organiser's keys.",
-        ),
-    ):
-        function = option(function)
-    return function
+_amending = stacked(
+    sign_with_option(required=True),
+    click.option(
+        "--mixing",
+        "mixing_name",
+        metavar="NAME|FILE",
+        help="How neighbours are weighted from now on.  [default: as before, push-sum on a "
+        "directed graph]",
+    ),
+    click.option(
+        "--topology",
+        metavar="SPEC|FILE",
+        help="The new graph.  [default: the same spec, drawn for the new members]",
+    ),
+    initial_option,
+    click.option("--rounds", type=int, help="Rounds to train.  [default: as many as before]"),
+    data_root_option,
+    output_option("Write the new cluster file here."),
+    json_option,
+)
 
 
-def _amend(
-    file: Path,
-    *,
-    joining: Sequence[Path] = (),
-    leaving: Sequence[str] = (),
-    sign_with: Path,
-    initial: Path | None,
-    rounds: int | None,
-    data_root: Path | None,
-    output: Path,
-    as_json: bool,
-    **graph: Any,
-) -> None:
+def _amend(file: Path, sign_with: Path, output: Path, as_json: bool, **changed: Any) -> None:
+    """Write the next revision, as the options of `_amending` and a command's own have it."""
     if output.exists() and file.exists() and output.samefile(file):
         raise ConfigurationError(
             f"-o {output}: is the file to go on from, which hosts may still need; write another one"
         )
     key = keys.load(sign_with).signing_key
-    before = load_cluster(file)
-    changes: dict[str, Section] = {}
-    if initial is not None:
-        task = before.task
-        changes["task"] = compose.task_settings(
-            task.name,
-            before.seed,
-            data_root,
-            partition=task.partition,
-            batch_size=task.batch_size,
-            initial=initial,
-        )
-    if rounds is not None:
-        fields = before.rounds.model_dump() | {"rounds": rounds}
-        changes["rounds"] = validated(RoundSettings, fields, "--rounds")
-    cluster = revisions.amended(
-        before,
-        key,
-        joining=[load_request(path) for path in joining],
-        leaving=leaving,
-        changes=changes,
-        **graph,
-    )
+    cluster = compose.next_cluster(load_cluster(file), key, **changed)
     write_text(output, dump_cluster(cluster))
     tell_written(output, cluster, as_json)
+    initial = changed["initial"]
     if initial is not None and not as_json:
         click.echo(f"All of them need {initial}, too: each gives it to its daemon as --initial.")
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.argument("requests", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
+@click.argument("requests", nargs=-1, required=True, type=PATH)
 @_amending
 def add(file: Path, requests: tuple[Path, ...], **options: Any) -> None:
     """Let agents join by their REQUESTS: sign the next revision of a cluster FILE.
@@ -195,7 +145,7 @@ def add(file: Path, requests: tuple[Path, ...], **options: Any) -> None:
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @_amending
 def remove(file: Path, ids: tuple[str, ...], **options: Any) -> None:
@@ -211,7 +161,7 @@ def remove(file: Path, ids: tuple[str, ...], **options: Any) -> None:
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @_amending
 def amend(file: Path, **options: Any) -> None:
     """Go on with the same agents: sign the next revision of a cluster FILE, with other settings.

@@ -1,13 +1,14 @@
 """`candor bench`: what rounds, lies, large topologies and simulated runs cost."""
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 import click
 from rich.console import Console
-from rich.table import Table
 
-from candor.agent.cli.options import json_option
+from candor.agent.cli.options import COUNT, device_option, json_option
+from candor.agent.reports.terminal import plain_table
 
 
 @click.group("bench")
@@ -25,25 +26,13 @@ def command() -> None:
 
 
 @command.command("round")
+@click.option("--agents", type=click.IntRange(min=2), default=8, help="How many daemons.")
+@click.option("--topology", default="ring", metavar="SPEC", help="Who is whose neighbour.")
 @click.option(
-    "--agents", type=click.IntRange(min=2), default=8, show_default=True, help="How many daemons."
+    "--parameters", type=COUNT, default=1_000_000, help="Float32 parameters of the model."
 )
 @click.option(
-    "--topology", default="ring", show_default=True, metavar="SPEC", help="Who is whose neighbour."
-)
-@click.option(
-    "--parameters",
-    type=click.IntRange(min=1),
-    default=1_000_000,
-    show_default=True,
-    help="Float32 parameters of the model.",
-)
-@click.option(
-    "--rounds",
-    type=click.IntRange(min=3),
-    default=30,
-    show_default=True,
-    help="Rounds to take the median of.",
+    "--rounds", type=click.IntRange(min=3), default=30, help="Rounds to take the median of."
 )
 @json_option
 def measure_command(
@@ -64,25 +53,31 @@ def measure_command(
     if as_json:
         click.echo(json.dumps(asdict(cost), indent=2))
         return
-    table = Table(title=f"{agents} agents, {topology}, {parameters:,} parameters", box=None)
-    table.add_column("a round, median of the slowest agent", style="bold")
-    table.add_column("ms", justify="right")
-    table.add_row("daemons, everything on", f"{1e3 * cost.seconds_per_round:.1f}")
-    table.add_row("raw pyzmq, plain", f"{1e3 * cost.floor_seconds_per_round:.1f}")
-    table.add_row("raw pyzmq, CURVE", f"{1e3 * cost.floor_curve_seconds_per_round:.1f}")
-    for phase, seconds in cost.phases.items():
-        table.add_row(f"  {phase} (an agent)", f"{1e3 * seconds:.2f}")
-    table.add_row("processor time (an agent)", f"{1e3 * cost.processor_seconds_per_round:.1f}")
-    table.add_row("  of it evidence", f"{cost.evidence_share:.1%}")
-    table.add_row("  of it settlement", f"{cost.settlement_share:.1%}")
-    table.add_row("memory of an agent, MiB", f"{cost.memory_mib_per_agent:.0f}")
-    Console().print(table)
+    seconds = {
+        "daemons, everything on": cost.seconds_per_round,
+        "raw pyzmq, plain": cost.floor_seconds_per_round,
+        "raw pyzmq, CURVE": cost.floor_curve_seconds_per_round,
+        **{f"  {phase} (an agent)": seconds for phase, seconds in cost.phases.items()},
+        "processor time (an agent)": cost.processor_seconds_per_round,
+    }
+    rows = [
+        *((what, f"{1e3 * spent:.2f}") for what, spent in seconds.items()),
+        ("  of it evidence", f"{cost.evidence_share:.1%}"),
+        ("  of it settlement", f"{cost.settlement_share:.1%}"),
+        ("memory of an agent, MiB", f"{cost.memory_mib_per_agent:.0f}"),
+    ]
+    title = f"{agents} agents, {topology}, {parameters:,} parameters"
+    _print(title, ("a round, median of the slowest agent", "#ms"), rows)
+
+
+def _print(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    Console().print(plain_table(title, columns, rows))
 
 
 @command.command("payments")
-@click.option("--agents", type=click.IntRange(min=3), default=10, show_default=True)
-@click.option("--rounds", type=click.IntRange(min=16), default=320, show_default=True)
-@click.option("--seeds", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option("--agents", type=click.IntRange(min=3), default=10)
+@click.option("--rounds", type=click.IntRange(min=16), default=320)
+@click.option("--seeds", type=COUNT, default=4)
 @json_option
 def payments_command(agents: int, rounds: int, seeds: int, as_json: bool) -> None:
     """Measure what lies cost under each payment rule, and what they gain.
@@ -97,52 +92,33 @@ def payments_command(agents: int, rounds: int, seeds: int, as_json: bool) -> Non
     """
     from candor.agent.studies.bench.payments import IDLING, RULES, measure_payments  # imports torch
 
-    console = Console(stderr=True)
-    with console.status("runs") as status:
+    with Console(stderr=True).status("runs") as status:
         cells = measure_payments(agents, rounds, seeds, progress=status.update)
     if as_json:
         click.echo(json.dumps([asdict(cell) for cell in cells], indent=2))
         return
-    names = [cell.strategy for cell in cells]
+    columns = ("a0", "#gain", *("#these three" if rule == IDLING else f"#{rule}" for rule in RULES))
     for setting in dict.fromkeys((cell.topology, cell.partition) for cell in cells):
-        table = Table(title=f"{', '.join(setting)}: pays (most of an honest agent)", box=None)
-        table.add_column("a0", style="bold", no_wrap=True, min_width=max(map(len, names)))
-        table.add_column("gain", justify="right")
-        for rule in RULES:
-            table.add_column(
-                "these three" if rule == IDLING else rule, justify="right", overflow="fold"
+        rows = [
+            (
+                cell.strategy,
+                f"{cell.gain:+.3f}",
+                *(f"{cell.pays[rule]:.0f} ({cell.honest_pays[rule]:.0f})" for rule in RULES),
             )
-        for cell in cells:
-            if (cell.topology, cell.partition) == setting:
-                amounts = [
-                    f"{cell.pays[rule]:.0f} ({cell.honest_pays[rule]:.0f})" for rule in RULES
-                ]
-                table.add_row(cell.strategy, f"{cell.gain:+.3f}", *amounts)
-        Console().print(table)
+            for cell in cells
+            if (cell.topology, cell.partition) == setting
+        ]
+        _print(f"{', '.join(setting)}: pays (most of an honest agent)", columns, rows)
 
 
 @command.command("topologies")
 @click.option(
-    "--agents",
-    type=click.IntRange(min=16),
-    default=1000,
-    show_default=True,
-    help="Agents of the mixing matrices.",
+    "--agents", type=click.IntRange(min=16), default=1000, help="Agents of the mixing matrices."
 )
 @click.option(
-    "--analysed",
-    type=click.IntRange(min=16),
-    default=10_000,
-    show_default=True,
-    help="Agents of the analyses.",
+    "--analysed", type=click.IntRange(min=16), default=10_000, help="Agents of the analyses."
 )
-@click.option(
-    "--calls",
-    type=click.IntRange(min=1),
-    default=3,
-    show_default=True,
-    help="Calls to take the median of.",
-)
+@click.option("--calls", type=COUNT, default=3, help="Calls to take the median of.")
 @json_option
 def topologies_command(agents: int, analysed: int, calls: int, as_json: bool) -> None:
     """Time mixing matrices and analyses of large topologies.
@@ -158,12 +134,8 @@ def topologies_command(agents: int, analysed: int, calls: int, as_json: bool) ->
     if as_json:
         click.echo(json.dumps([asdict(cost) for cost in costs], indent=2))
         return
-    table = Table(title=f"seconds, median of {calls}", box=None)
-    for column in ("topology", "agents", "what", "seconds"):
-        table.add_column(column, justify="right" if column in ("agents", "seconds") else "left")
-    for cost in costs:
-        table.add_row(cost.topology, f"{cost.agents:,}", cost.what, f"{cost.seconds:.3f}")
-    Console().print(table)
+    rows = [(cost.topology, f"{cost.agents:,}", cost.what, f"{cost.seconds:.3f}") for cost in costs]
+    _print(f"seconds, median of {calls}", ("topology", "#agents", "what", "#seconds"), rows)
 
 
 @command.command("simulate")
@@ -172,19 +144,10 @@ def topologies_command(agents: int, analysed: int, calls: int, as_json: bool) ->
     type=click.IntRange(min=6),
     multiple=True,
     default=(100, 1000, 4096),
-    show_default=True,
     help="How many agents; once for each number.",
 )
-@click.option(
-    "--rounds",
-    type=click.IntRange(min=1),
-    default=64,
-    show_default=True,
-    help="Rounds to time, after two that are not.",
-)
-@click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where."
-)
+@click.option("--rounds", type=COUNT, default=64, help="Rounds to time, after two that are not.")
+@device_option
 @json_option
 def simulate_command(agents: tuple[int, ...], rounds: int, device: str, as_json: bool) -> None:
     """Time simulated rounds: agents times rounds a second, and peak memory.
@@ -203,19 +166,9 @@ def simulate_command(agents: tuple[int, ...], rounds: int, device: str, as_json:
     if as_json:
         click.echo(json.dumps([asdict(cost) for cost in costs], indent=2))
         return
-    table = Table(title=f"{rounds} rounds on {device}", box=None)
-    for column in (
-        "task",
-        "parameters",
-        "agents",
-        "payments",
-        "agents x rounds / s",
-        "/ cpu s",
-        "MiB",
-    ):
-        table.add_column(column, justify="left" if column in ("task", "payments") else "right")
-    for cost in costs:
-        table.add_row(
+    columns = ("task", "#parameters", "#agents", "payments", "#agents x rounds / s", "#/ cpu s")
+    rows = (
+        (
             cost.task,
             f"{cost.parameters:,}",
             f"{cost.agents:,}",
@@ -224,4 +177,6 @@ def simulate_command(agents: tuple[int, ...], rounds: int, device: str, as_json:
             f"{cost.agent_rounds_per_processor_s:,.0f}",
             f"{cost.memory_mib:,.0f}",
         )
-    Console().print(table)
+        for cost in costs
+    )
+    _print(f"{rounds} rounds on {device}", (*columns, "#MiB"), rows)

@@ -1,22 +1,25 @@
 """`candor femnist`: does noise pay among competing writers, and at which price does it not?"""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from candor.agent.cli.options import FiniteRange, data_root_option, json_option
+from candor.agent.cli.options import (
+    ABOVE_0,
+    AMOUNT,
+    COUNT,
+    SEED,
+    data_root_option,
+    device_option,
+    json_option,
+    run_dir_option,
+)
+from candor.agent.cli.progress import progress
 from candor.agent.exits import FAILED
-from candor.agent.studies.femnist.aggression import Measured
-
-if TYPE_CHECKING:
-    from candor.agent.studies.femnist.experiment import Progress as Told
+from candor.agent.reports.terminal import plain_table
 
 STEPS_A_WRITER: Final = 3
 
@@ -24,67 +27,42 @@ STEPS_A_WRITER: Final = 3
 @click.command("femnist")
 @click.option(
     "--steps",
-    type=click.IntRange(min=1),
+    type=COUNT,
     help="Steps of a training.  [default: three times the number of writers, as in the paper; "
     "there it makes 10650]",
 )
 @click.option(
     "--alpha",
     "alphas",
-    type=FiniteRange(min=0),
+    type=AMOUNT,
     multiple=True,
     default=(0, 1, 2, 4, 6, 9),
-    show_default=True,
     help="Aggressiveness of group A, a third of the writers; once for each.",
 )
-@click.option(
-    "--alpha-b",
-    type=FiniteRange(min=0),
-    default=0,
-    show_default=True,
-    help="Aggressiveness of all others.",
-)
+@click.option("--alpha-b", type=AMOUNT, default=0, help="Aggressiveness of all others.")
 @click.option(
     "--price",
     "prices",
-    type=FiniteRange(min=0),
+    type=AMOUNT,
     multiple=True,
     default=(0, 1e-5, 5e-5, 2e-4),
-    show_default=True,
     help="Price of a squared distance; once for each. 0 is without penalties.",
 )
-@click.option(
-    "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of each alpha."
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The first.")
+@click.option("--seeds", type=COUNT, default=1, help="Runs of each alpha.")
+@click.option("--seed", type=SEED, default=0, help="The first.")
 @click.option(
     "--task",
     default="femnist",
-    show_default=True,
     metavar="SPEC",
     help="Another file (femnist:file=NAME) or model (femnist:model=logistic).",
 )
-@click.option(
-    "--step-size",
-    type=FiniteRange(min=0, min_open=True),
-    default=0.06,
-    show_default=True,
-)
-@click.option(
-    "--run-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+@click.option("--step-size", type=ABOVE_0, default=0.06)
+@run_dir_option(
+    "Where trainings are kept, and the report; those that are there are not run again.",
     default=Path("runs/femnist"),
-    show_default=True,
-    help="Where trainings are kept, and the report; those that are there are not run again.",
 )
 @data_root_option
-@click.option(
-    "--device",
-    type=click.Choice(["cpu", "cuda"]),
-    default="cpu",
-    show_default=True,
-    help="Where the model is trained.",
-)
+@device_option
 @json_option
 @click.pass_context
 def command(
@@ -126,15 +104,10 @@ def command(
     federation = federated.Federation(resolve_task(task, data_root), device)
     steps = steps or STEPS_A_WRITER * federation.writers
     setting = experiment.Setting(task, steps, step_size)
-    with _showing(Console(stderr=True)) as tell:
+    with progress(Console(stderr=True)) as told:
+        trained = range(seed, seed + seeds)
         results = experiment.experiment(
-            federation,
-            setting,
-            alphas,
-            alpha_b,
-            range(seed, seed + seeds),
-            run_dir,
-            tell,
+            federation, setting, alphas, alpha_b, trained, run_dir, told
         )
     ordered = sorted({0.0, *prices})
     report = run_dir / "report.html"
@@ -143,55 +116,10 @@ def command(
         click.echo(json.dumps(experiment_report.facts(results, ordered), indent=2))
     else:
         for rule, measured in results.measured.items():
-            Console().print(_table(measured, ordered, f"{rule}: mean reward of group A, by price"))
+            title = f"{rule}: mean reward of group A, by price"
+            Console().print(plain_table(title, *experiment_report.numbers(measured, ordered)))
             click.echo("\n".join((*experiment_report.sentences(measured), "")))
         click.echo("\n".join(experiment_report.divergences(results)), nl=bool(results.diverged))
         click.echo(f"{report}: the page")
     if not results.holds:
         context.exit(FAILED)
-
-
-@contextmanager
-def _showing(console: Console) -> "Iterator[Told]":
-    """A bar on a terminal; elsewhere a line for each training."""
-    if not console.is_terminal:
-        yield _teller(console)
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("writers")
-        yield lambda done, of, what: progress.update(
-            bar, completed=done, total=of, description=what
-        )
-
-
-def _teller(console: Console) -> "Told":
-    told = ""
-
-    def tell(done: int, of: int, what: str) -> None:
-        nonlocal told
-        if what != told:
-            told = what
-            console.print(f"{what}: step {done:,} of {of:,}", highlight=False)
-
-    return tell
-
-
-def _table(measured: Measured, prices: list[float], title: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for column in ("alpha", "runs", "test loss", "accuracy", *(f"{price:g}" for price in prices)):
-        table.add_column(column, justify="right")
-    for one in measured.outcomes:
-        table.add_row(
-            f"{one.alpha:g}",
-            f"{len(one.losses)}",
-            f"{one.losses.mean():.4f}",
-            f"{one.accuracies.mean():.1%}",
-            *(f"{one.reward(price)[0]:.4f}" for price in prices),
-        )
-    return table

@@ -6,9 +6,9 @@ from dataclasses import asdict
 import click
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-from candor.agent.cli.options import json_option
+from candor.agent.cli.options import json_option, seed_option
+from candor.agent.reports.terminal import plain_table
 from candor.agent.studies.games.estimation_rows import Row, mean_rows
 from candor.agent.studies.games.sgd_rows import sgd_rows
 
@@ -17,6 +17,7 @@ SETTING = (
     "10 players (quadratic), 5 (bounds), 4 to 16 and 800 steps (E.6). Where 0 is predicted, and "
     "for gains of which nothing may be left, off by is relative to what is at stake."
 )
+COLUMNS = ("result", "what", "#predicted", "#measured", "#± s.e.", "#off by")
 
 
 @click.command("games")
@@ -24,10 +25,9 @@ SETTING = (
     "--trials",
     type=click.IntRange(min=1000, max=10_000_000),
     default=200_000,
-    show_default=True,
     help="Games of mean estimation to average over; a 200th of it of SGD.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@seed_option
 @json_option
 @click.pass_context
 def command(context: click.Context, trials: int, seed: int, as_json: bool) -> None:
@@ -48,26 +48,19 @@ def command(context: click.Context, trials: int, seed: int, as_json: bool) -> No
         shown = [asdict(row) | {"error": row.error, "holds": row.holds} for row in rows]
         click.echo(json.dumps({"ok": all(row.holds for row in rows), "rows": shown}, indent=2))
     else:
-        Console().print(_table(rows))
+        Console().print(plain_table("", COLUMNS, map(_row, rows), SETTING))
     if not all(row.holds for row in rows):
         context.exit(1)
 
 
-def _table(rows: list[Row]) -> Table:
-    table = Table(box=None, pad_edge=False, caption=SETTING, caption_justify="left")
-    table.add_column("result", style="bold", no_wrap=True)
-    table.add_column("what")
-    for header in ("predicted", "measured", "± s.e.", "off by"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for row in rows:
-        at_most = row.relation == "<="
-        verdict = ("within" if row.holds else "beyond") if at_most else f"{row.error:.2%}"
-        table.add_row(
-            row.source,
-            row.what,
-            f"{'<= ' if at_most else ''}{row.prediction:.4g}",
-            f"{row.measured:.4g}",
-            f"{row.standard_error:.0e}" if row.standard_error > 1e-12 * abs(row.measured) else "",
-            verdict if row.holds else f"[red]{verdict}[/red]",
-        )
-    return table
+def _row(row: Row) -> list[str]:
+    at_most = row.relation == "<="
+    verdict = ("within" if row.holds else "beyond") if at_most else f"{row.error:.2%}"
+    return [
+        f"[bold]{row.source}[/bold]",
+        row.what,
+        f"{'<= ' if at_most else ''}{row.prediction:.4g}",
+        f"{row.measured:.4g}",
+        f"{row.standard_error:.0e}" if row.standard_error > 1e-12 * abs(row.measured) else "",
+        verdict if row.holds else f"[red]{verdict}[/red]",
+    ]

@@ -4,16 +4,23 @@ Every entry of `families.FAMILIES` becomes a subcommand, with an option for each
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import networkx as nx
-import numpy as np
 
-from candor.agent.cli.options import json_option
+from candor.agent.cli.options import (
+    COUNT,
+    FILE,
+    json_option,
+    mixing_option,
+    output_option,
+    seed_option,
+    stacked,
+)
 from candor.agent.cli.topology import tables as topology_tables
 from candor.agent.reports import terminal_graph
 from candor.topologies.graphs import graphs
@@ -34,33 +41,21 @@ if TYPE_CHECKING:
 # More of a picture take minutes to place, and show nothing.
 DRAWN_AGENTS_MAX, DRAWN_EDGES_MAX = 1000, 20_000
 
-_mixing_option = click.option(
-    "--mixing",
-    "mixing_spec",
-    metavar="NAME|FILE",
-    help=f"How neighbours are weighted: {', '.join((*mixing.RULES, PUSH_SUM))}, or a matrix "
-    f"in a .csv or .npy file.  [default: {mixing.DEFAULT_MIXING}, or the topology file's; "
-    f"{PUSH_SUM} where the graph is directed]",
-)
 _parameters_option = click.option(
     "--parameters",
-    type=click.IntRange(min=1),
+    type=COUNT,
     default=1_000_000,
-    show_default=True,
     help="Float32 parameters of the model, for the bytes of a round: those of the updates alone; "
     "sketches (some 8 kB a statement), claims and notices come on top.",
 )
 _draw_option = click.option(
     "--draw",
     "picture",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     metavar="FILE",
     help="Draw the graph into a .png or .svg file; weak points are diamonds with their names.",
 )
 _agents_option = click.option("--agents", type=int, help="Number of agents; a file has its own.")
-_seed_option = click.option(
-    "--seed", type=int, default=0, show_default=True, help="Seed of what is random."
-)
 
 
 @click.group("topology")
@@ -79,8 +74,8 @@ def command() -> None:
 @command.command()
 @click.argument("spec", metavar="SPEC|FILE")
 @_agents_option
-@_seed_option
-@_mixing_option
+@seed_option
+@mixing_option
 @_parameters_option
 @_draw_option
 @json_option
@@ -88,7 +83,7 @@ def show(
     spec: str,
     agents: int | None,
     seed: int,
-    mixing_spec: str | None,
+    mixing_name: str | None,
     parameters: int,
     picture: Path | None,
     as_json: bool,
@@ -110,16 +105,16 @@ def show(
       candor topology show networkx:petersen_graph --mixing best-constant --draw petersen.png
     """
     found = schedules.build(spec, agents, seed)
-    _tell(found, mixing_spec or _mixing_of(found), parameters, picture, as_json)
+    _tell(found, mixing_name or _mixing_of(found), parameters, picture, as_json)
 
 
 @command.command()
 @click.argument("specs", metavar="SPEC|FILE...", nargs=-1, required=True)
 @_agents_option
-@_seed_option
+@seed_option
 @click.option(
     "--mixing",
-    "mixing_specs",
+    "mixing_names",
     multiple=True,
     metavar="NAME|FILE",
     help="As in `show`; repeated, each topology has a row for each.",
@@ -136,7 +131,7 @@ def compare(
     specs: tuple[str, ...],
     agents: int | None,
     seed: int,
-    mixing_specs: tuple[str, ...],
+    mixing_names: tuple[str, ...],
     parameters: int,
     measure: bool,
     as_json: bool,
@@ -151,24 +146,22 @@ def compare(
     rows: list[dict[str, Any]] = []
     for spec in specs:
         found = schedules.build(spec, agents, seed)
-        chosen = mixing_specs or (_mixing_of(found),)
+        chosen = mixing_names or (_mixing_of(found),)
         rows += [_facts(found, name, parameters, measure=measure) for name in chosen]
     if as_json:
         listed = ("agents", "edges")
         counted = [row | {name: len(row[name]) for name in listed} for row in rows]
         click.echo(json.dumps(counted))
         return
-    shown_mixing = bool(mixing_specs) or len({row["mixing"] for row in rows}) > 1
+    shown_mixing = bool(mixing_names) or len({row["mixing"] for row in rows}) > 1
     topology_tables.compared(rows, parameters, mixings=shown_mixing, measured=measure)
 
 
 @command.command()
 @click.argument("spec")
 @_agents_option
-@_seed_option
-@click.option(
-    "--rounds", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many."
-)
+@seed_option
+@click.option("--rounds", type=click.IntRange(1, 100_000), default=20, help="How many.")
 @json_option
 def schedule(spec: str, agents: int | None, seed: int, rounds: int, as_json: bool) -> None:
     """Show a SPEC of graphs that change from round to round, and measure how they average.
@@ -186,17 +179,11 @@ def schedule(spec: str, agents: int | None, seed: int, rounds: int, as_json: boo
       candor topology schedule directed-random:degree=2 --agents 16
     """
     found = schedules.build(spec, agents, seed)
-    vectors = np.random.default_rng(0).standard_normal((len(found.agents), 16))
-    start, masses = consensus.disagreement(vectors), np.ones((len(found.agents), 1))
-    lines: list[dict[str, Any]] = []
-    for t in range(1, rounds + 1):
-        matrix = found.matrix(t)
-        vectors = np.asarray(matrix @ vectors)
-        if found.push_sum:
-            masses = np.asarray(matrix @ masses)
-        left = consensus.disagreement(vectors / masses) / start if start else 0.0
-        edges = [list(edge) for edge in found.graph(t).edges]
-        lines.append({"round": t, "edges": edges, "disagreement": left})
+    left = consensus.disagreements(found.matrix, len(found.agents), rounds)
+    lines: list[dict[str, Any]] = [
+        {"round": t, "edges": [list(e) for e in found.graph(t).edges], "disagreement": one}
+        for t, one in enumerate(left, start=1)
+    ]
     if as_json:
         known = {"schedule": spec, "agents": found.agents, "period": found.period}
         click.echo(json.dumps(known | {"rounds": lines}))
@@ -210,20 +197,20 @@ def schedule(spec: str, agents: int | None, seed: int, rounds: int, as_json: boo
 
 
 def _facts(
-    schedule: Schedule, mixing_spec: str, parameters: int, *, measure: bool = False
+    schedule: Schedule, mixing_name: str, parameters: int, *, measure: bool = False
 ) -> dict[str, Any]:
     """What a machine wants to know of a topology; `analysis.Analysis` explains them."""
     rates = {}
     once = schedule.period == 1
-    if schedule.rule == schedules.FIXED and mixing_spec != PUSH_SUM:
+    if schedule.rule == schedules.FIXED and mixing_name != PUSH_SUM:
         graph = schedule.union
-        matrix = matrices.resolve(mixing_spec, graph)
+        matrix = matrices.resolve(mixing_name, graph)
         found = analysis.analyse(graph, matrix, parameters)
         if measure:
             rate = consensus.measured_rate(matrix)
             rates = {"predicted_rate": 1 - found.spectral_gap, "measured_rate": rate}
     else:
-        found = analysis.analyse_schedule(schedule, mixing_spec, parameters)
+        found = analysis.analyse_schedule(schedule, mixing_name, parameters)
         if measure:
             raise ConfigurationError(
                 f"--measure is for one undirected graph; {schedule.spec!r} is measured as it is"
@@ -234,7 +221,7 @@ def _facts(
         "topology": schedule.spec,
         "agents": list(schedule.agents),
         "edges": [list(edge) for edge in edges],
-        "mixing": mixing_spec,
+        "mixing": mixing_name,
         **asdict(found),
         **({} if once else {"period": schedule.period}),
         **rates,
@@ -248,14 +235,14 @@ def _mixing_of(schedule: Schedule) -> str:
 
 def _tell(
     schedule: Schedule,
-    mixing_spec: str,
+    mixing_name: str,
     parameters: int,
     picture: Path | None,
     as_json: bool,
 ) -> None:
-    if mixing_spec == "fastest":
+    if mixing_name == "fastest":
         click.echo("solving for the fastest weights, up to minutes …", err=True)
-    found = _facts(schedule, mixing_spec, parameters)
+    found = _facts(schedule, mixing_name, parameters)
     if picture is not None:
         _draw(schedule.neighbours(), picture, found["articulation_points"])
     if as_json:
@@ -284,45 +271,45 @@ def _draw(graph: "Graph", picture: Path, marks: "tuple[str, ...]") -> None:
 
 
 def _family_command(name: str, family: Family) -> click.Command:
-    def draw(
-        agents: int,
-        mixing_spec: str | None,
-        parameters: int,
-        picture: Path | None,
-        output: Path | None,
-        as_json: bool,
-        **values: float,
-    ) -> None:
-        pairs = ",".join(f"{key}={value!r}" for key, value in values.items())
-        topology = f"{name}:{pairs}" if pairs else name
-        graph = graphs.build(topology, agents)
-        chosen = mixing_spec or mixing.DEFAULT_MIXING
-        if output is not None:
-            if suffix(chosen) in matrices.ENDINGS:
-                raise ConfigurationError(
-                    f"{output}: a topology file names a rule and holds no matrix; leave out "
-                    f"--mixing {chosen} here, and give it where the graph is used"
-                )
-            write_text(output, graphs.dump(graph, topology, mixing.check_name(chosen)))
-        _tell(schedules.fixed(graph, topology), chosen, parameters, picture, as_json)
-
-    callback: Callable[..., None] = draw
-    for parameter in reversed(family.parameters):
-        callback = click.option(
-            f"--{parameter.name}",
-            type=parameter.kind,
-            default=parameter.default,
-            show_default=True,
-            help=parameter.summary,
-        )(callback)
-    callback = json_option(callback)
-    callback = click.option(
-        "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write it here."
-    )(callback)
-    callback = _mixing_option(_parameters_option(_draw_option(callback)))
-    callback = click.option("--agents", type=int, required=True, help="Number of agents.")(callback)
+    options = stacked(
+        click.option("--agents", type=int, required=True, help="Number of agents."),
+        mixing_option,
+        _parameters_option,
+        _draw_option,
+        output_option("Write it here.", required=False),
+        json_option,
+        *(
+            click.option(f"--{one.name}", type=one.kind, default=one.default, help=one.summary)
+            for one in family.parameters
+        ),
+    )
     example = f"\b\nExample:\n  candor topology {name} --agents 16 -o t.toml"
-    return click.command(name, help=f"{family.summary}\n\n{example}")(callback)
+    help_text = f"{family.summary}\n\n{example}"
+    return click.command(name, help=help_text)(options(partial(_draw_family, name)))
+
+
+def _draw_family(
+    name: str,
+    agents: int,
+    mixing_name: str | None,
+    parameters: int,
+    picture: Path | None,
+    output: Path | None,
+    as_json: bool,
+    **values: float,
+) -> None:
+    pairs = ",".join(f"{key}={value!r}" for key, value in values.items())
+    topology = f"{name}:{pairs}" if pairs else name
+    graph = graphs.build(topology, agents)
+    chosen = mixing_name or mixing.DEFAULT_MIXING
+    if output is not None:
+        if suffix(chosen) in matrices.ENDINGS:
+            raise ConfigurationError(
+                f"{output}: a topology file names a rule and holds no matrix; leave out "
+                f"--mixing {chosen} here, and give it where the graph is used"
+            )
+        write_text(output, graphs.dump(graph, topology, mixing.check_name(chosen)))
+    _tell(schedules.fixed(graph, topology), chosen, parameters, picture, as_json)
 
 
 for _name, _family in FAMILIES.items():

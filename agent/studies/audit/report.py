@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from candor.agent.reports import charts
 from candor.agent.reports.html import card, escape, image, page, table
 from candor.agent.studies.audit.incentives import Interval, interval
+from candor.agent.studies.audit.runs import Question
 from candor.agent.studies.audit.verdicts import Judged, Verdict
 from candor.topologies.specs.files import write_text
 
@@ -23,6 +24,27 @@ _FACTORS: Final = tuple(float(f) for f in np.linspace(0.0, 2.0, 41))
 _MANY: Final = 100.0  # times the honest reward: beyond, digits say nothing
 _LINES_MAX: Final = 8  # of the best lies, in a chart
 _SHOWN: Final = 3.0  # axes end at so many times the largest gain
+
+
+def settings_of(question: Question, topology: str, price: str) -> dict[str, object]:
+    """What was audited, as the report and audit.json have it."""
+    one = question.clusters[0]
+    return {
+        "task": one.task.name,
+        "agents": len(one.ids),
+        "topology": topology,
+        "mixing": one.graph.mixing,
+        "partition": one.task.partition,
+        "batch_size": one.task.batch_size,
+        "algorithm": one.algorithm.name,
+        **one.algorithm.model_dump(exclude={"name"}),
+        "rounds": one.rounds.rounds,
+        "window": one.payments.window,
+        "first_seed": one.seed,
+        "seeds": len(question.clusters),
+        "competition": question.weight,
+        "price": price,
+    }
 
 
 def facts(verdict: Verdict, settings: Mapping[str, object]) -> dict[str, Any]:
@@ -260,18 +282,21 @@ def _cumulative(verdict: Verdict) -> str:
 
 
 def _table(verdict: Verdict) -> str:
+    columns, rows = gains_table(verdict)
+    caption = "Per cent of the honest reward: without payments (free), and net of them (paid)."
+    return card("Strategies", caption, table(columns, ([escape(c) for c in row] for row in rows)))
+
+
+def gains_table(verdict: Verdict) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """What lies gain, the best first: columns, those named #… with numbers, and rows."""
     rows = []
     for one in _best_first(verdict):
-        free, net = intervals(verdict, one)
         half, late = flattening(verdict, one)
-        name = f"<code>{escape(one.strategy)}</code>"
-        name += " <mark>found by search</mark>" if one.searched else ""
-        spans = [f"{percent(one.mean)} {reach(one)}" for one in (free, net)]
+        name = one.strategy + (" (search)" if one.searched else "")
+        spans = [f"{percent(span.mean)} {_reach(span)}" for span in intervals(verdict, one)]
         rows.append((name, *spans, percent(half), percent(late)))
-    when = f"round {verdict.marks[middle(verdict)]}"
-    columns = ("strategy", "#gain, free", "#gain, paid", f"#free, until {when}", "#from there on")
-    caption = "Per cent of the honest reward: without payments (free), and net of them (paid)."
-    return card("Strategies", caption, table(columns, rows))
+    half_way = f"#free, t={verdict.marks[middle(verdict)]}"
+    return ("strategy", "#gain, free", "#gain, paid", half_way, "#then"), rows
 
 
 def percent(share: float) -> str:
@@ -281,7 +306,7 @@ def percent(share: float) -> str:
     return f"{100 * share:+.2f}" if abs(share) < _MANY else f"{100 * share:+.0e}"
 
 
-def reach(span: Interval) -> str:
+def _reach(span: Interval) -> str:
     """How far an interval goes from its mean, in per cent; nothing where one sample has none."""
     wide = 100 * (span.high - span.mean)
     if not np.isfinite(wide):

@@ -31,11 +31,13 @@ from candor.mechanisms.payments.credits import MICRO
 from candor.mechanisms.strategies.specs import names_in
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.encoding.canonical import sha256
+from candor.topologies.specs.files import replacing
 from candor.topologies.specs.specs import ConfigurationError, is_import_path
 
 Floats = NDArray[np.float64]
 
 HONEST: Final = "honest"
+PRICE_MAX: Final = 1e12
 MARKS_MAX: Final = 32  # rounds after which losses and payments are looked at
 SAMPLES: Final = 512  # of a shard, on which an agent's own loss is measured
 RUINED: Final = 10.0  # times the loss it began with: whoever ends there has lost
@@ -67,6 +69,50 @@ class Question:
         return (self.agent, self.clusters[0].neighbours(self.agent)[0])
 
 
+def ask(
+    clusters: Sequence[Cluster],
+    agent: str | None,
+    price: str,
+    weight: float,
+    epsilon: float,
+    data_root: Path | None,
+    initial: Path | None,
+) -> Question:
+    """What `candor audit` is asked: the first agent lies if none is named, the price is `auto` or a
+    factor.
+
+    Raises:
+        ConfigurationError: there is nothing to audit, or no such agent or price.
+    """
+    first = clusters[0]
+    if first.payments.rule == "none":
+        raise ConfigurationError(
+            "--rule none has no prices to audit; leave it out, with --price 0 for free gains alone"
+        )
+    factor = None if price == "auto" else _factor(price)
+    highest = (factor or 0.0) * max(term.price for term in parse_rule(first.payments.rule).terms)
+    if highest > PRICE_MAX:
+        raise ConfigurationError(
+            f"--price {price}: makes a price of {highest:.3g} credits; at most {PRICE_MAX:.0e}"
+        )
+    if len(first.ids) < 2:
+        raise ConfigurationError("--agents: who is alone has nobody to lie to; give two or more")
+    liar = agent or first.ids[0]
+    if liar not in first.ids:
+        raise ConfigurationError(f"--agent {liar}: no such agent")
+    return Question(clusters, liar, weight, epsilon, factor, data_root, initial)
+
+
+def _factor(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise ConfigurationError(f"--price {text!r}: write auto, or a number from 0 on")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Played:
     """One run, looked at after the rounds `marks` (marks,), the first of which is 0.
@@ -93,9 +139,9 @@ def play(question: Question, cache: Path, asked: tuple[Cluster, str]) -> Played:
     if held is not None:
         return held
     played = _play(question, cluster, strategy)
-    draft = path.with_suffix(f".{os.getpid()}.npz")  # two audits may share a folder
-    np.savez(draft, marks=played.marks, losses=played.losses, paid=played.paid)
-    draft.replace(path)
+    # Two audits may share a folder.
+    with replacing(path, writer=f".{os.getpid()}") as draft, open(draft, "wb") as file:
+        np.savez(file, marks=played.marks, losses=played.losses, paid=played.paid)
     return played
 
 

@@ -31,6 +31,7 @@ from candor.agent.studies.games.sgd import Constants, suggest_price
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.classification import Classification
 from candor.mechanisms.payments.bills import Payments, parse_rule
+from candor.mechanisms.strategies.specs import canonical_strategy, parse_strategy, split_list
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.specs.specs import ConfigurationError
 
@@ -61,13 +62,25 @@ _CONVEXITY: Final = 1e-4  # of the smoothness; less curvature makes no dearer li
 PASSES: Final = 3  # of search and new prices, at most
 
 
-def library(cluster: Cluster, data_root: Path | None) -> list[str]:
-    """The strategies that are judged by default on runs like this one."""
-    last_third = 1 + 2 * cluster.rounds.rounds // 3
-    specs = [*STRATEGIES, f"scale:4 @ {last_third}-"]
-    if isinstance(resolve_task(cluster.task.name, data_root), Classification):
-        specs.append("label-flip")
-    return specs
+def chosen_strategies(question: Question, names: str | None) -> list[str]:
+    """The strategies to judge: those named, separated by commas, or a library of all kinds.
+
+    Raises:
+        ConfigurationError: one is no strategy, or there is none but honesty.
+    """
+    cluster = question.clusters[0]
+    if names is not None:
+        specs = split_list(names)
+    else:
+        specs = [*STRATEGIES, f"scale:4 @ {1 + 2 * cluster.rounds.rounds // 3}-"]
+        if isinstance(resolve_task(cluster.task.name, question.data_root), Classification):
+            specs.append("label-flip")
+    for spec in specs:
+        parse_strategy(spec, simulated=True)
+    chosen = [spec for spec in map(canonical_strategy, specs) if spec != HONEST]
+    if not chosen:
+        raise ConfigurationError("--strategies: there is nothing to judge but honesty")
+    return chosen
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ was measured is billed at any price afterwards. Each training leaves one JSON fi
 when it has ended; a training whose file is there is not run again.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from candor.agent.studies.femnist.aggression import Measured, Outcomes, Rule, charges
 from candor.agent.studies.femnist.federated import Alphas, Diverged, Federation, Trained
-from candor.topologies.specs.files import read_text, write_text
+from candor.topologies.specs.files import read_text, replace_file, system_errors
 from candor.topologies.specs.specs import ConfigurationError
 
-Progress = Callable[[int, int, str], None]
+Progress = Callable[[str, int, int], None]
 
 HONEST: Final = Alphas(0.0, 0.0)
 
@@ -74,7 +73,7 @@ def experiment(
     alpha_b: float,
     seeds: Sequence[int],
     run_dir: Path,
-    progress: Progress = lambda _done, _of, _what: None,
+    progress: Progress = lambda _what, _done, _of: None,
 ) -> Results:
     """Train what the directory does not have yet, and sum up.
 
@@ -85,7 +84,7 @@ def experiment(
         alpha_b: that of the others. Honest payments are those of runs in which all are honest.
         seeds: trainings of each aggressiveness.
         run_dir: made if it is not there.
-        progress: told of steps done, steps in all, and what is being trained.
+        progress: told of what is being trained, steps done, and steps in all.
 
     Raises:
         ConfigurationError: no aggressiveness is above 0, the directory holds trainings of another
@@ -100,17 +99,19 @@ def experiment(
     jobs = [(pair, seed) for seed in seeds for pair in pairs]  # whole curves first
     for at, (pair, seed) in enumerate(jobs):
         path = run_dir / f"a{pair.a:.15g}-b{pair.b:.15g}-seed{seed}.json"
-        what = f"alpha {pair.a:g}, seed {seed}"
+        what = f"alpha {pair.a:g}, seed {seed}, steps"
         done = at * setting.steps
         found = _read(path, setting, pair, seed)
         if found is None:
 
             def tell(step: int, done: int = done, what: str = what) -> None:
-                progress(done + step, len(jobs) * setting.steps, what)
+                progress(what, done + step, len(jobs) * setting.steps)
 
             found = federation.train(pair, seed, setting.steps, setting.step_size, tell)
-            _write(path, _Record(setting=setting, alphas=pair, seed=seed, result=found))
-        progress(done + setting.steps, len(jobs) * setting.steps, what)
+            record = _Record(setting=setting, alphas=pair, seed=seed, result=found)
+            with system_errors(f"{path}: cannot write it"):
+                replace_file(path, record.model_dump_json().encode())
+        progress(what, done + setting.steps, len(jobs) * setting.steps)
         results[pair, seed] = found
     return _summed_up(setting, tried, seeds, results)
 
@@ -182,10 +183,3 @@ def _read(path: Path, setting: Setting, alphas: Alphas, seed: int) -> Trained | 
             "give the same, or another --run-dir"
         )
     return record.result
-
-
-def _write(path: Path, record: _Record) -> None:
-    """Whole or not at all: who was interrupted finds no half of it."""
-    draft = path.with_name(f"{path.name}.tmp")
-    write_text(draft, record.model_dump_json())
-    os.replace(draft, path)

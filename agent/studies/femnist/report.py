@@ -165,24 +165,30 @@ def _payments(rule: Rule, measured: Measured, price: float) -> str:
 
 
 def _numbers(rule: Rule, measured: Measured, prices: Sequence[float]) -> str:
-    columns = ["#alpha", "#runs", "#test loss", "#accuracy", "#pays at 1"]
+    return card(
+        f"In numbers: {rule}",
+        "Mean reward of group A by price C, ± its standard error, and what it pays at price 1.",
+        table(*numbers(measured, prices)),
+    )
+
+
+def numbers(
+    measured: Measured, prices: Sequence[float]
+) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """What was measured as a table, columns and rows; those named #… hold numbers."""
+    columns = ("#alpha", "#runs", "#test loss", "#accuracy", "#pays at 1")
     rows = [
-        [
+        (
             f"{one.alpha:g}",
             f"{len(one.losses)}",
             f"{one.losses.mean():.4f}",
             f"{one.accuracies.mean():.1%}",
             f"{one.charges.mean():.4g}",
             *(_told(one, price) for price in prices),
-        ]
+        )
         for one in measured.outcomes
     ]
-    headers = [f"#C = {price:g}" for price in prices]
-    return card(
-        f"In numbers: {rule}",
-        "Mean reward of group A by price C, ± its standard error, and what it pays at price 1.",
-        table([*columns, *headers], rows),
-    )
+    return (*columns, *(f"#C = {price:g}" for price in prices)), rows
 
 
 def _told(one: Outcomes, price: float) -> str:

@@ -154,13 +154,9 @@ def _added(game: MeanGame, profile: Profile) -> Floats:
 def payments(game: MeanGame, deviations: Floats) -> Floats:
     """What each player pays for squared deviations (..., N); where redistributed, the sum is 0."""
     paid = game.price * deviations
-    match game.mechanism:
-        case Mechanism.PENALTY:
-            return paid
-        case Mechanism.REDISTRIBUTED:
-            return paid - _mean_of_others(paid)
-        case Mechanism.NONE | Mechanism.NOISY_RETURNS:
-            return np.zeros_like(paid)
+    if game.mechanism is Mechanism.REDISTRIBUTED:
+        return paid - _mean_of_others(paid)
+    return paid if game.mechanism is Mechanism.PENALTY else np.zeros_like(paid)
 
 
 def rewards(game: MeanGame, errors: Floats, deviations: Floats) -> Floats:
@@ -189,17 +185,8 @@ def noise_gain(game: MeanGame, noise: float) -> float:
     Per a^2 / N^2: 1 without payments; 1 - C (N - 1)^2 (Thm D.1); 1 - C ((N - 1)^2 - 1) with
     redistribution (Thm B.2); (1 + C - lambda C (N - 1)^2) / (1 + C)^2 with noisy returns (Thm 5.1).
     """
-    others = (game.players - 1) ** 2
-    match game.mechanism:
-        case Mechanism.NONE:
-            slope = 1.0
-        case Mechanism.PENALTY:
-            slope = 1 - game.price * others
-        case Mechanism.REDISTRIBUTED:
-            slope = 1 - game.price * (others - 1)
-        case Mechanism.NOISY_RETURNS:
-            trust = 1 - game.honest_caution
-            slope = trust**2 * (1 + game.price * (1 - game.own_weight * others))
+    charge = _noise_charge(game.mechanism, game.players, game.own_weight)
+    slope = (1 - game.honest_caution) ** 2 * (1 - game.price * charge)
     return slope * noise**2 / game.players**2
 
 
@@ -214,17 +201,19 @@ def honest_price(mechanism: Mechanism, players: int, own_weight: float = 1.0) ->
     """
     if players < 2:
         raise ValueError("a game takes two players at least")
-    others = (players - 1) ** 2
-    match mechanism:
-        case Mechanism.NONE:
-            slope = 0.0
-        case Mechanism.PENALTY:
-            slope = float(others)
-        case Mechanism.REDISTRIBUTED:
-            slope = others - 1.0
-        case Mechanism.NOISY_RETURNS:
-            slope = own_weight * others - 1
-    return 1 / slope if slope > 0 else math.inf
+    charge = _noise_charge(mechanism, players, own_weight)
+    return 1 / charge if charge > 0 else math.inf
+
+
+def _noise_charge(mechanism: Mechanism, players: int, own_weight: float) -> float:
+    """What a^2 / N^2 costs at price 1 whoever adds noise a."""
+    others = (players - 1.0) ** 2
+    return {
+        Mechanism.NONE: 0.0,
+        Mechanism.PENALTY: others,
+        Mechanism.REDISTRIBUTED: others - 1,
+        Mechanism.NOISY_RETURNS: own_weight * others - 1,
+    }[mechanism]
 
 
 def bounded_equilibrium(game: MeanGame, noise_max: float) -> tuple[float, float]:
@@ -253,13 +242,6 @@ def joint_deviation_gain(game: MeanGame, noise: float) -> float:
     price, trust = game.return_noise, 1 - game.honest_caution
     harm_done = noise**2 * (1 + price) * trust**2 / game.players**2
     return harm_done - game.own_weight * (game.variance - noisy_return_error(game))
-
-
-def joint_deviation_noise(game: MeanGame) -> float:
-    """The a above which `joint_deviation_gain` is positive."""
-    lost = game.own_weight * (game.variance - noisy_return_error(game))
-    trust = 1 - game.honest_caution
-    return game.players / trust * math.sqrt(lost / (1 + game.return_noise))
 
 
 def best_responses(

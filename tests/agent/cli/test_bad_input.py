@@ -134,7 +134,7 @@ def test_key_that_others_may_read(candor, agent, digits):
 
 
 def test_keys_of_another_agent(candor, agent, digits):
-    refused(agent(digits, **{"--keys": digits.parent / "keys" / "a1"}), 2, "not the keys")
+    refused(agent(digits, **{"--keys": digits.parent / "keys" / "a1"}), 2, "identity key is not")
 
 
 def test_wrong_topology(candor, tmp_path):

@@ -151,7 +151,7 @@ def test_a_move_that_was_killed_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(succession.os, "rename", step(os.rename))
-        patch.setattr(succession, "_sync", step(succession._sync))
+        patch.setattr(succession, "sync", step(succession.sync))
         with pytest.raises(Killed):
             run(data, second, key, b"two")
     # Whatever is left, the old revision does not start again and state its rounds twice.

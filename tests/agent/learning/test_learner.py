@@ -313,7 +313,7 @@ def _fail(*_: object) -> Tensor:
         (Line(build=nn.ReLU), "must have parameters"),
         (Line(build=lambda: nn.Sequential(nn.Linear(1, 1), nn.Dropout())), r"loss\(\) failed"),
         (Line(loss=lambda error: error), "not a scalar"),
-        (Line(loss=_fail), r"loss\(\) failed \(FileNotFoundError: images.npy\)"),
+        (Line(loss=_fail), r"loss\(\) failed \(FileNotFoundError: images.npy is gone\)"),
         (Line(data=lambda _: (_fail(),)), r"load_data\(\) failed"),
         (Line(data=lambda _: torch.ones(4, 1)), "a tuple of tensors"),  # type: ignore
         (Line(data=lambda _: (np.ones((4, 1)),)), "a tuple of tensors"),  # type: ignore

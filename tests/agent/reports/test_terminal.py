@@ -1,18 +1,14 @@
 """What the terminal shows: exact money, 80 columns, and no way for a name to steer it."""
 
 import io
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
 from candor.agent.daemon.status import NeighbourStatus, Status
 from candor.agent.reports.terminal import (
     format_bytes,
-    format_credits,
     format_share,
     live_table,
     mean_share,
@@ -71,29 +67,6 @@ def _status(agent: str, **changes: object) -> Status:
         "rounds": 60,
     }
     return Status(**(fields | changes))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("micro", "text"),
-    [
-        (0, "0.000000"),
-        (1, "0.000001"),
-        (-1, "-0.000001"),
-        (-1_500_000, "-1.500000"),
-        (1_000_000_000, "1000.000000"),
-        (2**63 + 1, "9223372036854.775809"),
-    ],
-)
-def test_credits_have_six_exact_decimals(micro: int, text: str) -> None:
-    assert format_credits(micro) == text
-
-
-@given(micro=st.integers())
-def test_credits_lose_no_unit(micro: int) -> None:
-    text = format_credits(micro)
-    assert int(text.replace(".", "")) == micro
-    assert text.startswith("-") == (micro < 0)
-    assert Decimal(text).as_tuple().exponent == -6
 
 
 @pytest.mark.parametrize(

@@ -164,9 +164,9 @@ def test_rules_parse_to_one_canonical_text(here: str, text: str, canonical: str)
         ("own_rules:Nothing@1", "has no 'Nothing'"),
         ("no_such_rules:Rule@1", "cannot import"),
         ("own_rules:NotARule@1", "needs edge_local"),
-        ("own_rules:NeedsArguments@1", "without arguments"),
+        ("own_rules:NeedsArguments@1", "constructor failed"),
         ("own_rules:WrongShape@1", "one charge a member"),
-        ("own_rules:RUN@1", "not a class"),
+        ("own_rules:RUN@1", "is not a class"),
     ],
 )
 def test_bad_rules_are_refused_in_one_line(here: str, text: str, says: str) -> None:

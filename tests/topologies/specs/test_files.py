@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from candor.topologies.specs import files
-from candor.topologies.specs.files import read_toml
+from candor.topologies.specs.files import read_toml, replace_file, replacing, system_errors
 from candor.topologies.specs.specs import ConfigurationError
 
 
@@ -68,3 +68,22 @@ def test_a_file_may_be_bounded_below_the_largest(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="is larger than 0 KiB"):
         read_toml(path, "file", 4)
     assert files.FILE_BYTES_MAX > 2**20
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_file_is_replaced_whole_or_not_at_all(durable: bool, tmp_path: Path) -> None:
+    path = tmp_path / "t.toml"
+    replace_file(path, b"old", durable=durable)
+    with pytest.raises(IsADirectoryError), replacing(path, durable=durable) as draft:
+        Path(draft).parent.write_bytes(b"")
+    assert path.read_bytes() == b"old"
+    replace_file(path, b"new", durable=durable)
+    assert path.read_bytes() == b"new"
+    assert [found.name for found in tmp_path.iterdir()] == ["t.toml"]
+
+
+def test_what_the_system_refuses_is_told_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "file"
+    with pytest.raises(ConfigurationError) as refused, system_errors(f"{path}: cannot write it"):
+        replace_file(path, b"")
+    assert str(refused.value) == f"{path}: cannot write it: No such file or directory"

@@ -222,7 +222,6 @@ def test_a_graph_of_another_program_makes_a_cluster(keys_root: Path, tmp_path: P
         (["--window", "0"], "payments: window"),
         (["--rounds", "0"], "rounds: rounds"),
         (["--batch-size", "0"], "task: batch_size"),
-        (["--seed", "-1"], "seed"),
         (["--run-id", "a b"], "run_id"),
         (["--base-port", "65534"], "tcp://127.0.0.1:65536"),
         (["--agents", "5"], "a4"),
@@ -245,6 +244,12 @@ def test_a_mistake_writes_no_file(more: list[str], message: str, keys_root: Path
     local = ("--agents", "4", "--base-port", "7000", "--keys-root", keys_root)
     assert message in error_of(*NEW, "--topology", "ring", *local, "-o", output, *more)
     assert not output.exists()
+
+
+def test_a_seed_is_not_below_0() -> None:
+    result = run(*NEW, "--topology", "ring", "-o", "c.toml", "--seed", "-1")
+    assert result.exit_code == 2
+    assert "'--seed': -1 is not in the range" in result.output
 
 
 @pytest.mark.parametrize("text", ["a0", "a0=keys", "a0@tcp://h:1", "=k@tcp://h:1", "a0=@tcp://h:1"])

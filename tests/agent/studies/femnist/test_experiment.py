@@ -171,7 +171,7 @@ def test_finished_trainings_are_not_run_again(
 ) -> None:
     write_writers(tmp_path)
     told: list[tuple[int, int]] = []
-    first = play(tmp_path, SETTING, progress=lambda done, of, _what: told.append((done, of)))
+    first = play(tmp_path, SETTING, progress=lambda _what, done, of: told.append((done, of)))
     assert told[-1] == (12, 12)
     assert sorted(told) == told
     names = sorted(path.name for path in (tmp_path / "run").iterdir())
