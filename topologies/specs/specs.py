@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from candor.topologies.specs.own import import_name
+
 Scalar = int | float | str
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
@@ -80,20 +82,20 @@ def is_import_path(text: str) -> bool:
 
 
 def load_object(path: str, what: str) -> object:
-    """Import `module:Class`.
+    """Import `module:Class`, the user's own first (`specs/own.py` says where it is looked for).
 
     Raises:
         ConfigurationError: the module does not import or has no such attribute.
     """
     module_name, _, attribute = path.partition(":")
     try:
-        module = importlib.import_module(module_name)
+        module = importlib.import_module(import_name(module_name))
     except KeyboardInterrupt:
         raise
     except BaseException as exc:  # the user's module may raise anything while it is imported
         raise ConfigurationError(
             f"{what} {path!r}: cannot import {module_name!r} ({one_line(exc)}); "
-            "is it on the Python path?"
+            "is it in the current directory or on PYTHONPATH?"
         ) from exc
     try:
         return getattr(module, attribute)
