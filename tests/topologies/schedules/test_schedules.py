@@ -232,7 +232,7 @@ def test_an_edge_that_never_fails_and_one_that_often_does() -> None:
 @pytest.mark.parametrize("spec", SPECS)
 def test_every_process_computes_the_same(spec: str) -> None:
     program = (
-        "from topologies import graphs, schedules\n"
+        "from candor.topologies.schedules import schedules\n"
         f"s = schedules.build({spec!r}, 16, 7)\n"
         "print([sorted(map(sorted, s.graph(t).edges)) for t in (9, 2, 40)])"
     )
