@@ -5,7 +5,6 @@ Commands are imported when they are used, so that `candor --help` and tab comple
 """
 
 import importlib
-import os
 import sys
 import traceback
 from typing import Final, NoReturn
@@ -89,8 +88,8 @@ def main() -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run a command line and return its exit code; prints at most one line about a failure."""
-    # A user's `module:Class` lies where the user stands; last, so that it shadows nothing.
-    sys.path.append(os.getcwd())
+    # The user's modules lie where the user stands, the empty place; last, they shadow nothing.
+    sys.path.append("")
     try:
         code = command.main(arguments, prog_name="candor", standalone_mode=False)
         return code if isinstance(code, int) else 0

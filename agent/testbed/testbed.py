@@ -189,7 +189,7 @@ class Testbed:
         if plan.initial is not None:
             arguments["--initial"] = plan.initial
         words = [str(word) for pair in arguments.items() for word in pair]
-        # -P: a folder called `agent` where the user stands must not shadow ours.
+        # -P: what lies where the user stands comes last on the path of modules, not first.
         command = [sys.executable, "-P", "-m", "candor", "agent", *words]
         with (data_dir / "stderr.log").open("ab") as errors:
             self.processes[agent] = subprocess.Popen(

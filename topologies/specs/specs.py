@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from candor.topologies.specs.own import import_name
+
 Scalar = int | float | str
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
@@ -83,15 +85,15 @@ def is_import_path(text: str) -> bool:
 
 
 def load_object(path: str, what: str) -> object:
-    """Import `module:Class`.
+    """Import `module:Class`, the user's own first (`specs/own.py` says where it is looked for).
 
     Raises:
         ConfigurationError: the module does not import or has no such attribute.
     """
     module_name, _, attribute = path.partition(":")
-    hint = "; is it on the Python path?"
+    hint = "; is it in the current directory or on PYTHONPATH?"
     with users_errors(f"{what} {path!r}: cannot import {module_name!r}", hint):
-        module = importlib.import_module(module_name)
+        module = importlib.import_module(import_name(module_name))
     try:
         return getattr(module, attribute)
     except AttributeError as exc:

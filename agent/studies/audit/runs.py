@@ -32,6 +32,7 @@ from candor.mechanisms.strategies.specs import names_in
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.encoding.canonical import sha256
 from candor.topologies.specs.files import replacing
+from candor.topologies.specs.own import import_name
 from candor.topologies.specs.specs import ConfigurationError, is_import_path
 
 Floats = NDArray[np.float64]
@@ -150,9 +151,10 @@ def _key(question: Question, cluster: Cluster, strategy: str) -> str:
     root = "" if question.data_root is None else str(question.data_root.resolve())
     words = [cluster.fingerprint, *question.liars(strategy), strategy, root]
     terms = parse_rule(cluster.payments.rule).terms
-    named = [*names_in(strategy), cluster.task.name, *(t.text.partition("@")[0] for t in terms)]
+    named = [*names_in(strategy), cluster.task.name, cluster.algorithm.name]
+    named += [term.text.partition("@")[0] for term in terms]
     for path in filter(is_import_path, named):
-        found = find_spec(path.partition(":")[0])
+        found = find_spec(import_name(path.partition(":")[0]))
         if found is not None and found.origin is not None and Path(found.origin).is_file():
             words.append(sha256(Path(found.origin).read_bytes()).hex())
     return sha256("\n".join(words).encode()).hex()[:32]

@@ -81,7 +81,7 @@ def _process() -> Iterator["subprocess.Popen[str]"]:
     # A plain child, not multiprocessing: that would import the caller's main module again, eight
     # times torch.
     with subprocess.Popen(
-        [sys.executable, "-m", __name__],
+        [sys.executable, "-P", "-m", __name__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

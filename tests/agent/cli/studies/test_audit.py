@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from candor.agent.cli import main as cli
+from candor.topologies.specs.own import import_name
 from tests.paced import until
 
 RUN = (
@@ -121,16 +122,17 @@ def test_runs_that_are_there_are_not_run_again(capsys, tmp_path):
     assert len(list(runs.iterdir())) == 4
 
 
-def test_another_lie_of_the_same_name_is_another_run(capsys, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    more = ("--seeds", "1", "--rounds", "16", "--strategies", "my_lie:Lie", "--no-search")
+@pytest.mark.parametrize("module", ["my_lie", "cmd"])  # the standard library has a cmd
+def test_another_lie_of_the_same_name_is_another_run(capsys, tmp_path, monkeypatch, module):
+    monkeypatch.chdir(tmp_path)
+    more = ("--seeds", "1", "--rounds", "16", "--strategies", f"{module}:Lie", "--no-search")
     gains = []
     for factor in (2, 0):
-        (tmp_path / "my_lie.py").write_text(LIE.format(factor=factor))
-        sys.modules.pop("my_lie", None)
+        (tmp_path / f"{module}.py").write_text(LIE.format(factor=factor))
         importlib.invalidate_caches()
+        sys.modules.pop(import_name(module), None)
         _, found = audited(capsys, tmp_path, *more)
-        gains.append(found["strategies"]["my_lie:Lie"]["gain"][0])
+        gains.append(found["strategies"][f"{module}:Lie"]["gain"][0])
     assert gains[0] > 0 > gains[1]
 
 
