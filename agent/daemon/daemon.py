@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -48,6 +48,7 @@ from candor.agent.daemon.failpoints import (
     Probe,
 )
 from candor.agent.daemon.journal import Journal
+from candor.agent.daemon.snapshot import SnapshotFile
 from candor.agent.daemon.store import Store
 from candor.agent.exits import INTERRUPTED
 from candor.mechanisms.evidence.examiner import Examined
@@ -75,11 +76,10 @@ class Trainer(Performer, Protocol):
 
 
 class Observer(Protocol):
-    """Told of every finished round; writes metrics, status and sketches."""
+    """Told of what happens; the run goes on without it, so nothing that it needs is kept here."""
 
     def started(self, core: AgentCore) -> None: ...
     def stated(self, statement: Statement) -> None: ...
-    def remember(self, snapshot: bytes) -> None: ...
     def round_over(self, outcome: "RoundOutcome", core: AgentCore) -> None: ...
     def ticked(self, core: AgentCore) -> None: ...
 
@@ -126,7 +126,8 @@ class Daemon:
         store: Store,
         work: Work,
         journal: Journal,
-        observer: Observer,
+        observers: Sequence[Observer],
+        snapshot: SnapshotFile,
         parent_pid: int | None = None,
         probe: Probe | None = None,
     ) -> None:
@@ -136,7 +137,8 @@ class Daemon:
         self._store = store
         self._work = work
         self._journal = journal
-        self._observer = observer
+        self._observers = observers
+        self._snapshot = snapshot
         self._parent_pid = parent_pid
         self._probe = probe
         self._unsynced = set(core.neighbours)
@@ -229,7 +231,8 @@ class Daemon:
             if self._parent_pid is not None and os.getppid() != self._parent_pid:
                 self._interrupt()
             self._perform(self.core.tick(self._now()))
-            self._observer.ticked(self.core)
+            for observer in self._observers:
+                observer.ticked(self.core)
             self._tell_synced()
 
     async def _payments_loop(self) -> None:
@@ -252,7 +255,8 @@ class Daemon:
 
     async def _train_loop(self) -> None:
         x, start = await self._begun
-        self._observer.started(self.core)
+        for observer in self._observers:
+            observer.started(self.core)
         while start <= self._work.rounds:
             x, start = await self._run_algorithm(x, start)
 
@@ -278,7 +282,9 @@ class Daemon:
         attested = None if out.attested is None else out.attested[0].contiguous().numpy()
         statement = await self._timed("state", self.core.stated, payload, attested)
         self._mixes = out.mixes
-        self._observer.stated(statement)
+        if out.phase == self.core.phases.model:
+            for observer in self._observers:
+                observer.stated(statement)
         self._combined = self._loop.create_future()
         began = time.perf_counter()
         self._perform(self.core.published(payload, statement, self._now()))
@@ -301,7 +307,9 @@ class Daemon:
         norm = core.injected_norm if core.injected_norm is not None else float("nan")
         began = time.perf_counter()
         mixed = core.mixed_neighbours
-        self._observer.round_over(RoundOutcome(t, loss, accuracy, norm, mixed, core.missing), core)
+        outcome = RoundOutcome(t, loss, accuracy, norm, mixed, core.missing)
+        for observer in self._observers:
+            observer.round_over(outcome, core)
         self.seconds["rest"] += time.perf_counter() - began
 
     async def _timed(self, phase: str, job: Callable[..., T], *args: object) -> T:
@@ -377,7 +385,7 @@ class Daemon:
                 self._in_worker("mix", answer, self._mixed(effect))
             case Remember(snapshot):
                 self._reached(BEFORE_SNAPSHOT)
-                self._observer.remember(snapshot)
+                self._snapshot.replace(snapshot)
                 self._reached(AFTER_SNAPSHOT)
             case ReadRecords(channel_id, first, count):
                 self._in_worker(

@@ -22,8 +22,9 @@ from candor.agent.daemon.daemon import Daemon, Observer, Result, Work
 from candor.agent.daemon.exports import write_exports
 from candor.agent.daemon.failpoints import Probe
 from candor.agent.daemon.journal import Journal
-from candor.agent.daemon.recorder import SNAPSHOT_NAME, Recorder
+from candor.agent.daemon.recorder import Recorder
 from candor.agent.daemon.revision_dirs import MODEL_NAME, move_on, open_store
+from candor.agent.daemon.snapshot import SnapshotFile
 from candor.agent.daemon.status import DataDirLock, State
 from candor.agent.daemon.store import Store, StoreError
 from candor.agent.exits import INTERRUPTED
@@ -169,10 +170,10 @@ def _run(
         store,
         work,
         journal,
-        recorder,
+        [recorder],
+        SnapshotFile(data_dir),
         listen=settings.listen,
         parent_pid=os.getppid() if settings.exit_with_parent else None,
-        snapshot=_snapshot(data_dir),
         probe=probe,
     )
     recorder.link_bytes = daemon.link_bytes
@@ -184,13 +185,6 @@ def _run(
         recorder.ended(daemon.core, _STATES.get(ended.exit_code, "failed") if ended else "failed")
 
 
-def _snapshot(data_dir: Path) -> bytes | None:
-    """What an earlier life left of its last window; None for a new directory, or when the machine
-    itself went down before the file reached the disk."""
-    path = data_dir / SNAPSHOT_NAME
-    return path.read_bytes() or None if path.exists() else None
-
-
 def build_daemon(
     cluster: Cluster,
     agent: str,
@@ -198,11 +192,11 @@ def build_daemon(
     store: Store,
     work: Work,
     journal: Journal,
-    observer: Observer,
+    observers: Sequence[Observer],
+    snapshot: SnapshotFile,
     *,
     listen: Sequence[str] = (),
     parent_pid: int | None = None,
-    snapshot: bytes | None = None,
     probe: Probe | None = None,
 ) -> Daemon:
     """A daemon on ZeroMQ, its sockets closed to everyone but the agent's neighbours."""
@@ -230,6 +224,6 @@ def build_daemon(
         nonce=secrets.token_bytes(NONCE_BYTES),
         chunk_bytes=limits.chunk_bytes,
         link_reason=lambda peer: transport.link(peer).reason,
-        snapshot=snapshot,
+        snapshot=snapshot.read(),
     )
-    return Daemon(core, transport, store, work, journal, observer, parent_pid, probe)
+    return Daemon(core, transport, store, work, journal, observers, snapshot, parent_pid, probe)

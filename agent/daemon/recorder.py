@@ -13,10 +13,8 @@ from candor.agent.daemon.metrics import FILE_NAME as METRICS_NAME
 from candor.agent.daemon.metrics import SKETCHES_NAME, MetricsWriter, RoundMetrics
 from candor.agent.daemon.status import NeighbourStatus, State, Status, StatusFile
 from candor.mechanisms.evidence.statements import Statement
-from candor.topologies.specs.files import replace_file
 
 STATUS_EVERY_S: Final = 0.25
-SNAPSHOT_NAME: Final = "window.bin"
 
 _STATES: Final[Mapping[Stage, State]] = {
     Stage.STARTING: "starting",
@@ -72,10 +70,6 @@ class Recorder:
         """Keep the sketch of a statement: the distances between agents show the consensus."""
         if self._sketches is not None:
             self._sketches.write(statement.sketch)
-
-    def remember(self, snapshot: bytes) -> None:
-        """Replace the snapshot: the rename is atomic, and a process that dies loses nothing."""
-        replace_file(self._data_dir / SNAPSHOT_NAME, snapshot)
 
     def round_over(self, outcome: RoundOutcome, core: AgentCore) -> None:
         """One line of metrics; the status at most every quarter of a second."""

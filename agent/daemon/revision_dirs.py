@@ -17,7 +17,7 @@ from typing import Final
 from candor.agent.core.terms import channel_terms
 from candor.agent.daemon import journal, metrics, status, store
 from candor.agent.daemon.exports import CLUSTER_NAME, EVIDENCE_NAME, LEDGER_NAME, write_exports
-from candor.agent.daemon.recorder import SNAPSHOT_NAME
+from candor.agent.daemon.snapshot import FILE_NAME as SNAPSHOT_NAME
 from candor.agent.daemon.store import Store, StoreError
 from candor.topologies.cluster.file import Cluster, dump_cluster, load_cluster
 from candor.topologies.cluster.revisions import check_succession

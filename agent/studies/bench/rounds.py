@@ -34,6 +34,7 @@ from candor.agent.daemon import keys
 from candor.agent.daemon.daemon import RoundOutcome, Work
 from candor.agent.daemon.host import build_daemon
 from candor.agent.daemon.journal import Journal
+from candor.agent.daemon.snapshot import SnapshotFile
 from candor.agent.daemon.store import FILE_NAME as STORE_NAME
 from candor.agent.daemon.store import Store
 from candor.agent.learning.given import GivenGradients
@@ -143,9 +144,6 @@ class _Stopwatch:
         """Nothing to note."""
 
     def stated(self, statement: Statement) -> None:
-        """Nothing to note."""
-
-    def remember(self, snapshot: bytes) -> None:
         """Nothing to note."""
 
     def ticked(self, core: AgentCore) -> None:
@@ -276,7 +274,9 @@ def _child(run_dir: Path, agent: str, pipe: Connection) -> None:
         stack.callback(journal.close)
         watch = _Stopwatch(cluster.rounds.rounds, meter)
         work = _work(cluster, agent)
-        daemon = build_daemon(cluster, agent, identity, store, work, journal, watch)
+        daemon = build_daemon(
+            cluster, agent, identity, store, work, journal, [watch], SnapshotFile(data_dir)
+        )
         watch.seconds = daemon.seconds
         result = asyncio.run(daemon.run())
         if result.failure is not None:
