@@ -5,11 +5,11 @@ installed comes last. A name that nobody else has is imported as in any program,
 lie together find each other, for the current directory is the last place of `sys.path`.
 
 A name that the standard library or an installed package has stays theirs for whoever imports it:
-torch, and the user's other modules. The user's own `code.py` is a submodule of this module, which
-is a package of the user's folders: `candor.topologies.specs.own.code`, a name by which pickle and
-spawned processes find its classes. Other modules of the user reach it by a relative import alone,
-from within the same package. What PYTHONPATH names comes before installed packages for Python
-itself: a `torch.py` there takes torch's place.
+torch, and the user's other modules. The user's own `code.py` is then the submodule `code` of this
+module, which is a package of the user's folders: under that name pickle and spawned processes find
+its classes. Other modules of the user reach it by a relative import alone, from within the same
+package. What PYTHONPATH names comes before installed packages for Python itself: a `torch.py` there
+takes torch's place.
 """
 
 import os
