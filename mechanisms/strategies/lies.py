@@ -61,13 +61,17 @@ class AltersData(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Honest:
-    """m = g."""
+class _ReportsTruly:
+    __slots__ = ()
 
     def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:  # noqa: ARG002
         """The gradient itself."""
         return gradient
+
+
+@dataclass(frozen=True, slots=True)
+class Honest(_ReportsTruly):
+    """m = g."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +222,7 @@ class Colluding:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelFlip(Honest):
+class LabelFlip(_ReportsTruly):
     """Honest reports from false labels, y -> C - 1 - y (Fang et al. 2020, the label flipping attack
     that they compare with). Without `classes`, C - 1 is the largest label of the agent's own
     samples, which is all that it knows."""
@@ -243,7 +247,7 @@ class LabelFlip(Honest):
 
 
 @dataclass(frozen=True, slots=True)
-class TargetedLabelFlip(Honest):
+class TargetedLabelFlip(_ReportsTruly):
     """Honest reports from samples of one class labelled as another (1 as 7 in RFFL: Xu & Lyu 2020,
     A Reputation Mechanism Is All You Need)."""
 
