@@ -119,6 +119,19 @@ def build_object(path: str, what: str, *methods: str, **offered: object) -> Any:
 
 
 @contextmanager
+def located(where: str, hint: str = "") -> Iterator[None]:
+    """Tell where a mistake is: what is said of it comes behind `where`, before `hint`.
+
+    Raises:
+        ConfigurationError: in place of another one, of its kind.
+    """
+    try:
+        yield
+    except ConfigurationError as exc:
+        raise type(exc)(f"{where}: {exc}{hint}") from exc
+
+
+@contextmanager
 def users_errors(told: str, hint: str = "") -> Iterator[None]:
     """Tell in one line that begins with `told` whatever a user's code raises: SystemExit, too.
 
