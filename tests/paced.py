@@ -34,7 +34,7 @@ class PacedDigits(Classification):
     """A logistic model on digits; each local step takes `STEP_S` at least."""
 
     def __init__(self) -> None:
-        super().__init__(MODELS.build("logistic"), read_digits)
+        super().__init__(MODELS.builders(1)["logistic"], read_digits)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The loss of a batch, after a pause."""
@@ -46,7 +46,7 @@ class SlowlyTestedDigits(Classification):
     """The same model, whose metric takes `TEST_S`: longer than to settle and to leave."""
 
     def __init__(self) -> None:
-        super().__init__(MODELS.build("logistic"), read_digits)
+        super().__init__(MODELS.builders(1)["logistic"], read_digits)
 
     def evaluate(self, model: nn.Module) -> float:
         """The metric, after a pause."""

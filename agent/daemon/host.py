@@ -41,7 +41,7 @@ from candor.topologies.cluster.file import Cluster, load_cluster
 from candor.topologies.encoding.canonical import MalformedError
 from candor.topologies.specs.fields import split_bind
 from candor.topologies.specs.files import replacing, system_errors
-from candor.topologies.specs.specs import ConfigurationError
+from candor.topologies.specs.specs import ConfigurationError, located
 
 _STATES: Final[Mapping[int, State]] = {0: "done", INTERRUPTED: "interrupted"}
 
@@ -98,10 +98,8 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
 def _check_listen(listen: Sequence[str]) -> None:
     """Addresses in their form only: whether this host has them may change until it is started."""
     for place in listen:
-        try:
+        with located("--listen"):
             split_bind(place)
-        except ConfigurationError as exc:
-            raise ConfigurationError(f"--listen: {exc}") from exc
 
 
 def prepare(cluster: Cluster, settings: HostSettings) -> tuple[Work, Learner]:

@@ -12,7 +12,7 @@ from candor.agent.daemon import keys
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.specs.fields import check_public_key
 from candor.topologies.specs.files import read_text, replace_file, system_errors
-from candor.topologies.specs.specs import ConfigurationError, SignatureError
+from candor.topologies.specs.specs import SignatureError, located
 
 FILE_NAME = "organisers"
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -39,10 +39,8 @@ def asked(keys_dir: Path) -> tuple[str, ...] | None:
     if not path.exists():
         return None
     lines = read_text(path, "list of organisers").split()
-    try:
+    with located(str(path)):
         return tuple(map(check_public_key, lines))
-    except ConfigurationError as exc:
-        raise ConfigurationError(f"{path}: {exc}") from exc
 
 
 def remember(keys_dir: Path, organiser: str) -> None:

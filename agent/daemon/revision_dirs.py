@@ -23,7 +23,7 @@ from candor.topologies.cluster.file import Cluster, dump_cluster, load_cluster
 from candor.topologies.cluster.revisions import check_succession
 from candor.topologies.encoding.signatures import SigningKey
 from candor.topologies.specs.files import replace_file, sync, system_errors
-from candor.topologies.specs.specs import ConfigurationError, SignatureError
+from candor.topologies.specs.specs import ConfigurationError, SignatureError, located
 
 MODEL_NAME: Final = "model.safetensors"
 # In this order: a directory that still has its cluster file is of that revision, whatever is gone.
@@ -63,12 +63,15 @@ def move_on(data_dir: Path, cluster: Cluster, agent: str, key: SigningKey) -> Pa
         )
     if not present.exists():
         if kept:
-            _check_succession(load_cluster(kept[max(kept)] / CLUSTER_NAME), cluster, data_dir)
+            last = load_cluster(kept[max(kept)] / CLUSTER_NAME)
+            with located(str(data_dir)):
+                check_succession(last, cluster)
         return None
     old = load_cluster(present)
     if old.revision is None or old.fingerprint == cluster.fingerprint:
         return None  # the database itself refuses the file of another run
-    _check_succession(old, cluster, data_dir)
+    with located(str(data_dir)):
+        check_succession(old, cluster)
     destination = data_dir / f"revision-{old.revision.number}"
     # Where the move has begun, the database may be in two places and must not be opened.
     if not destination.exists():
@@ -107,13 +110,6 @@ def _kept(data_dir: Path) -> dict[int, Path]:
     """The directories of earlier revisions, by number."""
     matches = ((path, _KEPT.fullmatch(path.name)) for path in data_dir.iterdir())
     return {int(match[1]): path for path, match in matches if match}
-
-
-def _check_succession(old: Cluster, new: Cluster, data_dir: Path) -> None:
-    try:
-        check_succession(old, new)
-    except SignatureError as exc:
-        raise SignatureError(f"{data_dir}: {exc}") from exc
 
 
 def _export(data_dir: Path, old: Cluster, agent: str, key: SigningKey) -> None:

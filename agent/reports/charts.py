@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import cycle, repeat
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
+
 if TYPE_CHECKING:
     import networkx as nx
     from matplotlib.axes import Axes
@@ -106,7 +108,7 @@ def lines_by_round(
             ends = [(max(value, lowest), name, colour) for value, name, colour in ends]
         _label_axes(axes, quantity, across)
         _name_ends(figure, axes, ends)
-        return _svg(figure)
+        return _rendered(figure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,19 +132,11 @@ def intervals(
     with _canvas(7.4, 1.6 + 0.32 * len(rows)) as (figure, axes):
         for at, (kind, colour) in enumerate(zip(kinds, (FAINT, RECEIVED), strict=True)):
             below = [row + 0.3 * at for row in range(len(rows))]
-            spans = [row.spans[at] for row in rows]
-            lengths = [[mean - low for mean, low, _ in spans], [up - mean for mean, _, up in spans]]
+            means, lows, highs = np.array([row.spans[at] for row in rows]).reshape(-1, 3).T
+            reaches = np.stack([means - lows, highs - means])
+            reaches[~np.isfinite(reaches)] = 0.0
             axes.errorbar(
-                [mean for mean, _, _ in spans],
-                below,
-                xerr=[
-                    [length if math.isfinite(length) else 0.0 for length in side]
-                    for side in lengths
-                ],
-                fmt="o",
-                color=colour,
-                markersize=4,
-                label=kind,
+                means, below, xerr=reaches, fmt="o", color=colour, markersize=4, label=kind
             )
         for name, value in references.items():
             axes.axvline(value, color=INK, linestyle=(0, (4, 3)), linewidth=1.1, label=name)
@@ -154,7 +148,7 @@ def intervals(
         axes.legend(
             frameon=False, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.06)
         )
-        return _svg(figure)
+        return _rendered(figure)
 
 
 def histogram(
@@ -168,7 +162,7 @@ def histogram(
         _label_axes(axes, of, quantity, whole=False)
         if references:
             axes.legend(frameon=False)
-        return _svg(figure)
+        return _rendered(figure)
 
 
 def payment_graph(
@@ -180,9 +174,7 @@ def payment_graph(
     """The graph with arrows from payer to receiver; `balances` and `payments` in micro-credits,
     `marks` name the nodes that stand out."""
     with _canvas(7.4, 5.0) as (figure, axes):
-        positions = positions_of(graph)
-        axes.axis("off")
-        axes.set_aspect("equal")
+        positions = _placed(axes, graph)
         _draw_edges(axes, positions, graph.edges, payments)
         scale = max((abs(balance) for balance in balances.values()), default=0) or 1
         sides = _free_sides(positions)
@@ -193,7 +185,7 @@ def payment_graph(
             if len(positions) <= _LABELLED_NODES_MAX or node in marks:
                 _label_node(axes, position, sides[node], node, balance, marks.get(node))
         axes.margins(0.16)
-        return _svg(figure)
+        return _rendered(figure)
 
 
 def topology_graph(graph: "nx.Graph[str]", marks: Collection[str], form: ImageForm) -> bytes:
@@ -202,9 +194,7 @@ def topology_graph(graph: "nx.Graph[str]", marks: Collection[str], form: ImageFo
     from matplotlib.collections import LineCollection
 
     with _canvas(7.4, 7.4) as (figure, axes):
-        positions = positions_of(graph)
-        axes.axis("off")
-        axes.set_aspect("equal")
+        positions = _placed(axes, graph)
         crowded = len(positions) > _LABELLED_NODES_MAX
         ends = [(positions[u], positions[v]) for u, v in graph.edges]
         width = 0.4 if crowded else 1.0
@@ -216,13 +206,7 @@ def topology_graph(graph: "nx.Graph[str]", marks: Collection[str], form: ImageFo
         named = {n: s for n, s in _free_sides(positions).items() if not crowded or n in marks}
         if len(named) <= _NAMED_NODES_MAX:
             for node, side in named.items():
-                axes.annotate(
-                    node,
-                    xy=positions[node],
-                    xytext=(10 * side[0], 10 * side[1]),
-                    textcoords="offset points",
-                    **_aligned(side),
-                )
+                _label(axes, node, positions[node], side, 10)
         axes.margins(0.08)
         return _rendered(figure, form)
 
@@ -238,11 +222,7 @@ def _canvas(width_in: float, height_in: float) -> "Iterator[tuple[Figure, Axes]]
         yield figure, figure.add_subplot()
 
 
-def _svg(figure: "Figure") -> bytes:
-    return _rendered(figure, "svg")
-
-
-def _rendered(figure: "Figure", form: ImageForm) -> bytes:
+def _rendered(figure: "Figure", form: ImageForm = "svg") -> bytes:
     out = io.BytesIO()
     # No date, no version: the same numbers give the same bytes.
     metadata: dict[str, Any] = {"Date": None} if form == "svg" else {"Software": None}
@@ -335,10 +315,15 @@ def _spread(heights: Sequence[float], gap: float) -> list[float]:
     return moved
 
 
+def _placed(axes: "Axes", graph: "nx.Graph[str]") -> dict[str, Point]:
+    axes.axis("off")
+    axes.set_aspect("equal")
+    return positions_of(graph)
+
+
 def positions_of(graph: "nx.Graph[str]") -> dict[str, Point]:
     """Node positions about the origin; the same graph is always drawn the same way."""
     import networkx as nx
-    import numpy as np
 
     circle = nx.circular_layout(graph)
     ring_like = all(degree <= 2 for _, degree in graph.degree)
@@ -429,14 +414,13 @@ def _label_node(
     axes: "Axes", position: Point, side: Point, node: str, balance: int, mark: str | None
 ) -> None:
     """The name and balance beside the node, on the given side."""
-    across, up = side
     lines = [node, _short(balance, signed=True), *([mark] if mark else [])]
-    axes.annotate(
+    _label(
+        axes,
         "\n".join(lines),
-        xy=position,
-        xytext=(14 * across, 14 * up),
-        textcoords="offset points",
-        **_aligned(side),
+        position,
+        side,
+        14,
         fontsize=8.5,
         linespacing=1.25,
         fontweight="bold" if mark else "normal",
@@ -445,13 +429,20 @@ def _label_node(
     )
 
 
-def _aligned(side: Point) -> dict[str, Any]:
-    """How text is aligned that stands on a side of a point."""
+def _label(
+    axes: "Axes", text: str, position: Point, side: Point, apart: float, **style: Any
+) -> None:
+    """Text beside a point, so many points `apart`."""
     across, up = side
-    return {
-        "ha": "left" if across > 0.35 else "right" if across < -0.35 else "center",
-        "va": "bottom" if up > 0.5 else "top" if up < -0.5 else "center",
-    }
+    axes.annotate(
+        text,
+        xy=position,
+        xytext=(apart * across, apart * up),
+        textcoords="offset points",
+        ha="left" if across > 0.35 else "right" if across < -0.35 else "center",
+        va="bottom" if up > 0.5 else "top" if up < -0.5 else "center",
+        **style,
+    )
 
 
 def _text(axes: "Axes", at: Point, text: str, *, size: float, colour: str) -> None:

@@ -10,7 +10,13 @@ from pathlib import Path
 
 from candor.agent.reports.charts import Line, lines_by_round, payment_graph
 from candor.agent.reports.html import card, escape, image, page, table
-from candor.agent.reports.terminal import format_bytes, format_share, mean_share, payments_of
+from candor.agent.reports.terminal import (
+    format_bytes,
+    format_share,
+    mean_share,
+    payments_of,
+    shares_of,
+)
 from candor.agent.runs.directory import AgentRun, RunDirectory, read_run_directory, section
 from candor.mechanisms.payments.credits import MICRO, format_credits
 from candor.topologies.specs.files import write_text
@@ -63,20 +69,13 @@ def _header(run: RunDirectory) -> str:
         (one.rounds[-1].round for one in run.agents if one.rounds), default=0
     )
     lead = f"{run.agent_count} agents · {escape(rounds)} rounds"
-    accuracy = summary.get("accuracy")
-    tiles = [
-        ("mean accuracy", _share(summary.get("mean_accuracy", accuracy))),
-        ("lowest accuracy", _share(summary.get("min_accuracy"))),
-        ("one model on all data", _share(summary.get("centralised_accuracy"))),
-        ("agents alone, mean", _share(summary.get("alone_accuracy"))),
-        ("mean return", _number(summary.get("mean_return"))),
-        ("consensus distance", _number(summary.get("consensus_distance"))),
-        ("seconds", _number(summary.get("seconds"))),
-    ]
+    tiles = [(name, format_share(share)) for name, share in shares_of(summary).items()]
+    for key in ("mean_return", "consensus_distance", "seconds"):
+        value = summary.get(key)
+        if isinstance(value, int | float):
+            tiles.append((key.replace("_", " "), f"{value:.3g}"))
     shown = "".join(
-        f'<div class="tile"><b>{value}</b><span>{name}</span></div>'
-        for name, value in tiles
-        if value
+        f'<div class="tile"><b>{value}</b><span>{name}</span></div>' for name, value in tiles
     )
     return (
         f"<header><p class=kind>Candor run</p><h1>{escape(run.name)}</h1>"
@@ -202,7 +201,7 @@ def _agent_row(run: RunDirectory, one: AgentRun) -> tuple[str, ...]:
         escape(strategy) if strategy == "honest" else f"<mark>{escape(strategy)}</mark>",
         escape(one.status.state if one.status else "unknown"),
         str(last.round) if last else "-",
-        _share(accuracy) or "-",
+        format_share(mean_share(accuracy)),
         format_credits(run.balances.get(one.agent, 0)),
         format_bytes(one.status.bytes_sent) if one.status else "-",
         str(missed),
@@ -262,12 +261,3 @@ def _line(run: RunDirectory, one: AgentRun, points: Sequence[tuple[int, float]])
 def _evaluations(one: AgentRun) -> list[tuple[int, float]]:
     """(round, test accuracy in per cent) of the rounds with an evaluation."""
     return [(m.round, 100 * m.test_accuracy) for m in one.rounds if m.test_accuracy is not None]
-
-
-def _share(value: object) -> str:
-    share = mean_share(value)
-    return "" if share is None else format_share(share)
-
-
-def _number(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, int | float) else ""

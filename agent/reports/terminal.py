@@ -116,6 +116,20 @@ def mean_share(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
+def shares_of(summary: Mapping[str, object]) -> dict[str, float]:
+    """The accuracies of a summary and its yardsticks, by what they are, as far as it has them."""
+    accuracy = summary.get("accuracy")
+    each = accuracy.values() if isinstance(accuracy, Mapping) else ()
+    found = {
+        "mean accuracy": summary.get("mean_accuracy", accuracy),
+        "lowest accuracy": summary.get("min_accuracy", min(each, default=None)),
+        "one model on all data": summary.get("centralised_accuracy"),
+        "agents alone, mean": summary.get("alone_accuracy"),
+    }
+    shares = {name: mean_share(value) for name, value in found.items()}
+    return {name: share for name, share in shares.items() if share is not None}
+
+
 def literal(value: object, style: str = "") -> Text:
     """Text that keeps no control character, so that a name cannot move the cursor."""
     return Text("".join(c if c.isprintable() else "?" for c in str(value)), style=style)
@@ -193,20 +207,11 @@ def _refusals(status: Status) -> list[Text]:
 
 def _headline(summary: Mapping[str, object]) -> Table:
     """The network between its two yardsticks: all data in one place, and every agent on its own."""
-    accuracy = summary.get("accuracy")
-    values = accuracy.values() if isinstance(accuracy, Mapping) else ()
-    lowest = min((float(value) for value in values), default=None)
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim")
     table.add_column(justify="right")
-    for name, value in (
-        ("network, mean accuracy", summary.get("mean_accuracy", mean_share(accuracy))),
-        ("network, lowest accuracy", summary.get("min_accuracy", lowest)),
-        ("one model on all data", summary.get("centralised_accuracy")),
-        ("agents alone, mean", summary.get("alone_accuracy")),
-    ):
-        if (share := mean_share(value)) is not None:
-            table.add_row(name, format_share(share))
+    for name, share in shares_of(summary).items():
+        table.add_row(name, format_share(share))
     mean_return = summary.get("mean_return")
     if isinstance(mean_return, int | float):
         table.add_row("mean return", f"{mean_return:.1f}")

@@ -7,7 +7,8 @@ docs/run-directory.md.
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,15 +131,14 @@ def _simulated(
     notes: list[str],
 ) -> RunDirectory:
     """A simulated run, whose agents are columns of one file."""
-    from candor.agent.runs import (
-        simulation_file,  # imports torch, which the pages of daemons do without
-    )
+    from candor.agent.runs import simulation_file  # imports torch, others do without
 
-    try:
-        about, tensors = simulation_file.read(path / SIMULATION_NAME)
-    except ConfigurationError as exc:
-        notes.append(_relative(exc, path))
+    found = None
+    with _noted(notes, "", path):
+        found = simulation_file.read(path / SIMULATION_NAME)
+    if found is None:
         return RunDirectory(path, summary, cluster, [AgentRun(a) for a in ids], notes, len(ids))
+    about, tensors = found
     # A run that was stopped has no summary yet.
     summary = {"simulated": True, "strategies": dict(about.strategies), **summary}
     if simulation_file.under(simulation_file.STATE, tensors):
@@ -214,19 +214,15 @@ def _document(path: Path, notes: list[str]) -> Mapping[str, Any]:
 
 
 def _agent(data_dir: Path, agent: str, cluster: Mapping[str, Any], notes: list[str]) -> AgentRun:
-    rounds: Sequence[RoundMetrics] = ()
-    seen: Status | None = None
     if not data_dir.is_dir():
         notes.append(f"{agent}: it left no data directory")
         return AgentRun(agent)
-    try:
+    rounds: Sequence[RoundMetrics] = ()
+    seen: Status | None = None
+    with _noted(notes, f"{agent}: ", data_dir):
         rounds = metrics.read_metrics(data_dir / metrics.FILE_NAME)
-    except ConfigurationError as exc:
-        notes.append(f"{agent}: {_relative(exc, data_dir)}")
-    try:
+    with _noted(notes, f"{agent}: ", data_dir):
         seen = status.read_status(data_dir)
-    except ConfigurationError as exc:
-        notes.append(f"{agent}: {_relative(exc, data_dir)}")
     if seen is not None and seen.state != "done":
         fate = "still running" if status.is_running(data_dir) else "ended early"
         at = f"{seen.state} in round {seen.round} of {seen.rounds}"
@@ -238,8 +234,13 @@ def _agent(data_dir: Path, agent: str, cluster: Mapping[str, Any], notes: list[s
     return AgentRun(agent, rounds, seen, sketches, _sketch_rounds(len(sketches), rounds))
 
 
-def _relative(error: ConfigurationError, data_dir: Path) -> str:
-    return str(error).replace(f"{data_dir}/", "")
+@contextmanager
+def _noted(notes: list[str], whose: str, folder: Path) -> Iterator[None]:
+    """What cannot be read becomes a note; paths are told from `folder` on."""
+    try:
+        yield
+    except ConfigurationError as exc:
+        notes.append(whose + str(exc).replace(f"{folder}/", ""))
 
 
 def _sketches(path: Path, rounds: int, cluster: Mapping[str, Any]) -> NDArray[np.float64] | None:

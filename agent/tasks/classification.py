@@ -66,14 +66,20 @@ class Classification:
 
     def evaluate(self, model: nn.Module) -> float:
         """Share of the test samples classified correctly."""
+        return self.tested(model)[1]
+
+    def tested(self, model: nn.Module) -> tuple[float, float]:
+        """Mean cross-entropy on the test samples, and the share of them classified correctly."""
         data = self.read()
         device = next(model.parameters()).device
-        hits = 0
+        loss = hits = 0.0
         for start in range(0, len(data.test_labels), TEST_BATCH):
             batch = slice(start, start + TEST_BATCH)
-            predicted = model(as_numbers(data.test_inputs[batch].to(device))).argmax(dim=1)
-            hits += int((predicted == data.test_labels[batch].to(device)).sum())
-        return hits / len(data.test_labels)
+            labels = data.test_labels[batch].to(device)
+            logits = model(as_numbers(data.test_inputs[batch].to(device)))
+            loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
+            hits += float((logits.argmax(dim=1) == labels).sum())
+        return loss / len(data.test_labels), hits / len(data.test_labels)
 
 
 def as_numbers(inputs: Tensor) -> Tensor:

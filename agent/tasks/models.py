@@ -6,7 +6,7 @@ papers describe pool after tanh or ReLU; as both are monotone, pooling first giv
 for a quarter of the work.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -82,18 +82,13 @@ class Models:
     hidden: int  # the mlp's, unless told otherwise
     cnn: Build | None = None
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What `model=` may say."""
-        return ("mlp", "logistic") if self.cnn is None else ("cnn", "mlp", "logistic")
-
-    def build(self, name: str, hidden: int | None = None) -> Build:
-        """What builds the model of this name, one of `names`; `hidden` is the mlp's width."""
-        if name == "logistic":
-            return partial(logistic, self.features, self.classes)
-        if name == "cnn" and self.cnn is not None:
-            return self.cnn
-        return partial(mlp, self.features, hidden or self.hidden, self.classes)
+    def builders(self, hidden: int) -> dict[str, Build]:
+        """What builds each model, by what `model=` may say; `hidden` is the mlp's width."""
+        others: dict[str, Build] = {
+            "mlp": partial(mlp, self.features, hidden, self.classes),
+            "logistic": partial(logistic, self.features, self.classes),
+        }
+        return others if self.cnn is None else {"cnn": self.cnn, **others}
 
 
 def choose(
@@ -110,20 +105,17 @@ def choose(
         ConfigurationError: an unknown option, or a model or width that there is not.
     """
     options = dict(spec.options)
-    name = options.pop("model", models.default)
-    if name not in models.names:
-        raise ConfigurationError(f"task {spec.name}: model={name} is not {_either(models.names)}")
+    name, names = str(options.pop("model", models.default)), list(models.builders(1))
+    if name not in names:
+        either = f"{', '.join(names[:-1])} or {names[-1]}"
+        raise ConfigurationError(f"task {spec.name}: model={name} is not {either}")
     hidden = options.pop("hidden", models.hidden) if name == "mlp" else models.hidden
     if spec.value is not None or options.keys() - others.keys():
         keys = (f"{key}={value}" for key, value in others.items())
-        known = ", ".join((f"model={'|'.join(models.names)}", "hidden=WIDTH of the mlp", *keys))
+        known = ", ".join((f"model={'|'.join(names)}", "hidden=WIDTH of the mlp", *keys))
         raise ConfigurationError(f"task {spec.name}: its options are {known}")
     if not isinstance(hidden, int) or not 1 <= hidden <= HIDDEN_MAX:
         raise ConfigurationError(
             f"task {spec.name}: hidden={hidden} is not a width from 1 to {HIDDEN_MAX}"
         )
-    return models.build(str(name), hidden), options
-
-
-def _either(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
+    return models.builders(hidden)[name], options

@@ -11,9 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candor.mechanisms.payments.credits import total_energy
-from candor.mechanisms.payments.rules import Neighbourhood, Payments
-
-Floats = NDArray[np.float64]
+from candor.mechanisms.payments.rules import Floats, Neighbourhood, Payments
 
 BATCH_BYTES: Final = 2**22  # of traces billed together: a few megabytes stay in the cache
 

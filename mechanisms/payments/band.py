@@ -42,8 +42,7 @@ class Neighbourhood:
 
     def present(self) -> Mask:
         """Who has any charged round: (..., m)."""
-        present: Mask = np.asarray(self.mask.any(axis=-1))
-        return present
+        return np.asarray(np.asarray(self.mask.any(axis=-1)))
 
     def billed(self) -> Mask:
         """The neighbours that are present: (..., m)."""
@@ -149,8 +148,7 @@ class Variance:
         around = np.broadcast_to(noise[..., np.newaxis, :], others.shape)
         excess = np.maximum(noise - TAU_NOISE * upper_median(around, others), 0.0)
         rounds = neighbourhood.mask.sum(axis=-1)
-        charged: Floats = np.where(others.any(axis=-1), excess, 0.0) * rounds
-        return charged
+        return np.asarray(np.where(others.any(axis=-1), excess, 0.0) * rounds)
 
 
 class Band:
@@ -196,16 +194,14 @@ def _ratios(values: Floats) -> Floats:
 
 def _beyond(ratio: Floats, tau: float) -> Floats:
     """(r - tau)+, capped."""
-    capped: Floats = np.minimum(np.maximum(ratio - tau, 0.0), CAP)
-    return capped
+    return np.asarray(np.minimum(np.maximum(ratio - tau, 0.0), CAP))
 
 
 def _outside(ratio: Floats) -> Floats:
     """h(r) = (r - tau)+ + (1/r - tau)+, capped."""
     with np.errstate(divide="ignore", over="ignore"):
         beyond = np.maximum(ratio - TAU, 0.0) + np.maximum(1.0 / ratio - TAU, 0.0)
-    capped: Floats = np.minimum(beyond, CAP)
-    return capped
+    return np.asarray(np.minimum(beyond, CAP))
 
 
 def _direction_term(neighbourhood: Neighbourhood, present: Mask) -> Floats:

@@ -23,6 +23,7 @@ from candor.mechanisms.payments.rules import parse_rule as parse_rule
 from candor.topologies.encoding.canonical import (
     MalformedError,
     Value,
+    is_count,
     is_name,
     pack,
     sha256,
@@ -117,12 +118,11 @@ class Bill:
 
     def _in_bounds(self) -> bool:
         members = [row.member for row in self.rows]
-        # A bool would pass for an integer.
-        bools = isinstance(self.window, bool) or isinstance(self.previous, bool)
         return (
             len(self.run) == 32
-            and -1 <= self.previous < self.window < WINDOW_LIMIT
-            and not bools
+            and is_count(self.window)
+            and is_count(self.previous, least=-1)
+            and self.previous < self.window < WINDOW_LIMIT
             and is_name(self.referee, ID_CHARS_MAX)
             and members == sorted(set(members))
         )

@@ -55,16 +55,14 @@ def _beyond(copied: Floats, own: Floats) -> Floats:
     half = (1.0 + np.minimum(own, 1.0)) / 2.0
     room = 1.0 - half
     share = np.where(room > 0, (copied - half) / np.where(room > 0, room, 1.0), 0.0)
-    within: Floats = np.minimum(np.maximum(share, 0.0), 1.0)
-    return within
+    return np.asarray(np.minimum(np.maximum(share, 0.0), 1.0))
 
 
 def _units(neighbourhood: Neighbourhood) -> Floats:
     """Traces (..., m, W, r) at length 1; zero ones stay zero."""
     traces = neighbourhood.traces
     length = np.sqrt(ordered_sum(traces * traces, -1))[..., np.newaxis]
-    units: Floats = np.where(length > 0, traces / np.where(length > 0, length, 1.0), 0.0)
-    return units
+    return np.asarray(np.where(length > 0, traces / np.where(length > 0, length, 1.0), 0.0))
 
 
 def _lagged(mask: Mask, units: Floats, i: int, k: int, lag: int) -> Floats:
@@ -119,5 +117,4 @@ def _below(one: Floats, other: Floats) -> Floats:
     """How far `one` is below `other` beyond a factor of tau, capped; 0 where both are 0."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ratio = np.where(other > 0, other / one, 0.0)  # over 0 it is infinite: the cap
-    capped: Floats = np.minimum(np.maximum(ratio - TAU_ALONE, 0.0), CAP)
-    return capped
+    return np.asarray(np.minimum(np.maximum(ratio - TAU_ALONE, 0.0), CAP))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candor.mechanisms.payments.band import Band, Norm, PeerPrediction, Variance, ordered_sum
+from candor.mechanisms.payments.band import Floats as Floats
 from candor.mechanisms.payments.band import Neighbourhood as Neighbourhood
 from candor.mechanisms.payments.credits import to_micro
 from candor.mechanisms.payments.idling import Originality, Persistence
@@ -38,7 +39,7 @@ class Rule(Protocol):
 
     edge_local: bool
 
-    def charges(self, neighbourhood: Neighbourhood) -> NDArray[np.float64]:
+    def charges(self, neighbourhood: Neighbourhood) -> Floats:
         """What each member is charged: (..., m) per unit price; of the referee it is ignored.
 
         Sums must be taken in a fixed order (`mechanisms.payments.band.ordered_sum`), or two
@@ -113,18 +114,19 @@ class Payments:
         return whole, to_micro(charges)
 
 
-def _charged(term: Term, neighbourhood: Neighbourhood) -> NDArray[np.float64]:
+def _charged(term: Term, neighbourhood: Neighbourhood) -> Floats:
     with users_errors(f"rule {term.text!r}: charges() failed"):
         charged = np.asarray(term.rule.charges(neighbourhood), dtype=np.float64)
     if charged.shape != neighbourhood.energies.shape:
         raise ConfigurationError(
             f"rule {term.text!r}: charges have shape {charged.shape}, "
-            f"energies {neighbourhood.energies.shape}; return one charge a member"
+            f"energies {neighbourhood.energies.shape}; return one charge a member, with the batch "
+            "axes in front"
         )
     return charged
 
 
-def _shared_out(penalties: NDArray[np.float64], members: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _shared_out(penalties: Floats, members: NDArray[np.bool_]) -> Floats:
     """Each member's penalty less the mean of the other members': (..., m); 0 for a lone one."""
     total = ordered_sum(penalties, -1)[..., np.newaxis]
     others = members.sum(axis=-1, keepdims=True) - 1
@@ -196,10 +198,4 @@ def _try_out(rule: Rule, path: str) -> None:
     """Run a user's rule once, so that a bad one is refused before a run and not in it."""
     rounds = np.ones((2, 3, 4), dtype=np.bool_)
     tried = Neighbourhood(np.full((2, 3), 20.0), rounds, np.ones((2, 3, 4, 5)), referee=0)
-    with users_errors(f"rule {path!r}: charges() failed"):
-        charges = np.asarray(rule.charges(tried), dtype=np.float64)
-    if charges.shape != (2, 3):
-        raise ConfigurationError(
-            f"rule {path!r}: charges() gave shape {charges.shape} for two windows of three "
-            "members; return one charge a member, with the batch axes in front"
-        )
+    _charged(Term(path, 1.0, rule), tried)

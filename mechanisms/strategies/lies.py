@@ -9,6 +9,7 @@ named, combined and timed is in `mechanisms.strategies.specs`.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
@@ -60,9 +61,8 @@ class AltersData(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Honest:
-    """m = g."""
+class _ReportsTruly:
+    __slots__ = ()
 
     def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:  # noqa: ARG002
         """The gradient itself."""
@@ -70,25 +70,21 @@ class Honest:
 
 
 @dataclass(frozen=True, slots=True)
+class Honest(_ReportsTruly):
+    """m = g."""
+
+
+@dataclass(frozen=True, slots=True)
 class Scale:
     """m = a g: above 1 it pulls the common model towards its own data (Dorner et al., section 4;
-    Chen & Wang's exaggeration); 0 shirks, below 0 sabotages."""
+    Chen & Wang's exaggeration); 0 shirks, below 0 sabotages: -1, the sign flip, ascends in place of
+    descending (the sign-flipping attack in the experiments of Li et al., RSA, 2019)."""
 
     factor: float
 
     def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:  # noqa: ARG002
         """The scaled gradients."""
         return self.factor * gradient
-
-
-@dataclass(frozen=True, slots=True)
-class SignFlip:
-    """m = -g: ascent in place of descent (the sign-flipping attack in the experiments of Li et al.,
-    RSA, 2019)."""
-
-    def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:  # noqa: ARG002
-        """The negated gradients."""
-        return -gradient
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +222,7 @@ class Colluding:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelFlip(Honest):
+class LabelFlip(_ReportsTruly):
     """Honest reports from false labels, y -> C - 1 - y (Fang et al. 2020, the label flipping attack
     that they compare with). Without `classes`, C - 1 is the largest label of the agent's own
     samples, which is all that it knows."""
@@ -251,7 +247,7 @@ class LabelFlip(Honest):
 
 
 @dataclass(frozen=True, slots=True)
-class TargetedLabelFlip(Honest):
+class TargetedLabelFlip(_ReportsTruly):
     """Honest reports from samples of one class labelled as another (1 as 7 in RFFL: Xu & Lyu 2020,
     A Reputation Mechanism Is All You Need)."""
 
@@ -345,7 +341,7 @@ STRATEGIES: Final[Mapping[str, Callable[[Spec], Strategy]]] = MappingProxyType(
         "scale": _numbered(Scale, "scale:3"),
         "noise": _numbered(Noise, "noise:0.5", 0),
         "averaged": _averaged,
-        "sign-flip": _plain(SignFlip),
+        "sign-flip": _plain(partial(Scale, -1.0)),
         "alternating-flip": _plain(AlternatingFlip),
         "random-direction": _plain(RandomDirection),
         "zero": _plain(Zero),

@@ -17,7 +17,7 @@ from candor.topologies.schedules import schedules
 from candor.topologies.schedules.round_weights import GIVEN, SUM_TOLERANCE, GraphSettings
 from candor.topologies.schedules.schedules import Schedule
 from candor.topologies.specs.fields import Edge
-from candor.topologies.specs.specs import ConfigurationError
+from candor.topologies.specs.specs import ConfigurationError, located
 from candor.topologies.specs.tables import suffix
 
 if TYPE_CHECKING:
@@ -113,8 +113,9 @@ def redrawn(
 def _drawn_again(
     present: GraphSettings, before: Sequence[str], ids: Sequence[str], seed: int
 ) -> Schedule:
-    spec = present.topology
-    try:
+    spec, who = present.topology, f"{len(ids)} agents"
+    hint = "; give one with --topology SPEC|FILE"
+    with located(f"the graph cannot be drawn again for {who}", hint):
         if not schedules.is_built_in(spec):
             raise ConfigurationError(
                 f"it was made from {spec!r}, and what a cluster file names is neither read nor run"
@@ -122,11 +123,6 @@ def _drawn_again(
         if _rounds(settings_of(draw(spec, before, seed), before, PUSH_SUM)) != _rounds(present):
             raise ConfigurationError(f"the edges were listed by hand, {spec!r} does not give them")
         return draw(spec, ids, seed)
-    except ConfigurationError as exc:
-        raise ConfigurationError(
-            f"the graph cannot be drawn again for {len(ids)} agents: {exc}; "
-            "give one with --topology SPEC|FILE"
-        ) from exc
 
 
 def _rounds(graph: GraphSettings) -> object:

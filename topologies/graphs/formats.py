@@ -22,7 +22,7 @@ from pydantic import AliasChoices, BaseModel, Field
 from candor.topologies.graphs.generators import EDGES_MAX
 from candor.topologies.specs.fields import Edge
 from candor.topologies.specs.files import FilePath, read_text, validated
-from candor.topologies.specs.specs import ConfigurationError, one_line, shown
+from candor.topologies.specs.specs import ConfigurationError, located, one_line, shown
 from candor.topologies.specs.tables import csv_rows, suffix, without_names
 
 NODES_MAX = 10_000
@@ -51,11 +51,9 @@ def read(path: FilePath) -> Listing:
             f"{path}: a graph file ends in {', '.join(FORMATS)} or .toml, not {ending or 'nothing'}"
         )
     text = read_text(path, "graph file")
-    try:
+    with located(str(path)):
         listing = FORMATS[ending](text)
         _check(listing)
-    except ConfigurationError as exc:
-        raise ConfigurationError(f"{path}: {exc}") from exc
     return listing
 
 

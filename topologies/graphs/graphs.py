@@ -18,7 +18,7 @@ from candor.topologies.graphs import functions as user_graphs
 from candor.topologies.mixing.rules import DEFAULT_MIXING, check_name
 from candor.topologies.specs.fields import Edge, Line, check_id, is_id
 from candor.topologies.specs.files import FilePath, Section, read_toml, validated
-from candor.topologies.specs.specs import ConfigurationError, parse_spec
+from candor.topologies.specs.specs import ConfigurationError, located, parse_spec
 from candor.topologies.specs.tables import suffix
 
 AGENTS_MAX = graph_files.NODES_MAX
@@ -101,12 +101,10 @@ def _checked(
             f"{source}: the graph is directed, which is for push-sum (--mixing push-sum) alone; "
             "make it undirected, or give each arc its opposite"
         )
-    try:
+    with located(source):
         if listing.directed:
             return _strongly_connected(list(names.values()), edges)
         check_graph(list(names.values()), edges, connected=connected)
-    except ConfigurationError as exc:
-        raise ConfigurationError(f"{source}: {exc}") from exc
     return make_graph(names.values(), edges)
 
 
@@ -152,10 +150,8 @@ def load(path: FilePath, *, connected: bool = True) -> TopologyFile:
             f"{path}: this is a cluster file, not a topology; see candor cluster show {path}"
         )
     read = validated(TopologyFile, tables, str(path))
-    try:
+    with located(str(path)):
         check_graph(read.agents, read.edges, connected=connected)
-    except ConfigurationError as exc:
-        raise ConfigurationError(f"{path}: {exc}") from exc
     return read
 
 

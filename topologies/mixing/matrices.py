@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from candor.topologies.mixing import rules as mixing
 from candor.topologies.specs.files import FilePath, read_bytes, read_text
-from candor.topologies.specs.specs import ConfigurationError, one_line, shown
+from candor.topologies.specs.specs import ConfigurationError, located, one_line, shown
 from candor.topologies.specs.tables import csv_rows, suffix, without_names
 
 if TYPE_CHECKING:
@@ -34,11 +34,9 @@ def resolve(mixing_spec: str, graph: "nx.Graph[str]") -> "csr_array[np.float64]"
     if suffix(mixing_spec) not in ENDINGS:
         return mixing.sparse_matrix(mixing_spec, graph, list(graph))
     found, names = _read(mixing_spec)
-    try:
+    with located(mixing_spec):
         found = _in_order(found, names, list(graph))
         check_matrix(found, graph)
-    except ConfigurationError as exc:
-        raise ConfigurationError(f"{mixing_spec}: {exc}") from exc
     return csr_array(found)
 
 
@@ -52,10 +50,8 @@ def load(path: FilePath, order: Sequence[str] | None = None) -> NDArray[np.float
             others than those of `order`.
     """
     found, names = _read(path)
-    try:
+    with located(str(path)):
         return found if order is None else _in_order(found, names, order)
-    except ConfigurationError as exc:
-        raise ConfigurationError(f"{path}: {exc}") from exc
 
 
 def _read(path: FilePath) -> tuple[NDArray[np.float64], list[str]]:

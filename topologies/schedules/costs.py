@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 import numpy as np
+from numpy.typing import NDArray
 
 from candor.topologies.mixing import consensus, spectral
 from candor.topologies.mixing import rules as mixing
@@ -81,14 +82,8 @@ def analyse(graph: "nx.Graph[str]", matrix: "Matrix", parameters: int = PARAMETE
     degrees = [degree for _, degree in graph.degree]
     gap = spectral.spectral_gap(matrix)
     rounds = spectral.rounds_to(CONSENSUS_ERROR, gap)
-    payload_bytes = PARAMETER_BYTES * parameters
-    return _analysis(
-        graph,
-        gap,
-        int(rounds) if np.isfinite(rounds) else None,
-        parameters,
-        (payload_bytes * sum(degrees) / len(graph), payload_bytes * max(degrees)),
-    )
+    reached = int(rounds) if np.isfinite(rounds) else None
+    return _analysis(graph, gap, reached, parameters, np.array(degrees))
 
 
 def _analysis(
@@ -96,9 +91,10 @@ def _analysis(
     gap: float,
     rounds: int | None,
     parameters: int,
-    sent_bytes: tuple[float, int],
+    takers: NDArray[Any],
 ) -> Analysis:
-    """What every analysis adds of the graph itself; `sent_bytes` are mean and largest a round."""
+    """What every analysis adds of the graph itself; `takers` (agents,): of each, mean a round."""
+    sent_bytes = PARAMETER_BYTES * parameters * takers
     degrees = [degree for _, degree in graph.degree]
     apart = distances(graph)
     cut = set(nx.articulation_points(graph))
@@ -113,8 +109,8 @@ def _analysis(
         effective_diameter=apart.effective,
         articulation_points=tuple(agent for agent in graph if agent in cut),
         parameters=parameters,
-        bytes_per_round_mean=sent_bytes[0],
-        bytes_per_round_max=sent_bytes[1],
+        bytes_per_round_mean=float(sent_bytes.mean()),
+        bytes_per_round_max=round(sent_bytes.max()),
     )
 
 
@@ -151,20 +147,13 @@ def analyse_schedule(
             product = np.asarray(matrix(t) @ product)
         second = 1 - spectral.spectral_gap(product)
         rate = second ** (1 / period) if second > _NOTHING else 0.0
-    sent = np.zeros(len(agents))
+    takers = np.zeros(len(agents))
     counted = min(period or MEASURED_ROUNDS, MEASURED_ROUNDS)
     for t in range(1, counted + 1):
         graph = schedule.graph(t)
-        takers = graph.out_degree if isinstance(graph, nx.DiGraph) else graph.degree
-        sent += [takers[agent] for agent in agents]
-    sent *= PARAMETER_BYTES * parameters / counted
-    return _analysis(
-        schedule.neighbours(),
-        1 - rate,
-        found.rounds,
-        parameters,
-        (float(sent.mean()), round(sent.max())),
-    )
+        degrees = graph.out_degree if isinstance(graph, nx.DiGraph) else graph.degree
+        takers += [degrees[agent] for agent in agents]
+    return _analysis(schedule.neighbours(), 1 - rate, found.rounds, parameters, takers / counted)
 
 
 def distances(graph: "nx.Graph[str]") -> Distances:
@@ -176,11 +165,8 @@ def distances(graph: "nx.Graph[str]") -> Distances:
         return Distances(0, 0, exact=True)
     adjacency = nx.to_scipy_sparse_array(graph, format="csr", weight=None)
     everyone = agents * (agents + 2 * edges) <= _VISITS_MAX
-    sources = (
-        np.arange(agents)
-        if everyone
-        else np.sort(np.random.default_rng(0).permutation(agents)[:_SAMPLE])
-    )
+    shuffled = np.random.default_rng(0).permutation(agents)
+    sources = np.arange(agents) if everyone else np.sort(shuffled[:_SAMPLE])
     counts = np.zeros(agents, dtype=np.int64)  # of pairs by distance
     least = agents  # the smallest eccentricity that was seen
     for start in range(0, len(sources), _SAMPLE):

@@ -31,7 +31,7 @@ from candor.topologies.mixing.consensus import column_stochastic
 from candor.topologies.mixing.rules import DEFAULT_MIXING, PUSH_SUM
 from candor.topologies.schedules.draws import any_pairs, drawn, matching, surviving
 from candor.topologies.specs.fields import Edge
-from candor.topologies.specs.specs import ConfigurationError, Scalar, parse_spec
+from candor.topologies.specs.specs import ConfigurationError, Scalar, located, parse_spec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,10 +138,8 @@ def build(spec: str, agents: int | None, seed: int = 0) -> Schedule:
         schedule = make(spec, agents, options)
     else:
         schedule = _static(spec, agents, seed)
-    try:
+    with located(f"schedule {spec!r}: over all its rounds"):
         graphs.check_connected(schedule.union)
-    except ConfigurationError as exc:
-        raise ConfigurationError(f"schedule {spec!r}: over all its rounds, {exc}") from exc
     return schedule
 
 

@@ -53,7 +53,7 @@ def parse_spec(text: str) -> Spec:
     if not rest:
         raise ConfigurationError(f"spec {text!r}: nothing after the colon")
     if "=" not in rest:
-        return Spec(name, value=_scalar(rest))
+        return Spec(name, value=scalar(rest))
     return Spec(name, options=_options(rest, text))
 
 
@@ -75,7 +75,7 @@ def _options(items: str, text: str) -> dict[str, Scalar]:
             raise ConfigurationError(f"spec {text!r}: {item!r} is not key=value")
         if key in options:
             raise ConfigurationError(f"spec {text!r}: {key} is given twice")
-        options[key] = _scalar(value)
+        options[key] = scalar(value)
     return options
 
 
@@ -119,6 +119,19 @@ def build_object(path: str, what: str, *methods: str, **offered: object) -> Any:
 
 
 @contextmanager
+def located(where: str, hint: str = "") -> Iterator[None]:
+    """Tell where a mistake is: what is said of it comes behind `where`, before `hint`.
+
+    Raises:
+        ConfigurationError: in place of another one, of its kind.
+    """
+    try:
+        yield
+    except ConfigurationError as exc:
+        raise type(exc)(f"{where}: {exc}{hint}") from exc
+
+
+@contextmanager
 def users_errors(told: str, hint: str = "") -> Iterator[None]:
     """Tell in one line that begins with `told` whatever a user's code raises: SystemExit, too.
 
@@ -144,7 +157,8 @@ def one_line(exc: BaseException) -> str:
     return " ".join(f"{type(exc).__name__}: {exc}".split()).rstrip(":")[:200]
 
 
-def _scalar(text: str) -> Scalar:
+def scalar(text: str) -> Scalar:
+    """The number that a text is, or the text."""
     for convert in (int, float):
         try:
             return convert(text)

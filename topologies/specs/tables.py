@@ -2,7 +2,7 @@
 
 import csv
 
-from candor.topologies.specs.specs import ConfigurationError, shown
+from candor.topologies.specs.specs import ConfigurationError, scalar, shown
 
 
 def suffix(path: str) -> str:
@@ -37,7 +37,7 @@ def without_names(rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
     Raises:
         ConfigurationError: rows have names, too, in another order.
     """
-    if not rows or all(_is_number(cell) for cell in rows[0]):
+    if not rows or not any(isinstance(scalar(cell), str) for cell in rows[0]):
         return [], rows
     header, body = rows[0], rows[1:]
     if not header[0] or (body and len(header) == len(body) + 1):
@@ -49,11 +49,3 @@ def without_names(rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
                 )
         return names, [row[1:] for row in body]
     return header, body
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -25,7 +25,7 @@ from candor.agent.runs import cluster_parts as compose
 from candor.network.identity import Identity
 from candor.topologies.cluster.file import AgentEntry, Cluster, load_cluster
 from candor.topologies.cluster.revisions import check_succession
-from candor.topologies.specs.specs import ConfigurationError, SignatureError
+from candor.topologies.specs.specs import ConfigurationError, located
 
 
 @click.command()
@@ -112,10 +112,8 @@ def check(
 def _origin(cluster: Cluster, file: Path, previous: Path) -> str:
     """How the file stands to the previous one, which it must be able to follow."""
     old = load_cluster(previous)
-    try:
+    with located(str(file)):
         check_succession(old, cluster)
-    except SignatureError as exc:
-        raise SignatureError(f"{file}: {exc}") from exc
     before, after = (each.revision.number for each in (old, cluster) if each.revision)
     match after - before:
         case 0:

@@ -4,9 +4,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 from rich.console import Console
-from rich.table import Table
 
-from candor.agent.reports.terminal import format_bytes
+from candor.agent.reports.terminal import format_bytes, plain_table
 from candor.topologies.mixing import consensus
 from candor.topologies.schedules import costs as analysis
 
@@ -64,25 +63,22 @@ def _period(period: int | None) -> str:
 
 def compared(rows: list[Facts], parameters: int, *, mixings: bool, measured: bool) -> None:
     """The table of `compare`: with `measured`, rates stand where bytes would."""
-    title = None if measured else f"{parameters:,} parameters"
-    table = Table(box=None, title=title, title_justify="left")
-    for column in ("topology", "mixing") if mixings else ("topology",):
-        table.add_column(column, overflow="fold")
-    last = ("predicted", "measured") if measured else ("bytes/round", "bytes")
-    for column in ("agents", "degree", "across", "gap", "rounds", *last):
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        rounds = row["consensus_rounds"]
-        table.add_row(
-            row["topology"],
-            *([row["mixing"]] if mixings else []),
+    last = ("#predicted", "#measured") if measured else ("#bytes/round", "#bytes")
+    names = ("topology", "mixing") if mixings else ("topology",)
+    columns = (*names, "#agents", "#degree", "#across", "#gap", "#rounds", *last)
+    cells = (
+        (
+            *(row[name] for name in names),
             str(len(row["agents"])),
             _span(row),
             _across(row),
             f"{row['spectral_gap']:.3g}",
-            "never" if rounds is None else str(rounds),
+            "never" if row["consensus_rounds"] is None else str(row["consensus_rounds"]),
             *(_rates(row) if measured else _bytes(row)),
         )
+        for row in rows
+    )
+    table = plain_table("" if measured else f"{parameters:,} parameters", columns, cells)
     # Rather lines that a narrow terminal wraps than numbers that are cut.
     Console(width=max(Console().width, COLUMNS_MIN)).print(table)
     click.echo(f"\nrounds: until disagreement is {analysis.CONSENSUS_ERROR:g} of what it was")

@@ -54,8 +54,7 @@ class Deviation:
 
     def net(self, prices: Floats) -> Floats:
         """The gain that is left after payments at prices (terms,), by seed (seeds,)."""
-        left: Floats = self.gains - self.charges @ prices if self.finite else self.gains
-        return left
+        return np.asarray(self.gains - self.charges @ prices if self.finite else self.gains)
 
     def break_even(self, prices: Floats, epsilon: float) -> tuple[float, float]:
         """The factors on the prices, from 0 on, at which the mean net gain is at most epsilon:
@@ -176,8 +175,7 @@ def _least_cost(
     )
     if found.x is None:
         return None
-    prices: Floats = found.x[:terms] * size / of_term
-    return prices
+    return np.asarray(found.x[:terms] * size / of_term)
 
 
 def _balance(values: Floats) -> tuple[Floats, Floats]:
@@ -210,5 +208,4 @@ def competitive(losses: Floats, agent: int, weight: float) -> Floats:
     A weight of 0 is the reward of who cares for its own model alone.
     """
     others = np.delete(losses, agent, axis=-1).mean(axis=-1)
-    reward: Floats = weight * others - losses[..., agent]
-    return reward
+    return np.asarray(weight * others - losses[..., agent])

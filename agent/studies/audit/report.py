@@ -7,16 +7,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from candor.agent.reports import charts
 from candor.agent.reports.html import card, escape, image, page, table
-from candor.agent.studies.audit.incentives import Interval, interval
+from candor.agent.studies.audit.incentives import Floats, Interval, interval
 from candor.agent.studies.audit.runs import Question
 from candor.agent.studies.audit.verdicts import Judged, Verdict
 from candor.topologies.specs.files import write_text
-
-Floats = NDArray[np.float64]
 
 REPORT_NAME: Final = "report.html"
 AUDIT_NAME: Final = "audit.json"

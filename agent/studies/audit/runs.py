@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from candor.agent.learning.rows import learner_of, shards_of
 from candor.agent.simulation.evidence import Evidence, settle
 from candor.agent.simulation.vectorised import Simulation
+from candor.agent.studies.audit.incentives import Floats
 from candor.mechanisms.payments.bills import Payments, parse_rule
 from candor.mechanisms.payments.credits import MICRO
 from candor.mechanisms.strategies.specs import names_in
@@ -34,8 +35,6 @@ from candor.topologies.encoding.canonical import sha256
 from candor.topologies.specs.files import replacing
 from candor.topologies.specs.own import import_name
 from candor.topologies.specs.specs import ConfigurationError, is_import_path
-
-Floats = NDArray[np.float64]
 
 HONEST: Final = "honest"
 PRICE_MAX: Final = 1e12

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from candor.agent.studies.audit.incentives import Floats
 
 GENERATIONS: Final = 4
 CANDIDATES: Final = 12  # a generation

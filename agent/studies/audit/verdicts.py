@@ -20,6 +20,7 @@ from candor.agent.algorithms.dsgd import step_schedule
 from candor.agent.studies.audit import search as best_response
 from candor.agent.studies.audit.incentives import (
     Deviation,
+    Floats,
     PriceWindow,
     competitive,
     price_window,
@@ -34,8 +35,6 @@ from candor.mechanisms.payments.bills import Payments, parse_rule
 from candor.mechanisms.strategies.specs import canonical_strategy, parse_strategy, split_list
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.specs.specs import ConfigurationError
-
-Floats = NDArray[np.float64]
 
 STRATEGIES: Final = (
     "scale:0.5",
@@ -104,8 +103,9 @@ class Judged:
 
     def net(self, prices: Floats) -> Floats:
         """The gain left at prices (terms,) by mark: (seeds, marks)."""
-        left: Floats = self.gains - self.charges @ prices if self.deviation.finite else self.gains
-        return left
+        return np.asarray(
+            self.gains - self.charges @ prices if self.deviation.finite else self.gains
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +152,7 @@ class Verdict:
     def honest_payments(self, prices: Floats | None = None) -> Floats:
         """What honest agents pay at the prices judged, or others: (runs x agents,), net; below 0
         they are paid."""
-        paid: Floats = self.honest_paid @ (self.prices if prices is None else prices)
-        return paid
+        return np.asarray(self.honest_paid @ (self.prices if prices is None else prices))
 
     def profitable(self, *, free: bool = False) -> list[str]:
         """The strategies whose mean net gain exceeds epsilon, the best first; with `free` what they
@@ -237,9 +236,8 @@ class _Trials:
         played = self._play(wanted, seeds, what)
         if not self.honest:
             self.honest, played = played[:seeds], played[seeds:]
-        for at, strategy in enumerate(fresh):
-            judged = self._judged(strategy, played[at * seeds : (at + 1) * seeds])
-            self.judged[strategy] = replace(judged, searched=searched)
+        for judged in self._judged_runs(fresh, played):
+            self.judged[judged.strategy] = replace(judged, searched=searched)
 
     def verdict(self) -> Verdict:
         """What the judged strategies say, at the question's prices or the best ones."""
@@ -276,15 +274,8 @@ class _Trials:
         seeds = min(SEARCH_SEEDS, len(self.question.clusters))
 
         def net_gains(specs: Sequence[str]) -> list[float]:
-            played = self._play(specs, seeds, what)
-            return [
-                float(
-                    self._judged(spec, played[at * seeds : (at + 1) * seeds])
-                    .deviation.net(prices)
-                    .mean()
-                )
-                for at, spec in enumerate(specs)
-            ]
+            judged = self._judged_runs(specs, self._play(specs, seeds, what))
+            return [float(one.deviation.net(prices).mean()) for one in judged]
 
         rounds = self.question.clusters[0].rounds.rounds
         return best_response.search(net_gains, rounds)
@@ -309,6 +300,12 @@ class _Trials:
     def _rewards(self, run: Played, index: int) -> Floats:
         with np.errstate(invalid="ignore"):
             return competitive(run.losses, index, self.question.weight)
+
+    def _judged_runs(self, strategies: Sequence[str], played: Sequence[Played]) -> list[Judged]:
+        """The strategies, each by its own as many runs."""
+        seeds = len(played) // max(1, len(strategies))
+        blocks = [played[at * seeds : (at + 1) * seeds] for at in range(len(strategies))]
+        return [self._judged(*both) for both in zip(strategies, blocks, strict=True)]
 
     def _judged(self, strategy: str, lying: Sequence[Played]) -> Judged:
         gains, charges = [], []

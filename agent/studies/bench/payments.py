@@ -75,13 +75,6 @@ class Cell:
     honest_pays: Mapping[str, float]
     pays_more: Mapping[str, float]
 
-    def ratio(self, rule: str) -> float:
-        """How many times the most that an honest agent pays; infinite where only the liar pays."""
-        pays, most = self.pays[rule], self.honest_pays[rule]
-        if most <= 0:
-            return float("inf") if pays > 0 else 0.0
-        return pays / most
-
 
 def measure_payments(
     agents: int,
@@ -115,28 +108,21 @@ def _cell(
     strategy: str,
     rules: Sequence[str],
 ) -> Cell:
-    gains: list[float] = []
-    pays: dict[str, list[float]] = {rule: [] for rule in rules}
-    most: dict[str, list[float]] = {rule: [] for rule in rules}
-    more: dict[str, list[float]] = {rule: [] for rule in rules}
-    for cluster, before in zip(clusters, honest, strict=True):
-        result = run_vectorised(cluster, {"a0": strategy})
-        gains.append(_own_loss(before) - _own_loss(result))
-        for rule in rules:
-            paid = _paid(cluster, rule, result)
-            pays[rule].append(paid.pop("a0"))
-            most[rule].append(max(paid.values()))
-            more[rule].append(pays[rule][-1] - _paid(cluster, rule, before)["a0"])
+    results = [run_vectorised(cluster, {"a0": strategy}) for cluster in clusters]
+    pays: dict[str, float] = {}
+    most: dict[str, float] = {}
+    more: dict[str, float] = {}
+    for rule in rules:
+        paid = [_paid(c, rule, after) for c, after in zip(clusters, results, strict=True)]
+        usual = [_paid(c, rule, before)["a0"] for c, before in zip(clusters, honest, strict=True)]
+        own = [amounts.pop("a0") for amounts in paid]
+        pays[rule] = float(np.mean(own))
+        most[rule] = float(np.mean([max(amounts.values()) for amounts in paid]))
+        more[rule] = float(np.mean(np.subtract(own, usual)))
+    gain = float(np.mean([*map(_own_loss, honest)]) - np.mean([*map(_own_loss, results)]))
     first = clusters[0]
-    return Cell(
-        first.graph.topology.partition(":")[0],
-        first.task.partition,
-        strategy,
-        float(np.mean(gains)),
-        _means(pays),
-        _means(most),
-        _means(more),
-    )
+    topology = first.graph.topology.partition(":")[0]
+    return Cell(topology, first.task.partition, strategy, gain, pays, most, more)
 
 
 def _paid(cluster: Cluster, rule: str, result: VectorisedResult) -> dict[str, float]:
@@ -144,10 +130,6 @@ def _paid(cluster: Cluster, rule: str, result: VectorisedResult) -> dict[str, fl
     payments = parse_rule(" + ".join(f"{name}:{PRICE!r}" for name in rule.split(" + ")))
     balances = settle(cluster, payments, result.evidence)
     return {agent: -received / (MICRO * PRICE) for agent, received in balances.items()}
-
-
-def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    return {rule: float(np.mean(seeds)) for rule, seeds in values.items()}
 
 
 def _own_loss(result: VectorisedResult) -> float:

@@ -45,19 +45,10 @@ def measure_floor(
         timer = threading.Timer(deadline_s, _kill, [processes])
         stack.callback(timer.cancel)
         timer.start()
+        sizes = {"payload_bytes": payload_bytes, "chunk_bytes": chunk_bytes, "rounds": rounds}
         for agent, process in enumerate(processes):
             neighbours = [b if a == agent else a for a, b in edges if agent in (a, b)]
-            _tell(
-                process,
-                {
-                    "agent": agent,
-                    "neighbours": neighbours,
-                    "payload_bytes": payload_bytes,
-                    "rounds": rounds,
-                    "chunk_bytes": chunk_bytes,
-                    "keys": keys,
-                },
-            )
+            _tell(process, {"agent": agent, "neighbours": neighbours, "keys": keys} | sizes)
         endpoints = [_hear(process) for process in processes]
         for process in processes:
             _tell(process, endpoints)

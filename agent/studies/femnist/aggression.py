@@ -20,9 +20,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from candor.agent.studies.audit.incentives import Deviation, price_window
+from candor.agent.studies.audit.incentives import Deviation, Floats, price_window
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 HIGH_PERCENTILE: Final = 98

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from candor.agent.learning.learner import initial_parameters
 from candor.agent.learning.rows import usable_device
 from candor.agent.tasks import Task
-from candor.agent.tasks.classification import TEST_BATCH, Classification, as_numbers
+from candor.agent.tasks.classification import Classification
 from candor.topologies.specs.specs import ConfigurationError
 
 CLIENTS: Final = 3  # of a step
@@ -80,7 +80,6 @@ class Federation:
         self._shards = [
             (data.inputs[r].to(self.device), data.labels[r].to(self.device)) for r in rows
         ]
-        self._test = data.test_inputs.to(self.device), data.test_labels.to(self.device)
 
     @property
     def writers(self) -> int:
@@ -119,7 +118,8 @@ class Federation:
                 return Diverged(step + 1)
             x.sub_(mean, alpha=step_size)
             progress(step + 1)
-        loss, accuracy = self._tested(model)
+        with torch.no_grad():
+            loss, accuracy = self.task.tested(model)
         if not math.isfinite(loss):
             return Diverged(steps)
         images = [len(labels) for _, labels in self._shards]
@@ -136,18 +136,6 @@ class Federation:
         """The writers' shares of their images (writers,)."""
         counts = torch.tensor([float(len(self._shards[w][1])) for w in writers])
         return (counts / counts.sum()).to(self.device)
-
-    @torch.no_grad()
-    def _tested(self, model: nn.Module) -> tuple[float, float]:
-        """Mean cross-entropy and share of hits on the test images of all writers."""
-        inputs, labels = self._test
-        loss = hits = 0.0
-        for start in range(0, len(labels), TEST_BATCH):
-            batch = slice(start, start + TEST_BATCH)
-            logits = model(as_numbers(inputs[batch]))
-            loss += float(nn.functional.cross_entropy(logits, labels[batch], reduction="sum"))
-            hits += float((logits.argmax(dim=1) == labels[batch]).sum())
-        return loss / len(labels), hits / len(labels)
 
 
 def _unit_noise(parameters: Sequence[nn.Parameter]) -> Tensor:

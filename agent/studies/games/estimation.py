@@ -155,7 +155,7 @@ def payments(game: MeanGame, deviations: Floats) -> Floats:
     """What each player pays for squared deviations (..., N); where redistributed, the sum is 0."""
     paid = game.price * deviations
     if game.mechanism is Mechanism.REDISTRIBUTED:
-        return paid - _mean_of_others(paid)
+        return paid - mean_of_others(paid)
     return paid if game.mechanism is Mechanism.PENALTY else np.zeros_like(paid)
 
 
@@ -164,10 +164,11 @@ def rewards(game: MeanGame, errors: Floats, deviations: Floats) -> Floats:
 
     Linear, so that expected errors and deviations give the expected reward.
     """
-    return _mean_of_others(errors) - game.own_weight * errors - payments(game, deviations)
+    return mean_of_others(errors) - game.own_weight * errors - payments(game, deviations)
 
 
-def _mean_of_others(values: Floats) -> Floats:
+def mean_of_others(values: Floats) -> Floats:
+    """Of each player of (..., N) the mean of the others' values: (..., N)."""
     return np.asarray((values.sum(axis=-1, keepdims=True) - values) / (values.shape[-1] - 1))
 
 

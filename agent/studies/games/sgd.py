@@ -22,7 +22,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from candor.agent.studies.games.estimation import Floats, squares
+from candor.agent.studies.games.estimation import Floats, mean_of_others, squares
 
 _CURVATURES: Final = 129
 """Curvatures tried for the worst one; neighbours of 1:1e-4 are 7 % apart, the maximum is flat."""
@@ -277,8 +277,7 @@ class SgdOutcome:
         """What each player pays per unit of a step's price: (T, N)."""
         if not redistributed:
             return self.deviations
-        others = self.deviations.sum(axis=1, keepdims=True) - self.deviations
-        return np.asarray(self.deviations - others / (self.deviations.shape[1] - 1))
+        return self.deviations - mean_of_others(self.deviations)
 
     def rewards(
         self, price: ArrayLike = 0.0, *, own_weight: float = 0.0, redistributed: bool = True
@@ -288,8 +287,7 @@ class SgdOutcome:
         With `own_weight` it is Lipschitz in the losses, in the 1-norm with constant
         max(1 / (N - 1), own_weight).
         """
-        losses = self.final_losses
-        others = (losses.sum() - losses) / (len(losses) - 1)
+        losses, others = self.final_losses, mean_of_others(self.final_losses)
         charges = self.charges(redistributed=redistributed)
         prices = np.broadcast_to(np.asarray(price, dtype=np.float64), charges.shape[:1])
         return np.asarray(others - own_weight * losses - prices @ charges)

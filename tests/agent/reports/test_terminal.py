@@ -143,7 +143,7 @@ def test_the_summary_says_how_good_it_is_who_paid_and_whether_it_adds_up(tmp_pat
     (tmp_path / "report.html").touch()
     words = _words(summary_view(SUMMARY, tmp_path))
     assert "demo: digits, ring, iid, 60 rounds" in words
-    assert "network, mean accuracy 95.1 % network, lowest accuracy 94.4 %" in words
+    assert "mean accuracy 95.1 % lowest accuracy 94.4 %" in words
     assert "one model on all data 97.2 % agents alone, mean 75.0 %" in words
     assert "a3 scale:3 94.0 % -1.000001 12.4 MB" in words
     assert "a0 honest 96.0 % 1.000001 12.4 MB" in words

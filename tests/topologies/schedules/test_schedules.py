@@ -282,7 +282,7 @@ def test_files_in_pieces_may_take_turns(tmp_path: Path) -> None:
     ]  # fmt: skip
     vectors = np.array([[1.0], [0.0], [-1.0]])
     assert disagreement(mixed(schedule, vectors, range(1, 101))) < 1e-9
-    with pytest.raises(ConfigurationError, match="over all its rounds, the graph is not connected"):
+    with pytest.raises(ConfigurationError, match="over all its rounds: the graph is not connected"):
         build(f"round-robin:{one} + {one}", None)
     with pytest.raises(ConfigurationError, match=r"three.csv' has other agents than"):
         build(f"round-robin:{one} + {three}", None)
