@@ -28,11 +28,13 @@ from candor.mechanisms.evidence.sketch import TraceFold, window_of
 from candor.mechanisms.evidence.statements import (
     ID_CHARS_MAX,
     EvidenceError,
+    Head,
     Row,
     SignedStatement,
     Statement,
     commitment,
     named_sources,
+    place_of,
 )
 from candor.mechanisms.ledger.bodies import Body
 from candor.mechanisms.ledger.records import verify_proposal
@@ -138,18 +140,12 @@ def verify_proof(proof: Proof, terms: RunTerms) -> Verdict:
     return Verdict(proof.kind, proof.agent, place, proof.kind in (EQUIVOCATION, DOUBLE_SIGNED))
 
 
-def _statements(proof: Proof, public: bytes, terms: RunTerms) -> str:
-    one, two = (
-        SignedStatement.decode(*signed, sketch_bytes_max=terms.sketch_bytes)
-        for signed in (proof.first, proof.second)
-    )
+def _heads(proof: Proof, public: bytes, terms: RunTerms) -> str:
+    one, two = Head.decode(*proof.first), Head.decode(*proof.second)
     _both(one.verify(public), two.verify(public), proof.agent)
-    a, b = one.statement, two.statement
-    _same((a.run, a.round, a.phase, a.agent), (b.run, b.round, b.phase, proof.agent))
-    _of_run(a.run, terms)
-    if a.digest == b.digest:
-        raise ProofError("both statements are of the same payload")
-    return f"round {a.round}"
+    _same((one.run, *place_of(one)), (two.run, two.round, two.phase, proof.agent))
+    _of_run(one.run, terms)
+    return f"round {one.round}"
 
 
 def _claims(proof: Proof, public: bytes, terms: RunTerms) -> str:
@@ -269,7 +265,7 @@ def _same(one: tuple[object, ...], two: tuple[object, ...]) -> None:
 
 
 _CHECKS: Final[Mapping[str, Callable[[Proof, bytes, RunTerms], str]]] = {
-    EQUIVOCATION: _statements,
+    EQUIVOCATION: _heads,
     DOUBLE_SIGNED: _bodies,
     CONFLICTING: _bodies,
     TWO_CLAIMS: _claims,
@@ -279,14 +275,12 @@ _CHECKS: Final[Mapping[str, Callable[[Proof, bytes, RunTerms], str]]] = {
 KINDS: Final = tuple(_CHECKS)
 
 
-def equivocation(one: SignedStatement, two: SignedStatement) -> Proof | None:
-    """The proof that two verified statements of one round make, None where they agree on the
-    payload: another row over the same payload sends no two models."""
-    a, b = one.statement, two.statement
-    same = (a.agent, a.round, a.phase, a.run) == (b.agent, b.round, b.phase, b.run)
-    if not same or a.digest == b.digest:
+def equivocation(one: Head, two: Head) -> Proof | None:
+    """The proof that two verified heads make, None where they are of two exchanges, or the same."""
+    if (one.run, *place_of(one)) != (two.run, *place_of(two)) or one.digest == two.digest:
         return None
-    return Proof(EQUIVOCATION, a.agent, (one.body, one.signature), (two.body, two.signature))
+    pairs = ((head.signed, head.signature) for head in (one, two))
+    return Proof(EQUIVOCATION, one.agent, *pairs)
 
 
 def contradiction(

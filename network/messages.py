@@ -10,11 +10,15 @@ from typing import Final, Self, TypeAlias, assert_never
 from candor.network.errors import RemoteProtocolError
 from candor.network.wire import LEDGER_KINDS, NONCE_BYTES, Buffer, Envelope, Kind
 from candor.topologies.encoding.canonical import Value, is_count, is_name
+from candor.topologies.encoding.signatures import SIGNATURE_BYTES
 
 WITNESSES_MAX: Final = 32  # in one message: 32 statements of two 1,024-bucket sketches, 0.5 MiB
 # Of larger ones fewer go together, so that a header stays below HEADER_BYTES_MAX.
 WITNESSES_BYTES_MAX: Final = 2**19
 CODE_CHARS_MAX: Final = 64
+HEADS_MAX: Final = 256  # in one message: some 30 KiB
+AGENT_CHARS_MAX: Final = 32
+DIGEST_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,16 @@ class LedgerMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class Heads:
+    """Whose statements of an exchange the sender knows of: (agent, SHA-256 of the body, the agent's
+    signature) each."""
+
+    round: int
+    phase: int
+    heads: tuple[tuple[str, bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Waiting:
     """The sender is alive in this exchange and waits for a neighbour itself: be patient with it."""
 
@@ -132,6 +146,7 @@ Message: TypeAlias = (
     | BillMessage
     | EvidenceMessage
     | LedgerMessage
+    | Heads
     | Waiting
     | Bye
 )
@@ -159,6 +174,9 @@ def to_envelope(message: Message, nonce: bytes) -> Envelope:
             return Envelope(Kind.EVIDENCE, nonce, [proof])
         case LedgerMessage(kind, fields):
             return Envelope(kind, nonce, fields)
+        case Heads(number, phase, heads):
+            named: list[Value] = [list(head) for head in heads]
+            return Envelope(Kind.HEADS, nonce, [number, phase, named])
         case Waiting(number, phase):
             return Envelope(Kind.WAITING, nonce, [number, phase])
         case Bye(heard):
@@ -198,6 +216,8 @@ def from_envelope(envelope: Envelope) -> Message:
             return EvidenceMessage(proof)
         case Kind.BILL, [bytes(bundle)]:
             return BillMessage(bundle)
+        case Kind.HEADS, [int(number), int(phase), list(heads)] if _is_place(number, phase):
+            return Heads(number, phase, _heads(heads))
         case Kind.WAITING, [int(number), int(phase)] if _is_place(number, phase):
             return Waiting(number, phase)
         case Kind.BYE, [bool(heard)]:
@@ -225,6 +245,23 @@ def _statements(pairs: Sequence[Value]) -> tuple[tuple[bytes, bytes], ...]:
             case _:
                 raise _wrong_fields(Kind.WITNESSES)
     return tuple(statements)
+
+
+def _heads(entries: Sequence[Value]) -> tuple[tuple[str, bytes, bytes], ...]:
+    if len(entries) > HEADS_MAX:
+        raise RemoteProtocolError("heads", f"{len(entries)} in one message")
+    heads: list[tuple[str, bytes, bytes]] = []
+    for entry in entries:
+        match entry:
+            case [str(agent), bytes(digest), bytes(signature)] if (
+                is_name(agent, AGENT_CHARS_MAX)
+                and len(digest) == DIGEST_BYTES
+                and len(signature) == SIGNATURE_BYTES
+            ):
+                heads.append((agent, digest, signature))
+            case _:
+                raise _wrong_fields(Kind.HEADS)
+    return tuple(heads)
 
 
 def _wrong_fields(kind: Kind) -> RemoteProtocolError:

@@ -23,8 +23,9 @@ from candor.topologies.encoding.canonical import MalformedError, is_count, is_na
 from candor.topologies.encoding.signatures import SigningKey, verify
 
 HELLO_DOMAIN: Final = "candor/hello/v1"
-GREETING_VERSION: Final = 2
+GREETING_VERSION: Final = 3
 HELLO_BYTES_MAX: Final = 4096
+MEMORY_BYTES_MAX: Final = 512
 ID_CHARS_MAX: Final = 32
 # A lost HELLO costs one retry interval at the start of a run; more than one a second is noise.
 HELLO_RETRY_FIRST_S: Final = 0.2
@@ -58,6 +59,7 @@ class Greeting:
     `established`: the sender has proof that the life it writes to is the one it hears;
     `round`: the sender's current round, 0 before it starts; `revision`: the number of its cluster
     file, 0 for one without. The fingerprint decides, the number tells people who is behind.
+    `memory`: what the sender has of the receiver's own hand, for one that has forgotten it; opaque.
     """
 
     fingerprint: str
@@ -71,6 +73,7 @@ class Greeting:
     round: int
     certificate: bytes
     revision: int = 0
+    memory: bytes = b""
 
     def encode(self) -> bytes:
         """The canonical bytes that are signed."""
@@ -88,6 +91,7 @@ class Greeting:
                 self.round,
                 self.certificate,
                 self.revision,
+                self.memory,
             ]
         )
 
@@ -112,6 +116,7 @@ class Greeting:
                 int(number),
                 bytes(certificate),
                 int(revision),
+                bytes(memory),
             ] if (
                 is_count(version)
                 and version == GREETING_VERSION
@@ -122,6 +127,7 @@ class Greeting:
                 and (not echo or valid_nonce(echo))
                 and is_count(number)
                 and is_count(revision)
+                and len(memory) <= MEMORY_BYTES_MAX
             ):
                 return cls(
                     fingerprint,
@@ -135,6 +141,7 @@ class Greeting:
                     number,
                     certificate,
                     revision,
+                    memory,
                 )
         raise RemoteProtocolError("hello", "not a greeting")
 
@@ -151,6 +158,8 @@ class Greeted:
 class Session:
     """The handshake with one neighbour; `peer_nonce` addresses what is sent to it.
 
+    `memory` is what this end has of the peer's own hand, to be set by who uses the session, and
+    `own_memory` what the peer's last HELLO had of ours: both opaque, and not checked here.
     `peer_behind`: it is refused for an earlier revision of our file, and may come back with ours.
     """
 
@@ -176,6 +185,7 @@ class Session:
         self.nonce = nonce
         self.peer_nonce: bytes | None = None
         self.peer_round = 0
+        self.memory = self.own_memory = b""
         self.peer_behind = False
         self.state = SessionState.CONNECTING
         self.reason: str | None = None
@@ -224,7 +234,7 @@ class Session:
         if greeting.fingerprint != self._fingerprint:
             return self._refuse(greeting, reply, own_round)
         self._check_certificate(greeting, wall_s)
-        self.peer_round = greeting.round
+        self.peer_round, self.own_memory = greeting.round, greeting.memory
         fresh = greeting.echo == self.nonce
         moved = fresh and (not self.established or self.peer_nonce != greeting.nonce)
         self._addressed = self._addressed or fresh
@@ -272,6 +282,7 @@ class Session:
             round=own_round,
             certificate=self._certificate,
             revision=self._revision,
+            memory=self.memory,
         )
         body = greeting.encode()
         return Hello(body, self._key.sign(HELLO_DOMAIN, body))

@@ -41,6 +41,7 @@ class Kind(IntEnum):
     BYE = 13
     WAITING = 14
     BILL = 15
+    HEADS = 16
 
 
 LEDGER_KINDS: Final = frozenset({Kind.STATE, Kind.PROPOSE, Kind.ACCEPT, Kind.REJECT, Kind.RECORDS})

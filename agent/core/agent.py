@@ -110,6 +110,7 @@ class AgentCore:
         codec: Codec,
         link_reason: Callable[[str], str | None],
         taken_over: tuple[PutValue, ...] = (),
+        memories: Sequence[bytes] = (),
     ) -> None:
         self.settings = settings
         self.stage = Stage.STARTING
@@ -134,6 +135,7 @@ class AgentCore:
             codec,
             settings.chunk_bytes,
             settings.agent,
+            memories,
         )
         self._taken_over = taken_over
         self._reserved = settings.reserved_round
@@ -207,6 +209,9 @@ class AgentCore:
         """
         assert self.stage is Stage.RUNNING
         assert self.book.step_of(statement) == self.step
+        if self.round <= self._forgotten:
+            self._own = payload  # the driver waits, as if it had been stated
+            return self._rejoin(now_s)
         witnesses = self.book.witnesses(statement)
         sources = commitment(witness.body for witness in witnesses)
         signed = SignedStatement.sign(replace(statement, sources=sources), self._key)
@@ -217,13 +222,11 @@ class AgentCore:
         if statement.phase == self.phases.charged:
             self.injected_norm = math.sqrt(energy)
             effects += self._beyond_credit(energy) if self.settlement.too_large(energy) else []
-        if self.round > self._reserved:
-            # The whole window at once: a restarted agent claims what it stated in it and sits out
-            # the rest, so that no round is ever stated twice and no window claimed twice.
-            self._reserved = last_of_window(self.round, self.settings.window_rounds)
-            effects.append(Persist((PutValue(RESERVED_KEY, str(self._reserved).encode()),)))
+        # The whole window at once: a restarted agent claims what it stated in it and sits out the
+        # rest, so that no round is ever stated twice and no window claimed twice.
+        effects += self._reserve(last_of_window(self.round, self.settings.window_rounds))
         if self.settlement.settles:
-            effects.append(Remember(self.book.snapshot()))
+            effects.append(Remember(self._reception.snapshot()))
         self._own, self._asked = payload, False
         self._deadline_s = now_s + self.settings.deadline_s
         effects += self._reception.update(signed, witnesses, payload)
@@ -302,9 +305,9 @@ class AgentCore:
     def _advance(self, now_s: float) -> list[Effect]:
         match self.stage:
             case Stage.STARTING:
-                return self._try_begin(now_s)
+                return self._recall() + self._try_begin(now_s)
             case Stage.REJOINING:
-                return self._try_rejoin(now_s)
+                return self._recall() + self._try_rejoin(now_s)
             case Stage.RUNNING:
                 return self._try_combine(now_s)
             case Stage.SETTLING:
@@ -317,7 +320,6 @@ class AgentCore:
     def _try_begin(self, now_s: float) -> list[Effect]:
         sessions = {agent: n.session for agent, n in self.neighbours.items()}
         there = [agent for agent, session in sessions.items() if session.established]
-        self._recall()
         # Not those of an earlier revision: they are started with ours one by one, as we were.
         refused = [
             session.reason
@@ -332,11 +334,7 @@ class AgentCore:
         ahead_of_us = [agent for agent in there if sessions[agent].peer_round >= 2]
         # A majority must say so: one alone could keep an agent from ever starting.
         if there and (self._reserved > 0 or 2 * len(ahead_of_us) > len(sessions)):
-            # The run goes on without us: whoever is there can let us in again.
-            self.stage = Stage.REJOINING
-            self._rejoining_s = now_s
-            self._deadline_s = now_s + self.settings.start_deadline_s
-            return [_log(logging.INFO, "rejoining"), *self._try_rejoin(now_s)]
+            return self._rejoin(now_s)
         catching_up = not all(self.settlement.caught_up(agent) for agent in there)
         expected = len(there) + len(refused) < len(sessions) or catching_up
         if expected and now_s < self._deadline_s:
@@ -356,18 +354,43 @@ class AgentCore:
     def _unreachable(self, agent: str) -> str:
         return f"{agent} ({self.settings.endpoints[agent]}): {self.why_absent(agent)}"
 
-    def _recall(self) -> None:
+    @property
+    def _forgotten(self) -> int:
+        """The end of the last window of which neighbours show what an earlier life has signed, and
+        this one does not know: 0 where they show nothing."""
+        window_rounds, shown = self.settings.window_rounds, self._reception.forgotten_round
+        claimed = (self.settlement.forgotten_window + 1) * window_rounds
+        return max(claimed, last_of_window(shown, window_rounds) if shown else 0)
+
+    def _recall(self) -> list[Effect]:
         """A ledger in which a neighbour shows records that we have forgotten: this disk is
-        a restored backup, or new. The windows after them may have been stated and forgotten too."""
-        known = (self.settlement.settled_window + 1) * self.settings.window_rounds
+        a restored backup, or new. The windows after them may have been stated and forgotten too.
+        So may those after a forgotten claim; a statement is the last that its holder has seen. It
+        is stored at once: who has shown it may be gone when this agent is started again."""
+        settled, claimed = self.settlement.settled_window, self.settlement.forgotten_window
+        known = (max(settled, claimed) + 1) * self.settings.window_rounds
         if known > self._reserved or self.settlement.restored:
-            forgotten = known + FORGOTTEN_WINDOWS * self.settings.window_rounds
-            self._reserved = max(self._reserved, forgotten)
+            known += FORGOTTEN_WINDOWS * self.settings.window_rounds
+        return self._reserve(max(known, self._forgotten))
+
+    def _reserve(self, last: int) -> list[Effect]:
+        """Rounds up to `last` may have been stated from now on."""
+        if last <= self._reserved:
+            return []
+        self._reserved = last
+        return [Persist((PutValue(RESERVED_KEY, str(last).encode()),))]
+
+    def _rejoin(self, now_s: float) -> list[Effect]:
+        """The run goes on without us: whoever is there can let us in again."""
+        self.stage = Stage.REJOINING
+        self._rejoining_s = now_s
+        self._deadline_s = now_s + self.settings.start_deadline_s
+        log = _log(logging.INFO, "rejoining")
+        return [log, *self._recall(), *self._try_rejoin(now_s)]
 
     def _try_rejoin(self, now_s: float) -> list[Effect]:
         if self._combining:
             return []
-        self._recall()
         patience_over = now_s >= self._rejoining_s + self.settings.deadline_s
         # Of two neighbours that come back together each would wait for the other for ever.
         in_rounds = {

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from candor.agent.core.agent import RESERVED_KEY, AgentCore, CoreSettings
 from candor.agent.core.neighbour import Neighbour
+from candor.agent.core.reception import read_snapshot
 from candor.agent.core.settlement.edge import Edge
 from candor.agent.core.settlement.evidence_book import WINDOWS_KEPT, EvidenceBook
 from candor.agent.core.settlement.referee import bill_key, claim_key
@@ -121,7 +122,8 @@ def assemble(
             "the ledger database is new, but window.bin is of an earlier life of this agent; "
             "bring the database back, or start with a new data directory"
         )
-    taken_over = settlement.take_over(snapshot) if snapshot else ()
+    seen, memories = read_snapshot(snapshot) if snapshot else (b"", [])
+    taken_over = settlement.take_over(seen) if seen else ()
     settings = CoreSettings(
         agent=agent,
         endpoints={peer: ", ".join(cluster.agent(peer).endpoints) for peer in peers},
@@ -143,6 +145,7 @@ def assemble(
         codec=codec,
         link_reason=link_reason,
         taken_over=taken_over,
+        memories=memories,
     )
 
 

@@ -16,20 +16,23 @@ from numpy.typing import NDArray
 from candor.agent.core.effects import Arrived, Effect, Log, Persist, PutValue, Send, Verify
 from candor.agent.core.neighbour import Neighbour
 from candor.agent.core.settlement.edge import Step, To
-from candor.agent.core.settlement.evidence_book import EvidenceBook
+from candor.agent.core.settlement.evidence_book import SEEN_BYTES_MAX, EvidenceBook
+from candor.agent.core.settlement.hearsay import Hearsay
 from candor.agent.core.settlement.settlement import Settlement
 from candor.mechanisms.evidence.examiner import Examined, Examiner
-from candor.mechanisms.evidence.statements import EvidenceError, SignedStatement, Source
+from candor.mechanisms.evidence.statements import EvidenceError, Head, SignedStatement, Source
 from candor.mechanisms.proofs import Proof, ProofError, verify_proof
 from candor.network.codecs import Codec
 from candor.network.errors import RemoteProtocolError
 from candor.network.messages import (
+    HEADS_MAX,
     Ack,
     BillMessage,
     Bye,
     Chunk,
     ClaimMessage,
     EvidenceMessage,
+    Heads,
     Hello,
     LedgerMessage,
     Message,
@@ -41,7 +44,7 @@ from candor.network.messages import (
 )
 from candor.network.slots import BufferPool, Slot
 from candor.network.wire import Buffer, decode
-from candor.topologies.encoding.canonical import MalformedError
+from candor.topologies.encoding.canonical import MalformedError, pack, unpack
 
 K = TypeVar("K")
 
@@ -74,6 +77,7 @@ class Reception:
         codec: Codec,
         chunk_bytes: int,
         agent: str,
+        memories: Sequence[bytes] = (),
     ) -> None:
         self._neighbours = neighbours
         self._settlement = settlement
@@ -84,6 +88,11 @@ class Reception:
         self._phases = examiner.terms.phases
         self._chunk_bytes = chunk_bytes
         self._agent = agent
+        self._hearsay = Hearsay(agent, examiner.terms, neighbours)
+        for memory in memories:
+            self._hearsay.recall(memory)
+        for neighbour in neighbours.values():
+            neighbour.session.memory = self._hearsay.memory(neighbour.agent)
         self._proofs: set[tuple[str, str]] = set()  # at most one of a kind and agent
         self._refusals: Counter[tuple[str, str]] = Counter()
         self._repeated: Counter[tuple[str, str, str]] = Counter()  # in the present round
@@ -92,7 +101,8 @@ class Reception:
     # --- events -----------------------------------------------------------------------------
 
     def tick(self, now_s: float, own_round: int) -> list[Effect]:
-        """Greet who has not answered, repeat what is not settled."""
+        """Greet who has not answered, repeat what is not settled, pass on what was heard."""
+        self._hearsay.forget(own_round)
         effects: list[Effect] = []
         for neighbour in self._neighbours.values():
             effects += [
@@ -101,7 +111,18 @@ class Reception:
             ]
             if neighbour.session.established:
                 effects += self.addressed(self._settlement.tick(neighbour.agent, now_s))
+                effects += self._tell_heads(neighbour)
         return effects
+
+    def snapshot(self) -> bytes:
+        """What an earlier life must have left for this window, see `read_snapshot`."""
+        return pack([self._book.snapshot(), self._hearsay.memories()])
+
+    @property
+    def forgotten_round(self) -> int:
+        """The last round that an earlier life has stated and this one has not, as far as neighbours
+        have shown it, 0 where there is none."""
+        return self._hearsay.forgotten_round
 
     def received(
         self,
@@ -250,6 +271,13 @@ class Reception:
             case LedgerMessage(kind, fields):
                 effects = self._settlement.received(neighbour.agent, kind, fields, now_s)
                 return self.addressed(effects)
+            case Heads(number, phase, heads):
+                self._step(number, phase)
+                run = self._examiner.terms.run
+                for agent, digest, signature in heads:
+                    head = Head(run, number, phase, agent, digest, signature)
+                    self._hearsay.heard(neighbour.agent, head)
+                return self.settlement_changed()
             case Waiting():
                 neighbour.waiting = True
                 return []
@@ -258,6 +286,7 @@ class Reception:
     def _hello(
         self, neighbour: Neighbour, hello: Hello, own_round: int, now_s: float, wall_s: float
     ) -> list[Effect]:
+        neighbour.session.memory = self._hearsay.memory(neighbour.agent)
         greeted = neighbour.session.received(hello, wall_s, own_round)
         effects: list[Effect] = [
             Send(neighbour.agent, to_envelope(reply, b"")) for reply in greeted.replies
@@ -267,6 +296,7 @@ class Reception:
             effects.append(_told(logging.ERROR, "peer_refused", neighbour, about))
         if greeted.established:
             neighbour.restarted(own_round)
+            self._hearsay.recall(neighbour.session.own_memory)
             effects.append(_told(logging.INFO, "session_established", neighbour, {}))
             nonce = neighbour.session.peer_nonce
             assert nonce is not None
@@ -289,6 +319,8 @@ class Reception:
             neighbour.announce(signed, step, message.payload_bytes, notice=notice)
         except (EvidenceError, RemoteProtocolError) as exc:
             return self._refuse(neighbour, step, exc)
+        self._hearsay.stated(signed)
+        neighbour.session.memory = self._hearsay.memory(neighbour.agent)
         slot = neighbour.inbox.slot(step)
         return [] if slot is None else self._judge(neighbour, slot)
 
@@ -355,6 +387,7 @@ class Reception:
         """Our update of a step to every neighbour that is served: statement, witnesses, and chunks
         for those that take it in this round; without them it is a notice."""
         number, phase = signed.statement.round, signed.statement.phase
+        self._hearsay.stating(number)
         view = self._codec.encode(payload)
         shown = Witnesses.batches(number, phase, [(w.body, w.signature) for w in witnesses])
         size = self._chunk_bytes
@@ -378,6 +411,23 @@ class Reception:
             for effect in self.send(neighbour, message, step)
         ]
 
+    def _tell_heads(self, neighbour: Neighbour) -> list[Effect]:
+        """What a neighbour does not know yet of anyone's statements."""
+        if neighbour.left:
+            return []
+        told: dict[tuple[int, int], list[tuple[str, bytes, bytes]]] = {}
+        for head in self._hearsay.news(neighbour.agent):
+            named = (head.agent, head.digest, head.signature)
+            told.setdefault((head.round, head.phase), []).append(named)
+        return [
+            effect
+            for (number, phase), heads in told.items()
+            for at in range(0, len(heads), HEADS_MAX)
+            for effect in self.send(
+                neighbour, Heads(number, phase, tuple(heads[at : at + HEADS_MAX]))
+            )
+        ]
+
     def send(
         self, neighbour: Neighbour, message: Message, bulk_step: int | None = None
     ) -> list[Effect]:
@@ -398,16 +448,28 @@ class Reception:
         return effects + self.settlement_changed()
 
     def settlement_changed(self) -> list[Effect]:
-        """Take over what settlement has found by now: proofs, and whom it bars."""
+        """Take over what settlement and hearsay have found by now: proofs, and who is barred."""
         proven = [
             effect
-            for proof in self._settlement.collector.take()
+            for proof in (*self._settlement.collector.take(), *self._hearsay.take())
             for effect in self._proven(proof, heard_from=None)
         ]
         for neighbour in self._neighbours.values():
             neighbour.barred = self._settlement.barred(neighbour.agent)
             neighbour.owed = self._settlement.owing(neighbour.agent)
         return proven
+
+
+def read_snapshot(data: bytes) -> tuple[bytes, list[bytes]]:
+    """The evidence book's snapshot, and what an earlier life had of its neighbours' own hands.
+
+    Raises:
+        MalformedError: our own file is damaged.
+    """
+    match unpack(data, bytes_max=4 * SEEN_BYTES_MAX):
+        case [bytes(book), [*memories]]:
+            return book, [memory for memory in memories if isinstance(memory, bytes)]
+    raise MalformedError("not a snapshot")
 
 
 def _counted(counter: Counter[K], key: K) -> int:

@@ -24,7 +24,7 @@ from candor.topologies.encoding.canonical import (
 )
 from candor.topologies.encoding.signatures import SIGNATURE_BYTES, SigningKey, verify
 
-STATEMENT_DOMAIN: Final = "candor/statement/v1"
+STATEMENT_DOMAIN: Final = "candor/statement/v2"
 STATEMENT_VERSION: Final = 3
 # How a part of a vector was formed.
 LISTED: Final = 0
@@ -41,6 +41,7 @@ FIXED_BYTES_MAX: Final = 4096
 ROW_LENGTH_MAX: Final = 4096
 ID_CHARS_MAX: Final = 32
 RULE_CHARS_MAX: Final = 32
+HEAD_BYTES_MAX: Final = 256
 
 Floats = NDArray[np.float64]
 
@@ -113,7 +114,7 @@ class Statement:
     sources: bytes = b""
 
     def encode(self) -> bytes:
-        """The canonical bytes that are signed."""
+        """The canonical bytes of the body."""
         return pack(
             [
                 STATEMENT_VERSION,
@@ -277,8 +278,53 @@ def _ids(entries: Sequence[Value]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """What an agent signs of a statement: which exchange it is of, and the SHA-256 of its body.
+
+    Two heads of one exchange are an equivocation, whatever the bodies are. A head is small, so that
+    it can travel where nobody needs the sketches.
+    """
+
+    run: bytes
+    round: int
+    phase: int
+    agent: str
+    digest: bytes
+    signature: bytes
+
+    @property
+    def signed(self) -> bytes:
+        """The canonical bytes that are signed."""
+        return pack([self.run, self.round, self.phase, self.agent, self.digest])
+
+    @classmethod
+    def decode(cls, signed: bytes, signature: bytes) -> Self:
+        """Parse without verifying the signature; raises MalformedError."""
+        match unpack(signed, bytes_max=HEAD_BYTES_MAX):
+            case [bytes(run), int(number), int(phase), str(agent), bytes(digest)] if (
+                len(run) == len(digest) == 32
+                and is_count(number, least=1)
+                and is_count(phase)
+                and phase < PHASES_MAX
+                and is_name(agent, ID_CHARS_MAX)
+                and len(signature) == SIGNATURE_BYTES
+            ):
+                return cls(run, number, phase, agent, digest, signature)
+        raise MalformedError("not a statement's head")
+
+    def verify(self, public: bytes) -> bool:
+        """Whether `public` signed it."""
+        return verify(public, self.signature, STATEMENT_DOMAIN, self.signed)
+
+
+def place_of(said: Head | Statement) -> Source:
+    """The exchange and the agent that a statement is of."""
+    return said.round, said.phase, said.agent
+
+
+@dataclass(frozen=True, slots=True)
 class SignedStatement:
-    """A statement's signed bytes with its parsed form."""
+    """A statement's body with its agent's signature of its head, and its parsed form."""
 
     body: bytes
     signature: bytes
@@ -287,8 +333,9 @@ class SignedStatement:
     @classmethod
     def sign(cls, statement: Statement, key: SigningKey) -> Self:
         """Sign a statement."""
-        body = statement.encode()
-        return cls(body, key.sign(STATEMENT_DOMAIN, body), statement)
+        unsigned = cls(statement.encode(), b"", statement)
+        signature = key.sign(STATEMENT_DOMAIN, unsigned.head.signed)
+        return cls(unsigned.body, signature, statement)
 
     @classmethod
     def decode(cls, body: bytes, signature: bytes, *, sketch_bytes_max: int) -> Self:
@@ -298,5 +345,12 @@ class SignedStatement:
         return cls(body, signature, Statement.decode(body, sketch_bytes_max=sketch_bytes_max))
 
     def verify(self, public: bytes) -> bool:
-        """Whether `public` signed this body."""
-        return verify(public, self.signature, STATEMENT_DOMAIN, self.body)
+        """Whether `public` signed this body's head."""
+        return self.head.verify(public)
+
+    @property
+    def head(self) -> Head:
+        """What the signature is of."""
+        said = self.statement
+        place = (said.run, said.round, said.phase, said.agent)
+        return Head(*place, sha256(self.body), self.signature)

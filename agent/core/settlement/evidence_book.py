@@ -162,7 +162,8 @@ class EvidenceBook:
             agent, step = witness.statement.agent, self.step_of(witness.statement)
             known = self._statements.get(agent, {}).get(step)
             heard = self._overheard.setdefault(step, {}).setdefault(agent, witness)
-            proof = equivocation(known or heard, witness)
+            first = known or heard
+            proof = equivocation(first.head, witness.head) if first.body != witness.body else None
             if proof is not None:
                 proofs.append(proof)
         _forget(self._overheard, self._mixed_step, self.steps_kept)

@@ -60,6 +60,7 @@ class Settlement:
         self._terms = terms
         self._edges = edges
         self._overdue_s = overdue_s
+        self.forgotten_window = -1  # the last that was claimed, as a neighbour shows, and forgotten
         self.collector = Collector(book.agent, book.examiner.terms)
         limit = min(limits, default=0)
         self._referee = Referee(
@@ -85,8 +86,9 @@ class Settlement:
 
     @property
     def restored(self) -> bool:
-        """Whether a neighbour showed records that were forgotten here: a backup, or a new disk."""
-        return any(edge.channel.restored for edge in self._edges.values())
+        """Whether a neighbour showed what was forgotten here: this is a backup, or a new disk."""
+        restored = any(edge.channel.restored for edge in self._edges.values())
+        return restored or self.forgotten_window >= 0
 
     def caught_up(self, agent: str) -> bool:
         """Whether the ledger shared with a neighbour is as long here as there."""
@@ -249,6 +251,7 @@ class Settlement:
         try:
             check_bill(self._terms, signed, agent)
             if self._referee.has_forgotten(signed):
+                self.forgotten_window = max(self.forgotten_window, bill.window)
                 return edge.refuse(bill.window, "claim_forgotten", "restored backup")
             self._referee.match(agent, signed)
         except (BillError, MalformedError) as exc:
