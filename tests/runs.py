@@ -34,7 +34,7 @@ from candor.agent.daemon.exports import write_exports
 from candor.agent.daemon.store import Store
 from candor.agent.learning.given import GivenGradients
 from candor.agent.runs.cluster_parts import entry_of
-from candor.mechanisms.evidence.statements import Statement
+from candor.mechanisms.evidence.statements import Row, Statement
 from candor.network.identity import Identity
 from candor.network.messages import Message, Update, from_envelope, to_envelope
 from candor.network.transport import MemoryNetwork
@@ -169,6 +169,10 @@ class LocalRun:
             self.nodes[agent] = self._node(agent)
             self._perform(agent, self.nodes[agent].core.start(self.now_s))
 
+    def report(self, agent: str, t: int) -> NDArray[np.float32]:
+        """The gradient (dim,) that an agent reports in round t."""
+        return self._reports[agent](t)
+
     def kill(self, agent: str) -> None:
         """The process is gone; its disk stays."""
         self.nodes[agent].alive = False
@@ -202,7 +206,7 @@ class LocalRun:
     def run(self, until_s: float = 60.0) -> None:
         """Advance until every living agent has ended; asserts that this happens."""
         while any(node.alive and node.ended is None for node in self.nodes.values()):
-            assert self.now_s < until_s, {a: n.core.phase for a, n in self.nodes.items()}
+            assert self.now_s < until_s, {a: n.core.stage for a, n in self.nodes.items()}
             self.advance(TICK_S)
 
     def export(self) -> None:
@@ -317,6 +321,13 @@ class LocalRun:
         if combine.reentry:
             node.driver = self._driver(agent, node.answer, combine.round + 1)
             node.answer = None
+
+
+def row_of(node: Node) -> dict[str, float]:
+    """The mixing row that formed the model of the round under way, of one exchange a round."""
+    (formed,) = node.core.book.formed(node.core.step)
+    assert isinstance(formed, Row)
+    return dict(formed.weights)
 
 
 def finish(run: LocalRun) -> LocalRun:

@@ -318,14 +318,16 @@ class Examiner:
             if formed.rule != part.rule or not taken.keys() >= set(formed.heard):
                 raise EvidenceError("mixing-row", "an aggregate of others than it is given")
             return
-        row = dict(formed.weights)
-        if part.how is How.OWN or (of_round == 0 and part.phase == self.terms.phases.model):
+        row, of_models = dict(formed.weights), part.phase == self.terms.phases.model
+        if part.how is How.OWN or (of_round == 0 and of_models):
             if row != {agent: 1.0} or formed.rule:
                 raise EvidenceError("mixing-row", "it starts from its own vector alone")
         elif not row:  # nothing of an earlier round is there
-            if not part.before or part.phase == self.terms.phases.model:
+            if not part.before or of_models or formed.rule:
                 raise EvidenceError("mixing-row", "it starts from nothing")
-        elif part.phase == self.terms.phases.model and _re_enters(row, taken):
+        elif of_round == 0:
+            raise EvidenceError("mixing-row", "nothing was there before round 1")
+        elif of_models and not formed.rule and _re_enters(row, taken):
             return
         elif formed.rule != part.rule:
             raise EvidenceError("mixing-row", f"derived by {formed.rule or 'no rule'}")
@@ -422,15 +424,18 @@ class Examiner:
     def _slack(self, statement: Statement, parts: Sequence[Floats]) -> float:
         """The energy that rounding explains where nothing is injected.
 
-        Rounding errors e satisfy ||e|| <= relative * ||values||. Their sketch has that length but
-        for a few percent, and so have the values' own, which `ROUNDING_MARGIN` covers.
+        Rounding errors e satisfy ||e|| <= relative * ||values||, or absolute * sqrt(dim) each of
+        what was stated and what it was stepped by. Their sketch has that length but for a few
+        percent, and so have the values' own, which `ROUNDING_MARGIN` covers.
         """
         precision = self.terms.precision
         lengths = [energy(vector) for vector in (*parts, np.frombuffer(statement.sketch, "<f8"))]
         reach = sum(math.sqrt(length) for length in map(float, lengths) if math.isfinite(length))
-        error = ROUNDING_MARGIN * precision.relative * reach + COMPUTING * reach
-        error += precision.absolute * math.sqrt(statement.dim)
-        return (error / statement.step_size) ** 2
+        step = abs(statement.step_size)
+        smallest = precision.absolute * (1 + step) * math.sqrt(statement.dim)
+        error = ROUNDING_MARGIN * (precision.relative * reach + smallest) + COMPUTING * reach
+        allowed = error / step if step else math.inf
+        return allowed * allowed  # where ** 2 would raise OverflowError
 
     def fold(self, window: int) -> TraceFold:
         """The fold of a window's sketches to traces."""

@@ -81,12 +81,21 @@ class Phases:
         assert sum(phase.charged for phase in self.phases) == 1, "one phase of a round is charged"
         for number, phase in enumerate(self.phases):
             assert len(phase.parts) <= PARTS_MAX
+            attested = [part.rule for part in phase.parts if part.how is How.AGGREGATE]
+            assert len(attested) <= 1, "a phase has one aggregate"
+            assert all(attested), "an aggregate has a rule"
             for part in phase.parts:
-                assert part.before or part.phase < number, "a part is of an earlier exchange"
+                # Of the round before what this one has not stated anew: rows are kept by phase.
+                earlier = range(number, self.count) if part.before else range(number)
+                assert part.phase in earlier, "a part is of the last exchange of its phase"
                 assert part.before <= (part.how is How.MIXED), "only rows reach back a round"
-                assert part.how is not How.MIXED or not part.rule or part.rule in self.rows
-        model = Part(self.model, before=True)
-        assert any((p.phase, p.before) == (model.phase, True) for p in self.phases[-1].parts)
+        mixed = {
+            (p.phase, p.rule) for each in self.phases for p in each.parts if p.how is How.MIXED
+        }
+        assert len(mixed) == len(dict(mixed)), "the vectors of a phase are mixed in one way"
+        assert {rule for _, rule in mixed} <= {"", *self.rows}, "rows follow from a known rule"
+        ends = [part for part in self.phases[-1].parts if part.before and part.phase == self.model]
+        assert ends, "models come from models"
 
     @property
     def count(self) -> int:

@@ -16,7 +16,7 @@ from candor.mechanisms.evidence.statements import EvidenceError, SignedStatement
 from candor.mechanisms.proofs import CONTRADICTORY, Proof, ProofError, contradiction, verify_proof
 from candor.topologies.encoding.canonical import MalformedError, pack, unpack
 from tests.golden import assert_golden
-from tests.honest import DIM, IDS, KEYS, RUN, WINDOW, Ring, make_terms, sign
+from tests.honest import DIM, IDS, KEYS, RUN, WINDOW, Ring, formed_by, make_terms, sign
 from tests.mutations import mutated
 
 TERMS = make_terms()
@@ -347,12 +347,12 @@ def test_the_golden_proof_keeps_its_bytes_and_holds() -> None:
     terms = make_terms(dim=4, initial=np.zeros(4, np.float32))
     examiner = Examiner(terms)
     said = {
-        agent: examiner.state(4, agent, vector(i, 1, 0, -2), {agent: 1.0})
+        agent: examiner.state(4, 0, agent, vector(i, 1, 0, -2), [formed_by({agent: 1.0})])
         for i, agent in enumerate(("a0", "a1"))
     }
     sources = [said[agent].encode() for agent in said]
-    row = {"a0": 0.25, "a1": 0.75}
-    statement = examiner.state(5, "a1", vector(0.5, 1, 0, 0), row)
+    row = formed_by({"a0": 0.25, "a1": 0.75})
+    statement = examiner.state(5, 0, "a1", vector(0.5, 1, 0, 0), [row])
     signed = sign(replace(statement, sources=commitment(sources)))
     trace = np.array([1.0, 0.0, 0.0, -8.0], "<f4").tobytes()
     true = Claim(RUN, 1, "a1", (ClaimedRound(5, 65.0, ("a0",), trace),))

@@ -34,11 +34,11 @@ CODES = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=COD
 MESSAGES = st.one_of(
     st.builds(Hello, BYTES, BYTES),
     st.builds(Update, BYTES, BYTES, COUNTS),
-    st.builds(Witnesses, COUNTS, PAIRS),
-    st.builds(Chunk, COUNTS, COUNTS, BYTES),
-    st.builds(Ack, COUNTS, CODES),
+    st.builds(Witnesses, COUNTS, COUNTS, PAIRS),
+    st.builds(Chunk, COUNTS, COUNTS, COUNTS, BYTES),
+    st.builds(Ack, COUNTS, COUNTS, CODES),
     st.builds(ClaimMessage, BYTES),
-    st.builds(Waiting, COUNTS),
+    st.builds(Waiting, COUNTS, COUNTS),
     st.builds(Bye, st.booleans()),
     st.builds(LedgerMessage, st.sampled_from(sorted(LEDGER_KINDS)), st.lists(BYTES, max_size=4)),
 )
@@ -87,30 +87,47 @@ def test_any_fields_are_a_message_or_the_senders_fault(
         (Kind.UPDATE, [b"body", b"signature", 1.0]),
         (Kind.UPDATE, [b"body", b"signature", COUNT_MAX + 1]),
         (Kind.WITNESSES, [1]),
-        (Kind.WITNESSES, [True, []]),
-        (Kind.WITNESSES, [-1, []]),
-        (Kind.WITNESSES, [1, b"pairs"]),
-        (Kind.WITNESSES, [1, [b"body", b"signature"]]),
-        (Kind.WITNESSES, [1, [[b"body"]]]),
-        (Kind.WITNESSES, [1, [[b"body", b"signature", b""]]]),
-        (Kind.WITNESSES, [1, [["body", b"signature"]]]),
+        (Kind.WITNESSES, [1, 0]),
+        (Kind.WITNESSES, [1, []]),
+        (Kind.WITNESSES, [True, 0, []]),
+        (Kind.WITNESSES, [-1, 0, []]),
+        (Kind.WITNESSES, [1, False, []]),
+        (Kind.WITNESSES, [1, -1, []]),
+        (Kind.WITNESSES, [1, 0.0, []]),
+        (Kind.WITNESSES, [1, COUNT_MAX + 1, []]),
+        (Kind.WITNESSES, [1, 0, b"pairs"]),
+        (Kind.WITNESSES, [1, 0, [b"body", b"signature"]]),
+        (Kind.WITNESSES, [1, 0, [[b"body"]]]),
+        (Kind.WITNESSES, [1, 0, [[b"body", b"signature", b""]]]),
+        (Kind.WITNESSES, [1, 0, [["body", b"signature"]]]),
         (Kind.CHUNK, [1]),
-        (Kind.CHUNK, [1, -1]),
-        (Kind.CHUNK, [True, 0]),
-        (Kind.CHUNK, [1, False]),
-        (Kind.CHUNK, [1, COUNT_MAX + 1]),
+        (Kind.CHUNK, [1, 0]),
+        (Kind.CHUNK, [1, 0, -1]),
+        (Kind.CHUNK, [1, -1, 0]),
+        (Kind.CHUNK, [True, 0, 0]),
+        (Kind.CHUNK, [1, True, 0]),
+        (Kind.CHUNK, [1, 0, False]),
+        (Kind.CHUNK, [1, 0, COUNT_MAX + 1]),
+        (Kind.CHUNK, [1, COUNT_MAX + 1, 0]),
         (Kind.ACK, [1]),
-        (Kind.ACK, [True, ""]),
-        (Kind.ACK, [1, b"code"]),
-        (Kind.ACK, [1, "x" * (CODE_CHARS_MAX + 1)]),
-        (Kind.ACK, [1, "two\nlines"]),
-        (Kind.ACK, [1, "\x1b[2J"]),
+        (Kind.ACK, [1, ""]),
+        (Kind.ACK, [True, 0, ""]),
+        (Kind.ACK, [1, True, ""]),
+        (Kind.ACK, [1, -1, ""]),
+        (Kind.ACK, [1, 0, b"code"]),
+        (Kind.ACK, [1, 0, "x" * (CODE_CHARS_MAX + 1)]),
+        (Kind.ACK, [1, 0, "two\nlines"]),
+        (Kind.ACK, [1, 0, "\x1b[2J"]),
         (Kind.CLAIM, []),
         (Kind.CLAIM, ["claim"]),
         (Kind.CLAIM, [b"claim", b""]),
         (Kind.WAITING, []),
-        (Kind.WAITING, [True]),
-        (Kind.WAITING, [-1]),
+        (Kind.WAITING, [1]),
+        (Kind.WAITING, [True, 0]),
+        (Kind.WAITING, [-1, 0]),
+        (Kind.WAITING, [1, True]),
+        (Kind.WAITING, [1, -1]),
+        (Kind.WAITING, [1, 0, 0]),
         (Kind.BYE, []),
         (Kind.BYE, [1]),
         (Kind.BYE, [None]),
@@ -125,20 +142,21 @@ def test_fields_of_wrong_number_type_or_range_are_refused(kind: Kind, fields: li
 
 def test_a_chunk_has_data() -> None:
     with pytest.raises(RemoteProtocolError, match=r"^fields"):
-        from_envelope(Envelope(Kind.CHUNK, NONCE, [1, 0], None))
+        from_envelope(Envelope(Kind.CHUNK, NONCE, [1, 0, 0], None))
 
 
 def test_the_bounds_themselves_are_within() -> None:
     pairs = ((b"b", b"s"),) * WITNESSES_MAX
     for message in (
         Update(b"", b"", COUNT_MAX),
-        Chunk(COUNT_MAX, COUNT_MAX, b""),
-        Ack(COUNT_MAX, "x" * CODE_CHARS_MAX),
-        Witnesses(COUNT_MAX, pairs),
+        Chunk(COUNT_MAX, COUNT_MAX, COUNT_MAX, b""),
+        Ack(COUNT_MAX, COUNT_MAX, "x" * CODE_CHARS_MAX),
+        Witnesses(COUNT_MAX, COUNT_MAX, pairs),
+        Waiting(COUNT_MAX, COUNT_MAX),
     ):
         assert from_envelope(to_envelope(message, NONCE)) == message
     with pytest.raises(RemoteProtocolError, match=f"^witnesses: {WITNESSES_MAX + 1}"):
-        from_envelope(to_envelope(Witnesses(1, (*pairs, (b"b", b"s"))), NONCE))
+        from_envelope(to_envelope(Witnesses(1, 0, (*pairs, (b"b", b"s"))), NONCE))
 
 
 def test_a_hello_is_addressed_to_nobody_yet() -> None:
@@ -150,11 +168,11 @@ def test_a_hello_is_addressed_to_nobody_yet() -> None:
 def test_witnesses_are_batched_in_order_within_both_bounds(sizes: list[int]) -> None:
     zeros = bytes(2**18)
     pairs = [(zeros[:size], bytes(64)) for size in sizes]
-    batches = Witnesses.batches(5, pairs)
+    batches = Witnesses.batches(5, 1, pairs)
     assert [pair for batch in batches for pair in batch.statements] == pairs
     for batch, following in zip(batches, [*batches[1:], None], strict=True):
         length = sum(len(body) + len(signature) for body, signature in batch.statements)
-        assert batch.round == 5
+        assert (batch.round, batch.phase) == (5, 1)
         assert 1 <= len(batch.statements) <= WITNESSES_MAX
         assert length <= WITNESSES_BYTES_MAX
         if following is not None:  # no message more than needed
@@ -167,14 +185,14 @@ def test_witnesses_are_batched_in_order_within_both_bounds(sizes: list[int]) -> 
 def test_a_batch_is_filled_to_its_last_byte(excess: int) -> None:
     half = WITNESSES_BYTES_MAX // 2
     pairs = [(bytes(half - 64), bytes(64)), (bytes(half - 64 + excess), bytes(64))]
-    assert len(Witnesses.batches(1, pairs)) == 1 + excess
+    assert len(Witnesses.batches(1, 0, pairs)) == 1 + excess
 
 
 def test_a_witness_beyond_the_bound_goes_alone() -> None:
     small, large = (b"b", bytes(64)), (bytes(WITNESSES_BYTES_MAX), bytes(64))
-    batches = Witnesses.batches(1, [small, large, small])
+    batches = Witnesses.batches(1, 0, [small, large, small])
     assert [len(batch.statements) for batch in batches] == [1, 1, 1]
-    assert Witnesses.batches(1, []) == []
+    assert Witnesses.batches(1, 0, []) == []
 
 
 @pytest.mark.parametrize(("length", "expected"), [(0, False), (15, False), (16, True), (17, False)])

@@ -133,7 +133,7 @@ def test_announcements_alone_never_hold_more_than_two_buffers(rounds: list[int])
             taken.add(id(buffer))
             return buffer
 
-    inbox = Inbox[int](Counting(DIM, 4))
+    inbox = Inbox[int, str](Counting(DIM, 4), BYTES)
     for number in rounds:
         try:
             inbox.announce(number, number, BYTES)

@@ -12,6 +12,7 @@ from candor.mechanisms.evidence.statements import SignedStatement, Statement
 from candor.network.messages import Chunk, Update, to_envelope
 from candor.network.transport import MemoryNetwork
 from candor.network.wire import Kind, encode
+from tests.honest import formed_by
 from tests.runs import DIM, LocalRun, finish, tampering, write_cluster
 
 
@@ -20,7 +21,7 @@ def test_models_follow_the_matrix_form(started):
     matrix = run.cluster.mixing_matrix()
     x = np.zeros((5, DIM))
     for t in range(1, run.cluster.rounds.rounds + 1):
-        reports = np.stack([run.nodes[a].report(t) for a in run.cluster.ids])
+        reports = np.stack([run.report(a, t) for a in run.cluster.ids])
         x = matrix @ (x - 0.5 * reports)
         now = np.stack([run.nodes[a].models[t + 1] for a in run.cluster.ids])
         np.testing.assert_allclose(now, x, rtol=0, atol=1e-5)
@@ -86,7 +87,7 @@ def test_values_that_are_not_finite_never_reach_the_model(started, poison):
         node = run.nodes["a1"]
         if isinstance(message, Update):
             said = Statement.decode(message.body, sketch_bytes_max=8 * DIM)
-            lie = node.core.examiner.state(said.round, "a1", payload, dict(said.row))
+            lie = node.core.examiner.state(said.round, said.phase, "a1", payload, said.formed)
             lie = replace(lie, sources=said.sources)
             signed = SignedStatement.sign(lie, node.identity.signing_key)
             return Update(signed.body, signed.signature, message.payload_bytes)
@@ -213,7 +214,8 @@ def test_a_round_beyond_the_run_is_refused(started):
     run.start()
     run.advance(0.2)
     node, peer = run.nodes["a1"], run.nodes["a0"]
-    far = node.core.examiner.state(10**6, "a1", np.ones(DIM, np.float32), {"a0": 1.0})
+    ones, row = np.ones(DIM, np.float32), formed_by({"a0": 1.0})
+    far = node.core.examiner.state(10**6, 0, "a1", ones, [row])
     signed = SignedStatement.sign(far, node.identity.signing_key)
     update = Update(signed.body, signed.signature, 4 * DIM)
     nonce = node.core.neighbours["a0"].session.peer_nonce

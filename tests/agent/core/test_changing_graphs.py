@@ -10,7 +10,8 @@ from candor.mechanisms.evidence.statements import SignedStatement, Statement
 from candor.network.messages import Update, from_envelope, to_envelope
 from candor.network.transport import MemoryNetwork
 from candor.network.wire import Kind
-from tests.runs import DIM, LocalRun, finish, write_cluster
+from tests.honest import formed_by
+from tests.runs import DIM, LocalRun, finish, row_of, write_cluster
 
 CHANGING = (
     "one-peer-exponential",
@@ -49,7 +50,7 @@ def test_models_follow_the_matrix_form(finished):
     assert [node.ended.failure for node in run.nodes.values()] == [None] * 5
     ids, x = run.cluster.ids, np.zeros((5, DIM))
     for t in range(1, run.cluster.rounds.rounds + 1):
-        reports = np.stack([run.nodes[a].report(t) for a in ids])
+        reports = np.stack([run.report(a, t) for a in ids])
         mass = run.cluster.round_weights.of(t).mass
         steps = np.array([[0.5 / mass[agent]] for agent in ids])
         x = run.cluster.mixing_matrix(t) @ (x - steps * reports)
@@ -117,19 +118,24 @@ def refusals(run, liar, code):
     ]
 
 
+def row_stated(stated):
+    (row,) = stated.formed
+    return dict(row.weights)
+
+
 def more_of_it(stated):
     """The first weight of another agent raised by a tenth, at the cost of the own one."""
-    row = dict(stated.row)
+    row = row_stated(stated)
     other = next(agent for agent in row if agent != stated.agent)
     row[stated.agent] -= 0.1 * row[other]
     row[other] *= 1.1
-    return tuple(sorted(row.items()))
+    return (formed_by(row),)
 
 
 @pytest.mark.parametrize("topology", ["one-peer-exponential", "directed-random:degree=2"])
 def test_who_mixes_more_than_the_rounds_weights_is_refused_by_all_neighbours(started, topology):
     run = started(topology, 5)
-    altering(run, "a2", 3, lambda send, _: resigned(run, "a2", send, row=more_of_it))
+    altering(run, "a2", 3, lambda send, _: resigned(run, "a2", send, formed=more_of_it))
     finish(run)
     assert len(refusals(run, "a2", "mixing-row")) == len(run.cluster.neighbours("a2"))
 
@@ -139,11 +145,11 @@ def test_who_mixes_by_the_weights_of_another_round_is_refused(started):
     other = {1: "a1", 2: "a0", 3: "a3"}  # a2 hears from a1, a0, a3 in rounds 1, 2, 3
 
     def row_of_the_round_before(stated):
-        assert dict(stated.row)[other[stated.round - 1]] == 0.5
-        return tuple(sorted({"a2": 0.5, other[stated.round - 2]: 0.5}.items()))
+        assert row_stated(stated)[other[stated.round - 1]] == 0.5
+        return (formed_by({"a2": 0.5, other[stated.round - 2]: 0.5}),)
 
     def alter(send, _):
-        return resigned(run, "a2", send, row=row_of_the_round_before)
+        return resigned(run, "a2", send, formed=row_of_the_round_before)
 
     altering(run, "a2", 3, alter)
     finish(run)
@@ -188,9 +194,9 @@ def test_a_dead_agent_leaves_the_others_a_mean(started, topology):
     living = [node for agent, node in run.nodes.items() if agent != "a2"]
     assert all(node.ended.failure is None for node in living)
     stated = [of for n in living for to in statements(n).values() for of, _ in to.values()]
-    rows = [dict(statement.row) for statement in stated]
+    rows = [row_stated(statement) for statement in stated]
     assert "a2" in set().union(*rows)
-    assert all("a2" not in dict(node.core.book.row) for node in living)
+    assert all("a2" not in row_of(node) for node in living)
     # Rows sum to one whatever is lost, and masses know nothing of losses: nothing can explode.
     np.testing.assert_allclose([sum(row.values()) for row in rows], 1.0, rtol=0, atol=1e-12)
     assert max(statement.step_size for statement in stated) < 4 * 0.5

@@ -5,7 +5,7 @@ import pytest
 from candor.agent.core.effects import Send
 from candor.network.messages import Bye, to_envelope
 from candor.topologies.cluster.file import Revision
-from tests.runs import LocalRun, write_cluster
+from tests.runs import LocalRun, row_of, write_cluster
 
 
 def side_by_side(run, stranger, seconds):
@@ -122,12 +122,12 @@ def test_updates_after_a_farewell_are_not_mixed(started):
     before = run.nodes["a0"].core.neighbours["a1"].last_round
     run.advance(0.5)
     assert run.nodes["a0"].core.neighbours["a1"].last_round == before
-    assert "a1" not in run.nodes["a0"].core.book.row
+    assert "a1" not in row_of(run.nodes["a0"])
 
 
 def test_one_liar_cannot_keep_the_others_from_starting(started):
     run = started("complete", 4, rounds=3)
     run.start()
-    run.nodes["a1"].core.round = 1000  # what its greetings say
+    run.nodes["a1"].core.step = 1000  # what its greetings say
     run.run()
     assert all(run.nodes[a].ended.failure is None for a in ("a0", "a2", "a3"))

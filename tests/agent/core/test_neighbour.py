@@ -139,7 +139,7 @@ def test_another_cluster_file_is_the_reason_told() -> None:
     ours = session(0)
     (greeting,) = session(1, "cd" * 32).tick(0.0, 0)
     ours.received(greeting, 0.0, 0)
-    one = Neighbour("a1", ours, Inbox(Pool()))
+    one = Neighbour("a1", ours, Inbox(Pool(), BYTES))
     assert one.state == "refused"
     assert one.reason is not None
     assert "cluster files differ" in one.reason
@@ -155,10 +155,11 @@ def test_a_stated_row_names_the_witnesses_that_are_kept() -> None:
     one.announce(statement(3), 3, BYTES)
     slot = one.inbox.slot(3)
     assert slot is not None
-    assert slot.named == {"a0", "a1", "a2"}
-    slot.add_witness("a2", RING.signed[2]["a2"])
-    with pytest.raises(RemoteProtocolError, match=r"^witness-unnamed"):
-        slot.add_witness("a3", RING.signed[2]["a3"])
+    assert slot.named == {(2, 0, "a0"), (2, 0, "a1"), (2, 0, "a2")}
+    slot.add_witness((2, 0, "a2"), RING.signed[2]["a2"])
+    for source in ((2, 0, "a3"), (1, 0, "a2"), (2, 1, "a2")):
+        with pytest.raises(RemoteProtocolError, match=r"^witness-unnamed"):
+            slot.add_witness(source, RING.signed[2]["a3"])
 
 
 def test_updates_beyond_what_the_worker_can_check_are_skipped() -> None:
@@ -167,10 +168,10 @@ def test_updates_beyond_what_the_worker_can_check_are_skipped() -> None:
         one.announce(statement(t), t, BYTES)
         assert one.inbox.take(t)
         one.verifying.add(t)
-    one.announce(statement(VERIFYING_MAX + 1), BYTES)
+    one.announce(statement(VERIFYING_MAX + 1), VERIFYING_MAX + 1, BYTES)
     assert one.inbox.slot(VERIFYING_MAX + 1) is None
     one.verifying.discard(1)
-    one.announce(statement(VERIFYING_MAX + 2), BYTES)
+    one.announce(statement(VERIFYING_MAX + 2), VERIFYING_MAX + 2, BYTES)
     assert one.inbox.slot(VERIFYING_MAX + 2)
 
 

@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from candor.agent.core.agent import Stage
 from candor.agent.core.effects import Persist, PutValue, Remember, Send
 from candor.agent.runs.ledger_audit import audit_run_directory
 from candor.mechanisms.evidence.statements import Statement
 from candor.network.messages import Update, from_envelope
 from candor.network.transport import MemoryNetwork
 from candor.network.wire import encode
-from tests.runs import DIM, finish, stated_digests
+from tests.runs import DIM, finish, row_of, stated_digests
 
 
 def test_a_dead_neighbour_costs_one_deadline_and_its_weight_goes_to_self(started):
@@ -28,8 +29,8 @@ def test_a_dead_neighbour_costs_one_deadline_and_its_weight_goes_to_self(started
         node = run.nodes[neighbour]
         assert [event["peer"] for event in node.events("neighbour_missed")] == ["a2"]
         assert node.ended.failure is None
-        assert dict(node.core.book.row).keys() == {neighbour, "a0"}
-        assert sum(node.core.book.row.values()) == pytest.approx(1.0)
+        assert row_of(node).keys() == {neighbour, "a0"}
+        assert sum(row_of(node).values()) == pytest.approx(1.0)
     # One deadline, not one a round, and two for the claim of the window in which it died.
     assert run.now_s - began < 3 * 2.0 + 30 * 0.15
 
@@ -90,12 +91,9 @@ def test_the_reserve_is_persisted_before_the_first_statement_beyond_it(started):
     core = node.core
     core._reserved = 0  # as if nothing had been reserved yet
     core._own, core._combining = None, False
-    core.phase = type(core.phase).RUNNING
-    core.round = 1
-    core.book.row = {"a0": 1.0}
+    core.stage, core.step = Stage.RUNNING, 1
     payload = np.ones(DIM, np.float32)
-    statement = core.examiner.state(1, "a0", payload, {"a0": 1.0})
-    effects = core.published(payload, statement, run.now_s)
+    effects = core.published(payload, core.stated(payload), run.now_s)
     kinds = [type(effect) for effect in effects]
     assert kinds.index(Persist) < kinds.index(Remember) < kinds.index(Send)
     assert isinstance(effects[0].operations[0], PutValue)
@@ -305,10 +303,10 @@ def test_an_old_update_does_not_make_a_restored_backup_state_a_round_twice(
         if agent == "a1" and isinstance(message, Update):
             said = Statement.decode(message.body, sketch_bytes_max=1 << 16)
             stated.setdefault(said.round, set()).add(said.digest)
-        if (agent, send.peer) != ("a0", "a1") or send.bulk_round is None:
+        if (agent, send.peer) != ("a0", "a1") or send.bulk_step is None:
             return send
         if not back:
-            old.setdefault(send.bulk_round, []).append(send)
+            old.setdefault(send.bulk_step, []).append(send)
             return send
         if isinstance(message, Update):  # in the place of the new one
             for one in old[replayed]:

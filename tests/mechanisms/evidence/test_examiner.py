@@ -31,6 +31,7 @@ from tests.honest import (
     SKETCH,
     WINDOW,
     Ring,
+    formed_by,
     make_terms,
     report,
     sign,
@@ -72,8 +73,8 @@ def test_a_notice_without_its_witnesses_is_refused() -> None:
 def test_it_does_not_matter_whether_a_witness_is_forwarded_or_known() -> None:
     ring = Ring().play(4)
     forwarded = ring.examine(4, "a1")
-    known = ring.examine(4, "a1", witnesses={}, trusted=ring.signed[3])
-    both = ring.examine(4, "a1", trusted=ring.signed[3])
+    known = ring.examine(4, "a1", witnesses={}, trusted=ring.stated(3))
+    both = ring.examine(4, "a1", trusted=ring.stated(3))
     assert forwarded.energy == known.energy == both.energy
 
 
@@ -138,6 +139,11 @@ def altered(ring: Ring, t: int, agent: str = "a1", **changes: object) -> SignedS
     return sign(replace(ring.signed[t][agent].statement, **changes), agent)
 
 
+def mixed(**weights: float) -> dict[str, object]:
+    """A statement's one row, as a change of it."""
+    return {"formed": (formed_by(weights),)}
+
+
 HEADER_LIES: dict[str, tuple[int, dict[str, object], str]] = {
     "another agent": (4, {"agent": "a2"}, "statement-agent"),
     "another run": (4, {"run": bytes(32)}, "statement-run"),
@@ -156,19 +162,19 @@ HEADER_LIES: dict[str, tuple[int, dict[str, object], str]] = {
     ),
     "a step of zero": (4, {"step_size": 0.0}, "step-size"),
     "a step that is no number": (4, {"step_size": float("nan")}, "step-size"),
-    "an empty row": (4, {"row": ()}, "mixing-row"),
-    "a stranger": (4, {"row": (("a1", 0.5), ("a3", 0.5))}, "mixing-row"),
-    "a wrong weight": (4, {"row": (("a0", 0.125), ("a1", 0.875))}, "mixing-row"),
-    "more than one": (4, {"row": (("a0", 0.25), ("a1", 0.5), ("a2", 0.5))}, "mixing-row"),
-    "less than one": (4, {"row": (("a0", 0.25), ("a1", 0.5))}, "mixing-row"),
-    "a negative own weight": (4, {"row": (("a0", 0.25), ("a1", -0.25))}, "mixing-row"),
-    "nothing of its own": (4, {"row": (("a0", 0.25), ("a2", 0.25))}, "mixing-row"),
-    "a stranger's model": (4, {"row": (("a3", 1.0),)}, "mixing-row"),
-    "half a neighbour's model": (4, {"row": (("a0", 0.5),)}, "mixing-row"),
-    "two neighbours' models": (4, {"row": (("a0", 1.0), ("a2", 1.0))}, "mixing-row"),
-    "half its own model": (4, {"row": (("a1", 0.5),)}, "mixing-row"),
-    "mixed before round 1": (1, {"row": (("a0", 0.25), ("a1", 0.75))}, "mixing-row"),
-    "entered before round 1": (1, {"row": (("a0", 1.0),)}, "mixing-row"),
+    "an empty row": (4, mixed(), "mixing-row"),
+    "a stranger": (4, mixed(a1=0.5, a3=0.5), "mixing-row"),
+    "a wrong weight": (4, mixed(a0=0.125, a1=0.875), "mixing-row"),
+    "more than one": (4, mixed(a0=0.25, a1=0.5, a2=0.5), "mixing-row"),
+    "less than one": (4, mixed(a0=0.25, a1=0.5), "mixing-row"),
+    "a negative own weight": (4, mixed(a0=0.25, a1=-0.25), "mixing-row"),
+    "nothing of its own": (4, mixed(a0=0.25, a2=0.25), "mixing-row"),
+    "a stranger's model": (4, mixed(a3=1.0), "mixing-row"),
+    "half a neighbour's model": (4, mixed(a0=0.5), "mixing-row"),
+    "two neighbours' models": (4, mixed(a0=1.0, a2=1.0), "mixing-row"),
+    "half its own model": (4, mixed(a1=0.5), "mixing-row"),
+    "mixed before round 1": (1, mixed(a0=0.25, a1=0.75), "mixing-row"),
+    "entered before round 1": (1, mixed(a0=1.0), "mixing-row"),
 }
 
 
@@ -184,10 +190,10 @@ def test_a_statement_that_is_false_by_itself_is_refused(
 @pytest.mark.parametrize("own", [1e-12, -1e-12])
 def test_a_row_sums_to_one_but_for_rounding(own: float) -> None:
     ring = Ring().play(4)
-    near, far = ((("a0", 0.25), ("a1", 0.75 + f * own)) for f in (0.5, 3.0))
-    ring.examiner.examine_header(altered(ring, 4, row=near), "a1")
+    near, far = (mixed(a0=0.25, a1=0.75 + f * own) for f in (0.5, 3.0))
+    ring.examiner.examine_header(altered(ring, 4, **near), "a1")
     with refused("mixing-row"):
-        ring.examiner.examine_header(altered(ring, 4, row=far), "a1")
+        ring.examiner.examine_header(altered(ring, 4, **far), "a1")
 
 
 def test_the_last_round_of_the_run_is_within_it() -> None:
@@ -270,7 +276,7 @@ def test_a_payload_that_is_not_finite_is_refused(
 @pytest.mark.parametrize("gone", ["a0", "a1", "a2"])
 def test_a_witness_that_is_missing_is_named(gone: str) -> None:
     ring = Ring().play(4)
-    witnesses = {k: s for k, s in ring.witnesses(4, "a1").items() if k != gone}
+    witnesses = {k: s for k, s in ring.witnesses(4, "a1").items() if k != (3, 0, gone)}
     with refused(f"witness-missing: {gone}"):
         ring.examine(4, "a1", witnesses=witnesses)
 
@@ -314,8 +320,8 @@ WITNESS_LIES: dict[str, tuple[Callable[[Ring], SignedStatement], str]] = {
 @pytest.mark.parametrize(("forge", "code"), WITNESS_LIES.values(), ids=WITNESS_LIES)
 def test_a_false_witness_is_refused(forge: Callable[[Ring], SignedStatement], code: str) -> None:
     ring = Ring().play(4)
-    witnesses = {**ring.witnesses(4, "a1"), "a0": forge(ring)}
-    sources = commitment(witnesses[k].body for k in sorted(witnesses))
+    witnesses = {**ring.witnesses(4, "a1"), (3, 0, "a0"): forge(ring)}
+    sources = commitment(witness.body for witness in witnesses.values())
     with refused(code):
         ring.examine(4, "a1", witnesses=witnesses, signed=altered(ring, 4, sources=sources))
 
@@ -332,10 +338,10 @@ def test_only_the_statements_that_the_sender_committed_to_show_what_it_injected(
     other = second(ring, "a0")
     ring.play(3)
     with refused("witness-digest"):
-        ring.examine(3, "a1", witnesses={**ring.witnesses(3, "a1"), "a0": other})
-    without = {k: s for k, s in ring.witnesses(3, "a1").items() if k != "a0"}
+        ring.examine(3, "a1", witnesses={**ring.witnesses(3, "a1"), (2, 0, "a0"): other})
+    without = {k: s for k, s in ring.witnesses(3, "a1").items() if k != (2, 0, "a0")}
     with refused("witness-digest"):
-        ring.examine(3, "a1", witnesses=without, trusted={"a0": other})
+        ring.examine(3, "a1", witnesses=without, trusted={(2, 0, "a0"): other})
     for sources in (b"", bytes(32)):
         with refused("witness-digest"):
             ring.examine(3, "a1", signed=altered(ring, 3, sources=sources))
@@ -350,9 +356,9 @@ def test_nothing_is_committed_to_in_round_1() -> None:
 def test_a_false_witness_is_refused_although_the_true_one_is_known() -> None:
     ring = Ring().play(4)
     forged = sign(replace(ring.signed[3]["a0"].statement, digest=bytes(32)), "a1")
-    witnesses = {**ring.witnesses(4, "a1"), "a0": forged}
+    witnesses = {**ring.witnesses(4, "a1"), (3, 0, "a0"): forged}
     with refused("witness-signature"):
-        ring.examine(4, "a1", witnesses=witnesses, trusted=ring.signed[3])
+        ring.examine(4, "a1", witnesses=witnesses, trusted=ring.stated(3))
 
 
 def test_a_witness_is_refused_for_its_neighbour_who_stated_otherwise_to_us() -> None:
@@ -361,7 +367,7 @@ def test_a_witness_is_refused_for_its_neighbour_who_stated_otherwise_to_us() -> 
     payload = ring.payloads[2]["a0"] + np.float32(1)
     told_us = sign(ring.state(2, "a0", payload))
     ring.play(3)
-    known = {**ring.signed[2], "a0": told_us}
+    known = {**ring.stated(2), (2, 0, "a0"): told_us}
     assert ring.examine(3, "a1", trusted=known).energy == ring.examine(3, "a1").energy
 
 
@@ -374,12 +380,12 @@ def test_a_sender_cannot_be_measured_from_a_model_it_never_sent() -> None:
     ring.play(3)
     payload = ring.payloads[3]["a1"] + jump / 2
     signed = sign(ring.state(3, "a1", payload))
-    lie = {**ring.witnesses(3, "a1"), "a1": other}
+    lie = {**ring.witnesses(3, "a1"), (2, 0, "a1"): other}
     update = {"signed": signed, "payload": payload}
     with refused("equivocation"):
-        ring.examine(3, "a1", **update, witnesses=lie, trusted=ring.signed[2])
-    honest = ring.examine(3, "a1", trusted=ring.signed[2])
-    assert ring.examine(3, "a1", **update, trusted=ring.signed[2]).energy > 2 * honest.energy
+        ring.examine(3, "a1", **update, witnesses=lie, trusted=ring.stated(2))
+    honest = ring.examine(3, "a1", trusted=ring.stated(2))
+    assert ring.examine(3, "a1", **update, trusted=ring.stated(2)).energy > 2 * honest.energy
 
 
 def test_a_step_that_vanishes_is_refused_without_a_warning() -> None:
@@ -501,7 +507,7 @@ def test_a_stated_payload_is_not_kept_in_view() -> None:
     """What is written over the buffer later changes no statement."""
     ring = Ring().play(1)
     payload = ring.payloads[1]["a1"].copy()
-    statement: Statement = ring.examiner.state(1, "a1", payload, {"a1": 1.0})
+    statement: Statement = ring.examiner.state(1, 0, "a1", payload, [formed_by({"a1": 1.0})])
     before = statement.encode()
     payload[:] = 7.0
     assert statement.encode() == before

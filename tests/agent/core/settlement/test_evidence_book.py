@@ -181,7 +181,9 @@ def test_what_was_mixed_stays_until_it_was_stated_whoever_runs_ahead() -> None:
         for t in range(4, 40):
             book.add(*invented(ring, agent, t))
     ring.play(4)
-    assert book.witnesses(4) == [ring.signed[3][k] for k in ("a0", OWN, "a2")]
+    said = ring.signed[4][OWN].statement
+    assert book.formed(4) == said.formed
+    assert book.witnesses(said) == [ring.signed[3][k] for k in ("a0", OWN, "a2")]
     assert book.add_own(ring.signed[4][OWN]).energy == ring.examine(4, OWN).energy
 
 
@@ -193,7 +195,8 @@ def test_the_model_that_is_taken_at_a_re_entry_keeps_its_statement() -> None:
     book.mixed(12, {"a0": 1.0})
     for t in range(13, 60):
         book.add(*invented(ring, "a0", t))
-    assert [w.statement.round for w in book.witnesses(13)] == [12]
+    after = replace(ring.signed[1][OWN].statement, round=13, formed=book.formed(13))
+    assert [w.statement.round for w in book.witnesses(after)] == [12]
 
 
 @given(st.lists(st.integers(3, 60), max_size=40))
