@@ -86,8 +86,8 @@ def formed_parts(
         initial: the sketch (k,) of the initial model, which round 1 starts from.
 
     Raises:
-        EvidenceError: its parts are not those of its phase, or a source carries no sketch under the
-            signs of the statement's window.
+        EvidenceError: its parts are not those of its phase, a source carries no sketch under the
+            signs of the statement's window, or it starts from the initial model and that is None.
     """
     named_sources(statement, terms.phases)
     window = window_of(statement.round, terms.window_rounds)
@@ -100,7 +100,8 @@ def formed_parts(
             if isinstance(formed, Attested):
                 value = np.frombuffer(formed.sketch, "<f8")
             elif statement.round == part.before and formed.weights:
-                assert initial is not None
+                if initial is None:
+                    raise EvidenceError("witness-missing", "the initial model")
                 value = initial
             else:
                 for agent, weight in formed.weights:

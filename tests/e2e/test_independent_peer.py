@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ RULE = (
     "band:5e-4 + norm:2e-5 + peer-prediction:1e-4 + originality:1e-4 + persistence:1e-4 "
     "+ variance:1e-4"
 )
-OURS = {"agent", "network", "mechanisms", "topologies"}
+OURS = {"candor", "agent", "network", "mechanisms", "topologies"}
 RUN_S = 120
 
 
@@ -92,7 +93,11 @@ def test_it_reads_the_statement():
     forged = rounds.Statement.parse(cluster, body, flipped(signature))
     with pytest.raises(wire.Refused, match="statement-signature"):
         rounds.check_announced(cluster, "a1", forged)
-    assert (read.round, read.agent, read.row) == (16, "a1", dict(vector["row"]))
+    place = (read.round, read.phase, read.agent, read.codec)
+    assert place == (16, 1, "a1", "float16")
+    listed, derived, (kind, rule, heard, shown) = read.formed
+    assert [listed, derived, [kind, rule, heard, shown.hex()]] == vector["formed"]
+    assert rounds.told(read.formed[2], "a1") == ["a0", "a2"]
 
 
 def test_it_knows_who_mixes_whom_in_a_round():
@@ -234,25 +239,28 @@ def test_it_shares_no_code_with_the_project():
 
 RUNS = {
     # Sketches under signs, and every rule.
-    "ring": ["--rounds=16", "--window=8", "--rule", RULE],
+    "ring": f"--topology=ring --rounds=16 --window=8 --rule='{RULE}'",
     # Sketches that are the model itself, and a last window of half the length.
-    "complete": ["--rounds=20", "--window=8", "--mixing=max-degree", "--sketch-size=4096"],
-    "random-matching": ["--rounds=16", "--window=8", "--rule", RULE],
+    "complete": "--topology=complete --rounds=20 --window=8 --mixing=max-degree --sketch-size=4096",
+    "random-matching": f"--topology=random-matching --rounds=16 --window=8 --rule='{RULE}'",
     # Push-sum, among agents that are given different amounts.
-    "directed-random:degree=2": ["--rounds=16", "--window=8"],
+    "push-sum": "--topology=directed-random:degree=2 --rounds=16 --window=8",
+    # Two exchanges a round, and half the bytes.
+    "tracking": "--topology=ring --rounds=8 --window=4 --algorithm=gradient-tracking "
+    "--codec=float16",
 }
-WINDOWS = {"ring": 2, "complete": 3, "random-matching": 2, "directed-random:degree=2": 2}
+WINDOWS = {"complete": 3}  # of the others 2
 
 
 @pytest.fixture(scope="module", params=RUNS)
 def joined(request, tmp_path_factory):
-    """Three daemons and, as a1, the independent peer: the run directory, and its settings."""
+    """Three daemons and, as a1, the independent peer: the run directory, and the run's name."""
     run_dir = tmp_path_factory.mktemp("joined")
     for i in range(4):
         assert cli.run(["keygen", str(run_dir / "keys" / f"a{i}")]) == 0
     cluster = run_dir / "cluster.toml"
-    words = ["cluster", "new", "--topology", request.param, "--task=digits", "--run-id=joined"]
-    words += [*RUNS[request.param], "--seed=5", "-o", str(cluster), "--deadline-s=20"]
+    words = ["cluster", "new", "--task=digits", "--run-id=joined"]
+    words += [*shlex.split(RUNS[request.param]), "--seed=5", "-o", str(cluster), "--deadline-s=20"]
     for i, port in enumerate(free_ports(4)):
         words += ["--agent", f"a{i}={run_dir / 'keys' / f'a{i}'}@tcp://127.0.0.1:{port}"]
     assert cli.run(words) == 0
@@ -297,14 +305,14 @@ def test_nobody_refuses_what_the_other_sends(joined):
 
 
 def test_both_ends_hold_the_same_records(joined, capsys):
-    run_dir, topology = joined
+    run_dir, name = joined
     edges = json.loads((run_dir / "agents" / "a1" / "peer.json").read_text())["edges"]
     cluster = wire.Cluster.parse((run_dir / "cluster.toml").read_text())
     assert set(edges) == set(cluster.neighbours["a1"])
     for peer, edge in edges.items():
         own, other = lines_of(run_dir, "a1", peer), lines_of(run_dir, peer, peer)
         assert own[1:-1] == other[1:-1]
-        assert len(own) == 2 + 1 + WINDOWS[topology]  # its two ends, the genesis, the windows
+        assert len(own) == 2 + 1 + WINDOWS.get(name, 2)  # its two ends, the genesis, the windows
         end = json.loads(other[-1])
         assert (end["head"], end["end"]) == (edge["head"], edge["seq"])
         assert end["balance"] != 0

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests.independent import graphs
+from tests.independent import graphs, rounds
+from tests.independent.phases import OWN
 from tests.independent.rounds import TRACE_SIZE_MAX, Statement, energy, trace
 from tests.independent.wire import (
     Cluster,
@@ -110,10 +111,25 @@ def claimed(cluster: Cluster, number: int, found: np.ndarray, heard: list[str]) 
     return Claimed(number, energy(found), sorted(heard), traced)
 
 
+def told(cluster: Cluster, number: int, stated: dict[int, Statement]) -> list[str] | None:
+    """Whom a neighbour heard in the charged exchange of a round, as its statements of the same
+    window say, by step; None where none does."""
+    for phase, one in enumerate(cluster.phases):
+        for place, part in enumerate(one.parts):
+            if part.phase == cluster.charged and part.made != OWN:
+                later = number + part.before
+                said = stated.get(cluster.step(later, phase))
+                if said is None or cluster.window_of(later) != cluster.window_of(number):
+                    return None
+                return rounds.told(said.formed[place], said.agent)
+    return None
+
+
 def check(
     cluster: Cluster, claim: Claim, seen: dict[int, np.ndarray], stated: dict[int, Statement]
 ) -> None:
-    """Hold a neighbour's claim to what it was seen to inject and to mix. Raises Refused."""
+    """Hold a neighbour's claim to what it was seen to inject, by round, and to its statements, by
+    step. Raises Refused."""
     size = 4 * min(cluster.k, TRACE_SIZE_MAX)
     by_round = {one.round: one for one in claim.rounds}
     if any(cluster.window_of(number) != claim.window for number in by_round):
@@ -121,10 +137,9 @@ def check(
     if not {n for n in seen if cluster.window_of(n) == claim.window} <= set(by_round):
         raise Refused("claim-incomplete")
     for number, one in by_round.items():
-        after = stated.get(number + 1)
-        told = sorted(set(after.row) - {claim.agent}) if after else one.heard
+        heard = told(cluster, number, stated)
         if not set(one.heard) <= set(graphs.taken(cluster, number, claim.agent)) or (
-            cluster.window_of(number + 1) == claim.window and told != one.heard
+            heard is not None and heard != one.heard
         ):
             raise Refused("claim-heard")
         if len(one.trace) != size or not np.isfinite(one.vector).all():

@@ -7,30 +7,30 @@ import numpy as np
 from tests.independent.bills import Bill
 from tests.independent.claims import Claim
 from tests.independent.ledger import Channel
-from tests.independent.rounds import Statement
+from tests.independent.rounds import Source, Statement
 
 HELLO_S = 0.2
 
 
 @dataclass(slots=True)
 class Slot:
-    """An update on its way."""
+    """An update on its way, with the statements that it names."""
 
     statement: Statement
+    named: list[Source]
     data: bytearray = field(default_factory=bytearray)
-    witnesses: dict[str, Statement] = field(default_factory=dict)
+    witnesses: dict[Source, Statement] = field(default_factory=dict)
     notice: bool = False
 
     @property
     def told(self) -> bool:
         """Of a notice: whether all witnesses are there."""
-        named = self.statement.row if self.statement.round > 1 else {}
-        return self.notice and set(named) <= set(self.witnesses)
+        return self.notice and set(self.named) <= set(self.witnesses)
 
 
 @dataclass(slots=True)
 class Neighbour:
-    """What is known of a neighbour."""
+    """What is known of a neighbour; updates by step, what it injected by round."""
 
     channel: Channel
     nonce: bytes = b""  # the proven one; empty while no session stands
@@ -39,9 +39,9 @@ class Neighbour:
     hello_at_s: float = 0.0
     hello_wait_s: float = HELLO_S
     announced: int = 0
-    judged: int = 0  # the latest round whose update was accepted or refused
+    judged: int = 0  # the latest step whose update was accepted or refused
     given_up: bool = False
-    waiting: int = 0  # the latest round of a WAITING
+    waiting: bool = False  # it has said so since our own step began
     slots: dict[int, Slot] = field(default_factory=dict)
     payloads: dict[int, np.ndarray] = field(default_factory=dict)
     statements: dict[int, Statement] = field(default_factory=dict)

@@ -1,8 +1,8 @@
 """An agent of its own: `python -m tests.independent.peer CLUSTER ID KEYS INITIAL DATA_DIR`.
 
-INITIAL holds x_1 as little-endian float32. Its loss is 0.05 ||x||^2, so that a round of local
-training is one line. It leaves its exports in DATA_DIR/ledger and what it met in
-DATA_DIR/peer.json, and ends with 0 where the run went through and every edge is settled.
+INITIAL holds x_1 as little-endian float32. It leaves its exports in DATA_DIR/ledger and what it met
+in DATA_DIR/peer.json, and ends with 0 where the run went through and every edge is settled.
+Exchanges are counted through the run as steps.
 """
 
 import json
@@ -18,15 +18,17 @@ import numpy as np
 from tests.independent import bills, claims, graphs, rounds, wire
 from tests.independent.ledger import Channel
 from tests.independent.neighbour import HELLO_S, Neighbour, Slot
+from tests.independent.phases import payload_bytes
 from tests.independent.rounds import Statement
 from tests.independent.settlement import Settlement
+from tests.independent.training import Training
 from tests.independent.wire import Cluster, Keys, Refused, Sockets
 
 TICK_MS = 50
 HELLO_MAX_S = 2.0
 BYE_S, LEAVING_MAX_S = 0.5, 5.0
 WITNESSES_MAX, WITNESS_BYTES_MAX = 32, 2**19
-SLOTS_OPEN_MAX, ROUNDS_KEPT = 2, 3
+SLOTS_OPEN_MAX = 2
 
 
 class Peer:
@@ -36,12 +38,12 @@ class Peer:
         self.cluster, self.own, self.keys = cluster, own, keys
         self.nonce = secrets.token_bytes(16)
         self.certificate = wire.certificate(cluster, own, keys.identity)
-        self.phase, self.round, self.phase_at_s = "starting", 0, time.monotonic()
-        self.initial = self.x = initial
-        self.row = {own: 1.0}
-        self.statements: dict[int, Statement] = {}
-        self.injected: dict[int, np.ndarray] = {}
-        self.mixed: dict[int, list[str]] = {}
+        self.stage, self.stage_at_s = "starting", time.monotonic()
+        self.step = 0
+        self.initial, self.training = initial, Training(cluster, own, initial)
+        self.statements: dict[int, Statement] = {}  # by step
+        self.injected: dict[int, np.ndarray] = {}  # by round, as of whom it heard
+        self.heard: dict[int, list[str]] = {}
         self.sent_at_s = 0.0
         self.told_waiting = False
         self.bye_at_s = 0.0  # when to say it again
@@ -66,13 +68,18 @@ class Peer:
 
     def run(self) -> None:
         """Take part from the first greeting to the farewell."""
-        while self.phase != "done":
+        while self.stage != "done":
             message = self.sockets.receive(TICK_MS)
             while message:
                 self._received(*message)
                 message = self.sockets.receive(0)
             self._tick(time.monotonic())
         self.sockets.close()
+
+    @property
+    def round(self) -> int:
+        """The round under way, 0 before the first."""
+        return self.cluster.at(self.step)[0]
 
     # Messages
 
@@ -142,57 +149,71 @@ class Peer:
     # Rounds
 
     def _publish(self) -> None:
-        """Train, state and send the next round."""
-        self.round += 1
-        t, cluster = self.round, self.cluster
-        step_size = cluster.step_size(t) / graphs.masses(cluster, t)[self.own]
-        y = self.x - np.float32(step_size) * np.float32(0.1) * self.x
-        before = {peer: near.statements.get(t - 1) for peer, near in self.near.items()}
-        before[self.own] = self.statements.get(t - 1)
-        named = {agent: before[agent] for agent in sorted(self.row)} if t > 1 else {}
-        body = rounds.body_of(cluster, t, self.own, self.row, y, named)
+        """Make, state and send the vector of the next step."""
+        self.step += 1
+        cluster, (t, phase) = self.cluster, self.cluster.at(self.step)
+        formed, y, data = self.training.make(t, phase)
+        named = {one: self._known(one) for one in rounds.named(cluster, t, phase, formed)}
+        body = rounds.body_of(cluster, t, phase, self.own, formed, y, list(named.values()))
         signature = wire.sign(self.keys.identity, rounds.DOMAIN, body)
-        stated = self.statements[t] = Statement.parse(cluster, body, signature)
-        self.injected[t] = rounds.injected(cluster, stated, named, self.initial)
-        self.x, data = y, rounds.payload(y)
+        stated = self.statements[self.step] = Statement.parse(cluster, body, signature)
+        found = rounds.injected(cluster, stated, named, self.initial)
+        if phase == cluster.charged:
+            self.injected[t] = found
         for peer, near in self.near.items():
+            near.waiting = False
             if near.served:
                 taken = peer in graphs.takers(cluster, t, self.own)
                 self._send(peer, wire.UPDATE, body, signature, len(data) if taken else 0)
                 for batch in _batches([[one.body, one.signature] for one in named.values()]):
-                    self._send(peer, wire.WITNESSES, t, batch)
+                    self._send(peer, wire.WITNESSES, t, phase, batch)
                 for at in range(0, len(data) if taken else 0, wire.CHUNK_BYTES):
                     piece = data[at : at + wire.CHUNK_BYTES]
-                    self._send(peer, wire.CHUNK, t, at, raw=piece)
+                    self._send(peer, wire.CHUNK, t, phase, at, raw=piece)
         self.sent_at_s, self.told_waiting = time.monotonic(), False
 
-    def _on_update(self, peer: str, body: bytes, signature: bytes, payload_bytes: int) -> None:
+    def _known(self, source: rounds.Source) -> Statement | None:
+        """A statement that was verified here, or made."""
+        number, phase, agent = source
+        held = self.near[agent].statements if agent in self.near else self.statements
+        known = agent in self.near or agent == self.own
+        return held.get(self.cluster.step(number, phase)) if known else None
+
+    def _step_of(self, number: int, phase: int) -> int:
+        if number < 1 or phase >= len(self.cluster.phases):
+            raise Refused("phase")
+        return self.cluster.step(number, phase)
+
+    def _on_update(self, peer: str, body: bytes, signature: bytes, size: int) -> None:
         near = self.near[peer]
         stated = Statement.parse(self.cluster, body, signature)
+        step = self._step_of(stated.round, stated.phase)
         try:
             rounds.check_announced(self.cluster, peer, stated)
+            notice = peer not in graphs.taken(self.cluster, stated.round, self.own)
+            if step <= near.announced:
+                raise Refused("round-order")
+            if size != (0 if notice else payload_bytes(self.cluster.codec, self.cluster.dim)):
+                raise Refused("payload-size")
         except Refused as exc:
-            self._judge(peer, stated.round, str(exc))
+            self._judge(peer, step, str(exc))
             return
-        if stated.round <= near.announced:
-            raise Refused("round-order")
-        near.announced = stated.round
-        notice = peer not in graphs.taken(self.cluster, stated.round, self.own)
-        if payload_bytes != (0 if notice else 4 * self.cluster.dim):
-            raise Refused("payload-size")
-        near.slots[stated.round] = Slot(stated, notice=notice)
+        near.announced = step
+        named = rounds.named(self.cluster, stated.round, stated.phase, stated.formed)
+        near.slots[step] = Slot(stated, named, notice=notice)
         while len(near.slots) > SLOTS_OPEN_MAX:
             near.slots.pop(min(near.slots))
-        self._close_told(peer, stated.round)
+        self._close_told(peer, step)
 
-    def _close_told(self, peer: str, number: int) -> None:
+    def _close_told(self, peer: str, step: int) -> None:
         """Judge a notice with the last of its witnesses."""
-        slot = self.near[peer].slots.get(number)
+        slot = self.near[peer].slots.get(step)
         if slot and slot.told:
             self._close(peer, slot)
 
-    def _on_witnesses(self, peer: str, number: int, pairs: list) -> None:
-        slot = self.near[peer].slots.get(number)
+    def _on_witnesses(self, peer: str, number: int, phase: int, pairs: list) -> None:
+        step = self._step_of(number, phase)
+        slot = self.near[peer].slots.get(step)
         if len(pairs) > WITNESSES_MAX:
             raise Refused("witnesses")
         if slot is None:
@@ -201,17 +222,18 @@ class Peer:
             if not wire.fits(pair, bytes, bytes):
                 raise Refused("fields")
             witness = Statement.parse(self.cluster, *pair)
-            if witness.agent not in slot.statement.row:
+            source = (witness.round, witness.phase, witness.agent)
+            if source not in slot.named:
                 raise Refused("witness-unnamed")
-            slot.witnesses[witness.agent] = witness
-        self._close_told(peer, number)
+            slot.witnesses[source] = witness
+        self._close_told(peer, step)
 
-    def _on_chunk(self, peer: str, number: int, offset: int, piece: bytes) -> None:
+    def _on_chunk(self, peer: str, number: int, phase: int, offset: int, piece: bytes) -> None:
         near = self.near[peer]
-        slot = near.slots.get(number)
+        slot = near.slots.get(self._step_of(number, phase))
         if slot is None:
             return
-        code, size = "", 4 * self.cluster.dim
+        code, size = "", payload_bytes(self.cluster.codec, self.cluster.dim)
         if offset != len(slot.data):
             code = "chunk-order"
         elif not piece or offset + len(piece) > size:
@@ -223,57 +245,56 @@ class Peer:
 
     def _close(self, peer: str, slot: Slot, code: str = "") -> None:
         """Judge an update of which all has come, or which is broken already."""
-        number = slot.statement.round
-        del self.near[peer].slots[number]
+        step = self.cluster.step(slot.statement.round, slot.statement.phase)
+        del self.near[peer].slots[step]
         try:
             if code:
                 raise Refused(code)
-            self._accept(peer, slot)
+            self._accept(peer, step, slot)
         except Refused as exc:
             code = str(exc)
-        self._judge(peer, number, code)
+        self._judge(peer, step, code)
 
-    def _accept(self, peer: str, slot: Slot) -> None:
+    def _accept(self, peer: str, step: int, slot: Slot) -> None:
         """Check a complete update and keep it. Raises Refused."""
         near, stated = self.near[peer], slot.statement
         vector = None
         if not slot.notice:
             vector = rounds.check_payload(self.cluster, stated, bytes(slot.data))
-        before: dict[str, Statement] = {}
-        for agent in stated.row if stated.round > 1 else ():
-            known = self.near[agent].statements if agent in self.near else self.statements
-            own = known.get(stated.round - 1) if agent in {*self.near, self.own} else None
-            told = slot.witnesses.get(agent)
-            if own is None and told is None:
+        sources: dict[rounds.Source, Statement] = {}
+        for source in slot.named:
+            own, shown = self._known(source), slot.witnesses.get(source)
+            if own is None and shown is None:
                 raise Refused("witness-missing")
-            if own and told and own.body != told.body and agent == peer:
+            if own and shown and own.body != shown.body and source[-1] == peer:
                 raise Refused("equivocation")
-            if told and (own is None or own.body != told.body):
-                rounds.check_witness(self.cluster, stated, agent, told)
-                own = told
-            before[agent] = own
-        found = rounds.injected(self.cluster, stated, before, self.initial)
-        if bills.is_too_large(self.cluster, rounds.energy(found)):
-            raise Refused("injected-too-large")
-        near.injected[stated.round] = found
-        near.statements[stated.round], near.given_up = stated, False
+            if shown and (own is None or own.body != shown.body):
+                rounds.check_witness(self.cluster, source, shown)
+                own = shown
+            sources[source] = own
+        found = rounds.injected(self.cluster, stated, sources, self.initial)
+        if stated.phase == self.cluster.charged:
+            if bills.is_too_large(self.cluster, rounds.energy(found)):
+                raise Refused("injected-too-large")
+            near.injected[stated.round] = found
+        near.statements[step], near.given_up = stated, False
         if vector is not None:
-            near.payloads[stated.round] = vector
-        while len(near.payloads) > ROUNDS_KEPT:
+            near.payloads[step] = vector
+        while len(near.payloads) > max(3, len(self.cluster.phases) + 1):
             near.payloads.pop(min(near.payloads))
 
-    def _judge(self, peer: str, number: int, code: str) -> None:
-        self.near[peer].judged = max(self.near[peer].judged, number)
-        self._send(peer, wire.ACK, number, code)
+    def _judge(self, peer: str, step: int, code: str) -> None:
+        self.near[peer].judged = max(self.near[peer].judged, step)
+        self._send(peer, wire.ACK, *self.cluster.at(step), code)
         if code:
             self._meet(code)
 
-    def _on_ack(self, peer: str, number: int, code: str) -> None:
+    def _on_ack(self, peer: str, number: int, phase: int, code: str) -> None:
         if code:
             self._meet(f"they-refused-{code}")
 
-    def _on_waiting(self, peer: str, number: int) -> None:
-        self.near[peer].waiting = max(self.near[peer].waiting, number)
+    def _on_waiting(self, peer: str, number: int, phase: int) -> None:
+        self.near[peer].waiting = True
 
     def _awaited(self) -> list[str]:
         return [
@@ -281,35 +302,37 @@ class Peer:
             for peer, near in self.near.items()
             if near.served
             and not near.given_up
-            and near.judged < self.round
-            and near.announced <= self.round
+            and near.judged < self.step
+            and near.announced <= self.step
         ]
 
     def _mix(self) -> None:
-        """Combine what came, and go on to the claim of the window and the next round."""
-        t = self.round
-        parts = {peer: n.payloads[t] for peer, n in self.near.items() if t in n.payloads}
-        self.mixed[t] = sorted(parts)
-        self.row = rounds.mixing_row(self.cluster, self.own, t, self.mixed[t])
-        parts[self.own] = self.x
-        total = np.zeros(self.cluster.dim)
-        for agent in sorted(parts):
-            total += self.row[agent] * parts[agent].astype(np.float64)
-        self.x = total.astype(np.float32)
+        """Combine what came; after the last phase, go on to the claim of the window."""
+        cluster, (t, phase) = self.cluster, self.cluster.at(self.step)
+        near = self.near.items()
+        parts = {peer: n.payloads[self.step] for peer, n in near if self.step in n.payloads}
+        self.training.mix(t, phase, parts)
+        if phase == cluster.charged:
+            self.heard[t] = sorted(parts)
+        if phase == cluster.model:
+            self._claim(t)
+
+    def _claim(self, t: int) -> None:
+        """Claim the window that ends with a round."""
         over = self.cluster.ends_window(t) or t == self.cluster.rounds
         if over and bills.terms_of(self.cluster.rule):
             window = self.cluster.window_of(t)
             items = [
-                claims.claimed(self.cluster, n, self.injected[n], self.mixed[n])
-                for n in self.statements
+                claims.claimed(self.cluster, n, self.injected[n], self.heard[n])
+                for n in self.injected
                 if self.cluster.window_of(n) == window
             ]
             self.settlement.claim(window, items)
 
     # Time
 
-    def _enter(self, phase: str, now_s: float) -> None:
-        self.phase, self.phase_at_s = phase, now_s
+    def _enter(self, stage: str, now_s: float) -> None:
+        self.stage, self.stage_at_s = stage, now_s
 
     def _tick(self, now_s: float) -> None:
         for peer, near in self.near.items():
@@ -318,8 +341,8 @@ class Peer:
                 near.hello_at_s = now_s + near.hello_wait_s
                 near.hello_wait_s = min(HELLO_MAX_S, 2 * near.hello_wait_s)
         self.settlement.tick(now_s)
-        spent_s = now_s - self.phase_at_s
-        match self.phase:
+        spent_s = now_s - self.stage_at_s
+        match self.stage:
             case "starting":
                 late = spent_s >= self.cluster.start_deadline_s
                 if late or all(near.nonce for near in self.near.values()):
@@ -328,7 +351,7 @@ class Peer:
                     self._enter("running", now_s)
                     self._publish()
             case "running":
-                self._run_round(now_s)
+                self._run_steps(now_s)
             case "settling":
                 done = all(
                     self.settlement.is_settled(p) or not n.served for p, n in self.near.items()
@@ -339,25 +362,24 @@ class Peer:
             case "leaving":
                 self._leave(now_s, spent_s)
 
-    def _run_round(self, now_s: float) -> None:
-        """Mix when nobody is awaited any more, and publish the next round."""
-        while self.phase == "running":
+    def _run_steps(self, now_s: float) -> None:
+        """Mix when nobody is awaited any more, and publish the next step."""
+        while self.stage == "running":
             spent_s, deadline_s = now_s - self.sent_at_s, self.cluster.deadline_s
             awaited = self._awaited()
             if awaited and spent_s >= deadline_s / 2 and not self.told_waiting:
                 self.told_waiting = True
                 for peer, near in self.near.items():
                     if near.served and peer not in awaited:
-                        self._send(peer, wire.WAITING, self.round)
+                        self._send(peer, wire.WAITING, *self.cluster.at(self.step))
             for peer in awaited:
-                patient = self.near[peer].waiting == self.round
-                if spent_s >= deadline_s * (2 if patient else 1):
+                if spent_s >= deadline_s * (2 if self.near[peer].waiting else 1):
                     self.near[peer].given_up = True
                     self._meet("missed")
             if self._awaited():
                 return
             self._mix()
-            if self.round == self.cluster.rounds:
+            if self.step == self.cluster.step(self.cluster.rounds, self.cluster.model):
                 self._enter("settling", now_s)
             else:
                 self._publish()
@@ -372,7 +394,7 @@ class Peer:
         near = self.near[peer]
         first, near.left = not near.left, True
         near.knows_we_left = near.knows_we_left or heard
-        if self.phase == "leaving" and first:
+        if self.stage == "leaving" and first:
             self._send(peer, wire.BYE, True)
 
     def _leave(self, now_s: float, spent_s: float) -> None:

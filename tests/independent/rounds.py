@@ -7,11 +7,13 @@ import blake3
 import numpy as np
 
 from tests.independent import graphs
+from tests.independent.phases import CODECS, MEDIAN, OWN, Part, decoded
 from tests.independent.wire import (
     Cluster,
     Refused,
     fits,
     is_count,
+    is_name,
     is_signed,
     pack,
     sha256,
@@ -21,6 +23,10 @@ from tests.independent.wire import (
 TRACE_SIZE_MAX = 128
 HIDDEN_RATIO, HIDDEN_FLOOR = 1e6, 1e6
 DOMAIN = "candor/statement/v1"
+LISTED, DERIVED, ATTESTED = 0, 1, 2
+
+Formed = list  # a part of `formed`, as it is encoded
+Source = tuple[int, int, str]  # round, phase and agent of a statement
 
 
 def folded(domain: str, run: bytes, window: int, vector: np.ndarray, size: int) -> np.ndarray:
@@ -45,9 +51,10 @@ def sketch(cluster: Cluster, window: int, vector: np.ndarray) -> bytes:
     return found.astype("<f8").tobytes()
 
 
-def next_sketch(cluster: Cluster, number: int, vector: np.ndarray) -> bytes:
-    """S vector under the next window's signs, where a statement of this round has it."""
-    if not cluster.ends_window(number) or cluster.k == cluster.dim:
+def next_sketch(cluster: Cluster, number: int, phase: int, vector: np.ndarray) -> bytes:
+    """S vector under the next window's signs, where a statement of this exchange has it."""
+    used = any(part.before and part.phase == phase for one in cluster.phases for part in one.parts)
+    if not cluster.ends_window(number) or cluster.k == cluster.dim or not used:
         return b""
     return sketch(cluster, cluster.window_of(number) + 1, vector)
 
@@ -58,10 +65,6 @@ def trace(cluster: Cluster, window: int, of: np.ndarray) -> bytes:
     return found.astype("<f4").tobytes()
 
 
-def payload(model: np.ndarray) -> bytes:
-    return model.astype("<f4").tobytes()
-
-
 @dataclass(frozen=True, slots=True)
 class Statement:
     """A statement whose layout is sound, with its bytes."""
@@ -70,10 +73,12 @@ class Statement:
     signature: bytes
     run: bytes
     round: int
+    phase: int
     agent: str
+    codec: str
     digest: bytes
     dim: int
-    row: dict[str, float]
+    formed: list[Formed]
     step_size: float
     sketch: bytes
     next_sketch: bytes
@@ -82,26 +87,32 @@ class Statement:
     @classmethod
     def parse(cls, cluster: Cluster, body: bytes, signature: bytes) -> "Statement":
         """Raises Refused where the layout is broken."""
-        fields = unpack(body, 16 * cluster.k + 200_704)
-        if not fits(fields, int, bytes, int, str, bytes, int, list, float, bytes, bytes, bytes):
+        fields = unpack(body, 24 * cluster.k + 790_528)
+        head = (int, bytes, int, int, str, str, bytes, int)
+        if not fits(fields, *head, list, float, bytes, bytes, bytes):
             raise Refused("malformed")
-        version, run, number, agent, digest, dim, row, step, own, after, sources = fields
+        version, run, number, phase, agent, codec, digest, dim, formed, _, *last = fields
+        own, after, to_sources = last
         sound = (
-            version == 2
+            version == 3
             and len(run) == len(digest) == 32
-            and len(sources) == (32 if number > 1 else 0)
             and is_count(number)
             and number >= 1
+            and 0 <= phase < 16
+            and is_name(agent)
+            and is_name(codec)
             and is_count(dim)
-            and len(row) <= 4_096
-            and all(fits(item, str, float) and math.isfinite(item[1]) for item in row)
-            and [item[0] for item in row] == sorted({item[0] for item in row})
+            and dim >= 1
+            and 0 < len(own) <= 8 * cluster.k
+            and len(after) in (0, len(own))
+            and len(to_sources) in (0, 32)
+            and len(formed) <= 4
+            and all(_is_part(part, len(own)) for part in formed)
+            and sum(part[0] == ATTESTED for part in formed) <= 1
         )
         if not sound:
             raise Refused("malformed")
-        weights = dict(row)
-        given = (run, number, agent, digest, dim, weights, step, own, after, sources)
-        return cls(body, signature, *given)
+        return cls(body, signature, *fields[1:])
 
     def is_genuine(self, cluster: Cluster) -> bool:
         known = self.agent in cluster.agents
@@ -116,51 +127,109 @@ class Statement:
         return np.frombuffer(data, "<f8")
 
 
-def commitment(row: dict[str, float], before: "dict[str, Statement]") -> bytes:
-    """What a statement says of those of the round before that its row names; b"" in round 1."""
-    if not before:
-        return b""
-    return sha256(pack([sha256(before[agent].body) for agent in sorted(row)]))
+def _is_part(part: object, sketch_bytes: int) -> bool:
+    """Whether this says, by its layout, how a part came about."""
+    if fits(part, int, list) and part[0] == LISTED:
+        return _is_row(part[1])
+    if fits(part, int, str, list) and part[0] == DERIVED:
+        return is_name(part[1]) and _is_row(part[2])
+    return (
+        fits(part, int, str, list, bytes)
+        and part[0] == ATTESTED
+        and is_name(part[1])
+        and _are_ids(part[2])
+        and len(part[3]) == sketch_bytes
+    )
+
+
+def _is_row(row: list) -> bool:
+    weighted = all(fits(item, str, float) and math.isfinite(item[1]) for item in row)
+    return weighted and _are_ids([item[0] for item in row])
+
+
+def _are_ids(ids: list) -> bool:
+    return len(ids) <= 4_096 and all(map(is_name, ids)) and ids == sorted(set(ids))
+
+
+def told(formed: Formed, agent: str) -> list[str] | None:
+    """Whom an agent says it heard; None of an empty row."""
+    if formed[0] == ATTESTED:
+        return formed[2]
+    return [one for one, _ in formed[-1] if one != agent] if formed[-1] else None
+
+
+def named(cluster: Cluster, number: int, phase: int, formed: list[Formed]) -> list[Source]:
+    """The statements that the rows of a statement name, each once. Raises Refused."""
+    parts = cluster.phases[phase].parts
+    if len(parts) != len(formed):
+        raise Refused("statement-parts")
+    found: dict[Source, None] = {}
+    for part, how in zip(parts, formed, strict=True):
+        if how[0] != ATTESTED and number > part.before:
+            found |= {(number - part.before, part.phase, agent): None for agent, _ in how[-1]}
+    return list(found)
+
+
+def commitment(sources: list[Statement]) -> bytes:
+    """What a statement says of those that it names; b"" of none."""
+    return sha256(pack([sha256(one.body) for one in sources])) if sources else b""
+
+
+def step_size_of(cluster: Cluster, number: int, phase: int, agent: str) -> float:
+    """What an injected vector is multiplied with."""
+    if cluster.phases[phase].direct:
+        return -1.0
+    return cluster.step_size(number) / graphs.masses(cluster, number)[agent]
 
 
 def body_of(
     cluster: Cluster,
     number: int,
+    phase: int,
     agent: str,
-    row: dict[str, float],
+    formed: list[Formed],
     vector: np.ndarray,
-    before: "dict[str, Statement]",
+    sources: list[Statement],
 ) -> bytes:
-    """What an agent signs about the payload `vector` of a round."""
-    data, window = payload(vector), cluster.window_of(number)
+    """What an agent signs about a vector, as it is decoded."""
     return pack(
         [
-            2,
+            3,
             cluster.run,
             number,
+            phase,
             agent,
-            blake3.blake3(data).digest(),
+            cluster.codec,
+            blake3.blake3(vector.tobytes()).digest(),
             cluster.dim,
-            [[one, row[one]] for one in sorted(row)],
-            cluster.step_size(number) / graphs.masses(cluster, number)[agent],
-            sketch(cluster, window, vector),
-            next_sketch(cluster, number, vector),
-            commitment(row, before),
+            formed,
+            step_size_of(cluster, number, phase, agent),
+            sketch(cluster, cluster.window_of(number), vector),
+            next_sketch(cluster, number, phase, vector),
+            commitment(sources),
         ]
     )
 
 
-def is_row(cluster: Cluster, agent: str, number: int, row: dict[str, float]) -> bool:
-    """Whether a mixing row is one that the page allows."""
-    if number == 1:
+def is_formed(cluster: Cluster, stated: Statement, part: Part, formed: Formed) -> bool:
+    """Whether a part was formed in a way that the page allows."""
+    agent, number = stated.agent, stated.round - part.before
+    near = graphs.taken(cluster, number, agent) if number else {}
+    if part.made == MEDIAN:
+        return formed[:2] == [ATTESTED, "median"] and set(formed[2]) <= set(near)
+    if formed[0] != LISTED:
+        return False
+    row, of_models = dict(formed[1]), part.phase == cluster.model
+    if part.made == OWN or (number == 0 and of_models):
         return row == {agent: 1.0}
-    near = graphs.taken(cluster, number - 1, agent)
-    if len(row) == 1 and set(row) <= set(near):
+    if not of_models and (not row or number == 0):
+        return not row and part.before
+    if of_models and len(row) == 1 and set(row) <= set(near):
         return list(row.values()) == [1.0]
     others = {one: weight for one, weight in row.items() if one != agent}
     if agent not in row or row[agent] < 0.0 or any(near.get(k) != w for k, w in others.items()):
         return False
-    due = mixing_row(cluster, agent, number - 1, list(others))
+    due = mixing_row(cluster, agent, number, list(others))
     return abs(row[agent] - due[agent]) <= 1e-12
 
 
@@ -182,25 +251,29 @@ def check_announced(cluster: Cluster, sender: str, stated: Statement) -> None:
         raise Refused("statement-signature")
     if stated.run != cluster.run:
         raise Refused("statement-run")
-    if stated.round > cluster.rounds:
-        raise Refused("statement-round")
     if (stated.dim, len(stated.sketch)) != (cluster.dim, 8 * cluster.k):
         raise Refused("statement-size")
-    step_size = cluster.step_size(stated.round) / graphs.masses(cluster, stated.round)[sender]
-    if not math.isclose(stated.step_size, step_size, rel_tol=1e-12):
+    if stated.round > cluster.rounds:
+        raise Refused("statement-round")
+    if stated.codec != cluster.codec:
+        raise Refused("statement-codec")
+    named(cluster, stated.round, stated.phase, stated.formed)
+    due = step_size_of(cluster, stated.round, stated.phase, sender)
+    if not math.isclose(stated.step_size, due, rel_tol=1e-12):
         raise Refused("step-size")
-    if not is_row(cluster, sender, stated.round, stated.row):
+    parts = cluster.phases[stated.phase].parts
+    if not all(is_formed(cluster, stated, *one) for one in zip(parts, stated.formed, strict=True)):
         raise Refused("mixing-row")
 
 
 def check_payload(cluster: Cluster, stated: Statement, data: bytes) -> np.ndarray:
     """The payload as a vector, when it is what was stated. Raises Refused."""
-    if blake3.blake3(data).digest() != stated.digest:
+    vector, window = decoded(cluster.codec, data), cluster.window_of(stated.round)
+    if blake3.blake3(vector.tobytes()).digest() != stated.digest:
         raise Refused("payload-digest")
-    vector, window = np.frombuffer(data, "<f4"), cluster.window_of(stated.round)
     if sketch(cluster, window, vector) != stated.sketch:
         raise Refused("payload-sketch")
-    if next_sketch(cluster, stated.round, vector) != stated.next_sketch:
+    if next_sketch(cluster, stated.round, stated.phase, vector) != stated.next_sketch:
         raise Refused("payload-sketch")
     if not np.isfinite(vector).all():
         raise Refused("payload-not-finite")
@@ -210,9 +283,9 @@ def check_payload(cluster: Cluster, stated: Statement, data: bytes) -> np.ndarra
     return vector
 
 
-def check_witness(cluster: Cluster, stated: Statement, agent: str, witness: Statement) -> None:
-    """Whether a forwarded statement is of the round before. Raises Refused."""
-    if (witness.agent, witness.round) != (agent, stated.round - 1):
+def check_witness(cluster: Cluster, source: Source, witness: Statement) -> None:
+    """Whether a forwarded statement is the one that was named. Raises Refused."""
+    if (witness.round, witness.phase, witness.agent) != source:
         raise Refused("witness-round")
     if witness.run != cluster.run or len(witness.sketch) != 8 * cluster.k:
         raise Refused("witness-run")
@@ -221,21 +294,44 @@ def check_witness(cluster: Cluster, stated: Statement, agent: str, witness: Stat
 
 
 def injected(
-    cluster: Cluster, stated: Statement, before: dict[str, Statement], initial: np.ndarray
+    cluster: Cluster, stated: Statement, sources: dict[Source, Statement], initial: np.ndarray
 ) -> np.ndarray:
-    """S u of a round, from its statement and those that its row names."""
-    window = cluster.window_of(stated.round)
-    if stated.sources != commitment(stated.row, before):
+    """S u of an exchange, from its statement and those that its rows name. Raises Refused."""
+    if stated.sources != commitment(list(sources.values())):
         raise Refused("witness-digest")
-    if stated.round == 1:
-        mixed = np.frombuffer(sketch(cluster, 0, initial), "<f8")
-    else:
-        mixed = np.zeros(cluster.k)
-        for agent in sorted(stated.row):
-            mixed = mixed + stated.row[agent] * before[agent].sketch_for(cluster, window)
-    found = (mixed - stated.sketch_for(cluster, window)) / stated.step_size
+    parts, own = _parts(cluster, stated, sources, initial), np.frombuffer(stated.sketch, "<f8")
+    base = np.zeros(cluster.k)
+    for part in parts:
+        base = base + part
+    found = (base - own) / stated.step_size
     if not math.isfinite(energy(found)):
         raise Refused("injected-not-finite")
+    if stated.phase != cluster.charged:
+        _, relative, absolute = CODECS[cluster.codec]
+        length = math.fsum(math.sqrt(energy(one)) for one in [*parts, own])
+        moved = (4 * relative + 2.0**-16) * length + absolute * math.sqrt(cluster.dim)
+        allowed = moved / stated.step_size
+        if energy(found) > allowed * allowed:
+            raise Refused("not-as-formed")
+    return found
+
+
+def _parts(
+    cluster: Cluster, stated: Statement, sources: dict[Source, Statement], initial: np.ndarray
+) -> list[np.ndarray]:
+    """The sketches of the parts, as they are added."""
+    window, found = cluster.window_of(stated.round), []
+    for part, formed in zip(cluster.phases[stated.phase].parts, stated.formed, strict=True):
+        number, value = stated.round - part.before, np.zeros(cluster.k)
+        if formed[0] == ATTESTED:
+            value = np.frombuffer(formed[3], "<f8")
+        elif number == 0 and formed[-1]:
+            value = np.frombuffer(sketch(cluster, window, initial), "<f8")
+        else:
+            for agent, weight in formed[-1]:
+                source = sources[number, part.phase, agent]
+                value = value + weight * source.sketch_for(cluster, window)
+        found.append(-stated.step_size * value if part.stepped else value)
     return found
 
 

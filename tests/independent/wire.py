@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 )
 from zmq.utils import z85
 
+from tests.independent.phases import PHASES, Phase
+
 HELLO, UPDATE, WITNESSES, CHUNK, ACK, CLAIM, STATE, PROPOSE, ACCEPT, REJECT = range(1, 11)
 EVIDENCE, RECORDS, BYE, WAITING, BILL = 11, 12, 13, 14, 15
 HEADER_BYTES_MAX = 2**21
@@ -26,9 +28,9 @@ COUNT_MAX = 2**53
 FIELDS = {
     HELLO: (bytes, bytes),
     UPDATE: (bytes, bytes, int),
-    WITNESSES: (int, list),
-    CHUNK: (int, int),
-    ACK: (int, str),
+    WITNESSES: (int, int, list),
+    CHUNK: (int, int, int),
+    ACK: (int, int, str),
     CLAIM: (bytes,),
     STATE: (bytes, int, bytes, bytes, bool),
     PROPOSE: (bytes, bytes),
@@ -36,7 +38,7 @@ FIELDS = {
     REJECT: (bytes, str, bytes),
     EVIDENCE: (bytes,),
     BYE: (bool,),
-    WAITING: (int,),
+    WAITING: (int, int),
     BILL: (bytes,),
 }
 
@@ -78,6 +80,11 @@ def is_count(value: object) -> bool:
     return type(value) is int and 0 <= value <= COUNT_MAX
 
 
+def is_name(value: object) -> bool:
+    """Whether this is an id, or the name of a rule or a codec."""
+    return type(value) is str and 0 < len(value) <= 32 and all(" " <= char <= "~" for char in value)
+
+
 def sha256(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
@@ -104,7 +111,7 @@ def is_signed(public: bytes, domain: str, message: bytes, signature: bytes) -> b
 TABLES = {
     "task": ("name", "partition", "batch_size", "parameters", "model_digest"),
     "algorithm": ("name", "step_size", "step_decay", "local_steps", "momentum"),
-    "rounds": ("rounds", "deadline_s", "start_deadline_s"),
+    "rounds": ("rounds", "deadline_s", "start_deadline_s", "codec"),
     "payments": ("rule", "window", "credit_limit", "sketch_size"),
     "graph": ("topology", "mixing", "schedule", "edges", "turns", "weights"),
 }
@@ -112,7 +119,7 @@ REALS = ("step_size", "step_decay", "momentum", "deadline_s", "start_deadline_s"
 AGENT = ("id", "endpoint", "identity", "curve", "other_endpoints", "bind", "join", "serial")
 REVISION = ("number", "organiser", "previous")
 LISTS = ("turns", "weights", "other_endpoints", "bind")
-OPTIONAL = (*LISTS, "join", "serial", "previous")
+OPTIONAL = (*LISTS, "join", "serial", "previous", "codec")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +132,8 @@ class Cluster:
     dim: int
     window: int
     rounds: int
+    codec: str
+    phases: tuple[Phase, ...]
     deadline_s: float
     start_deadline_s: float
     rule: str
@@ -152,6 +161,8 @@ class Cluster:
             dim=file["task"]["parameters"],
             window=file["payments"]["window"],
             rounds=file["rounds"]["rounds"],
+            codec=file["rounds"].get("codec", "float32"),
+            phases=PHASES[file["algorithm"]["name"]],
             deadline_s=float(file["rounds"]["deadline_s"]),
             start_deadline_s=float(file["rounds"]["start_deadline_s"]),
             rule=file["payments"]["rule"],
@@ -172,6 +183,25 @@ class Cluster:
         table = self.file["algorithm"]
         return float(table["step_size"]) * math.pow(number, -float(table["step_decay"]))
 
+    @property
+    def model(self) -> int:
+        """The phase that states models."""
+        return len(self.phases) - 1
+
+    @property
+    def charged(self) -> int:
+        """The phase whose injected vectors are claimed."""
+        return next(p for p, phase in enumerate(self.phases) if phase.charged)
+
+    def step(self, number: int, phase: int) -> int:
+        """Which exchange of the run a phase of a round is."""
+        return (number - 1) * len(self.phases) + phase + 1
+
+    def at(self, step: int) -> tuple[int, int]:
+        """Round and phase of an exchange."""
+        before, phase = divmod(step - 1, len(self.phases))
+        return before + 1, phase
+
     def window_of(self, number: int) -> int:
         return max(number - 1, 0) // self.window
 
@@ -182,7 +212,7 @@ class Cluster:
 def _present(table: dict, keys: tuple[str, ...]) -> list:
     """The values of a table without the optional ones at the end that are absent."""
     present = list(keys)
-    while present[-1] in OPTIONAL and table.get(present[-1]) in (None, []):
+    while present[-1] in OPTIONAL and table.get(present[-1]) in (None, [], "float32"):
         present.pop()
     values = [(key, table.get(key, [] if key in LISTS else None)) for key in present]
     return [float(value) if key in REALS else value for key, value in values]
@@ -234,7 +264,7 @@ def check_certificate(cluster: Cluster, agent: str, encoded: bytes, now_s: float
 
 def encode(kind: int, nonce: bytes, fields: list, raw: bytes | None = None) -> list[bytes]:
     """The frames of a message."""
-    return [pack([1, kind, nonce, *fields]), *([] if raw is None else [raw])]
+    return [pack([2, kind, nonce, *fields]), *([] if raw is None else [raw])]
 
 
 def decode(frames: list[bytes]) -> tuple[int, bytes, list, bytes | None]:
@@ -248,7 +278,7 @@ def decode(frames: list[bytes]) -> tuple[int, bytes, list, bytes | None]:
     if not fits(header[:3], int, int, bytes):
         raise Refused("header")
     version, kind, nonce, *fields = header
-    if version != 1:
+    if version != 2:
         raise Refused("version")
     if kind not in FIELDS and kind != RECORDS:
         raise Refused("kind")

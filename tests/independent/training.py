@@ -1,0 +1,70 @@
+"""What an agent makes: the vectors that it states, from its gradients and from what came.
+
+Its loss is 0.05 ||x||^2, so that a round of local training is one line.
+"""
+
+import numpy as np
+
+from tests.independent import rounds
+from tests.independent.phases import MEDIAN, OWN, Part, decoded, encoded
+from tests.independent.rounds import ATTESTED, LISTED, Formed
+from tests.independent.wire import Cluster
+
+
+class Training:
+    """The vectors of agent `own` from x_1 on."""
+
+    def __init__(self, cluster: Cluster, own: str, initial: np.ndarray) -> None:
+        self._cluster, self._own = cluster, own
+        self._initial = self._x = initial
+        self._gradient = np.zeros_like(initial)  # of the round before
+        self._vectors: dict[int, np.ndarray] = {}  # by phase: the last one, as stated
+        self._came: dict[int, dict[str, np.ndarray]] = {}  # by phase: by agent, its own among them
+        self._mixes: dict[int, tuple[Formed, np.ndarray]] = {}  # by phase: the last row, its result
+
+    def make(self, t: int, phase: int) -> tuple[list[Formed], np.ndarray, bytes]:
+        """How the parts came about, the vector as it is decoded, and the payload."""
+        cluster = self._cluster
+        step_size = np.float32(rounds.step_size_of(cluster, t, phase, self._own))
+        formed, y = [], np.zeros_like(self._initial)
+        for part in cluster.phases[phase].parts:
+            how, vector = self._part(t, part)
+            formed.append(how)
+            y = y - step_size * vector if part.stepped else y + vector
+        if phase == cluster.charged:
+            y = y - step_size * self._learned()
+        data = encoded(cluster.codec, y)
+        self._vectors[phase] = decoded(cluster.codec, data)
+        return formed, self._vectors[phase], data
+
+    def mix(self, t: int, phase: int, payloads: dict[str, np.ndarray]) -> None:
+        """Combine the own vector with those of the neighbours that were heard."""
+        row = rounds.mixing_row(self._cluster, self._own, t, list(payloads))
+        came = payloads | {self._own: self._vectors[phase]}
+        total = np.zeros(self._cluster.dim)
+        for agent in sorted(came):
+            total += row[agent] * came[agent].astype(np.float64)
+        listed = [LISTED, [[agent, row[agent]] for agent in sorted(row)]]
+        self._came[phase], self._mixes[phase] = came, (listed, total.astype(np.float32))
+        if phase == self._cluster.model:
+            self._x = self._mixes[phase][1]
+
+    def _part(self, t: int, part: Part) -> tuple[Formed, np.ndarray]:
+        if part.made == OWN:
+            return [LISTED, [[self._own, 1.0]]], self._vectors[part.phase]
+        if part.made == MEDIAN:
+            came = self._came[part.phase]
+            median = np.median(list(came.values()), axis=0).astype(np.float32)
+            shown = rounds.sketch(self._cluster, self._cluster.window_of(t), median)
+            return [ATTESTED, MEDIAN, sorted(set(came) - {self._own}), shown], median
+        if t > part.before:
+            return self._mixes[part.phase]
+        if part.phase == self._cluster.model:
+            return [LISTED, [[self._own, 1.0]]], self._initial
+        return [LISTED, []], np.zeros_like(self._initial)
+
+    def _learned(self) -> np.ndarray:
+        """What is injected in a round: the gradient, or how it changed."""
+        before, self._gradient = self._gradient, np.float32(0.1) * self._x
+        tracks = self._cluster.file["algorithm"]["name"] == "gradient-tracking"
+        return self._gradient - before if tracks else self._gradient

@@ -1,0 +1,166 @@
+"""Both implementations of docs/protocol.md judge what the other states: every algorithm, codec."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from candor.agent.core.terms import evidence_terms
+from candor.agent.daemon import keys
+from candor.mechanisms.evidence.examiner import Examiner
+from candor.mechanisms.evidence.statements import EvidenceError, SignedStatement
+from candor.network.messages import Chunk, ClaimMessage, Update, Witnesses, from_envelope
+from candor.topologies.cluster.file import load_cluster
+from tests.independent import claims, graphs, rounds, wire
+from tests.independent.phases import CODECS, PHASES, decoded, encoded
+from tests.independent.training import Training
+from tests.runs import DIM, LocalRun, finish, write_cluster
+
+ROUNDS, WINDOW = 5, 2
+RUNS = sorted(product(PHASES, CODECS))
+
+
+def written(folder, algorithm, codec):
+    """The file of a small run, read by both."""
+    topology = "directed-ring" if algorithm == "gradient-push" else "ring"
+    settings = {"rounds": ROUNDS, "window": WINDOW, "algorithm": algorithm, "codec": codec}
+    write_cluster(folder, topology, 4, **settings)
+    path = folder / "cluster.toml"
+    return load_cluster(path), wire.Cluster.parse(path.read_text())
+
+
+@pytest.mark.parametrize(("algorithm", "codec"), RUNS)
+def test_what_daemons_state_holds_for_the_independent_checks(tmp_path, algorithm, codec):
+    ours, cluster = written(tmp_path, algorithm, codec)
+    sent = []
+    run = LocalRun(tmp_path, ours)
+    run.tamper = lambda agent, send: sent.append((agent, send)) or send
+    finish(run)
+    run.close()
+    stated, injected, claimed = {}, {}, {}
+    for agent in ours.ids:
+        for step, update in updates(cluster, agent, sent).items():
+            said, witnesses, data = update
+            rounds.check_announced(cluster, agent, said)
+            if data:
+                rounds.check_payload(cluster, said, data)
+            for source, witness in witnesses.items():
+                rounds.check_witness(cluster, source, witness)
+            found = rounds.injected(cluster, said, witnesses, np.zeros(DIM, np.float32))
+            stated.setdefault(agent, {})[step] = said
+            if said.phase == cluster.charged:
+                assert rounds.energy(found) > 0.0
+                injected.setdefault(agent, {})[said.round] = found
+    for agent, send in sent:
+        message = from_envelope(send.envelope)
+        if isinstance(message, ClaimMessage):
+            claim = claims.Claim.parse(cluster, message.claim)
+            claims.check(cluster, claim, injected[agent], stated[agent])
+            claimed[agent, claim.window] = [one.round for one in claim.rounds]
+    assert len(stated) == 4
+    assert all(len(steps) == ROUNDS * len(cluster.phases) for steps in stated.values())
+    assert sorted(number for numbers in claimed.values() for number in numbers) == sorted(
+        4 * list(range(1, ROUNDS + 1))
+    )
+
+
+def updates(cluster, agent, sent):
+    """By step what an agent has sent of it: its statement, its witnesses and its payload."""
+    found = {}
+    for sender, send in sent:
+        message = from_envelope(send.envelope)
+        if sender != agent or not isinstance(message, (Update, Witnesses, Chunk)):
+            continue
+        if isinstance(message, Update):
+            said = rounds.Statement.parse(cluster, message.body, message.signature)
+            step = cluster.step(said.round, said.phase)
+            found.setdefault(step, (said, {}, {}))
+            continue
+        _, witnesses, pieces = found[cluster.step(message.round, message.phase)]
+        if isinstance(message, Chunk):
+            pieces[message.offset] = bytes(message.data)
+            continue
+        for pair in message.statements:
+            one = rounds.Statement.parse(cluster, *pair)
+            witnesses[one.round, one.phase, one.agent] = one
+    return {
+        step: (said, witnesses, b"".join(pieces[at] for at in sorted(pieces)))
+        for step, (said, witnesses, pieces) in found.items()
+    }
+
+
+class Independents:
+    """Four independent agents without a network: `stated` by source, and who says what."""
+
+    def __init__(self, folder, algorithm, codec):
+        self.ours, self.cluster = written(folder, algorithm, codec)
+        self.initial = np.random.default_rng(1).standard_normal(DIM).astype(np.float32)
+        self.examiner = Examiner(evidence_terms(self.ours, self.initial))
+        self.training = {a: Training(self.cluster, a, self.initial) for a in self.ours.ids}
+        self.keys = {
+            a: keys.load(folder / "agents" / a / "keys").signing_key for a in self.training
+        }
+        self.stated = {}
+        self.energies = []
+
+    def play(self, steps):
+        """State, judge and mix one step after the other."""
+        for step in steps:
+            t, phase = self.cluster.at(step)
+            payloads = {}
+            for agent, training in self.training.items():
+                formed, y, payloads[agent] = training.make(t, phase)
+                shown = self.judged(self.says(t, phase, agent, formed, y), y)
+                if phase == self.cluster.charged:
+                    self.energies.append(shown.energy)
+            for agent, training in self.training.items():
+                near = graphs.taken(self.cluster, t, agent)
+                came = {k: decoded(self.cluster.codec, payloads[k]) for k in near}
+                training.mix(t, phase, came)
+
+    def sources(self, t, phase, formed):
+        """What a statement's rows name."""
+        return {one: self.stated[one] for one in rounds.named(self.cluster, t, phase, formed)}
+
+    def says(self, t, phase, agent, formed, y):
+        """The statement of a vector."""
+        known = list(self.sources(t, phase, formed).values())
+        body = rounds.body_of(self.cluster, t, phase, agent, formed, y, known)
+        signature = self.keys[agent].sign(rounds.DOMAIN, body)
+        said = rounds.Statement.parse(self.cluster, body, signature)
+        self.stated[t, phase, agent] = said
+        return said
+
+    def judged(self, said, payload):
+        """What the project makes of an update."""
+        sources = self.sources(said.round, said.phase, said.formed)
+        limit = self.examiner.terms.sketch_bytes
+        signed, *others = (
+            SignedStatement.decode(one.body, one.signature, sketch_bytes_max=limit)
+            for one in [said, *sources.values()]
+        )
+        self.examiner.examine_header(signed, said.agent)
+        witnesses = dict(zip(sources, others, strict=True))
+        return self.examiner.examine(signed, payload, witnesses, {})
+
+
+@pytest.mark.parametrize(("algorithm", "codec"), RUNS)
+def test_what_independent_agents_state_holds_for_the_daemons_checks(tmp_path, algorithm, codec):
+    agents = Independents(tmp_path, algorithm, codec)
+    agents.play(range(1, ROUNDS * len(agents.cluster.phases) + 1))
+    assert min(agents.energies) > 0.0
+    assert len(agents.energies) == 4 * ROUNDS
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("algorithm", ["gradient-tracking", "median-sgd"])
+def test_both_refuse_a_model_that_is_not_as_it_was_formed(tmp_path, algorithm, codec):
+    agents = Independents(tmp_path, algorithm, codec)
+    agents.play(range(1, 4))
+    formed, y, _ = agents.training["a1"].make(2, 1)
+    y = decoded(codec, encoded(codec, y + np.float32(0.1)))
+    said = agents.says(2, 1, "a1", formed, y)
+    with pytest.raises(EvidenceError, match="not-as-formed"):
+        agents.judged(said, y)
+    with pytest.raises(wire.Refused, match="not-as-formed"):
+        rounds.injected(agents.cluster, said, agents.sources(2, 1, formed), agents.initial)
