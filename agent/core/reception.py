@@ -246,8 +246,8 @@ class Reception:
                 slot = neighbour.inbox.slot(self._step(number, phase))
                 if slot is None:
                     return []
-                for body, signature in statements:
-                    witness = self._decode(body, signature)
+                for pair in statements:
+                    witness = self._decode(*pair)
                     said = witness.statement
                     slot.add_witness((said.round, said.phase, said.agent), witness)
                 return self._judge(neighbour, slot)
@@ -271,17 +271,20 @@ class Reception:
             case LedgerMessage(kind, fields):
                 effects = self._settlement.received(neighbour.agent, kind, fields, now_s)
                 return self.addressed(effects)
-            case Heads(number, phase, heads):
-                self._step(number, phase)
-                run = self._examiner.terms.run
-                for agent, digest, signature in heads:
-                    head = Head(run, number, phase, agent, digest, signature)
-                    self._hearsay.heard(neighbour.agent, head)
-                return self.settlement_changed()
+            case Heads():
+                return self._heads(neighbour, message)
             case Waiting():
                 neighbour.waiting = True
                 return []
         raise RemoteProtocolError("kind", type(message).__name__)
+
+    def _heads(self, neighbour: Neighbour, message: Heads) -> list[Effect]:
+        self._step(message.round, message.phase)
+        run = self._examiner.terms.run
+        for agent, digest, signature in message.heads:
+            head = Head(run, message.round, message.phase, agent, digest, signature)
+            self._hearsay.heard(neighbour.agent, head)
+        return self.settlement_changed()
 
     def _hello(
         self, neighbour: Neighbour, hello: Hello, own_round: int, now_s: float, wall_s: float
