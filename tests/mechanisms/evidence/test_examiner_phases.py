@@ -382,7 +382,7 @@ def test_a_part_that_was_formed_otherwise_is_refused_at_its_header(
         (MEDIANS, 1, (formed_by({"a0": 1.0}), MEDIAN_OF)),
         (DERIVED, 0, (formed_by({"a2": 1.0}),)),
     ],
-    ids=str,
+    ids=["fresh", "re-entry", "one heard", "nobody heard", "taken", "derived, taken"],
 )
 def test_whom_an_honest_agent_may_not_have_heard_is_no_lie(
     ring: PhasedRing, phase: int, formed: tuple[Formed, ...]
