@@ -12,7 +12,8 @@ from candor.mechanisms.evidence.examiner import RunTerms
 from candor.mechanisms.proofs import PROOF_BYTES_MAX, Proof, ProofError, verify_proof
 from candor.topologies.cluster.file import load_cluster
 from candor.topologies.encoding.canonical import MalformedError
-from candor.topologies.specs.files import open_regular, system_errors
+from candor.topologies.specs.files import open_regular
+from candor.topologies.specs.specs import ConfigurationError
 
 
 @click.group("evidence")
@@ -33,30 +34,35 @@ def command() -> None:
 def verify(
     context: click.Context, files: tuple[Path, ...], cluster_path: Path, as_json: bool
 ) -> None:
-    """Say who is proven to have done what. Exit code 3: a file proves nothing.
+    """Say who is proven to have done what. Exit code 3: a file proves nothing; else 2: one cannot
+    be read, the others are judged.
 
     \b
     Example:
       candor evidence verify agents/*/evidence/*.proof --cluster cluster.toml
     """
     terms = run_terms(load_cluster(cluster_path))
-    told = [{"file": str(file), **_judged(_read(file), terms)} for file in files]
+    told = [{"file": str(file), **_judged(file, terms)} for file in files]
     if as_json:
         click.echo(json.dumps({"ok": all(one["proven"] for one in told), "files": told}, indent=2))
     else:
         for one in told:
-            said = one["verdict"] if one["proven"] else f"proves nothing: {one['reason']}"
+            failed = "cannot be read" if one["proven"] is None else "proves nothing"
+            said = one["verdict"] if one["proven"] else f"{failed}: {one['reason']}"
             click.echo(f"{one['file']}: {said}")
-    context.exit(0 if all(one["proven"] for one in told) else VERIFICATION_FAILED)
+    if any(one["proven"] is False for one in told):
+        context.exit(VERIFICATION_FAILED)
+    if unread := [str(one["file"]) for one in told if one["proven"] is None]:
+        raise ConfigurationError(f"{', '.join(unread)}: cannot be read")
 
 
-def _read(file: Path) -> bytes:
-    with system_errors(str(file)), open_regular(file) as stream:
-        return stream.read(PROOF_BYTES_MAX + 1)
-
-
-def _judged(data: bytes, terms: RunTerms) -> dict[str, str | bool]:
-    """What a file's bytes prove in a run, as `--json` tells it."""
+def _judged(file: Path, terms: RunTerms) -> dict[str, str | bool | None]:
+    """What a file proves in a run, as `--json` tells it; `proven` is None if it is not readable."""
+    try:
+        with open_regular(file) as stream:
+            data = stream.read(PROOF_BYTES_MAX + 1)
+    except OSError as exc:
+        return {"proven": None, "reason": exc.strerror}
     try:
         found = verify_proof(Proof.decode(data), terms)
     except (MalformedError, ProofError, ValueError) as exc:

@@ -20,6 +20,7 @@ from candor.agent.cli.plan import (
     plan_options,
 )
 from candor.agent.cli.progress import progress
+from candor.agent.daemon.status import DataDirLock
 from candor.agent.exits import INTERRUPTED
 
 NEEDED: Final = ("topology", "task", "rounds")
@@ -81,6 +82,7 @@ def command(
             plan = plan_of(asked, chosen, simulated=True)
             place = run_dir or default_run_dir(plan.task.name, plan.topology)
             run = simulated_run.start(plan, place, device)
+        context.with_resource(DataDirLock(run.run_dir))
         cluster = run.cluster
         title = f"{cluster.run_id}: {len(cluster.ids)} agents, {cluster.graph.topology}, rounds"
         with progress(console) as told:

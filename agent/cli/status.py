@@ -1,8 +1,9 @@
-"""`candor status`: what the daemon of a data directory, or every daemon of a run, is doing."""
+"""`candor status`: what the daemon of a data directory, or every agent of a run, is doing."""
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -10,7 +11,19 @@ import click
 from candor.agent.cli.options import ABOVE_0, PATH, json_option
 from candor.agent.daemon.status import FILE_NAME, Status, data_dirs, is_running, read_status
 from candor.agent.daemon.status import as_json as as_object
+from candor.agent.runs.directory import SIMULATION_NAME
 from candor.topologies.specs.specs import ConfigurationError
+
+SHOWN_MAX = 64  # agents of a simulated run that a person is shown; --json has all
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A status, whether its process lives, and when it was written, in seconds since 1970."""
+
+    status: Status
+    running: bool
+    written_s: float
 
 
 @click.command("status")
@@ -31,7 +44,7 @@ def command(
 
     DIRECTORY is the data directory of one daemon, a folder of such, or the directory of a run; by
     default the current one. The status stays behind when a daemon ends; whether it still runs is
-    told by the lock it holds.
+    told by the lock it holds. Of a simulated run it is what was saved last.
 
     \b
     Example:
@@ -39,43 +52,73 @@ def command(
       candor status /var/lib/candor/a3 --json
       candor status /var/lib/candor/a3 --max-age 300    # for a health check
     """
+    simulated = (directory / SIMULATION_NAME).exists()
     known = data_dirs(directory)
-    if not known:
+    seen = _simulated(directory) if simulated else [_daemon(data_dir) for data_dir in known]
+    if not seen:
         raise ConfigurationError(
             f"{directory}: no status here; name the --data-dir of an agent, a folder of such or "
             "the directory of a run"
         )
-    found = {data_dir: read_status(data_dir) for data_dir in known}
-    running = {data_dir: is_running(data_dir) for data_dir in known}
     if as_json:
-        shown = {path: {**as_object(found[path]), "running": running[path]} for path in known}
-        alone = known == [directory]
-        agents = {found[path].agent: value for path, value in shown.items()}
-        click.echo(json.dumps(shown[directory] if alone else {"agents": agents}, indent=2))
+        shown = {one.status.agent: as_object(one.status) | {"running": one.running} for one in seen}
+        alone = known == [directory] and not simulated
+        click.echo(json.dumps(next(iter(shown.values())) if alone else {"agents": shown}, indent=2))
+    elif simulated:
+        _print_simulated(directory, seen)
     else:
-        _print(directory, found, running)
-    if age_max_s is not None and not all(
-        _healthy(path, found[path], running[path], age_max_s) for path in known
-    ):
+        _print(directory, seen)
+    if age_max_s is not None and not all(_healthy(one, age_max_s) for one in seen):
         context.exit(1)
 
 
-def _healthy(data_dir: Path, status: Status, running: bool, age_max_s: float) -> bool:
-    if status.state == "done":
+def _daemon(data_dir: Path) -> _Seen:
+    status, running = read_status(data_dir), is_running(data_dir)
+    return _Seen(status, running, (data_dir / FILE_NAME).stat().st_mtime)
+
+
+def _simulated(run_dir: Path) -> list[_Seen]:
+    from candor.agent.runs import simulation_file  # imports torch
+    from candor.topologies.cluster.file import load_cluster
+
+    path, running = run_dir / SIMULATION_NAME, is_running(run_dir)
+    cluster = load_cluster(run_dir / "cluster.toml")
+    statuses = simulation_file.statuses(path, cluster, running=running)
+    return [_Seen(status, running, path.stat().st_mtime) for status in statuses]
+
+
+def _healthy(seen: _Seen, age_max_s: float) -> bool:
+    if seen.status.state == "done":
         return True
-    age_s = time.time() - (data_dir / FILE_NAME).stat().st_mtime
-    return running and status.state != "failed" and age_s <= age_max_s
+    fresh = time.time() - seen.written_s <= age_max_s
+    return seen.running and seen.status.state != "failed" and fresh
 
 
-def _print(directory: Path, found: Mapping[Path, Status], running: Mapping[Path, bool]) -> None:
+def _print(directory: Path, seen: Sequence[_Seen]) -> None:
     from rich.console import Console
 
     from candor.agent.reports.terminal import literal, status_view
 
-    statuses = list(found.values())
-    alive = {status.agent: running[path] for path, status in found.items()}
+    statuses = [one.status for one in seen]
+    alive = {one.status.agent: one.running for one in seen}
     console = Console()
     console.print(status_view(statuses, alive, f"run {statuses[0].run_id}"))
-    silent = sorted(path.name for path in directory.glob("agents/*") if path not in found)
+    known = data_dirs(directory)
+    silent = sorted(path.name for path in directory.glob("agents/*") if path not in known)
     if silent:
         console.print(literal(f"no status yet: {', '.join(silent)}"))
+
+
+def _print_simulated(run_dir: Path, seen: Sequence[_Seen]) -> None:
+    from rich.console import Console
+
+    from candor.agent.reports.terminal import literal, live_table
+
+    first, console = seen[0], Console()
+    shown = [one.status for one in seen[:SHOWN_MAX]]
+    console.print(live_table(shown, f"simulated run {first.status.run_id}"))
+    if len(seen) > SHOWN_MAX:
+        console.print(f"and {len(seen) - SHOWN_MAX} more agents", highlight=False)
+    if first.status.state == "interrupted":
+        words = f"stopped after round {first.status.round}; candor simulate --resume {run_dir}"
+        console.print(literal(f"{words} goes on"))

@@ -110,7 +110,7 @@ def as_json(status: Status) -> dict[str, object]:
 
 
 class DataDirLock:
-    """Exclusive use of a data directory for as long as the daemon lives.
+    """Exclusive use of a data directory for as long as the daemon lives; of a simulated run's, too.
 
     Two daemons on one directory would sign two different statements for one round, which is
     equivocation, so the second one must not start.
@@ -130,8 +130,8 @@ class DataDirLock:
             pid = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
             os.close(descriptor)
             raise ConfigurationError(
-                f"{self._path.parent}: in use by the running agent with pid {pid}; "
-                "stop it or give this one another --data-dir"
+                f"{self._path.parent}: in use by the running process with pid {pid}; stop that or "
+                "name another directory"
             )
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())

@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from candor.agent.daemon.metrics import RoundMetrics
+from candor.agent.daemon.status import State, Status
+from candor.topologies.cluster.file import Cluster
 from candor.topologies.specs.files import replacing
 from candor.topologies.specs.specs import ConfigurationError
 
@@ -122,6 +124,37 @@ def metrics_of(
             RoundMetrics(t, seconds, loss, accuracy.get(t), norm, balance, 0, 0, neighbours)
         )
     return lines
+
+
+def statuses(path: Path, cluster: Cluster, *, running: bool) -> list[Status]:
+    """What every agent of a simulated run was at when it was saved last; `running`: it goes on.
+
+    Raises:
+        ConfigurationError: there is no such run, or it is damaged.
+    """
+    about, tensors = read(path)
+    if about.fingerprint != cluster.fingerprint:
+        raise ConfigurationError(f"{path}: is of another run than the cluster.toml beside it")
+    ended: State = "training" if running else "interrupted"
+    state: State = ended if under(STATE, tensors) else "done"
+    columns = Columns.of(tensors)
+    names = ("train_loss", "test_accuracy", "injected_norm", "balance")
+    last = {n: row.tolist() for n in names if (row := columns.last(n)) is not None}
+    seconds = columns.last("seconds")
+    return [
+        Status(
+            cluster.run_id,
+            agent,
+            cluster.fingerprint,
+            0,
+            state,
+            len(columns.rows.get("seconds", ())),
+            cluster.rounds.rounds,
+            seconds=0.0 if seconds is None else float(seconds),
+            **{name: values[row] for name, values in last.items()},
+        )
+        for row, agent in enumerate(cluster.ids)
+    ]
 
 
 def by_round(

@@ -101,6 +101,27 @@ def test_the_command_says_who_is_guilty_and_refuses_what_is_no_proof(tmp_path):
     assert told.exit_code == 3
 
 
+def test_a_file_that_cannot_be_read_is_named_and_the_others_are_judged(tmp_path, capsys):
+    run = play(tmp_path / "run", 0)
+    path, gone = tmp_path / "a1.proof", tmp_path / "gone.proof"
+    path.write_bytes(run.nodes["a3"].store.value("proof/equivocation/a1"))
+    run.close()
+    words = ["evidence", "verify", str(gone), str(path)]
+    words += ["--cluster", str(tmp_path / "run" / "cluster.toml")]
+    assert run_command(words) == 2
+    told = capsys.readouterr()
+    first, second = told.out.splitlines()
+    assert first == f"{gone}: cannot be read: No such file or directory"
+    assert second.endswith("guilty")
+    assert told.err == f"candor: error: {gone}: cannot be read\n"
+    assert run_command([*words, "--json"]) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert (told["ok"], [one["proven"] for one in told["files"]]) == (False, [None, True])
+    gone.write_bytes(b"nothing")
+    path.unlink()
+    assert run_command(words) == 3  # what proves nothing weighs more
+
+
 def test_no_honest_run_proves_anything(tmp_path):
     run = LocalRun(tmp_path, write_cluster(tmp_path, "complete", 4, rounds=12))
     run.start()

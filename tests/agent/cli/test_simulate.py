@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from candor.agent.cli import main as cli
 from candor.agent.cli.plan import plan_of
 from candor.agent.daemon.metrics import read_metrics
+from candor.agent.daemon.status import DataDirLock
 from candor.agent.runs import simulation_file
 from candor.agent.runs.directory import read_run_directory
 from candor.agent.simulation import run as simulated_run
@@ -206,6 +207,36 @@ def test_an_unfinished_run_has_a_report_that_says_so(tmp_path: Path) -> None:
     assert [one.rounds[-1].balance for one in found.agents] == run.columns.last("balance").tolist()
 
 
+def test_status_tells_a_running_run_from_a_stopped_and_a_finished_one(
+    tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(run_dir: Path) -> tuple[int, dict[str, Any]]:
+        code = cli.run(["status", str(run_dir), "--json", "--max-age", "3600"])
+        return code, json.loads(capsys.readouterr().out)["agents"]
+
+    run = simulated_run.start(plan_of(ASKED, 3), tmp_path / "run", "cpu")
+    assert told(run.run_dir)[1]["a0"]["round"] == 0
+    for _ in range(5):
+        run.advance()
+    run.save()
+    code, agents = told(run.run_dir)
+    assert (code, list(agents)) == (1, list(run.cluster.ids))
+    assert (agents["a3"]["state"], agents["a3"]["round"]) == ("interrupted", 5)
+    assert agents["a3"]["balance"] == run.columns.last("balance")[3] < 0
+    assert 0 < agents["a3"]["test_accuracy"] < 1
+    with DataDirLock(run.run_dir):
+        code, agents = told(run.run_dir)
+        assert (code, agents["a3"]["state"], agents["a3"]["running"]) == (0, "training", True)
+        assert cli.run(["simulate", "--resume", str(run.run_dir)]) == 2  # one at a time
+    assert "in use by" in capsys.readouterr().err
+    assert cli.run(["status", str(run.run_dir)]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "a3 interrupted 5/10" in words
+    assert f"stopped after round 5; candor simulate --resume {run.run_dir} goes on" in words
+    code, agents = told(small)
+    assert (code, {one["state"] for one in agents.values()}) == (0, {"done"})
+
+
 # --- many agents, bad input ---------------------------------------------------------------------
 
 
@@ -218,7 +249,7 @@ def test_large_runs_have_one_file_and_a_report_of_some_agents(
     words = ["--agents", "9", "--partition", "iid", "--run-dir", str(run_dir)]
     assert cli.run([*SMALL, *words]) == 0
     assert {path.name for path in run_dir.iterdir()} == {
-        *("cluster.toml", "summary.json", "report.html", simulation_file.FILE_NAME)
+        *("cluster.toml", "summary.json", "report.html", "lock", simulation_file.FILE_NAME)
     }
     found = read_run_directory(run_dir)
     assert found.agent_count == 9
