@@ -39,6 +39,8 @@ from candor.topologies.specs.specs import (
 
 _SUM = re.compile(r"\s+\+\s+")  # spaces are required: `1e+5` holds a plus too
 _LIST = re.compile(r",(?![a-z]+=)")
+# Parts that report the gradient itself, as `canonical_strategy` writes them.
+_HONEST: Final = {"honest", "scale:1", "averaged:1", "noise:0", "partial:0", "conform:0"}
 _ROUND: Final = "([1-9][0-9]{0,8})"
 _ROUNDS = re.compile(rf"(?:{_ROUND}(?:(-){_ROUND}?)?)?(?:(?:^|,\s*)every={_ROUND})?")
 
@@ -196,7 +198,7 @@ def canonical_strategy(text: str) -> str:
     texts = [
         f"{what} @ {rounds.text}" if rounds.text else what
         for what, rounds in ((_part_text(what), rounds) for what, rounds in _parts(text))
-        if what != "honest"
+        if what not in _HONEST
     ]
     return " + ".join(texts) or "honest"
 

@@ -89,7 +89,8 @@ def command(
     A gain is the loss on its own samples that the liar saves itself, in per cent of what honest
     training saves it; a credit is worth one unit of loss. Columns: "free" what a strategy gains
     without payments, "paid" what is left after them. Exit code 0: no strategy gains more than
-    epsilon at the prices; 1: one does (named); 2: bad usage. docs/audit.md says how it is judged.
+    epsilon at the prices; 1: one does (named); 2: bad usage, or none does of those that the rule
+    could bill. docs/audit.md says how it is judged.
 
     \b
     Example:
@@ -135,6 +136,11 @@ def command(
     if profitable:
         click.echo(f"candor: a lie pays: {', '.join(profitable)}", err=True)
         context.exit(FAILED)
+    if verdict.unbilled:
+        raise ConfigurationError(
+            f"strategy {', '.join(verdict.unbilled)} is not judged: the rule "
+            f"{clusters[0].payments.rule!r} gives no amounts for its updates"
+        )
 
 
 def _print(verdict: "Verdict") -> None:

@@ -64,6 +64,7 @@ def facts(verdict: Verdict, settings: Mapping[str, object]) -> dict[str, Any]:
         "profitable_without_payments": verdict.profitable(free=True),
         "profitable": verdict.profitable(),
         "uncertain": uncertain(verdict),
+        "unbilled": list(verdict.unbilled),
         "honest_pays": {
             "median": float(median), "p98": float(high), "max": float(paid.max()),
             "all": paid.tolist(),
@@ -86,15 +87,15 @@ def _stopping(verdict: Verdict) -> dict[str, Any] | None:
 def _strategy(verdict: Verdict, one: Judged) -> dict[str, Any]:
     free, net = intervals(verdict, one)
     cumulative = one.net(verdict.prices).mean(axis=0) / verdict.reward
-    half, late = flattening(verdict, one)
+    half = flattening(verdict, one) or (None, None)
     return {
         "searched": one.searched,
         "gain": [free.mean, free.low, free.high],
         "net_gain": [net.mean, net.low, net.high],
         "charge": free.mean - net.mean if one.deviation.finite else math.inf,
         "cumulative_net_gain": cumulative.tolist(),
-        "first_half": half,
-        "second_half": late,
+        "first_half": half[0],
+        "second_half": half[1],
     }
 
 
@@ -104,22 +105,25 @@ def intervals(verdict: Verdict, one: Judged) -> tuple[Interval, Interval]:
     return interval(deviation.gains / scale), interval(deviation.net(verdict.prices) / scale)
 
 
-def middle(verdict: Verdict) -> int:
-    """Which mark is nearest to half of the rounds, the first and the last left out if others are
-    there."""
-    rounds = verdict.marks
-    inner = np.arange(len(rounds))[1:-1] if len(rounds) > 2 else np.arange(1)
-    return int(inner[np.abs(rounds[inner] - rounds[-1] / 2).argmin()])
+def middle(verdict: Verdict) -> int | None:
+    """Which mark between the first and the last is nearest to half of the rounds; None in a run of
+    one window, which has none."""
+    inner = np.arange(1, len(verdict.marks) - 1)
+    if not len(inner):
+        return None
+    return int(inner[np.abs(verdict.marks[inner] - verdict.marks[-1] / 2).argmin()])
 
 
-def flattening(verdict: Verdict, one: Judged) -> tuple[float, float]:
+def flattening(verdict: Verdict, one: Judged) -> tuple[float, float] | None:
     """Without payments: what was gained until the mark `middle`, and from there on, as shares of
-    the honest reward."""
+    the honest reward; None where there is no such mark."""
+    half_way = middle(verdict)
+    if half_way is None:
+        return None
     if not one.deviation.finite:
         return -math.inf, -math.inf
     gains = one.gains.mean(axis=0) / verdict.reward
-    half = gains[middle(verdict)]
-    return float(half), float(gains[-1] - half)
+    return float(gains[half_way]), float(gains[-1] - gains[half_way])
 
 
 def uncertain(verdict: Verdict) -> list[str]:
@@ -170,6 +174,11 @@ def sentences(verdict: Verdict) -> list[str]:
             if stopping is None
             else f"no lie would pay with {stopping['rule']}, and no honest agent more than "
             f"{100 * stopping['honest_max']:.2f} %"
+        )
+    if verdict.unbilled:
+        lines.append(
+            f"not judged: {', '.join(verdict.unbilled)}; the rule gives no amounts for what it "
+            "sends, so that nobody could bill it"
         )
     if doubtful := uncertain(verdict):
         lines.append(
@@ -287,13 +296,13 @@ def _table(verdict: Verdict) -> str:
 def gains_table(verdict: Verdict) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
     """What lies gain, the best first: columns, those named #… with numbers, and rows."""
     rows = []
+    half_way = middle(verdict)
     for one in _best_first(verdict):
-        half, late = flattening(verdict, one)
         name = one.strategy + (" (search)" if one.searched else "")
         spans = [f"{percent(span.mean)} {_reach(span)}" for span in intervals(verdict, one)]
-        rows.append((name, *spans, percent(half), percent(late)))
-    half_way = f"#free, t={verdict.marks[middle(verdict)]}"
-    return ("strategy", "#gain, free", "#gain, paid", half_way, "#then"), rows
+        rows.append((name, *spans, *map(percent, flattening(verdict, one) or ())))
+    halves = () if half_way is None else (f"#free, t={verdict.marks[half_way]}", "#then")
+    return ("strategy", "#gain, free", "#gain, paid", *halves), rows
 
 
 def percent(share: float) -> str:

@@ -119,6 +119,8 @@ class Played:
 
     `losses` (marks, agents) of each agent's model on its own samples; `paid` (marks, agents, terms)
     net credits until then, each term of the rule at price 1; not finite in a run that diverged.
+    Where the rule gives no amounts for what was sent, though the liar's model is sound, they are
+    not numbers.
     """
 
     marks: NDArray[np.int64]
@@ -192,16 +194,13 @@ def _play(question: Question, cluster: Cluster, strategy: str) -> Played:
             block = slice(marks[mark - 1], marks[mark])
             evidence = Evidence(shown.energies[block], shown.traces[block])
             paid[mark] = paid[mark - 1] + _paid(cluster, evidence)
-    except ConfigurationError as exc:
+    except ConfigurationError:
         # Such a window cannot be billed by anyone. Whoever ruined its own model has lost anyhow.
         with np.errstate(invalid="ignore", over="ignore"):
             kept = losses[-1][rows] < RUINED * losses[0][rows]
         if liars and not kept.all():
             return Played(marks, np.full(paid.shape[:2], np.inf), np.full(paid.shape, np.inf))
-        who = f"strategy {strategy}" if liars else "honest agents"
-        raise ConfigurationError(
-            f"the rule {cluster.payments.rule!r} gives no amounts for the updates of {who}"
-        ) from exc
+        paid[:] = np.nan
     return Played(marks, np.stack(losses), paid)
 
 

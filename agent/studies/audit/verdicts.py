@@ -101,6 +101,11 @@ class Judged:
         """Its spec."""
         return self.deviation.strategy
 
+    @property
+    def unbilled(self) -> bool:
+        """Whether the rule gives no amounts for what it sends."""
+        return bool(np.isnan(self.charges).any())
+
     def net(self, prices: Floats) -> Floats:
         """The gain left at prices (terms,) by mark: (seeds, marks)."""
         return np.asarray(
@@ -116,7 +121,8 @@ class Verdict:
     units of loss, the latter what honest training saves the agent. `window`: factors on the prices.
     `honest_paid` (runs x agents, terms): what honest agents among themselves pay, at price 1.
     `theory`: see `theory_price`. `stopping` (terms,): the prices that leave no lie more than
-    epsilon whatever honest agents pay; None if none do.
+    epsilon whatever honest agents pay; None if none do. `unbilled`: strategies that are not judged,
+    since the rule gives no amounts for what they send.
     """
 
     agent: str
@@ -129,6 +135,7 @@ class Verdict:
     honest_paid: Floats
     theory: float
     stopping: Floats | None
+    unbilled: tuple[str, ...] = ()
 
     @property
     def window(self) -> PriceWindow:
@@ -201,7 +208,8 @@ def audit(
         progress: told what is run, how many runs are done, and of how many.
 
     Raises:
-        ConfigurationError: a strategy, the task or the rule cannot be used.
+        ConfigurationError: a strategy, the task or the rule cannot be used, or the rule gives no
+            amounts for honest agents, or for any of the strategies.
     """
     with workers(jobs) as mapped:
         trials = _Trials(question, mapped, cache, progress)
@@ -210,7 +218,8 @@ def audit(
         for number in range(1, PASSES + 1) if search else ():
             found = trials.best_response(verdict.prices, f"search {number}")
             trials.judge([found], f"search {number}", searched=True)
-            gain = float(trials.judged[found].deviation.net(verdict.prices).mean())
+            one = trials.judged.get(found)  # on other seeds it may be that nobody can bill it
+            gain = float(one.deviation.net(verdict.prices).mean()) if one else -np.inf
             verdict = trials.verdict()
             if gain <= verdict.epsilon:
                 break
@@ -227,17 +236,30 @@ class _Trials:
     progress: Callable[[str, int, int], None]
     honest: list[Played] = field(default_factory=list)
     judged: dict[str, Judged] = field(default_factory=dict)
+    unbilled: list[str] = field(default_factory=list)
 
     def judge(self, strategies: Sequence[str], what: str, *, searched: bool = False) -> None:
         """Run the strategies that were not judged yet, on all seeds."""
-        fresh = [one for one in dict.fromkeys(strategies) if one not in self.judged]
+        known = (*self.judged, *self.unbilled)
+        fresh = [one for one in dict.fromkeys(strategies) if one not in known]
         wanted = [*([] if self.honest else [HONEST]), *fresh]
         seeds = len(self.question.clusters)
         played = self._play(wanted, seeds, what)
         if not self.honest:
             self.honest, played = played[:seeds], played[seeds:]
+            if any(np.isnan(run.paid).any() for run in self.honest):
+                raise self._no_amounts("honest agents")
         for judged in self._judged_runs(fresh, played):
-            self.judged[judged.strategy] = replace(judged, searched=searched)
+            if judged.unbilled:
+                self.unbilled.append(judged.strategy)
+            else:
+                self.judged[judged.strategy] = replace(judged, searched=searched)
+        if not self.judged:
+            raise self._no_amounts(f"strategy {', '.join(self.unbilled)}")
+
+    def _no_amounts(self, who: str) -> ConfigurationError:
+        rule = self.question.clusters[0].payments.rule
+        return ConfigurationError(f"the rule {rule!r} gives no amounts for the updates of {who}")
 
     def verdict(self) -> Verdict:
         """What the judged strategies say, at the question's prices or the best ones."""
@@ -266,7 +288,7 @@ class _Trials:
         marks, theory = self.honest[0].marks, theory_price(question.clusters[0], question.weight)
         return Verdict(
             question.agent, marks, judged, terms, prices, epsilon, scale, honest_paid, theory,
-            stopping,
+            stopping, tuple(self.unbilled),
         )  # fmt: skip
 
     def best_response(self, prices: Floats, what: str) -> str:
@@ -275,7 +297,7 @@ class _Trials:
 
         def net_gains(specs: Sequence[str]) -> list[float]:
             judged = self._judged_runs(specs, self._play(specs, seeds, what))
-            return [float(one.deviation.net(prices).mean()) for one in judged]
+            return [-np.inf if one.unbilled else one.deviation.net(prices).mean() for one in judged]
 
         rounds = self.question.clusters[0].rounds.rounds
         return best_response.search(net_gains, rounds)

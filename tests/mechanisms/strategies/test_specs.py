@@ -101,6 +101,7 @@ def test_a_canonical_text_reports_the_same(text: str, t: int) -> None:
     [
         (" scale:3.0  @ 1-50  +  honest @ 51- ", "scale:3 @ 1-50"),
         ("honest + honest @ 7", "honest"),
+        ("averaged:1 + scale:1.0 + noise:0 @ 7 + conform:-0.0 + partial:0", "honest"),
         ("scale:1e5", "scale:100000"),
         ("label-flip:to=7,from=1", "label-flip:from=1,to=7"),
         ("my_lies:Flip@every=2", "my_lies:Flip @ every=2"),

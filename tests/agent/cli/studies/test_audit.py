@@ -152,6 +152,35 @@ def test_a_rule_without_amounts_for_a_lie_is_no_verdict(capsys, tmp_path, monkey
     words = [*RUN, "--run-dir", str(tmp_path / "a"), *more, "--rule", "my_rule:NoAmount@1"]
     assert cli.run(words) == 2
     assert "gives no amounts for the updates of strategy scale:2" in capsys.readouterr().err
+    assert not (tmp_path / "a" / "audit.json").exists()
+
+
+def test_a_lie_that_the_rule_cannot_bill_is_named_and_the_others_are_judged(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_rule.py").write_text(NO_AMOUNT)
+    words = [*RUN, "--run-dir", str(tmp_path / "audit"), "--seeds", "2", "--rounds", "16"]
+    words += ["--partition", "iid", "--rule", "my_rule:NoAmount@1", "--no-search", "--strategies"]
+    assert cli.run([*words, "scale:2,zero,averaged:1", "--json"]) == 2
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert (found["unbilled"], list(found["strategies"])) == (["scale:2"], ["zero"])
+    assert told.err.startswith("candor: error: strategy scale:2 is not judged: the rule")
+    assert cli.run([*words, "scale:2,zero"]) == 2
+    assert "not judged: scale:2; the rule gives no amounts" in capsys.readouterr().out
+    assert "not judged: scale:2" in (tmp_path / "audit" / "report.html").read_text()
+    assert cli.run([*words, "scale:2,scale:1.25"]) == 1  # it pays, whatever of the other
+
+
+def test_a_run_of_one_window_has_no_half(capsys, tmp_path):
+    more = ("--seeds", "1", "--rounds", "16", "--strategies", "scale:3", "--no-search")
+    _, found = audited(capsys, tmp_path, *more)
+    assert found["marks"] == [0, 16]
+    assert found["strategies"]["scale:3"]["first_half"] is None
+    cli.run([*RUN, "--run-dir", str(tmp_path / "audit"), *more])
+    assert "t=" not in capsys.readouterr().out
+    assert "free, t=" not in (tmp_path / "audit" / "report.html").read_text()
 
 
 def test_commas_within_a_strategy_do_not_part_it(capsys, tmp_path):
