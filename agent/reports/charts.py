@@ -189,8 +189,8 @@ def payment_graph(
 
 
 def topology_graph(graph: "nx.Graph[str]", marks: Collection[str], form: ImageForm) -> bytes:
-    """The graph alone; `marks` name the nodes that stand out. Of large graphs these alone have
-    names, unless they are too many to read."""
+    """The graph alone; `marks` name the weak points. Of large graphs these alone have names, unless
+    they are too many to read."""
     from matplotlib.collections import LineCollection
 
     with _canvas(7.4, 7.4) as (figure, axes):
@@ -199,15 +199,19 @@ def topology_graph(graph: "nx.Graph[str]", marks: Collection[str], form: ImageFo
         ends = [(positions[u], positions[v]) for u, v in graph.edges]
         width = 0.4 if crowded else 1.0
         axes.add_collection(LineCollection(ends, colors=FAINT, linewidths=width, zorder=1))
-        for marked, colour, marker in ((False, RECEIVED, "o"), (True, PAID, "D")):
-            places = [at for node, at in positions.items() if (node in marks) is marked]
-            across, up = [x for x, _ in places], [y for _, y in places]
-            axes.scatter(across, up, s=24 if crowded else 130, c=colour, marker=marker, zorder=2)
+        weak = ("weak point: without it the graph falls apart", PAID, "D")
+        for marked, (kind, colour, marker) in enumerate((("agent", RECEIVED, "o"), weak)):
+            places = [at for node, at in positions.items() if (node in marks) == marked]
+            if places:
+                across, up = zip(*places, strict=True)
+                size = 24 if crowded else 130
+                axes.scatter(across, up, s=size, c=colour, marker=marker, label=kind, zorder=2)
         named = {n: s for n, s in _free_sides(positions).items() if not crowded or n in marks}
         if len(named) <= _NAMED_NODES_MAX:
             for node, side in named.items():
                 _label(axes, node, positions[node], side, 10)
         axes.margins(0.08)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
         return _rendered(figure, form)
 
 
@@ -325,6 +329,8 @@ def positions_of(graph: "nx.Graph[str]") -> dict[str, Point]:
     """Node positions about the origin; the same graph is always drawn the same way."""
     import networkx as nx
 
+    if (lattice := _lattice(graph)) is not None:
+        return lattice
     circle = nx.circular_layout(graph)
     ring_like = all(degree <= 2 for _, degree in graph.degree)
     complete = nx.density(graph) == 1.0
@@ -340,6 +346,31 @@ def positions_of(graph: "nx.Graph[str]") -> dict[str, Point]:
     return {
         node: (float(x), float(y)) for node, (x, y) in ((n, p - centre) for n, p in found.items())
     }
+
+
+def _lattice(graph: "nx.Graph[str]") -> dict[str, Point] | None:
+    """Rows and columns of what `candor topology` draws as a grid or a torus, its agents in order;
+    None for other graphs. Rows and columns of a torus are bent, so that an edge around does not
+    cover those that it passes."""
+    nodes = list(graph)
+    agents = len(nodes)
+    rows = next((r for r in range(math.isqrt(agents), 1, -1) if agents % r == 0), 0)
+    if rows == 0 or agents == 4:  # drawn as a ring
+        return None
+    columns = agents // rows
+    inner = {(i, i + 1) for i in range(agents) if (i + 1) % columns}
+    inner |= {(i, i + columns) for i in range(agents - columns)}
+    around = {(i, i + columns - 1) for i in range(0, agents, columns)}
+    around |= {(i, i + agents - columns) for i in range(columns)}
+    place = {node: i for i, node in enumerate(nodes)}
+    edges = {(min(place[u], place[v]), max(place[u], place[v])) for u, v in graph.edges}
+    if edges not in (inner, inner | around):
+        return None
+    bend = 0.0 if edges == inner else 0.6  # of the distance of two rows, at both ends
+    right, top = (columns - 1) / 2, (rows - 1) / 2
+    places = ((i % columns - right, top - i // columns) for i in range(agents))
+    bent = ((x - bend * (y / top) ** 2, y + bend * (x / right) ** 2) for x, y in places)
+    return dict(zip(nodes, bent, strict=True))
 
 
 def _draw_edges(

@@ -133,20 +133,8 @@ def analyse_schedule(
     if schedule.push_sum:
         mixing.check_directed(mixing_name, schedule.spec)
     agents, period = schedule.agents, schedule.period
-    matrix = lru_cache(min(period or 1, 64))(lambda t: schedule.matrix(t, mixing_name))
-    found = consensus.course(
-        lambda t: matrix((t - 1) % period + 1 if period else t),
-        len(agents),
-        CONSENSUS_ERROR,
-        MEASURED_ROUNDS,
-    )
-    rate = found.rate
-    if period and len(agents) * period <= _PRODUCT_MAX:
-        product = np.eye(len(agents))
-        for t in range(1, period + 1):
-            product = np.asarray(matrix(t) @ product)
-        second = 1 - spectral.spectral_gap(product)
-        rate = second ** (1 / period) if second > _NOTHING else 0.0
+    found, predicted = measured(schedule, mixing_name), predicted_rate(schedule, mixing_name)
+    rate = found.rate if predicted is None else predicted
     takers = np.zeros(len(agents))
     counted = min(period or MEASURED_ROUNDS, MEASURED_ROUNDS)
     for t in range(1, counted + 1):
@@ -154,6 +142,31 @@ def analyse_schedule(
         degrees = graph.out_degree if isinstance(graph, nx.DiGraph) else graph.degree
         takers += [degrees[agent] for agent in agents]
     return _analysis(schedule.neighbours(), 1 - rate, found.rounds, parameters, takers / counted)
+
+
+def measured(schedule: Schedule, mixing_name: str) -> consensus.Course:
+    """How a schedule averages random vectors over `MEASURED_ROUNDS` rounds."""
+    period = schedule.period
+    matrix = lru_cache(min(period or 1, 64))(lambda t: schedule.matrix(t, mixing_name))
+    return consensus.course(
+        lambda t: matrix((t - 1) % period + 1 if period else t),
+        len(schedule.agents),
+        CONSENSUS_ERROR,
+        MEASURED_ROUNDS,
+    )
+
+
+def predicted_rate(schedule: Schedule, mixing_name: str) -> float | None:
+    """The factor by which disagreement shrinks a round, by the eigenvalues of the product of a
+    period's matrices; None where chance decides, or the period is too long to multiply."""
+    agents, period = len(schedule.agents), schedule.period
+    if period is None or agents * period > _PRODUCT_MAX:
+        return None
+    product = np.eye(agents)
+    for t in range(1, period + 1):
+        product = np.asarray(schedule.matrix(t, mixing_name) @ product)
+    second = 1 - spectral.spectral_gap(product)
+    return second ** (1 / period) if second > _NOTHING else 0.0
 
 
 def distances(graph: "nx.Graph[str]") -> Distances:

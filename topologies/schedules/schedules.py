@@ -56,7 +56,7 @@ class Schedule:
     `rule` says how a cluster file tells the rounds apart, see `topologies.schedules.round_weights`.
     With `push_sum` the arcs of a round may be uneven, so that plain averaging would not keep the
     mean. `mixing` is the rule that a topology file asks for. With `named` the agents are those of a
-    file.
+    file. `base` is the graph whose edges take turns, are drawn or fail.
     """
 
     spec: str
@@ -68,6 +68,7 @@ class Schedule:
     push_sum: bool = False
     mixing: str = DEFAULT_MIXING
     named: bool = False
+    base: str | None = None
 
     def graph(self, round: int) -> "RoundGraph":
         """The graph of a round from 1, all agents in order; an arc goes from giver to taker."""
@@ -136,6 +137,8 @@ def build(spec: str, agents: int | None, seed: int = 0) -> Schedule:
         defaults, make = SCHEDULES[name]
         options = {"seed": seed} if defaults is None else _options(spec, defaults, seed)
         schedule = make(spec, agents, options)
+        if "base" in options:
+            schedule = replace(schedule, base=str(options["base"]))
     else:
         schedule = _static(spec, agents, seed)
     with located(f"schedule {spec!r}: over all its rounds"):

@@ -123,8 +123,9 @@ def show(
 @click.option(
     "--measure",
     is_flag=True,
-    help=f"Average random vectors for {consensus.MEASURED_ROUNDS} rounds, too: the factor by which "
-    "disagreement shrinks a round, next to the one that the spectrum predicts.",
+    help=f"Average random vectors for {consensus.MEASURED_ROUNDS} rounds, too (a schedule for "
+    f"{analysis.MEASURED_ROUNDS}): the factor by which disagreement shrinks a round, next to the "
+    "one that the spectrum predicts.",
 )
 @json_option
 def compare(
@@ -142,6 +143,7 @@ def compare(
     Examples:
       candor topology compare ring torus expander one-peer-exponential --agents 64
       candor topology compare ring star --agents 16 --mixing lazy --mixing best-constant --measure
+      candor topology compare one-peer-exponential failing:base=torus,p=0.2 --agents 16 --measure
     """
     rows: list[dict[str, Any]] = []
     for spec in specs:
@@ -185,12 +187,13 @@ def schedule(spec: str, agents: int | None, seed: int, rounds: int, as_json: boo
         for t, one in enumerate(left, start=1)
     ]
     if as_json:
-        known = {"schedule": spec, "agents": found.agents, "period": found.period}
+        known = {"schedule": spec, **_base(found), "agents": found.agents, "period": found.period}
         click.echo(json.dumps(known | {"rounds": lines}))
         return
     period = "by chance" if found.period is None else f"every {found.period} rounds the same"
     how = ", directed, by push-sum" if found.push_sum else ""
-    click.echo(f"{spec}: {len(found.agents)} agents, {period}{how}\n")
+    named = topology_tables.named({"topology": spec, **_base(found)})
+    click.echo(f"{named}: {len(found.agents)} agents, {period}{how}\n")
     click.echo(f"{'round':>6}{'edges':>8}  disagreement")
     for line in lines:
         click.echo(f"{line['round']:>6}{len(line['edges']):>8}  {line['disagreement']:.3g}")
@@ -200,7 +203,7 @@ def _facts(
     schedule: Schedule, mixing_name: str, parameters: int, *, measure: bool = False
 ) -> dict[str, Any]:
     """What a machine wants to know of a topology; `analysis.Analysis` explains them."""
-    rates = {}
+    rates: dict[str, float | None] = {}
     once = schedule.period == 1
     if schedule.rule == schedules.FIXED and mixing_name != PUSH_SUM:
         graph = schedule.union
@@ -212,13 +215,15 @@ def _facts(
     else:
         found = analysis.analyse_schedule(schedule, mixing_name, parameters)
         if measure:
-            raise ConfigurationError(
-                f"--measure is for one undirected graph; {schedule.spec!r} is measured as it is"
-            )
+            rates = {
+                "predicted_rate": analysis.predicted_rate(schedule, mixing_spec),
+                "measured_rate": analysis.measured(schedule, mixing_spec).rate,
+            }
     arcs = once and schedule.push_sum
     edges = schedule.graph(1).edges if arcs else graphs.sorted_edges(schedule.neighbours())
     return {
         "topology": schedule.spec,
+        **_base(schedule),
         "agents": list(schedule.agents),
         "edges": [list(edge) for edge in edges],
         "mixing": mixing_name,
@@ -226,6 +231,10 @@ def _facts(
         **({} if once else {"period": schedule.period}),
         **rates,
     }
+
+
+def _base(schedule: Schedule) -> dict[str, str]:
+    return {} if schedule.base is None else {"base": schedule.base}
 
 
 def _mixing_of(schedule: Schedule) -> str:

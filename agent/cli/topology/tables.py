@@ -23,7 +23,7 @@ def described(found: Facts) -> list[str]:
     """The lines that describe one topology, a fact each."""
     rounds, weak = found["consensus_rounds"], found["articulation_points"]
     rows = [
-        ("topology", found["topology"]),
+        ("topology", named(found)),
         ("agents", len(found["agents"])),
         ("edges", len(found["edges"])),
         *([("rounds", _period(found["period"]))] if "period" in found else []),
@@ -39,6 +39,12 @@ def described(found: Facts) -> list[str]:
         ("weak points", _few(weak) if weak else "none: no agent holds the graph together"),
     ]
     return [f"{name:<14}{value}" for name, value in rows]
+
+
+def named(found: Facts) -> str:
+    """The spec, with the graph that its edges are of where it does not say so itself."""
+    spec = str(found["topology"])
+    return f"{spec} (edges of {found['base']})" if "base" in found and "base=" not in spec else spec
 
 
 def neighbours(graph: "RoundGraph") -> list[str]:
@@ -68,7 +74,8 @@ def compared(rows: list[Facts], parameters: int, *, mixings: bool, measured: boo
     columns = (*names, "#agents", "#degree", "#across", "#gap", "#rounds", *last)
     cells = (
         (
-            *(row[name] for name in names),
+            named(row),
+            *(row[name] for name in names[1:]),
             str(len(row["agents"])),
             _span(row),
             _across(row),
@@ -84,14 +91,15 @@ def compared(rows: list[Facts], parameters: int, *, mixings: bool, measured: boo
     click.echo(f"\nrounds: until disagreement is {analysis.CONSENSUS_ERROR:g} of what it was")
     click.echo(
         f"predicted, measured: the factor by which it shrinks a round; measured over "
-        f"{consensus.MEASURED_ROUNDS} rounds"
+        f"{consensus.MEASURED_ROUNDS} rounds, of a schedule {analysis.MEASURED_ROUNDS}"
         if measured
         else "bytes: of updates sent by the busiest agent, in a round and until then"
     )
 
 
 def _rates(row: Facts) -> tuple[str, str]:
-    return f"{row['predicted_rate']:.6f}", f"{row['measured_rate']:.6f}"
+    predicted = row["predicted_rate"]  # None where chance decides
+    return "–" if predicted is None else f"{predicted:.6f}", f"{row['measured_rate']:.6f}"
 
 
 def _bytes(row: Facts) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """The drawings: names that do not cover each other, and the same bytes for the same numbers."""
 
+import math
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 
@@ -16,8 +17,10 @@ from candor.agent.reports.charts import (
     histogram,
     lines_by_round,
     positions_of,
+    topology_graph,
 )
 from candor.agent.reports.charts import payment_graph as draw_graph
+from candor.topologies.graphs import graphs
 
 _heights = st.lists(st.floats(-2, 2), max_size=12)
 
@@ -83,6 +86,39 @@ def test_every_graph_has_a_place_for_each_node(graph: "nx.Graph[object]") -> Non
     positions = positions_of(named)
     assert list(positions) == list(named)
     assert len(set(positions.values())) == len(named)
+
+
+@pytest.mark.parametrize(("agents", "rows"), [(6, 2), (9, 3), (12, 3), (35, 5), (100, 10)])
+def test_grids_and_tori_are_drawn_in_rows_and_columns(agents: int, rows: int) -> None:
+    columns = agents // rows
+    flat = positions_of(graphs.build("grid", agents))
+    assert [round(y, 9) for _, y in flat.values()] == [
+        rows / 2 - 0.5 - i // columns for i in range(agents)
+    ]
+    around = positions_of(graphs.build("torus", agents))
+    assert all(math.dist(around[a], flat[a]) <= 0.6 * math.sqrt(2) + 1e-9 for a in flat)
+    # An edge around passes beside the agents between its ends.
+    first, last = around["a0"], around[f"a{columns - 1}"]
+    assert first[1] == last[1]
+    assert all(first[1] - around[f"a{i}"][1] > 0.05 for i in range(1, columns - 1))
+
+
+def test_a_torus_with_other_names_or_one_edge_more_is_told_apart() -> None:
+    torus = graphs.build("torus", 12)
+    named = graphs.relabelled(torus, [f"host{i}" for i in range(12)])
+    assert list(positions_of(named).values()) == list(positions_of(torus).values())
+    torus.add_edge("a0", "a6")
+    assert list(positions_of(torus).values()) != list(positions_of(named).values())
+
+
+def test_a_topologys_drawing_has_a_legend_of_what_is_in_it() -> None:
+    star, ring = graphs.build("star", 4), graphs.build("ring", 4)
+    with_legend, without = (topology_graph(g, ["a0"], "svg") for g in (star, ring))
+    assert ElementTree.fromstring(with_legend).tag.endswith("svg")
+    plain = topology_graph(star, [], "svg")
+    assert plain.count(b'id="legend_1"') == with_legend.count(b'id="legend_1"') == 1
+    assert with_legend.count(b"<use") > plain.count(b"<use")
+    assert without != topology_graph(ring, [], "svg")
 
 
 def test_a_graph_without_a_payment_is_drawn() -> None:

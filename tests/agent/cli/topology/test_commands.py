@@ -158,6 +158,28 @@ def test_each_topology_is_measured_with_each_mixing() -> None:
     ]
 
 
+def test_schedules_are_measured_next_to_what_the_spectrum_predicts() -> None:
+    specs = ("one-peer-exponential", "rotating:parts=3", "directed-ring", "failing:p=0.2")
+    rows = facts("compare", *specs, "--agents", "9", "--measure")
+    for row in rows[:3]:
+        assert row["measured_rate"] == pytest.approx(row["predicted_rate"], rel=0.01)
+        assert row["predicted_rate"] == pytest.approx(1 - row["spectral_gap"])
+    assert rows[3]["predicted_rate"] is None
+    assert 0 < rows[3]["measured_rate"] < 1
+    table = run("compare", "failing:p=0.2", "--agents", "9", "--measure").output
+    assert re.search(r"–\s+0\.\d{6}", table)
+
+
+def test_the_base_that_a_schedule_took_is_said() -> None:
+    assert facts("show", "failing:p=0.2", "--agents", "8")["base"] == "ring"
+    assert "failing:p=0.2 (edges of ring)" in run("show", "failing:p=0.2", "--agents", "8").output
+    assert "rotating (edges of complete)" in run("compare", "rotating", "--agents", "8").output
+    assert facts("schedule", "random-matching", "--agents", "4")["base"] == "complete"
+    shown = run("show", "failing:base=torus,p=0.2", "--agents", "8").output
+    assert "edges of" not in shown
+    assert "base" not in facts("show", "one-peer-exponential", "--agents", "8")
+
+
 def test_a_schedule_is_measured() -> None:
     shown = facts("schedule", "one-peer-exponential", "--agents", "16", "--rounds", "4")
     assert shown["period"] == 4
@@ -167,7 +189,7 @@ def test_a_schedule_is_measured() -> None:
     assert left[3] < 1e-12
     assert shown["rounds"][1]["edges"][0] == ["a0", "a2"]
     lines = run("schedule", "failing:p=0.5", "--agents", "8", "--rounds", "3").output.splitlines()
-    assert lines[0] == "failing:p=0.5: 8 agents, by chance"
+    assert lines[0] == "failing:p=0.5 (edges of ring): 8 agents, by chance"
     assert len(lines) == 6
 
 
