@@ -117,8 +117,8 @@ TABLES = {
 }
 REALS = ("step_size", "step_decay", "momentum", "deadline_s", "start_deadline_s")
 AGENT = ("id", "endpoint", "identity", "curve", "other_endpoints", "bind", "join", "serial")
-REVISION = ("number", "organiser", "previous")
-LISTS = ("turns", "weights", "other_endpoints", "bind")
+REVISION = ("number", "organiser", "previous", "departed")
+LISTS = ("turns", "weights", "other_endpoints", "bind", "departed")
 OPTIONAL = (*LISTS, "join", "serial", "previous", "codec")
 
 

@@ -98,16 +98,24 @@ class PaymentSettings(Section):
 
 
 class Revision(Section):
-    """Which of an organiser's files this is; `previous` is the fingerprint of the one before."""
+    """Which of an organiser's files this is; `previous` is the fingerprint of the one before.
+    `departed`: who was in an earlier one and is not in this, by identity, with the serial of its
+    latest request, so that none before that brings it back.
+    """
 
     number: Count
     organiser: PublicKey
     previous: Hex64 | None = None
+    departed: Annotated[
+        tuple[tuple[PublicKey, Count], ...], Field(max_length=graphs.AGENTS_MAX)
+    ] = ()
 
     @model_validator(mode="after")
     def _check_chain(self) -> "Revision":
         if (self.previous is None) != (self.number == 1):
             raise ConfigurationError("revision 1 has no previous one, every later one has")
+        if len(dict(self.departed)) < len(self.departed):
+            raise ConfigurationError("departed: an identity stands twice")
         return self
 
 
@@ -155,9 +163,11 @@ class Cluster(Section):
             if self.signature is not None or joins:
                 raise SignatureError("there are signatures but no [revision]; it was taken out")
             return
-        organiser = self.revision.organiser
+        organiser, departed = self.revision.organiser, dict(self.revision.departed)
         for agent in self.agents:
             check_join(agent, organiser)
+            if agent.identity in departed:
+                raise ConfigurationError(f"agent {agent.id!r} is in, and among the departed")
         if self.signature is None:
             return
         key, fingerprint = bytes.fromhex(organiser), bytes.fromhex(self.fingerprint)
@@ -236,6 +246,8 @@ def load_cluster(path: FilePath) -> Cluster:
 def dump_cluster(cluster: Cluster) -> str:
     """The TOML text of a cluster: `load_cluster` reads the same cluster from it."""
     tables: dict[str, Any] = cluster.model_dump(exclude_none=True)
+    if cluster.revision is not None:
+        tables["revision"] = cluster.revision.model_dump(exclude_defaults=True)
     del tables["agents"]
     agents = [agent.model_dump(exclude_defaults=True) for agent in cluster.agents]
     # `graph` is the last table, so its lists can be written one item a line behind the rest.

@@ -51,6 +51,7 @@ def amended(
             f"are the keys of {organiser[:12]}…; only the same one may go on"
         )
     agents = _members(cluster, entries_for(joining, organiser), leaving)
+    present = {entry.identity for entry in agents}
     same = all(getattr(cluster, name) == section for name, section in changes.items())
     if topology is None and mixing_name is None and agents == cluster.agents and same:
         raise ConfigurationError("nothing would change; no new revision is needed")
@@ -68,7 +69,10 @@ def amended(
         "graph": graph,
         "agents": agents,
         "revision": Revision(
-            number=revision.number + 1, organiser=organiser, previous=cluster.fingerprint
+            number=revision.number + 1,
+            organiser=organiser,
+            previous=cluster.fingerprint,
+            departed=tuple(one for one in _serials(cluster).items() if one[0] not in present),
         ),
         "signature": None,
     }
@@ -84,8 +88,8 @@ def check_succession(old: Cluster, new: Cluster) -> None:
     shows that two neighbouring ones belong together.
 
     Raises:
-        SignatureError: another run's or organiser's, not later, not of the same chain, or with an
-            agent's earlier request instead of its later one.
+        SignatureError: another run's or organiser's, not later, not of the same chain, with an
+            agent's earlier request instead of its later one, or without word of one that has left.
     """
     before = _signed_revision(old)
     after = new.revision
@@ -119,6 +123,13 @@ def check_succession(old: Cluster, new: Cluster) -> None:
             f"revision {after.number} has an earlier request of agent {outdated.id!r} than "
             f"revision {before.number} had; ask the organiser for one with the latest"
         )
+    known = _serials(new)
+    for identity, serial in _serials(old).items():
+        if known.get(identity, 0) < serial:
+            raise SignatureError(
+                f"revision {after.number} has forgotten the latest request of {identity[:12]}…, "
+                f"which revision {before.number} knew; ask the organiser for one that has it"
+            )
 
 
 def _signed_revision(cluster: Cluster) -> Revision:
@@ -130,13 +141,19 @@ def _signed_revision(cluster: Cluster) -> Revision:
     return cluster.revision
 
 
+def _serials(cluster: Cluster) -> dict[str, int]:
+    """By identity the serial of the latest request of everyone who is or has been in."""
+    present = {entry.identity: entry.serial or 0 for entry in cluster.agents}
+    return dict(_signed_revision(cluster).departed) | present
+
+
 def _outdated(cluster: Cluster, entries: Iterable[AgentEntry]) -> AgentEntry | None:
     """The first of the entries that is of an earlier request than the same identity's in the file,
-    or that another one was made of at the same instant."""
-    known = {entry.identity: entry for entry in cluster.agents}
+    or had when it left, or that another one was made of at the same instant."""
+    known, latest = {entry.identity: entry for entry in cluster.agents}, _serials(cluster)
     for entry in entries:
-        present = known.get(entry.identity, entry)
-        if entry != present and (entry.serial or 0) <= (present.serial or 0):
+        serial, least = entry.serial or 0, latest.get(entry.identity, 0)
+        if serial < least or (serial == least and known.get(entry.identity, entry) != entry):
             return entry
     return None
 
@@ -148,8 +165,8 @@ def _members(
         cluster.index(agent)  # an unknown one is refused
     if outdated := _outdated(cluster, joining.values()):
         raise ConfigurationError(
-            f"the request of agent {outdated.id!r} is not later than the one that is in; ask for a "
-            "new one"
+            f"the request of agent {outdated.id!r} is not later than the one that is in, or was; "
+            "ask for a new one"
         )
     members = {entry.id: entry for entry in cluster.agents if entry.id not in leaving}
     for agent, entry in joining.items():

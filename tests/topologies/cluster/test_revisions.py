@@ -30,6 +30,7 @@ from candor.topologies.encoding import z85
 from candor.topologies.encoding.signatures import SigningKey
 from candor.topologies.specs.specs import ConfigurationError, SignatureError
 from tests.golden import assert_golden
+from tests.independent import wire
 
 ORGANISER = SigningKey(bytes(32))
 OTHER = SigningKey(b"other organiser's seed".ljust(32))
@@ -188,7 +189,10 @@ def test_a_revision_names_the_one_before() -> None:
     second = amended(first, ORGANISER, joining=[request("e")], leaving=["b"])
     assert first.revision == Revision(number=1, organiser=ORGANISER.public.hex())
     assert second.revision == Revision(
-        number=2, organiser=ORGANISER.public.hex(), previous=first.fingerprint
+        number=2,
+        organiser=ORGANISER.public.hex(),
+        previous=first.fingerprint,
+        departed=((first.agent("b").identity, 1),),
     )
     assert second.ids == ("a", "c", "d", "e")
     assert second.neighbours("e") == ("a", "d")
@@ -434,14 +438,60 @@ def test_two_files_of_one_number_are_told() -> None:
 
 def test_a_revision_with_an_agents_earlier_request_does_not_follow() -> None:
     first = make()
-    third = amended(first, ORGANISER, joining=[moved("b", 3)])
-    gone = amended(third, ORGANISER, leaving=["b"])
-    back = amended(gone, ORGANISER, joining=[request("b")])
-    check_succession(gone, back)
+    second = amended(first, ORGANISER, joining=[moved("b", 3)])
+    third = altered(second, {"agents": first.agents}, number=3)
+    with pytest.raises(SignatureError, match="revision 3 has an earlier request of agent 'b'"):
+        check_succession(second, third)
+    check_succession(first, third)  # which has never seen another
+
+
+def test_an_agent_that_left_does_not_come_back_by_an_earlier_request(tmp_path: Path) -> None:
+    """Neither with the organiser's tool nor, where the organiser makes a file by other means, at a
+    host that holds nothing but a revision without the agent."""
+    second = amended(make(), ORGANISER, joining=[moved("b", 3)])
+    gone = amended(second, ORGANISER, leaving=["b"])
+    assert gone.revision is not None
+    assert gone.revision.departed == ((second.agent("b").identity, 3),)
+    assert reload(gone, tmp_path) == gone
+    assert wire.Cluster.parse(dump_cluster(gone)).run.hex() == gone.fingerprint
+    for outdated in (request("b"), moved("b", 2)):
+        with pytest.raises(ConfigurationError, match="of agent 'b' is not later"):
+            amended(gone, ORGANISER, joining=[outdated])
+    old = {"agents": (*gone.agents, request("b").agent), "graph": make("acdb").graph}
     with pytest.raises(SignatureError, match="revision 4 has an earlier request of agent 'b'"):
-        check_succession(third, back)
-    newer = amended(gone, ORGANISER, joining=[moved("b", 4)])
-    check_succession(third, newer)
+        check_succession(gone, altered(gone, old, number=4, departed=()))
+    for departed in ((), ((second.agent("b").identity, 2),)):
+        with pytest.raises(SignatureError, match="revision 4 has forgotten the latest request of"):
+            check_succession(gone, altered(gone, {}, number=4, departed=departed))
+    later = amended(gone, ORGANISER, leaving=["c"])
+    for known in (make(), second, gone):
+        check_succession(known, later)
+
+
+def test_an_agent_that_left_comes_back_by_its_latest_request_or_a_later_one() -> None:
+    gone = amended(amended(make(), ORGANISER, joining=[moved("b", 3)]), ORGANISER, leaving=["b"])
+    for serial in (3, 4):
+        back = amended(gone, ORGANISER, joining=[moved("b", serial)])
+        assert back.revision is not None
+        assert back.revision.departed == ()
+        check_succession(gone, back)
+
+
+def test_nobody_is_in_and_has_departed() -> None:
+    gone = amended(make(), ORGANISER, leaving=["b"])
+    with pytest.raises(ValueError, match="agent 'a' is in, and among the departed"):
+        altered(gone, {}, departed=((gone.agent("a").identity, 1),))
+    with pytest.raises(ValueError, match="departed: an identity stands twice"):
+        altered(gone, {}, departed=((request("b").agent.identity, 1),) * 2)
+
+
+def altered(cluster: Cluster, changes: dict[str, Any], **revision: Any) -> Cluster:
+    """What an organiser may sign by means of its own."""
+    assert cluster.revision is not None
+    numbered = cluster.revision.model_dump() | {"previous": cluster.fingerprint} | revision
+    fields = {name: getattr(cluster, name) for name in Cluster.model_fields} | changes
+    fields |= {"revision": Revision.model_validate(numbered), "signature": None}
+    return signed(Cluster.model_validate(fields), ORGANISER)
 
 
 def test_another_run_or_organiser_does_not_follow() -> None:
