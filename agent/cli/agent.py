@@ -19,6 +19,7 @@ from candor.agent.daemon.status import read_status
 from candor.agent.exits import INTERRUPTED
 from candor.agent.reports.terminal import format_share
 from candor.mechanisms.payments.credits import format_credits
+from candor.topologies.specs.specs import ConfigurationError
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -38,6 +39,14 @@ LEVELS = ("debug", "info", "warning", "error")
     multiple=True,
     metavar="ENDPOINT",
     help="Bind here instead of where the cluster file says, such as tcp://*:7000; may be repeated.",
+)
+@click.option(
+    "--dial",
+    "dials",
+    multiple=True,
+    metavar="ID=ENDPOINT",
+    callback=lambda _context, _option, texts: _addresses(texts),
+    help="Dial this neighbour here instead of where the cluster file says: a tunnel or a relay.",
 )
 @organiser_option(
     "Take only a file that this organiser signed: an identity in hex, or a public.toml.  "
@@ -99,6 +108,14 @@ def command(
     elif not as_json:
         click.echo(_last_word(data_dir), err=True)
     context.exit(code)
+
+
+def _addresses(texts: tuple[str, ...]) -> dict[str, str]:
+    """Endpoints by id, of `ID=ENDPOINT`."""
+    pairs = [text.partition("=")[::2] for text in texts]
+    if len(dict(pairs)) < len(pairs):
+        raise ConfigurationError("--dial: a neighbour is named twice")
+    return dict(pairs)
 
 
 def _last_word(data_dir: Path) -> str:

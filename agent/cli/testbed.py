@@ -31,7 +31,8 @@ from candor.agent.testbed import testbed
     "--faults",
     type=FILE,
     metavar="FILE",
-    help="TOML [[event]]s: at_round or at_s, and kill, restart, stop, continue or slow = ID.",
+    help="TOML [[event]]s: at_round or at_s, and one of kill, restart, stop, continue, slow, "
+    "partition, heal, corrupt, disk_full (docs/run-directory.md).",
 )
 @click.option(
     "--evaluate-every",

@@ -3,7 +3,8 @@
 Used by every runtime that runs the real core; drivers differ in clock, sockets and disk only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final, Protocol
 
 import numpy as np
@@ -59,8 +60,10 @@ def assemble(
     chunk_bytes: int,
     link_reason: Callable[[str], str | None],
     snapshot: bytes | None = None,
+    dials: Mapping[str, str] = MappingProxyType({}),
 ) -> AgentCore:
-    """The core of `agent`, as the store left it; `nonce` (16 random bytes) is this life's own.
+    """The core of `agent`, as the store left it; `nonce` (16 random bytes) is this life's own;
+    `dials`: where some neighbours are dialled, if not where the cluster file says.
 
     `snapshot` is what the last `Remember` of an earlier life left; raises MalformedError when it or
     the store is damaged.
@@ -126,7 +129,7 @@ def assemble(
     taken_over = settlement.take_over(seen) if seen else ()
     settings = CoreSettings(
         agent=agent,
-        endpoints={peer: ", ".join(cluster.agent(peer).endpoints) for peer in peers},
+        endpoints={p: ", ".join(cluster.agent(p).endpoints) for p in peers} | dict(dials),
         rounds=cluster.rounds.rounds,
         deadline_s=cluster.rounds.deadline_s,
         start_deadline_s=cluster.rounds.start_deadline_s,

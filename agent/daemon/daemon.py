@@ -210,8 +210,8 @@ class Daemon:
 
     def _interrupt(self) -> None:
         self._interrupted = True
-        self._journal.log(logging.INFO, "interrupted", {"round": self.core.round})
-        self._perform(self.core.stop())
+        log = Log(logging.INFO, "interrupted", {"round": self.core.round})
+        self._perform([log, *self.core.stop()])
 
     def _now(self) -> float:
         return self._loop.time()
@@ -342,7 +342,12 @@ class Daemon:
                 future = self._store.commit(effect.operations)
                 future.add_done_callback(partial(self._persisted_soon, began))
                 return
-            self._do(effect)
+            try:
+                self._do(effect)
+            except OSError as exc:  # raised in a callback, it would end nothing
+                self._pending.clear()
+                if not self._finished.done():
+                    self._finished.set_exception(exc)
 
     def _persisted_soon(self, began: float, done: Future[None]) -> None:
         self._loop.call_soon_threadsafe(self._persisted, done, began)

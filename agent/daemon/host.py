@@ -1,13 +1,15 @@
 """One daemon on its host: reads keys and cluster file, runs, and leaves its outputs."""
 
 import asyncio
+import errno
 import logging
 import os
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import torch
@@ -39,10 +41,11 @@ from candor.network.wire import NONCE_BYTES
 from candor.network.zeromq.transport import ZeroMqTransport
 from candor.topologies.cluster.file import Cluster, load_cluster
 from candor.topologies.encoding.canonical import MalformedError
-from candor.topologies.specs.fields import split_bind
+from candor.topologies.specs.fields import split_bind, split_endpoint
 from candor.topologies.specs.files import replacing, system_errors
 from candor.topologies.specs.specs import ConfigurationError, located
 
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _STATES: Final[Mapping[int, State]] = {0: "done", INTERRUPTED: "interrupted"}
 
 
@@ -54,6 +57,7 @@ class HostSettings:
     keys: Path
     data_dir: Path
     listen: tuple[str, ...] = ()
+    dials: Mapping[str, str] = field(default_factory=dict)
     organiser: str | None = None
     strategy: str = "honest"
     initial: Path | None = None
@@ -75,31 +79,47 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
         TransportError: the endpoint cannot be bound.
     """
     probe = Probe.from_environment(os.environ)
-    _check_listen(settings.listen)
     cluster = load_cluster(cluster_path)
+    _check_addresses(cluster, settings)
     organisers.check_signer(cluster, cluster_path, settings.organiser, settings.keys)
     identity = keys.load_of(cluster.agent(settings.agent), settings.keys)
     work, learner = prepare(cluster, settings)
     _make_data_dir(settings.data_dir)
-    with ExitStack() as stack:
-        stack.enter_context(DataDirLock(settings.data_dir))
-        moved = move_on(settings.data_dir, cluster, settings.agent, identity.signing_key)
-        store = stack.enter_context(open_store(settings.data_dir, cluster, settings.agent))
-        try:
+    failure: str | None = None
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(DataDirLock(settings.data_dir))
+            moved = move_on(settings.data_dir, cluster, settings.agent, identity.signing_key)
+            store = stack.enter_context(open_store(settings.data_dir, cluster, settings.agent))
             result = _run(cluster, identity, settings, work, store, stack, probe, moved)
+            failure = result.failure
             write_exports(store, cluster, settings.agent, identity.signing_key, settings.data_dir)
             with replacing(settings.data_dir / MODEL_NAME) as draft:
                 save_file(dict(learner.state_dict(result.x)), draft)
-        except (MalformedError, StoreError, OSError, SafetensorError) as exc:
-            return f"{settings.data_dir}: {exc}", 1
-    return result.failure, result.exit_code
+    except (MalformedError, StoreError, OSError, SafetensorError) as exc:
+        return "; ".join(filter(None, (failure, f"{settings.data_dir}: {_told(exc)}"))), 1
+    return failure, result.exit_code
 
 
-def _check_listen(listen: Sequence[str]) -> None:
+def _told(exc: BaseException) -> str:
+    """What went wrong first: files that cannot be written can often not be closed either."""
+    while isinstance(exc.__context__, OSError | StoreError):
+        exc = exc.__context__
+    if isinstance(exc, OSError) and exc.errno in _NO_ROOM:
+        return f"{exc.strerror}; make room and start again, nothing settled is lost"
+    return str(exc)
+
+
+def _check_addresses(cluster: Cluster, settings: HostSettings) -> None:
     """Addresses in their form only: whether this host has them may change until it is started."""
-    for place in listen:
+    for place in settings.listen:
         with located("--listen"):
             split_bind(place)
+    for place in settings.dials.values():
+        with located("--dial"):
+            split_endpoint(place)
+    if strangers := settings.dials.keys() - set(cluster.neighbours(settings.agent)):
+        raise ConfigurationError(f"--dial {min(strangers)}=…: no neighbour of {settings.agent}")
 
 
 def prepare(cluster: Cluster, settings: HostSettings) -> tuple[Work, Learner]:
@@ -171,6 +191,7 @@ def _run(
         [recorder],
         SnapshotFile(data_dir),
         listen=settings.listen,
+        dials=settings.dials,
         parent_pid=os.getppid() if settings.exit_with_parent else None,
         probe=probe,
     )
@@ -194,6 +215,7 @@ def build_daemon(
     snapshot: SnapshotFile,
     *,
     listen: Sequence[str] = (),
+    dials: Mapping[str, str] = MappingProxyType({}),
     parent_pid: int | None = None,
     probe: Probe | None = None,
 ) -> Daemon:
@@ -201,7 +223,10 @@ def build_daemon(
     limits = TransportLimits()
     entries = map(cluster.agent, cluster.neighbours(agent))
     peers = {
-        peer.id: PeerAddress(peer.endpoint, peer.curve, peer.other_endpoints) for peer in entries
+        peer.id: PeerAddress(peer.endpoint, peer.curve, peer.other_endpoints)
+        if peer.id not in dials
+        else PeerAddress(dials[peer.id], peer.curve)
+        for peer in entries
     }
     first, *others = listen or cluster.agent(agent).listens_at
     transport = ZeroMqTransport(
@@ -223,5 +248,6 @@ def build_daemon(
         chunk_bytes=limits.chunk_bytes,
         link_reason=lambda peer: transport.link(peer).reason,
         snapshot=snapshot.read(),
+        dials=dials,
     )
     return Daemon(core, transport, store, work, journal, observers, snapshot, parent_pid, probe)

@@ -33,6 +33,12 @@ class _OneLine(logging.Formatter):
         return f"candor {name}: {record.levelname.lower()}: {record.getMessage()} {told}".rstrip()
 
 
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002
+        """Let the writer know: the library would print a traceback and go on without a log."""
+        raise  # what the caller is handling
+
+
 class Journal:
     """The log of one agent: everything to log.jsonl, `level` and above to standard error."""
 
@@ -41,7 +47,7 @@ class Journal:
         self._logger = logging.getLogger(f"{LOGGER_NAME}.{agent}")
         self._logger.setLevel(logging.DEBUG)
         self._logger.propagate = False
-        to_file = logging.FileHandler(data_dir / FILE_NAME, encoding="utf-8")
+        to_file = _LogFile(data_dir / FILE_NAME, encoding="utf-8")
         to_file.setFormatter(_JsonLines())
         to_file.setLevel(logging.INFO)
         to_person = logging.StreamHandler(sys.stderr)
@@ -52,7 +58,7 @@ class Journal:
             self._logger.addHandler(handler)
 
     def log(self, level: int, event: str, fields: Mapping[str, str | int | float]) -> None:
-        """Record an event."""
+        """Record an event. Raises OSError: the file cannot be written."""
         self._logger.log(level, event, extra={"fields": dict(fields), "agent": self._agent})
 
     def close(self) -> None:

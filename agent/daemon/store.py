@@ -129,8 +129,8 @@ def _explain(path: Path, exc: Exception) -> str:
         mend = "another process holds it; stop that one first"
     elif "not a database" in text or "malformed" in text:
         mend = "the file is damaged; restore it from a backup, neighbours send what it lacks"
-    elif "full" in text:
-        mend = "the disk is full; make room and start again, nothing settled is lost"
+    elif "full" in text or "disk I/O" in text:  # SQLite's word for a quota or a limit of the system
+        mend = "the disk is full or failing; make room and start again, nothing settled is lost"
     elif "readonly" in text or "unable to open" in text:
         mend = "check that the directory exists and is writable"
     else:

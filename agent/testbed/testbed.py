@@ -6,6 +6,7 @@ cluster file, starts and stops them, and reads what they leave behind.
 
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -26,28 +27,36 @@ from candor.agent.daemon.store import FILE_NAME as STORE_NAME
 from candor.agent.daemon.store import Store
 from candor.agent.runs.cluster_parts import LOOPBACK, entry_of
 from candor.agent.runs.plan import Plan, cluster_of, graph_of, make_run_dir
-from candor.agent.testbed.faults import Fault, load_faults
+from candor.agent.testbed.faults import CORRUPT_S, Fault, load_faults
+from candor.agent.testbed.proxy import HOST, Pair, Ports, Proxy
 from candor.topologies.cluster.file import (
     AgentEntry,
     Cluster,
     dump_cluster,
 )
+from candor.topologies.specs.fields import split_endpoint
 from candor.topologies.specs.specs import ConfigurationError
 
+STDERR_NAME: Final = "stderr.log"
+NETWORK_ACTIONS: Final = ("partition", "heal", "corrupt", "clear")
 POLL_S: Final = 0.1
 STOP_S: Final = 10.0
 # Below Linux's ephemeral range (from 32768): a port picked there may be some dialler's own by the
 # time its daemon binds it.
 PORTS: Final = range(20_000, 32_000)
 PORT_TRIES: Final = 200
+LAST_WORDS_BYTES: Final = 2048
+"""What a daemon on a full disk may still write to standard error; no commit fits into it."""
 
 
 @dataclass(slots=True)
 class Testbed:
     """The processes of a run, by agent; `statuses` is what each said last.
 
-    `killed` and `stopped` are the agents that the fault plan has done that to and not undone;
-    `slowed` those that it slowed, and whether each is held up at this moment.
+    `killed` and `stopped` are the agents that the fault plan has done that to and not undone, who
+    has no disk left among the former; `slowed` those that it slowed, and whether each is held up at
+    this moment; `restarted` those with more than one life. `proxy`: between all neighbours, where
+    the plan has faults of the network.
     """
 
     run_dir: Path
@@ -59,6 +68,9 @@ class Testbed:
     killed: set[str] = field(default_factory=set)
     stopped: set[str] = field(default_factory=set)
     slowed: dict[str, bool] = field(default_factory=dict)
+    restarted: set[str] = field(default_factory=set)
+    proxy: Proxy | None = None
+    dials: dict[Pair, int] = field(default_factory=dict)
     started_s: float = 0.0
 
     def data_dir(self, agent: str) -> Path:
@@ -68,6 +80,8 @@ class Testbed:
     def start(self) -> None:
         """Start every daemon."""
         self.started_s = time.monotonic()
+        if self.proxy is not None:
+            self.proxy.start()
         for agent in self.cluster.ids:
             self._start(agent)
 
@@ -87,17 +101,35 @@ class Testbed:
         seconds = time.monotonic() - self.started_s
         for fault in [fault for fault in self.faults if fault.due(foremost, seconds)]:
             self.faults.remove(fault)
-            self._inject(fault)
+            if fault.action in NETWORK_ACTIONS:
+                self._inject_into_network(fault, seconds)
+            else:
+                for agent in fault.agents:
+                    self._inject(fault.action, agent)
         for agent, held in self.slowed.items():
             if self.processes[agent].poll() is None:
                 self.processes[agent].send_signal(signal.SIGCONT if held else signal.SIGSTOP)
             self.slowed[agent] = not held
 
-    def _inject(self, fault: Fault) -> None:
-        agent = fault.agent
-        process = self.processes[agent]
-        self.slowed.pop(agent, None)
+    def _inject_into_network(self, fault: Fault, seconds: float) -> None:
+        if self.proxy is None:
+            return  # nothing was cut or corrupted, and nothing will be
         match fault.action:
+            case "partition":
+                self.proxy.cut(fault.groups)
+            case "corrupt":
+                self.proxy.garbled |= set(fault.agents)
+                self.faults.append(Fault("clear", fault.agents, None, seconds + CORRUPT_S))
+            case "clear":
+                self.proxy.garbled -= set(fault.agents)
+            case "heal":
+                self.proxy.heal(fault.agents)
+
+    def _inject(self, action: str, agent: str) -> None:
+        process = self.processes[agent]
+        if action != "disk_full":
+            self.slowed.pop(agent, None)
+        match action:
             case "slow":
                 process.send_signal(signal.SIGCONT)
                 self.stopped.discard(agent)
@@ -108,13 +140,25 @@ class Testbed:
             case "continue":
                 process.send_signal(signal.SIGCONT)
                 self.stopped.discard(agent)
+            case "disk_full" if process.poll() is None:
+                _fill_disk(process.pid, self.data_dir(agent) / STDERR_NAME)
+                self.killed.add(agent)
             case "kill" | "restart":
                 process.kill()
                 process.wait()
                 self.stopped.discard(agent)
                 self.killed.add(agent)
-        if fault.action == "restart":
+        if action == "restart":
             self.restart(agent)
+
+    def all_held(self) -> bool:
+        """Whether the plan has ended or stopped everybody, and will revive somebody at a time."""
+        lives = set(self.running()) - self.stopped
+        held = set(self.cluster.ids) == self.killed | self.stopped
+        revived = any(
+            f.action in ("restart", "continue") and f.at_s is not None for f in self.faults
+        )
+        return not lives and held and revived
 
     def restart(self, agent: str, environment: Mapping[str, str] | None = None) -> None:
         """Start an agent anew on its data directory, killing it first if it lives; `environment`
@@ -123,6 +167,7 @@ class Testbed:
         self.processes[agent].wait()
         self._start(agent, environment)
         self.killed.discard(agent)
+        self.restarted.add(agent)
 
     def refresh(self) -> None:
         """Read what the daemons say; `statuses` keeps the order of the cluster file."""
@@ -140,12 +185,14 @@ class Testbed:
         return Status(self.cluster.run_id, agent, fingerprint, 0, "starting", 0, rounds)
 
     def never_trained(self) -> list[str]:
-        """Agents that ended badly before their first round: the run is not what was asked."""
-        return [agent for agent in self.failed() if self.statuses[agent].round == 0]
+        """Agents that ended badly before their first round: the run is not what was asked. Who was
+        restarted has had one, and may just have been too late."""
+        failed = [agent for agent in self.failed() if agent not in self.restarted]
+        return [agent for agent in failed if self.statuses[agent].round == 0]
 
     def complaint(self, agent: str) -> str:
         """The last line that an agent wrote to standard error."""
-        path = self.data_dir(agent) / "stderr.log"
+        path = self.data_dir(agent) / STDERR_NAME
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         last = next((line for line in reversed(lines) if line.strip()), "no message")
         return last.removeprefix("candor: error: ")
@@ -171,6 +218,8 @@ class Testbed:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        if self.proxy is not None:
+            self.proxy.close()
 
     def _start(self, agent: str, environment: Mapping[str, str] | None = None) -> None:
         data_dir, plan = self.data_dir(agent), self.plan
@@ -189,9 +238,11 @@ class Testbed:
         if plan.initial is not None:
             arguments["--initial"] = plan.initial
         words = [str(word) for pair in arguments.items() for word in pair]
+        for (dialler, peer), port in self.dials.items():
+            words += ["--dial", f"{peer}=tcp://{HOST}:{port}"] if dialler == agent else []
         # -P: what lies where the user stands comes last on the path of modules, not first.
         command = [sys.executable, "-P", "-m", "candor", "agent", *words]
-        with (data_dir / "stderr.log").open("ab") as errors:
+        with (data_dir / STDERR_NAME).open("ab") as errors:
             self.processes[agent] = subprocess.Popen(
                 [*command, "--record-sketches", "--exit-with-parent"],
                 stdin=subprocess.DEVNULL,
@@ -211,12 +262,31 @@ def prepare(plan: Plan, run_dir: Path) -> Testbed:
     """
     _, ids = graph_of(plan)
     faults = list(load_faults(plan.faults, ids)) if plan.faults else []
+    if any(fault.action == "disk_full" for fault in faults) and not hasattr(resource, "prlimit"):
+        raise ConfigurationError(f"{plan.faults}: disk_full works on Linux only")
     make_run_dir(run_dir)
     for agent in ids:
         keys.generate(run_dir / "agents" / agent / "keys")
     cluster = cluster_of(plan, run_dir, partial(_entries, run_dir=run_dir))
     (run_dir / "cluster.toml").write_text(dump_cluster(cluster), encoding="utf-8")
-    return Testbed(run_dir, cluster, plan, faults=faults)
+    bed = Testbed(run_dir, cluster, plan, faults=faults)
+    if any(fault.action in ("partition", "corrupt") for fault in faults):
+        bed.dials, bed.proxy = _relayed(cluster)
+    return bed
+
+
+def _relayed(cluster: Cluster) -> tuple[dict[Pair, int], Proxy]:
+    """A proxy between all neighbours, and at which of its ports one dials the other."""
+    pairs = [pair for u, v in cluster.graph.edges for pair in ((u, v), (v, u))]
+    dials = dict(zip(pairs, free_ports(len(pairs)), strict=True))
+    daemons = {agent: split_endpoint(cluster.agent(agent).endpoint)[1] for agent in cluster.ids}
+    return dials, Proxy({pair: Ports(port, daemons[pair[1]]) for pair, port in dials.items()})
+
+
+def _fill_disk(pid: int, stderr: Path) -> None:
+    """Let no file of a process grow beyond a few words more than are in `stderr`."""
+    _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (stderr.stat().st_size + LAST_WORDS_BYTES, hard))
 
 
 def _entries(ids: Sequence[str], run_dir: Path) -> list[AgentEntry]:
@@ -245,7 +315,7 @@ def free_ports(count: int) -> list[int]:
                 continue
             found.append(port)
     if len(found) < count:
-        raise ConfigurationError(f"--agents {count}: only {len(found)} free ports were found")
+        raise ConfigurationError(f"{count} ports are needed, and only {len(found)} are free")
     return found
 
 
@@ -270,7 +340,7 @@ def watch(testbed: Testbed, show: Callable[[list[Status]], None]) -> None:
     Raises:
         ConfigurationError: one could not start; the others are stopped by the caller.
     """
-    while set(testbed.running()) - testbed.stopped:
+    while set(testbed.running()) - testbed.stopped or testbed.all_held():
         testbed.refresh()
         testbed.inject_faults()
         for agent in testbed.never_trained():

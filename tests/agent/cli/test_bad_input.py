@@ -99,6 +99,16 @@ def test_unreachable_neighbour(candor, agent, digits):
     refused(agent(digits), 1, "a0: no neighbour could be reached", "a1 (tcp://", "a2 (tcp://")
 
 
+def test_a_neighbour_is_dialled_where_the_command_says(candor, agent, digits):
+    done = agent(digits, **{"--dial": "a1=tcp://localhost:1"})
+    refused(done, 1, "a1 (tcp://localhost:1)", "a2 (tcp://127.0.0.1:")
+
+
+@pytest.mark.parametrize("dial", ["a1", "a1=here", "a0=tcp://b:1", "a9=tcp://b:1"])
+def test_a_bad_address_to_dial(candor, agent, digits, dial):
+    refused(agent(digits, **{"--dial": dial}), 2, "--dial")
+
+
 def test_unreachable_neighbour_is_named_by_the_check(candor, digits):
     done = candor("cluster", "check", digits, "--id", "a0", "--timeout-s", 2)
     assert done.returncode == 1

@@ -1,5 +1,6 @@
 """The store keeps what it said it keeps, or says in one line why it cannot."""
 
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -308,3 +309,19 @@ def test_a_full_disk_fails_the_commit_and_keeps_what_was_stored(path: Path) -> N
         with pytest.raises(StoreError, match="make room"):
             store.commit([big]).result()
         assert len(store.records(ID)) == 1
+
+
+def test_a_file_that_may_not_grow_fails_the_commit_and_keeps_what_was_stored(path: Path) -> None:
+    with open_store(path) as store:
+        store.commit([RECORD]).result()
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2048, before[1]))
+        try:
+            with pytest.raises(StoreError, match="make room"):
+                store.commit([PutValue("key", b"value")]).result()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert store.value("key") is None
+        store.commit([PutValue("key", b"value")]).result()
+    with open_store(path) as store:
+        assert (len(store.records(ID)), store.value("key")) == (1, b"value")

@@ -4,12 +4,14 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 
 from candor.agent.testbed import testbed
-from candor.agent.testbed.faults import Fault, load_faults
+from candor.agent.testbed.faults import CORRUPT_S, Fault, load_faults
+from candor.agent.testbed.proxy import Proxy
 from candor.topologies.specs.specs import ConfigurationError
 from tests import paced
 
@@ -26,10 +28,44 @@ def test_events_keep_their_order_and_say_when(tmp_path):
         '[[event]]\nat_round = 3\nkill = "a1"\n[[event]]\nat_s = 1.5\ncontinue = "a0"\n',
     )
     first, second = load_faults(path, {"a0", "a1"})
-    assert first == Fault("kill", "a1", 3, None)
-    assert second == Fault("continue", "a0", None, 1.5)
+    assert first == Fault("kill", ("a1",), 3, None)
+    assert second == Fault("continue", ("a0",), None, 1.5)
     assert (first.due(2, 99.0), first.due(3, 0.0)) == (False, True)
     assert (second.due(99, 1.4), second.due(0, 1.5)) == (False, True)
+
+
+AGENTS = ("a0", "a1", "a2", "a3")
+
+
+@pytest.mark.parametrize(
+    ("text", "agents"),
+    [
+        ('kill = "all"', AGENTS),
+        ('restart = ["a2", "a0"]', ("a2", "a0")),
+        ("heal = true", AGENTS),
+        ('heal = "a3"', ("a3",)),
+        ('corrupt = ["a1", "all"]', AGENTS),
+        ('disk_full = "a1"', ("a1",)),
+    ],
+)
+def test_an_event_names_one_several_or_all(tmp_path, text, agents):
+    (fault,) = load_faults(plan(tmp_path, f"[[event]]\nat_s = 1\n{text}\n"), AGENTS)
+    assert fault == Fault(text.split(" =")[0], agents, None, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "groups"),
+    [
+        ('"a1"', (("a1",), ("a0", "a2", "a3"))),
+        ('["a1", "a3"]', (("a1", "a3"), ("a0", "a2"))),
+        ('[["a1", "a3"], ["a0"]]', (("a1", "a3"), ("a0",), ("a2",))),
+        ('[["a1", "a3"], ["a0", "a2"]]', (("a1", "a3"), ("a0", "a2"))),
+    ],
+)
+def test_a_partition_has_groups_and_who_is_not_named_is_one_more(tmp_path, value, groups):
+    text = f"[[event]]\nat_round = 2\npartition = {value}\n"
+    (fault,) = load_faults(plan(tmp_path, text), AGENTS)
+    assert fault == Fault("partition", AGENTS, 2, None, groups)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +79,14 @@ def test_events_keep_their_order_and_say_when(tmp_path):
         ('[[event]]\nat_round = 0\nkill = "a1"\n', "at_round"),
         ('[[event]]\nat_round = 1\nexplode = "a1"\n', "explode"),
         ("[[event", "faults.toml"),
+        ("[[event]]\nat_round = 1\nkill = []\n", "kill"),
+        ('[[event]]\nat_round = 1\nkill = [["a1"]]\n', "kill"),
+        ("[[event]]\nat_round = 1\nheal = false\n", "heal"),
+        ('[[event]]\nat_round = 1\ncorrupt = ["a0", "a8"]\n', "a8"),
+        ('[[event]]\nat_round = 1\npartition = "all"\n', "one side"),
+        ('[[event]]\nat_round = 1\npartition = ["a0", "a1"]\n', "one side"),
+        ('[[event]]\nat_round = 1\npartition = [["a0"], ["a0"]]\n', "each in one"),
+        ('[[event]]\nat_round = 1\npartition = [["a0"], "a1"]\n', "partition"),
     ],
 )
 def test_a_bad_plan_is_one_line_that_names_the_file(tmp_path, text, named):
@@ -53,17 +97,12 @@ def test_a_bad_plan_is_one_line_that_names_the_file(tmp_path, text, named):
     assert "\n" not in str(refused.value)
 
 
-def test_a_run_survives_a_killed_a_restarted_and_a_stopped_agent(tmp_path):
-    path = plan(
-        tmp_path,
-        '[[event]]\nat_round = 5\nkill = "a1"\n[[event]]\nat_round = 8\nrestart = "a1"\n'
-        '[[event]]\nat_round = 10\nstop = "a3"\n[[event]]\nat_round = 14\ncontinue = "a3"\n'
-        '[[event]]\nat_round = 18\nslow = "a2"\n[[event]]\nat_round = 40\ncontinue = "a2"\n'
-        '[[event]]\nat_round = 20\nkill = "a4"\n',
-    )
-    words = ["testbed", "--agents", "5", "--topology", "complete", *paced.TASK]
-    words += ["--rounds", "140", "--faults", str(path), "--deadline-s", "2", "--local-steps", "1"]
-    words += ["--run-dir", str(tmp_path / "run"), "--json", "--evaluate-every", "10"]
+def run_under(tmp_path, text, agents, rounds):
+    """A run under a plan: its summary, the directory and what it told."""
+    words = ["testbed", "--agents", str(agents), "--topology", "complete", *paced.TASK]
+    words += ["--rounds", str(rounds), "--faults", str(plan(tmp_path, text)), "--deadline-s", "2"]
+    words += ["--start-deadline-s", "30", "--local-steps", "1", "--evaluate-every", "10"]
+    words += ["--run-dir", str(tmp_path / "run"), "--json"]
     done = subprocess.run(
         [sys.executable, "-P", "-m", "candor", *words],
         capture_output=True,
@@ -75,23 +114,118 @@ def test_a_run_survives_a_killed_a_restarted_and_a_stopped_agent(tmp_path):
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["audit"] == "ok"
-    log = (tmp_path / "run/agents/a1/log.jsonl").read_text()
-    assert '"re_entered"' in log
-    missed = (tmp_path / "run/agents/a0/log.jsonl").read_text()
-    assert missed.count('"neighbour_missed", "peer": "a4"') == 1
+    assert not list(tmp_path.glob("run/agents/*/evidence/*"))
+    logs = {agent: tmp_path / f"run/agents/{agent}/log.jsonl" for agent in summary["agents"]}
+    return summary, {
+        agent: [json.loads(line) for line in path.read_text().splitlines()]
+        for agent, path in logs.items()
+    }
+
+
+def missed(events):
+    """Whom an agent went on without, each time."""
+    return [event["peer"] for event in events if event["event"] == "neighbour_missed"]
+
+
+def test_a_run_survives_a_killed_a_restarted_and_a_stopped_agent(tmp_path):
+    text = (
+        '[[event]]\nat_round = 5\nkill = "a1"\n[[event]]\nat_round = 8\nrestart = "a1"\n'
+        '[[event]]\nat_round = 10\nstop = "a3"\n[[event]]\nat_round = 14\ncontinue = "a3"\n'
+        '[[event]]\nat_round = 18\nslow = "a2"\n[[event]]\nat_round = 40\ncontinue = "a2"\n'
+        '[[event]]\nat_round = 20\nkill = "a4"\n'
+    )
+    _, events = run_under(tmp_path, text, agents=5, rounds=140)
+    assert "re_entered" in {event["event"] for event in events["a1"]}
+    assert missed(events["a0"]).count("a4") == 1
+
+
+def test_a_run_survives_a_network_that_is_cut_and_one_that_garbles(tmp_path):
+    text = (
+        '[[event]]\nat_round = 4\npartition = ["a0", "a1"]\n[[event]]\nat_round = 7\nheal = true\n'
+        '[[event]]\nat_round = 16\ncorrupt = "a2"\n'
+    )
+    summary, events = run_under(tmp_path, text, agents=4, rounds=40)
+    assert len(summary["accuracy"]) == 4
+    across = {"a0": {"a2", "a3"}, "a1": {"a2", "a3"}, "a2": {"a0", "a1"}, "a3": {"a0", "a1"}}
+    for agent, others in across.items():
+        assert set(missed(events[agent])) >= others
+        returned = {e["peer"] for e in events[agent] if e["event"] == "neighbour_returned"}
+        assert returned >= others
+    # Garbled messages were no messages: nobody accepted or proved anything by them.
+    assert missed(events["a3"]).count("a2") == 1 or missed(events["a2"]).count("a3") == 1
+    assert not any("refused" in event["event"] for found in events.values() for event in found)
+
+
+def test_an_agent_on_a_full_disk_stops_in_one_line_and_goes_on_with_room(tmp_path):
+    text = '[[event]]\nat_round = 6\ndisk_full = "a1"\n[[event]]\nat_round = 10\nrestart = "a1"\n'
+    summary, events = run_under(tmp_path, text, agents=3, rounds=100)
+    stopped, ended = (tmp_path / "run/agents/a1/stderr.log").read_text().splitlines()
+    assert stopped.startswith("candor: error: a1: ")
+    assert stopped.endswith("make room and start again, nothing settled is lost")
+    assert ended.startswith(f"candor: a1: done after round {summary['rounds']}")
+    assert [event["event"] for event in events["a1"]].count("started") == 2
+    assert "re_entered" in {event["event"] for event in events["a1"]}
+    assert set(summary["accuracy"]) == {"a0", "a1", "a2"}
+
+
+def bed_of(tmp_path, *faults, agents=("a1",)):
+    """A testbed whose processes are those of nobody, and the signals that they got."""
+    signals = []
+    process = SimpleNamespace(poll=lambda: None, send_signal=signals.append)
+    cluster = SimpleNamespace(ids=agents)
+    processes = dict.fromkeys(agents, process)
+    bed = testbed.Testbed(tmp_path, cluster=cluster, plan=None, processes=processes)
+    bed.faults = list(faults)
+    return bed, signals
 
 
 def test_a_slow_agent_is_held_up_half_of_the_time_until_it_is_continued(tmp_path):
-    signals = []
-    process = SimpleNamespace(poll=lambda: None, send_signal=signals.append)
-    bed = testbed.Testbed(tmp_path, cluster=None, plan=None, processes={"a1": process})
-    bed.faults = [Fault("slow", "a1", None, 0.0)]
+    bed, signals = bed_of(tmp_path, Fault("slow", ("a1",), None, 0.0))
     for _ in range(4):
         bed.inject_faults()
     assert signals[1:] == [signal.SIGSTOP, signal.SIGCONT] * 2
     assert not bed.stopped
     bed.inject_faults()
-    bed.faults = [Fault("continue", "a1", None, 0.0)]
+    bed.faults = [Fault("continue", ("a1",), None, 0.0)]
     bed.inject_faults()
     bed.inject_faults()
     assert signals[-2:] == [signal.SIGSTOP, signal.SIGCONT]
+
+
+def test_who_is_stopped_with_everybody_is_waited_for_if_the_plan_says_when(tmp_path):
+    bed, _ = bed_of(tmp_path, Fault("stop", ("a0", "a1"), None, 0.0), agents=("a0", "a1"))
+    bed.inject_faults()
+    assert bed.stopped == {"a0", "a1"}
+    assert not bed.all_held()
+    bed.faults = [Fault("continue", ("a1",), 9, None)]
+    assert not bed.all_held()  # nobody is left who would reach that round
+    bed.faults.append(Fault("continue", ("a0",), None, 1e6))
+    assert bed.all_held()
+    bed.stopped.discard("a1")
+    assert not bed.all_held()
+
+
+def test_corruption_ends_by_itself_or_heals(tmp_path):
+    bed, _ = bed_of(tmp_path, Fault("corrupt", ("a0", "a1"), None, 0.0), agents=("a0", "a1"))
+    bed.proxy = Proxy({})
+    bed.proxy.start()
+    try:
+        bed.started_s = time.monotonic()
+        bed.inject_faults()
+        assert bed.proxy.garbled == {"a0", "a1"}
+        bed.faults.append(Fault("heal", ("a0",), None, 0.0))
+        bed.inject_faults()
+        assert bed.proxy.garbled == {"a1"}
+        bed.started_s -= CORRUPT_S
+        bed.inject_faults()
+        assert (bed.proxy.garbled, bed.faults) == (frozenset(), [])
+    finally:
+        bed.proxy.close()
+
+
+def test_who_was_restarted_too_late_does_not_end_the_run(tmp_path):
+    bed, _ = bed_of(tmp_path, agents=("a0", "a1"))
+    bed.processes = dict.fromkeys(bed.cluster.ids, SimpleNamespace(poll=lambda: 1))
+    bed.statuses = dict.fromkeys(bed.cluster.ids, SimpleNamespace(round=0))
+    bed.restarted = {"a1"}
+    assert (bed.never_trained(), list(bed.failed())) == (["a0"], ["a0", "a1"])
