@@ -216,8 +216,8 @@ def _facts(
         found = analysis.analyse_schedule(schedule, mixing_name, parameters)
         if measure:
             rates = {
-                "predicted_rate": analysis.predicted_rate(schedule, mixing_spec),
-                "measured_rate": analysis.measured(schedule, mixing_spec).rate,
+                "predicted_rate": analysis.predicted_rate(schedule, mixing_name),
+                "measured_rate": analysis.measured(schedule, mixing_name).rate,
             }
     arcs = once and schedule.push_sum
     edges = schedule.graph(1).edges if arcs else graphs.sorted_edges(schedule.neighbours())
