@@ -114,7 +114,7 @@ def load_faults(path: Path, agents: Collection[str]) -> tuple[Fault, ...]:
         ConfigurationError: one line that names the file and what is wrong in it.
     """
     plan = validated(_Plan, read_toml(path, "fault plan", _PLAN_BYTES_MAX), str(path))
-    with located(path):
+    with located(str(path)):
         return tuple(_fault(event, agents) for event in plan.event)
 
 
