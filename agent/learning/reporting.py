@@ -39,15 +39,16 @@ class Reporting:
         rows: dict[str, list[int]] = {}
         for row, spec in specs.items():
             rows.setdefault(canonical_strategy(spec), []).append(row)
-        self._made: list[tuple[Strategy, list[int]]] = [
+        made = [
             (parse_strategy(s, simulated=self._simulated), sorted(of)) for s, of in rows.items()
         ]
-        # Whoever alters its data only reports honestly from them.
-        self._groups = [(one, of) for one, of in self._made if not isinstance(one, Honest)]
+        self._groups: list[tuple[Strategy, list[int]]] = [
+            (strategy, sorted(of)) for strategy, of in made if not isinstance(strategy, Honest)
+        ]
 
     def by_agent(self) -> dict[int, Strategy]:
         """The strategies of the agents that have one, by place in the cluster file."""
-        return {self._agents[row]: strategy for strategy, rows in self._made for row in rows}
+        return {self._agents[row]: strategy for strategy, rows in self._groups for row in rows}
 
     def report(self, gradient: Tensor, t: int, before: Tensor | None) -> Tensor:
         """The reports (agents, dim) of round t; `before` are those of the round before."""

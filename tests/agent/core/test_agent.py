@@ -7,9 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from candor.agent.core.effects import Log
 from candor.agent.runs.ledger_audit import audit_run_directory
 from candor.mechanisms.evidence.statements import SignedStatement, Statement
-from candor.network.messages import Chunk, Update, to_envelope
+from candor.network.messages import Ack, Chunk, Update, Waiting, Witnesses, to_envelope
 from candor.network.transport import MemoryNetwork
 from candor.network.wire import Kind, encode
 from tests.honest import formed_by
@@ -207,6 +208,37 @@ def test_messages_of_strangers_and_of_earlier_sessions_are_not_served(started):
     )
     stale = to_envelope(Update(*update.envelope.fields), bytes(16))
     assert node.core.received("a1", encode(stale), run.now_s, 0.0) == []
+
+
+def said_by_a1(run, message):
+    """The codes with which a0 refuses a message of a1, if it does."""
+    nonce = run.nodes["a1"].core.neighbours["a0"].session.peer_nonce
+    frames = encode(to_envelope(message, nonce))
+    effects = run.nodes["a0"].core.received("a1", frames, run.now_s, 0.0)
+    return [effect.fields["code"] for effect in effects if isinstance(effect, Log)]
+
+
+@pytest.mark.parametrize("place", [(0, 0), (1, 1), (1, 2**53), (2**53, 1)])
+def test_an_exchange_that_no_round_has_is_refused(started, place):
+    run = started("complete", 2, rounds=100)
+    run.start()
+    run.advance(0.3)
+    assert said_by_a1(run, Witnesses(*place, ())) == ["phase"]
+    assert said_by_a1(run, Chunk(*place, 0, b"x")) == ["phase"]
+    # Of these nothing is read but that they came.
+    assert said_by_a1(run, Waiting(*place)) == said_by_a1(run, Ack(*place, "")) == []
+
+
+def test_a_statement_of_an_exchange_that_no_round_has_is_refused(started):
+    run = started("complete", 2, rounds=100)
+    run.start()
+    run.advance(0.3)
+    node, inbox = run.nodes["a1"], run.nodes["a0"].core.neighbours["a1"].inbox
+    latest, ones = inbox.latest_step, np.ones(DIM, np.float32)
+    said = node.core.examiner.state(latest + 1, 0, "a1", ones, [formed_by({"a1": 1.0})])
+    signed = SignedStatement.sign(replace(said, phase=1), node.identity.signing_key)
+    assert said_by_a1(run, Update(signed.body, signed.signature, 4 * DIM)) == ["phase"]
+    assert inbox.latest_step == latest
 
 
 def test_a_round_beyond_the_run_is_refused(started):

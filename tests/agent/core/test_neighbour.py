@@ -1,17 +1,23 @@
 """When a neighbour is waited for, what is kept of it, and when it shows that we fell behind."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from candor.agent.algorithms.catalogue import TRACKING
+from candor.agent.algorithms.tracking import gradient_tracking
 from candor.agent.core.neighbour import READY_KEPT, VERIFYING_MAX, Neighbour, ahead
-from candor.mechanisms.evidence.statements import ROUNDS_KEPT, SignedStatement
+from candor.mechanisms.evidence.phases import MIXED_MODEL, Part, Phase, Phases
+from candor.mechanisms.evidence.statements import ROUNDS_KEPT, EvidenceError, SignedStatement
 from candor.network.errors import RemoteProtocolError
 from candor.network.identity import Identity, issue
 from candor.network.session import Party, Session
 from candor.network.slots import BufferPool, Inbox
-from tests.honest import DIM, Ring, Vector
+from tests.honest import DIM, Ring, Vector, sign
+from tests.phased import PhasedRing, phased_terms
 
 BYTES = 4 * DIM
 OWN, PEER = (Identity.from_seeds(bytes([i]) * 32, bytes([i + 9]) * 32) for i in range(2))
@@ -20,6 +26,7 @@ PARTIES = [
     for agent, one in (("a0", OWN), ("a1", PEER))
 ]
 RING = Ring().play(9)
+TRACKED = PhasedRing(gradient_tracking, phased_terms(TRACKING)).play(2)
 
 
 class Pool(BufferPool):
@@ -58,12 +65,15 @@ def establish(ours: Session, theirs: Session) -> None:
 
 
 def neighbour(
-    agent: str = "a1", established: bool = True, pool: BufferPool | None = None
+    agent: str = "a1",
+    established: bool = True,
+    pool: BufferPool | None = None,
+    phases: Phases = MIXED_MODEL,
 ) -> Neighbour:
     ours = session(0)
     if established:
         establish(ours, session(1))
-    return Neighbour(agent, ours, Inbox(pool or Pool(), BYTES))
+    return Neighbour(agent, ours, Inbox(pool or Pool(), BYTES), phases)
 
 
 def statement(t: int) -> SignedStatement:
@@ -258,11 +268,11 @@ def test_in_mid_run_a_new_session_is_not_waited_for(current: int, waited: bool) 
 # --- falling behind -----------------------------------------------------------------------------
 
 
-def crowd(*rounds: list[int]) -> dict[str, Neighbour]:
-    """Neighbours n0, n1, … with verified updates of these rounds."""
+def crowd(*rounds: list[int], phases: Phases = MIXED_MODEL) -> dict[str, Neighbour]:
+    """Neighbours n0, n1, … with verified updates of these rounds, or of these steps."""
     found = {}
     for i, ready in enumerate(rounds):
-        one = neighbour(f"n{i}")
+        one = neighbour(f"n{i}", phases=phases)
         for t in ready:
             one.keep(t, payload(), 1, Pool())
         found[one.agent] = one
@@ -325,3 +335,81 @@ def test_the_round_is_one_that_a_majority_reached_and_its_agent_holds(
     if lead is not None:
         assert lead[0] == max(eligible)
         assert lead[0] in found[lead[1]].ready
+
+
+# --- rounds of two exchanges ---------------------------------------------------------------------
+
+
+def test_an_exchange_has_a_verdict_of_its_own() -> None:
+    one, pool = neighbour(phases=TRACKING), Pool()
+    for t, phase in ((1, 0), (1, 1), (2, 0), (2, 1)):
+        step = TRACKING.step(t, phase)
+        assert one.awaited(step)
+        one.announce(TRACKED.signed[t, phase, "a1"], step, BYTES)
+        slot = one.inbox.take(step)
+        assert slot is not None
+        assert slot.named == TRACKED.witnesses(t, phase, "a1").keys()
+        one.keep(step, slot.buffer, step, pool)
+        assert not one.awaited(step)
+        assert one.last_round == t
+
+
+@pytest.mark.parametrize(
+    ("place", "changes", "code"),
+    [((2, 1), {"phase": 2}, "statement-phase"), ((2, 0), {"phase": 1}, "statement-parts")],
+)
+def test_a_statement_of_other_exchanges_takes_no_slot(place, changes, code) -> None:
+    one = neighbour(phases=TRACKING)
+    said = TRACKED.signed[(*place, "a1")]
+    with pytest.raises(EvidenceError, match=f"^{code}"):
+        one.announce(sign(replace(said.statement, **changes)), 4, BYTES)
+    assert one.inbox.latest_step == 0
+
+
+def test_a_model_is_among_those_that_are_kept() -> None:
+    """Of three exchanges a round one more than they are is kept, so that one can re-enter."""
+    phases = Phases(
+        (
+            Phase("gradient", (), charged=True),
+            Phase("average", (Part(0),)),
+            Phase("model", (Part(2, before=True), Part(1))),
+        )
+    )
+    one, pool = neighbour(phases=phases), Pool()
+    for step in range(1, 30):
+        one.keep(step, payload(), 1, pool)
+        one.refuse(step, "x")
+        assert len(one.ready) == len(one.refused) == min(step, one.kept)
+        assert step < 3 or any(one.is_model(held) for held in one.ready)
+    assert one.kept == 4
+    assert neighbour(phases=TRACKING).kept == neighbour().kept == READY_KEPT
+
+
+def test_a_payload_of_two_exchanges_a_round_is_not_kept_longer_than_its_statement() -> None:
+    one, pool, old = neighbour(phases=TRACKING), Pool(), payload()
+    one.keep(5, old, 5, pool)
+    for step in range(6, 5 + 2 * ROUNDS_KEPT):
+        one.keep(step, np.empty(0, np.float32), 5, pool)  # notices
+        assert one.ready == {5: old}
+    one.keep(5 + 2 * ROUNDS_KEPT, np.empty(0, np.float32), 5, pool)
+    assert not one.ready
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([[6]], None),  # in the next exchange
+        ([[6, 7]], (6, "n0")),  # two exchanges on; the last model is of the round under way
+        ([[7]], None),  # a tracker alone is nothing to go on from
+        ([[7, 8]], (8, "n0")),
+        ([[8], []], None),  # one of two is not more than half
+        ([[8], [7, 6]], (6, "n1")),  # both have reached 7 only
+        ([[6, 9], [9], [2**53 - 1]], (6, "n0")),
+        ([[10, 9], [10], [9]], (10, "n0")),
+    ],
+)
+def test_who_fell_behind_goes_on_from_a_model(
+    steps: list[list[int]], expected: tuple[int, str] | None
+) -> None:
+    """Models are of even steps; the agent is in step 5, the first of round 3."""
+    assert ahead(crowd(*steps, phases=TRACKING), 5) == expected

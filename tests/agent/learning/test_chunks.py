@@ -26,10 +26,12 @@ def trained(
     shards = [Shard(index, AGENTS) for index in range(AGENTS)]
     learner = Learner(task, shards, settings, batch_size=8, seed=0, threads=threads)
     x = torch.linspace(-0.1, 0.1, learner.dim).repeat(AGENTS, 1)
+    velocity = None
     for t in range(1, rounds + 1):
-        m, losses = learner.local_steps(x, t, 0.1)
-        assert losses.shape == (AGENTS,)
-        x = x - 0.1 * m
+        done = learner.local_steps(x, t, 0.1, velocity)
+        assert done.losses.shape == (AGENTS,)
+        assert (done.velocity is None) == (momentum == 0.0)
+        x, velocity = x - 0.1 * done.update, done.velocity
     return x, len(learner.chunks)
 
 

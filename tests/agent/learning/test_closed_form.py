@@ -60,22 +60,22 @@ def test_the_gradient_and_the_loss_are_those_of_autograd(model, inputs):
     assert stack_of(task, model()) is not None
     trained = learner(task)
     x = torch.randn(7, trained.dim, generator=torch.Generator().manual_seed(1)) * 3
-    found, losses = trained.local_steps(x, 1, 0.1)
+    found = trained.local_steps(x, 1, 0.1)
     trained._stack = None
-    expected, expected_losses = trained.local_steps(x, 1, 0.1)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(losses, expected_losses, rtol=1e-5, atol=1e-6)
+    expected = trained.local_steps(x, 1, 0.1)
+    torch.testing.assert_close(found.update, expected.update, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.losses, expected.losses, rtol=1e-5, atol=1e-6)
 
 
 def test_a_diverged_row_shows_and_leaves_the_others_alone():
     trained = learner(Classes(STACKS["relu"], torch.float32))
     x = torch.ones(7, trained.dim)
-    expected, _ = trained.local_steps(x, 1, 0.1)
+    expected = trained.local_steps(x, 1, 0.1)
     x[2] = torch.inf
-    found, losses = trained.local_steps(x, 1, 0.1)
-    assert not losses[2].isfinite()
+    found = trained.local_steps(x, 1, 0.1)
+    assert not found.losses[2].isfinite()
     others = [0, 1, 3, 4, 5, 6]
-    torch.testing.assert_close(found[others], expected[others])
+    torch.testing.assert_close(found.update[others], expected.update[others])
 
 
 @pytest.mark.parametrize("model", OTHERS.values(), ids=OTHERS)
@@ -93,11 +93,11 @@ def test_agents_with_flipped_labels_train_by_the_written_out_gradient():
     flipping = learner(with_altered_data(task, {3: parse_strategy("label-flip")}))
     assert flipping._stack is not None
     x = torch.randn(7, honest.dim, generator=torch.Generator().manual_seed(1))
-    found, _ = flipping.local_steps(x, 1, 0.1)
-    differs = (found != honest.local_steps(x, 1, 0.1)[0]).any(dim=1)
+    found = flipping.local_steps(x, 1, 0.1).update
+    differs = (found != honest.local_steps(x, 1, 0.1).update).any(dim=1)
     assert differs.tolist() == [row == 3 for row in range(7)]
     flipping._stack = None
-    expected, _ = flipping.local_steps(x, 1, 0.1)
+    expected = flipping.local_steps(x, 1, 0.1).update
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 

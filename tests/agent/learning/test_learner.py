@@ -139,7 +139,7 @@ def test_one_step_without_momentum_gives_the_gradient_of_its_batch() -> None:
     """The batch is found by its loss and gradient under plain autograd, over drawn indices."""
     one = learner()
     x = start(1)
-    m, loss = one.local_steps(x, 3, step_size=0.1)
+    done = one.local_steps(x, 3, step_size=0.1)
 
     images, labels = DIGITS.load_data(Shard(0, 8, PARTITION), 0)
     drawn = torch.from_numpy(draw_samples(0, 3, [0], np.array([len(labels)]), 16))
@@ -147,8 +147,9 @@ def test_one_step_without_momentum_gives_the_gradient_of_its_batch() -> None:
     expected = DIGITS.loss(model, (images[drawn[0]], labels[drawn[0]]))
     expected.backward()
     gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-    assert torch.allclose(m[0], gradient, rtol=1e-5, atol=1e-7)
-    assert float(loss[0]) == pytest.approx(float(expected.detach()), rel=1e-6)
+    assert torch.allclose(done.update[0], gradient, rtol=1e-5, atol=1e-7)
+    assert float(done.losses[0]) == pytest.approx(float(expected.detach()), rel=1e-6)
+    assert done.velocity is None
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -156,17 +157,23 @@ def test_a_row_among_others_trains_as_it_does_alone(momentum: float) -> None:
     together = learner(8, local_steps=4, momentum=momentum)
     alone = learner([5], local_steps=4, momentum=momentum)
     x = start(8) + 0.01 * torch.arange(8.0)[:, None]
+    all_rows = one_row = None
     for t in (1, 2):
-        many, losses = together.local_steps(x, t, 0.1)
-        one, loss = alone.local_steps(x[5:6], t, 0.1)
-        assert torch.allclose(many[5], one[0], rtol=1e-4, atol=1e-6)
-        assert float(losses[5]) == pytest.approx(float(loss[0]), rel=1e-6)
+        many = together.local_steps(x, t, 0.1, all_rows)
+        one = alone.local_steps(x[5:6], t, 0.1, one_row)
+        assert torch.allclose(many.update[5], one.update[0], rtol=1e-4, atol=1e-6)
+        assert float(many.losses[5]) == pytest.approx(float(one.losses[0]), rel=1e-6)
+        all_rows, one_row = many.velocity, one.velocity
+        if momentum:
+            assert all_rows is not None
+            assert one_row is not None
+            assert torch.allclose(all_rows[5], one_row[0], rtol=1e-4, atol=1e-6)
 
 
 def test_the_pseudo_gradient_leads_to_where_the_steps_lead() -> None:
     """Against SGD with momentum written out with plain autograd on the same batches."""
     x, step_size = start(1), 0.2
-    m, _ = learner(local_steps=3, momentum=0.5).local_steps(x, 1, step_size)
+    done = learner(local_steps=3, momentum=0.5).local_steps(x, 1, step_size)
     model = learner().module(x[0])
     velocities = [torch.zeros_like(parameter) for parameter in model.parameters()]
     images, labels = DIGITS.load_data(Shard(0, 8, PARTITION), 0)
@@ -180,7 +187,10 @@ def test_the_pseudo_gradient_leads_to_where_the_steps_lead() -> None:
                 v.mul_(0.5).add_(g)
                 p.sub_(step_size * v)
     reached = torch.cat([p.detach().flatten() for p in model.parameters()])
-    assert torch.allclose(x[0] - step_size * m[0], reached, atol=1e-6)
+    assert torch.allclose(x[0] - step_size * done.update[0], reached, atol=1e-6)
+    assert done.velocity is not None
+    gathered = torch.cat([velocity.flatten() for velocity in velocities])
+    assert torch.allclose(done.velocity[0], gathered, atol=1e-5)
 
 
 def test_the_start_is_not_written_to() -> None:
@@ -190,36 +200,42 @@ def test_the_start_is_not_written_to() -> None:
     assert torch.equal(x, before)
 
 
-def test_momentum_lasts_from_round_to_round_until_it_is_reset() -> None:
-    one = learner(momentum=0.9)
+@pytest.mark.parametrize("local_steps", [1, 3])
+def test_momentum_lasts_as_long_as_the_velocity_is_handed_on(local_steps: int) -> None:
+    one = learner(momentum=0.9, local_steps=local_steps)
     x = start(1)
-    first, _ = one.local_steps(x, 1, 0.1)
-    kept = first.clone()
-    second, _ = one.local_steps(x, 1, 0.1)  # the same batch, with the velocity of the first
-    assert torch.allclose(second, 1.9 * first)
-    assert torch.equal(first, kept)  # what was handed out does not change afterwards
-    one.reset_momentum()
-    assert torch.equal(one.local_steps(x, 1, 0.1)[0], first)
+    first = one.local_steps(x, 1, 0.1)
+    assert first.velocity is not None
+    kept = first.update.clone(), first.velocity.clone()
+    second = one.local_steps(x, 1, 0.1, first.velocity)  # the same batches, with a velocity
+    assert second.update.norm() > 1.2 * first.update.norm()
+    if local_steps == 1:
+        assert torch.equal(first.velocity, first.update)
+        assert torch.allclose(second.update, 1.9 * first.update)
+    # What was handed out does not change afterwards, nor is anything kept in the learner.
+    assert torch.equal(first.update, kept[0])
+    assert torch.equal(first.velocity, kept[1])
+    assert torch.equal(one.local_steps(x, 1, 0.1).update, first.update)
 
 
 def test_batches_depend_on_seed_agent_and_round_only() -> None:
     x = start(1)
-    m, _ = learner().local_steps(x, 7, 0.1)
+    m = learner().local_steps(x, 7, 0.1).update
     restarted = learner()
-    assert torch.equal(restarted.local_steps(x, 7, 0.1)[0], m)
-    assert not torch.equal(restarted.local_steps(x, 8, 0.1)[0], m)
-    assert not torch.equal(learner([1]).local_steps(x, 7, 0.1)[0], m)
+    assert torch.equal(restarted.local_steps(x, 7, 0.1).update, m)
+    assert not torch.equal(restarted.local_steps(x, 8, 0.1).update, m)
+    assert not torch.equal(learner([1]).local_steps(x, 7, 0.1).update, m)
 
 
 def test_a_diverged_row_shows_and_leaves_the_others_alone() -> None:
     x = start(2)
     x[0] = torch.nan
     two = learner(2, local_steps=2)
-    m, loss = two.local_steps(x, 1, 0.1)
-    assert not torch.isfinite(m[0]).any()
-    assert not torch.isfinite(loss[0])
-    alone, _ = learner([1], local_steps=2).local_steps(x[1:], 1, 0.1)
-    assert torch.allclose(m[1], alone[0], rtol=1e-4, atol=1e-6)
+    done = two.local_steps(x, 1, 0.1)
+    assert not torch.isfinite(done.update[0]).any()
+    assert not torch.isfinite(done.losses[0])
+    alone = learner([1], local_steps=2).local_steps(x[1:], 1, 0.1)
+    assert torch.allclose(done.update[1], alone.update[0], rtol=1e-4, atol=1e-6)
     assert two.evaluate(x)[0] <= 0.2  # a diverged model is a bad model, not a crash
 
 
@@ -272,7 +288,7 @@ def test_a_parameter_the_loss_does_not_use_gets_a_zero_gradient() -> None:
             return self.used(x)
 
     one = learner(task=Line(build=Spare))
-    m, _ = one.local_steps(torch.ones(1, 4), 1, 0.1)
+    m = one.local_steps(torch.ones(1, 4), 1, 0.1).update
     assert m[0, 2:].tolist() == [0.0, 0.0]
 
 
@@ -288,7 +304,7 @@ def test_a_constant_buffer_and_a_shared_parameter_are_no_obstacle() -> None:
             return self.first(x) + self.second(x) + self.shift
 
     one = learner(task=Line(build=Tied))
-    m, _ = one.local_steps(torch.full((1, 1), 2.0), 1, 0.1)
+    m = one.local_steps(torch.full((1, 1), 2.0), 1, 0.1).update
     assert m.tolist() == [[12.0]]  # d/dw (2 w + 1 - 2)^2 at 2
     assert one.module(torch.tensor([7.0]))(torch.ones(1, 1)).item() == 15.0
 
@@ -296,8 +312,8 @@ def test_a_constant_buffer_and_a_shared_parameter_are_no_obstacle() -> None:
 def test_gradients_are_taken_even_where_the_caller_switched_them_off() -> None:
     x = start(1)
     with torch.no_grad():
-        m, _ = learner().local_steps(x, 1, 0.1)
-    assert torch.equal(m, learner().local_steps(x, 1, 0.1)[0])
+        m = learner().local_steps(x, 1, 0.1).update
+    assert torch.equal(m, learner().local_steps(x, 1, 0.1).update)
 
 
 def _fail(*_: object) -> Tensor:
