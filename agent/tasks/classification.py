@@ -68,6 +68,7 @@ class Classification:
         """Share of the test samples classified correctly."""
         return self.tested(model)[1]
 
+    @torch.no_grad()
     def tested(self, model: nn.Module) -> tuple[float, float]:
         """Mean cross-entropy on the test samples, and the share of them classified correctly."""
         data = self.read()

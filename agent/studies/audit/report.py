@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -321,10 +321,8 @@ def _extent(verdict: Verdict) -> float:
     return _SHOWN * max([0.01, *(gain for gain in gains if np.isfinite(gain))])
 
 
-def _line(one: Judged, across: Iterable[float], values: Floats) -> charts.Line:
-    """A line without what is not finite."""
-    kept = [(x, float(y)) for x, y in zip(across, values, strict=True) if np.isfinite(y)]
-    return charts.Line(one.strategy, [x for x, _ in kept], [y for _, y in kept], one.searched)
+def _line(one: Judged, across: Sequence[float], values: Floats) -> charts.Line:
+    return charts.Line(one.strategy, across, values.tolist(), one.searched)
 
 
 def _clean(value: Any) -> Any:
