@@ -77,9 +77,9 @@ def command(
         if resume is not None:
             run = simulated_run.resume(resume, device)
         else:
-            every = simulated_run.default_interval(asked["rounds"])
-            chosen = every if evaluate_every is None else evaluate_every or asked["rounds"]
-            plan = plan_of(asked, chosen, simulated=True)
+            if evaluate_every is None:
+                evaluate_every = simulated_run.default_interval(asked["rounds"])
+            plan = plan_of(asked, evaluate_every or asked["rounds"], simulated=True)
             place = run_dir or default_run_dir(plan.task.name, plan.topology)
             run = simulated_run.start(plan, place, device)
         context.with_resource(DataDirLock(run.run_dir))

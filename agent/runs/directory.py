@@ -181,14 +181,10 @@ def consensus_distances(agents: Sequence[AgentRun]) -> dict[int, float]:
             for number, row in zip(run.sketch_rounds, run.sketches, strict=True):
                 rows.setdefault(number, []).append(row)
     return {
-        number: _spread(np.stack(rows[number]))
-        for number in sorted(rows)
-        if _comparable(rows[number])
+        number: _spread(np.stack(found))
+        for number, found in sorted(rows.items())
+        if len(found) > 1 and len({row.size for row in found}) == 1
     }
-
-
-def _comparable(rows: Sequence[NDArray[np.float64]]) -> bool:
-    return len(rows) > 1 and len({row.size for row in rows}) == 1
 
 
 def _spread(rows: NDArray[np.float64]) -> float:

@@ -28,8 +28,7 @@ _DAMAGE: Final = (
     zlib.error,
     zipfile.BadZipFile,
     struct.error,
-    KeyError,
-    IndexError,
+    LookupError,
     ValueError,
     NotImplementedError,
 )

@@ -51,11 +51,7 @@ class Shard:
 
 
 def split(
-    labels: NDArray[Any],
-    partition: str,
-    count: int,
-    seed: int,
-    parts: NDArray[Any] | None = None,
+    labels: NDArray[Any], partition: str, count: int, seed: int, parts: NDArray[Any] | None = None
 ) -> NDArray[np.int64]:
     """The owner, from 0 to count - 1, of each sample (samples,).
 

@@ -73,9 +73,7 @@ def net_balances(
     return balances
 
 
-def _alike(
-    neighbours: Mapping[int, Sequence[int]],
-) -> Iterator[tuple[int, NDArray[np.int64]]]:
+def _alike(neighbours: Mapping[int, Sequence[int]]) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Referees with their neighbours, in ascending order: by the place `at` of the referee in it,
     and by size, rows (referees, m)."""
     groups: dict[tuple[int, int], list[list[int]]] = {}

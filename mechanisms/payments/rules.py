@@ -69,6 +69,11 @@ class Term:
     price: float
     rule: Rule
 
+    @property
+    def name(self) -> str:
+        """The spec without the price: `band`, `module:Class`."""
+        return self.text.rpartition("@" if "@" in self.text else ":")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Payments:
@@ -146,7 +151,7 @@ def parse_rule(text: str) -> Payments:
     if text.strip() == "none":
         return Payments(())
     terms = tuple(_term(part.strip()) for part in _SUM.split(text.strip()))
-    names = [term.text.rpartition("@" if "@" in term.text else ":")[0] for term in terms]
+    names = [term.name for term in terms]
     for name in names:
         if names.count(name) > 1:
             raise ConfigurationError(f"rule {text!r}: {name} is named twice; add up its prices")

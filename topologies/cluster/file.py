@@ -8,7 +8,6 @@ A file may be signed by an organiser; it is then a numbered revision, and valid 
 signature and those of all its agents. `topologies.cluster.revisions` makes one from another.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -257,15 +256,10 @@ def dump_cluster(cluster: Cluster) -> str:
     return (
         "# Candor cluster file. Every agent of the run needs this very file;\n"
         "# `candor cluster check FILE` checks it, `candor cluster show FILE` draws it.\n"
-        f"{tomli_w.dumps(tables)}edges = {graphs.edges_toml(edges)}\n"
-        + "".join(f"{key} = {_lines(items)}\n" for key, items in lists.items() if items)
+        f"{tomli_w.dumps(tables)}edges = {graphs.toml_list(edges)}\n"
+        + "".join(f"{key} = {graphs.toml_list(items)}\n" for key, items in lists.items() if items)
         + "".join(f"\n[[agents]]\n{tomli_w.dumps(agent)}" for agent in agents)
     )
-
-
-def _lines(items: Sequence[Any]) -> str:
-    """A TOML array, one item a line; what TOML and JSON write alike."""
-    return "[\n" + "".join(f"  {json.dumps(item)},\n" for item in items) + "]"
 
 
 def assemble_cluster(

@@ -5,8 +5,9 @@ names a family's nodes `a0`, `a1`, … in order, a file's keep the order of the 
 for push-sum alone, are simple and strongly connected.
 """
 
+import json
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import networkx as nx
 import tomli_w
@@ -38,12 +39,7 @@ class TopologyFile(Section):
 
 
 def build(
-    spec: str,
-    agents: int | None,
-    seed: int = 0,
-    *,
-    connected: bool = True,
-    directed: bool = False,
+    spec: str, agents: int | None, seed: int = 0, *, connected: bool = True, directed: bool = False
 ) -> "nx.Graph[str]":
     """The graph of a spec with `agents` agents: a family's, a file's, networkx's or the user's.
 
@@ -157,17 +153,16 @@ def load(path: FilePath, *, connected: bool = True) -> TopologyFile:
 
 def dump(graph: "nx.Graph[str]", topology: str, mixing_name: str) -> str:
     """The text of a topology file, one edge a line."""
-    agents = "".join(f'  "{agent}",\n' for agent in graph)
     return (
         "# Candor topology file: `candor topology show FILE` draws it.\n"
         f"{tomli_w.dumps({'topology': topology, 'mixing': mixing_name})}"
-        f"agents = [\n{agents}]\nedges = {edges_toml(sorted_edges(graph))}\n"
+        f"agents = {toml_list(graph)}\nedges = {toml_list(sorted_edges(graph))}\n"
     )
 
 
-def edges_toml(edges: Iterable[Edge]) -> str:
-    """Edges as a TOML array, one a line; ids need no escaping."""
-    return "[\n" + "".join(f'  ["{u}", "{v}"],\n' for u, v in edges) + "]"
+def toml_list(items: Iterable[Any]) -> str:
+    """A TOML array, one item a line; of what TOML and JSON write alike."""
+    return "[\n" + "".join(f"  {json.dumps(item)},\n" for item in items) + "]"
 
 
 def sorted_edges(graph: "nx.Graph[str]") -> list[Edge]:

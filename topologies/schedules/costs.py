@@ -87,11 +87,7 @@ def analyse(graph: "nx.Graph[str]", matrix: "Matrix", parameters: int = PARAMETE
 
 
 def _analysis(
-    graph: "nx.Graph[str]",
-    gap: float,
-    rounds: int | None,
-    parameters: int,
-    takers: NDArray[Any],
+    graph: "nx.Graph[str]", gap: float, rounds: int | None, parameters: int, takers: NDArray[Any]
 ) -> Analysis:
     """What every analysis adds of the graph itself; `takers` (agents,): of each, mean a round."""
     sent_bytes = PARAMETER_BYTES * parameters * takers

@@ -1,7 +1,7 @@
 """`candor audit`: does any lie pay, on this task, graph and rule, and at which price none does."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +20,7 @@ from candor.topologies.specs.specs import ConfigurationError
 
 if TYPE_CHECKING:
     from candor.agent.studies.audit.verdicts import Verdict
+    from candor.topologies.cluster.file import Cluster
 
 RUNS_NAME: Final = "runs"
 
@@ -97,30 +98,20 @@ def command(
       candor audit --agents 10 --topology erdos-renyi:p=0.4 --task digits \\
           --rounds 160 --local-steps 1 --step-size 0.1 --step-decay 0
     """
-    from candor.agent.runs.placeholder_agents import stand_in_entries
-    from candor.agent.runs.plan import cluster_of
     from candor.agent.studies.audit import report as audit_report
     from candor.agent.studies.audit.runs import ask  # imports torch
     from candor.agent.studies.audit.verdicts import audit, chosen_strategies
 
-    seed, data_root, initial = asked["seed"], asked["data_root"], asked["initial"]
-    every = [{**asked, "seed": seed + i, "strategies": ()} for i in range(seeds)]
-    plans = [plan_of(one, 0, simulated=True) for one in every]
-    clusters = [cluster_of(plan, Path("audit"), stand_in_entries) for plan in plans]
-    question = ask(clusters, agent, price, competition, epsilon, data_root, initial)
+    clusters = [_cluster(asked, asked["seed"] + i) for i in range(seeds)]
+    files = asked["data_root"], asked["initial"]
+    question = ask(clusters, agent, price, competition, epsilon, *files)
     chosen = chosen_strategies(question, names)
     place = run_dir or default_run_dir("audit", asked["task"])
     cache = _prepared(place)
+    jobs = jobs or os.cpu_count() or 1
     try:
         with _no_answer(place), progress(Console(stderr=True)) as told:
-            verdict = audit(
-                question,
-                chosen,
-                cache=cache,
-                search=search,
-                jobs=jobs or os.cpu_count() or 1,
-                progress=told,
-            )
+            verdict = audit(question, chosen, cache=cache, search=search, jobs=jobs, progress=told)
     except KeyboardInterrupt:
         click.echo(f"candor: interrupted; the same with --run-dir {place} goes on", err=True)
         context.exit(INTERRUPTED)
@@ -141,6 +132,14 @@ def command(
             f"strategy {', '.join(verdict.unbilled)} is not judged: the rule "
             f"{clusters[0].payments.rule!r} gives no amounts for its updates"
         )
+
+
+def _cluster(asked: Mapping[str, Any], seed: int) -> "Cluster":
+    from candor.agent.runs.placeholder_agents import stand_in_entries
+    from candor.agent.runs.plan import cluster_of
+
+    plan = plan_of({**asked, "seed": seed, "strategies": ()}, 0, simulated=True)
+    return cluster_of(plan, Path("audit"), stand_in_entries)
 
 
 def _print(verdict: "Verdict") -> None:

@@ -243,11 +243,7 @@ def _mixing_of(schedule: Schedule) -> str:
 
 
 def _tell(
-    schedule: Schedule,
-    mixing_name: str,
-    parameters: int,
-    picture: Path | None,
-    as_json: bool,
+    schedule: Schedule, mixing_name: str, parameters: int, picture: Path | None, as_json: bool
 ) -> None:
     if mixing_name == "fastest":
         click.echo("solving for the fastest weights, up to minutes …", err=True)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from candor.agent.reports import charts
 from candor.agent.reports.html import card, escape, image, page, table
-from candor.agent.studies.audit.incentives import Floats, Interval, interval
+from candor.agent.studies.audit.incentives import Floats, Interval, PriceWindow, interval
 from candor.agent.studies.audit.runs import Question
 from candor.agent.studies.audit.verdicts import Judged, Verdict
 from candor.topologies.specs.files import write_text
@@ -140,41 +140,28 @@ def uncertain(verdict: Verdict) -> list[str]:
 
 def sentences(verdict: Verdict) -> list[str]:
     """The audit in a few lines of text."""
-    window, free = verdict.window, verdict.profitable(free=True)
-    median, high, most = np.percentile(verdict.honest_payments(), [50, 98, 100]) / verdict.reward
-    share = verdict.epsilon / verdict.reward
+    free, share = verdict.profitable(free=True), 100 * verdict.epsilon / verdict.reward
     best = max([0.0, *(float(j.deviation.gains.mean()) for j in verdict.judged)])
+    median, high, most = (
+        100 * np.percentile(verdict.honest_payments(), [50, 98, 100]) / verdict.reward
+    )
     lines = [
-        f"without payments {len(free)} of {len(verdict.judged)} lies gain more than "
-        f"{100 * share:.3g} %, the best {100 * best / verdict.reward:.2f} %",
+        f"without payments {len(free)} of {len(verdict.judged)} lies gain more than {share:.3g} %, "
+        f"the best {100 * best / verdict.reward:.2f} %",
         f"rule: {verdict.rule}",
+        _window_sentence(verdict.window),
     ]
-    if window.empty:
-        lines.append("some lie pays whatever factor these prices are multiplied with")
-    else:
-        upper = "on" if np.isinf(window.high) else f"to {window.high:.3g}"
-        lines.append(
-            f"no lie pays from {window.low:.3g} times these prices {upper}"
-            + (f"; below, {window.by} does" if window.by else "")
-            + (f"; above, {window.against} does" if window.against else "")
-        )
     if verdict.theory > 0:
         lines.append(
             f"theory to start from: peer-prediction:{verdict.theory:.3g} stops added noise where "
             "the loss is quadratic"
         )
     lines.append(
-        f"honest agents pay {100 * median:+.2f} % in the median, {100 * high:+.2f} % at the 98th "
-        f"percentile, {100 * most:+.2f} % at most (below 0: receive)"
+        f"honest agents pay {median:+.2f} % in the median, {high:+.2f} % at the 98th percentile, "
+        f"{most:+.2f} % at most (below 0: receive)"
     )
     if verdict.profitable():
-        stopping = _stopping(verdict)
-        lines.append(
-            "no prices of these terms stop all lies"
-            if stopping is None
-            else f"no lie would pay with {stopping['rule']}, and no honest agent more than "
-            f"{100 * stopping['honest_max']:.2f} %"
-        )
+        lines.append(_stopping_sentence(verdict))
     if verdict.unbilled:
         lines.append(
             f"not judged: {', '.join(verdict.unbilled)}; the rule gives no amounts for what it "
@@ -185,6 +172,25 @@ def sentences(verdict: Verdict) -> list[str]:
             f"too few seeds to be sure of {', '.join(doubtful)}: intervals reach beyond epsilon"
         )
     return lines
+
+
+def _window_sentence(window: PriceWindow) -> str:
+    if window.empty:
+        return "some lie pays whatever factor these prices are multiplied with"
+    upper = "on" if np.isinf(window.high) else f"to {window.high:.3g}"
+    return (
+        f"no lie pays from {window.low:.3g} times these prices {upper}"
+        + (f"; below, {window.by} does" if window.by else "")
+        + (f"; above, {window.against} does" if window.against else "")
+    )
+
+
+def _stopping_sentence(verdict: Verdict) -> str:
+    stopping = _stopping(verdict)
+    if stopping is None:
+        return "no prices of these terms stop all lies"
+    most = 100 * stopping["honest_max"]
+    return f"no lie would pay with {stopping['rule']}, and no honest agent more than {most:.2f} %"
 
 
 def write(verdict: Verdict, settings: Mapping[str, object], run_dir: Path) -> tuple[str, Path]:
@@ -330,10 +336,8 @@ def _extent(verdict: Verdict) -> float:
     return _SHOWN * max([0.01, *(gain for gain in gains if np.isfinite(gain))])
 
 
-def _line(one: Judged, across: Iterable[float], values: Floats) -> charts.Line:
-    """A line without what is not finite."""
-    kept = [(x, float(y)) for x, y in zip(across, values, strict=True) if np.isfinite(y)]
-    return charts.Line(one.strategy, [x for x, _ in kept], [y for _, y in kept], one.searched)
+def _line(one: Judged, across: Sequence[float], values: Floats) -> charts.Line:
+    return charts.Line(one.strategy, across, values.tolist(), one.searched)
 
 
 def _clean(value: Any) -> Any:

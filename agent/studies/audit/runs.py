@@ -153,7 +153,7 @@ def _key(question: Question, cluster: Cluster, strategy: str) -> str:
     words = [cluster.fingerprint, *question.liars(strategy), strategy, root]
     terms = parse_rule(cluster.payments.rule).terms
     named = [*names_in(strategy), cluster.task.name, cluster.algorithm.name]
-    named += [term.text.partition("@")[0] for term in terms]
+    named += [term.name for term in terms]
     for path in filter(is_import_path, named):
         found = find_spec(import_name(path.partition(":")[0]))
         if found is not None and found.origin is not None and Path(found.origin).is_file():

@@ -282,9 +282,7 @@ class _Trials:
         else:
             prices = suggested_prices(lies, honest_paid, epsilon)
         stopping = stopping_prices(lies, honest_paid, epsilon)
-        terms = tuple(
-            term.text.rpartition("@" if "@" in term.text else ":")[0] for term in rule.terms
-        )
+        terms = tuple(term.name for term in rule.terms)
         marks, theory = self.honest[0].marks, theory_price(question.clusters[0], question.weight)
         return Verdict(
             question.agent, marks, judged, terms, prices, epsilon, scale, honest_paid, theory,

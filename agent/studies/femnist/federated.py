@@ -118,8 +118,7 @@ class Federation:
                 return Diverged(step + 1)
             x.sub_(mean, alpha=step_size)
             progress(step + 1)
-        with torch.no_grad():
-            loss, accuracy = self.task.tested(model)
+        loss, accuracy = self.task.tested(model)
         if not math.isfinite(loss):
             return Diverged(steps)
         images = [len(labels) for _, labels in self._shards]

@@ -350,8 +350,8 @@ def test_several_agents_have_the_gradients_of_each_alone(tmp_path: Path, name: s
     samples = len(task.load_data(ALL, seed=0)[1])
     shards = [Shard(i, samples) for i in range(2)]  # of one sample: whatever is drawn is known
     learner = Learner(task, shards, SGD, batch_size=2, seed=0)
-    gradients, losses = learner.local_steps(initial_parameters(task, 0).repeat(2, 1), 1, 0.1)
-    for shard, gradient, loss in zip(shards, gradients, losses, strict=True):
+    done = learner.local_steps(initial_parameters(task, 0).repeat(2, 1), 1, 0.1)
+    for shard, gradient, loss in zip(shards, done.update, done.losses, strict=True):
         model = learner.module(initial_parameters(task, 0))
         expected = task.loss(model, task.load_data(shard, seed=0))
         expected.backward()  # type: ignore[no-untyped-call]
@@ -440,9 +440,9 @@ def _train(
     learner = Learner(task, [ALL], SGD, batch_size=64, seed=0)
     x, losses = initial_parameters(task, 0).unsqueeze(0), []
     for t in range(1, steps + 1):
-        gradient, loss = learner.local_steps(x, t, step_size)
-        x = x - step_size * gradient
-        losses.append(loss)
+        done = learner.local_steps(x, t, step_size)
+        x = x - step_size * done.update
+        losses.append(done.losses)
     return learner.evaluate(x) if evaluate else [], torch.cat(losses)
 
 
