@@ -326,7 +326,7 @@ class Signer:
     def __init__(self, key: SigningKey) -> None:
         self.key = key
         modules = (statements, claims, session, ledger_records, messages)
-        extra = [m for name, m in sys.modules.items() if name.startswith("mechanisms.")]
+        extra = [m for name, m in sys.modules.items() if name.startswith("candor.mechanisms.")]
         named = [getattr(m, n) for m in (*modules, *extra) for n in dir(m) if n.endswith("_DOMAIN")]
         self.domains = sorted({domain for domain in named if isinstance(domain, str)})
         self._known: dict[tuple[bytes, bytes], str | None] = {}
@@ -500,9 +500,7 @@ def kept(value: Any, without: frozenset[str] = frozenset()) -> Any:
         return [kept(item, without) for item in value]
     if is_dataclass(value):
         names: Iterable[str] = (f.name for f in fields(value))
-    elif type(value).__module__.startswith(("agent.", "mechanisms.")) and hasattr(
-        value, "__dict__"
-    ):
+    elif type(value).__module__.startswith("candor.") and hasattr(value, "__dict__"):
         names = vars(value)
     else:
         return type(value).__name__

@@ -22,7 +22,6 @@ from candor.topologies.cluster.file import load_cluster
 from candor.topologies.specs.specs import ConfigurationError
 from tests.paced import until
 
-torch.set_num_threads(1)
 CANDOR = [sys.executable, "-P", "-m", "candor"]
 SMALL = [
     *("simulate", "--agents", "5", "--topology", "ring", "--task", "digits:model=logistic"),
