@@ -41,12 +41,12 @@ benchmarks/gossipy/.venv/installed: pyproject.toml constraints.txt benchmarks/go
 
 # Three minutes: a neighbour that sends a million changed messages, then one that attacks a daemon.
 fuzz: setup
-	$(BIN)/python -m tests.fuzz_peer --frames 1000000
-	$(BIN)/python -m tests.fuzz_peer --socket --frames 50000
+	$(BIN)/python -m tests.campaigns.fuzz_peer --frames 1000000
+	$(BIN)/python -m tests.campaigns.fuzz_peer --socket --frames 50000
 
 # Some 320 deaths of real daemons: a quarter of an hour on two cores.
 crash: setup
-	$(BIN)/python -m tests.crash_campaign --kills 200 --each-failpoint 20
+	$(BIN)/python -m tests.campaigns.crashes --kills 200 --each-failpoint 20
 
 clean:
 	rm -rf $(VENV) benchmarks/gossipy/.venv

@@ -4,7 +4,7 @@ import time
 from collections import Counter
 
 from candor.agent.daemon import failpoints
-from tests.crash_campaign import KILL, one_run, plan
+from tests.campaigns.crashes import KILL, one_run, plan
 
 AGENTS = 5
 ROUNDS = 220

@@ -1,9 +1,6 @@
-"""Fault plans: what a file may say, when an event is due, and a run under one."""
+"""Fault plans: what a file may say, and when an event is due."""
 
-import json
 import signal
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +8,6 @@ import pytest
 from candor.agent.testbed import testbed
 from candor.agent.testbed.faults import Fault, load_faults
 from candor.topologies.specs.specs import ConfigurationError
-from tests import paced
 
 
 def plan(tmp_path, text):
@@ -51,34 +47,6 @@ def test_a_bad_plan_is_one_line_that_names_the_file(tmp_path, text, named):
     assert named in str(refused.value)
     assert "faults.toml" in str(refused.value)
     assert "\n" not in str(refused.value)
-
-
-def test_a_run_survives_a_killed_a_restarted_and_a_stopped_agent(tmp_path):
-    path = plan(
-        tmp_path,
-        '[[event]]\nat_round = 5\nkill = "a1"\n[[event]]\nat_round = 8\nrestart = "a1"\n'
-        '[[event]]\nat_round = 10\nstop = "a3"\n[[event]]\nat_round = 14\ncontinue = "a3"\n'
-        '[[event]]\nat_round = 18\nslow = "a2"\n[[event]]\nat_round = 40\ncontinue = "a2"\n'
-        '[[event]]\nat_round = 20\nkill = "a4"\n',
-    )
-    words = ["testbed", "--agents", "5", "--topology", "complete", *paced.TASK]
-    words += ["--rounds", "140", "--faults", str(path), "--deadline-s", "2", "--local-steps", "1"]
-    words += ["--run-dir", str(tmp_path / "run"), "--json", "--evaluate-every", "10"]
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "candor", *words],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-        env=paced.environment(),
-    )
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
-    assert summary["audit"] == "ok"
-    log = (tmp_path / "run/agents/a1/log.jsonl").read_text()
-    assert '"re_entered"' in log
-    missed = (tmp_path / "run/agents/a0/log.jsonl").read_text()
-    assert missed.count('"neighbour_missed", "peer": "a4"') == 1
 
 
 def test_a_slow_agent_is_held_up_half_of_the_time_until_it_is_continued(tmp_path):

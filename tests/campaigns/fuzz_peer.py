@@ -1,7 +1,7 @@
 """An authenticated neighbour that sends whatever it likes: a fuzzer for the core and the daemon.
 
-    python -m tests.fuzz_peer --frames 1000000 --seed 1     at a real core, in memory
-    python -m tests.fuzz_peer --socket --frames 50000       at a real daemon, over CURVE
+    python -m tests.campaigns.fuzz_peer --frames 1000000 --seed 1     at a real core, in memory
+    python -m tests.campaigns.fuzz_peer --socket --frames 50000       at a real daemon, over CURVE
 
 It records the frames of live runs, whatever their kinds, and changes them. A *mutated* frame keeps
 the signatures it had: it must change nothing that is kept (ledger, claims, bills, evidence, store)
@@ -671,7 +671,7 @@ def main() -> int:
     parser.add_argument("--socket", action="store_true", help="at a real daemon, over CURVE")
     options = parser.parse_args()
     if options.socket:
-        from tests.fuzz_socket import attack_daemon
+        from tests.campaigns.fuzz_socket import attack_daemon
 
         with tempfile.TemporaryDirectory() as folder:
             return attack_daemon(Path(folder), options.frames, options.seed)
