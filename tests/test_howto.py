@@ -115,6 +115,7 @@ def follow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Follow]:
             sys.modules.pop(saved.stem, None)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("page", FOLLOWED, ids=lambda page: page.stem)
 def test_every_command_of_the_page_does_what_the_page_says(page: Path, follow: Follow) -> None:
     follow(page)

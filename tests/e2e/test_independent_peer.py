@@ -21,7 +21,8 @@ RULE = (
     "band:5e-4 + norm:2e-5 + peer-prediction:1e-4 + originality:1e-4 + persistence:1e-4 "
     "+ variance:1e-4"
 )
-RUN_S = 120
+RUN_S = 240
+pytestmark = pytest.mark.e2e
 RUNS = {
     # Sketches under signs, and every rule.
     "ring": f"--topology=ring --rounds=16 --window=8 --rule='{RULE}'",
@@ -67,7 +68,7 @@ def joined(request, tmp_path_factory):
     finally:
         for process in processes.values():
             process.kill()
-            process.wait(20)
+            process.wait(RUN_S)
     assert codes == dict.fromkeys(codes, 0)
     return run_dir, request.param
 
