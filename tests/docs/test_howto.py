@@ -21,7 +21,7 @@ import pytest
 
 from candor.agent.cli import main as cli
 from candor.agent.testbed.testbed import free_ports
-from tests.pages import HOWTO, Fence, all_fences, fenced_commands
+from tests.docs.pages import HOWTO, Fence, all_fences, fenced_commands
 
 CANDOR = [sys.executable, "-P", "-m", "candor"]
 FOLLOWED = [page for page in HOWTO if any(fence.is_run for fence in all_fences(page))]
