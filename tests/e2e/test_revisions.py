@@ -101,7 +101,7 @@ def test_members_change_and_the_ledgers_of_both_revisions_hold(root: Path) -> No
     candor(
         "cluster", "new", *requests, *sign, one, "--topology", "one-peer-exponential",
         "--task", "digits", "--run-id", "spring", "--rounds", "4", "--window", "2",
-        "--start-deadline-s", "20",
+        "--start-deadline-s", "60",
     )  # fmt: skip
     data = {agent: root / "data" / agent for agent in (*FIRST, "dave")}
     ended = run_all(root, {agent: (one, data[agent]) for agent in FIRST})
