@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# In the order of the folders: the long files, of the agent and with daemons, come first.
+SPREAD := -n logical --dist loadscope --no-loadscope-reorder
 
-.PHONY: setup demo test check bench bench-gossipy fuzz crash clean
+.PHONY: setup demo test quick check bench bench-gossipy fuzz crash clean
 
 setup: $(VENV)/installed
 
@@ -15,8 +17,13 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/candor testbed --agents 8 --topology ring --task digits --rounds 60 --strategy a3=scale:3
 
+# Everything, on all cores. A file stays with one worker, so that what its tests share is made once.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SPREAD)
+
+# All but what starts daemons.
+quick: setup
+	$(BIN)/python -m pytest $(SPREAD) -m "not e2e"
 
 check: setup
 	$(BIN)/ruff check .
@@ -41,12 +48,12 @@ benchmarks/gossipy/.venv/installed: pyproject.toml constraints.txt benchmarks/go
 
 # Three minutes: a neighbour that sends a million changed messages, then one that attacks a daemon.
 fuzz: setup
-	$(BIN)/python -m tests.fuzz_peer --frames 1000000
-	$(BIN)/python -m tests.fuzz_peer --socket --frames 50000
+	$(BIN)/python -m tests.campaigns.fuzz_peer --frames 1000000
+	$(BIN)/python -m tests.campaigns.fuzz_peer --socket --frames 50000
 
 # Some 320 deaths of real daemons: a quarter of an hour on two cores.
 crash: setup
-	$(BIN)/python -m tests.crash_campaign --kills 200 --each-failpoint 20
+	$(BIN)/python -m tests.campaigns.crashes --kills 200 --each-failpoint 20
 
 clean:
 	rm -rf $(VENV) benchmarks/gossipy/.venv

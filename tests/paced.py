@@ -54,7 +54,7 @@ class SlowlyTestedDigits(Classification):
         return super().evaluate(model)
 
 
-def until(holds: Callable[[], T], seconds: float = 60.0) -> T:
+def until(holds: Callable[[], T], seconds: float = 120.0) -> T:
     """What `holds` gives, once that is true: real processes are ready when they are."""
     until_s = time.monotonic() + seconds
     while not (found := holds()):

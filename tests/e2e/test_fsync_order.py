@@ -22,6 +22,7 @@ from candor.agent.testbed.testbed import free_ports
 AGENTS = 3
 ROUNDS = 24
 RUN_S = 240
+pytestmark = pytest.mark.e2e
 SYSCALLS = "write,pwrite64,fsync,fdatasync"
 PAGE_TOLD = 8192  # of a write: more than a page of the database
 SIGNATURE_TOLD = 64  # hex digits looked for: half a signature, the rest may lie on the next page

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from itertools import product
 
 import pytest
@@ -19,19 +18,39 @@ from tests import paced
 
 CANDOR = [sys.executable, "-P", "-m", "candor"]
 DEMO = ["testbed", "--agents", "8", "--topology", "ring", "--task", "digits", "--rounds", "60"]
-ENDLESS = ["testbed", "--agents", "3", "--topology", "ring", "--task", "digits"]
+ENDLESS = ["testbed", "--agents", "2", "--topology", "path", "--task", "digits"]
 ENDLESS += ["--rounds", "100000"]
+FAULTS = """
+event = [
+  {at_round = 5, kill = "a1"}, {at_round = 8, restart = "a1"},
+  {at_round = 10, stop = "a3"}, {at_round = 14, continue = "a3"},
+  {at_round = 18, slow = "a2"}, {at_round = 40, continue = "a2"},
+  {at_round = 20, kill = "a4"},
+]
+"""
 RUN_S = 240
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """The run of `make demo`."""
     run_dir = tmp_path_factory.mktemp("demo") / "run"
-    words = [*CANDOR, *DEMO, "--strategy", "a3=scale:3", "--run-dir", str(run_dir)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=RUN_S, check=False)
+    return run_dir, run_to_the_end(*DEMO, "--strategy", "a3=scale:3", "--run-dir", run_dir)
+
+
+def run_to_the_end(*words):
+    """What a command prints, as a process that finds the tasks of the tests."""
+    done = subprocess.run(
+        [*CANDOR, *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=RUN_S,
+        check=False,
+        env=paced.environment(),
+    )
     assert done.returncode == 0, done.stderr
-    return run_dir, done.stdout
+    return done.stdout
 
 
 def test_everybody_learns_nearly_as_well_as_one_model_on_all_data(demo):
@@ -74,19 +93,31 @@ def test_status_of_a_finished_run(demo, capsys):
 
 
 def test_the_last_round_is_evaluated_however_long_it_takes(tmp_path):
-    run_dir = tmp_path / "run"
-    words = [*CANDOR, "testbed", "--agents", "3", "--topology", "ring", "--rounds", "2"]
-    words += ["--task", "tests.paced:SlowlyTestedDigits", "--run-dir", str(run_dir)]
-    done = subprocess.run(
-        [*words, "--evaluate-every", "0"],
-        capture_output=True,
-        text=True,
-        timeout=RUN_S,
-        check=False,
-        env=paced.environment(),
-    )
-    assert done.returncode == 0, done.stderr
-    assert set(json.loads((run_dir / "summary.json").read_text())["accuracy"]) == {"a0", "a1", "a2"}
+    words = ["testbed", "--agents", "2", "--topology", "path", "--rounds", "2", "--json"]
+    words += ["--task", "tests.paced:SlowlyTestedDigits", "--evaluate-every", "0"]
+    told = run_to_the_end(*words, "--run-dir", tmp_path / "run")
+    assert set(json.loads(told)["accuracy"]) == {"a0", "a1"}
+
+
+def test_a_run_survives_a_killed_a_restarted_and_a_stopped_agent(tmp_path):
+    (tmp_path / "faults.toml").write_text(FAULTS)
+    words = ["testbed", "--agents", "5", "--topology", "complete", *paced.TASK]
+    words += ["--rounds", "140", "--deadline-s", "2", "--local-steps", "1"]
+    words += ["--faults", tmp_path / "faults.toml", "--evaluate-every", "10"]
+    told = run_to_the_end(*words, "--run-dir", tmp_path / "run", "--json")
+    summary = json.loads(told)
+    assert summary["audit"] == "ok"
+    assert sum(summary["balances"].values()) == 0
+    # It has what the others learned; the data of a4, and so some classes, all have lost.
+    assert abs(summary["accuracy"]["a1"] - summary["accuracy"]["a0"]) < 0.05
+    logs = {i: (tmp_path / f"run/agents/a{i}/log.jsonl").read_text() for i in range(2)}
+    # Neighbours do not wait for an agent that came back before its first update: they may be two
+    # rounds on again by then, and it takes the newer model in their stead.
+    events = [json.loads(line) for line in logs[1].splitlines()]
+    entered = [event["round"] for event in events if event["event"] == "re_entered"]
+    assert entered == sorted(set(entered))
+    assert 1 <= len(entered) < 10
+    assert logs[0].count('"neighbour_missed", "peer": "a4"') == 1
 
 
 def test_a_flipped_byte_in_any_export_is_named(demo, tmp_path, capsys):
@@ -123,108 +154,49 @@ def flipped(export, line):
     return max(0, number - 1), export[:at] + bytes([export[at] ^ 1]) + export[at + 1 :]
 
 
-class Hosts:
-    """Daemons started one by one, as on hosts of their own."""
-
-    def __init__(self, folder, agents, rounds, **settings):
-        self.folder = folder
-        self.processes = {}
-        for i in range(agents):
-            assert cli.run(["keygen", str(folder / "keys" / f"a{i}")]) == 0
-        self.cluster = folder / "cluster.toml"
-        words = ["cluster", "new", "--topology", "ring", *paced.TASK, "--run-id", "hosts"]
-        words += [f"--rounds={rounds}", "-o", str(self.cluster), "--partition=dirichlet:0.5"]
-        for i, port in enumerate(free_ports(agents)):
-            words += ["--agent", f"a{i}={folder / 'keys' / f'a{i}'}@tcp://127.0.0.1:{port}"]
-        words += [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
-        assert cli.run(words) == 0
-
-    def start(self, agent):
-        words = ["agent", "--cluster", self.cluster, "--id", agent, "--threads", 1]
-        words += ["--keys", self.folder / "keys" / agent, "--data-dir", self.data_dir(agent)]
-        self.processes[agent] = subprocess.Popen(
+@pytest.fixture
+def hosts(tmp_path):
+    """Three daemons on a ring, started one by one as on hosts of their own: their processes."""
+    cluster, ids = tmp_path / "cluster.toml", ("a0", "a1", "a2")
+    words = ["cluster", "new", "--topology=ring", *paced.TASK, "--run-id=hosts", "--rounds=60"]
+    words += ["--window=4", "--deadline-s=10", "--local-steps=1", "-o", str(cluster)]
+    for agent, port in zip(ids, free_ports(3), strict=True):
+        assert cli.run(["keygen", str(tmp_path / "keys" / agent)]) == 0
+        words += ["--agent", f"{agent}={tmp_path / 'keys' / agent}@tcp://127.0.0.1:{port}"]
+    assert cli.run(words) == 0
+    started = {}
+    for agent in ids:
+        words = ["agent", "--cluster", cluster, "--id", agent, "--threads", "1"]
+        words += ["--keys", tmp_path / "keys" / agent, "--data-dir", tmp_path / "agents" / agent]
+        started[agent] = subprocess.Popen(
             [*CANDOR, *map(str, words), "--log-level=error"],
             start_new_session=True,
             env=paced.environment(),
         )
-
-    def data_dir(self, agent):
-        return self.folder / "agents" / agent
-
-    def wait_for_round(self, agent, number, seconds=90):
-        """Poll the status until the agent has finished a round."""
-
-        def reached():
-            assert self.processes[agent].poll() is None, f"{agent} ended early"
-            try:
-                status = read_status(self.data_dir(agent))
-            except ConfigurationError:
-                return False  # not written yet
-            return status.pid == self.processes[agent].pid and status.round >= number
-
-        paced.until(reached, seconds)
-
-    def stop(self):
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.kill()
-            process.wait(20)
-
-
-@pytest.fixture
-def hosts(tmp_path):
-    made = []
-
-    def make(*words, **settings):
-        made.append(Hosts(tmp_path, *words, **settings))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.stop()
-
-
-def test_a_killed_daemon_comes_back_and_the_ledgers_agree(hosts, tmp_path, capsys):
-    bed = hosts(4, 160, window=4, deadline_s=5, local_steps=1)
-    for i in range(4):
-        bed.start(f"a{i}")
-    bed.wait_for_round("a2", 10)
-    assert is_running(bed.data_dir("a2"))
-    bed.processes["a2"].send_signal(signal.SIGKILL)
-    assert bed.processes["a2"].wait(20) == -signal.SIGKILL
-    assert not is_running(bed.data_dir("a2"))
-    before = read_status(bed.data_dir("a2")).round
-    bed.start("a2")
-    codes = {agent: process.wait(RUN_S) for agent, process in bed.processes.items()}
-    assert codes == dict.fromkeys(codes, 0)
-    log = (bed.data_dir("a2") / "log.jsonl").read_text().splitlines()
-    events = [json.loads(line) for line in log]
-    # Neighbours do not wait for an agent that came back before its first update: they may be two
-    # rounds on again by then, and it takes the newer model in their stead.
-    entered = [event["round"] for event in events if event["event"] == "re_entered"]
-    assert [before, *entered] == sorted({before, *entered})
-    assert 1 <= len(entered) < 10
-    capsys.readouterr()
-    assert cli.run(["ledger", "audit", str(tmp_path), "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert sum(report["nets"].values()) == 0
-    assert read_status(bed.data_dir("a2")).test_accuracy > 0.9
+    yield started
+    for process in started.values():
+        process.kill()
+        process.wait(RUN_S)
 
 
 def test_sigterm_ends_a_daemon_cleanly_and_its_neighbours_go_on(hosts, tmp_path):
-    bed = hosts(3, 60, window=4, deadline_s=10, local_steps=1)
-    for i in range(3):
-        bed.start(f"a{i}")
-    bed.wait_for_round("a1", 5)
-    began = time.monotonic()
-    bed.processes["a1"].terminate()
-    assert bed.processes["a1"].wait(20) == 130
-    assert bed.processes["a0"].wait(RUN_S) == bed.processes["a2"].wait(RUN_S) == 0
+    agents = tmp_path / "agents"
+    paced.until(lambda: round_of(agents / "a1") >= 5)
+    assert is_running(agents / "a1")
+    hosts["a1"].terminate()
+    assert [process.wait(RUN_S) for process in hosts.values()] == [0, 130, 0]
+    assert not is_running(agents / "a1")
     # Its farewell spares the others the deadline of 10 s a round.
-    events = (bed.data_dir("a0") / "log.jsonl").read_text()
-    assert "neighbour_missed" not in events
-    assert time.monotonic() - began < RUN_S
+    assert "neighbour_missed" not in (agents / "a0" / "log.jsonl").read_text()
     assert cli.run(["ledger", "audit", str(tmp_path)]) == 0
+
+
+def round_of(data_dir):
+    """The round that a daemon says it is in; 0 before it says anything."""
+    try:
+        return read_status(data_dir).round
+    except ConfigurationError:
+        return 0
 
 
 def test_ctrl_c_stops_every_child(tmp_path):
@@ -234,7 +206,7 @@ def test_ctrl_c_stops_every_child(tmp_path):
     try:
         pids = _pids_of_training_agents(run_dir, process)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=RUN_S)
     finally:
         process.kill()
     assert process.returncode == 130
@@ -243,7 +215,7 @@ def test_ctrl_c_stops_every_child(tmp_path):
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
-    assert not any(is_running(run_dir / "agents" / f"a{i}") for i in range(3))
+    assert not any(is_running(run_dir / "agents" / f"a{i}") for i in range(2))
 
 
 def test_children_do_not_outlive_a_killed_testbed(tmp_path):
@@ -252,19 +224,12 @@ def test_children_do_not_outlive_a_killed_testbed(tmp_path):
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _pids_of_training_agents(run_dir, process)
     process.kill()
-    process.wait(20)
-    paced.until(lambda: not any(is_running(run_dir / "agents" / f"a{i}") for i in range(3)))
+    process.wait(RUN_S)
+    paced.until(lambda: not any(is_running(run_dir / "agents" / f"a{i}") for i in range(2)))
 
 
 def _pids_of_training_agents(run_dir, process):
-    """Wait until all three agents train; their process ids."""
-
-    def training():
-        assert process.poll() is None
-        try:
-            statuses = [read_status(run_dir / "agents" / f"a{i}") for i in range(3)]
-        except ConfigurationError:
-            return []
-        return [status.pid for status in statuses if status.round > 0]
-
-    return paced.until(lambda: pids if len(pids := training()) == 3 else [], 120)
+    """Wait until both agents train; their process ids."""
+    data_dirs = [run_dir / "agents" / f"a{i}" for i in range(2)]
+    paced.until(lambda: process.poll() is not None or all(map(round_of, data_dirs)))
+    return [read_status(data_dir).pid for data_dir in data_dirs]

@@ -11,7 +11,7 @@ import zmq
 from candor.network.transport import Delivery, PeerAddress, TransportLimits
 from candor.network.zeromq.transport import ZeroMqTransport
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 # Quick to reconnect, so that a test of it is quick too.
 LIMITS = TransportLimits(reconnect_s_min=0.02, reconnect_s_max=0.1)
 

@@ -1,6 +1,5 @@
 """What a user's mistake gets: one line that names it, the documented exit code, no traceback."""
 
-import os
 import re
 import signal
 import socket
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 from candor.agent.cli import main as cli
+from candor.agent.testbed.testbed import free_ports
+from tests.paced import until
 from tests.runs import write_cluster
 
 CANDOR = [sys.executable, "-P", "-m", "candor"]
@@ -54,14 +55,14 @@ def refused(done, code, *words):
 @pytest.fixture
 def digits(candor, tmp_path):
     """A cluster file of three agents on free ports, made by the commands a user types."""
-    for agent in ("a0", "a1", "a2"):
-        assert candor("keygen", tmp_path / "keys" / agent).returncode == 0
     path = tmp_path / "c.toml"
-    made = candor(
-        *("cluster", "new", "--topology", "ring", "--task", "digits", "--run-id", "t"),
-        *("--agents", 3, "--base-port", 19_000 + os.getpid() % 900, "--rounds", 3),
-        *("--keys-root", tmp_path / "keys", "--start-deadline-s", 1, "-o", path),
-    )
+    words = ["cluster", "new", "--topology", "ring", "--task", "digits", "--run-id", "t"]
+    words += ["--rounds", 3, "--start-deadline-s", 1, "-o", path]
+    for agent, port in zip(("a0", "a1", "a2"), free_ports(3), strict=True):
+        keys = tmp_path / "keys" / agent
+        assert candor("keygen", keys).returncode == 0
+        words += ["--agent", f"{agent}={keys}@tcp://127.0.0.1:{port}"]
+    made = candor(*words)
     assert made.returncode == 0, made.stderr
     return path
 
@@ -192,6 +193,7 @@ def test_a_run_is_never_overwritten(candor, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.e2e
 def test_two_daemons_on_one_data_directory(candor, digits):
     folder = digits.parent
     words = ["agent", "--cluster", digits, "--id", "a0", "--keys", folder / "keys" / "a0"]
@@ -199,26 +201,13 @@ def test_two_daemons_on_one_data_directory(candor, digits):
     edited(digits, r"start_deadline_s = [\d.]+", "start_deadline_s = 60.0")
     first = subprocess.Popen([*CANDOR, *map(str, words)], stderr=subprocess.DEVNULL)
     try:
-        _wait_for(folder / "data" / "status.json", first)
-        port = 18_000 + os.getpid() % 900
+        until((folder / "data" / "status.json").exists)
+        (port,) = free_ports(1)
         done = candor(*words, "--listen", f"tcp://127.0.0.1:{port}")
         refused(done, 2, str(folder / "data"), str(first.pid))
     finally:
         first.send_signal(signal.SIGTERM)
         assert first.wait(20) == 130
-
-
-def _wait_for(path, process):
-    """Poll until the file is there, for as long as the process lives and half a minute at most."""
-    for _ in range(300):
-        if path.exists():
-            return
-        try:
-            process.wait(0.1)
-        except subprocess.TimeoutExpired:
-            continue
-        break
-    raise AssertionError(f"{path} was never written; exit code {process.poll()}")
 
 
 def test_a_cluster_file_that_is_not_there(candor, tmp_path):

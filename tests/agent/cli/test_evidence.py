@@ -15,8 +15,6 @@ from candor.mechanisms.evidence.statements import SignedStatement, Statement
 from candor.network.messages import Chunk, Update, from_envelope, to_envelope
 from tests.runs import LocalRun, write_cluster
 
-SEEDS = 50
-
 
 def equivocating(run: LocalRun, liar: str, victim: str, first_round: int):
     """From a round on, the liar sends one neighbour another model, properly stated and signed."""
@@ -49,34 +47,34 @@ def equivocating(run: LocalRun, liar: str, victim: str, first_round: int):
     return tamper
 
 
-def play(folder: Path, seed: int) -> LocalRun:
-    topology = ("ring", "complete")[seed % 2]
+def play(folder: Path, topology: str, first_round: int) -> LocalRun:
     run = LocalRun(folder, write_cluster(folder, topology, 4, rounds=9))
-    run.tamper = equivocating(run, "a1", "a2", 2 + seed % 4)
+    run.tamper = equivocating(run, "a1", "a2", first_round)
     run.start()
     run.run()
     return run
 
 
-@pytest.mark.parametrize("chunk", range(5))
-def test_an_equivocator_is_proven_guilty_within_three_rounds(tmp_path, chunk):
-    for seed in range(chunk, SEEDS, 5):
-        run = play(tmp_path / str(seed), seed)
-        honest = [agent for agent in run.cluster.ids if agent != "a1"]
-        for agent in honest:
-            node = run.nodes[agent]
-            (proven,) = node.events("misbehaviour_proven")
-            assert proven["peer"] == "a1", seed
-            assert int(proven["place"].removeprefix("round ")) < 2 + seed % 4 + 3, seed
-            assert node.ended.failure is None
-            if "a1" in node.core.neighbours:
-                assert node.core.neighbours["a1"].barred is not None
-            assert node.store.value("proof/equivocation/a1") is not None
-        run.close()
+@pytest.mark.parametrize("first_round", range(2, 6))
+@pytest.mark.parametrize("topology", ["ring", "complete"])
+def test_an_equivocator_is_proven_guilty_within_three_rounds(tmp_path, topology, first_round):
+    run = play(tmp_path, topology, first_round)
+    for agent in run.cluster.ids:
+        if agent == "a1":
+            continue
+        node = run.nodes[agent]
+        (proven,) = node.events("misbehaviour_proven")
+        assert proven["peer"] == "a1"
+        assert int(proven["place"].removeprefix("round ")) < first_round + 3
+        assert node.ended.failure is None
+        if "a1" in node.core.neighbours:
+            assert node.core.neighbours["a1"].barred is not None
+        assert node.store.value("proof/equivocation/a1") is not None
+    run.close()
 
 
 def test_the_command_says_who_is_guilty_and_refuses_what_is_no_proof(tmp_path):
-    run = play(tmp_path / "run", 0)
+    run = play(tmp_path / "run", "ring", 2)
     data = run.nodes["a3"].store.value("proof/equivocation/a1")
     run.close()
     assert data is not None

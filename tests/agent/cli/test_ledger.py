@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from candor.agent.cli.ledger import command
+from candor.agent.cli.main import run as run_command
 from candor.agent.core.terms import audit_facts
 from candor.agent.daemon import keys
 from candor.agent.daemon.exports import write_exports
@@ -220,23 +221,20 @@ def test_a_folder_of_data_directories_is_audited_by_their_own_file(run_dir: Path
     assert ledger("audit", folder).exit_code == 3
 
 
-def test_a_directory_without_cluster_or_exports_is_bad_usage(run_dir: Path) -> None:
+def test_a_directory_without_cluster_or_exports_is_bad_usage(
+    run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(ConfigurationError, match="cluster file"):
         audit_run_directory(run_dir / "agents")
     for path in run_dir.glob("agents/*/ledger/*"):
         path.unlink()
     with pytest.raises(ConfigurationError, match="no ledger exports"):
         audit_run_directory(run_dir)
-    done = subprocess.run(
-        [sys.executable, "-m", "candor", "ledger", "audit", str(run_dir)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "no ledger exports" in done.stderr
+    capsys.readouterr()
+    assert run_command(["ledger", "audit", str(run_dir)]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "no ledger exports" in told
 
 
 def test_the_audit_needs_neither_database_nor_keys_nor_torch(run_dir: Path) -> None:

@@ -23,7 +23,6 @@ from candor.topologies.cluster.file import load_cluster
 from candor.topologies.specs.specs import ConfigurationError
 from tests.paced import until
 
-torch.set_num_threads(1)
 CANDOR = [sys.executable, "-P", "-m", "candor"]
 SMALL = [
     *("simulate", "--agents", "5", "--topology", "ring", "--task", "digits:model=logistic"),
@@ -176,6 +175,7 @@ def test_a_run_stopped_while_it_is_compared_can_be_ended(
         simulated_run.resume(run.run_dir, "cpu")
 
 
+@pytest.mark.e2e
 def test_ctrl_c_saves_and_resume_goes_on(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     words = [*CANDOR, *SMALL, "--rounds", "1000000", "--run-dir", str(run_dir)]

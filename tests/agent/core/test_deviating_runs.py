@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from candor.agent.runs.cluster_parts import task_settings
 from candor.agent.simulation.vectorised import VectorisedResult, run_vectorised
@@ -12,8 +11,6 @@ from candor.agent.tasks.digits import read_digits
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.specs.specs import ConfigurationError
 from tests.runs import write_cluster
-
-torch.set_num_threads(1)  # such small models only make threads wait for each other
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from candor.agent.tasks.partition import Shard
 from candor.topologies.cluster.file import AlgorithmSettings
 from candor.topologies.specs.specs import ConfigurationError
 
-torch.set_num_threads(1)
 AGENTS = 5
 
 

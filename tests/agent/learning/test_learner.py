@@ -16,7 +16,6 @@ from candor.agent.tasks.partition import Shard
 from candor.topologies.cluster.file import AlgorithmSettings, TaskSettings, model_digest
 from candor.topologies.specs.specs import ConfigurationError
 
-torch.set_num_threads(1)  # such small models only make threads wait for each other
 PARTITION = "dirichlet:0.5"
 DIGITS = resolve_task("digits")
 HALF = 0.5

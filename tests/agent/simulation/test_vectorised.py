@@ -23,7 +23,6 @@ from candor.topologies.encoding import z85
 from candor.topologies.schedules import schedules
 from candor.topologies.specs.specs import ConfigurationError
 
-torch.set_num_threads(1)  # such small models only make threads wait for each other
 SEED = 0
 
 

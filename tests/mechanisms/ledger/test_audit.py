@@ -139,7 +139,7 @@ def test_a_true_export_is_clean_and_reads_back() -> None:
 
 def test_every_flipped_byte_is_found_at_its_record() -> None:
     """One bit of every byte of an export: the finding names the file, the edge and the record."""
-    data = export_of(RECORDS["a0", "a1"][:3])
+    data = export_of(RECORDS["a0", "a1"][:2])
     line = 0
     for place, byte in enumerate(data):
         # A different bit from byte to byte, so that digits, letters and structure all change.
@@ -149,7 +149,7 @@ def test_every_flipped_byte_is_found_at_its_record() -> None:
         named = {(f.file, f.edge, f.seq) for f in findings}
         assert (NAME, "a0-a1", seq) in named, f"byte {place}, bit {place % 8}: {findings}"
         line += byte == ord("\n")
-    assert line == 5
+    assert line == 4
 
 
 def test_every_truncation_is_found() -> None:

@@ -109,7 +109,7 @@ async def test_close_with_a_drain_delivers_the_last_message(
 
 
 async def _receive_many(transport: ZeroMqTransport, count: int) -> list[bytes]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return [bytes((await transport.receive()).frames[0]) for _ in range(count)]
 
 
@@ -120,7 +120,7 @@ async def test_close_is_bounded_when_the_peer_does_not_read(neighbourhood, event
         a.post("b", [bytes(CHUNK)])
     started_s = time.monotonic()
     await a.close(0.3)
-    assert time.monotonic() - started_s < 3
+    assert time.monotonic() - started_s < 10
 
 
 async def test_closing_leaves_no_task_and_no_descriptor(neighbourhood, eventually) -> None:

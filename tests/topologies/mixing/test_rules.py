@@ -76,7 +76,7 @@ def test_the_sparse_matrix_is_the_dense_one(name: str, agents: int, seed: int) -
     check_matrix(sparse, graph)
 
 
-@pytest.mark.parametrize("family", ["ring", "complete", "random-regular:degree=10"])
+@pytest.mark.parametrize("family", ["ring", "star", "random-regular:degree=10"])
 def test_a_thousand_agents_mix_sparsely(family: str) -> None:
     graph = graphs.build(family, 1000)
     for name in ("metropolis-hastings", "best-constant"):
@@ -99,10 +99,11 @@ def test_lazy_is_half_identity(agents: int, seed: int) -> None:
 def test_best_constant_is_the_best_of_all_constants(agents: int, seed: int) -> None:
     graph = graphs.build("erdos-renyi:p=0.4", agents, seed)
     best = spectral_gap(mixing.matrix("best-constant", graph, list(graph)))
-    laplacian = nx.laplacian_matrix(graph).toarray().astype(float)
     largest = max(degree for _, degree in graph.degree)
-    for weight in np.linspace(0, 1 / largest, 50):
-        assert spectral_gap(np.eye(agents) - weight * laplacian) <= best + 1e-9
+    weights = np.linspace(0, 1 / largest, 50)[:, None]
+    # Of I - w L, with the eigenvalues of L but the constant vector's.
+    others = np.linalg.eigvalsh(nx.laplacian_matrix(graph).toarray().astype(float))[1:]
+    assert (1 - np.abs(1 - weights * others).max(axis=1) <= best + 1e-9).all()
 
 
 def test_best_constant_is_xiao_and_boyds_where_that_is_no_negative_weight() -> None:

@@ -386,9 +386,9 @@ def test_a_silent_endpoint_holds_nobody_up() -> None:
             client.connect_ex(full.getsockname())
         silent = f"tcp://127.0.0.1:{full.getsockname()[1]}"
         started_s = monotonic()
-        answers = dial_all([silent, "tcp://127.0.0.1:1"], timeout_s=0.3)
-        assert monotonic() - started_s < 5
-    assert answers[silent].reason == "no answer within 0.3 s"
+        answers = dial_all([silent, "tcp://127.0.0.1:1"], timeout_s=1)
+        assert monotonic() - started_s < 10
+    assert answers[silent].reason == "no answer within 1 s"
     assert answers["tcp://127.0.0.1:1"].reason == "Connection refused"
 
 

@@ -19,6 +19,7 @@ from candor.agent.daemon.reachability import greet_all
 from candor.agent.learning.learner import Learner, initial_parameters
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.partition import Shard
+from candor.agent.testbed.testbed import free_ports
 from candor.network.transport import PeerAddress
 from candor.network.zeromq.transport import ZeroMqTransport
 from candor.topologies.cluster.file import Cluster, load_cluster, model_digest
@@ -412,11 +413,6 @@ def test_an_address_that_cannot_be_is_bad_usage(
 # --- who answers --------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def listening(cluster: Cluster, agent: str, root: Path, *neighbours: str) -> Iterator[None]:
     """The agent's own transport, in a thread, that lets these neighbours in."""
@@ -452,7 +448,7 @@ def check_as(candor: Candor, agent: str, *more: str) -> tuple[int, str]:
 
 
 def test_a_check_with_keys_shakes_hands(candor: Candor, tmp_path: Path) -> None:
-    ports = [free_port() for _ in range(4)]
+    ports = free_ports(4)
     requests = [
         candor.request("alice", f"tcp://127.0.0.1:{ports[0]}"),
         candor.request("bob", f"tcp://127.0.0.1:{ports[1]}", f"tcp://localhost:{ports[2]}"),
@@ -487,7 +483,7 @@ def test_a_check_with_keys_shakes_hands(candor: Candor, tmp_path: Path) -> None:
 
 
 def test_a_handshake_tells_who_is_not_there(candor: Candor, tmp_path: Path) -> None:
-    first, second = free_port(), free_port()
+    first, second = free_ports(2)
     requests = [
         candor.request("alice", f"tcp://127.0.0.1:{first}"),
         candor.request("bob", f"tcp://127.0.0.1:{second}"),
@@ -502,7 +498,7 @@ def test_a_handshake_tells_who_is_not_there(candor: Candor, tmp_path: Path) -> N
         silent = f"tcp://127.0.0.1:{mute.getsockname()[1]}"
         place = cluster.agent("bob").endpoint
         pair = (own.curve_public, own.curve_secret)
-        answers = greet_all({place: stranger, silent: stranger}, pair, timeout_s=0.7)
+        answers = greet_all({place: stranger, silent: stranger}, pair, timeout_s=2)
     assert "the key they hold is not the one" in str(answers[place].reason)
     assert "no handshake within" in str(answers[silent].reason)
 

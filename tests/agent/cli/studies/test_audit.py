@@ -218,6 +218,7 @@ def test_several_processes_find_the_same(capsys, tmp_path):
     assert audited(capsys, tmp_path / "two", *more, "--jobs", "2") == one
 
 
+@pytest.mark.e2e
 def test_the_workers_of_a_killed_audit_end_too(tmp_path):
     words = (*RUN, "--seeds", "4", "--rounds", "4000", "--run-dir", str(tmp_path / "audit"))
     audit = subprocess.Popen(

@@ -1,6 +1,6 @@
 """What an authenticated neighbour can do to an agent with bytes: replays, poison, floods, delays.
 
-The long versions of the first tests are `make fuzz`; see `tests.fuzz_peer`.
+The long versions of the first tests are `make fuzz`; see `tests.campaigns.fuzz_peer`.
 """
 
 import shutil
@@ -32,8 +32,8 @@ from candor.network.slots import SLOTS_PER_NEIGHBOUR
 from candor.network.transport import Outbox, OutboxEntry, TransportLimits
 from candor.network.wire import Envelope, Kind, decode, encode
 from candor.topologies.encoding.canonical import MalformedError, pack, unpack
-from tests import fuzz_peer
-from tests.fuzz_peer import PEER, VICTIM, WALL_S, Arena, Tally, kept, state_of
+from tests.campaigns import fuzz_peer
+from tests.campaigns.fuzz_peer import PEER, VICTIM, WALL_S, Arena, Tally, kept, state_of
 from tests.runs import DIM, LocalRun, write_cluster
 
 NONCE = bytes(range(16))

@@ -12,7 +12,7 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Final
 
-ROOT: Final = Path(__file__).parent.parent
+ROOT: Final = Path(__file__).parents[2]
 DOCS: Final = ROOT / "docs"
 HOWTO: Final = sorted((DOCS / "howto").glob("*.md"))
 PAGES: Final = [

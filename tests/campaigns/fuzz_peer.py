@@ -1,7 +1,7 @@
 """An authenticated neighbour that sends whatever it likes: a fuzzer for the core and the daemon.
 
-    python -m tests.fuzz_peer --frames 1000000 --seed 1     at a real core, in memory
-    python -m tests.fuzz_peer --socket --frames 50000       at a real daemon, over CURVE
+    python -m tests.campaigns.fuzz_peer --frames 1000000 --seed 1     at a real core, in memory
+    python -m tests.campaigns.fuzz_peer --socket --frames 50000       at a real daemon, over CURVE
 
 It records the frames of live runs, whatever their kinds, and changes them. A *mutated* frame keeps
 the signatures it had: it must change nothing that is kept (ledger, claims, bills, evidence, store)
@@ -326,7 +326,7 @@ class Signer:
     def __init__(self, key: SigningKey) -> None:
         self.key = key
         modules = (statements, claims, session, ledger_records, messages)
-        extra = [m for name, m in sys.modules.items() if name.startswith("mechanisms.")]
+        extra = [m for name, m in sys.modules.items() if name.startswith("candor.mechanisms.")]
         named = [getattr(m, n) for m in (*modules, *extra) for n in dir(m) if n.endswith("_DOMAIN")]
         self.domains = sorted({domain for domain in named if isinstance(domain, str)})
         self._known: dict[tuple[bytes, bytes], str | None] = {}
@@ -500,9 +500,7 @@ def kept(value: Any, without: frozenset[str] = frozenset()) -> Any:
         return [kept(item, without) for item in value]
     if is_dataclass(value):
         names: Iterable[str] = (f.name for f in fields(value))
-    elif type(value).__module__.startswith(("agent.", "mechanisms.")) and hasattr(
-        value, "__dict__"
-    ):
+    elif type(value).__module__.startswith("candor.") and hasattr(value, "__dict__"):
         names = vars(value)
     else:
         return type(value).__name__
@@ -673,7 +671,7 @@ def main() -> int:
     parser.add_argument("--socket", action="store_true", help="at a real daemon, over CURVE")
     options = parser.parse_args()
     if options.socket:
-        from tests.fuzz_socket import attack_daemon
+        from tests.campaigns.fuzz_socket import attack_daemon
 
         with tempfile.TemporaryDirectory() as folder:
             return attack_daemon(Path(folder), options.frames, options.seed)

@@ -25,9 +25,8 @@ from candor.topologies.graphs.families import FAMILIES
 from candor.topologies.mixing import rules as mixing
 from candor.topologies.schedules.schedules import SCHEDULES
 from candor.topologies.specs.specs import parse_spec
-from tests.independent import wire
-from tests.module_map import ARCHITECTURE, PACKAGES, brought_up_to_date
-from tests.pages import (
+from tests.docs.module_map import ARCHITECTURE, PACKAGES, brought_up_to_date
+from tests.docs.pages import (
     DOCS,
     PAGES,
     ROOT,
@@ -40,6 +39,7 @@ from tests.pages import (
     spans,
     tables,
 )
+from tests.independent import wire
 from tests.runs import write_cluster
 
 # A backticked path that starts with one of these is a path in the project.
@@ -156,8 +156,8 @@ def _names(source: Path) -> set[str]:
 def test_the_rooms_and_modules_on_the_page_are_those_of_the_code() -> None:
     page = ARCHITECTURE.read_text()
     for section in ("rooms", "modules"):
-        assert f"<!-- made by tests/module_map.py: {section} -->" in page
-    assert page == brought_up_to_date(page), "run: python -m tests.module_map --write"
+        assert f"<!-- made by tests/docs/module_map.py: {section} -->" in page
+    assert page == brought_up_to_date(page), "run: python -m tests.docs.module_map --write"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Kill real daemons over and over, and judge what their ledgers say when the run is over.
 
-    python -m tests.crash_campaign --kills 200 --each-failpoint 20 [--seed S] [--seconds 1800]
+    python -m tests.campaigns.crashes --kills 200 --each-failpoint 20 [--seed S] [--seconds 1800]
 
 Every life of a daemon ends in one of these ways, drawn at random from those still owed: `kill -9`
 at a random instant (start-up and re-entry included), or a SIGKILL of its own at a failpoint of

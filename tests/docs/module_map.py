@@ -1,7 +1,7 @@
 """The rooms and modules in docs/architecture.md, made of their own docstrings.
 
-`python -m tests.module_map` says whether the page is up to date, and with `--write` brings it up to
-date. What stands between two markers is made here; the layers are import-linter's, in
+`python -m tests.docs.module_map` says whether the page is up to date, and with `--write` brings it
+up to date. What stands between two markers is made here; the layers are import-linter's, in
 pyproject.toml.
 """
 
@@ -14,12 +14,14 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from tests.pages import DOCS, ROOT
+from tests.docs.pages import DOCS, ROOT
 
 ARCHITECTURE: Final = DOCS / "architecture.md"
 PACKAGES: Final = ("agent", "mechanisms", "network", "topologies")
 WIDTH: Final = 118
-MARKED = re.compile(r"(<!-- made by tests/module_map\.py: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(
+    r"(<!-- made by tests/docs/module_map\.py: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL
+)
 
 
 def brought_up_to_date(page: str) -> str:
@@ -111,7 +113,7 @@ def main() -> int:
         ARCHITECTURE.write_text(after)
         print(f"{ARCHITECTURE}: brought up to date")
     else:
-        print(f"{ARCHITECTURE}: out of date; run `python -m tests.module_map --write`")
+        print(f"{ARCHITECTURE}: out of date; run `python -m tests.docs.module_map --write`")
         return 1
     return 0
 

@@ -1,8 +1,9 @@
 """The fuzzer at a real daemon: two agents train, the third neighbour sends changed frames.
 
-Run as `python -m tests.fuzz_peer --socket`; see there. The peer holds its own CURVE and signing
-keys, shakes hands as a daemon does and then sends frames of recorded runs, changed, and lies of its
-own signature. The daemons must finish their rounds with each other, and memory must not grow.
+Run as `python -m tests.campaigns.fuzz_peer --socket`; see there. The peer holds its own CURVE and
+signing keys, shakes hands as a daemon does and then sends frames of recorded runs, changed, and
+lies of its own signature. The daemons must finish their rounds with each other, and memory must not
+grow.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from pathlib import Path
 from candor.agent.cli import main as cli
 from candor.agent.daemon import keys
 from candor.agent.daemon.status import read_status
+from candor.agent.testbed.testbed import free_ports
 from candor.network.errors import RemoteProtocolError
 from candor.network.identity import issue
 from candor.network.messages import from_envelope, to_envelope
@@ -27,7 +29,7 @@ from candor.network.wire import Kind, decode, encode
 from candor.network.zeromq.transport import ZeroMqTransport
 from candor.topologies.cluster.file import load_cluster
 from candor.topologies.specs.specs import ConfigurationError
-from tests import fuzz_peer
+from tests.campaigns import fuzz_peer
 
 ROUNDS = 4000
 PEER = "a1"
@@ -39,21 +41,13 @@ POLL_S = 0.05
 
 def attack_daemon(folder: Path, count: int, seed: int) -> int:
     """Attack a0, which trains with a2, as its authenticated neighbour a1; 0 when all is well."""
-    for agent in ("a0", "a1", "a2"):
-        assert cli.run(["keygen", str(folder / "keys" / agent)]) == 0
     path = folder / "cluster.toml"
-    words = ["--topology", "ring", "--task", "digits", "--run-id", "fuzz", "--agents", "3"]
-    words += ["--base-port", str(20_000 + os.getpid() % 9000), "--rounds", str(ROUNDS)]
-    words += [
-        "--keys-root",
-        str(folder / "keys"),
-        "--start-deadline-s",
-        "15",
-        "--deadline-s",
-        "1",
-        "-o",
-        str(path),
-    ]
+    words = ["--topology", "ring", "--task", "digits", "--run-id", "fuzz", "--rounds", str(ROUNDS)]
+    words += ["--start-deadline-s", "15", "--deadline-s", "1", "-o", str(path)]
+    for agent, port in zip(("a0", "a1", "a2"), free_ports(3), strict=True):
+        own = folder / "keys" / agent
+        assert cli.run(["keygen", str(own)]) == 0
+        words += ["--agent", f"{agent}={own}@tcp://127.0.0.1:{port}"]
     assert cli.run(["cluster", "new", *words]) == 0
     (folder / "rare").mkdir()
     frames = fuzz_peer.record_rare_kinds(folder / "rare")

@@ -21,7 +21,7 @@ import pytest
 
 from candor.agent.cli import main as cli
 from candor.agent.testbed.testbed import free_ports
-from tests.pages import HOWTO, Fence, all_fences, fenced_commands
+from tests.docs.pages import HOWTO, Fence, all_fences, fenced_commands
 
 CANDOR = [sys.executable, "-P", "-m", "candor"]
 FOLLOWED = [page for page in HOWTO if any(fence.is_run for fence in all_fences(page))]
@@ -115,6 +115,7 @@ def follow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Follow]:
             sys.modules.pop(saved.stem, None)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("page", FOLLOWED, ids=lambda page: page.stem)
 def test_every_command_of_the_page_does_what_the_page_says(page: Path, follow: Follow) -> None:
     follow(page)

@@ -1,0 +1,76 @@
+"""Runs of real daemons under fault plans: a network that is cut or garbles, a disk that is full."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests import paced
+
+pytestmark = pytest.mark.e2e
+
+
+def plan(tmp_path, text):
+    path = tmp_path / "faults.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def run_under(tmp_path, text, agents, rounds):
+    """A run under a plan: its summary, the directory and what it told."""
+    words = ["testbed", "--agents", str(agents), "--topology", "complete", *paced.TASK]
+    words += ["--rounds", str(rounds), "--faults", str(plan(tmp_path, text)), "--deadline-s", "2"]
+    words += ["--start-deadline-s", "30", "--local-steps", "1", "--evaluate-every", "10"]
+    words += ["--run-dir", str(tmp_path / "run"), "--json"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "candor", *words],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env=paced.environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["audit"] == "ok"
+    assert not list(tmp_path.glob("run/agents/*/evidence/*"))
+    logs = {agent: tmp_path / f"run/agents/{agent}/log.jsonl" for agent in summary["agents"]}
+    return summary, {
+        agent: [json.loads(line) for line in path.read_text().splitlines()]
+        for agent, path in logs.items()
+    }
+
+
+def missed(events):
+    """Whom an agent went on without, each time."""
+    return [event["peer"] for event in events if event["event"] == "neighbour_missed"]
+
+
+def test_a_run_survives_a_network_that_is_cut_and_one_that_garbles(tmp_path):
+    text = (
+        '[[event]]\nat_round = 4\npartition = ["a0", "a1"]\n[[event]]\nat_round = 7\nheal = true\n'
+        '[[event]]\nat_round = 16\ncorrupt = "a2"\n'
+    )
+    summary, events = run_under(tmp_path, text, agents=4, rounds=40)
+    assert len(summary["accuracy"]) == 4
+    across = {"a0": {"a2", "a3"}, "a1": {"a2", "a3"}, "a2": {"a0", "a1"}, "a3": {"a0", "a1"}}
+    for agent, others in across.items():
+        assert set(missed(events[agent])) >= others
+        returned = {e["peer"] for e in events[agent] if e["event"] == "neighbour_returned"}
+        assert returned >= others
+    # Garbled messages were no messages: nobody accepted or proved anything by them.
+    assert missed(events["a3"]).count("a2") == 1 or missed(events["a2"]).count("a3") == 1
+    assert not any("refused" in event["event"] for found in events.values() for event in found)
+
+
+def test_an_agent_on_a_full_disk_stops_in_one_line_and_goes_on_with_room(tmp_path):
+    text = '[[event]]\nat_round = 6\ndisk_full = "a1"\n[[event]]\nat_round = 10\nrestart = "a1"\n'
+    summary, events = run_under(tmp_path, text, agents=3, rounds=100)
+    stopped, ended = (tmp_path / "run/agents/a1/stderr.log").read_text().splitlines()
+    assert stopped.startswith("candor: error: a1: ")
+    assert stopped.endswith("make room and start again, nothing settled is lost")
+    assert ended.startswith(f"candor: a1: done after round {summary['rounds']}")
+    assert [event["event"] for event in events["a1"]].count("started") == 2
+    assert "re_entered" in {event["event"] for event in events["a1"]}
+    assert set(summary["accuracy"]) == {"a0", "a1", "a2"}
