@@ -202,9 +202,14 @@ def _arcs(ids: Sequence[str], arcs: Iterable[Edge]) -> "nx.DiGraph[str]":
     return graph
 
 
+def _shifted(ids: Sequence[str], hops: Iterable[int]) -> "nx.DiGraph[str]":
+    """Everyone gives to whom comes so many places behind it around a ring."""
+    ends = [(i, (i + hop) % len(ids)) for hop in hops for i in range(len(ids))]
+    return _arcs(ids, ((ids[i], ids[j]) for i, j in ends))
+
+
 def _directed_ring(spec: str, agents: int | None, _: Options) -> Schedule:
-    ids = _ids(spec, agents)
-    return fixed(_arcs(ids, zip(ids, ids[1:] + ids[:1], strict=True)), spec)
+    return fixed(_shifted(_ids(spec, agents), [1]), spec)
 
 
 def _directed_exponential(spec: str, agents: int | None, _: Options) -> Schedule:
@@ -213,9 +218,7 @@ def _directed_exponential(spec: str, agents: int | None, _: Options) -> Schedule
     Kept directed: i sends to i + 2^k for all k with 2^k < n, so it hears from i - 2^k.
     """
     ids = _ids(spec, agents)
-    hops = [1 << k for k in range((len(ids) - 1).bit_length())]
-    arcs = ((ids[i], ids[(i + hop) % len(ids)]) for i in range(len(ids)) for hop in hops)
-    return fixed(_arcs(ids, arcs), spec)
+    return fixed(_shifted(ids, [1 << k for k in range((len(ids) - 1).bit_length())]), spec)
 
 
 def _directed_random(spec: str, agents: int | None, options: Options) -> Schedule:
@@ -242,8 +245,7 @@ def _one_peer_exponential(spec: str, agents: int | None, _: Options) -> Schedule
     period = (len(ids) - 1).bit_length()
 
     def graph(round: int) -> "nx.DiGraph[str]":
-        hop = 1 << ((round - 1) % period)
-        return _arcs(ids, ((ids[i], ids[(i + hop) % len(ids)]) for i in range(len(ids))))
+        return _shifted(ids, [1 << ((round - 1) % period)])
 
     union = _union(ids, map(graph, range(1, period + 1)))
     return Schedule(spec, tuple(ids), period, union, graph, rule=ARCS)

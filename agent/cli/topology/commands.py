@@ -84,9 +84,7 @@ def show(
     agents: int | None,
     seed: int,
     mixing_name: str | None,
-    parameters: int,
-    picture: Path | None,
-    as_json: bool,
+    **shown: Any,
 ) -> None:
     """Show the topology of a SPEC or a FILE.
 
@@ -105,7 +103,7 @@ def show(
       candor topology show networkx:petersen_graph --mixing best-constant --draw petersen.png
     """
     found = schedules.build(spec, agents, seed)
-    _tell(found, mixing_name or _mixing_of(found), parameters, picture, as_json)
+    _tell(found, mixing_name or _mixing_of(found), **shown)
 
 
 @command.command()
