@@ -25,8 +25,8 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
+from candor.agent.runs.placeholder_agents import STEP_SIZE
 from candor.agent.simulation.vectorised import Simulation
-from candor.agent.studies.bench.simulation import STEP_SIZE
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.base import Batch, Task
 from candor.agent.tasks.checked import build_model

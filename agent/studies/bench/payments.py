@@ -14,18 +14,11 @@ import numpy as np
 import torch
 
 from candor.agent.runs.cluster_parts import task_settings
-from candor.agent.runs.placeholder_agents import stand_in_entries
+from candor.agent.runs.placeholder_agents import stand_in_cluster
 from candor.agent.simulation.vectorised import VectorisedResult, run_vectorised, settle
 from candor.mechanisms.payments.credits import MICRO
 from candor.mechanisms.payments.rules import parse_rule
-from candor.topologies.cluster.file import (
-    AlgorithmSettings,
-    Cluster,
-    PaymentSettings,
-    RoundSettings,
-    assemble_cluster,
-)
-from candor.topologies.schedules import schedules
+from candor.topologies.cluster.file import Cluster
 
 STRATEGIES: Final = (
     "scale:1.5",
@@ -54,7 +47,6 @@ RULES: Final = (
 )
 PRICE: Final = 1e-4  # small enough that even what diverges can be counted; amounts are over it
 BATCH_SIZE: Final = 8
-STEP_SIZE: Final = 0.05
 LAST_ROUNDS: Final = 16  # over which the own loss is averaged
 
 
@@ -137,15 +129,6 @@ def _own_loss(result: VectorisedResult) -> float:
 
 
 def _cluster(agents: int, graph: str, partition: str, rounds: int, seed: int) -> Cluster:
-    """A run of one local step a round at a constant step size; nobody listens at its endpoints."""
+    task = task_settings("digits", seed, None, partition=partition, batch_size=BATCH_SIZE)
     topology = graph.format(seed=seed)
-    return assemble_cluster(
-        run_id="payments",
-        seed=seed,
-        graph=schedules.build(topology, agents),
-        agents=stand_in_entries([f"a{i}" for i in range(agents)]),
-        task=task_settings("digits", seed, None, partition=partition, batch_size=BATCH_SIZE),
-        algorithm=AlgorithmSettings(step_size=STEP_SIZE, step_decay=0.0, local_steps=1),
-        rounds=RoundSettings(rounds=rounds),
-        payments=PaymentSettings(rule="none"),
-    )
+    return stand_in_cluster("payments", task, topology, agents, rounds, seed=seed)

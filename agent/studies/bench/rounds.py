@@ -11,7 +11,6 @@ import inspect
 import logging
 import multiprocessing
 import os
-import resource
 import tempfile
 import threading
 import time
@@ -40,6 +39,7 @@ from candor.agent.daemon.store import Store
 from candor.agent.learning.given import GivenGradients
 from candor.agent.runs.cluster_parts import LOOPBACK, entry_of
 from candor.agent.studies.bench.raw_sockets import measure_floor
+from candor.agent.studies.bench.simulation import MIB, peak_mib
 from candor.agent.testbed.testbed import free_ports
 from candor.mechanisms.evidence.examiner import Examiner
 from candor.mechanisms.evidence.statements import Row, SignedStatement, Statement
@@ -63,7 +63,6 @@ from candor.topologies.schedules import schedules
 
 WARM_UP_ROUNDS: Final = 2
 ROUND_DEADLINE_S: Final = 60.0
-MEBIBYTE: Final = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ class Measured:
     ends_s: tuple[float, ...]
     phases: Mapping[str, float]
     processor: Mapping[str, float]
-    memory_bytes: int
+    memory_mib: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +167,9 @@ class _Stopwatch:
             phase: (self.seconds[phase] - self._warm[phase]) / counted
             for phase in ("wait", "verify", "mix", "settle")
         }
-        memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         operations = _operations(examiner, key, agent)
         phases = {**operations, "encrypt_send": self._io_s / counted, **walls}
-        return Measured(tuple(self.ends_s), phases, processor, memory_bytes)
+        return Measured(tuple(self.ends_s), phases, processor, peak_mib())
 
 
 def measure_round(agents: int, topology: str, parameters: int, rounds: int) -> RoundCost:
@@ -200,8 +198,8 @@ def measure_round(agents: int, topology: str, parameters: int, rounds: int) -> R
         processor_seconds_per_round=whole / len(measured),
         evidence_share=sum(one.processor["evidence"] for one in measured) / whole,
         settlement_share=sum(one.processor["settlement"] for one in measured) / whole,
-        memory_mib_per_agent=max(one.memory_bytes for one in measured) / MEBIBYTE,
-        payload_mib=payload_bytes / MEBIBYTE,
+        memory_mib_per_agent=max(one.memory_mib for one in measured),
+        payload_mib=payload_bytes / MIB,
     )
 
 

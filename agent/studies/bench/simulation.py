@@ -20,7 +20,7 @@ from torch import nn
 
 from candor.agent.learning.rows import usable_device
 from candor.agent.runs.cluster_parts import task_settings
-from candor.agent.runs.placeholder_agents import stand_in_entries
+from candor.agent.runs.placeholder_agents import stand_in_cluster
 from candor.agent.simulation.evidence import Billing
 from candor.agent.simulation.vectorised import Simulation
 from candor.agent.tasks.base import Batch
@@ -28,22 +28,13 @@ from candor.agent.tasks.classification import Classification
 from candor.agent.tasks.partition import Shard
 from candor.mechanisms.payments.rules import parse_rule
 from candor.network.memory import keep_freed_memory
-from candor.topologies.cluster.file import (
-    DEFAULT_RULE,
-    AlgorithmSettings,
-    Cluster,
-    PaymentSettings,
-    RoundSettings,
-    assemble_cluster,
-)
-from candor.topologies.schedules import schedules
+from candor.topologies.cluster.file import DEFAULT_RULE, Cluster
 
 SAMPLES: Final = 64  # of an agent
 TEST_SAMPLES: Final = 1024
 CENTRE_STREAM, SHARD_STREAM, TEST_STREAM = 1, 2, 3
 TOPOLOGY: Final = "random-regular:degree=4"
 RULES: Final = ("none", DEFAULT_RULE)
-STEP_SIZE: Final = 0.05
 WARM_UP_ROUNDS: Final = 2
 MIB: Final = 2**20
 
@@ -166,14 +157,5 @@ def peak_mib() -> float:
 
 def bench_cluster(task: str, agents: int, rule: str, rounds: int) -> Cluster:
     """A run of one local step a round on batches of 32; `task` is the name of one of `TASKS`."""
-    schedule = schedules.build(TOPOLOGY, agents)
-    return assemble_cluster(
-        run_id="simulate",
-        seed=0,
-        graph=schedule,
-        agents=stand_in_entries(schedule.agents),
-        task=task_settings(f"{__name__}:{task}", 0, None),
-        algorithm=AlgorithmSettings(step_size=STEP_SIZE, step_decay=0.0, local_steps=1),
-        rounds=RoundSettings(rounds=rounds),
-        payments=PaymentSettings(rule=rule),
-    )
+    settings = task_settings(f"{__name__}:{task}", 0, None)
+    return stand_in_cluster("simulate", settings, TOPOLOGY, agents, rounds, rule)
