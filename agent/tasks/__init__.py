@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
 from candor.agent.tasks.a9a import a9a_from_spec
@@ -23,15 +22,13 @@ __all__ = ["TASKS", "Batch", "Shard", "Task", "resolve_task"]
 
 TaskBuilder = Callable[[Spec, Path | None], Task]
 
-TASKS: Final[Mapping[str, TaskBuilder]] = MappingProxyType(
-    {
-        "digits": lambda spec, _data_root: digits_from_spec(spec),
-        "a9a": a9a_from_spec,
-        "mnist": mnist_from_spec,
-        "fashion-mnist": mnist_from_spec,
-        "femnist": femnist_from_spec,
-    }
-)
+TASKS: Final[Mapping[str, TaskBuilder]] = {
+    "digits": lambda spec, _data_root: digits_from_spec(spec),
+    "a9a": a9a_from_spec,
+    "mnist": mnist_from_spec,
+    "fashion-mnist": mnist_from_spec,
+    "femnist": femnist_from_spec,
+}
 
 _METHODS: Final = ("build_model", "load_data", "loss", "evaluate")
 

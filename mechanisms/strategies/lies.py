@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -335,23 +334,21 @@ def _label_flip(spec: Spec) -> Strategy:
 
 
 # Each builds a strategy from its spec; `SIMULATED` are those that no daemon can perform.
-STRATEGIES: Final[Mapping[str, Callable[[Spec], Strategy]]] = MappingProxyType(
-    {
-        "honest": _plain(Honest),
-        "scale": _numbered(Scale, "scale:3"),
-        "noise": _numbered(Noise, "noise:0.5", 0),
-        "averaged": _averaged,
-        "sign-flip": _plain(partial(Scale, -1.0)),
-        "alternating-flip": _plain(AlternatingFlip),
-        "random-direction": _plain(RandomDirection),
-        "zero": _plain(Zero),
-        "partial": _numbered(Partial, "partial:0.5", 0, 1),
-        "label-flip": _label_flip,
-        "stale-copy": _plain(StaleCopy),
-        "conform": _numbered(Conform, "conform:0.5", -1, 1),
-        "colluding": _numbered(Colluding, "colluding:3"),
-    }
-)
+STRATEGIES: Final[Mapping[str, Callable[[Spec], Strategy]]] = {
+    "honest": _plain(Honest),
+    "scale": _numbered(Scale, "scale:3"),
+    "noise": _numbered(Noise, "noise:0.5", 0),
+    "averaged": _averaged,
+    "sign-flip": _plain(partial(Scale, -1.0)),
+    "alternating-flip": _plain(AlternatingFlip),
+    "random-direction": _plain(RandomDirection),
+    "zero": _plain(Zero),
+    "partial": _numbered(Partial, "partial:0.5", 0, 1),
+    "label-flip": _label_flip,
+    "stale-copy": _plain(StaleCopy),
+    "conform": _numbered(Conform, "conform:0.5", -1, 1),
+    "colluding": _numbered(Colluding, "colluding:3"),
+}
 SIMULATED: Final = frozenset({"stale-copy", "conform", "colluding"})
 
 

@@ -2,14 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING
+
+import networkx as nx
 
 from candor.topologies.graphs import generators
 from candor.topologies.specs.specs import ConfigurationError, Scalar, Spec
-
-if TYPE_CHECKING:
-    import networkx as nx
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,79 +90,82 @@ def _count(name: str, default: int, low: int, summary: str) -> Parameter:
     return Parameter(name, int, default, low, 10_000, summary)
 
 
-FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {
-        "ring": Family(
-            "Each agent has two neighbours: cheap a round, slow to average.", generators.ring
+FAMILIES: Mapping[str, Family] = {
+    "ring": Family(
+        "Each agent has two neighbours: cheap a round, slow to average.", generators.ring
+    ),
+    "path": Family(
+        "A ring with one edge less: the slowest to average.",
+        lambda agents, _: nx.path_graph(agents),
+    ),
+    "complete": Family(
+        "Everyone is everyone's neighbour: averages in one round.", generators.complete
+    ),
+    "star": Family(
+        "a0 is everyone's only neighbour: a server in all but name.",
+        lambda agents, _: nx.star_graph(agents - 1),
+    ),
+    "torus": Family("A grid that wraps around: four neighbours each.", generators.torus),
+    "grid": Family("Rows and columns: at most four neighbours each.", generators.grid),
+    "hypercube": Family(
+        "2^d agents, each with d neighbours: quick to average, d rounds across.",
+        generators.hypercube,
+    ),
+    "exponential": Family(
+        "Neighbours at distances 1, 2, 4, … around a ring: quick, for any number of agents.",
+        generators.exponential,
+    ),
+    "random-regular": Family(
+        "Each agent has `degree` random neighbours: an expander, very likely.",
+        generators.random_regular,
+        (_count("degree", 4, 1, "Neighbours of each agent."), _SEED),
+    ),
+    "erdos-renyi": Family(
+        "Every two agents are neighbours with probability p.",
+        generators.erdos_renyi,
+        (_probability("p", 0.4, "Probability of an edge."), _SEED),
+    ),
+    "watts-strogatz": Family(
+        "A small world: a ring of near neighbours with some edges rewired.",
+        generators.watts_strogatz,
+        (
+            _count("k", 4, 2, "Near neighbours of each agent."),
+            _probability("p", 0.2, "Probability that an edge is rewired."),
+            _SEED,
         ),
-        "path": Family("A ring with one edge less: the slowest to average.", generators.path),
-        "complete": Family(
-            "Everyone is everyone's neighbour: averages in one round.", generators.complete
+    ),
+    "barabasi-albert": Family(
+        "Scale free: few hubs with many neighbours, many agents with few.",
+        generators.barabasi_albert,
+        (_count("m", 2, 1, "Neighbours that each new agent takes."), _SEED),
+    ),
+    "stochastic-block": Family(
+        "Communities: dense within blocks, sparse between them.",
+        generators.stochastic_block,
+        (
+            _count("blocks", 2, 1, "Number of blocks."),
+            _probability("within", 0.7, "Probability of an edge within a block."),
+            _probability("between", 0.1, "Probability of an edge between blocks."),
+            _SEED,
         ),
-        "star": Family(
-            "a0 is everyone's only neighbour: a server in all but name.", generators.star
-        ),
-        "torus": Family("A grid that wraps around: four neighbours each.", generators.torus),
-        "grid": Family("Rows and columns: at most four neighbours each.", generators.grid),
-        "hypercube": Family(
-            "2^d agents, each with d neighbours: quick to average, d rounds across.",
-            generators.hypercube,
-        ),
-        "exponential": Family(
-            "Neighbours at distances 1, 2, 4, … around a ring: quick, for any number of agents.",
-            generators.exponential,
-        ),
-        "random-regular": Family(
-            "Each agent has `degree` random neighbours: an expander, very likely.",
-            generators.random_regular,
-            (_count("degree", 4, 1, "Neighbours of each agent."), _SEED),
-        ),
-        "erdos-renyi": Family(
-            "Every two agents are neighbours with probability p.",
-            generators.erdos_renyi,
-            (_probability("p", 0.4, "Probability of an edge."), _SEED),
-        ),
-        "watts-strogatz": Family(
-            "A small world: a ring of near neighbours with some edges rewired.",
-            generators.watts_strogatz,
-            (
-                _count("k", 4, 2, "Near neighbours of each agent."),
-                _probability("p", 0.2, "Probability that an edge is rewired."),
-                _SEED,
-            ),
-        ),
-        "barabasi-albert": Family(
-            "Scale free: few hubs with many neighbours, many agents with few.",
-            generators.barabasi_albert,
-            (_count("m", 2, 1, "Neighbours that each new agent takes."), _SEED),
-        ),
-        "stochastic-block": Family(
-            "Communities: dense within blocks, sparse between them.",
-            generators.stochastic_block,
-            (
-                _count("blocks", 2, 1, "Number of blocks."),
-                _probability("within", 0.7, "Probability of an edge within a block."),
-                _probability("between", 0.1, "Probability of an edge between blocks."),
-                _SEED,
-            ),
-        ),
-        "ring-of-cliques": Family(
-            "Cliques on a ring, one edge between two: where good weights matter most.",
-            generators.ring_of_cliques,
-            (_count("size", 4, 2, "Agents of each clique."),),
-        ),
-        "binary-tree": Family(
-            "Two children each: the fewest edges that connect, short paths, a bottleneck.",
-            generators.binary_tree,
-        ),
-        "expander": Family(
-            "Margulis's: at most eight neighbours each, as quick however many agents (a square).",
-            generators.expander,
-        ),
-        "geometric": Family(
-            "Random places in a square; agents at most `radius` apart are neighbours.",
-            generators.geometric,
-            (Parameter("radius", float, 0.45, 0.0, 1.5, "Longest edge."), _SEED),
-        ),
-    }
-)
+    ),
+    "ring-of-cliques": Family(
+        "Cliques on a ring, one edge between two: where good weights matter most.",
+        generators.ring_of_cliques,
+        (_count("size", 4, 2, "Agents of each clique."),),
+    ),
+    "binary-tree": Family(
+        "Two children each: the fewest edges that connect, short paths, a bottleneck.",
+        # Filled level by level: agent i has the children 2i + 1 and 2i + 2.
+        lambda agents, _: nx.full_rary_tree(2, agents),
+    ),
+    "expander": Family(
+        "Margulis's: at most eight neighbours each, as quick however many agents (a square).",
+        generators.expander,
+    ),
+    "geometric": Family(
+        "Random places in a square; agents at most `radius` apart are neighbours.",
+        generators.geometric,
+        (Parameter("radius", float, 0.45, 0.0, 1.5, "Longest edge."), _SEED),
+    ),
+}

@@ -12,7 +12,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Annotated, Any
 from xml.parsers import expat
 
@@ -273,14 +272,12 @@ def _adjacency(rows: list[list[str]]) -> Listing:
     return Listing(tuple(names), tuple((names[i], names[j]) for i, j in kept), directed)
 
 
-FORMATS: Mapping[str, Callable[[str], Listing]] = MappingProxyType(
-    {
-        ".graphml": _graphml,
-        ".gexf": _gexf,
-        ".json": _node_link,
-        ".csv": _table,
-        ".edges": _edge_list,
-        ".edgelist": _edge_list,
-        ".txt": _edge_list,
-    }
-)
+FORMATS: Mapping[str, Callable[[str], Listing]] = {
+    ".graphml": _graphml,
+    ".gexf": _gexf,
+    ".json": _node_link,
+    ".csv": _table,
+    ".edges": _edge_list,
+    ".edgelist": _edge_list,
+    ".txt": _edge_list,
+}

@@ -31,19 +31,9 @@ def ring(agents: int, _: Values) -> "nx.Graph[int]":
     return graph
 
 
-def path(agents: int, _: Values) -> "nx.Graph[int]":
-    graph: nx.Graph[int] = nx.path_graph(agents)
-    return graph
-
-
 def complete(agents: int, _: Values) -> "nx.Graph[int]":
     _refuse_huge(agents, 1.0)
     graph: nx.Graph[int] = nx.complete_graph(agents)
-    return graph
-
-
-def star(agents: int, _: Values) -> "nx.Graph[int]":
-    graph: nx.Graph[int] = nx.star_graph(agents - 1)
     return graph
 
 
@@ -85,10 +75,7 @@ def exponential(agents: int, _: Values) -> "nx.Graph[int]":
     The static exponential graph of Ying et al. (2021), "Exponential graph is provably efficient
     for decentralized deep training", with its arcs made edges: mixing here is symmetric.
     """
-    graph: nx.Graph[int] = nx.circulant_graph(
-        agents, [1 << k for k in range((agents - 1).bit_length())]
-    )
-    return graph
+    return nx.circulant_graph(agents, [1 << k for k in range((agents - 1).bit_length())])
 
 
 def random_regular(agents: int, values: Values) -> "nx.Graph[int]":
@@ -175,8 +162,7 @@ def barabasi_albert(agents: int, values: Values) -> "nx.Graph[int]":
             f"use more than {m} agents or a smaller m"
         )
     _refuse_huge(agents, 2 * m / agents)
-    graph: nx.Graph[int] = nx.barabasi_albert_graph(agents, m, seed=int(values["seed"]))
-    return graph
+    return nx.barabasi_albert_graph(agents, m, seed=int(values["seed"]))
 
 
 def stochastic_block(agents: int, values: Values) -> "nx.Graph[int]":
@@ -221,14 +207,7 @@ def ring_of_cliques(agents: int, values: Values) -> "nx.Graph[int]":
             f"use {fits} or {fits + size} agents, or another size"
         )
     _refuse_huge(agents, size / agents)
-    graph: nx.Graph[int] = nx.ring_of_cliques(agents // size, size)
-    return graph
-
-
-def binary_tree(agents: int, _: Values) -> "nx.Graph[int]":
-    """A tree filled level by level: agent i has the children 2i + 1 and 2i + 2."""
-    graph: nx.Graph[int] = nx.full_rary_tree(2, agents)
-    return graph
+    return nx.ring_of_cliques(agents // size, size)
 
 
 def expander(agents: int, _: Values) -> "nx.Graph[int]":

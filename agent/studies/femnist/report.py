@@ -5,7 +5,6 @@ Nothing is trained or read here.
 
 import math
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Final
 
 from candor.agent.reports.charts import Line, histogram, lines_by_round
@@ -20,13 +19,11 @@ _INTRODUCTION: Final = (
     "them, adds noise, of mean square alpha squared to each tensor. Each pays the price C times "
     "what the rule names, to the two others of that step. After Dorner et al. 2023, appendix B.3."
 )
-RULES: Final[Mapping[Rule, str]] = MappingProxyType(
-    {
-        Rule.DISTANCE: "paying for the squared distance from the average, as in the paper",
-        Rule.INFLUENCE: "paying for influence: the squared distance, times the square of one's "
-        "weight in the average over an equal share",
-    }
-)
+RULES: Final[Mapping[Rule, str]] = {
+    Rule.DISTANCE: "paying for the squared distance from the average, as in the paper",
+    Rule.INFLUENCE: "paying for influence: the squared distance, times the square of one's "
+    "weight in the average over an equal share",
+}
 
 
 def facts(results: Results, prices: Sequence[float]) -> dict[str, Any]:
