@@ -1,7 +1,5 @@
 """What a cluster file alone fixes: the terms of statements, bills, channels and audits."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,9 +13,6 @@ from candor.mechanisms.payments.bills import BillTerms, parse_rule
 from candor.network.codecs import CODECS, Codec
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.specs.specs import ConfigurationError
-
-if TYPE_CHECKING:
-    pass  # only to write: the audit needs no database
 
 
 def run_terms(cluster: Cluster) -> RunTerms:

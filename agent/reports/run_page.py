@@ -7,6 +7,7 @@ from the run directory is escaped. Not an audit: it repeats the verdict that the
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from candor.agent.reports.charts import Line, lines_by_round, payment_graph
 from candor.agent.reports.html import card, escape, image, page, table
@@ -234,21 +235,13 @@ def _notes(notes: Sequence[str]) -> str:
 
 
 def _lines_card(
-    title: str,
-    lines: Sequence[Line],
-    quantity: str,
-    caption: str,
-    *,
-    references: Mapping[str, float] | None = None,
-    logarithmic: bool = False,
-    stepped: bool = False,
+    title: str, lines: Sequence[Line], quantity: str, caption: str, **drawn: Any
 ) -> str:
-    """A chart under its title, or the note that there is nothing to draw."""
+    """A chart under its title, or the note that there is nothing to draw; `drawn` is how, as
+    `lines_by_round` takes it."""
     if not any(line.values for line in lines):
         return card(title, "", "<p>Nothing was recorded of it.</p>")
-    drawing = lines_by_round(
-        lines, quantity, references=references, logarithmic=logarithmic, stepped=stepped
-    )
+    drawing = lines_by_round(lines, quantity, **drawn)
     return card(title, caption, image(drawing, f"{title}: {quantity} by round"))
 
 

@@ -29,11 +29,7 @@ from candor.agent.runs.cluster_parts import LOOPBACK, entry_of
 from candor.agent.runs.plan import Plan, cluster_of, graph_of, make_run_dir
 from candor.agent.testbed.faults import CORRUPT_S, Fault, load_faults
 from candor.agent.testbed.proxy import HOST, Pair, Ports, Proxy
-from candor.topologies.cluster.file import (
-    AgentEntry,
-    Cluster,
-    dump_cluster,
-)
+from candor.topologies.cluster.file import AgentEntry, Cluster, dump_cluster
 from candor.topologies.specs.fields import split_endpoint
 from candor.topologies.specs.specs import ConfigurationError
 

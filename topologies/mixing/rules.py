@@ -35,10 +35,7 @@ def matrix(name: str, graph: "nx.Graph[str]", order: Sequence[str]) -> NDArray[n
     Raises:
         ConfigurationError: an unknown mixing name, or a rule that does not fit the graph.
     """
-    rows, columns, values = _entries(name, graph, order)
-    mixing = np.zeros((len(order), len(order)), dtype=np.float64)
-    mixing[rows, columns] = values
-    return mixing
+    return sparse_matrix(name, graph, order).toarray()
 
 
 def sparse_matrix(
