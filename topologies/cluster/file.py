@@ -248,6 +248,8 @@ def dump_cluster(cluster: Cluster) -> str:
     if cluster.revision is not None:
         tables["revision"] = cluster.revision.model_dump(exclude_defaults=True)
     del tables["agents"]
+    if _absent(cluster.rounds, "codec"):
+        del tables["rounds"]["codec"]  # unknown to those who wrote the first files
     agents = [agent.model_dump(exclude_defaults=True) for agent in cluster.agents]
     # `graph` is the last table, so its lists can be written one item a line behind the rest.
     tables["graph"] = tables.pop("graph")

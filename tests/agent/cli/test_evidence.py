@@ -31,18 +31,18 @@ def equivocating(run: LocalRun, liar: str, victim: str, first_round: int):
             noise = generator.standard_normal(len(node.x)).astype(np.float32)
             altered[t] = core._own + np.float32(0.1) * noise
             said = Statement.decode(message.body, sketch_bytes_max=1 << 16)
-            statement = core.examiner.state(t, agent, altered[t], dict(said.row))
+            statement = core.examiner.state(t, said.phase, agent, altered[t], said.formed)
             statement = replace(statement, sources=said.sources)
             signed = SignedStatement.sign(statement, node.identity.signing_key)
             message = Update(signed.body, signed.signature, message.payload_bytes)
         elif isinstance(message, Chunk) and message.round in altered:
             view = altered[message.round].tobytes()
             data = view[message.offset : message.offset + len(message.data)]
-            message = Chunk(message.round, message.offset, data)
+            message = replace(message, data=data)
         else:
             return send
         nonce = core.neighbours[victim].session.peer_nonce
-        return type(send)(send.peer, to_envelope(message, nonce), send.bulk_round)
+        return type(send)(send.peer, to_envelope(message, nonce), send.bulk_step)
 
     return tamper
 

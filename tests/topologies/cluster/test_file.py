@@ -93,7 +93,11 @@ def clusters(draw: st.DrawFn) -> Cluster:
             step_size=draw(st.floats(1e-300, 1e30)),
             momentum=draw(st.floats(0, 1, exclude_max=True)),
         ),
-        rounds=RoundSettings(rounds=draw(COUNTS), deadline_s=draw(POSITIVE)),
+        rounds=RoundSettings(
+            rounds=draw(COUNTS),
+            deadline_s=draw(POSITIVE),
+            codec=draw(st.sampled_from(["float32", "float16"])),
+        ),
         payments=PaymentSettings(rule=draw(LINES), window=draw(COUNTS)),
     )
 
@@ -151,6 +155,20 @@ def test_any_change_changes_the_fingerprint(change: tuple[str, str], tmp_path: P
     cluster = make()
     changed = reload(cluster, tmp_path, lambda text: text.replace(*change))
     assert changed.fingerprint != cluster.fingerprint
+
+
+def test_a_codec_counts_but_for_the_one_that_files_without_it_mean(tmp_path: Path) -> None:
+    cluster = make()
+    lines = "start_deadline_s = 60.0\n"
+    written = reload(
+        cluster, tmp_path, lambda text: text.replace(lines, f'{lines}codec = "float32"\n')
+    )
+    assert written == cluster
+    assert written.fingerprint == cluster.fingerprint
+    assert "codec" not in dump_cluster(written)
+    half = make(rounds=RoundSettings(rounds=20, codec="float16"))
+    assert reload(half, tmp_path) == half
+    assert half.fingerprint != cluster.fingerprint
 
 
 def test_a_whole_number_where_a_real_one_is_meant_is_the_same_cluster(tmp_path: Path) -> None:
