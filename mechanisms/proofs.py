@@ -143,7 +143,7 @@ def verify_proof(proof: Proof, terms: RunTerms) -> Verdict:
 def _heads(proof: Proof, public: bytes, terms: RunTerms) -> str:
     one, two = Head.decode(*proof.first), Head.decode(*proof.second)
     _both(one.verify(public), two.verify(public), proof.agent)
-    _same((one.run, *place_of(one)), (two.run, two.round, two.phase, proof.agent))
+    _same((one.run, *place_of(one), one.agent), (two.run, *place_of(two), proof.agent))
     _of_run(one.run, terms)
     return f"round {one.round}"
 

@@ -2,8 +2,9 @@
 
 Ledgers are equal as far as both ends have them; nobody signs two bodies for one place of a session;
 what is sent has been stored; nobody proposes what the other end has gone beyond; nothing is settled
-twice or lost; and no honest agent is accused, nor could be by one who saw all that it ever sent. A
-restored backup may cost its edges their channel (E2: frozen, not punished), never a false record.
+twice or lost; nobody states anew what a neighbour has shown it that it had stated; and no honest
+agent is accused, nor could be by one who saw all that it ever sent. A restored backup may cost its
+edges their channel (E2: frozen, not punished), never a false record.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,11 +15,16 @@ from candor.agent.core.settlement.contradictions import Collector
 from candor.agent.core.terms import channel_terms, run_terms
 from candor.agent.lockstep.disk import Disk
 from candor.mechanisms.evidence.claims import SignedClaim
-from candor.mechanisms.evidence.statements import SignedStatement, named_sources
+from candor.mechanisms.evidence.statements import (
+    SignedStatement,
+    Source,
+    named_sources,
+    place_of,
+)
 from candor.mechanisms.ledger.bodies import SETTLEMENT, Body
 from candor.mechanisms.ledger.channel import Status, StoreRecord
 from candor.mechanisms.payments.bills import SignedBill
-from candor.network.wire import Kind
+from candor.network.wire import Envelope, Kind
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.encoding.canonical import sha256
 
@@ -52,6 +58,11 @@ class Checks:
         self._sketch_bytes, self._phases = terms.sketch_bytes, terms.phases
         self._all_seeing = Collector("", terms)
         self._latest: dict[str, SignedStatement] = {}
+        self._stated: dict[Source, bytes] = {}
+        # By agent and neighbour a round: the last that the agent's present life has heard stated;
+        # and the last that the neighbour's had when the agent's began, so that its HELLO shows it.
+        self._heard: dict[str, dict[str, int]] = {}
+        self._shown: dict[str, dict[str, int]] = {}
         self._claims: set[bytes] = set()
         self._signed: dict[tuple[str, bytes, int, int, bytes, bytes], bytes] = {}
         self._agreed: dict[tuple[bytes, int], bytes] = {}
@@ -69,6 +80,22 @@ class Checks:
             if any(self._holds(end, channel_id, seq, head) for end in self._ends[channel_id])
         }
 
+    def born(self, agent: str) -> None:
+        """Another life of an agent begins: it remembers nothing, its neighbours do."""
+        self._heard[agent] = {}
+        for shown in self._shown.values():
+            shown.pop(agent, None)
+        heard_by = self._heard.items()
+        self._shown[agent] = {peer: heard[agent] for peer, heard in heard_by if agent in heard}
+
+    def heard(self, agent: str, sender: str, envelope: Envelope) -> None:
+        """A message reaches an agent that serves its sender."""
+        match envelope.kind, list(envelope.fields):
+            case Kind.UPDATE, [bytes(body), bytes(signature), int()]:
+                number = self._statement(body, signature).statement.round
+                heard = self._heard[agent]
+                heard[sender] = max(number, heard.get(sender, 0))
+
     def sent(self, agent: str, send: Send) -> None:
         """A message is about to leave."""
         match send.envelope.kind, list(send.envelope.fields):
@@ -78,6 +105,7 @@ class Checks:
                 self._accepted(agent, head)
             case Kind.UPDATE, [bytes(body), bytes(signature), int()]:
                 self._latest[agent] = self._statement(body, signature)
+                self._states(agent, send.peer, self._latest[agent])
                 if not named_sources(self._latest[agent].statement, self._phases):
                     self._all_seeing.stated(self._latest[agent], ())
             case Kind.WITNESSES, [int(), int(), list(pairs)]:
@@ -90,6 +118,13 @@ class Checks:
         for proof in self._all_seeing.take():
             if proof.agent not in self.restored:
                 self.violated("self-contradiction", f"{proof.agent}: {proof.kind}")
+
+    def _states(self, agent: str, peer: str, signed: SignedStatement) -> None:
+        place = place_of(signed.statement)
+        if self._stated.setdefault(place, signed.body) != signed.body:
+            number = signed.statement.round
+            if number <= self._shown[agent].get(peer, 0):
+                self.violated("stated-twice", f"{agent}: round {number}, as {peer} had shown it")
 
     def _claimed(self, claim: bytes) -> None:
         if claim not in self._claims:  # they are repeated

@@ -42,7 +42,7 @@ from candor.agent.lockstep.disk import Disk
 from candor.network.codecs import CODECS
 from candor.network.identity import Identity
 from candor.network.transport import MemoryNetwork
-from candor.network.wire import encode
+from candor.network.wire import decode, encode
 from candor.topologies.cluster.file import (
     DEFAULT_ALGORITHM,
     DEFAULT_RULE,
@@ -249,6 +249,7 @@ class World:
             snapshot=disk.snapshot,
         )
         self._lives[agent] = _Life(core, self._driver(agent, torch.zeros(1, DIM), 1))
+        self._checks.born(agent)
         self._say(agent, "starts")
         self._guarded(agent, lambda a: self._perform(a, self._lives[a].core.start(self._now_s)))
 
@@ -312,6 +313,9 @@ class World:
                 def take(agent: str, sender: str = delivery.sender) -> None:
                     core = self._lives[agent].core
                     frames = delivery.frames  # noqa: B023
+                    envelope, neighbour = decode(frames), core.neighbours[sender]
+                    if neighbour.served and envelope.nonce == neighbour.session.nonce:
+                        self._checks.heard(agent, sender, envelope)
                     self._perform(agent, core.received(sender, frames, self._now_s, WALL_S))
 
                 self._guarded(receiver, take)

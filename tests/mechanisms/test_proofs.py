@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from candor.mechanisms.evidence.statements import EvidenceError, SignedStatement
+from candor.mechanisms.evidence.statements import STATEMENT_DOMAIN, EvidenceError
 from candor.mechanisms.proofs import (
     DOUBLE_SIGNED,
     EQUIVOCATION,
@@ -26,7 +26,7 @@ def guilty() -> Proof:
     one = ring.signed[2]["a1"]
     payload = ring.payloads[2]["a1"] + np.float32(1)
     two = sign(ring.state(2, "a1", payload))
-    proof = equivocation(one, two)
+    proof = equivocation(one.head, two.head)
     assert proof is not None
     return proof
 
@@ -42,21 +42,36 @@ def test_two_payloads_for_one_round_are_proof() -> None:
 def test_honest_statements_are_never_proof() -> None:
     """Any two that honest agents have signed, under any kind and name."""
     ring = Ring().play(4)
-    signed = [ring.signed[t][agent] for t in ring.signed for agent in IDS]
-    for one in signed:
-        for two in signed:
+    heads = [ring.signed[t][agent].head for t in ring.signed for agent in IDS]
+    for one in heads:
+        for two in heads:
             assert equivocation(one, two) is None
             for kind in (EQUIVOCATION, TWO_CLAIMS, DOUBLE_SIGNED):
-                pair = ((one.body, one.signature), (two.body, two.signature))
+                pair = ((one.signed, one.signature), (two.signed, two.signature))
                 with pytest.raises((ProofError, MalformedError)):
                     verify_proof(Proof(kind, "a1", *pair), TERMS)
 
 
-def test_another_row_over_the_same_payload_is_no_proof() -> None:
-    ring = Ring().play(2)
-    one = ring.signed[2]["a1"]
+def test_another_row_over_the_same_payload_is_as_much_a_second_statement() -> None:
+    """What it injected depends on the row: with two, it could be measured by either."""
+    one = Ring().play(2).signed[2]["a1"]
     other = sign(replace(one.statement, step_size=9.0))
+    proof = equivocation(one.head, other.head)
+    assert proof is not None
+    assert verify_proof(proof, TERMS).malice
+
+
+@pytest.mark.parametrize(
+    "change", [{"round": 3}, {"phase": 1}, {"agent": "a2"}, {"run": bytes(32)}, {}]
+)
+def test_two_heads_of_different_exchanges_or_the_same_twice_are_no_proof(change) -> None:
+    one = Ring().play(2).signed[2]["a1"].head
+    moved = replace(one, **change, digest=bytes(32) if change else one.digest)
+    other = replace(moved, signature=KEYS["a1"].sign(STATEMENT_DOMAIN, moved.signed))
     assert equivocation(one, other) is None
+    pair = ((one.signed, one.signature), (other.signed, other.signature))
+    with pytest.raises(ProofError):
+        verify_proof(Proof(EQUIVOCATION, "a1", *pair), TERMS)
 
 
 def test_a_thousand_edited_proofs_prove_nothing() -> None:
@@ -89,10 +104,8 @@ def test_signatures_of_others_and_unknown_agents_prove_nothing() -> None:
         verify_proof(replace(proof, agent="a2"), TERMS)
     with pytest.raises(ProofError, match="no public key"):
         verify_proof(replace(proof, agent="a9"), TERMS)
-    forged = SignedStatement.sign(
-        SignedStatement.decode(*proof.second, sketch_bytes_max=1000).statement, KEYS["a3"]
-    )
+    forged = KEYS["a3"].sign(STATEMENT_DOMAIN, proof.second[0])
     with pytest.raises(ProofError, match="not both signed"):
-        verify_proof(replace(proof, second=(forged.body, forged.signature)), TERMS)
+        verify_proof(replace(proof, second=(proof.second[0], forged)), TERMS)
     with pytest.raises(ProofError, match="the same"):
         verify_proof(replace(proof, second=proof.first), TERMS)

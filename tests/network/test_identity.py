@@ -162,7 +162,7 @@ def test_a_changed_field_breaks_the_signature(changes: dict[str, object]) -> Non
 
 def test_a_signature_for_another_purpose_is_worthless() -> None:
     body = issued().certificate.body
-    for domain in ("candor/statement/v1", "", CERTIFICATE_DOMAIN + "\0"):
+    for domain in ("candor/statement/v2", "", CERTIFICATE_DOMAIN + "\0"):
         signed = SignedCertificate(issued().certificate, IDENTITY.signing_key.sign(domain, body))
         with pytest.raises(RemoteProtocolError, match="certificate-signature"):
             check(signed)

@@ -7,12 +7,14 @@ from hypothesis import strategies as st
 from candor.network.errors import RemoteProtocolError
 from candor.network.messages import (
     CODE_CHARS_MAX,
+    HEADS_MAX,
     WITNESSES_BYTES_MAX,
     WITNESSES_MAX,
     Ack,
     Bye,
     Chunk,
     ClaimMessage,
+    Heads,
     Hello,
     LedgerMessage,
     Message,
@@ -30,6 +32,12 @@ NONCE = bytes(range(NONCE_BYTES))
 COUNTS = st.integers(0, COUNT_MAX)
 BYTES = st.binary(max_size=80)
 PAIRS = st.lists(st.tuples(BYTES, BYTES), max_size=WITNESSES_MAX).map(tuple)
+HEAD = st.tuples(
+    st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=32),
+    st.binary(min_size=32, max_size=32),
+    st.binary(min_size=64, max_size=64),
+)
+HEADS = st.lists(HEAD, max_size=4).map(tuple)
 CODES = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=CODE_CHARS_MAX)
 MESSAGES = st.one_of(
     st.builds(Hello, BYTES, BYTES),
@@ -38,6 +46,7 @@ MESSAGES = st.one_of(
     st.builds(Chunk, COUNTS, COUNTS, COUNTS, BYTES),
     st.builds(Ack, COUNTS, COUNTS, CODES),
     st.builds(ClaimMessage, BYTES),
+    st.builds(Heads, COUNTS, COUNTS, HEADS),
     st.builds(Waiting, COUNTS, COUNTS),
     st.builds(Bye, st.booleans()),
     st.builds(LedgerMessage, st.sampled_from(sorted(LEDGER_KINDS)), st.lists(BYTES, max_size=4)),
@@ -69,7 +78,7 @@ def test_any_fields_are_a_message_or_the_senders_fault(
     try:
         message = from_envelope(Envelope(kind, NONCE, fields, data))
     except RemoteProtocolError as exc:
-        assert exc.code in ("fields", "witnesses")  # noqa: PT017  either is right
+        assert exc.code in ("fields", "witnesses", "heads")  # noqa: PT017  either is right
         return
     back = to_envelope(message, NONCE)
     assert (back.kind, list(back.fields)) == (kind, fields)
@@ -121,6 +130,16 @@ def test_any_fields_are_a_message_or_the_senders_fault(
         (Kind.CLAIM, []),
         (Kind.CLAIM, ["claim"]),
         (Kind.CLAIM, [b"claim", b""]),
+        (Kind.HEADS, [1, 0]),
+        (Kind.HEADS, [1, -1, []]),
+        (Kind.HEADS, [True, 0, []]),
+        (Kind.HEADS, [1, 0, b"heads"]),
+        (Kind.HEADS, [1, 0, ["a0", bytes(32), bytes(64)]]),
+        (Kind.HEADS, [1, 0, [["a0", bytes(32)]]]),
+        (Kind.HEADS, [1, 0, [["", bytes(32), bytes(64)]]]),
+        (Kind.HEADS, [1, 0, [["a" * 33, bytes(32), bytes(64)]]]),
+        (Kind.HEADS, [1, 0, [["a0", bytes(31), bytes(64)]]]),
+        (Kind.HEADS, [1, 0, [["a0", bytes(32), bytes(65)]]]),
         (Kind.WAITING, []),
         (Kind.WAITING, [1]),
         (Kind.WAITING, [True, 0]),
@@ -152,11 +171,15 @@ def test_the_bounds_themselves_are_within() -> None:
         Chunk(COUNT_MAX, COUNT_MAX, COUNT_MAX, b""),
         Ack(COUNT_MAX, COUNT_MAX, "x" * CODE_CHARS_MAX),
         Witnesses(COUNT_MAX, COUNT_MAX, pairs),
+        Heads(COUNT_MAX, COUNT_MAX, (("a" * 32, bytes(32), bytes(64)),) * HEADS_MAX),
         Waiting(COUNT_MAX, COUNT_MAX),
     ):
         assert from_envelope(to_envelope(message, NONCE)) == message
     with pytest.raises(RemoteProtocolError, match=f"^witnesses: {WITNESSES_MAX + 1}"):
         from_envelope(to_envelope(Witnesses(1, 0, (*pairs, (b"b", b"s"))), NONCE))
+    heads = (("a0", bytes(32), bytes(64)),) * (HEADS_MAX + 1)
+    with pytest.raises(RemoteProtocolError, match=f"^heads: {HEADS_MAX + 1}"):
+        from_envelope(to_envelope(Heads(1, 0, heads), NONCE))
 
 
 def test_a_hello_is_addressed_to_nobody_yet() -> None:

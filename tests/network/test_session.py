@@ -16,6 +16,7 @@ from candor.network.session import (
     HELLO_DOMAIN,
     HELLO_RETRY_FIRST_S,
     HELLO_RETRY_LAST_S,
+    MEMORY_BYTES_MAX,
     Greeted,
     Greeting,
     Party,
@@ -97,6 +98,7 @@ GREETING = Greeting(
     round=7,
     certificate=certificate("a0").encode(),
     revision=3,
+    memory=b"what a1 has signed",
 )
 SIGNED = Hello(GREETING.encode(), A.signing_key.sign(HELLO_DOMAIN, GREETING.encode()))
 IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", fullmatch=True)
@@ -113,6 +115,7 @@ GREETINGS = st.builds(
     round=st.integers(0, COUNT_MAX),
     certificate=st.binary(max_size=500),
     revision=st.integers(0, COUNT_MAX),
+    memory=st.binary(max_size=MEMORY_BYTES_MAX),
 )
 
 
@@ -138,7 +141,7 @@ def test_a_changed_body_is_another_greeting_and_not_signed(body: bytes) -> None:
 
 
 NAMES = ["version", "fingerprint", "sender", "receiver", "sender_curve", "receiver_curve"]
-NAMES += ["nonce", "echo", "established", "round", "certificate", "revision"]
+NAMES += ["nonce", "echo", "established", "round", "certificate", "revision", "memory"]
 
 
 @pytest.mark.parametrize(
@@ -178,6 +181,8 @@ NAMES += ["nonce", "echo", "established", "round", "certificate", "revision"]
         ("revision", -1),
         ("revision", True),
         ("revision", "2"),
+        ("memory", "text"),
+        ("memory", bytes(MEMORY_BYTES_MAX + 1)),
     ],
 )
 def test_a_field_of_another_type_or_out_of_bounds_is_refused(name: str, value: Value) -> None:
@@ -206,6 +211,7 @@ def test_the_golden_hello_keeps_its_bytes() -> None:
             "round": GREETING.round,
             "certificate": GREETING.certificate.hex(),
             "revision": GREETING.revision,
+            "memory": GREETING.memory.hex(),
             "body": SIGNED.body.hex(),
             "signature": SIGNED.signature.hex(),
         },

@@ -144,6 +144,7 @@ def test_the_numbers_of_the_kinds_are_part_of_the_protocol() -> None:
         "BYE": 13,
         "WAITING": 14,
         "BILL": 15,
+        "HEADS": 16,
     }
     assert {kind.name for kind in LEDGER_KINDS} == {
         "STATE",

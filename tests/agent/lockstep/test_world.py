@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from candor.agent.cli.lockstep import command
 from candor.agent.core.effects import Effect, Send
 from candor.agent.core.settlement.evidence_book import EvidenceBook
+from candor.agent.core.settlement.hearsay import Hearsay
 from candor.agent.core.terms import channel_terms
 from candor.agent.lockstep.checks import Checks
 from candor.agent.lockstep.disk import Disk
@@ -29,12 +30,19 @@ def test_nothing_breaks_what_must_hold(first: int) -> None:
     assert sum(o.settlements for o in outcomes) > 60
 
 
-@pytest.mark.parametrize("seed", [1250, 5257])
-def test_a_restored_backup_that_learns_of_its_own_contradiction_is_no_false_alarm(
-    seed: int,
-) -> None:
-    """`own_update_refused` is logged by the agent that is accused, not by the one that accuses."""
+@pytest.mark.parametrize("seed", [196, 207, 1250, 5257])
+def test_a_restored_backup_states_nothing_again_that_a_neighbour_has_heard(seed: int) -> None:
+    """In the first two a greeting shows it what it has signed; the others did so once, before
+    there were more messages to lose."""
     assert run_seed(seed, algorithm="decentralized-sgd").violations == []
+
+
+def test_an_agent_that_is_shown_nothing_states_a_round_twice(monkeypatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Hearsay, "_recall", lambda *_: None)
+        found = caught(World, SHOWN_NOTHING)
+    assert {violation.invariant for violation in found.violations} == {"stated-twice"}
+    assert run_seed(found.seed, algorithm="decentralized-sgd").violations == []
 
 
 def test_a_seed_replays_exactly() -> None:
@@ -90,9 +98,9 @@ def propose_at_once(channel: Channel, own: bytes, peer: bytes) -> list[LedgerEff
 
 
 CONNECTED = Channel.connected
-# The first seeds that catch the mutants. The 97 before that of the nonce cost as much as all other
+# The first seeds that catch the mutants. Those before that of the nonce cost more than all other
 # tests of this file together; a change may move them further on.
-SENT_TOO_EARLY, OLD_NONCE, TOO_EAGER = 2, 97, 9
+SENT_TOO_EARLY, OLD_NONCE, TOO_EAGER, SHOWN_NOTHING = 4, 333, 10, 196
 
 
 def caught(world: type[World], first: int) -> Outcome:

@@ -13,12 +13,21 @@ from candor.mechanisms.evidence.statements import (
     ROW_LENGTH_MAX,
     Attested,
     EvidenceError,
+    Head,
     Row,
     SignedStatement,
     Statement,
+    place_of,
     statement_bytes_max,
 )
-from candor.topologies.encoding.canonical import COUNT_MAX, MalformedError, Value, pack, unpack
+from candor.topologies.encoding.canonical import (
+    COUNT_MAX,
+    MalformedError,
+    Value,
+    pack,
+    sha256,
+    unpack,
+)
 from candor.topologies.encoding.signatures import SigningKey
 from tests.golden import assert_golden
 from tests.mutations import mutated
@@ -256,6 +265,47 @@ def test_the_longest_statement_fits_and_no_longer_body_is_read() -> None:
         decode(bytes(limit + 1))
 
 
+def test_a_head_is_of_its_statement_and_signed_with_it() -> None:
+    head = SIGNED.head
+    assert Head.decode(head.signed, head.signature) == head
+    assert (head.run, *place_of(head)) == (STATEMENT.run, *place_of(STATEMENT))
+    assert head.digest == sha256(SIGNED.body)
+    assert head.verify(KEY.public)
+    assert not replace(head, digest=bytes(32)).verify(KEY.public)
+    assert not replace(head, phase=head.phase + 1).verify(KEY.public)
+    longest = replace(head, round=COUNT_MAX, phase=PHASES_MAX - 1, agent="a" * ID_CHARS_MAX)
+    assert Head.decode(longest.signed, longest.signature) == longest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"run": bytes(31)},
+        {"round": 0},
+        {"round": True},
+        {"phase": PHASES_MAX},
+        {"phase": -1},
+        {"agent": ""},
+        {"agent": "a" * (ID_CHARS_MAX + 1)},
+        {"digest": bytes(33)},
+        {"signature": bytes(63)},
+    ],
+)
+def test_a_head_out_of_bounds_is_none(change) -> None:
+    wrong = replace(SIGNED.head, **change)
+    with pytest.raises(MalformedError):
+        Head.decode(wrong.signed, wrong.signature)
+
+
+@given(mutated(SIGNED.head.signed))
+def test_other_bytes_of_a_head_are_not_signed(data: bytes) -> None:
+    try:
+        head = Head.decode(data, SIGNED.signature)
+    except MalformedError:
+        return
+    assert not head.verify(KEY.public)
+
+
 def test_a_negative_zero_is_not_a_zero() -> None:
     rows = (Row((("a0", zero),)) for zero in (0.0, -0.0))
     positive, negative = (replace(STATEMENT, formed=(row,)) for row in rows)
@@ -296,8 +346,9 @@ def test_the_golden_statement_keeps_its_bytes() -> None:
         "statement.json",
         {
             "about": "A statement of the second phase of a window's last round, formed in each of "
-            "the three ways, with an Ed25519 signature "
-            "over candor/statement/v1 || body. The digest and the sketches are fillers.",
+            "the three ways, with an Ed25519 signature over candor/statement/v2 || head, the head "
+            "being [run, round, phase, agent, SHA-256 of the body]. The digest and the sketches "
+            "are fillers.",
             "identity_seed": (b"\x03" * 32).hex(),
             "identity_public": KEY.public.hex(),
             "run": STATEMENT.run.hex(),
@@ -317,6 +368,7 @@ def test_the_golden_statement_keeps_its_bytes() -> None:
             "next_sketch": STATEMENT.next_sketch.hex(),
             "sources": STATEMENT.sources.hex(),
             "body": SIGNED.body.hex(),
+            "head": SIGNED.head.signed.hex(),
             "signature": SIGNED.signature.hex(),
         },
     )
