@@ -8,7 +8,8 @@ the signatures it had: it must change nothing that is kept (ledger, claims, bill
 and put nothing of the sender's into a model. A *forged* one is signed anew with the neighbour's own
 key, so that the core sees well-formed lies: it may stop its own edge, never another one, and no
 balance moves but by an amount that the receiver has computed itself. An exception that leaves
-`AgentCore.received` is a crash in both cases. The seed of a failure is in its message.
+`AgentCore.received`, or the judging of an update, is a crash in both cases. The seed of a failure
+is in its message. With `--algorithm` the runs are of another algorithm than decentralized SGD.
 """
 
 import argparse
@@ -29,7 +30,15 @@ import numpy as np
 
 from candor.agent.core.effects import Combine, Log, Persist, Remember, Send
 from candor.mechanisms.evidence import claims, statements
-from candor.mechanisms.evidence.statements import SignedStatement, commitment
+from candor.mechanisms.evidence.phases import How, Part
+from candor.mechanisms.evidence.statements import (
+    Attested,
+    Formed,
+    Row,
+    SignedStatement,
+    commitment,
+    named_sources,
+)
 from candor.mechanisms.ledger import bodies as ledger_bodies
 from candor.mechanisms.ledger import channel as ledgers
 from candor.mechanisms.ledger import records as ledger_records
@@ -45,7 +54,8 @@ from tests.runs import DIM, LocalRun, write_cluster
 VICTIM, PEER = "a0", "a1"
 WALL_S = 1_700_000_000.0
 BATCH = 64  # frames between two comparisons of all that is kept
-EPISODE = 10_000  # frames at one run; then a fresh one, as an edge that stopped hides what follows
+# Frames at one run; then a fresh one, as an edge that stopped hides what follows: soon after lies.
+MUTATED, FORGED = 2_000, 500
 SIZE_MAX = 2**53
 
 
@@ -91,9 +101,11 @@ class Recorder:
         return {frame.envelope.kind for frame in self.frames}
 
 
-def record_rare_kinds(run_dir: Path) -> list[Frame]:
+def record_rare_kinds(run_dir: Path, algorithm: str | None = None) -> list[Frame]:
     """A run with a lost acceptance, a refused proposal, a late round and an agent that leaves."""
-    cluster = write_cluster(run_dir, "ring", 4, rounds=10_000, window=2, deadline_s=1.0)
+    cluster = write_cluster(
+        run_dir, "ring", 4, rounds=10_000, window=2, deadline_s=1.0, algorithm=algorithm
+    )
     run = LocalRun(run_dir, cluster)
     recorder = Recorder(run)
 
@@ -116,7 +128,7 @@ def record_rare_kinds(run_dir: Path) -> list[Frame]:
     run.start("a1")
     run.advance(2.0)
     # One that is late makes its neighbours ask the others for patience.
-    recorder.drop = lambda agent, send: agent == "a2" and send.bulk_round is not None
+    recorder.drop = lambda agent, send: agent == "a2" and send.bulk_step is not None
     run.advance(1.5)
     recorder.drop = lambda agent, send: False
     run.advance(1.0)
@@ -137,8 +149,10 @@ class Arena:
     known: set[bytes] = field(default_factory=set)
 
     @classmethod
-    def open(cls, run_dir: Path, seed: int, rare: Sequence[Frame]) -> "Arena":
-        cluster = write_cluster(run_dir, "ring", 3, rounds=1_000_000, window=2)
+    def open(
+        cls, run_dir: Path, seed: int, rare: Sequence[Frame], algorithm: str | None = None
+    ) -> "Arena":
+        cluster = write_cluster(run_dir, "ring", 3, rounds=1_000_000, window=2, algorithm=algorithm)
         run = LocalRun(run_dir, cluster)
         run._lives = 1 + 1000 * seed  # nonces differ from those of any other run
         recorder = Recorder(run)
@@ -397,7 +411,7 @@ def _packed(value: Any) -> bytes:
 
 def forged(r: random.Random, arena: Arena, signer: Signer) -> list[list[bytes]]:
     """Messages that the peer has signed itself, true to form or nearly."""
-    if r.random() < 0.1:
+    if r.random() < 0.3:
         return _forged_update(r, arena)
     frame = r.choice(arena.frames)
     envelope = frame.envelope
@@ -441,47 +455,66 @@ def _digest(r: random.Random, arena: Arena) -> bytes:
 def _forged_update(r: random.Random, arena: Arena) -> list[list[bytes]]:
     core = arena.victim.core
     generator = np.random.default_rng(r.randrange(2**32))
-    payload = generator.standard_normal(DIM).astype(np.float32)
     with np.errstate(all="ignore"):
-        payload *= np.float32(r.choice((1.0, 1.0, 1e-42, 1e30, np.nan, np.inf)))
-    number = max(1, core.round + r.choice((-1, 0, 0, 1, 1, 2, 3, 1000)))
-    row = r.choice(({PEER: 1.0}, {VICTIM: 1.0}, dict(core.book.row), {"zz": 0.5, PEER: 0.5}))
-    before = core.book.statements(number - 1)
-    sources = commitment(before[k].body for k in sorted(row) if k in before)
-    said = replace(core.examiner.state(number, PEER, payload, row), sources=sources)
+        drawn = generator.standard_normal(DIM).astype(np.float32)
+        drawn *= np.float32(r.choice((1.0, 1.0, 1e-42, 1e30, np.nan, np.inf)))
+        payload = core.codec.rounded(drawn)
+    # A step far ahead makes all that follow come too late.
+    ahead = r.choice((-1, 0, 0, 0, 1, 1, 2, 3)) if r.random() < 0.98 else 1000
+    step = max(1, core.step + ahead)
+    number, phase = core.phases.at(step)
+    parts = core.phases.phases[phase].parts
+    formed = [_forged_part(r, arena, step, part) for part in parts]
+    said = core.examiner.state(number, phase, PEER, payload, formed)
+    shown = core.book.trusted(named_sources(said, core.phases)).values()
+    said = replace(said, sources=commitment(one.body for one in shown))
     if r.random() < 0.3:
-        names = ("round", "step_size", "row", "sketch", "next_sketch", "dim", "digest", "sources")
-        name = r.choice(names)
-        long_row = tuple((f"b{i:04}", 1.0) for i in range(r.choice((1, 4096, 4097))))
-        values = {
-            "round": r.choice((1, 2, SIZE_MAX)),
-            "step_size": r.choice((0.0, float("nan"), -1.0)),
-            "row": r.choice(((), long_row)),
-            "sketch": np.full(16, r.choice((np.nan, 1e308, 5e-324))).tobytes(),
-            "next_sketch": r.choice((b"", bytes(128))),
-            "dim": r.choice((1, SIZE_MAX)),
-            "digest": bytes(32),
-            "sources": r.choice((b"", bytes(32))),
+        long_row = Row(tuple((f"b{i:04}", 1.0) for i in range(r.choice((1, 4096, 4097)))))
+        values: dict[str, Sequence[Any]] = {
+            "round": (1, 2, SIZE_MAX),
+            "phase": (0, 1, 15, SIZE_MAX),
+            "codec": ("float16", "x" * 33),
+            "step_size": (0.0, float("nan"), -1.0),
+            "formed": ((), (Row(()),), (long_row,) * len(parts), (*formed, Row(()))),
+            "sketch": [np.full(16, x).tobytes() for x in (np.nan, 1e308, 1e160, 5e-324)],
+            "next_sketch": (b"", bytes(128)),
+            "dim": (1, SIZE_MAX),
+            "digest": (bytes(32),),
+            "sources": (b"", bytes(32)),
         }
-        said = replace(said, **{name: values[name]})
+        name = r.choice(list(values))
+        said = replace(said, **{name: r.choice(values[name])})
     signed = SignedStatement.sign(said, arena.key)
-    data = payload.tobytes()
+    data = bytes(core.codec.encode(payload))
     size = r.choice((len(data), len(data), len(data), 4, 0, SIZE_MAX))
-    witnesses = [(w.body, w.signature) for w in core.book.statements(max(1, number - 1)).values()]
     whole: list[Any] = [Update(signed.body, signed.signature, size)]
-    whole.append(Witnesses(number, tuple(witnesses)))
-    whole += [Chunk(number, at, data[at : at + 64]) for at in range(0, len(data), 64)]
+    whole.append(Witnesses(number, phase, tuple((w.body, w.signature) for w in shown)))
+    whole += [Chunk(number, phase, at, data[at : at + 64]) for at in range(0, len(data), 64)]
     if r.random() < 0.2:
-        whole += [Waiting(number), Bye(r.random() < 0.5)]
+        whole += [Waiting(number, phase), Bye(r.random() < 0.5)]
     return [[bytes(p) for p in encode(to_envelope(one, arena.nonce))] for one in whole]
+
+
+def _forged_part(r: random.Random, arena: Arena, step: int, part: Part) -> Formed:
+    """How the peer says a part of its vector came about: as it should, or nearly."""
+    if r.random() < 0.3:
+        row = r.choice(({}, {PEER: 1.0}, {VICTIM: 1.0}, {"zz": 0.5, PEER: 0.5}))
+        return Row(tuple(sorted(row.items())), r.choice(("", "", "nearest")))
+    if part.how is How.OWN:
+        return Row(((PEER, 1.0),))
+    if part.how is How.AGGREGATE:
+        value = r.choice((0.0, 1.0, 1e160, np.nan))
+        return Attested(part.rule, r.choice(((), (VICTIM,), ("zz",))), np.full(16, value).tobytes())
+    formed: Formed = arena.victim.core.book._formed(step, part, b"")  # on a ring of three all alike
+    return formed
 
 
 # --- what is kept --------------------------------------------------------------------------------
 
 # Timers, and what is allowed to follow from a message that carries no promise.
 PASSING = {
-    *("resend_s", "open_since_s", "overdue", "reading", "synced", "_nonces", "row"),
-    *("_mixed_round", "_heard", "_key", "_terms", "terms", "examiner", "_book", "book", "public"),
+    *("resend_s", "open_since_s", "overdue", "reading", "synced", "_nonces", "_rows"),
+    *("_mixed_step", "_heard", "_key", "_terms", "terms", "examiner", "_book", "book", "public"),
     "bill_by_s",
 }
 
@@ -542,6 +575,7 @@ class Tally:
     answers: int = 0
     kinds: set[Kind] = field(default_factory=set)
     codes: Counter[str] = field(default_factory=Counter)
+    judged: Counter[str] = field(default_factory=Counter)  # of complete updates
     slowest_s: float = 0.0
 
     def note(self, effects: Sequence[Any]) -> None:
@@ -618,9 +652,10 @@ def attack_forged(arena: Arena, r: random.Random, count: int, tally: Tally, seed
             if number % 16 == 0 and not rest and _edges(state_of(node, others)) != _edges(before):
                 raise FuzzFailure(f"another edge changed at {(seed, number)}")
             arena.run._perform(VICTIM, rest)
+            arena.run._verify(VICTIM)  # at once, as only few complete updates may wait
             node.core.neighbours[PEER].left = False
-            if number % 500 == 0:
-                arena.run.advance(0.05)
+            if number % 20 == 0:
+                arena.run.advance(0.1)
     arena.run.advance(5.0)
     if not np.isfinite(node.x).all() or float(np.abs(node.x).max()) > 1e7:
         raise FuzzFailure(f"the model is poisoned at {seed}: {node.x}")
@@ -631,10 +666,17 @@ def _edges(state: Any) -> Any:
     return [value for name, value in settlement if name == "_edges"]
 
 
-def fuzz(run_dir: Path, count: int, seed: int, report: Callable[[str], None]) -> Tally:
+def fuzz(
+    run_dir: Path,
+    count: int,
+    seed: int,
+    report: Callable[[str], None],
+    algorithm: str | None = None,
+) -> Tally:
     """Send `count` frames at real cores, one forged for every four mutated."""
     tally = Tally()
-    rare = record_rare_kinds(run_dir / "rare")
+    (run_dir / "rare").mkdir()
+    rare = record_rare_kinds(run_dir / "rare", algorithm)
     episode = 0
     while tally.frames < count:
         name = f"seed {seed} episode {episode}"
@@ -642,11 +684,12 @@ def fuzz(run_dir: Path, count: int, seed: int, report: Callable[[str], None]) ->
         folder = run_dir / f"e{episode}"
         folder.mkdir()
         shutil.copytree(run_dir / "rare" / "agents", folder / "agents", ignore=_no_ledgers)
-        arena = Arena.open(folder, episode, rare)
+        arena = Arena.open(folder, episode, rare, algorithm)
         tally.kinds |= {frame.envelope.kind for frame in arena.frames}
-        size = min(EPISODE, count - tally.frames)
-        attack = attack_forged if episode % 5 == 4 else attack_mutated
-        attack(arena, r, size, tally, name)
+        lies = episode % 2 == 1
+        size = min(FORGED if lies else MUTATED, count - tally.frames)
+        (attack_forged if lies else attack_mutated)(arena, r, size, tally, name)
+        tally.judged.update(str(e["code"]) for e in arena.victim.events("update_refused"))
         before = arena.victim.core.round
         arena.run.advance(5.0)  # a neighbour that says WAITING gets a second deadline of 2 s
         if arena.victim.core.round <= before:
@@ -669,6 +712,7 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--socket", action="store_true", help="at a real daemon, over CURVE")
+    parser.add_argument("--algorithm", help="of the runs in memory")
     options = parser.parse_args()
     if options.socket:
         from tests.campaigns.fuzz_socket import attack_daemon
@@ -677,9 +721,14 @@ def main() -> int:
             return attack_daemon(Path(folder), options.frames, options.seed)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
-        (path / "rare").mkdir()
         before, began = rss_mb(), time.perf_counter()
-        tally = fuzz(path, options.frames, options.seed, lambda line: print(line, flush=True))
+        tally = fuzz(
+            path,
+            options.frames,
+            options.seed,
+            lambda line: print(line, flush=True),
+            options.algorithm,
+        )
         seconds = time.perf_counter() - began
     print(
         f"seed {options.seed}: {tally.frames} frames of {len(tally.kinds)} kinds, 0 crashes, "
@@ -690,6 +739,7 @@ def main() -> int:
         f"{tally.answers} answers\nnot recorded: {sorted(k.name for k in set(Kind) - tally.kinds)}"
     )
     print(dict(tally.codes.most_common()))
+    print(f"complete updates refused: {dict(tally.judged.most_common())}")
     return 0
 
 

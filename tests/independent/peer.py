@@ -16,6 +16,7 @@ import blake3
 import numpy as np
 
 from tests.independent import bills, claims, graphs, rounds, wire
+from tests.independent.hearsay import MEMORY_BYTES_MAX, Hearsay
 from tests.independent.ledger import Channel
 from tests.independent.neighbour import HELLO_S, Neighbour, Slot
 from tests.independent.phases import payload_bytes
@@ -44,6 +45,7 @@ class Peer:
         self.statements: dict[int, Statement] = {}  # by step
         self.injected: dict[int, np.ndarray] = {}  # by round, as of whom it heard
         self.heard: dict[int, list[str]] = {}
+        self.hearsay = Hearsay(cluster, own)
         self.sent_at_s = 0.0
         self.told_waiting = False
         self.bye_at_s = 0.0  # when to say it again
@@ -63,6 +65,7 @@ class Peer:
             wire.BILL: self.settlement.on_bill,
             wire.BYE: self._on_bye,
             wire.WAITING: self._on_waiting,
+            wire.HEADS: self._on_heads,
             wire.EVIDENCE: lambda peer, proof: self._meet("evidence"),
         }
 
@@ -112,20 +115,22 @@ class Peer:
     def _greet(self, peer: str) -> None:
         near, agents = self.near[peer], self.cluster.agents
         curves = [agents[self.own]["curve"], agents[peer]["curve"]]
-        names = [2, self.cluster.run.hex(), self.own, peer, *curves]
+        names = [3, self.cluster.run.hex(), self.own, peer, *curves]
         state = [self.nonce, near.heard, near.settled_hello, self.round, self.certificate, 0]
-        body = wire.pack([*names, *state])
+        body = wire.pack([*names, *state, self.hearsay.memory(peer)])
         self._send(peer, wire.HELLO, body, wire.sign(self.keys.identity, "candor/hello/v1", body))
 
     def _on_hello(self, peer: str, body: bytes, signature: bytes) -> None:
         near, agents, now_s = self.near[peer], self.cluster.agents, time.monotonic()
-        types = (int, str, str, str, str, str, bytes, bytes, bool, int, bytes, int)
+        types = (int, str, str, str, str, str, bytes, bytes, bool, int, bytes, int, bytes)
         fields = wire.unpack(body, 4_096)
-        if not wire.fits(fields, *types) or fields[0] != 2 or len(fields[6]) != 16:
+        sound = wire.fits(fields, *types) and fields[0] == 3 and len(fields[6]) == 16
+        if not sound or len(fields[-1]) > MEMORY_BYTES_MAX:
             raise Refused("hello")
         if not wire.is_signed(self.cluster.public(peer), "candor/hello/v1", body, signature):
             raise Refused("hello-signature")
-        _, fingerprint, sender, receiver, *curves, nonce, echo, established, _, encoded, _ = fields
+        fingerprint, sender, receiver, *curves = fields[1:6]
+        nonce, echo, established, _, encoded, *_ = fields[6:]
         if (sender, receiver) != (peer, self.own):
             raise Refused("hello-address")
         if curves != [agents[peer]["curve"], agents[self.own]["curve"]]:
@@ -155,7 +160,8 @@ class Peer:
         formed, y, data = self.training.make(t, phase)
         named = {one: self._known(one) for one in rounds.named(cluster, t, phase, formed)}
         body = rounds.body_of(cluster, t, phase, self.own, formed, y, list(named.values()))
-        signature = wire.sign(self.keys.identity, rounds.DOMAIN, body)
+        head = rounds.head_of(cluster.run, (t, phase, self.own), wire.sha256(body))
+        signature = wire.sign(self.keys.identity, rounds.DOMAIN, head)
         stated = self.statements[self.step] = Statement.parse(cluster, body, signature)
         found = rounds.injected(cluster, stated, named, self.initial)
         if phase == cluster.charged:
@@ -199,6 +205,7 @@ class Peer:
             self._judge(peer, step, str(exc))
             return
         near.announced = step
+        self.hearsay.learn(stated.source, (wire.sha256(body), signature))
         named = rounds.named(self.cluster, stated.round, stated.phase, stated.formed)
         near.slots[step] = Slot(stated, named, notice=notice)
         while len(near.slots) > SLOTS_OPEN_MAX:
@@ -222,10 +229,9 @@ class Peer:
             if not wire.fits(pair, bytes, bytes):
                 raise Refused("fields")
             witness = Statement.parse(self.cluster, *pair)
-            source = (witness.round, witness.phase, witness.agent)
-            if source not in slot.named:
+            if witness.source not in slot.named:
                 raise Refused("witness-unnamed")
-            slot.witnesses[source] = witness
+            slot.witnesses[witness.source] = witness
         self._close_told(peer, step)
 
     def _on_chunk(self, peer: str, number: int, phase: int, offset: int, piece: bytes) -> None:
@@ -296,6 +302,10 @@ class Peer:
     def _on_waiting(self, peer: str, number: int, phase: int) -> None:
         self.near[peer].waiting = True
 
+    def _on_heads(self, peer: str, number: int, phase: int, heads: list) -> None:
+        self._step_of(number, phase)
+        self.hearsay.on_heads(peer, self.round, number, phase, heads)
+
     def _awaited(self) -> list[str]:
         return [
             peer
@@ -340,6 +350,8 @@ class Peer:
                 self._greet(peer)
                 near.hello_at_s = now_s + near.hello_wait_s
                 near.hello_wait_s = min(HELLO_MAX_S, 2 * near.hello_wait_s)
+            for fields in self.hearsay.news(peer, self.round) if near.served else ():
+                self._send(peer, wire.HEADS, *fields)
         self.settlement.tick(now_s)
         spent_s = now_s - self.stage_at_s
         match self.stage:

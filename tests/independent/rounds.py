@@ -22,7 +22,7 @@ from tests.independent.wire import (
 
 TRACE_SIZE_MAX = 128
 HIDDEN_RATIO, HIDDEN_FLOOR = 1e6, 1e6
-DOMAIN = "candor/statement/v1"
+DOMAIN = "candor/statement/v2"
 LISTED, DERIVED, ATTESTED = 0, 1, 2
 
 Formed = list  # a part of `formed`, as it is encoded
@@ -114,9 +114,17 @@ class Statement:
             raise Refused("malformed")
         return cls(body, signature, *fields[1:])
 
+    @property
+    def source(self) -> Source:
+        return self.round, self.phase, self.agent
+
+    @property
+    def head(self) -> bytes:
+        return head_of(self.run, self.source, sha256(self.body))
+
     def is_genuine(self, cluster: Cluster) -> bool:
         known = self.agent in cluster.agents
-        return known and is_signed(cluster.public(self.agent), DOMAIN, self.body, self.signature)
+        return known and is_signed(cluster.public(self.agent), DOMAIN, self.head, self.signature)
 
     def sketch_for(self, cluster: Cluster, window: int) -> np.ndarray:
         """S y under the signs of `window`: the round's own or, from its last round, the next."""
@@ -125,6 +133,11 @@ class Statement:
         if len(data) != 8 * cluster.k:
             raise Refused("witness-window")
         return np.frombuffer(data, "<f8")
+
+
+def head_of(run: bytes, source: Source, digest: bytes) -> bytes:
+    """What is signed of a statement whose body has this digest."""
+    return pack([run, *source, digest])
 
 
 def _is_part(part: object, sketch_bytes: int) -> bool:
@@ -191,7 +204,7 @@ def body_of(
     vector: np.ndarray,
     sources: list[Statement],
 ) -> bytes:
-    """What an agent signs about a vector, as it is decoded."""
+    """What an agent states of a vector, as it is decoded."""
     return pack(
         [
             3,
@@ -285,7 +298,7 @@ def check_payload(cluster: Cluster, stated: Statement, data: bytes) -> np.ndarra
 
 def check_witness(cluster: Cluster, source: Source, witness: Statement) -> None:
     """Whether a forwarded statement is the one that was named. Raises Refused."""
-    if (witness.round, witness.phase, witness.agent) != source:
+    if witness.source != source:
         raise Refused("witness-round")
     if witness.run != cluster.run or len(witness.sketch) != 8 * cluster.k:
         raise Refused("witness-run")

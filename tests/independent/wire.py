@@ -18,7 +18,7 @@ from zmq.utils import z85
 from tests.independent.phases import PHASES, Phase
 
 HELLO, UPDATE, WITNESSES, CHUNK, ACK, CLAIM, STATE, PROPOSE, ACCEPT, REJECT = range(1, 11)
-EVIDENCE, RECORDS, BYE, WAITING, BILL = 11, 12, 13, 14, 15
+EVIDENCE, RECORDS, BYE, WAITING, BILL, HEADS = 11, 12, 13, 14, 15, 16
 HEADER_BYTES_MAX = 2**21
 FRAME_BYTES_MAX = 2**21 + 2**16
 CHUNK_BYTES = 2**21
@@ -40,6 +40,7 @@ FIELDS = {
     BYE: (bool,),
     WAITING: (int, int),
     BILL: (bytes,),
+    HEADS: (int, int, list),
 }
 
 

@@ -82,7 +82,7 @@ def updates(cluster, agent, sent):
             continue
         for pair in message.statements:
             one = rounds.Statement.parse(cluster, *pair)
-            witnesses[one.round, one.phase, one.agent] = one
+            witnesses[one.source] = one
     return {
         step: (said, witnesses, b"".join(pieces[at] for at in sorted(pieces)))
         for step, (said, witnesses, pieces) in found.items()
@@ -126,7 +126,8 @@ class Independents:
         """The statement of a vector."""
         known = list(self.sources(t, phase, formed).values())
         body = rounds.body_of(self.cluster, t, phase, agent, formed, y, known)
-        signature = self.keys[agent].sign(rounds.DOMAIN, body)
+        head = rounds.head_of(self.cluster.run, (t, phase, agent), wire.sha256(body))
+        signature = self.keys[agent].sign(rounds.DOMAIN, head)
         said = rounds.Statement.parse(self.cluster, body, signature)
         self.stated[t, phase, agent] = said
         return said

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from candor.agent.core.effects import Combine, Log, ReadRecords, Send
 from candor.mechanisms.evidence import claims
-from candor.mechanisms.evidence.statements import SignedStatement, Statement
+from candor.mechanisms.evidence.statements import Row, SignedStatement, Statement
 from candor.mechanisms.ledger.messages import StateMessage
 from candor.network import wire
 from candor.network.errors import RemoteProtocolError
@@ -86,9 +86,16 @@ def test_mutated_frames_are_refused_and_change_nothing(arena):
 
 def test_lies_signed_by_the_peer_itself_cost_it_its_own_edge_at_most(arena):
     tally = Tally()
-    fuzz_peer.attack_forged(arena, fuzz_peer.random.Random(6), 2000, tally, "test")
-    assert tally.frames >= 2000
+    fuzz_peer.attack_forged(arena, fuzz_peer.random.Random(6), 1000, tally, "test")
+    assert tally.frames >= 1000
     assert arena.victim.core.round > 1
+
+
+@pytest.mark.parametrize("algorithm", ["gradient-tracking", "median-sgd", "tests.nearest:Nearest"])
+def test_neither_does_more_where_rounds_have_several_exchanges_or_derived_rows(tmp_path, algorithm):
+    tally = fuzz_peer.fuzz(tmp_path, 2800, 7, print, algorithm)
+    assert tally.frames >= 2800
+    assert Kind.WITNESSES in tally.kinds
 
 
 @given(st.recursive(st.sampled_from(fuzz_peer.HOSTILE), lambda x: st.lists(x, max_size=4)))
@@ -114,16 +121,16 @@ def test_a_value_in_a_form_that_is_not_canonical_is_refused(value):
         b"\x91" * 10**5 + b"\xc0",
         b"\x91" * 511 + b"\xc0",
         b"\x98" + b"\xdd\xff\xff\xff\xff",
-        b"\x94\x01\x05\xc4\x10" + NONCE + b"\xc6\xff\xff\xff\xff",
-        b"\x94\x01\x05\xc4\x10" + NONCE + b"\xdb\xff\xff\xff\xff",
-        b"\x94\x01\x05\xc4\x10" + NONCE + b"\xdd\x7f\xff\xff\xff",
-        b"\x94\x01\x05\xc4\x10" + NONCE + b"\x80",  # an empty map
-        b"\x94\x01\x05\xc4\x10" + NONCE + b"\xc7\x00\x05",  # an empty extension
-        b"\x94\x01\x05\xc4\x10" + NONCE + b"\xd6\xff\x00\x00\x00\x00",  # a timestamp
-        b"\x95\x01\x05\xc4\x10" + NONCE + b"\xcc\x01\xa0",  # 1 in two bytes
-        b"\x95\xd0\x01\x05\xc4\x10" + NONCE + b"\x01\xa0",
-        b"\x94\x01\x05\xc4\x10" + NONCE + b"\xca\x3f\x80\x00\x00",  # float32
-        b"\x94\x01\x05\xc4\x10" + NONCE + b"\xa2\xff\xfe",  # no UTF-8
+        b"\x94\x02\x05\xc4\x10" + NONCE + b"\xc6\xff\xff\xff\xff",
+        b"\x94\x02\x05\xc4\x10" + NONCE + b"\xdb\xff\xff\xff\xff",
+        b"\x94\x02\x05\xc4\x10" + NONCE + b"\xdd\x7f\xff\xff\xff",
+        b"\x94\x02\x05\xc4\x10" + NONCE + b"\x80",  # an empty map
+        b"\x94\x02\x05\xc4\x10" + NONCE + b"\xc7\x00\x05",  # an empty extension
+        b"\x94\x02\x05\xc4\x10" + NONCE + b"\xd6\xff\x00\x00\x00\x00",  # a timestamp
+        b"\x95\x02\x05\xc4\x10" + NONCE + b"\xcc\x01\xa0",  # 1 in two bytes
+        b"\x95\xd0\x02\x05\xc4\x10" + NONCE + b"\x01\xa0",
+        b"\x94\x02\x05\xc4\x10" + NONCE + b"\xca\x3f\x80\x00\x00",  # float32
+        b"\x94\x02\x05\xc4\x10" + NONCE + b"\xa2\xff\xfe",  # no UTF-8
     ],
 )
 def test_depth_lengths_and_forms_are_bounded(header):
@@ -219,7 +226,7 @@ def poisoned(tmp_path, payload, shape=lambda data: data, size=None, rounds=4):
             honest = Statement.decode(message.body, sketch_bytes_max=8 * DIM)
             if honest.round == 1:
                 return send
-            lie = node.core.examiner.state(honest.round, "a1", payload, dict(honest.row))
+            lie = node.core.examiner.state(honest.round, 0, "a1", payload, honest.formed)
             lie = replace(lie, sources=honest.sources)
             signed = SignedStatement.sign(lie, node.identity.signing_key)
             length = message.payload_bytes if size is None else size
@@ -329,7 +336,7 @@ def test_trickling_chunks_cost_one_wait_and_no_memory(tmp_path):
     run = LocalRun(tmp_path, write_cluster(tmp_path, "ring", 3, rounds=6, deadline_s=2.0))
 
     def only_announces(agent, send):
-        bulk = agent == "a1" and send.bulk_round is not None
+        bulk = agent == "a1" and send.bulk_step is not None
         return None if bulk and send.envelope.kind is not Kind.UPDATE else send
 
     run.tamper = only_announces
@@ -343,7 +350,7 @@ def test_trickling_chunks_cost_one_wait_and_no_memory(tmp_path):
     number, began_s, at = node.core.round, run.now_s, 0
     while node.core.round == number:
         nonce = node.core.neighbours["a1"].session.nonce
-        received(run, encode(to_envelope(Chunk(number, at, b"\0"), nonce)))
+        received(run, encode(to_envelope(Chunk(number, 0, at, b"\0"), nonce)))
         at += 1
         run.advance(0.1)
     assert run.now_s - began_s <= 2 * 2.0 + 0.2
@@ -373,14 +380,15 @@ def hello(arena, nonce=b"\7" * 16, **changes):
         Greeting.decode(own.body), nonce=nonce, echo=arena.nonce, established=False, **changes
     )
     body = greeting.encode()
-    return [pack([1, 1, b"", body, arena.key.sign("candor/hello/v1", body)])]
+    return [pack([2, 1, b"", body, arena.key.sign("candor/hello/v1", body)])]
 
 
 FLOODS = {
-    "ack": lambda arena, n: said(arena, Ack(n, "refused")),
-    "waiting": lambda arena, n: said(arena, Waiting(n)),
-    "witnesses": lambda arena, n: said(arena, Witnesses(n, ((b"x" * 900, bytes(64)),) * 32)),
-    "chunk": lambda arena, n: said(arena, Chunk(n, 0, bytes(64))),
+    "ack": lambda arena, n: said(arena, Ack(n, 0, "refused")),
+    "waiting": lambda arena, n: said(arena, Waiting(n, 0)),
+    "witnesses": lambda arena, n: said(arena, Witnesses(n, 0, ((b"x" * 900, bytes(64)),) * 32)),
+    "chunk": lambda arena, n: said(arena, Chunk(n, 0, 0, bytes(64))),
+    "phase": lambda arena, n: said(arena, Chunk(n, n + 1, 0, bytes(64))),
     "update": lambda arena, n: said(arena, Update(*_statement(arena, n), 4)),
     "hello": lambda arena, n: hello(arena),
     "hello-restarts": lambda arena, n: hello(arena, (n + 1).to_bytes(16, "big")),
@@ -389,11 +397,15 @@ FLOODS = {
 
 
 def _statement(arena, number):
-    said = arena.victim.core.examiner.state(
-        number % 50 + 1, PEER, np.ones(DIM, np.float32), {PEER: 0.5}
-    )
-    signed = SignedStatement.sign(said, arena.key)
+    signed = stated(arena, number % 50 + 1, Row(((PEER, 0.5),)))
     return signed.body, signed.signature
+
+
+def stated(arena, number, row):
+    """The peer's statement of ones in a round."""
+    ones = np.ones(DIM, np.float32)
+    said = arena.victim.core.examiner.state(number, 0, PEER, ones, [row])
+    return SignedStatement.sign(said, arena.key)
 
 
 @pytest.mark.parametrize("name", FLOODS)
@@ -439,9 +451,9 @@ def test_records_of_the_largest_size_are_refused_and_not_kept(arena):
     largest = wire.HEADER_BYTES_MAX // 64 - 2000
     stuffed = [*record[:3], [bytes(largest // len(record[3])) for _ in record[3]]]
     for frames in (
-        [pack([1, int(Kind.RECORDS), arena.nonce, *[stuffed] * 64])],
-        [pack([1, int(Kind.RECORDS), arena.nonce, *[stuffed] * 65])],
-        [pack([1, int(Kind.RECORDS), arena.nonce, *[[*record[:3], [bytes(2**20)] * 4]] * 64])],
+        [pack([2, int(Kind.RECORDS), arena.nonce, *[stuffed] * 64])],
+        [pack([2, int(Kind.RECORDS), arena.nonce, *[stuffed] * 65])],
+        [pack([2, int(Kind.RECORDS), arena.nonce, *[[*record[:3], [bytes(2**20)] * 4]] * 64])],
     ):
         flood(arena, frames, 20)
     assert state_of(node) == before
@@ -475,18 +487,12 @@ def test_rows_of_thousands_of_entries_are_refused(arena):
     before = state_of(node)[0]  # the balance: a window may be billed meanwhile
     codes = set()
     for length in (4096, 4097, 60_000):
-        row = tuple((f"b{i:05}", 1.0 / length) for i in range(length))
-        lie = replace(
-            node.core.examiner.state(node.core.round, PEER, np.ones(DIM, np.float32), {PEER: 1.0}),
-            row=row,
-        )
-        signed = SignedStatement(
-            lie.encode(), arena.key.sign("candor/statement/v1", lie.encode()), lie
-        )
+        row = Row(tuple((f"b{i:05}", 1.0 / length) for i in range(length)))
+        signed = stated(arena, node.core.round, row)
         lines = flood(arena, said(arena, Update(signed.body, signed.signature, 4 * DIM)), 3)
         lines += flood(
             arena,
-            said(arena, Witnesses(node.core.round, ((signed.body, signed.signature),) * 8)),
+            said(arena, Witnesses(node.core.round, 0, ((signed.body, signed.signature),) * 8)),
             3,
         )
         codes |= {line.fields["code"] for line in lines}
@@ -499,12 +505,8 @@ def test_updates_of_rounds_far_ahead_hold_two_slots_and_stop_no_round(arena, num
     node = arena.victim
     inbox = node.core.neighbours[PEER].inbox
     for ahead in range(20):
-        stated = node.core.examiner.state(
-            max(1, number - ahead), PEER, np.ones(DIM, np.float32), {PEER: 1.0}
-        )
-        signed = SignedStatement.sign(
-            replace(stated, row=tuple(node.core.book.row.items())), arena.key
-        )
+        row, *_ = node.core.book.formed(node.core.step)  # on a ring of three all rows are alike
+        signed = stated(arena, max(1, number - ahead), row)
         received(arena.run, said(arena, Update(signed.body, signed.signature, 4 * DIM)))
     assert len(inbox._slots) <= SLOTS_PER_NEIGHBOUR
     before = node.core.round
