@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from candor.agent.algorithms.dsgd import Hyper
 from candor.agent.algorithms.effects import LocalSteps, Mix, Report, Rounds, State
+from candor.agent.algorithms.steps import Hyper
 from candor.mechanisms.evidence.phases import Part, Phase, Phases
 
 

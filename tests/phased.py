@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from candor.agent.algorithms.dsgd import Hyper
 from candor.agent.algorithms.effects import (
     Exchange,
     Heard,
@@ -22,6 +21,7 @@ from candor.agent.algorithms.effects import (
     Rounds,
     State,
 )
+from candor.agent.algorithms.steps import Hyper
 from candor.mechanisms.evidence.examiner import Examined, Examiner, Precision, Terms
 from candor.mechanisms.evidence.phases import How, Part, Phases
 from candor.mechanisms.evidence.statements import (

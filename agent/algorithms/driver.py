@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from candor.agent.algorithms.catalogue import entry_of
-from candor.agent.algorithms.dsgd import Hyper, step_schedule
 from candor.agent.algorithms.effects import (
     Exchange,
     Heard,
@@ -26,6 +25,7 @@ from candor.agent.algorithms.effects import (
     Rounds,
     State,
 )
+from candor.agent.algorithms.steps import Hyper, step_schedule
 from candor.topologies.cluster.file import AlgorithmSettings
 from candor.topologies.specs.specs import load_object
 

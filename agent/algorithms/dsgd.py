@@ -1,29 +1,11 @@
 """Decentralized stochastic gradient descent: adapt with the local gradient, then combine."""
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import count
 
 from torch import Tensor
 
 from candor.agent.algorithms.effects import LocalSteps, Mix, Report, Rounds, State
-
-
-@dataclass(frozen=True, slots=True)
-class Hyper:
-    """What every agent agrees on: `step_size(t)` is lambda_t of round t (from 1), above 0."""
-
-    step_size: Callable[[int], float]
-
-
-def step_schedule(step_size: float, decay: float) -> Callable[[int], float]:
-    """lambda_t = step_size * t**-decay; above 1/2 the decay bounds the gain of any deviation."""
-
-    def step(t: int) -> float:
-        return step_size * math.pow(t, -decay)
-
-    return step
+from candor.agent.algorithms.steps import Hyper
 
 
 def decentralized_sgd(x: Tensor, hyper: Hyper, state: State, start: int = 1) -> Rounds:  # noqa: ARG001

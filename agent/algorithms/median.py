@@ -5,8 +5,8 @@ from typing import Final
 
 from torch import Tensor
 
-from candor.agent.algorithms.dsgd import Hyper
 from candor.agent.algorithms.effects import Exchange, Heard, LocalSteps, Mix, Report, Rounds, State
+from candor.agent.algorithms.steps import Hyper
 from candor.mechanisms.aggregation.aggregators import coordinate_median
 
 GRADIENT_PHASE: Final = 0

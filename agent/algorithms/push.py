@@ -4,8 +4,8 @@ from itertools import count
 
 from torch import Tensor
 
-from candor.agent.algorithms.dsgd import Hyper
 from candor.agent.algorithms.effects import LocalSteps, Mass, Mix, Report, Rounds, State
+from candor.agent.algorithms.steps import Hyper
 
 
 def gradient_push(x: Tensor, hyper: Hyper, state: State, start: int = 1) -> Rounds:  # noqa: ARG001

@@ -6,8 +6,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from candor.agent.algorithms.dsgd import Hyper
 from candor.agent.algorithms.effects import LocalSteps, Mix, Report, Rounds, State
+from candor.agent.algorithms.steps import Hyper
 
 TRACKER, GRADIENT = "tracker", "tracked_gradient"
 TRACKER_PHASE: Final = 0

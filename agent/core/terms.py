@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candor.agent.algorithms.catalogue import phases_of
-from candor.agent.algorithms.dsgd import step_schedule
+from candor.agent.algorithms.steps import step_schedule
 from candor.mechanisms.evidence.examiner import Precision, RunTerms, Terms
 from candor.mechanisms.evidence.sketch import TRACE_SIZE
 from candor.mechanisms.ledger.audit import AuditFacts

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candor.agent.algorithms.catalogue import phases_of
-from candor.agent.algorithms.dsgd import step_schedule
+from candor.agent.algorithms.steps import step_schedule
 from candor.agent.simulation.mixing import RoundMixing
 from candor.mechanisms.evidence.examiner import energy, injected
 from candor.mechanisms.evidence.phases import How, Part

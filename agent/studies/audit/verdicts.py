@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from candor.agent.algorithms.dsgd import step_schedule
+from candor.agent.algorithms.steps import step_schedule
 from candor.agent.studies.audit import search as best_response
 from candor.agent.studies.audit.incentives import (
     Deviation,

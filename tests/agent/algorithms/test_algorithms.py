@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from candor.agent.algorithms.catalogue import entry_of
-from candor.agent.algorithms.dsgd import Hyper, decentralized_sgd, step_schedule
+from candor.agent.algorithms.dsgd import decentralized_sgd
 from candor.agent.algorithms.effects import LocalSteps, Mix, Report
+from candor.agent.algorithms.steps import Hyper, step_schedule
 from candor.topologies.specs.specs import ConfigurationError, load_object
 
 
