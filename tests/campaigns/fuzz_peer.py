@@ -32,8 +32,10 @@ from candor.agent.core.effects import Combine, Log, Persist, Remember, Send
 from candor.mechanisms.evidence import claims, statements
 from candor.mechanisms.evidence.phases import How, Part
 from candor.mechanisms.evidence.statements import (
+    STATEMENT_DOMAIN,
     Attested,
     Formed,
+    Head,
     Row,
     SignedStatement,
     commitment,
@@ -45,7 +47,7 @@ from candor.mechanisms.ledger import records as ledger_records
 from candor.mechanisms.ledger.messages import Records, Reject, StateMessage
 from candor.network import messages, session
 from candor.network.errors import RemoteProtocolError
-from candor.network.messages import Bye, Chunk, Update, Waiting, Witnesses, to_envelope
+from candor.network.messages import Bye, Chunk, Heads, Update, Waiting, Witnesses, to_envelope
 from candor.network.wire import Envelope, Kind, decode, encode
 from candor.topologies.encoding.canonical import MalformedError, pack, unpack
 from candor.topologies.encoding.signatures import SIGNATURE_BYTES, SigningKey, verify
@@ -412,7 +414,7 @@ def _packed(value: Any) -> bytes:
 def forged(r: random.Random, arena: Arena, signer: Signer) -> list[list[bytes]]:
     """Messages that the peer has signed itself, true to form or nearly."""
     if r.random() < 0.3:
-        return _forged_update(r, arena)
+        return _forged_update(r, arena) if r.random() < 0.9 else [_forged_heads(r, arena)]
     frame = r.choice(arena.frames)
     envelope = frame.envelope
     edge = arena.run.nodes[PEER].core.settlement._edges[VICTIM]
@@ -493,6 +495,17 @@ def _forged_update(r: random.Random, arena: Arena) -> list[list[bytes]]:
     if r.random() < 0.2:
         whole += [Waiting(number, phase), Bye(r.random() < 0.5)]
     return [[bytes(p) for p in encode(to_envelope(one, arena.nonce))] for one in whole]
+
+
+def _forged_heads(r: random.Random, arena: Arena) -> list[bytes]:
+    """What the peer says was stated of late, by itself or others."""
+    core, heads = arena.victim.core, []
+    number = max(0, core.round + r.choice((-33, -1, 0, 1, 32, 33)))
+    for agent in r.choices((PEER, VICTIM, "a2", "zz"), k=r.choice((1, 2, 256, 257))):
+        blank = Head(core.examiner.terms.run, number, 0, agent, r.randbytes(32), bytes(64))
+        heads.append((agent, blank.digest, arena.key.sign(STATEMENT_DOMAIN, blank.signed)))
+    said = Heads(number, r.choice((0, 0, 0, 15)), tuple(heads))
+    return [bytes(part) for part in encode(to_envelope(said, arena.nonce))]
 
 
 def _forged_part(r: random.Random, arena: Arena, step: int, part: Part) -> Formed:
