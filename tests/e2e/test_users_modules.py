@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 RUN_S = 240
+pytestmark = pytest.mark.e2e
 
 TASK = """
 import torch
