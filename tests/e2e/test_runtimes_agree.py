@@ -80,12 +80,38 @@ def push_sum_run(tmp_path_factory):
     return run_dir, run_testbed(run_dir, *options, "--strategy", "a3=scale:3")
 
 
+@pytest.fixture(scope="module", params=["gradient-tracking", "median-sgd", "tests.nearest:Nearest"])
+def algorithm_run(request, tmp_path_factory):
+    """With state and two exchanges a round; with an attested aggregate; with derived rows."""
+    run_dir = tmp_path_factory.mktemp("algorithm") / "run"
+    options = ["--agents", "3", "--topology", "ring", "--rounds", "18", "--algorithm"]
+    return run_dir, run_testbed(run_dir, *options, request.param, "--strategy", "a1=scale:3")
+
+
+def test_daemons_and_the_simulation_agree_on_each_algorithm(algorithm_run):
+    agree(*algorithm_run)
+
+
+def test_float16_takes_half_the_bytes_and_costs_no_accuracy(tmp_path):
+    """With a model whose payloads outweigh the statements."""
+    words = ["--agents", "2", "--topology", "path", "--task", "digits:hidden=1024", "--rounds", "6"]
+    runs = {c: run_testbed(tmp_path / c, *words, "--codec", c) for c in ("float32", "float16")}
+    sent = {codec: sum(run["bytes_sent"].values()) for codec, run in runs.items()}
+    assert sent["float16"] < 0.6 * sent["float32"]
+    loss = runs["float32"]["mean_accuracy"] - runs["float16"]["mean_accuracy"]
+    assert loss < 0.005
+
+
 RUNS = ["ring_run", "complete_run", "one_peer_run", "push_sum_run"]
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_daemons_and_the_vectorised_runtime_agree(name, request):
-    run_dir, summary = request.getfixturevalue(name)
+    agree(*request.getfixturevalue(name))
+
+
+def agree(run_dir, summary):
+    """Assert that a run of daemons came to what its simulation does."""
     cluster = load_cluster(run_dir / "cluster.toml")
     expected = run_vectorised(cluster, summary["strategies"])
     x, y = final_models(run_dir), expected.parameters.numpy()
