@@ -100,7 +100,7 @@ def test_the_command_says_who_is_guilty_and_refuses_what_is_no_proof(tmp_path):
 
 
 def test_a_file_that_cannot_be_read_is_named_and_the_others_are_judged(tmp_path, capsys):
-    run = play(tmp_path / "run", 0)
+    run = play(tmp_path / "run", "ring", 2)
     path, gone = tmp_path / "a1.proof", tmp_path / "gone.proof"
     path.write_bytes(run.nodes["a3"].store.value("proof/equivocation/a1"))
     run.close()
