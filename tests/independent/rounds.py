@@ -322,7 +322,8 @@ def injected(
     if stated.phase != cluster.charged:
         _, relative, absolute = CODECS[cluster.codec]
         length = math.fsum(math.sqrt(energy(one)) for one in [*parts, own])
-        moved = (4 * relative + 2.0**-16) * length + absolute * math.sqrt(cluster.dim)
+        smallest = absolute * (1 + abs(stated.step_size)) * math.sqrt(cluster.dim)
+        moved = (4 * relative + 2.0**-16) * length + 4 * smallest
         allowed = moved / stated.step_size
         if energy(found) > allowed * allowed:
             raise Refused("not-as-formed")
