@@ -56,9 +56,10 @@ def test_a_run_survives_a_network_that_is_cut_and_one_that_garbles(tmp_path):
     assert len(summary["accuracy"]) == 4
     across = {"a0": {"a2", "a3"}, "a1": {"a2", "a3"}, "a2": {"a0", "a1"}, "a3": {"a0", "a1"}}
     for agent, others in across.items():
-        assert set(missed(events[agent])) >= others
+        # Who fell behind at the cut goes on from the others' rounds and misses nobody by itself.
+        assert all(o in missed(events[agent]) or agent in missed(events[o]) for o in others)
         returned = {e["peer"] for e in events[agent] if e["event"] == "neighbour_returned"}
-        assert returned >= others
+        assert returned >= others & set(missed(events[agent]))
     # Garbled messages were no messages: nobody accepted or proved anything by them.
     assert missed(events["a3"]).count("a2") == 1 or missed(events["a2"]).count("a3") == 1
     assert not any("refused" in event["event"] for found in events.values() for event in found)
