@@ -115,19 +115,27 @@ def test_an_agent_that_comes_back_is_let_in_and_accused_of_nothing(tmp_path, alg
     run.close()
 
 
-def test_a_simulation_carries_an_algorithms_state_on(tmp_path) -> None:
-    done = run_cores(tmp_path, "ring", "gradient-tracking", rounds=6)
+@pytest.mark.parametrize(
+    ("algorithm", "kept"),
+    [
+        ("gradient-tracking", {"tracker", "tracked_gradient", "reports"}),
+        ("tests.nearest:Nearest", {"reports"}),
+    ],
+)
+@pytest.mark.parametrize("split", [3, 4])  # within a window, and where one ends
+def test_a_simulation_carries_an_algorithms_state_on(tmp_path, algorithm, kept, split) -> None:
+    done = run_cores(tmp_path, "ring", algorithm, rounds=6)
     done.run.close()
     whole = Simulation(done.cluster, {LIAR: LIE}, measured=True)
     for _ in range(6):
         whole.step()
     first = Simulation(done.cluster, {LIAR: LIE}, measured=True)
-    for _ in range(3):
+    for _ in range(split):
         first.step()
     state = first.state()
-    assert {"tracker", "tracked_gradient", "reports"} <= state.keys()
+    assert kept <= state.keys()
     second = Simulation(done.cluster, {LIAR: LIE}, measured=True, state=state)
-    for _ in range(3):
+    for _ in range(6 - split):
         second.step()
     assert torch.equal(second.parameters, whole.parameters)
     assert np.array_equal(second.evidence().energies, whole.evidence().energies)

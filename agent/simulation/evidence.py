@@ -99,15 +99,20 @@ class Measurements:
         """Drop what was observed, once it is settled."""
         self.energies, self.traces = [], []
 
+    def sketched(self, t: int, v: NDArray[np.float32]) -> Floats:
+        """The sketches (agents, k) of v (agents, dim) under the signs of round t."""
+        return self._sketch_of(window_of(t, self._settings.window), v.shape[1])(v)
+
+    def _sketch_of(self, window: int, dim: int) -> SignSketch:
+        return SignSketch(signs_seed(self._run, window), dim, self._settings.sketch_size)
+
     def _turn(self, t: int, dim: int) -> None:
         """Begin a round: what the one before stated, under the signs of this one's window."""
         stated, self._stated = self._stated, {}
         window = window_of(t, self._settings.window)
         if window != self._window:
             self._window = window
-            self._sketch = SignSketch(
-                signs_seed(self._run, window), dim, self._settings.sketch_size
-            )
+            self._sketch = self._sketch_of(window, dim)
             self._fold = TraceFold(self._run, window, self._sketch.size)
             stated = {phase: self._sketch(vectors) for phase, vectors in self.before.items()}
         self._started = {}

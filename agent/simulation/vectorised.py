@@ -178,8 +178,9 @@ class Simulation:
             self._answer = self._exchanged(out)
         assert isinstance(self._answer, Tensor)
         self.round, self.parameters = out.round, self._answer
-        norms = self._rows.reports.norm(dim=1).double().cpu().numpy()
-        if self._measured is not None:
+        if self._measured is None:
+            norms = self._rows.reports.norm(dim=1).double().cpu().numpy()
+        else:
             norms = self._measured.norms
         losses = self._rows.losses.double().cpu().numpy()
         return RoundResult(out.round, self.parameters, losses, norms)
@@ -241,6 +242,11 @@ class Simulation:
         if "energies" in held:
             measured.energies = list(held["energies"].numpy())
             measured.traces = list(held["traces"].numpy())
+        for phase, stated in before.items() if self.round else ():
+            if rule := self._phases.row_rule(phase):  # derived anew, of what was stated
+                sketches = measured.sketched(self.round, stated)
+                derived = self._mixing.derived(self.round, self._phases.rows[rule], sketches)
+                measured.mixed(phase, derived)
         return measured
 
     def _fresh(
