@@ -7,14 +7,15 @@ Commands are imported when they are used, so that `candor --help` and tab comple
 import importlib
 import sys
 import traceback
-from typing import Final, NoReturn
+import warnings
+from typing import Final, NoReturn, TextIO
 
 import click
 
 from candor import __version__
 from candor.agent.exits import BAD_CONFIGURATION, FAILED, FAULT, INTERRUPTED, VERIFICATION_FAILED
 from candor.network.errors import TransportError
-from candor.topologies.specs.specs import ConfigurationError, SignatureError
+from candor.topologies.specs.specs import ConfigurationError, Note, SignatureError
 
 COMMANDS: Final = {
     "keygen": "Make the keys of an agent.",
@@ -90,6 +91,7 @@ def run(arguments: list[str]) -> int:
     """Run a command line and return its exit code; prints at most one line about a failure."""
     # The user's modules lie where the user stands, the empty place; last, they shadow nothing.
     sys.path.append("")
+    warnings.showwarning = _note
     try:
         code = command.main(arguments, prog_name="candor", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -113,6 +115,23 @@ def run(arguments: list[str]) -> int:
         return _tell(f"{exc.filename or 'system'}: {exc.strerror or exc}", FAILED)
     except (click.Abort, KeyboardInterrupt):
         return _tell("interrupted", INTERRUPTED)
+
+
+def _note(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A note as one line; other warnings as Python shows them."""
+    if issubclass(category, Note):
+        click.echo(f"candor: note: {message}", err=True)
+    else:
+        click.echo(
+            warnings.formatwarning(message, category, filename, lineno, line), file, err=True
+        )
 
 
 def _where_to_read(exc: click.ClickException) -> str:

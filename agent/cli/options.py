@@ -3,6 +3,7 @@
 Defaults are shown in every command's help: `candor.agent.cli.main` says so for all.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from candor.topologies.cluster.file import (
     RoundSettings,
     TaskSettings,
 )
+from candor.topologies.graphs.graphs import UNDIRECTED
 from candor.topologies.mixing import rules as mixing
 from candor.topologies.mixing.rules import PUSH_SUM
 
@@ -93,14 +95,34 @@ mixing_option = click.option(
 )
 
 
-def topology_option(*, required: bool = True) -> Option:
+def undirected_option(asked_as: str) -> Option:
+    """Whether the arcs of a file are edges: the command gets a spec, as `asked_as`, that says so;
+    or several."""
+
+    def decorate(function: Command) -> Command:
+        @functools.wraps(function)
+        def told(*arguments: Any, undirected: bool, **asked: Any) -> None:
+            given = asked[asked_as]
+            if undirected and isinstance(given, tuple):
+                asked[asked_as] = tuple(f"{UNDIRECTED}{spec}" for spec in given)
+            elif undirected and given is not None:
+                asked[asked_as] = f"{UNDIRECTED}{given}"
+            function(*arguments, **asked)
+
+        summary = "Take the arcs of a directed file or function for edges."
+        return click.option("--undirected", is_flag=True, help=summary)(told)
+
+    return decorate
+
+
+def topology_option(
+    summary: str = "A family such as ring, a schedule such as one-peer-exponential, or a file.",
+    *,
+    required: bool = True,
+) -> Option:
     """Whose neighbour everybody is."""
-    return click.option(
-        "--topology",
-        required=required,
-        metavar="SPEC|FILE",
-        help="A family such as ring, a schedule such as one-peer-exponential, or a file.",
-    )
+    named = click.option("--topology", required=required, metavar="SPEC|FILE", help=summary)
+    return stacked(named, undirected_option("topology"))
 
 
 def task_option(*, required: bool = True) -> Option:

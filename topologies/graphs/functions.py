@@ -15,7 +15,7 @@ from typing import Any
 import networkx as nx
 
 from candor.topologies.graphs.families import FAMILIES
-from candor.topologies.graphs.formats import NODES_MAX
+from candor.topologies.graphs.listings import NODES_MAX
 from candor.topologies.specs.specs import (
     ConfigurationError,
     Scalar,
@@ -35,7 +35,7 @@ def is_one(spec: str) -> bool:
 
 
 def make(spec: str, agents: int | None, seed: int) -> "nx.Graph[Any]":
-    """The simple graph that the function of a spec returns, with its own nodes; perhaps directed.
+    """The graph that the function of a spec returns, with its own nodes; perhaps directed.
 
     `seed` is handed on as `seed=` where the function takes one and the spec sets none. To a
     function of networkx `agents` is handed on as `n=`, where it has that parameter.
@@ -65,8 +65,6 @@ def make(spec: str, agents: int | None, seed: int) -> "nx.Graph[Any]":
         raise ConfigurationError(
             f"topology {spec!r}: {head} returned {type(graph).__name__}, not a networkx.Graph"
         )
-    if graph.is_multigraph():
-        raise ConfigurationError(f"topology {spec!r}: {head} returned a multigraph, no simple one")
     return graph
 
 

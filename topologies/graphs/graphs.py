@@ -6,7 +6,9 @@ for push-sum alone, are simple and strongly connected.
 """
 
 import json
+import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import networkx as nx
@@ -16,13 +18,16 @@ from pydantic import AfterValidator, Field
 from candor.topologies.graphs import families
 from candor.topologies.graphs import formats as graph_files
 from candor.topologies.graphs import functions as user_graphs
+from candor.topologies.graphs.listings import NODES_MAX, Listing
 from candor.topologies.mixing.rules import DEFAULT_MIXING, check_name
 from candor.topologies.specs.fields import Edge, Line, check_id, is_id
 from candor.topologies.specs.files import FilePath, Section, read_toml, validated
-from candor.topologies.specs.specs import ConfigurationError, located, parse_spec
+from candor.topologies.specs.specs import ConfigurationError, Note, located, parse_spec
 from candor.topologies.specs.tables import suffix
 
-AGENTS_MAX = graph_files.NODES_MAX
+AGENTS_MAX = NODES_MAX
+UNDIRECTED = "undirected:"  # before a file's name: its arcs are edges
+_LOST_NAMED_MAX = 5  # of the agents that are cut off
 
 
 class TopologyFile(Section):
@@ -44,27 +49,35 @@ def build(
     """The graph of a spec with `agents` agents: a family's, a file's, networkx's or the user's.
 
     A file and most of networkx's graphs know how many agents they have. `seed` serves the random
-    ones; a `seed=` inside the spec wins over it. With `connected` False a file or the user's graph
-    may be in pieces, with `directed` it may be a `networkx.DiGraph`.
+    ones; a `seed=` inside the spec wins over it. `undirected:` before a file or function makes
+    edges of its arcs; loops and parallel edges are left out of those, which a `Note` says. With
+    `connected` False a file or the user's graph may be in pieces, with `directed` it may be a
+    `networkx.DiGraph`.
 
     Raises:
         ConfigurationError: unknown family, a bad parameter, a number of agents it cannot have, or a
             graph that is not what it must be.
     """
-    if is_file(spec):
-        if suffix(spec) == ".toml":
-            graph = load(spec, connected=connected).graph()
-        else:
-            graph = _checked(graph_files.read(spec), spec, connected, directed)
-    elif user_graphs.is_one(spec):
-        made = user_graphs.make(spec, agents, seed)
-        listing = graph_files.Listing(tuple(made), tuple(made.edges()), made.is_directed())
-        graph = _checked(listing, f"topology {spec!r}", connected, directed)
+    source = spec.removeprefix(UNDIRECTED)
+    if is_file(spec) and suffix(source) == ".toml":
+        graph = load(source, connected=connected).graph()
+    elif is_file(spec) or user_graphs.is_one(source):
+        listing = _listing(source, agents, seed)
+        if source != spec:
+            listing = replace(listing, directed=False)
+        graph = _checked(listing, source, connected, directed)
     else:
-        return _of_family(spec, agents, seed)
+        return _of_family(source, agents, seed)
     if agents not in (None, len(graph)):
         raise ConfigurationError(f"{spec}: has {len(graph)} agents, not the {agents} asked for")
     return graph
+
+
+def _listing(source: str, agents: int | None, seed: int) -> Listing:
+    if not user_graphs.is_one(source):
+        return graph_files.read(source)
+    made = user_graphs.make(source, agents, seed)
+    return Listing(tuple(made), tuple((u, v) for u, v, *_ in made.edges), made.is_directed())
 
 
 def _of_family(spec: str, agents: int | None, seed: int) -> "nx.Graph[str]":
@@ -85,23 +98,40 @@ def _check_count(agents: int, source: str) -> None:
         raise ConfigurationError(f"{source}: agents must be 1 to {AGENTS_MAX}, not {agents}")
 
 
-def _checked(
-    listing: graph_files.Listing, source: str, connected: bool, directed: bool
-) -> "nx.Graph[str]":
+def _checked(listing: Listing, source: str, connected: bool, directed: bool) -> "nx.Graph[str]":
     """The graph of a listing from `source`, its nodes' own names where all of them are ids."""
     _check_count(len(listing.nodes), source)
     names = dict(zip(listing.nodes, _ids(listing.nodes), strict=True))
-    edges = [(names[u], names[v]) for u, v in listing.edges]
-    if listing.directed and not directed:
+    simple, left_out = _simple(listing)
+    edges = [(names[u], names[v]) for u, v in simple.edges]
+    for note in (*listing.notes, *left_out):
+        warnings.warn(Note(f"{source}: {note}"), stacklevel=2)
+    if simple.directed and not directed:
         raise ConfigurationError(
             f"{source}: the graph is directed, which is for push-sum (--mixing push-sum) alone; "
-            "make it undirected, or give each arc its opposite"
+            f"--undirected, or {UNDIRECTED} before its name, makes edges of its arcs"
         )
     with located(source):
-        if listing.directed:
+        if simple.directed:
             return _strongly_connected(list(names.values()), edges)
         check_graph(list(names.values()), edges, connected=connected)
     return make_graph(names.values(), edges)
+
+
+def _simple(listing: Listing) -> tuple[Listing, list[str]]:
+    """The listing without loops and parallel edges, which mixing has no use for, and what was left
+    out. Where every edge is written both ways, that is one edge, and arcs are none."""
+    proper = [(u, v) for u, v in listing.edges if u != v]
+    ways = dict.fromkeys(proper)
+    both_ways = all((v, u) in ways for u, v in ways)
+    directed = listing.directed and not both_ways
+    pairs = {frozenset(edge): edge for edge in reversed(ways)}  # the first of each stays
+    kept = tuple(ways) if directed else tuple(reversed(pairs.values()))
+    parallel = len(proper) - (len(ways) if directed or both_ways else len(kept))
+    counts = {"loop": len(listing.edges) - len(proper), "parallel edge": parallel}
+    told = [f"{count} {what}{'s' * (count > 1)}" for what, count in counts.items() if count]
+    notes = [f"left out {' and '.join(told)}"] if told else []
+    return replace(listing, edges=kept, directed=directed), notes
 
 
 def _ids(nodes: Sequence[object]) -> tuple[str, ...]:
@@ -115,23 +145,21 @@ def _strongly_connected(ids: Sequence[str], arcs: Sequence[Edge]) -> "nx.DiGraph
     graph: nx.DiGraph[str] = nx.DiGraph()
     graph.add_nodes_from(ids)
     graph.add_edges_from(arcs)
-    if graph.number_of_edges() < len(arcs):
-        raise ConfigurationError("an arc stands twice; remove one")
-    if nx.number_of_selfloops(graph):
-        raise ConfigurationError("an agent is not its own neighbour; remove the loop")
     if not nx.is_strongly_connected(graph):
         raise ConfigurationError(
-            "the graph is directed, and not every agent is heard by every other; add arcs, or save "
-            "it as undirected if its edges mean both ways"
+            "the graph is directed, and not every agent is heard by every other; add arcs, or give "
+            f"--undirected (or {UNDIRECTED} before its name) if they mean both ways"
         )
     return graph
 
 
 def is_file(spec: str) -> bool:
-    """Whether a topology spec names a file: it has a slash, or the ending of a format we read."""
+    """Whether a topology spec names a file: it has a slash, or an ending."""
+    spec = spec.removeprefix(UNDIRECTED)
     if user_graphs.is_one(spec):  # whose options may look like a file's name
         return False
-    return "/" in spec or suffix(spec) in (".toml", *graph_files.FORMATS)
+    known = suffix(spec) in (".toml", *graph_files.FORMATS)
+    return known or "/" in spec or ("." in spec and ":" not in spec)
 
 
 def load(path: FilePath, *, connected: bool = True) -> TopologyFile:
@@ -230,12 +258,14 @@ def check_connected(graph: "nx.Graph[str]") -> None:
     """Check that a path connects every two agents.
 
     Raises:
-        ConfigurationError: names an agent that the first one cannot reach.
+        ConfigurationError: names agents whom most others cannot reach.
     """
-    first = next(iter(graph))
-    reached = nx.node_connected_component(graph, first)
-    if len(reached) < len(graph):
-        lost = next(agent for agent in graph if agent not in reached)
+    most = max(nx.connected_components(graph), key=len)
+    lost = [agent for agent in graph if agent not in most]
+    if lost:
+        inside = next(agent for agent in graph if agent in most)
+        named = ", ".join(map(repr, lost[:_LOST_NAMED_MAX]))
+        more = f" and {len(lost) - _LOST_NAMED_MAX} more" * (len(lost) > _LOST_NAMED_MAX)
         raise ConfigurationError(
-            f"the graph is not connected: no path from {first!r} to {lost!r}; add an edge"
+            f"the graph is not connected: no path from {inside!r} to {named}{more}; add an edge"
         )

@@ -180,8 +180,9 @@ def _static(spec: str, agents: int | None, seed: int) -> Schedule:
     found = fixed(graphs.build(spec, agents, seed, directed=True), spec)
     if not graphs.is_file(spec):
         return found
-    if spec.endswith(".toml"):  # which says where its graph is from, and how to mix
-        source = graphs.load(spec)
+    path = spec.removeprefix(graphs.UNDIRECTED)
+    if path.endswith(".toml"):  # which says where its graph is from, and how to mix
+        source = graphs.load(path)
         known = is_built_in(source.topology)  # what else it says was never the user's own word
         found = replace(found, spec=source.topology if known else spec, mixing=source.mixing)
     return replace(found, named=True)

@@ -24,6 +24,10 @@ class ConfigurationError(ValueError):
     """A user's mistake, as one line that says what, where and how to mend it."""
 
 
+class Note(UserWarning):
+    """What a user should know of what was given and need not mend, as one line."""
+
+
 class SignatureError(ConfigurationError):
     """A file is well-formed but not what was signed, or not signed by whom it should be."""
 

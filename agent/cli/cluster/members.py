@@ -17,6 +17,7 @@ from candor.agent.cli.options import (
     output_option,
     sign_with_option,
     stacked,
+    topology_option,
 )
 from candor.agent.daemon import keys, organisers
 from candor.agent.runs import cluster_parts as compose
@@ -98,10 +99,8 @@ _amending = stacked(
         help="How neighbours are weighted from now on.  [default: as before, push-sum on a "
         "directed graph]",
     ),
-    click.option(
-        "--topology",
-        metavar="SPEC|FILE",
-        help="The new graph.  [default: the same spec, drawn for the new members]",
+    topology_option(
+        "The new graph.  [default: the same spec, drawn for the new members]", required=False
     ),
     initial_option,
     click.option("--rounds", type=int, help="Rounds to train.  [default: as many as before]"),

@@ -20,6 +20,7 @@ from candor.agent.cli.options import (
     output_option,
     seed_option,
     stacked,
+    undirected_option,
 )
 from candor.agent.cli.topology import tables as topology_tables
 from candor.agent.reports import terminal_graph
@@ -73,6 +74,7 @@ def command() -> None:
 
 @command.command()
 @click.argument("spec", metavar="SPEC|FILE")
+@undirected_option("spec")
 @_agents_option
 @seed_option
 @mixing_option
@@ -92,8 +94,8 @@ def show(
     networkx (networkx:petersen_graph), a function of your own (module:function, called with the
     number of agents) or a schedule, as for `schedule`; of that, rates and rounds are measured where
     they cannot be computed, and what is drawn are the edges of all rounds. A FILE
-    ends in .toml, .graphml, .gexf, .json (node-link), .csv (adjacency or edge table), .edges,
-    .edgelist or .txt.
+    ends in .toml, .graphml, .gexf, .xml (of these two), .gml, .net (Pajek), .json (node-link),
+    .csv (adjacency or edge table), .edges, .edgelist, .txt or .adjlist.
 
     \b
     Examples:
@@ -108,6 +110,7 @@ def show(
 
 @command.command()
 @click.argument("specs", metavar="SPEC|FILE...", nargs=-1, required=True)
+@undirected_option("specs")
 @_agents_option
 @seed_option
 @click.option(
@@ -159,6 +162,7 @@ def compare(
 
 @command.command()
 @click.argument("spec")
+@undirected_option("spec")
 @_agents_option
 @seed_option
 @click.option("--rounds", type=click.IntRange(1, 100_000), default=20, help="How many.")

@@ -1,6 +1,8 @@
 """The command line as a whole."""
 
 import sys
+import warnings
+from pathlib import Path
 
 import pytest
 
@@ -22,3 +24,14 @@ def test_a_fault_of_the_program_is_no_answer(
         cli.main()
     assert ended.value.code == FAULT
     assert "ZeroDivisionError: a bug" in capsys.readouterr().err
+
+
+def test_a_note_is_one_line_and_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "double.edges"
+    path.write_text("x y\nx y\ny z\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with warnings.catch_warnings(action="default"):
+        assert cli.run(["topology", "compare", str(path)]) == 0
+    assert capsys.readouterr().err == f"candor: note: {path}: left out 1 parallel edge\n"

@@ -204,7 +204,7 @@ def test_a_whole_number_where_a_real_one_is_meant_is_the_same_cluster(tmp_path: 
         ('["a0", "a1"]', '["a0", "zz"]', "edge 'a0'-'zz': there is no agent 'zz'"),
         ('["a0", "a1"]', '["a0", "a0"]', "edge 'a0'-'a0': an agent is not its own neighbour"),
         ('["a0", "a1"]', '["a3", "a0"]', "stands twice"),
-        ('  ["a0", "a1"],\n  ["a0", "a3"],\n', "", "no path from 'a0' to 'a1'"),
+        ('  ["a0", "a1"],\n  ["a0", "a3"],\n', "", "no path from 'a1' to 'a0'"),
         ('id = "a1"', 'id = "a 1"', "agents[1].id: agent id 'a 1'"),
         ('id = "a1"', 'id = "a0"', "the id 'a0' is used twice"),
         (":5001", ":5000", "agents 'a0' and 'a1' have the same endpoint"),

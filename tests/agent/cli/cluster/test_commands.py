@@ -94,6 +94,15 @@ def test_the_seed_draws_the_model_and_the_graph(keys_root: Path) -> None:
     assert new(keys_root, "--seed", "1") == first
 
 
+def test_the_arcs_of_a_file_are_edges_where_told(keys_root: Path, tmp_path: Path) -> None:
+    drawn = tmp_path / "drawn.csv"
+    rows = [f"a{i},a{i + 1},Directed" for i in range(3)]
+    drawn.write_text("\n".join(["Source,Target,Type", *rows]))
+    graph = new(keys_root, "--topology", str(drawn), "--undirected").graph
+    assert graph.edges == (("a0", "a1"), ("a1", "a2"), ("a2", "a3"))
+    assert (graph.topology, graph.mixing) == (f"undirected:{drawn}", "metropolis-hastings")
+
+
 def test_named_agents_take_their_places_in_order(keys_root: Path, tmp_path: Path) -> None:
     public = tmp_path / "p@th" / "bob.toml"
     public.parent.mkdir()

@@ -266,6 +266,22 @@ def test_a_mistake_is_a_configuration_error(arguments: list[str], message: str) 
     assert message in str(error)
 
 
+def test_the_arcs_of_a_file_are_edges_where_told(tmp_path: Path) -> None:
+    """As yEd saves every drawing: directed, here with nobody that x hears."""
+    path = tmp_path / "drawn.csv"
+    path.write_text("Source,Target,Type\nx,y,Directed\ny,z,Directed\n")
+    refused = run("show", str(path)).exception
+    assert isinstance(refused, ConfigurationError)
+    assert "give --undirected" in str(refused)
+    assert facts("show", str(path), "--undirected")["edges"] == [["x", "y"], ["y", "z"]]
+    compared = facts("compare", str(path), "ring", "--undirected", "--agents", "3")
+    assert [row["edges"] for row in compared] == [2, 3]
+    failing = f"failing:base={path},p=0.5"
+    refused = run("schedule", failing).exception
+    assert "undirected: before its name" in str(refused)
+    assert run("schedule", failing.replace("=", "=undirected:", 1)).exit_code == 0
+
+
 @pytest.mark.parametrize("name", ["show", "compare", "schedule", *FAMILIES])
 def test_every_subcommand_helps_with_an_example(name: str) -> None:
     result = run(name, "--help")
