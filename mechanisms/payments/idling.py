@@ -22,6 +22,9 @@ LAGS: Final = (1, 2, 3)
 """Ages in rounds at which a copy is looked for; 1 is the youngest that anyone can have."""
 PAIRS_MIN: Final = 4
 """Fewer pairs of rounds judge nobody: one cosine may be high by chance, a median of four is not."""
+NOTHING: Final = 2.0**-30
+"""A member with at most this part of the largest energy injected nothing: what is left is float32's
+rounding, which differs from machine to machine, and whose directions mean nothing."""
 
 
 class Originality:
@@ -80,8 +83,9 @@ class Persistence:
     One shard of data and a model that moves slowly give rounds that resemble each other; fresh
     random directions or alternating signs do not. kappa_i = ||U_i||^2 / E_i is 1 for directions
     that have nothing to do with each other, more for real ones. p_i = lower median over the others
-    k of (kappa_k / kappa_i - tau)+, capped, over the rounds that both have. One-sided: to be
-    steadier than the others is free here, and `band` sees a steady direction that is not theirs.
+    k of (kappa_k / kappa_i - tau)+, capped, over the rounds that both have; nobody is compared who
+    injected `NOTHING`. One-sided: to be steadier than the others is free here, and `band` sees a
+    steady direction that is not theirs.
     """
 
     edge_local = False
@@ -90,6 +94,8 @@ class Persistence:
         """Penalties (..., m), at most `CAP`."""
         mask, traces = neighbourhood.mask, neighbourhood.traces
         squares = ordered_sum(traces * traces, -1)  # (..., m, W)
+        total = ordered_sum(np.where(mask, squares, 0.0), -1)  # (..., m)
+        busy = total > NOTHING * total.max(axis=-1, keepdims=True)
         m = mask.shape[-2]
         beyond = np.zeros((*mask.shape[:-1], m))
         known = np.zeros(beyond.shape, dtype=np.bool_)
@@ -98,7 +104,7 @@ class Persistence:
                 common = mask[..., i, :] & mask[..., k, :]  # (..., W)
                 one, seen = _steadiness(traces[..., i, :, :], squares[..., i, :], common)
                 two, there = _steadiness(traces[..., k, :, :], squares[..., k, :], common)
-                enough = common.sum(axis=-1) > PAIRS_MIN
+                enough = (common.sum(axis=-1) > PAIRS_MIN) & busy[..., i] & busy[..., k]
                 known[..., i, k] = known[..., k, i] = enough & seen & there
                 beyond[..., i, k], beyond[..., k, i] = _below(one, two), _below(two, one)
         return lower_median(beyond, known)

@@ -29,6 +29,7 @@ CAP = 50.0
 TOLERANCE, TOLERANCE_ALONE, TOLERANCE_OF_DIRECTIONS = 2.0, 2.5, 4.0
 FREE_NOISE = 1.25
 LAGS, ROUNDS_COPIED_MIN, ROUNDS_COMMON_MIN = (1, 2, 3), 4, 5
+NOTHING = 2.0**-30
 AMOUNT_LIMIT = 2**62
 ENERGY_MAX = 1e16
 
@@ -340,7 +341,11 @@ def originality(group: Group, member: str) -> float:
 
 def persistence(group: Group, member: str) -> float:
     scores = []
+    injected = {one: total(norms.values()) for one, norms in group.norms.items()}
+    busy = {one for one, q in injected.items() if q > NOTHING * max(injected.values())}
     for other in group.others(member):
+        if not {member, other} <= busy:
+            continue
         rounds = group.common(member, other)
         own, theirs = group.kept(member, rounds), group.kept(other, rounds)
         if len(rounds) < ROUNDS_COMMON_MIN or own is None or theirs is None:

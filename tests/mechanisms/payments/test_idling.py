@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from candor.mechanisms.payments.band import CAP, Neighbourhood
 from candor.mechanisms.payments.bills import parse_rule
-from candor.mechanisms.payments.idling import PAIRS_MIN, Originality, Persistence
+from candor.mechanisms.payments.idling import NOTHING, PAIRS_MIN, Originality, Persistence
 
 Floats = NDArray[np.float64]
 MEMBERS, WINDOW, SIZE = 4, 16, 128
@@ -111,6 +111,19 @@ def test_fresh_directions_pay_whatever_their_length(factor: float) -> None:
     charges = Persistence().charges(seen(with_member(traces, 0, fresh)))
     assert charges[0] > 1
     assert not charges[1:].any()
+
+
+@pytest.mark.parametrize("part", [0.0, 1e-13, 0.99 * NOTHING, 1.01 * NOTHING])
+def test_who_injects_nothing_but_rounding_is_not_judged_by_its_directions(part: float) -> None:
+    """Two of them, whose rounding in one run is not that in the next."""
+    traces = honest(6)
+    for seed, idler in enumerate((0, 1)):
+        fresh = np.random.default_rng(seed).standard_normal((WINDOW, SIZE))
+        most = np.square(traces[2:]).sum(axis=(1, 2)).max()
+        traces[idler] = fresh * np.sqrt(part * most / np.square(fresh).sum())
+    charges = Persistence().charges(seen(traces))
+    assert (charges[:2] > 0).tolist() == [part > NOTHING] * 2
+    assert not charges[2:].any()
 
 
 def test_an_alternating_sign_pays() -> None:
