@@ -19,6 +19,7 @@ PAGES: Final = [
     ROOT / "README.md",
     *sorted(DOCS.glob("*.md")),
     *HOWTO,
+    ROOT / "CONTRIBUTING.md",
     ROOT / "deploy" / "README.md",
 ]
 
