@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # In the order of the folders: the long files, of the agent and with daemons, come first.
 SPREAD := -n logical --dist loadscope --no-loadscope-reorder
 
-.PHONY: setup demo test quick check bench bench-gossipy fuzz crash clean
+.PHONY: setup demo test quick check bench bench-gossipy fuzz crash pins clean
 
 setup: $(VENV)/installed
 
@@ -54,6 +54,13 @@ fuzz: setup
 # Some 320 deaths of real daemons: a quarter of an hour on two cores.
 crash: setup
 	$(BIN)/python -m tests.campaigns.crashes --kills 200 --each-failpoint 20
+
+# What the image is made of, each file by its hash; run where CPython 3.11 and Linux on x86-64 are.
+pins: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --dry-run --ignore-installed \
+	  --report - -c constraints.txt . hatchling > deploy/report.json
+	$(BIN)/python deploy/pins.py < deploy/report.json > deploy/requirements.txt
+	rm deploy/report.json
 
 clean:
 	rm -rf $(VENV) benchmarks/gossipy/.venv

@@ -9,11 +9,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UNIT = DEPLOY / "candor@.service"
@@ -22,8 +25,9 @@ EXPOSURE_MAX = 2.0
 # What the image may copy from the project, and so what .dockerignore lets in.
 COPIED = {
     "pyproject.toml",
-    "constraints.txt",
+    "deploy/requirements.txt",
     "README.md",
+    "LICENSE",
     "agent",
     "mechanisms",
     "network",
@@ -157,6 +161,35 @@ def test_the_image_is_built_from_pinned_python_and_keeps_only_the_program() -> N
     copies = [argument.split() for word, argument in instructions if word == "COPY"]
     sources = {source for copy in copies if copy[0] != "--from=build" for source in copy[:-1]}
     assert sources == COPIED
+
+
+def test_the_image_is_made_of_files_with_known_hashes() -> None:
+    """All that the project needs, in versions that it takes; torch as everywhere."""
+    lines = (DEPLOY / "requirements.txt").read_text().splitlines()[1:]
+    pins = {}
+    for line in lines:
+        found = re.fullmatch(r"([\w.-]+)==([\w.]+) --hash=sha256:[0-9a-f]{64}", line)
+        assert found, line
+        pins[canonicalize_name(found[1])] = found[2]
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())
+    needed = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
+    for need in map(Requirement, needed):
+        assert need.specifier.contains(pins[canonicalize_name(need.name)]), need
+    assert f"torch=={pins['torch']}" in (DEPLOY.parent / "constraints.txt").read_text().split("\n")
+    installs = [argument for word, argument in _instructions() if "pip install" in argument]
+    assert all("--require-hashes" in one or "--no-deps" in one for one in installs)
+
+
+def test_pins_are_what_pip_reports_but_the_project_itself() -> None:
+    torch = {"metadata": {"name": "Torch", "version": "2.13.0+cpu"}}
+    hashed = {"archive_info": {"hashes": {"sha256": "ab" * 32}}}
+    project = {"metadata": {"name": "candor", "version": "0"}, "download_info": {"dir_info": {}}}
+    report = {"install": [project, {**torch, "download_info": hashed}]}
+    made = subprocess.run(
+        [sys.executable, str(DEPLOY / "pins.py")],
+        input=json.dumps(report), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert made.stdout.splitlines()[1:] == [f"torch==2.13.0 --hash=sha256:{'ab' * 32}"]
 
 
 def test_the_build_context_is_a_list_of_what_may_enter() -> None:
