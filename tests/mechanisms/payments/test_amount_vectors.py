@@ -70,6 +70,14 @@ def rare() -> Traces:
     }
 
 
+def rounding() -> Traces:
+    """What a0 and a1 inject is below 2^-30 of the largest energy, a2 is just above that."""
+    generator = np.random.default_rng(15)
+    scales = {"a0": 1e-7, "a1": 1e-5, "a2": 1e-4, REFEREE: 1.0, "a5": 1.0}
+    rows = {one: generator.standard_normal((WINDOW, SIZE)) for one in scales}
+    return {one: _traces(scales[one] * (1 + rows[one]), set()) for one in scales}
+
+
 def mixed(seed: int) -> Traces:
     """A few agents, some of which were away, alternate signs or inject nothing."""
     generator = np.random.default_rng([13, seed])
@@ -94,6 +102,7 @@ CASES = {
     "liars": liars(),
     "idlers": idlers(),
     "rare": rare(),
+    "rounding": rounding(),
     **{f"mixed {i}": mixed(i) for i in range(5)},
 }
 
