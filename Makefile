@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # In the order of the folders: the long files, of the agent and with daemons, come first.
 SPREAD := -n logical --dist loadscope --no-loadscope-reorder
 
-.PHONY: setup demo test quick check bench bench-gossipy fuzz crash pins clean
+.PHONY: setup demo test quick check bench bench-gossipy fuzz crash mutants pins clean
 
 setup: $(VENV)/installed
 
@@ -54,6 +54,11 @@ fuzz: setup
 # Some 320 deaths of real daemons: a quarter of an hour on two cores.
 crash: setup
 	$(BIN)/python -m tests.campaigns.crashes --kills 200 --each-failpoint 20
+
+# Small changes of the pure modules that no test of theirs notices: up to an hour.
+mutants: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,mutants]'
+	$(BIN)/python -m tests.campaigns.mutants --count 30
 
 # What the image is made of, each file by its hash; run where CPython 3.11 and Linux on x86-64 are.
 pins: setup
