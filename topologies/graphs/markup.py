@@ -112,7 +112,7 @@ class _Shape:
         edge = (attributes["source"], attributes["target"])
         said = attributes.get("directed", attributes.get("type", ""))
         self.edges.append((edge, _ONE_WAY.get(said, self._one_way)))
-        if "weight" in attributes:
+        if attributes.get("weight"):
             check_weight(attributes["weight"], named_edge(edge))
 
     def characters(self, text: str) -> None:
@@ -122,7 +122,8 @@ class _Shape:
     def end(self, _name: str) -> None:
         self._path.pop()
         if self._weight is not None:
-            check_weight("".join(self._weight), named_edge(self.edges[-1][0]))
+            if weight := "".join(self._weight).strip():
+                check_weight(weight, named_edge(self.edges[-1][0]))
             self._weight = None
 
 
@@ -150,7 +151,7 @@ def gml(text: str) -> Listing:
         [html.unescape(label) if isinstance(label, str) else None for label in labels],
     )
     for edge in edges:
-        if "weight" in edge:
+        if edge.get("weight"):  # Graphviz leaves it empty where there is none
             check_weight(str(edge["weight"]), named_edge((edge["source"], edge["target"])))
     directed = dict(graphs[0]).get("directed") == "1"
     ways = [(ends(names, edge["source"], edge["target"]), directed) for edge in edges]

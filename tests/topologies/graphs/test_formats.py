@@ -417,6 +417,31 @@ def test_any_gexf_is_read(space: str, kind: str, tmp_path: Path) -> None:
     assert list(graphs.build(str(path), None).edges) == [("x", "y")]
 
 
+@pytest.mark.parametrize(
+    ("ending", "text"),
+    [
+        (
+            ".gml",
+            "graph [ node [ id 0 name x ] node [ id 1 name y ] "
+            'edge [ source 0 target 1 weight "" ] ]',
+        ),
+        (
+            ".graphml",
+            graphml(
+                f"{TWO}<edge source='x' target='y'><data key='w'> </data></edge>", keys=WEIGHT_KEY
+            ),
+        ),
+        (".gexf", f"<gexf><graph>{TWO}<edge source='x' target='y' weight=''/></graph></gexf>"),
+        (".csv", "Source,Target,Weight\nx,y,\n"),
+    ],
+)
+def test_an_empty_weight_is_none(ending: str, text: str, tmp_path: Path) -> None:
+    """As gv2gml of Graphviz, which has names in place of labels, writes it."""
+    path = tmp_path / f"g{ending}"
+    path.write_text(text)
+    assert list(graphs.build(str(path), None).edges) == [("x", "y")]
+
+
 ZOO = """graph [
   DateObtained "22/10/10"
   Note "graph [ of the net"
