@@ -1,12 +1,12 @@
 """`candor keygen`: an agent's identity and transport keys."""
 
-import json
 from pathlib import Path
 
 import click
 
 from candor.agent.cli.options import FOLDER, json_option
 from candor.agent.daemon import keys
+from candor.topologies.specs.files import json_text
 
 
 @click.command()
@@ -30,7 +30,7 @@ def command(directory: Path, as_json: bool) -> None:
             "curve": public.curve,
             "public": str(public_file),
         }
-        click.echo(json.dumps(fields))
+        click.echo(json_text(fields))
         return
     click.echo(f"identity  {public.identity.hex()}")
     click.echo(f"curve     {public.curve}")

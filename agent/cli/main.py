@@ -1,6 +1,7 @@
 """`candor`: assembles the commands and turns failures into one line and a documented exit code.
 
-Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 verification failed, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 verification failed, 4 undecided, 130
+interrupted.
 Commands are imported when they are used, so that `candor --help` and tab completion stay fast.
 """
 
@@ -12,7 +13,14 @@ from typing import Final, NoReturn
 import click
 
 from candor import __version__
-from candor.agent.exits import BAD_CONFIGURATION, FAILED, FAULT, INTERRUPTED, VERIFICATION_FAILED
+from candor.agent.exits import (
+    BAD_CONFIGURATION,
+    FAILED,
+    FAULT,
+    INTERRUPTED,
+    VERIFICATION_FAILED,
+    RunFailed,
+)
 from candor.network.errors import TransportError
 from candor.topologies.specs.specs import ConfigurationError, SignatureError
 
@@ -104,7 +112,7 @@ def run(arguments: list[str]) -> int:
         return _tell(str(exc), VERIFICATION_FAILED)
     except ConfigurationError as exc:
         return _tell(str(exc), BAD_CONFIGURATION)
-    except TransportError as exc:
+    except (TransportError, RunFailed) as exc:
         return _tell(str(exc), FAILED)
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has left; nothing to add

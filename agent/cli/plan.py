@@ -1,6 +1,5 @@
 """What `candor testbed`, `candor simulate` and `candor audit` ask for alike: a whole run here."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -27,6 +26,7 @@ from candor.agent.cli.options import (
 from candor.agent.reports.terminal import summary_view
 from candor.agent.runs.cluster_parts import sections
 from candor.agent.runs.plan import Plan
+from candor.topologies.specs.files import json_text
 from candor.topologies.specs.specs import ConfigurationError
 
 new_run_dir_option = run_dir_option(
@@ -116,7 +116,7 @@ def conclude(
     tell("drawing the report…")
     write_report(run_dir)
     if as_json:
-        click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+        click.echo(json_text(summary, indent=2))
     else:
         console.print(summary_view(summary, run_dir))
     return summary

@@ -6,6 +6,7 @@ it can neither style nor steer the terminal.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Final, Literal
 
@@ -109,25 +110,23 @@ def payments_of(edges: object) -> list[tuple[str, str, int]]:
 
 
 def mean_share(value: object) -> float | None:
-    """An accuracy that is one number, or the mean of one number an agent."""
-    if isinstance(value, Mapping):
-        numbers = [float(one) for one in value.values() if isinstance(one, int | float)]
-        return sum(numbers) / len(numbers) if numbers else None
-    return float(value) if isinstance(value, int | float) else None
+    """An accuracy that is one number, or the mean of one number an agent; None where it is not
+    known, of one agent too."""
+    shares = list(value.values()) if isinstance(value, Mapping) else [value]
+    numbers = [float(one) for one in shares if isinstance(one, int | float) and isfinite(one)]
+    return sum(numbers) / len(numbers) if 0 < len(numbers) == len(shares) else None
 
 
-def shares_of(summary: Mapping[str, object]) -> dict[str, float]:
-    """The accuracies of a summary and its yardsticks, by what they are, as far as it has them."""
-    accuracy = summary.get("accuracy")
-    each = accuracy.values() if isinstance(accuracy, Mapping) else ()
-    found = {
-        "mean accuracy": summary.get("mean_accuracy", accuracy),
-        "lowest accuracy": summary.get("min_accuracy", min(each, default=None)),
-        "one model on all data": summary.get("centralised_accuracy"),
-        "agents alone, mean": summary.get("alone_accuracy"),
+def shares_of(summary: Mapping[str, object]) -> dict[str, float | None]:
+    """The accuracies of a summary and its yardsticks, by what they are, as far as it has them; None
+    where one is not a number."""
+    names = {
+        "mean accuracy": "mean_accuracy",
+        "lowest accuracy": "min_accuracy",
+        "one model on all data": "centralised_accuracy",
+        "agents alone, mean": "alone_accuracy",
     }
-    shares = {name: mean_share(value) for name, value in found.items()}
-    return {name: share for name, share in shares.items() if share is not None}
+    return {name: mean_share(summary[key]) for name, key in names.items() if key in summary}
 
 
 def literal(value: object, style: str = "") -> Text:

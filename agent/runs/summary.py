@@ -1,6 +1,5 @@
 """The summary of a finished run: accuracies and their yardsticks, who paid whom, the audit."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from candor.agent.daemon.status import Status
 from candor.agent.runs.baselines import alone_accuracy, centralised_accuracy
 from candor.agent.runs.ledger_audit import audit_run_directory
 from candor.topologies.cluster.file import Cluster
+from candor.topologies.specs.files import json_text
 
 FILE_NAME: Final = "summary.json"
 _ROWS: Final = 256
@@ -35,9 +35,10 @@ def summarise(
     data, and every agent on its own data alone.
     """
     accuracy = {
-        agent: status.test_accuracy
+        agent: math.nan if status.test_accuracy is None else status.test_accuracy
         for agent, status in statuses.items()
-        if status.test_accuracy is not None
+        # Whoever is done has been evaluated last: without a number, its metric is undefined.
+        if status.test_accuracy is not None or status.state == "done"
     }
     _, audit = audit_run_directory(run_dir)
     return {
@@ -71,12 +72,12 @@ def settings_of_run(cluster: Cluster, strategies: Mapping[str, str]) -> dict[str
 
 
 def accuracies(accuracy: Mapping[str, float]) -> dict[str, Any]:
-    """What the agents reached, by agent and over all of them."""
-    reached = list(accuracy.values())
+    """What the agents reached, by agent and over all of them: nan where it is nan of one."""
+    reached = np.array(list(accuracy.values()))
     return {
         "accuracy": dict(accuracy),
-        "mean_accuracy": float(np.mean(reached)) if reached else None,
-        "min_accuracy": min(reached, default=None),
+        "mean_accuracy": float(reached.mean()) if len(reached) else None,
+        "min_accuracy": float(reached.min()) if len(reached) else None,
     }
 
 
@@ -92,7 +93,7 @@ def yardsticks(
 
 def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
     """Write summary.json."""
-    text = json.dumps(summary, indent=2, ensure_ascii=False)
+    text = json_text(summary, indent=2)
     (run_dir / FILE_NAME).write_text(text + "\n", encoding="utf-8")
 
 

@@ -1,6 +1,5 @@
 """`candor cluster`: write, check and show the file that all agents of a run share."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from candor.agent.daemon import keys
 from candor.agent.reports import terminal_graph
 from candor.agent.runs import cluster_parts as compose
 from candor.topologies.cluster.file import dump_cluster, load_cluster
-from candor.topologies.specs.files import write_text
+from candor.topologies.specs.files import json_text, write_text
 
 
 @click.group("cluster")
@@ -113,7 +112,7 @@ def show(file: Path, as_json: bool) -> None:
     """
     cluster = load_cluster(file)
     if as_json:
-        click.echo(json.dumps(facts(cluster)))
+        click.echo(json_text(facts(cluster)))
         return
     sections = cluster.model_dump(exclude={"agents", "graph"})
     click.echo(f"run {cluster.run_id}, seed {cluster.seed}, fingerprint {cluster.fingerprint}")

@@ -1,6 +1,5 @@
 """`candor cluster request`, `add`, `remove`, `amend`: from a join request to the next revision."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from candor.agent.runs import cluster_parts as compose
 from candor.topologies.cluster.file import Cluster, dump_cluster, load_cluster
 from candor.topologies.cluster.requests import dump_request, make_request
 from candor.topologies.mixing import spectral
-from candor.topologies.specs.files import write_text
+from candor.topologies.specs.files import json_text, write_text
 from candor.topologies.specs.specs import ConfigurationError
 
 
@@ -83,7 +82,7 @@ def request(
     organisers.remember(directory, made.organiser)
     write_text(output, dump_request(made))
     if as_json:
-        click.echo(json.dumps({"path": str(output), **made.model_dump(mode="json")}))
+        click.echo(json_text({"path": str(output), **made.model_dump(mode="json")}))
         return
     click.echo(f"{output}: {agent} at {', '.join(endpoints)}, for organiser {made.organiser}")
     click.echo(f"Next: send {output} to the organiser, who answers with a cluster file.")
@@ -177,7 +176,7 @@ def amend(file: Path, **options: Any) -> None:
 def tell_written(path: Path, cluster: Cluster, as_json: bool) -> None:
     """Say which file was written and what to do with it."""
     if as_json:
-        click.echo(json.dumps({"path": str(path), **facts(cluster)}))
+        click.echo(json_text({"path": str(path), **facts(cluster)}))
         return
     count = f"{len(cluster.ids)} agent{'' if len(cluster.ids) == 1 else 's'}"
     click.echo(f"{path}: run {cluster.run_id}, {count}, fingerprint {cluster.fingerprint}")

@@ -1,6 +1,5 @@
 """`candor bench`: what rounds, lies, large topologies and simulated runs cost."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
@@ -9,6 +8,7 @@ from rich.console import Console
 
 from candor.agent.cli.options import COUNT, device_option, json_option
 from candor.agent.reports.terminal import plain_table
+from candor.topologies.specs.files import json_text
 
 
 @click.group("bench")
@@ -51,7 +51,7 @@ def measure_command(
 
     cost = measure_round(agents, topology, parameters, rounds)
     if as_json:
-        click.echo(json.dumps(asdict(cost), indent=2))
+        click.echo(json_text(asdict(cost), indent=2))
         return
     seconds = {
         "daemons, everything on": cost.seconds_per_round,
@@ -95,7 +95,7 @@ def payments_command(agents: int, rounds: int, seeds: int, as_json: bool) -> Non
     with Console(stderr=True).status("runs") as status:
         cells = measure_payments(agents, rounds, seeds, progress=status.update)
     if as_json:
-        click.echo(json.dumps([asdict(cell) for cell in cells], indent=2))
+        click.echo(json_text([asdict(cell) for cell in cells], indent=2))
         return
     columns = ("a0", "#gain", *("#these three" if rule == IDLING else f"#{rule}" for rule in RULES))
     for setting in dict.fromkeys((cell.topology, cell.partition) for cell in cells):
@@ -132,7 +132,7 @@ def topologies_command(agents: int, analysed: int, calls: int, as_json: bool) ->
     with Console(stderr=True).status("topologies") as status:
         costs = measure_topologies(agents, analysed, calls, progress=status.update)
     if as_json:
-        click.echo(json.dumps([asdict(cost) for cost in costs], indent=2))
+        click.echo(json_text([asdict(cost) for cost in costs], indent=2))
         return
     rows = [(cost.topology, f"{cost.agents:,}", cost.what, f"{cost.seconds:.3f}") for cost in costs]
     _print(f"seconds, median of {calls}", ("topology", "#agents", "what", "#seconds"), rows)
@@ -164,7 +164,7 @@ def simulate_command(agents: tuple[int, ...], rounds: int, device: str, as_json:
     with Console(stderr=True).status("simulations") as status:
         costs = list(measure_simulations(agents, rounds, device, progress=status.update))
     if as_json:
-        click.echo(json.dumps([asdict(cost) for cost in costs], indent=2))
+        click.echo(json_text([asdict(cost) for cost in costs], indent=2))
         return
     columns = ("task", "#parameters", "#agents", "payments", "#agents x rounds / s", "#/ cpu s")
     rows = (

@@ -1,6 +1,5 @@
 """`candor games`: what theory says on when lies pay, next to the games as played."""
 
-import json
 from dataclasses import asdict
 
 import click
@@ -11,6 +10,7 @@ from candor.agent.cli.options import json_option, seed_option
 from candor.agent.reports.terminal import plain_table
 from candor.agent.studies.games.estimation_rows import Row, mean_rows
 from candor.agent.studies.games.sgd_rows import sgd_rows
+from candor.topologies.specs.files import json_text
 
 SETTING = (
     "Mean estimation: 5 players, nu = 0.5, lambda = 1, noisy returns at price 0.1. SGD: 20 steps; "
@@ -46,7 +46,7 @@ def command(context: click.Context, trials: int, seed: int, as_json: bool) -> No
         rows = [*mean_rows(trials, means), *sgd_rows(trials // 200, sgd)]
     if as_json:
         shown = [asdict(row) | {"error": row.error, "holds": row.holds} for row in rows]
-        click.echo(json.dumps({"ok": all(row.holds for row in rows), "rows": shown}, indent=2))
+        click.echo(json_text({"ok": all(row.holds for row in rows), "rows": shown}, indent=2))
     else:
         Console().print(plain_table("", COLUMNS, map(_row, rows), SETTING))
     if not all(row.holds for row in rows):

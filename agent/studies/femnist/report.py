@@ -27,7 +27,7 @@ RULES: Final[Mapping[Rule, str]] = {
 
 
 def facts(results: Results, prices: Sequence[float]) -> dict[str, Any]:
-    """What was found, in the types of JSON: nothing that is not finite, which is null."""
+    """What was found, in the types of JSON."""
     setting = results.setting
     return {
         "task": setting.task,
@@ -47,8 +47,8 @@ def _measured(measured: Measured, prices: Sequence[float]) -> dict[str, Any]:
         "outcomes": [_outcome(one, prices) for one in measured.outcomes],
         "damage": measured.damage,
         f"honest_charge_p{HIGH_PERCENTILE}": measured.honest_charge,
-        "reward_falls_from_price": _finite(measured.falls_from),
-        "honest_pay_little_below_price": _finite(measured.cheap_below),
+        "reward_falls_from_price": measured.falls_from,
+        "honest_pay_little_below_price": measured.cheap_below,
         "ok": measured.holds,
     }
 
@@ -61,15 +61,11 @@ def _outcome(one: Outcomes, prices: Sequence[float]) -> dict[str, Any]:
         "accuracy": float(one.accuracies.mean()),
         "charge_at_price_1": float(one.charges.mean()),
         "rewards": [
-            {"price": price, "mean": mean, "standard_error": _finite(error)}
+            {"price": price, "mean": mean, "standard_error": error}
             for price in prices
             for mean, error in (one.reward(price),)
         ],
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def sentences(measured: Measured) -> list[str]:
