@@ -209,12 +209,23 @@ def _headline(summary: Mapping[str, object]) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim")
     table.add_column(justify="right")
+    table.add_column(style="dim")
+    notes = {"one model on all data": _work(summary.get("centralised_work"))}
     for name, share in shares_of(summary).items():
-        table.add_row(name, format_share(share))
+        table.add_row(name, format_share(share), notes.get(name, ""))
     mean_return = summary.get("mean_return")
     if isinstance(mean_return, int | float):
         table.add_row("mean return", f"{mean_return:.1f}")
     return table
+
+
+def _work(share: object) -> str:
+    """How much the one model was trained, as a share of what all agents were together."""
+    if not isinstance(share, int | float):
+        return ""
+    if share == 1:
+        return "trained on as many samples as all agents together"
+    return f"trained on {share:.2g} of the samples of all agents together"
 
 
 def _title(summary: Mapping[str, object]) -> Text:

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from candor.agent.daemon.status import Status
-from candor.agent.runs.baselines import alone_accuracy, centralised_accuracy
+from candor.agent.runs.baselines import alone_accuracy, centralised_accuracy, centralised_batch
 from candor.agent.runs.ledger_audit import audit_run_directory
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.specs.files import json_text
@@ -32,7 +32,7 @@ def summarise(
     """The fields of summary.json (docs/run-directory.md), from what the daemons left behind.
 
     The yardsticks are trained here, with the same algorithm and number of steps: one model on all
-    data, and every agent on its own data alone.
+    data and on as many samples as all agents together, and every agent on its own data alone.
     """
     accuracy = {
         agent: math.nan if status.test_accuracy is None else status.test_accuracy
@@ -85,8 +85,10 @@ def yardsticks(
     cluster: Cluster, data_root: Path | None, initial: Path | None, device: str = "cpu"
 ) -> dict[str, Any]:
     """What a run is compared with; trained here."""
+    together = cluster.task.batch_size * len(cluster.ids)
     return {
         "centralised_accuracy": centralised_accuracy(cluster, data_root, initial, device),
+        "centralised_work": centralised_batch(cluster) / together,
         "alone_accuracy": alone_accuracy(cluster, data_root, initial, device),
     }
 

@@ -58,7 +58,13 @@ def test_the_summary_is_that_of_a_testbed_without_ledgers(small: Path) -> None:
     summary = json.loads((small / "summary.json").read_text())
     wanted = {"run_id", "fingerprint", "task", "topology", "partition", "rule", "agents", "rounds"}
     wanted |= {"seed", "strategies", "accuracy", "mean_accuracy", "min_accuracy", "balances"}
-    wanted |= {"centralised_accuracy", "alone_accuracy", "consensus_distance", "seconds"}
+    wanted |= {
+        "centralised_accuracy",
+        "centralised_work",
+        "alone_accuracy",
+        "consensus_distance",
+        "seconds",
+    }
     assert set(summary) == wanted | {"simulated", "device"}
     assert summary["strategies"]["a3"] == "scale:3"
     assert sum(summary["balances"].values()) == 0
