@@ -44,9 +44,10 @@ def format_share(share: float | None) -> str:
 
 
 def plain_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[RenderableType]], caption: str = ""
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[RenderableType]], caption: str
 ) -> Table:
-    """A table of results; a column named #… holds numbers, which are never cut."""
+    """A table of results; a column named #… holds numbers, which are never cut. The caption says
+    their units, and whether more is better or less."""
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
     table.caption, table.caption_justify = caption or None, "left"
     for column in columns:
@@ -64,6 +65,7 @@ def live_table(statuses: Sequence[Status], title: str) -> Table:
     table = _table(title, *_MEASURES)
     for status in statuses:
         table.add_row(*_measures(status, _state(status.state)))
+    table.caption = _LEGEND
     return table
 
 
@@ -82,6 +84,7 @@ def status_view(statuses: Sequence[Status], running: Mapping[str, bool], title: 
         total = len(status.neighbours)
         table.add_row(*_measures(status, state), f"{total - len(refused)}/{total}")
         notes.extend(refused)
+    table.caption = _LEGEND
     return Group(table, *notes)
 
 
@@ -135,6 +138,10 @@ def literal(value: object, style: str = "") -> Text:
 
 
 _MEASURES = ("state", "round", "loss", "acc", "norm", "balance", "bytes")
+_LEGEND = (
+    "loss: in training, lower is better; acc: of test samples, higher is better; norm: of the own "
+    "update; balance: credits, above 0 received; bytes: sent and received"
+)
 _WORDS = {"state", "strategy"}
 
 
@@ -145,6 +152,7 @@ def _table(title: str, *columns: str) -> Table:
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         show_edge=False,
+        caption_justify="left",
     )
     table.add_column("agent", style="bold", overflow="fold", min_width=5)
     for column in columns:
@@ -241,10 +249,11 @@ def _agents(summary: Mapping[str, object]) -> Table:
         for key in ("accuracy", "balances", "bytes_sent", "strategies")
     )
     table = _table("", "strategy", "accuracy", "balance", "sent")
+    table.caption = "accuracy: higher is better; balance: credits, above 0 received"
     ids = list(dict(accuracy) | dict(balances))
     if len(ids) > _AGENTS_SHOWN_MAX:  # who deviates, and then in the order of the cluster file
         ids.sort(key=lambda agent: strategies.get(agent, "honest") == "honest")
-        table.caption = f"and {len(ids) - _AGENTS_SHOWN_MAX} more agents"
+        table.caption = f"and {len(ids) - _AGENTS_SHOWN_MAX} more agents; {table.caption}"
     for agent in ids[:_AGENTS_SHOWN_MAX]:
         strategy = str(strategies.get(agent, "honest"))
         table.add_row(
@@ -269,7 +278,7 @@ def _who_paid_whom(payments: Sequence[tuple[str, str, int]]) -> Group:
 
 
 def _outcome(summary: Mapping[str, object], run_dir: Path | None) -> Group:
-    lines = [] if summary.get("simulated") else [_verdict(summary.get("audit"))]
+    lines = [] if summary.get("simulated") else [_verdict(summary.get("audit"), run_dir)]
     lines += _beyond_credit(summary.get("beyond_credit"))
     if run_dir is not None:
         lines.append(Text.assemble(("run directory  ", "dim"), literal(run_dir)))
@@ -279,13 +288,14 @@ def _outcome(summary: Mapping[str, object], run_dir: Path | None) -> Group:
     return Group(*lines)
 
 
-def _verdict(audit: object) -> Text:
+def _verdict(audit: object, run_dir: Path | None) -> Text:
     label = ("ledger audit   ", "dim")
     match audit:
         case "ok":
             return Text.assemble(label, ("ok", "bold green"), ": every ledger adds up")
         case "violated":
-            return Text.assemble(label, ("violated", "bold red"), ": run candor ledger audit")
+            where = literal(f": run `candor ledger audit {run_dir or 'RUN_DIR'}`")
+            return Text.assemble(label, ("violated", "bold red"), where)
         case _:
             return Text.assemble(label, "not done")
 

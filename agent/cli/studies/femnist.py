@@ -116,8 +116,11 @@ def command(
         click.echo(json_text(experiment_report.facts(results, ordered), indent=2))
     else:
         for rule, measured in results.measured.items():
-            title = f"{rule}: mean reward of group A, by price"
-            Console().print(plain_table(title, *experiment_report.numbers(measured, ordered)))
+            title = f"{rule}: what noise gains group A, by price"
+            table = plain_table(
+                title, *experiment_report.numbers(measured, ordered), experiment_report.NUMBERS
+            )
+            Console().print(table)
             click.echo("\n".join((*experiment_report.sentences(measured), "")))
         click.echo("\n".join(experiment_report.divergences(results)), nl=bool(results.diverged))
         click.echo(f"{report}: the page")
