@@ -49,11 +49,16 @@ def plan_options(*, required: bool, lies: bool = True) -> Option:
         click.option("--agents", type=COUNT, help="Number of agents."),
         topology_option(required=required),
         task_option(required=required),
-        click.option("--rounds", required=required, type=COUNT, help="Rounds to train."),
+        click.option(
+            "--rounds",
+            required=required,
+            type=COUNT,
+            help="Rounds to train; no default here, in a cluster file: 100.",
+        ),
         *([_strategy_option] if lies else []),
         mixing_option,
         seed_option,
-        settings_options(partition="dirichlet:0.5"),
+        settings_options(here=True),
         initial_option,
         data_root_option,
     )

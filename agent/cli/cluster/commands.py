@@ -73,7 +73,9 @@ def command() -> None:
 @click.option("--keys-root", type=FOLDER, help="All on this host: keys lie in KEYS_ROOT/ID.")
 @mixing_option
 @seed_option
-@click.option("--rounds", type=int, default=100, help="Rounds to train.")
+@click.option(
+    "--rounds", type=int, default=100, help="Rounds to train; testbed and simulate must be told."
+)
 @settings_options()
 @initial_option
 @data_root_option
@@ -97,7 +99,7 @@ def new(sign_with: Path | None, output: Path, as_json: bool, **asked: Any) -> No
     key = keys.load(sign_with).signing_key if sign_with else None
     cluster = compose.new_cluster(asked, key)
     write_text(output, dump_cluster(cluster))
-    tell_written(output, cluster, as_json)
+    tell_written(output, cluster, as_json, asked["initial"])
 
 
 @command.command()
