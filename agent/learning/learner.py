@@ -36,6 +36,7 @@ from candor.topologies.specs.files import FilePath, read_bytes
 from candor.topologies.specs.specs import ConfigurationError
 
 CHECKED_AT_ONCE: Final = 256  # samples whose loss is looked at before the run
+CHECKED_MAX: Final = 2**29  # of all samples, times parameters: some seconds
 MODEL_BYTES_MAX: Final = 2**33  # two billion parameters
 _VECTORS_A_ROW: Final = 4  # of a local step: parameters, gradient, velocity, update
 
@@ -163,17 +164,18 @@ class Learner:
 
     @torch.no_grad()
     def check_samples(self, x: Tensor, agents: Sequence[str]) -> None:
-        """Compute the loss of the model x (dim,) on every sample, and its metric: whatever is wrong
-        with the data shows before the run. `agents` are the ids of the rows.
+        """Compute the loss of the model x (dim,) on the samples: whatever is wrong with one shows
+        before the run. On all of them where that takes seconds at most, else on those that differ
+        most from others. `agents` are the ids of the rows.
 
         Raises:
-            ConfigurationError: the loss fails on a sample or is not finite there, or the metric
-                fails.
+            ConfigurationError: the loss fails on a sample, or is not finite there.
         """
         parameters = tuple(view[0] for view in self._views(x.unsqueeze(0)))
         total = int(self._lengths.sum())
-        for low in range(0, total, CHECKED_AT_ONCE):
-            samples = range(low, min(low + CHECKED_AT_ONCE, total))
+        chosen = np.arange(total) if total * self.dim <= CHECKED_MAX else _extremes(self._data)
+        for low in range(0, len(chosen), CHECKED_AT_ONCE):
+            samples = chosen[low : low + CHECKED_AT_ONCE]
             fault = self._fault(parameters, samples)
             while fault and len(samples) > 1:
                 half = len(samples) // 2
@@ -181,18 +183,17 @@ class Learner:
                 samples = samples[:half] if first else samples[half:]
                 fault = first or self._fault(parameters, samples) or fault
             if fault:
-                row = int(np.searchsorted(self._offsets, samples[0], side="right")) - 1
-                sample = samples[0] - int(self._offsets[row])
+                place = int(samples[0])
+                row = int(np.searchsorted(self._offsets, place, side="right")) - 1
                 raise ConfigurationError(
-                    f"{fault} on sample {sample} of agent {agents[row]}, in round 1"
-                    f"{self._cause(samples[0])}"
+                    f"{fault} on sample {place - int(self._offsets[row])} of agent {agents[row]}, "
+                    f"in round 1{self._cause(place)}"
                 )
-        self.evaluate(x.unsqueeze(0))
 
-    def _fault(self, parameters: tuple[Tensor, ...], samples: range) -> str:
+    def _fault(self, parameters: tuple[Tensor, ...], samples: NDArray[np.int64]) -> str:
         """What is wrong with the loss on some of the pooled samples; "" if nothing is."""
         # As many as a step has at least: a loss may not be written for a single one.
-        places = np.resize(np.asarray(samples), max(len(samples), self._batch_size))
+        places = np.resize(samples, max(len(samples), self._batch_size))
         chosen = torch.from_numpy(places).to(self._device)
         try:
             with faults_of("loss"):
@@ -409,6 +410,21 @@ def _taken(tensor: Tensor, indices: Tensor) -> Tensor:
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     """Tensors of some rows each as one; a single one as it is."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _extremes(data: Batch) -> NDArray[np.int64]:
+    """Samples that differ most: of each class, with the largest and least number of each tensor,
+    and the first one with a number that is not finite."""
+    found: set[int] = set()
+    for tensor in data:
+        values = (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+        each = values.reshape(len(values), -1)
+        if tensor.is_floating_point():
+            found |= set(np.flatnonzero(~np.isfinite(each).all(axis=1))[:1].tolist())
+        elif each.shape[1] == 1:
+            found |= set(np.unique(each, return_index=True)[1].tolist())
+        found |= {int(each.max(axis=1).argmax()), int(each.min(axis=1).argmin())}
+    return np.array(sorted(found))
 
 
 def _pool(parts: Sequence[Batch]) -> tuple[Batch, NDArray[np.int64]]:

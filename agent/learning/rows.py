@@ -81,8 +81,11 @@ def learner_of(
     )
 
 
-def check_samples(cluster: Cluster, data_root: Path | None, initial: Path | None) -> None:
-    """Look at every agent's samples before anything is started, see `Learner.check_samples`.
+def check_samples(
+    cluster: Cluster, data_root: Path | None, initial: Path | None, *, metric: bool
+) -> None:
+    """Look at every agent's samples before anything is started, see `Learner.check_samples`; with
+    `metric` at the task's metric, too.
 
     Raises:
         ConfigurationError: the task is not usable, or a sample is not.
@@ -91,6 +94,8 @@ def check_samples(cluster: Cluster, data_root: Path | None, initial: Path | None
     x = verified_initial_parameters(task, cluster.task, cluster.seed, initial)
     learner = learner_of(cluster, data_root, shards_of(cluster), "cpu")
     learner.check_samples(x, cluster.ids)
+    if metric:
+        learner.evaluate(x.unsqueeze(0))
 
 
 def shards_of(cluster: Cluster) -> tuple[Shard, ...]:

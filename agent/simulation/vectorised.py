@@ -204,8 +204,9 @@ class Simulation:
         return self._measured.shown()
 
     def check_samples(self) -> None:
-        """Look at every sample before the first round, see `Learner.check_samples`."""
+        """Look at samples and metric before the first round, see `Learner.check_samples`."""
         self._learner.check_samples(self.parameters[0], self._cluster.ids)
+        self._learner.evaluate(self.parameters[:1])
 
     def forget(self) -> None:
         """Drop the evidence so far, once it is settled."""

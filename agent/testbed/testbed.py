@@ -264,7 +264,8 @@ def prepare(plan: Plan, run_dir: Path) -> Testbed:
     faults = list(load_faults(plan.faults, ids)) if plan.faults else []
     if any(fault.action == "disk_full" for fault in faults) and not hasattr(resource, "prlimit"):
         raise ConfigurationError(f"{plan.faults}: disk_full works on Linux only")
-    check_samples(cluster_of(plan, run_dir, stand_in_entries), plan.data_root, plan.initial)
+    stand_in = cluster_of(plan, run_dir, stand_in_entries)
+    check_samples(stand_in, plan.data_root, plan.initial, metric=True)
     make_run_dir(run_dir)
     for agent in ids:
         keys.generate(run_dir / "agents" / agent / "keys")

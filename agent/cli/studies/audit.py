@@ -111,7 +111,7 @@ def command(
     question = ask(clusters, agent, price, competition, epsilon, *files)
     chosen = chosen_strategies(question, names)
     for cluster in clusters:
-        check_samples(cluster, *files)
+        check_samples(cluster, *files, metric=False)
     place = run_dir or default_run_dir("audit", asked["task"])
     cache = _prepared(place)
     if seeds < SEEDS_MIN:

@@ -382,9 +382,11 @@ class Signs(Line):
         (Signs(), r"loss\(\) failed \(IndexError: Target -1 is out of bounds.\)"),
     ],
 )
+@pytest.mark.parametrize("checked_max", [0, 2**31])  # of large data, samples that stand out
 def test_a_sample_that_cannot_be_trained_on_is_named_wherever_it_lies(
-    task: Task, words: str
+    task: Task, words: str, checked_max: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("candor.agent.learning.learner.CHECKED_MAX", checked_max)
     one = learner([0, 1, 2], task)
     x = torch.cat([p.detach().flatten() for p in task.build_model().parameters()])
     with pytest.raises(ConfigurationError, match=words) as refusal:
