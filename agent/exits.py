@@ -5,5 +5,10 @@ from typing import Final
 FAILED: Final = 1  # it could not be done, or what was asked is answered with no
 BAD_CONFIGURATION: Final = 2
 VERIFICATION_FAILED: Final = 3
+UNDECIDED: Final = 4  # what was measured does not tell
 FAULT: Final = 70  # of the program: it ends with a traceback
 INTERRUPTED: Final = 130
+
+
+class RunFailed(Exception):
+    """What was asked could not be done, by no mistake of the user's: one line, and `FAILED`."""

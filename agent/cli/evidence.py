@@ -1,6 +1,5 @@
 """`candor evidence`: check a proof of misbehaviour with the cluster file alone."""
 
-import json
 from pathlib import Path
 
 import click
@@ -12,7 +11,7 @@ from candor.mechanisms.evidence.examiner import RunTerms
 from candor.mechanisms.proofs import PROOF_BYTES_MAX, Proof, ProofError, verify_proof
 from candor.topologies.cluster.file import load_cluster
 from candor.topologies.encoding.canonical import MalformedError
-from candor.topologies.specs.files import open_regular
+from candor.topologies.specs.files import json_text, open_regular
 from candor.topologies.specs.specs import ConfigurationError
 
 
@@ -44,7 +43,7 @@ def verify(
     terms = run_terms(load_cluster(cluster_path))
     told = [{"file": str(file), **_judged(file, terms)} for file in files]
     if as_json:
-        click.echo(json.dumps({"ok": all(one["proven"] for one in told), "files": told}, indent=2))
+        click.echo(json_text({"ok": all(one["proven"] for one in told), "files": told}, indent=2))
     else:
         for one in told:
             failed = "cannot be read" if one["proven"] is None else "proves nothing"

@@ -1,12 +1,13 @@
 """`candor keygen`: an agent's identity and transport keys."""
 
-import json
+import shlex
 from pathlib import Path
 
 import click
 
 from candor.agent.cli.options import FOLDER, json_option
 from candor.agent.daemon import keys
+from candor.topologies.specs.files import json_text
 
 
 @click.command()
@@ -30,12 +31,12 @@ def command(directory: Path, as_json: bool) -> None:
             "curve": public.curve,
             "public": str(public_file),
         }
-        click.echo(json.dumps(fields))
+        click.echo(json_text(fields))
         return
     click.echo(f"identity  {public.identity.hex()}")
     click.echo(f"curve     {public.curve}")
     click.echo(f"Keep {directory} secret and backed up: it is this agent, and its balance.")
-    click.echo(
-        "Next: ask to join a run with `candor cluster request`, and start `candor agent` with"
-    )
-    click.echo(f"the file that comes back; or organise one: hand out {public_file}.")
+    asked = f"candor cluster request {shlex.quote(str(directory))} --id ID --organiser FILE"
+    click.echo("Next: ask to join a run whose organiser has sent you a FILE, its public.toml:")
+    click.echo(f"`{asked} --endpoint tcp://HOST:PORT -o request.toml`")
+    click.echo(f"Or organise one: hand out {public_file}.")

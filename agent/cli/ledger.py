@@ -1,6 +1,5 @@
 """`candor ledger`: show, verify, audit, export and pay the signed ledgers of a run."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from candor.agent.runs.ledger_audit import audit_run_directory, read_export
 from candor.mechanisms.ledger.audit import Finding, RunAudit, audit_export
 from candor.mechanisms.payments.credits import format_credits, paid_text
 from candor.topologies.cluster.file import load_cluster
+from candor.topologies.specs.files import json_text
 from candor.topologies.specs.specs import ConfigurationError
 
 STORE_NAME: Final = "ledger.sqlite"
@@ -67,7 +67,7 @@ def show(directory: Path, as_json: bool) -> None:
         with opened(path) as store:
             shown[path.resolve().name] = channel_rows(store)
     if as_json:
-        click.echo(json.dumps({"agents": shown}, indent=2))
+        click.echo(json_text({"agents": shown}, indent=2))
         return
     for name, channels in shown.items():
         click.echo(f"{name}")
@@ -187,7 +187,7 @@ def verify(
             }
             for audit in audits
         ]
-        click.echo(json.dumps({"ok": not findings, "files": rows}, indent=2))
+        click.echo(json_text({"ok": not findings, "files": rows}, indent=2))
     else:
         for audit in audits:
             if not audit.findings:
@@ -217,7 +217,7 @@ def audit(context: click.Context, run_dir: Path, as_json: bool) -> None:
     """
     cluster, result = audit_run_directory(run_dir)
     if as_json:
-        click.echo(json.dumps(_audit_json(result), indent=2))
+        click.echo(json_text(_audit_json(result), indent=2))
     else:
         _print_audit(cluster.run_id, result)
     context.exit(VERIFICATION_FAILED if result.findings else 0)
@@ -292,7 +292,7 @@ def export(
     with opened(data_dir) as store:
         written = write_exports(store, cluster, agent_id, key, data_dir, output)
     if as_json:
-        click.echo(json.dumps({"agent": agent_id, "files": [str(path) for path in written]}))
+        click.echo(json_text({"agent": agent_id, "files": [str(path) for path in written]}))
     else:
         for path in written:
             click.echo(f"{path}")

@@ -1,6 +1,5 @@
 """`candor lockstep`: does the protocol survive everything that can break around it?"""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +14,7 @@ from candor.agent.cli.options import COUNT, json_option
 from candor.agent.cli.progress import progress
 from candor.agent.exits import VERIFICATION_FAILED
 from candor.topologies.cluster.file import DEFAULT_RULE
+from candor.topologies.specs.files import json_text
 
 if TYPE_CHECKING:
     from candor.agent.lockstep.world import Outcome
@@ -66,7 +66,7 @@ def command(
                 told("seeds", len(outcomes), seeds)
     summary = _summary(outcomes, time.monotonic() - began_s)
     if as_json:
-        click.echo(json.dumps(summary, indent=2))
+        click.echo(json_text(summary, indent=2))
     else:
         for key, value in summary.items():
             if key != "failing" and value is not None:

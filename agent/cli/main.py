@@ -1,6 +1,7 @@
 """`candor`: assembles the commands and turns failures into one line and a documented exit code.
 
-Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 verification failed, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 verification failed, 4 undecided, 130
+interrupted.
 Commands are imported when they are used, so that `candor --help` and tab completion stay fast.
 """
 
@@ -13,27 +14,45 @@ from typing import Final, NoReturn, TextIO
 import click
 
 from candor import __version__
-from candor.agent.exits import BAD_CONFIGURATION, FAILED, FAULT, INTERRUPTED, VERIFICATION_FAILED
+from candor.agent.exits import (
+    BAD_CONFIGURATION,
+    FAILED,
+    FAULT,
+    INTERRUPTED,
+    VERIFICATION_FAILED,
+    RunFailed,
+)
 from candor.network.errors import TransportError
 from candor.topologies.specs.specs import ConfigurationError, Note, SignatureError
 
-COMMANDS: Final = {
-    "keygen": "Make the keys of an agent.",
-    "topology": "Draw, describe and save graphs.",
-    "cluster": "Make, check and show the cluster file that all agents share.",
-    "agent": "Run the daemon of one agent.",
-    "lockstep": "Run real cores through thousands of schedules of faults.",
-    "testbed": "Run N real daemons on this machine and sum up.",
-    "simulate": "Run thousands of agents in one process and sum up.",
-    "status": "Show what an agent, or every agent of a run, is doing.",
-    "ledger": "Show, verify, audit and export signed ledgers.",
-    "evidence": "Check a proof of misbehaviour with the cluster file alone.",
-    "report": "Make one HTML page of a run directory.",
-    "audit": "Say whether any lie pays, and at which price none does.",
-    "games": "Hold the theory of when lies pay against games as played.",
-    "femnist": "Train with competing writers, and find the price at which noise does not pay.",
-    "bench": "Measure what a round costs and where the time goes.",
+SECTIONS: Final = {
+    "For operators, who take part in a run": {
+        "keygen": "Make the keys of an agent.",
+        "cluster": "Make, check and show the cluster file that all agents share.",
+        "agent": "Run the daemon of one agent.",
+        "status": "Show what an agent, or every agent of a run, is doing.",
+    },
+    "For auditors, who check what was signed": {
+        "ledger": "Show, verify, audit and export signed ledgers.",
+        "evidence": "Check a proof of misbehaviour with the cluster file alone.",
+    },
+    "For researchers, who run all agents on this machine": {
+        "topology": "Draw, describe and save graphs.",
+        "testbed": "Run N real daemons on this machine and sum up.",
+        "simulate": "Run thousands of agents in one process and sum up.",
+        "report": "Make one HTML page of a run directory.",
+    },
+    "For researchers, who ask whether a lie pays": {
+        "audit": "Say whether any lie pays, and at which price none does.",
+        "games": "Hold the theory of when lies pay against games as played.",
+        "femnist": "Train with competing writers; find the price at which noise does not pay.",
+    },
+    "For developers of Candor": {
+        "lockstep": "Run real cores through thousands of schedules of faults.",
+        "bench": "Measure what a round costs and where the time goes.",
+    },
 }
+COMMANDS: Final = {name: what for section in SECTIONS.values() for name, what in section.items()}
 # Where a command's module lies, if not beside this one.
 ROOMS: Final = {
     "cluster": "cluster.commands",
@@ -55,8 +74,10 @@ class _LazyCommands(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        width = max(map(len, COMMANDS))
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), what) for name, what in commands.items()])
 
 
 _CONTEXT: Final = {"help_option_names": ["-h", "--help"], "show_default": True}
@@ -106,7 +127,7 @@ def run(arguments: list[str]) -> int:
         return _tell(str(exc), VERIFICATION_FAILED)
     except ConfigurationError as exc:
         return _tell(str(exc), BAD_CONFIGURATION)
-    except TransportError as exc:
+    except (TransportError, RunFailed) as exc:
         return _tell(str(exc), FAILED)
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has left; nothing to add

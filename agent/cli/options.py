@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import click
 from pydantic import BaseModel
@@ -192,16 +192,26 @@ SETTINGS: tuple[tuple[type[BaseModel], str, str], ...] = (
 )
 
 
-def settings_options(**defaults: Any) -> Option:
-    """Add an option for each of `SETTINGS`, with the cluster file's own default or the given one.
+ON_THIS_MACHINE: Final[Mapping[str, str]] = {"partition": "dirichlet:0.5"}
+"""Defaults of whole runs on this machine, testbed, simulate and audit, where they are not those of
+a cluster file: shards there differ, as those of parties do who split no data set."""
+
+
+def settings_options(*, here: bool = False) -> Option:
+    """Add an option for each of `SETTINGS`, with the default of a cluster file, or of a run on this
+    machine.
 
     The function takes them as keyword arguments; `cluster_parts.sections` makes the file's sections
     of them.
     """
-    return stacked(*(_setting(*setting, defaults) for setting in SETTINGS))
+    return stacked(*(_setting(*setting, here) for setting in SETTINGS))
 
 
-def _setting(model: type[BaseModel], name: str, what: str, given: Mapping[str, Any]) -> Option:
-    default = given.get(name, model.model_fields[name].get_default())
+def _setting(model: type[BaseModel], name: str, what: str, here: bool) -> Option:
+    default = of_file = model.model_fields[name].get_default()
+    if (mine := ON_THIS_MACHINE.get(name)) is not None:
+        default = mine if here else of_file
+        others = f"in a cluster file: {of_file}" if here else f"in testbed and simulate: {mine}"
+        what = f"{what} Default {others}."
     option = f"--{option_name(model, name).replace('_', '-')}"
     return click.option(option, type=type(default), default=default, help=what)

@@ -1,6 +1,5 @@
 """What `candor testbed`, `candor simulate` and `candor audit` ask for alike: a whole run here."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -27,6 +26,7 @@ from candor.agent.cli.options import (
 from candor.agent.reports.terminal import summary_view
 from candor.agent.runs.cluster_parts import sections
 from candor.agent.runs.plan import Plan
+from candor.topologies.specs.files import json_text
 from candor.topologies.specs.specs import ConfigurationError
 
 new_run_dir_option = run_dir_option(
@@ -49,11 +49,16 @@ def plan_options(*, required: bool, lies: bool = True) -> Option:
         click.option("--agents", type=COUNT, help="Number of agents."),
         topology_option(required=required),
         task_option(required=required),
-        click.option("--rounds", required=required, type=COUNT, help="Rounds to train."),
+        click.option(
+            "--rounds",
+            required=required,
+            type=COUNT,
+            help="Rounds to train; no default here, in a cluster file: 100.",
+        ),
         *([_strategy_option] if lies else []),
         mixing_option,
         seed_option,
-        settings_options(partition="dirichlet:0.5"),
+        settings_options(here=True),
         initial_option,
         data_root_option,
     )
@@ -116,7 +121,7 @@ def conclude(
     tell("drawing the report…")
     write_report(run_dir)
     if as_json:
-        click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+        click.echo(json_text(summary, indent=2))
     else:
         console.print(summary_view(summary, run_dir))
     return summary

@@ -59,7 +59,7 @@ def command(
 
     Everybody hears all neighbours in every round; there are no faults, deadlines or ledgers. State
     is saved once a minute and at Ctrl-C, and --resume goes on from it to the very same end. Exit
-    code 0: done; 2: bad configuration, or the run diverged beyond billing; 130: interrupted.
+    code 0: done; 1: training diverged; 2: bad configuration; 130: interrupted.
 
     \b
     Examples:

@@ -1,17 +1,16 @@
 """`candor status`: what the daemon of a data directory, or every agent of a run, is doing."""
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 
 from candor.agent.cli.options import ABOVE_0, PATH, json_option
 from candor.agent.daemon.status import FILE_NAME, Status, data_dirs, is_running, read_status
-from candor.agent.daemon.status import as_json as as_object
 from candor.agent.runs.directory import SIMULATION_NAME
+from candor.topologies.specs.files import json_text
 from candor.topologies.specs.specs import ConfigurationError
 
 SHOWN_MAX = 64  # agents of a simulated run that a person is shown; --json has all
@@ -61,9 +60,9 @@ def command(
             "the directory of a run"
         )
     if as_json:
-        shown = {one.status.agent: as_object(one.status) | {"running": one.running} for one in seen}
+        shown = {one.status.agent: asdict(one.status) | {"running": one.running} for one in seen}
         alone = known == [directory] and not simulated
-        click.echo(json.dumps(next(iter(shown.values())) if alone else {"agents": shown}, indent=2))
+        click.echo(json_text(next(iter(shown.values())) if alone else {"agents": shown}, indent=2))
     elif simulated:
         _print_simulated(directory, seen)
     else:

@@ -133,6 +133,7 @@ def prepare(cluster: Cluster, settings: HostSettings) -> tuple[Work, Learner]:
     learner = learner_of(cluster, settings.data_root, [shard], "cpu", reporting.by_agent())
     task = resolve_task(cluster.task.name, settings.data_root)
     initial = verified_initial_parameters(task, cluster.task, cluster.seed, settings.initial)
+    learner.check_samples(initial, [settings.agent])
 
     def mass(t: int) -> Tensor:
         return torch.tensor([[cluster.round_weights.of(t).mass[settings.agent]]])

@@ -3,12 +3,13 @@
 An event has a stable name and flat fields; keys and tensors never go in.
 """
 
-import json
 import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+
+from candor.topologies.specs.files import json_text
 
 FILE_NAME: Final = "log.jsonl"
 LOGGER_NAME: Final = "candor"
@@ -22,7 +23,7 @@ class _JsonLines(logging.Formatter):
             "event": record.getMessage(),
             **getattr(record, "fields", {}),
         }
-        return json.dumps(fields, ensure_ascii=False)
+        return json_text(fields)
 
 
 class _OneLine(logging.Formatter):

@@ -6,8 +6,6 @@ operating system drops it with the process, so neither a crash nor a reused pid 
 """
 
 import fcntl
-import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
-from candor.topologies.specs.files import replace_file
+from candor.topologies.specs.files import json_text, replace_file
 from candor.topologies.specs.specs import ConfigurationError
 
 if TYPE_CHECKING:
@@ -81,7 +79,7 @@ class StatusFile:
 
     def write(self, status: Status) -> None:
         """Replace the status at once. Not synced to disk: it describes a process, not a promise."""
-        replace_file(self._path, f"{json.dumps(as_json(status), indent=2)}\n".encode())
+        replace_file(self._path, f"{json_text(asdict(status), indent=2)}\n".encode())
 
 
 def read_status(data_dir: Path) -> Status:
@@ -99,14 +97,6 @@ def read_status(data_dir: Path) -> Status:
         return _adapter().validate_json(text)
     except ValueError as exc:
         raise ConfigurationError(f"{path}: not a status file") from exc
-
-
-def as_json(status: Status) -> dict[str, object]:
-    """The object that status.json holds; a measurement that is not finite has no JSON form."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in asdict(status).items()
-    }
 
 
 class DataDirLock:

@@ -4,6 +4,7 @@ The daemon holds a learner of one shard, a simulation one of all shards; both ru
 arithmetic and draw the same batches. The learner knows nothing of reports, mixing or neighbours.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from candor.topologies.cluster.file import AlgorithmSettings, TaskSettings, mode
 from candor.topologies.specs.files import FilePath, read_bytes
 from candor.topologies.specs.specs import ConfigurationError
 
+CHECKED_AT_ONCE: Final = 256  # samples whose loss is looked at before the run
+CHECKED_MAX: Final = 2**29  # of all samples, times parameters: some seconds
 MODEL_BYTES_MAX: Final = 2**33  # two billion parameters
 _VECTORS_A_ROW: Final = 4  # of a local step: parameters, gradient, velocity, update
 
@@ -147,12 +150,63 @@ class Learner:
         return losses / self._steps, update
 
     def evaluate(self, x: Tensor) -> list[float]:
-        """The task's metric of each row of x (agents, dim); 0 where it is undefined (nan).
+        """The task's metric of each row of x (agents, dim); nan where it is undefined, as that of a
+        model that is not finite is.
 
         Raises:
             ConfigurationError: the user's metric is not a number from 0 to 1.
         """
-        return [self._metric(self._fill(self._evaluated, row)) for row in x]
+        sound = x.isfinite().all(dim=1).tolist()
+        return [
+            self._metric(self._fill(self._evaluated, row)) if finite else math.nan
+            for row, finite in zip(x, sound, strict=True)
+        ]
+
+    @torch.no_grad()
+    def check_samples(self, x: Tensor, agents: Sequence[str]) -> None:
+        """Compute the loss of the model x (dim,) on the samples: whatever is wrong with one shows
+        before the run. On all of them where that takes seconds at most, else on those that differ
+        most from others. `agents` are the ids of the rows.
+
+        Raises:
+            ConfigurationError: the loss fails on a sample, or is not finite there.
+        """
+        parameters = tuple(view[0] for view in self._views(x.unsqueeze(0)))
+        total = int(self._lengths.sum())
+        chosen = np.arange(total) if total * self.dim <= CHECKED_MAX else _extremes(self._data)
+        for low in range(0, len(chosen), CHECKED_AT_ONCE):
+            samples = chosen[low : low + CHECKED_AT_ONCE]
+            fault = self._fault(parameters, samples)
+            while fault and len(samples) > 1:
+                half = len(samples) // 2
+                first = self._fault(parameters, samples[:half])
+                samples = samples[:half] if first else samples[half:]
+                fault = first or self._fault(parameters, samples) or fault
+            if fault:
+                place = int(samples[0])
+                row = int(np.searchsorted(self._offsets, place, side="right")) - 1
+                raise ConfigurationError(
+                    f"{fault} on sample {place - int(self._offsets[row])} of agent {agents[row]}, "
+                    f"in round 1{self._cause(place)}"
+                )
+
+    def _fault(self, parameters: tuple[Tensor, ...], samples: NDArray[np.int64]) -> str:
+        """What is wrong with the loss on some of the pooled samples; "" if nothing is."""
+        # As many as a step has at least: a loss may not be written for a single one.
+        places = np.resize(samples, max(len(samples), self._batch_size))
+        chosen = torch.from_numpy(places).to(self._device)
+        try:
+            with faults_of("loss"):
+                loss = float(self._loss(parameters, tuple(each[chosen] for each in self._data)))
+        except ConfigurationError as exc:
+            return str(exc)
+        return "" if math.isfinite(loss) else f"task: loss() is {loss}"
+
+    def _cause(self, sample: int) -> str:
+        numbers = (t[sample] for t in self._data if t.is_floating_point())
+        if all(bool(tensor.isfinite().all()) for tensor in numbers):
+            return ""
+        return ": its data hold nan or inf; mend that sample or leave it out"
 
     @torch.no_grad()
     def shard_losses(self, x: Tensor, samples: int) -> Tensor:
@@ -197,12 +251,13 @@ class Learner:
 
     def _gradient(self, x: Tensor, batch: Batch, out: Tensor) -> Tensor:
         """Write each row's gradient (agents, dim) on its (agents, batch, ...); losses (agents,)."""
-        if self._stack is None:
-            gradient, losses = self._differentiated(x, batch)
-            out.copy_(gradient)
-            return losses
-        with torch.no_grad():
-            return self._stack.gradient(self._views(x), batch, self._views(out))
+        with faults_of("loss"):
+            if self._stack is None:
+                gradient, losses = self._differentiated(x, batch)
+                out.copy_(gradient)
+                return losses
+            with torch.no_grad():
+                return self._stack.gradient(self._views(x), batch, self._views(out))
 
     def _differentiated(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """`_gradient` of any model and loss.
@@ -248,9 +303,7 @@ class Learner:
     def _metric(self, model: nn.Module) -> float:
         with torch.no_grad(), faults_of("evaluate"):
             value = float(self._task.evaluate(model))
-        if np.isnan(value):
-            return 0.0
-        if not 0.0 <= value <= 1.0:
+        if not (math.isnan(value) or 0.0 <= value <= 1.0):
             raise ConfigurationError(f"task: evaluate() gave {value}, which is not from 0 to 1")
         return value
 
@@ -357,6 +410,21 @@ def _taken(tensor: Tensor, indices: Tensor) -> Tensor:
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     """Tensors of some rows each as one; a single one as it is."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _extremes(data: Batch) -> NDArray[np.int64]:
+    """Samples that differ most: of each class, with the largest and least number of each tensor,
+    and the first one with a number that is not finite."""
+    found: set[int] = set()
+    for tensor in data:
+        values = (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+        each = values.reshape(len(values), -1)
+        if tensor.is_floating_point():
+            found |= set(np.flatnonzero(~np.isfinite(each).all(axis=1))[:1].tolist())
+        elif each.shape[1] == 1:
+            found |= set(np.unique(each, return_index=True)[1].tolist())
+        found |= {int(each.max(axis=1).argmax()), int(each.min(axis=1).argmin())}
+    return np.array(sorted(found))
 
 
 def _pool(parts: Sequence[Batch]) -> tuple[Batch, NDArray[np.int64]]:

@@ -8,7 +8,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from candor.agent.learning.learner import Learner
+from candor.agent.learning.learner import Learner, verified_initial_parameters
 from candor.agent.learning.reporting import REPORTS, Reporting
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.partition import Shard
@@ -79,6 +79,23 @@ def learner_of(
     return Learner(
         task, shards, cluster.algorithm, settings.batch_size, cluster.seed, device, threads
     )
+
+
+def check_samples(
+    cluster: Cluster, data_root: Path | None, initial: Path | None, *, metric: bool
+) -> None:
+    """Look at every agent's samples before anything is started, see `Learner.check_samples`; with
+    `metric` at the task's metric, too.
+
+    Raises:
+        ConfigurationError: the task is not usable, or a sample is not.
+    """
+    task = resolve_task(cluster.task.name, data_root)
+    x = verified_initial_parameters(task, cluster.task, cluster.seed, initial)
+    learner = learner_of(cluster, data_root, shards_of(cluster), "cpu")
+    learner.check_samples(x, cluster.ids)
+    if metric:
+        learner.evaluate(x.unsqueeze(0))
 
 
 def shards_of(cluster: Cluster) -> tuple[Shard, ...]:

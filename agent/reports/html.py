@@ -80,6 +80,7 @@ h2 { margin: 0 0 .2rem; font-size: 1.2rem; }
 .tile b { display: block; font-size: 1.4rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
 .tile span { color: var(--faint); font-size: .8rem; }
 .good b { color: #1d6f42; } .bad { background: #fdeeea; } .bad b { color: #a8321b; }
+.open { background: #fff6dd; } .open b { color: #7a5600; }
 section { margin: 0 0 1.25rem; padding: 1.3rem 1.4rem; background: var(--paper);
   border: 1px solid var(--line); border-radius: .6rem; }
 img { display: block; width: 100%; height: auto; }

@@ -6,6 +6,7 @@ it can neither style nor steer the terminal.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Final, Literal
 
@@ -43,9 +44,10 @@ def format_share(share: float | None) -> str:
 
 
 def plain_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[RenderableType]], caption: str = ""
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[RenderableType]], caption: str
 ) -> Table:
-    """A table of results; a column named #… holds numbers, which are never cut."""
+    """A table of results; a column named #… holds numbers, which are never cut. The caption says
+    their units, and whether more is better or less."""
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
     table.caption, table.caption_justify = caption or None, "left"
     for column in columns:
@@ -63,6 +65,7 @@ def live_table(statuses: Sequence[Status], title: str) -> Table:
     table = _table(title, *_MEASURES)
     for status in statuses:
         table.add_row(*_measures(status, _state(status.state)))
+    table.caption = _LEGEND
     return table
 
 
@@ -81,6 +84,7 @@ def status_view(statuses: Sequence[Status], running: Mapping[str, bool], title: 
         total = len(status.neighbours)
         table.add_row(*_measures(status, state), f"{total - len(refused)}/{total}")
         notes.extend(refused)
+    table.caption = _LEGEND
     return Group(table, *notes)
 
 
@@ -109,25 +113,23 @@ def payments_of(edges: object) -> list[tuple[str, str, int]]:
 
 
 def mean_share(value: object) -> float | None:
-    """An accuracy that is one number, or the mean of one number an agent."""
-    if isinstance(value, Mapping):
-        numbers = [float(one) for one in value.values() if isinstance(one, int | float)]
-        return sum(numbers) / len(numbers) if numbers else None
-    return float(value) if isinstance(value, int | float) else None
+    """An accuracy that is one number, or the mean of one number an agent; None where it is not
+    known, of one agent too."""
+    shares = list(value.values()) if isinstance(value, Mapping) else [value]
+    numbers = [float(one) for one in shares if isinstance(one, int | float) and isfinite(one)]
+    return sum(numbers) / len(numbers) if 0 < len(numbers) == len(shares) else None
 
 
-def shares_of(summary: Mapping[str, object]) -> dict[str, float]:
-    """The accuracies of a summary and its yardsticks, by what they are, as far as it has them."""
-    accuracy = summary.get("accuracy")
-    each = accuracy.values() if isinstance(accuracy, Mapping) else ()
-    found = {
-        "mean accuracy": summary.get("mean_accuracy", accuracy),
-        "lowest accuracy": summary.get("min_accuracy", min(each, default=None)),
-        "one model on all data": summary.get("centralised_accuracy"),
-        "agents alone, mean": summary.get("alone_accuracy"),
+def shares_of(summary: Mapping[str, object]) -> dict[str, float | None]:
+    """The accuracies of a summary and its yardsticks, by what they are, as far as it has them; None
+    where one is not a number."""
+    names = {
+        "mean accuracy": "mean_accuracy",
+        "lowest accuracy": "min_accuracy",
+        "one model on all data": "centralised_accuracy",
+        "agents alone, mean": "alone_accuracy",
     }
-    shares = {name: mean_share(value) for name, value in found.items()}
-    return {name: share for name, share in shares.items() if share is not None}
+    return {name: mean_share(summary[key]) for name, key in names.items() if key in summary}
 
 
 def literal(value: object, style: str = "") -> Text:
@@ -136,6 +138,10 @@ def literal(value: object, style: str = "") -> Text:
 
 
 _MEASURES = ("state", "round", "loss", "acc", "norm", "balance", "bytes")
+_LEGEND = (
+    "loss: in training, lower is better; acc: of test samples, higher is better; norm: of the own "
+    "update; balance: credits, above 0 received; bytes: sent and received"
+)
 _WORDS = {"state", "strategy"}
 
 
@@ -146,6 +152,7 @@ def _table(title: str, *columns: str) -> Table:
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         show_edge=False,
+        caption_justify="left",
     )
     table.add_column("agent", style="bold", overflow="fold", min_width=5)
     for column in columns:
@@ -210,12 +217,23 @@ def _headline(summary: Mapping[str, object]) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim")
     table.add_column(justify="right")
+    table.add_column(style="dim")
+    notes = {"one model on all data": _work(summary.get("centralised_work"))}
     for name, share in shares_of(summary).items():
-        table.add_row(name, format_share(share))
+        table.add_row(name, format_share(share), notes.get(name, ""))
     mean_return = summary.get("mean_return")
     if isinstance(mean_return, int | float):
         table.add_row("mean return", f"{mean_return:.1f}")
     return table
+
+
+def _work(share: object) -> str:
+    """How much the one model was trained, as a share of what all agents were together."""
+    if not isinstance(share, int | float):
+        return ""
+    if share == 1:
+        return "trained on as many samples as all agents together"
+    return f"trained on {share:.2g} of the samples of all agents together"
 
 
 def _title(summary: Mapping[str, object]) -> Text:
@@ -231,10 +249,11 @@ def _agents(summary: Mapping[str, object]) -> Table:
         for key in ("accuracy", "balances", "bytes_sent", "strategies")
     )
     table = _table("", "strategy", "accuracy", "balance", "sent")
+    table.caption = "accuracy: higher is better; balance: credits, above 0 received"
     ids = list(dict(accuracy) | dict(balances))
     if len(ids) > _AGENTS_SHOWN_MAX:  # who deviates, and then in the order of the cluster file
         ids.sort(key=lambda agent: strategies.get(agent, "honest") == "honest")
-        table.caption = f"and {len(ids) - _AGENTS_SHOWN_MAX} more agents"
+        table.caption = f"and {len(ids) - _AGENTS_SHOWN_MAX} more agents; {table.caption}"
     for agent in ids[:_AGENTS_SHOWN_MAX]:
         strategy = str(strategies.get(agent, "honest"))
         table.add_row(
@@ -259,7 +278,7 @@ def _who_paid_whom(payments: Sequence[tuple[str, str, int]]) -> Group:
 
 
 def _outcome(summary: Mapping[str, object], run_dir: Path | None) -> Group:
-    lines = [] if summary.get("simulated") else [_verdict(summary.get("audit"))]
+    lines = [] if summary.get("simulated") else [_verdict(summary.get("audit"), run_dir)]
     lines += _beyond_credit(summary.get("beyond_credit"))
     if run_dir is not None:
         lines.append(Text.assemble(("run directory  ", "dim"), literal(run_dir)))
@@ -269,13 +288,14 @@ def _outcome(summary: Mapping[str, object], run_dir: Path | None) -> Group:
     return Group(*lines)
 
 
-def _verdict(audit: object) -> Text:
+def _verdict(audit: object, run_dir: Path | None) -> Text:
     label = ("ledger audit   ", "dim")
     match audit:
         case "ok":
             return Text.assemble(label, ("ok", "bold green"), ": every ledger adds up")
         case "violated":
-            return Text.assemble(label, ("violated", "bold red"), ": run candor ledger audit")
+            where = literal(f": run `candor ledger audit {run_dir or 'RUN_DIR'}`")
+            return Text.assemble(label, ("violated", "bold red"), where)
         case _:
             return Text.assemble(label, "not done")
 

@@ -17,6 +17,9 @@ from candor.agent.tasks import resolve_task
 from candor.agent.tasks.partition import Shard
 from candor.topologies.cluster.file import Cluster
 
+BATCH_MAX: Final = 4096
+"""Samples of one step of the one model: more average no noise that would show, and the activations
+of a CNN for so many take a gigabyte."""
 ALONE_MAX: Final = 256  # agents that are trained alone: all of a large run would double its time
 
 
@@ -26,13 +29,25 @@ def centralised_accuracy(
     initial: Path | None = None,
     device: str = "cpu",
 ) -> float:
-    """What one honest agent with everyone's data reaches in as many rounds and steps: 0 to 1.
+    """What one model with everyone's data reaches in as many rounds and steps: 0 to 1.
+
+    Each step is on as many samples as those of all agents together have, see `centralised_batch`:
+    what the network would be, did it average at each step and lose nothing.
 
     Raises:
         ConfigurationError: the task is not usable.
     """
     shard = Shard(0, 1, cluster.task.partition)
-    return _without_mixing(cluster, (shard,), data_root, initial, device)[0]
+    task = cluster.task.model_copy(update={"batch_size": centralised_batch(cluster)})
+    whole = cluster.model_copy(update={"task": task})
+    return _without_mixing(whole, (shard,), data_root, initial, device)[0]
+
+
+def centralised_batch(cluster: Cluster) -> int:
+    """Samples of one step of the one model: all agents' together, `BATCH_MAX` at most, but no fewer
+    than those of a single agent."""
+    one = cluster.task.batch_size
+    return max(one, min(one * len(cluster.ids), BATCH_MAX))
 
 
 def alone_accuracy(

@@ -19,7 +19,7 @@ from torch import Tensor
 from candor.agent.daemon.metrics import RoundMetrics
 from candor.agent.daemon.status import State, Status
 from candor.topologies.cluster.file import Cluster
-from candor.topologies.specs.files import replacing
+from candor.topologies.specs.files import json_text, replacing
 from candor.topologies.specs.specs import ConfigurationError
 
 FILE_NAME: Final = "simulation.safetensors"
@@ -75,7 +75,7 @@ class Columns:
 def write(path: Path, about: About, tensors: Mapping[str, Tensor]) -> None:
     """Replace the file at once; it is on disk before the old one is gone."""
     with replacing(path, durable=True) as draft:
-        save_file(dict(tensors), draft, metadata={_METADATA: json.dumps(asdict(about))})
+        save_file(dict(tensors), draft, metadata={_METADATA: json_text(asdict(about))})
 
 
 def read(path: Path) -> tuple[About, dict[str, Tensor]]:

@@ -1,6 +1,5 @@
 """The summary of a finished run: accuracies and their yardsticks, who paid whom, the audit."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +11,10 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from candor.agent.daemon.status import Status
-from candor.agent.runs.baselines import alone_accuracy, centralised_accuracy
+from candor.agent.runs.baselines import alone_accuracy, centralised_accuracy, centralised_batch
 from candor.agent.runs.ledger_audit import audit_run_directory
 from candor.topologies.cluster.file import Cluster
+from candor.topologies.specs.files import json_text
 
 FILE_NAME: Final = "summary.json"
 _ROWS: Final = 256
@@ -32,12 +32,13 @@ def summarise(
     """The fields of summary.json (docs/run-directory.md), from what the daemons left behind.
 
     The yardsticks are trained here, with the same algorithm and number of steps: one model on all
-    data, and every agent on its own data alone.
+    data and on as many samples as all agents together, and every agent on its own data alone.
     """
     accuracy = {
-        agent: status.test_accuracy
+        agent: math.nan if status.test_accuracy is None else status.test_accuracy
         for agent, status in statuses.items()
-        if status.test_accuracy is not None
+        # Whoever is done has been evaluated last: without a number, its metric is undefined.
+        if status.test_accuracy is not None or status.state == "done"
     }
     _, audit = audit_run_directory(run_dir)
     return {
@@ -71,12 +72,12 @@ def settings_of_run(cluster: Cluster, strategies: Mapping[str, str]) -> dict[str
 
 
 def accuracies(accuracy: Mapping[str, float]) -> dict[str, Any]:
-    """What the agents reached, by agent and over all of them."""
-    reached = list(accuracy.values())
+    """What the agents reached, by agent and over all of them: nan where it is nan of one."""
+    reached = np.array(list(accuracy.values()))
     return {
         "accuracy": dict(accuracy),
-        "mean_accuracy": float(np.mean(reached)) if reached else None,
-        "min_accuracy": min(reached, default=None),
+        "mean_accuracy": float(reached.mean()) if len(reached) else None,
+        "min_accuracy": float(reached.min()) if len(reached) else None,
     }
 
 
@@ -84,15 +85,17 @@ def yardsticks(
     cluster: Cluster, data_root: Path | None, initial: Path | None, device: str = "cpu"
 ) -> dict[str, Any]:
     """What a run is compared with; trained here."""
+    together = cluster.task.batch_size * len(cluster.ids)
     return {
         "centralised_accuracy": centralised_accuracy(cluster, data_root, initial, device),
+        "centralised_work": centralised_batch(cluster) / together,
         "alone_accuracy": alone_accuracy(cluster, data_root, initial, device),
     }
 
 
 def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
     """Write summary.json."""
-    text = json.dumps(summary, indent=2, ensure_ascii=False)
+    text = json_text(summary, indent=2)
     (run_dir / FILE_NAME).write_text(text + "\n", encoding="utf-8")
 
 

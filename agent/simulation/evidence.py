@@ -160,11 +160,15 @@ class Measurements:
         return mixing.sketches(self._stated[part.phase])
 
 
+class Unbillable(ConfigurationError):
+    """What was injected is so large that it gives no amounts."""
+
+
 def settle(cluster: Cluster, payments: Payments, evidence: Evidence) -> dict[str, int]:
     """Everyone's net micro-credits over all windows, a last partial one included.
 
     Raises:
-        ConfigurationError: what was injected gives no amounts.
+        Unbillable: what was injected gives no amounts.
     """
     received = Billing(cluster, payments)(evidence)
     return dict(zip(cluster.ids, received.tolist(), strict=True))
@@ -175,6 +179,7 @@ class Billing:
 
     def __init__(self, cluster: Cluster, payments: Payments) -> None:
         self._payments = payments
+        self._ids = cluster.ids
         self._window_rounds = cluster.payments.window
         # Members of a bill are sorted by id, which may not be the order of the cluster file.
         self._order = sorted(range(len(cluster.ids)), key=lambda index: cluster.ids[index])
@@ -185,15 +190,17 @@ class Billing:
         """Net micro-credits received: (agents,).
 
         Raises:
-            ConfigurationError: what was injected gives no amounts.
+            Unbillable: what was injected gives no amounts.
         """
         energies, traces = evidence.energies[:, self._order], evidence.traces[:, self._order]
         try:
             windows = windows_of(energies, traces, self._window_rounds)
             received = net_balances(self._payments, self._around, windows)
         except AmountError as exc:
-            raise ConfigurationError(
-                f"the run diverged: {exc}; use a smaller step size or a milder strategy"
+            worst = self._ids[int(evidence.energies.max(axis=0).argmax())]
+            raise Unbillable(
+                f"the run diverged: updates of {worst} are too large to be billed ({exc}); use a "
+                "smaller step size or a milder strategy"
             ) from exc
         balances = np.empty_like(received)
         balances[self._order] = received

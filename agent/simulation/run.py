@@ -16,13 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from candor.agent.daemon import metrics
+from candor.agent.exits import RunFailed
 from candor.agent.runs import simulation_file
 from candor.agent.runs.placeholder_agents import stand_in_entries
 from candor.agent.runs.plan import Plan, cluster_of, make_run_dir
 from candor.agent.runs.simulation_file import MODEL, STATE, About, Columns, metrics_of, under
 from candor.agent.runs.summary import accuracies, settings_of_run, spread, write_summary, yardsticks
-from candor.agent.simulation.evidence import Billing
-from candor.agent.simulation.vectorised import Simulation
+from candor.agent.simulation.evidence import Billing, Unbillable
+from candor.agent.simulation.vectorised import Simulation, divergence
 from candor.mechanisms.payments.bills import parse_rule
 from candor.topologies.cluster.file import Cluster, dump_cluster, load_cluster
 from candor.topologies.specs.specs import ConfigurationError
@@ -63,7 +64,8 @@ class SimulatedRun:
         """Perform a round: settle where a window ends, evaluate and save where it is time to.
 
         Raises:
-            ConfigurationError: the run diverged, or the user's own code failed.
+            RunFailed: somebody's model is not finite, or an update too large to be billed.
+            ConfigurationError: the user's own code failed.
         """
         result = self.simulation.step()
         t = result.round
@@ -72,6 +74,9 @@ class SimulatedRun:
             train_loss=torch.from_numpy(result.losses).float(),
             injected_norm=torch.from_numpy(result.injected_norms).float(),
         )
+        if (told := divergence(self.cluster, self.about.strategies, result)) is not None:
+            self.save()
+            raise RunFailed(told)
         last = t == self.rounds
         if last or t % self.cluster.payments.window == 0:
             self._settle(t)
@@ -109,7 +114,10 @@ class SimulatedRun:
         payments = parse_rule(self.cluster.payments.rule)
         before = self.columns.last("balance")
         if payments.settles:
-            received = Billing(self.cluster, payments)(self.simulation.evidence())
+            try:
+                received = Billing(self.cluster, payments)(self.simulation.evidence())
+            except Unbillable as exc:
+                raise RunFailed(f"by round {t} {exc}") from exc
             balance = torch.from_numpy(received) + (0 if before is None else before)
             self.columns.add(balance=balance, settled=torch.tensor(t))
         self.simulation.forget()
@@ -177,6 +185,7 @@ def start(plan: Plan, run_dir: Path, device: str) -> SimulatedRun:
         None if plan.initial is None else str(plan.initial),
     )
     simulation = _simulation(cluster, about, device, None)
+    simulation.check_samples()
     make_run_dir(run_dir)
     (run_dir / "cluster.toml").write_text(dump_cluster(cluster), encoding="utf-8")
     now = time.monotonic()

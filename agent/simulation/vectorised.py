@@ -203,13 +203,18 @@ class Simulation:
         assert self._measured is not None
         return self._measured.shown()
 
+    def check_samples(self) -> None:
+        """Look at samples and metric before the first round, see `Learner.check_samples`."""
+        self._learner.check_samples(self.parameters[0], self._cluster.ids)
+        self._learner.evaluate(self.parameters[:1])
+
     def forget(self) -> None:
         """Drop the evidence so far, once it is settled."""
         if self._measured is not None:
             self._measured.forget()
 
     def evaluate(self) -> list[float]:
-        """The task's metric of each agent's model, 0 to 1."""
+        """The task's metric of each agent's model, 0 to 1, or nan: see `Learner.evaluate`."""
         return self._learner.evaluate(self.parameters)
 
     def named(self) -> Mapping[str, Tensor]:
@@ -266,6 +271,23 @@ class Simulation:
 
     def _mass(self, t: int) -> Tensor:
         return torch.from_numpy(self._mixing.of(t).mass).float().to(self._device)
+
+
+def divergence(cluster: Cluster, strategies: Mapping[str, str], result: RoundResult) -> str | None:
+    """Who is the first whose update of a round is not finite, and what may have done it; None if
+    all are finite. Samples were looked at before: see `Learner.check_samples`."""
+    sound = np.isfinite(result.injected_norms).tolist()
+    ruined = [agent for agent, ok in zip(cluster.ids, sound, strict=True) if not ok]
+    if not ruined:
+        return None
+    others = f" (and those of {len(ruined) - 1} others)" if len(ruined) > 1 else ""
+    mend = "a smaller --step-size or fewer --local-steps may help"
+    if all(agent in strategies for agent in ruined):  # else the liars were not alone
+        mend = f"its strategy {strategies[ruined[0]]} has made it so"
+    return (
+        f"training diverged: the model of {ruined[0]} in round {result.round}{others} is not "
+        f"finite; {mend}"
+    )
 
 
 def _stated_name(phase: int, phases: Phases) -> str:

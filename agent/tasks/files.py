@@ -75,6 +75,8 @@ def read_libsvm(path: Path, features: int) -> tuple[NDArray[np.float32], NDArray
                 if not 1 <= int(index) <= features:
                     raise ValueError(f"row {number + 1} has a feature {index} of {features}")
                 values[number, int(index) - 1] = float(value)
+            if not np.isfinite(values[number]).all():
+                raise ValueError(f"row {number + 1} has a value that is not a finite number")
         return values, labels
 
 

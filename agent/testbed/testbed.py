@@ -26,6 +26,7 @@ from candor.agent.daemon.status import Status, read_status
 from candor.agent.daemon.store import FILE_NAME as STORE_NAME
 from candor.agent.daemon.store import Store
 from candor.agent.runs.cluster_parts import LOOPBACK, entry_of
+from candor.agent.runs.placeholder_agents import stand_in_entries
 from candor.agent.runs.plan import Plan, cluster_of, graph_of, make_run_dir
 from candor.agent.testbed.faults import CORRUPT_S, Fault, load_faults
 from candor.agent.testbed.proxy import HOST, Pair, Ports, Proxy
@@ -254,12 +255,17 @@ def prepare(plan: Plan, run_dir: Path) -> Testbed:
     """Make the run directory: keys, ports and cluster file.
 
     Raises:
-        ConfigurationError: a bad setting, or the directory is not empty.
+        ConfigurationError: a bad setting, samples that cannot be trained on, or the directory is
+            not empty.
     """
+    from candor.agent.learning.rows import check_samples  # imports torch
+
     _, ids = graph_of(plan)
     faults = list(load_faults(plan.faults, ids)) if plan.faults else []
     if any(fault.action == "disk_full" for fault in faults) and not hasattr(resource, "prlimit"):
         raise ConfigurationError(f"{plan.faults}: disk_full works on Linux only")
+    stand_in = cluster_of(plan, run_dir, stand_in_entries)
+    check_samples(stand_in, plan.data_root, plan.initial, metric=True)
     make_run_dir(run_dir)
     for agent in ids:
         keys.generate(run_dir / "agents" / agent / "keys")

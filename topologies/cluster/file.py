@@ -63,8 +63,9 @@ class TaskSettings(Section):
 class AlgorithmSettings(Section):
     """How a round moves the model: step_t = step_size * t ** -step_decay, t from 1.
 
-    The defaults hold digits within 0.065 of a centralised run on 25 of 25 seeds (ring of 8,
-    Dirichlet 0.5, 60 rounds, one agent exaggerating by 3); docs/architecture.md has the table.
+    The defaults hold digits within 0.065 of a centralised run on one agent's batches on 25 of 25
+    seeds (ring of 8, Dirichlet 0.5, 60 rounds, one agent exaggerating by 3); docs/architecture.md
+    has the table.
     """
 
     name: Line = DEFAULT_ALGORITHM

@@ -5,7 +5,6 @@ names a family's nodes `a0`, `a1`, … in order, a file's keep the order of the 
 for push-sum alone, are simple and strongly connected.
 """
 
-import json
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -21,7 +20,7 @@ from candor.topologies.graphs import functions as user_graphs
 from candor.topologies.graphs.listings import NODES_MAX, Listing
 from candor.topologies.mixing.rules import DEFAULT_MIXING, check_name
 from candor.topologies.specs.fields import Edge, Line, check_id, is_id
-from candor.topologies.specs.files import FilePath, Section, read_toml, validated
+from candor.topologies.specs.files import FilePath, Section, json_text, read_toml, validated
 from candor.topologies.specs.specs import ConfigurationError, Note, located, parse_spec
 from candor.topologies.specs.tables import suffix
 
@@ -190,7 +189,7 @@ def dump(graph: "nx.Graph[str]", topology: str, mixing_name: str) -> str:
 
 def toml_list(items: Iterable[Any]) -> str:
     """A TOML array, one item a line; of what TOML and JSON write alike."""
-    return "[\n" + "".join(f"  {json.dumps(item)},\n" for item in items) + "]"
+    return "[\n" + "".join(f"  {json_text(item)},\n" for item in items) + "]"
 
 
 def sorted_edges(graph: "nx.Graph[str]") -> list[Edge]:

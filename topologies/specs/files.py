@@ -5,6 +5,8 @@ Only regular files are read: a named pipe would hold its reader for ever, a devi
 """
 
 import errno
+import json
+import math
 import os
 import re
 import stat
@@ -130,6 +132,25 @@ def _check_keys(text: str) -> None:
         pieces = _NEVER_IN_KEYS.split(_TOML_TOKEN.sub("", line))
         if max(piece.count(".") for piece in pieces) > _KEY_DOTS_MAX:
             raise ValueError(f"line {number}: a key has more than {_KEY_DOTS_MAX + 1} parts")
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """A value as JSON that every parser takes: it has no nan and no infinity, null stands for them.
+
+    All JSON that the program writes is written here, but for ledgers, whose bytes are agreed on.
+    """
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {key: _finite(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_finite(one) for one in value]
+    return value
 
 
 def write_text(path: FilePath, text: str) -> None:

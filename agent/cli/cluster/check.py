@@ -3,7 +3,6 @@
 No clock is read but to bound the wait: certificates and signatures here do not expire.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from candor.agent.runs import cluster_parts as compose
 from candor.network.identity import Identity
 from candor.topologies.cluster.file import AgentEntry, Cluster, load_cluster
 from candor.topologies.cluster.revisions import check_succession
+from candor.topologies.specs.files import json_text
 from candor.topologies.specs.specs import ConfigurationError, located
 
 
@@ -101,7 +101,7 @@ def check(
     if as_json:
         facts = _facts(cluster, entries, answers)
         checked = {"ok": not silent, "keys_checked": identity is not None}
-        click.echo(json.dumps(facts | checked))
+        click.echo(json_text(facts | checked))
     else:
         _tell(cluster, file, origin)
         _tell_answers(entries, answers, handshakes=identity is not None)

@@ -1,6 +1,5 @@
 """`candor cluster`: write, check and show the file that all agents of a run share."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from candor.agent.daemon import keys
 from candor.agent.reports import terminal_graph
 from candor.agent.runs import cluster_parts as compose
 from candor.topologies.cluster.file import dump_cluster, load_cluster
-from candor.topologies.specs.files import write_text
+from candor.topologies.specs.files import json_text, write_text
 
 
 @click.group("cluster")
@@ -74,7 +73,9 @@ def command() -> None:
 @click.option("--keys-root", type=FOLDER, help="All on this host: keys lie in KEYS_ROOT/ID.")
 @mixing_option
 @seed_option
-@click.option("--rounds", type=int, default=100, help="Rounds to train.")
+@click.option(
+    "--rounds", type=int, default=100, help="Rounds to train; testbed and simulate must be told."
+)
 @settings_options()
 @initial_option
 @data_root_option
@@ -98,7 +99,7 @@ def new(sign_with: Path | None, output: Path, as_json: bool, **asked: Any) -> No
     key = keys.load(sign_with).signing_key if sign_with else None
     cluster = compose.new_cluster(asked, key)
     write_text(output, dump_cluster(cluster))
-    tell_written(output, cluster, as_json)
+    tell_written(output, cluster, as_json, asked["initial"])
 
 
 @command.command()
@@ -113,7 +114,7 @@ def show(file: Path, as_json: bool) -> None:
     """
     cluster = load_cluster(file)
     if as_json:
-        click.echo(json.dumps(facts(cluster)))
+        click.echo(json_text(facts(cluster)))
         return
     sections = cluster.model_dump(exclude={"agents", "graph"})
     click.echo(f"run {cluster.run_id}, seed {cluster.seed}, fingerprint {cluster.fingerprint}")

@@ -1,6 +1,6 @@
 """`candor cluster request`, `add`, `remove`, `amend`: from a join request to the next revision."""
 
-import json
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from candor.agent.runs import cluster_parts as compose
 from candor.topologies.cluster.file import Cluster, dump_cluster, load_cluster
 from candor.topologies.cluster.requests import dump_request, make_request
 from candor.topologies.mixing import spectral
-from candor.topologies.specs.files import write_text
+from candor.topologies.specs.files import json_text, write_text
 from candor.topologies.specs.specs import ConfigurationError
 
 
@@ -84,7 +84,7 @@ def request(
     organisers.remember(directory, made.organiser)
     write_text(output, dump_request(made))
     if as_json:
-        click.echo(json.dumps({"path": str(output), **made.model_dump(mode="json")}))
+        click.echo(json_text({"path": str(output), **made.model_dump(mode="json")}))
         return
     click.echo(f"{output}: {agent} at {', '.join(endpoints)}, for organiser {made.organiser}")
     click.echo(f"Next: send {output} to the organiser, who answers with a cluster file.")
@@ -119,10 +119,7 @@ def _amend(file: Path, sign_with: Path, output: Path, as_json: bool, **changed: 
     key = keys.load(sign_with).signing_key
     cluster = compose.next_cluster(load_cluster(file), key, **changed)
     write_text(output, dump_cluster(cluster))
-    tell_written(output, cluster, as_json)
-    initial = changed["initial"]
-    if initial is not None and not as_json:
-        click.echo(f"All of them need {initial}, too: each gives it to its daemon as --initial.")
+    tell_written(output, cluster, as_json, changed["initial"])
 
 
 @click.command()
@@ -173,19 +170,25 @@ def amend(file: Path, **options: Any) -> None:
     _amend(file, **options)
 
 
-def tell_written(path: Path, cluster: Cluster, as_json: bool) -> None:
-    """Say which file was written and what to do with it."""
+def tell_written(path: Path, cluster: Cluster, as_json: bool, initial: Path | None) -> None:
+    """Say which file was written and what to do with it, and with the model it starts from."""
     if as_json:
-        click.echo(json.dumps({"path": str(path), **facts(cluster)}))
+        click.echo(json_text({"path": str(path), **facts(cluster)}))
         return
     count = f"{len(cluster.ids)} agent{'' if len(cluster.ids) == 1 else 's'}"
     click.echo(f"{path}: run {cluster.run_id}, {count}, fingerprint {cluster.fingerprint}")
     if cluster.revision:
         click.echo(signed_line(cluster))
-    check = f"candor cluster check {path} --id ID --keys KEYS"
-    click.echo(f"Next: give {path} to every agent, and run `{check}` there.")
+    words = ["candor", "cluster", "check", str(path), "--id", "ID", "--keys", "KEYS", "--no-dial"]
+    words += [] if initial is None else ["--initial", str(initial)]
+    click.echo(f"Next: give {path} to every agent, and run `{shlex.join(words)}` there;")
+    click.echo("without --no-dial once the others run, to see whether they answer.")
+    if initial is not None:
+        click.echo(f"All of them need {initial}, too: each gives it to its daemon as --initial.")
     if cluster.revision and cluster.revision.number > 1:
         click.echo("Then stop all daemons and start them with it: revisions do not mix.")
+        if initial is None:
+            click.echo("If an earlier one had --initial, check and daemons need that model still.")
 
 
 def signed_line(cluster: Cluster) -> str:

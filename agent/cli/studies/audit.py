@@ -13,7 +13,7 @@ from rich.console import Console
 from candor.agent.cli.options import AMOUNT, COUNT, json_option, run_dir_option
 from candor.agent.cli.plan import default_run_dir, plan_of, plan_options
 from candor.agent.cli.progress import progress
-from candor.agent.exits import FAILED, INTERRUPTED
+from candor.agent.exits import FAILED, INTERRUPTED, UNDECIDED
 from candor.agent.reports.terminal import plain_table
 from candor.topologies.specs.files import system_errors
 from candor.topologies.specs.specs import ConfigurationError
@@ -31,7 +31,8 @@ RUNS_NAME: Final = "runs"
     "--seeds",
     type=click.IntRange(1, 1000),
     default=5,
-    help="How many, from --seed on: each is run honestly and with every strategy.",
+    help="How many, from --seed on: each is run honestly and with every strategy. Fewer than 5 "
+    "decide nothing.",
 )
 @click.option("--agent", help="Who deviates.  [default: the first one]")
 @click.option(
@@ -88,26 +89,34 @@ def command(
     """Simulate honest and lying runs on the same seeds, and say whether any lie pays.
 
     A gain is the loss on its own samples that the liar saves itself, in per cent of what honest
-    training saves it; a credit is worth one unit of loss. Columns: "free" what a strategy gains
-    without payments, "paid" what is left after them. Exit code 0: no strategy gains more than
-    epsilon at the prices; 1: one does (named); 2: bad usage, or none does of those that the rule
-    could bill. docs/audit.md says how it is judged.
+    training saves it; a credit is worth one unit of loss. Exit code 0: no lie pays, the 95 %
+    interval of no strategy's gain reaches epsilon at the prices; 1: a lie pays, its interval is
+    beyond (named); 4: undecided, epsilon is within the interval of some (named); 2: bad usage, or
+    the rule could not bill a strategy while no other pays. If a lie pays, 0 is the answer in at
+    most 5 of 100 audits. docs/audit.md says how it is judged.
 
     \b
     Example:
       candor audit --agents 10 --topology erdos-renyi:p=0.4 --task digits \\
           --rounds 160 --local-steps 1 --step-size 0.1 --step-decay 0
     """
+    from candor.agent.learning.rows import check_samples
     from candor.agent.studies.audit import report as audit_report
+    from candor.agent.studies.audit.incentives import SEEDS_MIN
     from candor.agent.studies.audit.runs import ask  # imports torch
-    from candor.agent.studies.audit.verdicts import audit, chosen_strategies
+    from candor.agent.studies.audit.verdicts import Answer, audit, chosen_strategies
 
     clusters = [_cluster(asked, asked["seed"] + i) for i in range(seeds)]
     files = asked["data_root"], asked["initial"]
     question = ask(clusters, agent, price, competition, epsilon, *files)
     chosen = chosen_strategies(question, names)
+    for cluster in clusters:
+        check_samples(cluster, *files, metric=False)
     place = run_dir or default_run_dir("audit", asked["task"])
     cache = _prepared(place)
+    if seeds < SEEDS_MIN:
+        few = f"this will be undecided whatever {seeds} --seeds show: it takes {SEEDS_MIN}"
+        click.echo(f"candor: {few}", err=True)
     jobs = jobs or os.cpu_count() or 1
     try:
         with _no_answer(place), progress(Console(stderr=True)) as told:
@@ -123,15 +132,15 @@ def command(
     else:
         _print(verdict)
         click.echo(f"report: {report}")
-    profitable = verdict.profitable()
-    if profitable:
-        click.echo(f"candor: a lie pays: {', '.join(profitable)}", err=True)
+    if verdict.answer is Answer.PAYS:
         context.exit(FAILED)
     if verdict.unbilled:
         raise ConfigurationError(
             f"strategy {', '.join(verdict.unbilled)} is not judged: the rule "
             f"{clusters[0].payments.rule!r} gives no amounts for its updates"
         )
+    if verdict.answer is Answer.UNDECIDED:
+        context.exit(UNDECIDED)
 
 
 def _cluster(asked: Mapping[str, Any], seed: int) -> "Cluster":
@@ -143,12 +152,16 @@ def _cluster(asked: Mapping[str, Any], seed: int) -> "Cluster":
 
 
 def _print(verdict: "Verdict") -> None:
-    from candor.agent.studies.audit.report import gains_table, sentences
+    from candor.agent.studies.audit.report import GAINS, STYLES, gains_table, sentences, told
 
-    title = f"{verdict.agent} lies: gains, per cent of the honest reward"
-    Console().print(plain_table(title, *gains_table(verdict)))
+    title = f"{verdict.agent} lies: what it gains"
+    console = Console()
+    console.print(plain_table(title, *gains_table(verdict), GAINS))
     for line in sentences(verdict):
         click.echo(line)
+    console.print(
+        told(verdict), style=STYLES[verdict.answer], markup=False, highlight=False, soft_wrap=True
+    )
 
 
 def _prepared(run_dir: Path) -> Path:

@@ -1,6 +1,5 @@
 """`candor bench`: what rounds, lies, large topologies and simulated runs cost."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
@@ -9,6 +8,7 @@ from rich.console import Console
 
 from candor.agent.cli.options import COUNT, device_option, json_option
 from candor.agent.reports.terminal import plain_table
+from candor.topologies.specs.files import json_text
 
 
 @click.group("bench")
@@ -51,14 +51,17 @@ def measure_command(
 
     cost = measure_round(agents, topology, parameters, rounds)
     if as_json:
-        click.echo(json.dumps(asdict(cost), indent=2))
+        click.echo(json_text(asdict(cost), indent=2))
         return
     seconds = {
-        "daemons, everything on": cost.seconds_per_round,
-        "raw pyzmq, plain": cost.floor_seconds_per_round,
-        "raw pyzmq, CURVE": cost.floor_curve_seconds_per_round,
-        **{f"  {phase} (an agent)": seconds for phase, seconds in cost.phases.items()},
-        "processor time (an agent)": cost.processor_seconds_per_round,
+        "daemons, everything on: the slowest agent, median": cost.seconds_per_round,
+        "raw pyzmq, plain: median": cost.floor_seconds_per_round,
+        "raw pyzmq, CURVE: median": cost.floor_curve_seconds_per_round,
+        "an agent, mean": cost.mean_seconds_per_round,
+        **{f"  {phase}": seconds for phase, seconds in cost.phases.items()},
+        **{f"beside it: {part}": seconds for part, seconds in cost.beside.items()},
+        **{f"processor, once: {what}": seconds for what, seconds in cost.operations.items()},
+        "processor, all of an agent": cost.processor_seconds_per_round,
     }
     rows = [
         *((what, f"{1e3 * spent:.2f}") for what, spent in seconds.items()),
@@ -67,11 +70,15 @@ def measure_command(
         ("memory of an agent, MiB", f"{cost.memory_mib_per_agent:.0f}"),
     ]
     title = f"{agents} agents, {topology}, {parameters:,} parameters"
-    _print(title, ("a round, median of the slowest agent", "#ms"), rows)
+    caption = (
+        "Less is better. The indented phases add up to the mean above them; rest: what none of "
+        "them is. What is beside them runs at the same time."
+    )
+    _print(title, ("what a round takes", "#ms"), rows, caption)
 
 
-def _print(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    Console().print(plain_table(title, columns, rows))
+def _print(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> None:
+    Console().print(plain_table(title, columns, rows, caption))
 
 
 @command.command("payments")
@@ -95,9 +102,15 @@ def payments_command(agents: int, rounds: int, seeds: int, as_json: bool) -> Non
     with Console(stderr=True).status("runs") as status:
         cells = measure_payments(agents, rounds, seeds, progress=status.update)
     if as_json:
-        click.echo(json.dumps([asdict(cell) for cell in cells], indent=2))
+        click.echo(json_text([asdict(cell) for cell in cells], indent=2))
         return
-    columns = ("a0", "#gain", *("#these three" if rule == IDLING else f"#{rule}" for rule in RULES))
+    named = ("#these three" if rule == IDLING else f"#{rule}" for rule in RULES)
+    columns = ("what a0 does", "#a0 gains", *named)
+    caption = (
+        "a0 gains: training loss that it saves itself, above 0 the lie wins. Under a rule: what a0 "
+        "pays, net, over the rule's price, and in brackets the most that an honest agent pays; the "
+        "rule sees the lie where the first is far above the second. Below 0: receives."
+    )
     for setting in dict.fromkeys((cell.topology, cell.partition) for cell in cells):
         rows = [
             (
@@ -108,7 +121,7 @@ def payments_command(agents: int, rounds: int, seeds: int, as_json: bool) -> Non
             for cell in cells
             if (cell.topology, cell.partition) == setting
         ]
-        _print(f"{', '.join(setting)}: pays (most of an honest agent)", columns, rows)
+        _print(f"{', '.join(setting)}: what lies gain and pay", columns, rows, caption)
 
 
 @command.command("topologies")
@@ -132,10 +145,11 @@ def topologies_command(agents: int, analysed: int, calls: int, as_json: bool) ->
     with Console(stderr=True).status("topologies") as status:
         costs = measure_topologies(agents, analysed, calls, progress=status.update)
     if as_json:
-        click.echo(json.dumps([asdict(cost) for cost in costs], indent=2))
+        click.echo(json_text([asdict(cost) for cost in costs], indent=2))
         return
     rows = [(cost.topology, f"{cost.agents:,}", cost.what, f"{cost.seconds:.3f}") for cost in costs]
-    _print(f"seconds, median of {calls}", ("topology", "#agents", "what", "#seconds"), rows)
+    caption = f"Median of {calls} calls; less is better."
+    _print("Graphs", ("topology", "#agents", "what is computed", "#seconds"), rows, caption)
 
 
 @command.command("simulate")
@@ -164,9 +178,9 @@ def simulate_command(agents: tuple[int, ...], rounds: int, device: str, as_json:
     with Console(stderr=True).status("simulations") as status:
         costs = list(measure_simulations(agents, rounds, device, progress=status.update))
     if as_json:
-        click.echo(json.dumps([asdict(cost) for cost in costs], indent=2))
+        click.echo(json_text([asdict(cost) for cost in costs], indent=2))
         return
-    columns = ("task", "#parameters", "#agents", "payments", "#agents x rounds / s", "#/ cpu s")
+    columns = ("task", "#parameters", "#agents", "payments", "#a second", "#a processor\nsecond")
     rows = (
         (
             cost.task,
@@ -179,4 +193,8 @@ def simulate_command(agents: tuple[int, ...], rounds: int, device: str, as_json:
         )
         for cost in costs
     )
-    _print(f"{rounds} rounds on {device}", (*columns, "#MiB"), rows)
+    caption = (
+        "Agents times rounds, by the clock and by processor time: more is better. MiB: peak memory "
+        "of the process, less is better."
+    )
+    _print(f"{rounds} rounds on {device}", (*columns, "#MiB"), rows, caption)

@@ -1,6 +1,5 @@
 """`candor femnist`: does noise pay among competing writers, and at which price does it not?"""
 
-import json
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +19,7 @@ from candor.agent.cli.options import (
 from candor.agent.cli.progress import progress
 from candor.agent.exits import FAILED
 from candor.agent.reports.terminal import plain_table
+from candor.topologies.specs.files import json_text
 
 STEPS_A_WRITER: Final = 3
 
@@ -113,11 +113,14 @@ def command(
     report = run_dir / "report.html"
     write_text(report, experiment_report.render(results, ordered))
     if as_json:
-        click.echo(json.dumps(experiment_report.facts(results, ordered), indent=2))
+        click.echo(json_text(experiment_report.facts(results, ordered), indent=2))
     else:
         for rule, measured in results.measured.items():
-            title = f"{rule}: mean reward of group A, by price"
-            Console().print(plain_table(title, *experiment_report.numbers(measured, ordered)))
+            title = f"{rule}: what noise gains group A, by price"
+            table = plain_table(
+                title, *experiment_report.numbers(measured, ordered), experiment_report.NUMBERS
+            )
+            Console().print(table)
             click.echo("\n".join((*experiment_report.sentences(measured), "")))
         click.echo("\n".join(experiment_report.divergences(results)), nl=bool(results.diverged))
         click.echo(f"{report}: the page")

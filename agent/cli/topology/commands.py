@@ -3,7 +3,6 @@
 Every entry of `families.FAMILIES` becomes a subcommand, with an option for each parameter.
 """
 
-import json
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -32,7 +31,7 @@ from candor.topologies.mixing.rules import PUSH_SUM
 from candor.topologies.schedules import costs as analysis
 from candor.topologies.schedules import schedules
 from candor.topologies.schedules.schedules import Schedule
-from candor.topologies.specs.files import write_bytes, write_text
+from candor.topologies.specs.files import json_text, write_bytes, write_text
 from candor.topologies.specs.specs import ConfigurationError
 from candor.topologies.specs.tables import suffix
 
@@ -154,7 +153,7 @@ def compare(
     if as_json:
         listed = ("agents", "edges")
         counted = [row | {name: len(row[name]) for name in listed} for row in rows]
-        click.echo(json.dumps(counted))
+        click.echo(json_text(counted))
         return
     shown_mixing = bool(mixing_names) or len({row["mixing"] for row in rows}) > 1
     topology_tables.compared(rows, parameters, mixings=shown_mixing, measured=measure)
@@ -190,7 +189,7 @@ def schedule(spec: str, agents: int | None, seed: int, rounds: int, as_json: boo
     ]
     if as_json:
         known = {"schedule": spec, **_base(found), "agents": found.agents, "period": found.period}
-        click.echo(json.dumps(known | {"rounds": lines}))
+        click.echo(json_text(known | {"rounds": lines}))
         return
     period = "by chance" if found.period is None else f"every {found.period} rounds the same"
     how = ", directed, by push-sum" if found.push_sum else ""
@@ -253,7 +252,7 @@ def _tell(
     if picture is not None:
         _draw(schedule.neighbours(), picture, found["articulation_points"])
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json_text(found))
         return
     click.echo("\n".join(topology_tables.described(found)) + "\n")
     graph = schedule.neighbours()

@@ -85,15 +85,22 @@ def compared(rows: list[Facts], parameters: int, *, mixings: bool, measured: boo
         )
         for row in rows
     )
-    table = plain_table("" if measured else f"{parameters:,} parameters", columns, cells)
+    table = plain_table("" if measured else f"{parameters:,} parameters", columns, cells, "")
     # Rather lines that a narrow terminal wraps than numbers that are cut.
     Console(width=max(Console().width, COLUMNS_MIN)).print(table)
-    click.echo(f"\nrounds: until disagreement is {analysis.CONSENSUS_ERROR:g} of what it was")
     click.echo(
-        f"predicted, measured: the factor by which it shrinks a round; measured over "
+        "\ndegree: neighbours of an agent; across: hops between the farthest two; gap: spectral, "
+        "more averages faster"
+    )
+    click.echo(
+        f"rounds: until disagreement is {analysis.CONSENSUS_ERROR:g} of what it was, less is better"
+    )
+    click.echo(
+        f"predicted, measured: the factor by which it shrinks a round, less is better; over "
         f"{consensus.MEASURED_ROUNDS} rounds, of a schedule {analysis.MEASURED_ROUNDS}"
         if measured
-        else "bytes: of updates sent by the busiest agent, in a round and until then"
+        else "bytes: of updates that the busiest agent sends, in a round and until then, less is "
+        "better"
     )
 
 

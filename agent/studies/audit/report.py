@@ -1,6 +1,5 @@
 """What an audit says, for people and for machines: `audit.json`, a table, `report.html`."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,14 +9,32 @@ import numpy as np
 
 from candor.agent.reports import charts
 from candor.agent.reports.html import card, escape, image, page, table
-from candor.agent.studies.audit.incentives import Floats, Interval, PriceWindow, interval
+from candor.agent.studies.audit.incentives import (
+    CONFIDENCE,
+    LEVEL,
+    SEEDS_MIN,
+    Floats,
+    Interval,
+    PriceWindow,
+    interval,
+)
 from candor.agent.studies.audit.runs import Question
-from candor.agent.studies.audit.verdicts import Judged, Verdict
-from candor.topologies.specs.files import write_text
+from candor.agent.studies.audit.verdicts import Answer, Judged, Verdict
+from candor.topologies.specs.files import json_text, write_text
 
 REPORT_NAME: Final = "report.html"
 AUDIT_NAME: Final = "audit.json"
+_KINDS: Final = {Answer.PAYS: "bad", Answer.NONE_PAYS: "good", Answer.UNDECIDED: "open"}
+STYLES: Final = {
+    Answer.PAYS: "bold red",
+    Answer.NONE_PAYS: "bold green",
+    Answer.UNDECIDED: "bold yellow",
+}
 _FACTORS: Final = tuple(float(f) for f in np.linspace(0.0, 2.0, 41))
+GAINS: Final = (
+    "Gain: what a lie wins over honesty, in per cent of what honest training is worth; above 0 it "
+    f"wins, below it loses. Means over the seeds, ± to the ends of the {CONFIDENCE:.0%} interval."
+)
 _MANY: Final = 100.0  # times the honest reward: beyond, digits say nothing
 _LINES_MAX: Final = 8  # of the best lies, in a chart
 _SHOWN: Final = 3.0  # axes end at so many times the largest gain
@@ -49,7 +66,7 @@ def facts(verdict: Verdict, settings: Mapping[str, object]) -> dict[str, Any]:
     honest reward; None for what has no end or is not finite."""
     window, paid = verdict.window, verdict.honest_payments() / verdict.reward
     median, high = np.percentile(paid, [50, 98])
-    found = {
+    return {
         **settings,
         "agent": verdict.agent,
         "rule": verdict.rule,
@@ -61,9 +78,13 @@ def facts(verdict: Verdict, settings: Mapping[str, object]) -> dict[str, Any]:
         "theory": {"peer-prediction": verdict.theory or None},
         "epsilon": verdict.epsilon / verdict.reward,
         "honest_reward": verdict.reward,
-        "profitable_without_payments": verdict.profitable(free=True),
-        "profitable": verdict.profitable(),
-        "uncertain": uncertain(verdict),
+        "covering_factor": verdict.covering,
+        "answer": verdict.answer,
+        "level": LEVEL,
+        "seeds_min": SEEDS_MIN,
+        "profitable_without_payments": verdict.tempting,
+        "profitable": verdict.paying,
+        "undecided": verdict.undecided,
         "unbilled": list(verdict.unbilled),
         "honest_pays": {
             "median": float(median), "p98": float(high), "max": float(paid.max()),
@@ -72,8 +93,6 @@ def facts(verdict: Verdict, settings: Mapping[str, object]) -> dict[str, Any]:
         "marks": verdict.marks.tolist(),
         "strategies": {one.strategy: _strategy(verdict, one) for one in verdict.judged},
     }  # fmt: skip
-    cleaned: dict[str, Any] = _clean(found)
-    return cleaned
 
 
 def _stopping(verdict: Verdict) -> dict[str, Any] | None:
@@ -126,30 +145,32 @@ def flattening(verdict: Verdict, one: Judged) -> tuple[float, float] | None:
     return float(gains[half_way]), float(gains[-1] - gains[half_way])
 
 
-def uncertain(verdict: Verdict) -> list[str]:
-    """Strategies that gain no more than epsilon in the mean, but may by their interval: more seeds
-    would tell."""
-    share = verdict.epsilon / verdict.reward
-    return [
-        one.strategy
-        for one in verdict.judged
-        if one.deviation.finite
-        and (net := intervals(verdict, one)[1]).mean <= share + 1e-9 < net.high
-    ]
+def told(verdict: Verdict) -> str:
+    """The answer with the strategies that it is due to."""
+    share = f"{100 * verdict.epsilon / verdict.reward:.3g} %"
+    match verdict.answer:
+        case Answer.PAYS:
+            return f"a lie pays: {', '.join(verdict.paying)}"
+        case Answer.UNDECIDED:
+            few = verdict.seeds < SEEDS_MIN
+            more = f"fewer than {SEEDS_MIN} seeds tell nothing" if few else "more --seeds tell"
+            return f"undecided: {', '.join(verdict.undecided)} may gain more than {share}; {more}"
+        case Answer.NONE_PAYS:
+            return f"no lie pays: none gains more than {share}, by its {CONFIDENCE:.0%} interval"
 
 
 def sentences(verdict: Verdict) -> list[str]:
     """The audit in a few lines of text."""
-    free, share = verdict.profitable(free=True), 100 * verdict.epsilon / verdict.reward
+    free, share = verdict.tempting, 100 * verdict.epsilon / verdict.reward
     best = max([0.0, *(float(j.deviation.gains.mean()) for j in verdict.judged)])
     median, high, most = (
         100 * np.percentile(verdict.honest_payments(), [50, 98, 100]) / verdict.reward
     )
     lines = [
-        f"without payments {len(free)} of {len(verdict.judged)} lies gain more than {share:.3g} %, "
-        f"the best {100 * best / verdict.reward:.2f} %",
-        f"rule: {verdict.rule}",
-        _window_sentence(verdict.window),
+        f"without payments {len(free)} of {len(verdict.judged)} lies gain more than {share:.3g} % "
+        f"in the mean, the best {100 * best / verdict.reward:.2f} %",
+        f"rule: {verdict.rule}{_covering_words(verdict)}",
+        _window_sentence(verdict.window, f"{share:.3g} %"),
     ]
     if verdict.theory > 0:
         lines.append(
@@ -160,37 +181,46 @@ def sentences(verdict: Verdict) -> list[str]:
         f"honest agents pay {median:+.2f} % in the median, {high:+.2f} % at the 98th percentile, "
         f"{most:+.2f} % at most (below 0: receive)"
     )
-    if verdict.profitable():
-        lines.append(_stopping_sentence(verdict))
+    if verdict.window.low > 1 or verdict.window.high < 1:
+        lines.append(_stopping_sentence(verdict, f"{share:.3g} %"))
     if verdict.unbilled:
         lines.append(
             f"not judged: {', '.join(verdict.unbilled)}; the rule gives no amounts for what it "
             "sends, so that nobody could bill it"
         )
-    if doubtful := uncertain(verdict):
-        lines.append(
-            f"too few seeds to be sure of {', '.join(doubtful)}: intervals reach beyond epsilon"
-        )
     return lines
 
 
-def _window_sentence(window: PriceWindow) -> str:
+def _covering_words(verdict: Verdict) -> str:
+    if verdict.covering == 1:
+        return ""
+    return (
+        f", {verdict.covering:.3g} times what the means ask for, so that intervals are below, too; "
+        "more --seeds ask for less"
+    )
+
+
+def _window_sentence(window: PriceWindow, share: str) -> str:
     if window.empty:
-        return "some lie pays whatever factor these prices are multiplied with"
+        return f"in the mean some lie gains more than {share} at whatever factor on these prices"
     upper = "on" if np.isinf(window.high) else f"to {window.high:.3g}"
     return (
-        f"no lie pays from {window.low:.3g} times these prices {upper}"
+        f"in the mean no lie gains more than {share} from {window.low:.3g} times these prices "
+        + upper
         + (f"; below, {window.by} does" if window.by else "")
         + (f"; above, {window.against} does" if window.against else "")
     )
 
 
-def _stopping_sentence(verdict: Verdict) -> str:
+def _stopping_sentence(verdict: Verdict, share: str) -> str:
     stopping = _stopping(verdict)
     if stopping is None:
         return "no prices of these terms stop all lies"
     most = 100 * stopping["honest_max"]
-    return f"no lie would pay with {stopping['rule']}, and no honest agent more than {most:.2f} %"
+    return (
+        f"in the mean no lie would gain more than {share} with {stopping['rule']}, and no honest "
+        f"agent pay more than {most:.2f} %"
+    )
 
 
 def write(verdict: Verdict, settings: Mapping[str, object], run_dir: Path) -> tuple[str, Path]:
@@ -200,7 +230,7 @@ def write(verdict: Verdict, settings: Mapping[str, object], run_dir: Path) -> tu
     Raises:
         ConfigurationError: the system refused.
     """
-    found, path = json.dumps(facts(verdict, settings), indent=2), run_dir / REPORT_NAME
+    found, path = json_text(facts(verdict, settings), indent=2), run_dir / REPORT_NAME
     write_text(run_dir / AUDIT_NAME, found + "\n")
     write_text(path, render(verdict, settings))
     return found, path
@@ -220,13 +250,11 @@ def _settings(settings: Mapping[str, object]) -> str:
 
 
 def _header(verdict: Verdict, title: str) -> str:
-    profitable = verdict.profitable()
-    said = f"a lie pays: {', '.join(profitable)}" if profitable else "no lie pays"
-    kind = "bad" if profitable else "good"
+    kind = _KINDS[verdict.answer]
     lead = "".join(f"<p class=lead>{escape(line)}</p>" for line in sentences(verdict))
     return (
         f"<p class=kind>incentive audit</p><h1>{escape(title)}</h1>{lead}"
-        f'<div class=tiles><div class="tile {kind}"><b>{escape(said)}</b>'
+        f'<div class=tiles><div class="tile {kind}"><b>{escape(told(verdict))}</b>'
         f"<span>{escape(verdict.agent)} deviates, all others are honest</span></div></div>"
     )
 
@@ -295,8 +323,7 @@ def _cumulative(verdict: Verdict) -> str:
 
 def _table(verdict: Verdict) -> str:
     columns, rows = gains_table(verdict)
-    caption = "Per cent of the honest reward: without payments (free), and net of them (paid)."
-    return card("Strategies", caption, table(columns, ([escape(c) for c in row] for row in rows)))
+    return card("Strategies", GAINS, table(columns, ([escape(c) for c in row] for row in rows)))
 
 
 def gains_table(verdict: Verdict) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
@@ -307,8 +334,13 @@ def gains_table(verdict: Verdict) -> tuple[Sequence[str], Sequence[Sequence[str]
         name = one.strategy + (" (search)" if one.searched else "")
         spans = [f"{percent(span.mean)} {_reach(span)}" for span in intervals(verdict, one)]
         rows.append((name, *spans, *map(percent, flattening(verdict, one) or ())))
-    halves = () if half_way is None else (f"#free, t={verdict.marks[half_way]}", "#then")
-    return ("strategy", "#gain, free", "#gain, paid", *halves), rows
+    columns = ["strategy", "#gain without\npayments, %", "#gain with\npayments, %"]
+    if half_way is not None:
+        columns += [
+            f"#without, until\nround {verdict.marks[half_way]}, %",
+            "#without, from\nthen on, %",
+        ]
+    return columns, rows
 
 
 def percent(share: float) -> str:
@@ -338,15 +370,3 @@ def _extent(verdict: Verdict) -> float:
 
 def _line(one: Judged, across: Sequence[float], values: Floats) -> charts.Line:
     return charts.Line(one.strategy, across, values.tolist(), one.searched)
-
-
-def _clean(value: Any) -> Any:
-    """JSON has no infinity: None stands for what is not finite."""
-    match value:
-        case Mapping():
-            return {key: _clean(one) for key, one in value.items()}
-        case list():
-            return [_clean(one) for one in value]
-        case float():
-            return value if np.isfinite(value) else None
-    return value

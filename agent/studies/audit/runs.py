@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from candor.agent.learning.rows import learner_of, shards_of
 from candor.agent.simulation.evidence import Evidence, settle
-from candor.agent.simulation.vectorised import Simulation
+from candor.agent.simulation.vectorised import Simulation, divergence
 from candor.agent.studies.audit.incentives import Floats
 from candor.mechanisms.payments.bills import Payments, parse_rule
 from candor.mechanisms.payments.credits import MICRO
@@ -184,6 +184,8 @@ def _play(question: Question, cluster: Cluster, strategy: str) -> Played:
     losses = [learner.shard_losses(simulation.parameters, SAMPLES).double().numpy()]
     for t in range(1, cluster.rounds.rounds + 1):
         done = simulation.step()
+        if not liars and (told := divergence(cluster, {}, done)) is not None:
+            raise ConfigurationError(f"all are honest, seed {cluster.seed}: {told}")
         if t in marks:
             losses.append(learner.shard_losses(done.parameters, SAMPLES).double().numpy())
     rows = [cluster.index(agent) for agent in liars or cluster.ids]

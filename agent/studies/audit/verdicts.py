@@ -9,6 +9,7 @@ for a better lie at the prices found, and the prices are set again with it on th
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -21,8 +22,10 @@ from candor.agent.studies.audit import search as best_response
 from candor.agent.studies.audit.incentives import (
     Deviation,
     Floats,
+    Interval,
     PriceWindow,
     competitive,
+    covering_factor,
     price_window,
     stopping_prices,
     suggested_prices,
@@ -56,7 +59,6 @@ STRATEGIES: Final = (
 """What an audit judges if it is not told, beside `label-flip` for tasks of classes and an
 exaggeration in the last third of the rounds."""
 SEARCH_SEEDS: Final = 2  # on which candidates are tried; what is found is judged on all
-_ROUNDING: Final = 1e-9
 _CONVEXITY: Final = 1e-4  # of the smoothness; less curvature makes no dearer lie
 PASSES: Final = 3  # of search and new prices, at most
 
@@ -113,6 +115,14 @@ class Judged:
         )
 
 
+class Answer(StrEnum):
+    """Does a lie pay?"""
+
+    PAYS = "a lie pays"
+    NONE_PAYS = "no lie pays"
+    UNDECIDED = "undecided"
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The audit of one agent's lies under a rule.
@@ -121,8 +131,9 @@ class Verdict:
     units of loss, the latter what honest training saves the agent. `window`: factors on the prices.
     `honest_paid` (runs x agents, terms): what honest agents among themselves pay, at price 1.
     `theory`: see `theory_price`. `stopping` (terms,): the prices that leave no lie more than
-    epsilon whatever honest agents pay; None if none do. `unbilled`: strategies that are not judged,
-    since the rule gives no amounts for what they send.
+    epsilon in the mean whatever honest agents pay; None if none do. `covering`: what the prices
+    that were found were multiplied with, see `covering_factor`. `unbilled`: strategies that are not
+    judged, since the rule gives no amounts for what they send.
     """
 
     agent: str
@@ -135,6 +146,7 @@ class Verdict:
     honest_paid: Floats
     theory: float
     stopping: Floats | None
+    covering: float
     unbilled: tuple[str, ...] = ()
 
     @property
@@ -161,15 +173,40 @@ class Verdict:
         they are paid."""
         return np.asarray(self.honest_paid @ (self.prices if prices is None else prices))
 
-    def profitable(self, *, free: bool = False) -> list[str]:
-        """The strategies whose mean net gain exceeds epsilon, the best first; with `free` what they
-        gain without payments."""
-        prices = np.zeros_like(self.prices) if free else self.prices
-        means = {one.strategy: float(one.deviation.net(prices).mean()) for one in self.judged}
-        # At prices that stop a lie exactly, rounding may leave it a hair more.
-        most = self.epsilon + _ROUNDING * self.reward
-        found = [strategy for strategy, mean in means.items() if mean > most]
-        return sorted(found, key=lambda strategy: -means[strategy])
+    @property
+    def seeds(self) -> int:
+        """On how many each was run."""
+        return len(self.judged[0].gains)
+
+    @property
+    def answer(self) -> Answer:
+        """Whether a lie pays; that none does takes the whole interval of each."""
+        if self.paying:
+            return Answer.PAYS
+        return Answer.UNDECIDED if self.undecided else Answer.NONE_PAYS
+
+    @property
+    def paying(self) -> list[str]:
+        """The strategies that gain more than epsilon by their whole interval, the best first."""
+        return [name for name, span in self._spans() if span.low > self.epsilon]
+
+    @property
+    def undecided(self) -> list[str]:
+        """The strategies whose interval has epsilon in it, the best first."""
+        return [name for name, span in self._spans() if span.low <= self.epsilon < span.high]
+
+    def _spans(self) -> list[tuple[str, Interval]]:
+        """The intervals of the net gains, the best first."""
+        spans = [(j.strategy, j.deviation.net_interval(self.prices)) for j in self.judged]
+        return sorted(spans, key=lambda one: -one[1].mean)
+
+    @property
+    def tempting(self) -> list[str]:
+        """The strategies that gain more than epsilon in the mean without payments."""
+        free = {one.strategy: float(one.deviation.gains.mean()) for one in self.judged}
+        return sorted(
+            (s for s, gain in free.items() if gain > self.epsilon), key=lambda s: -free[s]
+        )
 
 
 def theory_price(cluster: Cluster, weight: float) -> float:
@@ -273,7 +310,7 @@ class _Trials:
                 "lose; give more --rounds or another --step-size"
             )
         epsilon = question.epsilon * scale
-        rule = self._rule
+        rule, covering = self._rule, 1.0
         judged = tuple(self.judged.values())
         honest_paid = np.concatenate([run.paid[-1] for run in self.honest])
         lies = [one.deviation for one in judged]
@@ -281,12 +318,14 @@ class _Trials:
             prices = question.factor * np.array([term.price for term in rule.terms])
         else:
             prices = suggested_prices(lies, honest_paid, epsilon)
+            covering = covering_factor(lies, prices, epsilon)
+            prices = covering * prices
         stopping = stopping_prices(lies, honest_paid, epsilon)
         terms = tuple(term.name for term in rule.terms)
         marks, theory = self.honest[0].marks, theory_price(question.clusters[0], question.weight)
         return Verdict(
             question.agent, marks, judged, terms, prices, epsilon, scale, honest_paid, theory,
-            stopping, tuple(self.unbilled),
+            stopping, covering, tuple(self.unbilled),
         )  # fmt: skip
 
     def best_response(self, prices: Floats, what: str) -> str:

@@ -17,6 +17,7 @@ import zmq
 
 from candor.network.errors import TransportError
 from candor.network.zeromq.options import Context, Socket
+from candor.topologies.specs.files import json_text
 
 START_TIMEOUT_S = 60.0
 ROUND_TIMEOUT_S = 10.0
@@ -88,7 +89,7 @@ def _process() -> Iterator["subprocess.Popen[str]"]:
 def _tell(process: "subprocess.Popen[str]", message: object) -> None:
     assert process.stdin is not None
     try:
-        print(json.dumps(message), file=process.stdin, flush=True)
+        print(json_text(message), file=process.stdin, flush=True)
     except BrokenPipeError as exc:
         raise _failure(process) from exc
 
@@ -118,7 +119,7 @@ def _run_agent() -> None:
         if own_keys:
             router.setsockopt(zmq.CURVE_SERVER, 1)
         router.bind("tcp://127.0.0.1:*")
-        print(json.dumps(router.get_string(zmq.LAST_ENDPOINT).rstrip("\0")), flush=True)
+        print(json_text(router.get_string(zmq.LAST_ENDPOINT).rstrip("\0")), flush=True)
         endpoints = json.loads(sys.stdin.readline())
         dealers = []
         for neighbour in told["neighbours"]:
@@ -130,9 +131,9 @@ def _run_agent() -> None:
         exchange = _Exchange(router, dealers, told["payload_bytes"], told["chunk_bytes"])
         for _ in range(_WARM_UP_ROUNDS):
             exchange.round()
-        print(json.dumps("ready"), flush=True)
+        print(json_text("ready"), flush=True)
         sys.stdin.readline()
-        print(json.dumps([exchange.round() for _ in range(told["rounds"])]), flush=True)
+        print(json_text([exchange.round() for _ in range(told["rounds"])]), flush=True)
         sys.stdin.readline()
         for socket in (router, *dealers):
             socket.close(0)

@@ -63,15 +63,20 @@ from candor.topologies.schedules import schedules
 
 WARM_UP_ROUNDS: Final = 2
 ROUND_DEADLINE_S: Final = 60.0
+PHASES: Final = ("train", "state", "send", "wait", "verify", "mix")  # of a round, one after another
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One agent's figures: round ends on the monotonic clock, seconds a round by phase, processor
-    seconds a round of the whole process, of evidence and of settlement."""
+    """One agent's figures: round ends on the monotonic clock; mean seconds of a round, its phases,
+    which add up to it, and what runs beside it; processor seconds of single operations, and of a
+    round in the whole process, in evidence and in settlement."""
 
     ends_s: tuple[float, ...]
+    mean_s: float
     phases: Mapping[str, float]
+    beside: Mapping[str, float]
+    operations: Mapping[str, float]
     processor: Mapping[str, float]
     memory_mib: float
 
@@ -80,14 +85,19 @@ class Measured:
 class RoundCost:
     """What `candor bench round` prints; all in seconds a round but the shares and the last two.
 
-    The shares are those of `processor_seconds_per_round`, an agent's mean over rounds, the
-    settlement of the last window among it.
+    `mean_seconds_per_round`: of an agent; its `phases`, `rest` the last, add up to it. What is
+    `beside` them runs at the same time; `operations` are processor seconds of what phases are made
+    of, each timed again alone. The shares are those of `processor_seconds_per_round`, an agent's
+    mean over rounds, the settlement of the last window among it.
     """
 
     seconds_per_round: float
     floor_seconds_per_round: float
     floor_curve_seconds_per_round: float
+    mean_seconds_per_round: float
     phases: Mapping[str, float]
+    beside: Mapping[str, float]
+    operations: Mapping[str, float]
     processor_seconds_per_round: float
     evidence_share: float
     settlement_share: float
@@ -163,13 +173,14 @@ class _Stopwatch:
         counted = len(self.ends_s) - WARM_UP_ROUNDS
         spent = self._meter.spent()
         processor = {part: (spent[part] - self._spent[part]) / counted for part in spent}
-        walls = {
-            phase: (self.seconds[phase] - self._warm[phase]) / counted
-            for phase in ("wait", "verify", "mix", "settle")
-        }
+        walls = {name: (self.seconds[name] - self._warm[name]) / counted for name in self.seconds}
+        mean_s = (self.ends_s[-1] - self.ends_s[WARM_UP_ROUNDS - 1]) / counted
+        phases = {name: walls[name] for name in PHASES}
+        phases["rest"] = mean_s - sum(phases.values())
+        beside = {"settle": walls["settle"], "encrypt_send": self._io_s / counted}
         operations = _operations(examiner, key, agent)
-        phases = {**operations, "encrypt_send": self._io_s / counted, **walls}
-        return Measured(tuple(self.ends_s), phases, processor, peak_mib())
+        ends = tuple(self.ends_s)
+        return Measured(ends, mean_s, phases, beside, operations, processor, peak_mib())
 
 
 def measure_round(agents: int, topology: str, parameters: int, rounds: int) -> RoundCost:
@@ -187,14 +198,19 @@ def measure_round(agents: int, topology: str, parameters: int, rounds: int) -> R
     lasts = np.max([one.ends_s for one in measured], axis=0)  # (rounds,), the slowest agent
     spent = np.diff(lasts)[WARM_UP_ROUNDS - 1 :]
     whole = sum(one.processor["whole"] for one in measured)
+
+    def means(name: str) -> dict[str, float]:
+        found: list[Mapping[str, float]] = [getattr(one, name) for one in measured]
+        return {part: float(np.mean([each[part] for each in found])) for part in found[0]}
+
     return RoundCost(
         seconds_per_round=float(np.median(spent)),
         floor_seconds_per_round=floor(curve=False),
         floor_curve_seconds_per_round=floor(curve=True),
-        phases={
-            phase: float(np.mean([one.phases[phase] for one in measured]))
-            for phase in measured[0].phases
-        },
+        mean_seconds_per_round=float(np.mean([one.mean_s for one in measured])),
+        phases=means("phases"),
+        beside=means("beside"),
+        operations=means("operations"),
         processor_seconds_per_round=whole / len(measured),
         evidence_share=sum(one.processor["evidence"] for one in measured) / whole,
         settlement_share=sum(one.processor["settlement"] for one in measured) / whole,

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from candor.agent.studies.femnist.aggression import Measured, Outcomes, Rule, charges
 from candor.agent.studies.femnist.federated import Alphas, Diverged, Federation, Trained
-from candor.topologies.specs.files import read_text, replace_file, system_errors
+from candor.topologies.specs.files import json_text, read_text, replace_file, system_errors
 from candor.topologies.specs.specs import ConfigurationError
 
 Progress = Callable[[str, int, int], None]
@@ -110,7 +110,7 @@ def experiment(
             found = federation.train(pair, seed, setting.steps, setting.step_size, tell)
             record = _Record(setting=setting, alphas=pair, seed=seed, result=found)
             with system_errors(f"{path}: cannot write it"):
-                replace_file(path, record.model_dump_json().encode())
+                replace_file(path, json_text(record.model_dump(mode="json")).encode())
         progress(what, done + setting.steps, len(jobs) * setting.steps)
         results[pair, seed] = found
     return _summed_up(setting, tried, seeds, results)

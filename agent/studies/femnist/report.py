@@ -27,7 +27,7 @@ RULES: Final[Mapping[Rule, str]] = {
 
 
 def facts(results: Results, prices: Sequence[float]) -> dict[str, Any]:
-    """What was found, in the types of JSON: nothing that is not finite, which is null."""
+    """What was found, in the types of JSON."""
     setting = results.setting
     return {
         "task": setting.task,
@@ -47,8 +47,8 @@ def _measured(measured: Measured, prices: Sequence[float]) -> dict[str, Any]:
         "outcomes": [_outcome(one, prices) for one in measured.outcomes],
         "damage": measured.damage,
         f"honest_charge_p{HIGH_PERCENTILE}": measured.honest_charge,
-        "reward_falls_from_price": _finite(measured.falls_from),
-        "honest_pay_little_below_price": _finite(measured.cheap_below),
+        "reward_falls_from_price": measured.falls_from,
+        "honest_pay_little_below_price": measured.cheap_below,
         "ok": measured.holds,
     }
 
@@ -61,15 +61,11 @@ def _outcome(one: Outcomes, prices: Sequence[float]) -> dict[str, Any]:
         "accuracy": float(one.accuracies.mean()),
         "charge_at_price_1": float(one.charges.mean()),
         "rewards": [
-            {"price": price, "mean": mean, "standard_error": _finite(error)}
+            {"price": price, "mean": mean, "standard_error": error}
             for price in prices
             for mean, error in (one.reward(price),)
         ],
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def sentences(measured: Measured) -> list[str]:
@@ -137,10 +133,13 @@ def _rewards(rule: Rule, measured: Measured, prices: Sequence[float]) -> str:
         )
         for price in prices
     ]
-    drawing = lines_by_round(lines, "mean reward of group A", across="aggressiveness of group A")
+    drawing = lines_by_round(
+        lines, "reward of A: test loss less payments", across="aggressiveness of group A"
+    )
     return card(
         f"Reward by aggressiveness: {rule}",
-        f"The test loss of the final model less net payments; {RULES[rule]}.",
+        "The test loss of the final model, which harms the competitors, less net payments: noise "
+        f"pays where a line is above its left end. Here {RULES[rule]}.",
         image(drawing, "mean reward of group A by its aggressiveness, a line for each price"),
     )
 
@@ -164,16 +163,24 @@ def _payments(rule: Rule, measured: Measured, price: float) -> str:
 def _numbers(rule: Rule, measured: Measured, prices: Sequence[float]) -> str:
     return card(
         f"In numbers: {rule}",
-        "Mean reward of group A by price C, ± its standard error, and what it pays at price 1.",
+        escape(NUMBERS),
         table(*numbers(measured, prices)),
     )
+
+
+NUMBERS: Final = (
+    "Reward: of group A, mean (± standard error): the test loss of the common model, which harms "
+    "its competitors, less what A pays at price C. Noise pays where the reward is above that of "
+    "alpha 0 in the same column; at C = 0 nobody pays, and it is the test loss itself. Test loss: "
+    "lower is the better model; accuracy: higher. Pays: net, at price 1, in units of loss."
+)
 
 
 def numbers(
     measured: Measured, prices: Sequence[float]
 ) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
     """What was measured as a table, columns and rows; those named #… hold numbers."""
-    columns = ("#alpha", "#runs", "#test loss", "#accuracy", "#pays at 1")
+    columns = ("#noise of A,\nalpha", "#runs", "#test\nloss", "#accuracy", "#A pays\nat C = 1")
     rows = [
         (
             f"{one.alpha:g}",
@@ -185,7 +192,7 @@ def numbers(
         )
         for one in measured.outcomes
     ]
-    return (*columns, *(f"#C = {price:g}" for price in prices)), rows
+    return (*columns, *(f"#reward at\nC = {price:g}" for price in prices)), rows
 
 
 def _told(one: Outcomes, price: float) -> str:

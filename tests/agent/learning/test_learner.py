@@ -1,5 +1,7 @@
+import math
 import os
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -235,7 +237,7 @@ def test_a_diverged_row_shows_and_leaves_the_others_alone() -> None:
     assert not torch.isfinite(done.losses[0])
     alone = learner([1], local_steps=2).local_steps(x[1:], 1, 0.1)
     assert torch.allclose(done.update[1], alone.update[0], rtol=1e-4, atol=1e-6)
-    assert two.evaluate(x)[0] <= 0.2  # a diverged model is a bad model, not a crash
+    assert math.isnan(two.evaluate(x)[0])  # neither an accuracy nor a crash
 
 
 def test_parameters_come_back_out_by_name_and_as_a_model() -> None:
@@ -345,10 +347,73 @@ def test_a_task_that_cannot_be_trained_is_refused_in_one_line(task: Task, words:
     assert "\n" not in str(refusal.value)
 
 
-def test_a_metric_is_a_number_from_0_to_1_and_undefined_counts_as_0() -> None:
+def bad_sample(value: float) -> Callable[[int], Batch]:
+    """Samples of which the last one of agent 1 is `value`."""
+
+    def data(index: int) -> Batch:
+        x = torch.ones(300 + index, 1)
+        x[-1] = value if index == 1 else 1.0
+        return (x,)
+
+    return data
+
+
+class Signs(Line):
+    """Classes 0 and 1, but for the last sample of agent 1, which is of class -1."""
+
+    def build_model(self) -> nn.Module:
+        return nn.Linear(1, 2)
+
+    def load_data(self, shard: Shard, seed: int) -> Batch:
+        y = torch.ones(300 + shard.index, dtype=torch.int64)
+        y[-1] = -1 if shard.index == 1 else 0
+        return torch.ones(len(y), 1), y
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (Line(data=bad_sample(math.nan)), r"loss\(\) is nan on .*: its data hold nan or inf"),
+        (Line(data=bad_sample(math.inf)), r"loss\(\) is (nan|inf) on .*: its data hold nan or inf"),
+        (Line(data=bad_sample(1e30)), r"loss\(\) is inf on sample 300 of agent a1, in round 1$"),
+        (Signs(), r"loss\(\) failed \(IndexError: Target -1 is out of bounds.\)"),
+    ],
+)
+@pytest.mark.parametrize("checked_max", [0, 2**31])  # of large data, samples that stand out
+def test_a_sample_that_cannot_be_trained_on_is_named_wherever_it_lies(
+    task: Task, words: str, checked_max: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("candor.agent.learning.learner.CHECKED_MAX", checked_max)
+    one = learner([0, 1, 2], task)
+    x = torch.cat([p.detach().flatten() for p in task.build_model().parameters()])
+    with pytest.raises(ConfigurationError, match=words) as refusal:
+        one.check_samples(x, ("a0", "a1", "a2"))
+    assert "on sample 300 of agent a1" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_sound_samples_pass_the_check() -> None:
+    learner(3).check_samples(start(1)[0], ("a0", "a1", "a2"))
+
+
+def test_a_loss_that_fails_in_the_midst_of_a_run_is_told_in_one_line() -> None:
+    one = learner([1], Signs())
+    draws = (draw_samples(0, t, [1], np.array([301]), 16).max() for t in count(1))
+    met = next(t for t, largest in enumerate(draws, start=1) if largest == 300)
+    with pytest.raises(ConfigurationError, match=r"task: loss\(\) failed \(") as refusal:
+        one.local_steps(torch.zeros(1, 4), met, 0.1)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_metric_is_a_number_from_0_to_1_or_undefined() -> None:
     x = torch.ones(1, 2)
     assert learner(task=Line(metric=1.0)).evaluate(x) == [1.0]
-    assert learner(task=Line(metric=float("nan"))).evaluate(x) == [0.0]
+    assert math.isnan(learner(task=Line(metric=math.nan)).evaluate(x)[0])
+    # A model of nan puts all samples into one class, which is no accuracy.
+    assert math.isnan(learner(task=Line(metric=1.0)).evaluate(x * math.nan)[0])
     for metric in (1.01, -0.1, float("inf")):
         with pytest.raises(ConfigurationError, match="not from 0 to 1"):
             learner(task=Line(metric=metric)).evaluate(x)

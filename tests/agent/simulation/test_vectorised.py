@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -6,7 +7,12 @@ import pytest
 import torch
 
 from candor.agent.learning.learner import initial_parameters
-from candor.agent.runs.baselines import alone_accuracy, centralised_accuracy
+from candor.agent.runs.baselines import (
+    BATCH_MAX,
+    alone_accuracy,
+    centralised_accuracy,
+    centralised_batch,
+)
 from candor.agent.simulation.vectorised import RoundResult, run_vectorised
 from candor.agent.tasks import resolve_task
 from candor.topologies.cluster.file import (
@@ -36,6 +42,7 @@ def cluster(
     task: str = "digits",
     partition: str = "dirichlet:0.5",
     local_steps: int = 8,
+    batch_size: int = 32,
 ) -> Cluster:
     """A ring; its keys and endpoints are well-formed and unused."""
     ids = [f"a{i}" for i in range(agents)]
@@ -58,6 +65,7 @@ def cluster(
         task=TaskSettings(
             name=task,
             partition=partition,
+            batch_size=batch_size,
             parameters=len(x),
             model_digest=model_digest(x),
         ),
@@ -151,6 +159,28 @@ def test_one_agent_alone_is_the_centralised_run() -> None:
     assert result.balances == {"a0": 0}
     assert result.accuracy["a0"] == centralised_accuracy(single)
     assert alone_accuracy(single) == result.accuracy
+
+
+@pytest.mark.parametrize(
+    ("agents", "settings"),
+    [
+        (24, {"rounds": 24, "local_steps": 1, "partition": "iid"}),
+        (8, {"rounds": 40, "local_steps": 1, "partition": "iid"}),
+        (5, {"rounds": 10, "local_steps": 4}),
+    ],
+)
+def test_one_model_on_all_data_is_not_below_the_network(
+    agents: int, settings: dict[str, Any]
+) -> None:
+    run = cluster(agents, **settings)
+    together = run_vectorised(run, {}).accuracy
+    assert centralised_batch(run) == agents * run.task.batch_size
+    assert centralised_accuracy(run) >= np.mean(list(together.values()))
+
+
+def test_the_batch_of_the_one_model_is_bounded() -> None:
+    assert centralised_batch(cluster(100, batch_size=64, partition="iid")) == BATCH_MAX
+    assert centralised_batch(cluster(2, batch_size=2 * BATCH_MAX, partition="iid")) == 2 * BATCH_MAX
 
 
 def test_together_is_better_than_alone_and_near_the_centralised_run() -> None:

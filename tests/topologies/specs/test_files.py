@@ -1,12 +1,21 @@
-"""Files: what TOML may hold, and what would take too long to read."""
+"""Files: what TOML may hold, what would take too long to read, and JSON."""
 
+import json
+import math
+import re
 import time
 from pathlib import Path
 
 import pytest
 
 from candor.topologies.specs import files
-from candor.topologies.specs.files import read_toml, replace_file, replacing, system_errors
+from candor.topologies.specs.files import (
+    json_text,
+    read_toml,
+    replace_file,
+    replacing,
+    system_errors,
+)
 from candor.topologies.specs.specs import ConfigurationError
 
 
@@ -87,3 +96,26 @@ def test_what_the_system_refuses_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as refused, system_errors(f"{path}: cannot write it"):
         replace_file(path, b"")
     assert str(refused.value) == f"{path}: cannot write it: No such file or directory"
+
+
+def test_json_has_null_for_what_is_not_finite_and_all_else_as_it_is() -> None:
+    value = {"a": [math.nan, 1.5, (math.inf, -math.inf)], "b": {"c": math.nan}, "d": "é", "e": True}
+    text = json_text(value)
+    found = json.loads(text, parse_constant=lambda name: pytest.fail(name))
+    assert found == {"a": [None, 1.5, [None, None]], "b": {"c": None}, "d": "é", "e": True}
+    assert json.loads(json_text(value, indent=2)) == found
+
+
+def test_all_json_is_written_by_one_writer() -> None:
+    root = Path(__file__).parents[3]
+    packages = ("agent", "mechanisms", "network", "topologies")
+    writers = {
+        str(path.relative_to(root))
+        for package in packages
+        for path in (root / package).rglob("*.py")
+        if re.search(r"json\.dumps?\b|JSONEncoder|model_dump_json", path.read_text())
+    }
+    assert writers == {
+        "topologies/specs/files.py",
+        "mechanisms/ledger/export.py",  # bytes that are agreed on, and nothing that is not finite
+    }

@@ -38,6 +38,26 @@ class NoAmount:
 """
 
 
+STEEP = """
+import torch
+from torch import nn
+
+
+class Task:
+    def build_model(self):
+        return nn.Linear(2, 1)
+
+    def load_data(self, shard, seed):
+        return (torch.ones(40, 2),)
+
+    def loss(self, model, batch):
+        return (model(batch[0]) ** 2).mean()
+
+    def evaluate(self, model):
+        return 0.5
+"""
+
+
 def audited(capsys: pytest.CaptureFixture[str], tmp_path: Path, *more: str) -> tuple[int, dict]:
     code = cli.run([*RUN, "--run-dir", str(tmp_path / "audit"), *more, "--json"])
     return code, json.loads(capsys.readouterr().out)
@@ -47,8 +67,8 @@ def test_prices_are_found_at_which_no_lie_pays(capsys, tmp_path):
     code, found = audited(
         capsys, tmp_path, "--seeds", "2", "--strategies", "scale:3,zero,label-flip", "--no-search"
     )
-    assert code == 0
-    assert not found["profitable"]
+    # In the mean none is left; two seeds prove nothing.
+    assert (code, found["answer"], found["profitable"]) == (4, "undecided", [])
     assert found["profitable_without_payments"] == ["scale:3"]
     assert (found["rounds"], found["marks"][0], found["marks"][-1]) == (32, 0, 32)
     assert found["window"]["low"] <= 1
@@ -67,7 +87,8 @@ def test_prices_are_found_at_which_no_lie_pays(capsys, tmp_path):
         0.0, abs=1e-4
     )  # what some pay, others receive
     page = (tmp_path / "audit" / "report.html").read_text()
-    assert "no lie pays" in page
+    assert "fewer than 5 seeds tell nothing" in page
+    assert 'class="tile open"' in page
     assert page.count("<img") == 5
     assert json.loads((tmp_path / "audit" / "audit.json").read_text()) == found
 
@@ -85,21 +106,22 @@ def test_the_prices_found_can_be_given_as_the_rule(capsys, tmp_path):
 
 
 def test_a_lie_that_pays_is_named(capsys, tmp_path):
-    more = ("--seeds", "2", "--strategies", "scale:3", "--price", "0", "--no-search")
+    more = ("--seeds", "5", "--strategies", "scale:3", "--price", "0", "--no-search")
     code, found = audited(capsys, tmp_path, *more)
-    assert (code, found["rule"]) == (1, "none")
+    assert (code, found["rule"], found["answer"]) == (1, "none", "a lie pays")
     assert found["profitable"] == ["scale:3"]
     assert found["strategies"]["scale:3"]["gain"][0] > 0.01
     assert cli.run([*RUN, "--run-dir", str(tmp_path / "audit"), *more]) == 1
     told = capsys.readouterr().out
-    assert f"no lie would pay with {found['stopping']['rule']}, and no honest agent" in told
+    assert f"no lie would gain more than 1 % with {found['stopping']['rule']}, and no" in told
+    assert "a lie pays: scale:3" in told
     assert found["stopping"]["honest_max"] >= 0
 
 
 def test_the_search_finds_a_lie_that_gains_more_where_nothing_is_charged(capsys, tmp_path):
     more = ("--seeds", "1", "--rounds", "16", "--strategies", "scale:1.25", "--price", "0")
     code, found = audited(capsys, tmp_path, *more)
-    assert code == 1
+    assert code == 4
     library, *searched = sorted(found["strategies"].values(), key=lambda row: row["searched"])
     assert not library["searched"]
     assert searched[0]["gain"][0] > library["gain"][0]
@@ -137,11 +159,46 @@ def test_another_lie_of_the_same_name_is_another_run(capsys, tmp_path, monkeypat
 
 
 def test_a_lie_that_ruins_the_model_gains_nothing(capsys, tmp_path):
-    more = ("--seeds", "1", "--rounds", "16", "--strategies", "scale:1e30", "--no-search")
+    more = ("--rounds", "16", "--strategies", "scale:1e30", "--no-search", "--seeds")
+    for seeds, expected in (("1", 4), ("5", 0)):
+        code, found = audited(capsys, tmp_path, *more, seeds)
+        assert code == expected
+        assert found["strategies"]["scale:1e+30"]["gain"][0] is None
+        assert not found["profitable"]
+
+
+def test_two_seeds_are_undecided_and_this_is_said_before_the_run(capsys, tmp_path):
+    more = ("--rounds", "16", "--strategies", "scale:0.5", "--no-search", "--seeds", "2")
+    assert cli.run([*RUN, "--run-dir", str(tmp_path / "audit"), *more]) == 4
+    told = capsys.readouterr()
+    assert told.err.splitlines()[0] == (
+        "candor: this will be undecided whatever 2 --seeds show: it takes 5"
+    )
+    assert (
+        "undecided: scale:0.5 may gain more than 1 %; fewer than 5 seeds tell nothing" in told.out
+    )
+    assert "no lie pays" not in told.out
+
+
+def test_enough_seeds_and_a_lie_that_loses_are_an_answer(capsys, tmp_path):
+    more = ("--rounds", "16", "--strategies", "sign-flip", "--no-search", "--seeds", "5")
     code, found = audited(capsys, tmp_path, *more)
-    assert code == 0
-    assert found["strategies"]["scale:1e+30"]["gain"][0] is None
-    assert not found["profitable"]
+    assert (code, found["answer"], found["undecided"]) == (0, "no lie pays", [])
+    assert found["strategies"]["sign-flip"]["net_gain"][2] < 0.01
+    cli.run([*RUN, "--run-dir", str(tmp_path / "audit"), *more])
+    told = capsys.readouterr()
+    assert "no lie pays: none gains more than 1 %, by its 95% interval" in told.out
+    assert told.err == ""
+    assert 'class="tile good"' in (tmp_path / "audit" / "report.html").read_text()
+
+
+def test_an_honest_run_that_diverges_is_named_and_no_answer(capsys, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "steep.py").write_text(STEEP)
+    words = [*RUN, "--run-dir", str(tmp_path / "audit"), "--seeds", "1", "--strategies", "zero"]
+    assert cli.run([*words, "--task", "steep:Task", "--step-size", "1e30", "--no-search"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "all are honest, seed 0: training diverged: the model of a0 in round" in error
 
 
 def test_a_rule_without_amounts_for_a_lie_is_no_verdict(capsys, tmp_path, monkeypatch):
@@ -166,10 +223,13 @@ def test_a_lie_that_the_rule_cannot_bill_is_named_and_the_others_are_judged(
     told = capsys.readouterr()
     found = json.loads(told.out)
     assert (found["unbilled"], list(found["strategies"])) == (["scale:2"], ["zero"])
-    assert told.err.startswith("candor: error: strategy scale:2 is not judged: the rule")
+    error = told.err.splitlines()[-1]
+    assert error.startswith("candor: error: strategy scale:2 is not judged: the rule")
     assert cli.run([*words, "scale:2,zero"]) == 2
     assert "not judged: scale:2; the rule gives no amounts" in capsys.readouterr().out
     assert "not judged: scale:2" in (tmp_path / "audit" / "report.html").read_text()
+    assert cli.run([*words, "scale:2,scale:1.25"]) == 2
+    words[words.index("--seeds") + 1] = "5"
     assert cli.run([*words, "scale:2,scale:1.25"]) == 1  # it pays, whatever of the other
 
 
@@ -179,8 +239,8 @@ def test_a_run_of_one_window_has_no_half(capsys, tmp_path):
     assert found["marks"] == [0, 16]
     assert found["strategies"]["scale:3"]["first_half"] is None
     cli.run([*RUN, "--run-dir", str(tmp_path / "audit"), *more])
-    assert "t=" not in capsys.readouterr().out
-    assert "free, t=" not in (tmp_path / "audit" / "report.html").read_text()
+    assert "until" not in capsys.readouterr().out
+    assert "without, until" not in (tmp_path / "audit" / "report.html").read_text()
 
 
 def test_commas_within_a_strategy_do_not_part_it(capsys, tmp_path):
@@ -269,7 +329,7 @@ def line(pid: int) -> str:
 def test_mistakes_get_one_line(capsys, tmp_path, monkeypatch, more):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "something").write_text("")
-    assert cli.run([*RUN, "--seeds", "1", *more]) == 2
+    assert cli.run([*RUN, "--seeds", "5", *more]) == 2
     err = capsys.readouterr().err
     assert err.startswith("candor: error: ")
     assert err.count("\n") == 1

@@ -8,10 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from candor.agent.studies.audit.incentives import (
+    LEVEL,
     MARGIN,
+    SEEDS_MIN,
     Deviation,
+    Interval,
     PriceWindow,
     competitive,
+    covering_factor,
     interval,
     price_window,
     stopping_prices,
@@ -184,8 +188,62 @@ def test_an_interval_holds_the_mean_as_often_as_it_says():
 
 
 def test_one_sample_or_a_diverged_one_says_nothing():
-    assert interval([1.0]).low == -math.inf
+    for few in range(1, SEEDS_MIN):
+        assert interval([1.0] * few).low == -math.inf
+    assert interval([1.0] * SEEDS_MIN) == Interval(1.0, 1.0, 1.0)
     assert interval([1.0, math.inf, 2.0]).high == math.inf
+
+
+def outcomes(rng: np.random.Generator, seeds: int, spread: float) -> tuple[list, np.ndarray]:
+    """Lies with random true gains and charges of two terms, and what some seeds show of them."""
+    gains, charges = rng.uniform(-2, 15, 6), rng.uniform(-1, 10, (6, 2))
+
+    def seen(true: np.ndarray) -> np.ndarray:
+        return true + spread * (1 + abs(true)) * rng.standard_normal((seeds, *true.shape))
+
+    lies = [
+        Deviation(str(i), seen(gain), seen(charge))
+        for i, (gain, charge) in enumerate(zip(gains, charges, strict=True))
+    ]
+    return lies, np.column_stack([gains, charges])
+
+
+def cleared(lies: list[Deviation], prices: np.ndarray) -> bool:
+    return all(lie.net_interval(prices).high <= 1.0 for lie in lies)
+
+
+@pytest.mark.parametrize("seeds", [5, 8])
+@pytest.mark.parametrize("spread", [0.03, 0.3])
+def test_a_lie_that_pays_is_cleared_less_often_than_the_level_says(seeds, spread):
+    """At prices that the same seeds have set, as at given ones, at which one lie just pays."""
+    rng = np.random.default_rng(seeds)
+    honest, audits, found, wrong = np.array([[0.1, 0.1]]), 300, [0, 0], [0, 0]
+    for _ in range(audits):
+        lies, true = outcomes(rng, seeds, spread)
+        prices = suggested_prices(lies, honest, epsilon=1.0)
+        set_here = prices * covering_factor(lies, prices, epsilon=1.0)
+        given = np.full(2, max(0.0, (true[0, 0] - 1.01) / true[0, 1:].sum()))
+        for case, at in enumerate((set_here, given)):
+            pays = (true[:, 0] - true[:, 1:] @ at).max() > 1.0
+            found[case] += cleared(lies, at)
+            wrong[case] += cleared(lies, at) and pays
+    assert max(wrong) / audits < LEVEL, wrong
+    assert found[0] > audits / 10 or spread > 0.1  # it can be said, too
+
+
+def test_fewer_seeds_than_it_takes_clear_nothing_however_alike_they_are():
+    for seeds in range(1, SEEDS_MIN):
+        assert 0.5**seeds > LEVEL
+        lie = Deviation("lie", np.full(seeds, -1e9), np.zeros((seeds, 1)))
+        assert not cleared([lie], ONE)
+        assert lie.net_interval(ONE).low == -math.inf
+    assert 0.5**SEEDS_MIN <= LEVEL
+
+
+def test_who_is_ruined_on_some_seeds_only_is_not_cleared():
+    gains = np.array([-np.inf, 3.0, 3.0, 3.0, 3.0])
+    assert not cleared([Deviation("gamble", gains, np.zeros((5, 1)))], ONE)
+    assert cleared([Deviation("ruin", np.full(5, -np.inf), np.full((5, 1), np.inf))], ONE)
 
 
 def test_rewards_weigh_the_others_losses():

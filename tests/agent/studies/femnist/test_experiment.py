@@ -252,7 +252,8 @@ def test_json_and_page_tell_the_same_experiment(tmp_path: Path) -> None:
         assert words in page
     shown = run(tmp_path, *asked)
     assert f"{outcomes[1]['loss']:.4f}" in shown.stdout
-    assert "influence: mean reward" in shown.stdout
+    assert "influence: what noise gains group A, by price" in shown.stdout
+    assert "Noise pays where the reward is above that of" in " ".join(shown.stdout.split())
     assert "Diverged, and left out: aggressiveness 1e+30 (seed 0, step 1)" in shown.stdout
 
 
