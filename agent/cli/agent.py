@@ -89,7 +89,7 @@ def command(
     """Run one agent: train on this host's data, gossip, witness and settle until the run is over.
 
     Stop it with Ctrl-C or SIGTERM; started again on the same data directory it keeps its ledger and
-    enters the run again from a neighbour's model.
+    enters the run again from a neighbour's model. Where its run is done it says so and ends with 0.
 
     \b
     Example:
@@ -99,12 +99,12 @@ def command(
 
     level = getattr(logging, log_level.upper())
     settings = HostSettings(agent=agent, data_dir=data_dir, log_level=level, **options)
-    failure, code = run_agent(cluster_path, settings)
+    told, code = run_agent(cluster_path, settings)
     if as_json:
         click.echo((data_dir / "status.json").read_text(encoding="utf-8"), nl=False)
-    if failure is not None:
-        word = "" if code == INTERRUPTED else "error: "
-        click.echo(f"candor: {word}{agent}: {failure}", err=True)
+    if told is not None:
+        word = "" if code in (0, INTERRUPTED) else "error: "
+        click.echo(f"candor: {word}{agent}: {told}", err=True)
     elif not as_json:
         click.echo(_last_word(data_dir), err=True)
     context.exit(code)

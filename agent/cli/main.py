@@ -5,6 +5,7 @@ Commands are imported when they are used, so that `candor --help` and tab comple
 """
 
 import importlib
+import signal
 import sys
 import traceback
 import warnings
@@ -76,6 +77,7 @@ def command() -> None:
 
 def main() -> NoReturn:
     """The entry point of the `candor` command."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, where nobody minds it
     try:
         sys.exit(run(sys.argv[1:]))
     except SystemExit:

@@ -80,8 +80,10 @@ class StatusFile:
         self._path = data_dir / FILE_NAME
 
     def write(self, status: Status) -> None:
-        """Replace the status at once. Not synced to disk: it describes a process, not a promise."""
-        replace_file(self._path, f"{json.dumps(as_json(status), indent=2)}\n".encode())
+        """Replace the status at once. Not synced to disk: it describes a process, not a promise;
+        but for that of a run which is done, by which it is never started again."""
+        data = f"{json.dumps(as_json(status), indent=2)}\n".encode()
+        replace_file(self._path, data, durable=status.state == "done")
 
 
 def read_status(data_dir: Path) -> Status:
@@ -125,7 +127,7 @@ class DataDirLock:
 
     def __enter__(self) -> Self:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        descriptor = os.open(self._path, flags, 0o644)
+        descriptor = os.open(self._path, flags, 0o600)
         if not _acquire(descriptor):
             pid = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
             os.close(descriptor)

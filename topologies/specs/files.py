@@ -10,7 +10,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -132,6 +132,17 @@ def _check_keys(text: str) -> None:
             raise ValueError(f"line {number}: a key has more than {_KEY_DOTS_MAX + 1} parts")
 
 
+@contextmanager
+def private_files() -> Iterator[None]:
+    """Whatever this process creates meanwhile is its user's alone: files 0600, directories 0700,
+    also those that a library makes (SQLite's -wal and -shm). What is there keeps its mode."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def write_text(path: FilePath, text: str) -> None:
     """Write a file that a user asked for, in UTF-8; raises as `write_bytes` does."""
     write_bytes(path, text.encode())
@@ -164,10 +175,15 @@ def replacing(path: FilePath, *, durable: bool = False, writer: str = "") -> Ite
         OSError: the system refused.
     """
     draft = f"{path}{writer}.tmp"
-    yield draft
-    if durable:
-        sync(draft)
-    os.replace(draft, path)
+    try:
+        yield draft
+        if durable:
+            sync(draft)
+        os.replace(draft, path)
+    except BaseException:
+        with suppress(OSError):  # on a full disk it takes the room that others need
+            os.unlink(draft)
+        raise
     if durable:
         sync(os.path.dirname(path) or ".")
 
