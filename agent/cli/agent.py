@@ -17,7 +17,7 @@ from candor.agent.cli.options import (
 )
 from candor.agent.daemon.status import read_status
 from candor.agent.exits import INTERRUPTED
-from candor.agent.reports.terminal import format_share
+from candor.agent.reports.terminal import format_share, isolation
 from candor.mechanisms.payments.credits import format_credits
 from candor.topologies.specs.specs import ConfigurationError
 
@@ -106,7 +106,7 @@ def command(
         word = "" if code in (0, INTERRUPTED) else "error: "
         click.echo(f"candor: {word}{agent}: {told}", err=True)
     elif not as_json:
-        click.echo(_last_word(data_dir), err=True)
+        _last_words(data_dir)
     context.exit(code)
 
 
@@ -118,11 +118,14 @@ def _addresses(texts: tuple[str, ...]) -> dict[str, str]:
     return dict(pairs)
 
 
-def _last_word(data_dir: Path) -> str:
-    """One line on how it went and where everything is."""
+def _last_words(data_dir: Path) -> None:
+    """One line on how it went and where everything is, and one before it if it went alone."""
     status = read_status(data_dir)
+    if warning := isolation(status.agent, status.alone_rounds, status.round):
+        click.echo(f"candor: warning: {warning}", err=True)
     accuracy = format_share(status.test_accuracy)
-    return (
+    click.echo(
         f"candor: {status.agent}: done after round {status.round}, accuracy {accuracy}, balance "
-        f"{format_credits(status.balance)} credits; model, metrics and ledger in {data_dir}"
+        f"{format_credits(status.balance)} credits; model, metrics and ledger in {data_dir}",
+        err=True,
     )

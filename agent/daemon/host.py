@@ -214,11 +214,19 @@ def _run(
                 result = asyncio.run(daemon.run())
             finally:
                 models.save(*daemon.model)
-            write_exports(store, cluster, agent, identity.signing_key, data_dir)
+            _export(store, cluster, agent, identity, data_dir)
             state = _STATES.get(result.exit_code, "failed")
             return result
         finally:
             recorder.ended(daemon.core, state)
+
+
+def _export(store: Store, cluster: Cluster, agent: str, identity: Identity, data_dir: Path) -> None:
+    """Export the ledgers; a disk that is full is no mistake of the configuration."""
+    try:
+        write_exports(store, cluster, agent, identity.signing_key, data_dir)
+    except ConfigurationError as exc:
+        raise exc.__cause__ or exc from None
 
 
 @contextmanager

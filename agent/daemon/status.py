@@ -52,7 +52,9 @@ class Status:
 
     Measurements are None before the first one and where they are not finite. `balance` is in
     micro-credits over all edges; `beyond_credit` counts the own updates that the neighbours refuse,
-    as they could cost more than the credit limit; `seconds` counts from the daemon's start.
+    as they could cost more than the credit limit; `alone_rounds` the rounds of all its lives in
+    which it should have mixed others' models and mixed nobody's; `seconds` counts from the daemon's
+    start.
     """
 
     run_id: str
@@ -71,6 +73,7 @@ class Status:
     neighbours: Mapping[str, NeighbourStatus] = field(default_factory=dict)
     seconds: float = 0.0
     beyond_credit: int = 0
+    alone_rounds: int = 0
 
 
 class StatusFile:

@@ -48,6 +48,7 @@ def summarise(
         "balances": {agent: status.balance for agent, status in statuses.items()},
         "edges": _edges(cluster, statuses),
         "beyond_credit": {agent: status.beyond_credit for agent, status in statuses.items()},
+        "alone_rounds": {agent: status.alone_rounds for agent, status in statuses.items()},
         "bytes_sent": {agent: status.bytes_sent for agent, status in statuses.items()},
         "consensus_distance": consensus_distance(run_dir, cluster),
         "audit": "violated" if audit.findings else "ok",

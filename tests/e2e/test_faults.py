@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from candor.agent.cli import main as cli
 from candor.agent.daemon.metrics import read_metrics
 from tests import paced
 
@@ -80,3 +81,18 @@ def test_an_agent_on_a_full_disk_stops_in_one_line_and_goes_on_with_room(tmp_pat
     assert [event["event"] for event in events["a1"]].count("started") == 2
     assert "re_entered" in {event["event"] for event in events["a1"]}
     assert set(summary["accuracy"]) == {"a0", "a1", "a2"}
+
+
+def test_an_agent_that_was_left_alone_is_warned_of_everywhere(tmp_path, capsys):
+    text = '[[event]]\nat_round = 3\nkill = "a1"\n'
+    summary, _ = run_under(tmp_path, text, agents=2, rounds=20, deadline_s=1)
+    alone = summary["alone_rounds"]["a0"]
+    assert 10 <= alone <= 18
+    told = f"a0 mixed with nobody in {alone} of 20 rounds"
+    run = tmp_path / "run"
+    assert told in (run / "agents/a0/stderr.log").read_text()
+    assert told in (run / "report.html").read_text()
+    assert cli.run(["status", str(run)]) == 0
+    assert told in " ".join(capsys.readouterr().out.split())
+    lines = read_metrics(run / "agents/a0/metrics.csv")
+    assert sum(line.missing == ("a1",) for line in lines) == alone
