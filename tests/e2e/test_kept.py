@@ -146,6 +146,12 @@ def modes(folder):
     return found
 
 
+def lives(bed, agent):
+    """Whether the present process of an agent has come as far as to say so."""
+    bed.refresh()
+    return bed.statuses[agent].pid == bed.processes[agent].pid
+
+
 CUT = """
 event = [
   {at_round = 3, partition = ["a0"]},
@@ -159,14 +165,14 @@ event = [
 def test_a_stop_at_any_instant_ends_with_130(bed, cut):
     run = bed(100_000, agents=3, faults=CUT if cut else "")
     run.start()
-    paced.until(lambda: reached(run, "a2") >= 2)
-    for turn in range(4):
+    for turn in range(3):
+        agent = run.cluster.ids[turn]
+        paced.until(lambda agent=agent: lives(run, agent))
         until_s = time.monotonic() + 0.7 + 0.13 * turn
         while time.monotonic() < until_s:
             run.refresh()
             run.inject_faults()
             time.sleep(0.02)
-        agent = run.cluster.ids[turn % 3]
         run.processes[agent].terminate()
         assert ended(run.processes[agent]) == 130, run.complaint(agent)
         text = (run.data_dir(agent) / testbed.STDERR_NAME).read_text()
