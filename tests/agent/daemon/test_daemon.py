@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 import os
+import time
 from contextlib import ExitStack
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 import torch
 
 from candor.agent.core.terms import channel_terms
-from candor.agent.daemon import keys
+from candor.agent.daemon import host, keys
 from candor.agent.daemon.daemon import Work
+from candor.agent.daemon.exports import LEDGER_NAME
 from candor.agent.daemon.host import build_daemon
 from candor.agent.daemon.journal import Journal
 from candor.agent.daemon.snapshot import SnapshotFile
@@ -86,7 +88,9 @@ def watched(daemon, seen):
         seen["posted"] = posts_of(daemon)
         # As messages do that were read before the tasks are cancelled: a farewell, a greeting.
         daemon._perform(daemon.core.tick(daemon._now() + 3600.0))
-        daemon._perform(daemon.core.stop())
+        # And as a thread does that is at work meanwhile: it ends when the sockets are closing.
+        farewell = daemon.core.stop()
+        daemon._in_worker("rest", lambda: time.sleep(0.1), lambda _: daemon._perform(farewell))
 
     daemon._fail = failing
 
@@ -130,6 +134,18 @@ def test_nothing_is_sent_once_the_ledger_could_not_be_written(pair, caplog):
     assert "make room and start again" in ended.failure
     assert seen["posted"] == []
     assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
+def test_exports_that_cannot_be_written_are_no_mistake_of_the_configuration(tmp_path):
+    cluster, data_dir = write_cluster(tmp_path, "path", 2), tmp_path / "agents/a0"
+    terms = list(channel_terms(cluster, "a0").values())
+    (data_dir / LEDGER_NAME).touch()  # where a directory should be
+    path = data_dir / FILE_NAME
+    with (
+        Store.open(path, fingerprint=cluster.fingerprint, channels=terms) as store,
+        pytest.raises(FileExistsError),
+    ):
+        host._export(store, cluster, "a0", keys.load(data_dir / "keys"), data_dir)
 
 
 def test_an_interrupt_before_the_start_is_heeded(pair):
