@@ -17,7 +17,7 @@ from candor.agent.cli.options import (
 )
 from candor.agent.daemon.status import read_status
 from candor.agent.exits import INTERRUPTED
-from candor.agent.reports.terminal import format_share
+from candor.agent.reports.terminal import format_share, isolation
 from candor.mechanisms.payments.credits import format_credits
 from candor.topologies.specs.specs import ConfigurationError
 
@@ -89,7 +89,7 @@ def command(
     """Run one agent: train on this host's data, gossip, witness and settle until the run is over.
 
     Stop it with Ctrl-C or SIGTERM; started again on the same data directory it keeps its ledger and
-    enters the run again from a neighbour's model.
+    enters the run again from a neighbour's model. Where its run is done it says so and ends with 0.
 
     \b
     Example:
@@ -99,14 +99,14 @@ def command(
 
     level = getattr(logging, log_level.upper())
     settings = HostSettings(agent=agent, data_dir=data_dir, log_level=level, **options)
-    failure, code = run_agent(cluster_path, settings)
+    told, code = run_agent(cluster_path, settings)
     if as_json:
         click.echo((data_dir / "status.json").read_text(encoding="utf-8"), nl=False)
-    if failure is not None:
-        word = "" if code == INTERRUPTED else "error: "
-        click.echo(f"candor: {word}{agent}: {failure}", err=True)
+    if told is not None:
+        word = "" if code in (0, INTERRUPTED) else "error: "
+        click.echo(f"candor: {word}{agent}: {told}", err=True)
     elif not as_json:
-        click.echo(_last_word(data_dir), err=True)
+        _last_words(data_dir)
     context.exit(code)
 
 
@@ -118,11 +118,14 @@ def _addresses(texts: tuple[str, ...]) -> dict[str, str]:
     return dict(pairs)
 
 
-def _last_word(data_dir: Path) -> str:
-    """One line on how it went and where everything is."""
+def _last_words(data_dir: Path) -> None:
+    """One line on how it went and where everything is, and one before it if it went alone."""
     status = read_status(data_dir)
+    if warning := isolation(status.agent, status.alone_rounds, status.round):
+        click.echo(f"candor: warning: {warning}", err=True)
     accuracy = format_share(status.test_accuracy)
-    return (
+    click.echo(
         f"candor: {status.agent}: done after round {status.round}, accuracy {accuracy}, balance "
-        f"{format_credits(status.balance)} credits; model, metrics and ledger in {data_dir}"
+        f"{format_credits(status.balance)} credits; model, metrics and ledger in {data_dir}",
+        err=True,
     )

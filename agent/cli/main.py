@@ -6,9 +6,11 @@ Commands are imported when they are used, so that `candor --help` and tab comple
 """
 
 import importlib
+import signal
 import sys
 import traceback
 import warnings
+from types import FrameType
 from typing import Final, NoReturn, TextIO
 
 import click
@@ -97,6 +99,7 @@ def command() -> None:
 
 def main() -> NoReturn:
     """The entry point of the `candor` command."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         sys.exit(run(sys.argv[1:]))
     except SystemExit:
@@ -106,6 +109,12 @@ def main() -> NoReturn:
     except BaseException:
         traceback.print_exc()
         sys.exit(FAULT)  # 1 is an answer: of an audit, that a lie pays
+
+
+def _terminated(_number: int, _frame: FrameType | None) -> None:
+    """SIGTERM where no command minds it: leave, closing what is open. A KeyboardInterrupt that goes
+    through an `exec`, as of an import, would end the process by SIGINT."""
+    sys.exit(INTERRUPTED)
 
 
 def run(arguments: list[str]) -> int:

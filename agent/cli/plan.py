@@ -26,7 +26,7 @@ from candor.agent.cli.options import (
 from candor.agent.reports.terminal import summary_view
 from candor.agent.runs.cluster_parts import sections
 from candor.agent.runs.plan import Plan
-from candor.topologies.specs.files import json_text
+from candor.topologies.specs.files import json_text, private_files
 from candor.topologies.specs.specs import ConfigurationError
 
 new_run_dir_option = run_dir_option(
@@ -109,6 +109,7 @@ def default_run_dir(*specs: str) -> Path:
     return next(other for other in chain((path,), others) if not other.exists())
 
 
+@private_files()
 def conclude(
     console: Console, run_dir: Path, summarised: Callable[[], dict[str, Any]], as_json: bool
 ) -> dict[str, Any]:

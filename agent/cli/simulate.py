@@ -22,6 +22,7 @@ from candor.agent.cli.plan import (
 from candor.agent.cli.progress import progress
 from candor.agent.daemon.status import DataDirLock
 from candor.agent.exits import INTERRUPTED
+from candor.topologies.specs.files import private_files
 
 NEEDED: Final = ("topology", "task", "rounds")
 WITH_RESUME: Final = ("resume", "device", "as_json")
@@ -45,6 +46,7 @@ WITH_RESUME: Final = ("resume", "device", "as_json")
 @device_option
 @json_option
 @click.pass_context
+@private_files()
 def command(
     context: click.Context,
     /,

@@ -4,6 +4,8 @@ Stages: starting -> running -> settling -> leaving -> done; rejoining stands for
 agent was there before, or comes late, and waits to take a neighbour's payload. A round has one
 exchange or several, its phases, which are counted through the run as steps. Events are the public
 methods; each returns effects (`agent.core.effects`) in the order in which they must be performed.
+Every event may come in every stage, since a driver's threads end when they do: in a stage that
+`HEEDED` does not name for it, it is late, frees what it held and changes nothing else.
 The core reads no clock, socket, disk or global generator: time is an argument.
 Invariants: nothing unverified is ever in a `Combine`; a round is stated once in the life of the
 data directory (a reserve is persisted before the first statement beyond it is sent); every wait on
@@ -74,6 +76,18 @@ class Stage(StrEnum):
     SETTLING = "settling"
     LEAVING = "leaving"
     DONE = "done"
+
+
+_ALIVE: Final = frozenset(Stage) - {Stage.DONE}
+# Where an event moves the rounds on. Messages, verdicts and records are taken in at any time: an
+# agent that is done still answers a farewell.
+HEEDED: Final[Mapping[str, frozenset[Stage]]] = {
+    "start": frozenset({Stage.STARTING}),
+    "published": frozenset({Stage.RUNNING}),
+    "combined": frozenset({Stage.RUNNING}),
+    "tick": _ALIVE,
+    "stop": _ALIVE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +180,16 @@ class AgentCore:
 
     def start(self, now_s: float) -> list[Effect]:
         """Greet the neighbours; an agent without any begins at once."""
+        if self.stage not in HEEDED["start"]:
+            return []
         self._deadline_s = now_s + self.settings.start_deadline_s
         effects: list[Effect] = [Persist(self._taken_over)] if self._taken_over else []
         return effects + self.tick(now_s)
 
     def tick(self, now_s: float) -> list[Effect]:
         """Time has passed: retries and deadlines."""
+        if self.stage not in HEEDED["tick"]:
+            return []
         return self._reception.tick(now_s, self.round) + self._advance(now_s)
 
     def received(
@@ -207,8 +225,9 @@ class AgentCore:
 
         `payload` (dim,) must not change any more; `statement` comes from `stated`.
         """
-        assert self.stage is Stage.RUNNING
-        assert self.book.step_of(statement) == self.step
+        late = self._own is not None or self._combining or self.book.step_of(statement) != self.step
+        if self.stage not in HEEDED["published"] or late:
+            return []
         if self.round <= self._forgotten:
             self._own = payload  # the driver waits, as if it had been stated
             return self._rejoin(now_s)
@@ -241,9 +260,13 @@ class AgentCore:
 
     def combined(self, now_s: float) -> list[Effect]:
         """The driver has used what `Combine` handed it; the source buffers are free again."""
+        if not self._combining:
+            return []
         for buffer in self._lent:
             self._pool.give(buffer)
         self._lent, self._combining, self._own = [], False, None
+        if self.stage not in HEEDED["combined"]:
+            return []
         self.step += 1
         for neighbour in self.neighbours.values():
             neighbour.forget_before(self.step, self._pool)
@@ -274,8 +297,12 @@ class AgentCore:
             return self._link_reason(agent) or NO_ANSWER
         return neighbour.reason
 
-    def stop(self, failure: str = "stopped before the last round") -> list[Effect]:
+    def stop(self, failure: str = "") -> list[Effect]:
         """Leave now, at the operator's wish: tell the neighbours, so that none waits for us."""
+        if self.stage not in HEEDED["stop"]:
+            return []
+        settling = self.stage in (Stage.SETTLING, Stage.LEAVING)
+        failure = failure or f"stopped before {'all was settled' if settling else 'the last round'}"
         self.stage = Stage.DONE
         effects: list[Effect] = []
         for neighbour in self.neighbours.values():

@@ -6,10 +6,8 @@ run in the worker thread, SQLite in the store's own thread.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -48,6 +46,7 @@ from candor.agent.daemon.failpoints import (
     Probe,
 )
 from candor.agent.daemon.journal import Journal
+from candor.agent.daemon.model_file import ModelFile
 from candor.agent.daemon.snapshot import SnapshotFile
 from candor.agent.daemon.store import Store
 from candor.agent.exits import INTERRUPTED
@@ -61,6 +60,10 @@ from candor.topologies.cluster.file import AlgorithmSettings
 TICK_S: Final = 0.05  # the resolution of every deadline
 DRAIN_S: Final = 2.0
 PAYMENTS_EVERY_S: Final = 1.0
+# What a death without a farewell costs of the model. A large one on a slow disk is saved less
+# often: that takes a twentieth of the time at most.
+MODEL_EVERY_S: Final = 10.0
+MODEL_SAVES_MAX: Final = 1 / 20
 
 T = TypeVar("T")
 
@@ -98,11 +101,10 @@ class RoundOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How it ended: exit code, one line of failure, the final model (dim,)."""
+    """How it ended: exit code, and one line of failure."""
 
     exit_code: int
     failure: str | None
-    x: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ class Daemon:
         journal: Journal,
         observers: Sequence[Observer],
         snapshot: SnapshotFile,
+        models: ModelFile | None,
         parent_pid: int | None = None,
         probe: Probe | None = None,
     ) -> None:
@@ -139,15 +142,20 @@ class Daemon:
         self._journal = journal
         self._observers = observers
         self._snapshot = snapshot
+        self._models = models
+        self._model_due_s = float("-inf")
         self._parent_pid = parent_pid
         self._probe = probe
         self._unsynced = set(core.neighbours)
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._pending: deque[Effect] = deque()
         self._persisting = False
+        self._closed = False  # nothing is performed any more
+        self._interrupted = False
         codec = core.codec
         self._rounded = None if codec is FLOAT32 else codec.rounded
         self._x = work.initial.unsqueeze(0)  # (1, dim), the model of the current round
+        self._rounds_behind = 0  # that it has been trained
         self.seconds: dict[str, float] = dict.fromkeys(
             ("train", "state", "send", "wait", "verify", "mix", "settle", "rest"), 0.0
         )
@@ -164,20 +172,28 @@ class Daemon:
         self._begun: asyncio.Future[tuple[Tensor, int]] = self._loop.create_future()
         self._combined: asyncio.Future[tuple[Tensor | Heard, bool]] | None = None
         self._mixes = True  # whether the exchange under way is a weighted sum
-        self._finished: asyncio.Future[Finished] = self._loop.create_future()
-        self._interrupted = False
+        self._finished: asyncio.Future[Finished | BaseException] = self._loop.create_future()
         await self._transport.start()
         self._journal.log(logging.INFO, "started", {"reserved": self.core.settings.reserved_round})
         try:
-            with self._signals():
-                ended = await self._run_tasks()
+            ended = await self._run_tasks()
         except BaseExceptionGroup as group:
             raise _first(group) from group
         finally:
+            self._closed = True
             self._compute.shutdown(wait=True, cancel_futures=True)
             await self._transport.close(DRAIN_S)
-        code = INTERRUPTED if self._interrupted else ended.exit_code
-        return Result(code, ended.failure, self._x[0])
+        stopped = self._interrupted and ended.failure is not None
+        return Result(INTERRUPTED if stopped else ended.exit_code, ended.failure)
+
+    @property
+    def model(self) -> tuple[Tensor, int]:
+        """The present model (dim,), and how many rounds it has behind it."""
+        return self._x[0], self._rounds_behind
+
+    def interrupt(self) -> None:
+        """Leave with a farewell, soon; may be called by a signal's handler, at any time."""
+        self._interrupted = True
 
     async def _run_tasks(self) -> Finished:
         self._perform(self.core.start(self._now()))
@@ -192,26 +208,13 @@ class Daemon:
                 )
             ]
             ended = await self._finished
+            if isinstance(ended, BaseException):
+                raise ended
             if ended.failure is None:
                 await asyncio.wait(tasks[-1:])  # the last round may still be evaluated
             for task in tasks:
                 task.cancel()
         return ended
-
-    @contextlib.contextmanager
-    def _signals(self):  # type: ignore[no-untyped-def]
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._loop.add_signal_handler(number, self._interrupt)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._loop.remove_signal_handler(number)
-
-    def _interrupt(self) -> None:
-        self._interrupted = True
-        log = Log(logging.INFO, "interrupted", {"round": self.core.round})
-        self._perform([log, *self.core.stop()])
 
     def _now(self) -> float:
         return self._loop.time()
@@ -229,7 +232,10 @@ class Daemon:
         while True:
             await asyncio.sleep(TICK_S)
             if self._parent_pid is not None and os.getppid() != self._parent_pid:
-                self._interrupt()
+                self.interrupt()
+            if self._interrupted and self.core.stage is not Stage.DONE:
+                log = Log(logging.INFO, "interrupted", {"round": self.core.round})
+                self._perform([log, *self.core.stop()])
             self._perform(self.core.tick(self._now()))
             for observer in self._observers:
                 observer.ticked(self.core)
@@ -311,6 +317,16 @@ class Daemon:
         for observer in self._observers:
             observer.round_over(outcome, core)
         self.seconds["rest"] += time.perf_counter() - began
+        await self._keep_model(x, t)
+
+    async def _keep_model(self, x: Tensor, t: int) -> None:
+        """Save the model (1, dim) of round t now and then, so that a death costs little of it."""
+        if self._models is None or self._now() < self._model_due_s:
+            return
+        began = self._now()
+        await self._timed("rest", self._models.save, x[0], t)
+        took = self._now() - began
+        self._model_due_s = began + max(MODEL_EVERY_S, took / MODEL_SAVES_MAX)
 
     async def _timed(self, phase: str, job: Callable[..., T], *args: object) -> T:
         """Run a job in the worker thread and add its time to a phase."""
@@ -328,6 +344,8 @@ class Daemon:
 
     def _perform(self, effects: list[Effect]) -> None:
         """Do effects in order; what follows a Persist waits until it is on disk."""
+        if self._closed:
+            return
         self._pending.extend(effects)
         if not self._persisting:
             self._drain()
@@ -345,9 +363,7 @@ class Daemon:
             try:
                 self._do(effect)
             except OSError as exc:  # raised in a callback, it would end nothing
-                self._pending.clear()
-                if not self._finished.done():
-                    self._finished.set_exception(exc)
+                self._fail(exc)
 
     def _persisted_soon(self, began: float, done: Future[None]) -> None:
         self._loop.call_soon_threadsafe(self._persisted, done, began)
@@ -355,11 +371,11 @@ class Daemon:
     def _persisted(self, done: Future[None], began: float) -> None:
         self.seconds["settle"] += time.perf_counter() - began
         self._persisting = False
+        if self._closed:
+            return
         error = done.exception()
         if error is not None:
-            # Nothing that depends on it may be sent: stop here, with the promise unmade.
-            self._pending.clear()
-            self._end(Finished(f"the ledger cannot be written: {error}", 1))
+            self._fail(Finished(f"the ledger cannot be written: {error}", 1))
             return
         self._reached(AFTER_PERSIST)
         self._drain()
@@ -407,21 +423,28 @@ class Daemon:
             case Persist():
                 raise AssertionError("performed by _drain")
 
-    def _end(self, ended: Finished) -> None:
+    def _end(self, ended: Finished | BaseException) -> None:
         if not self._finished.done():
             self._finished.set_result(ended)
+
+    def _fail(self, why: Finished | BaseException) -> None:
+        """A write failed: the core goes by what is not on disk, so that nothing of what it asks
+        for, now or until all tasks have ended, is done any more. Its promises stay unmade."""
+        self._pending.clear()
+        self._closed = True
+        self._end(why)
 
     def _in_worker(self, phase: str, job: Callable[[], T], done: Callable[[T], None]) -> None:
         task = self._loop.create_task(self._timed(phase, job))
 
         def finish(task: "asyncio.Task[T]") -> None:
-            if task.cancelled() or self.core.stage is Stage.DONE:
+            if task.cancelled():
                 return
             error = task.exception()
             if error is None:
                 done(task.result())
-            elif not self._finished.done():
-                self._finished.set_exception(error)
+            else:
+                self._fail(error)
 
         task.add_done_callback(finish)
 
@@ -431,7 +454,7 @@ class Daemon:
     def _mixed(self, combine: Combine) -> Callable[[Tensor | Heard], None]:
         def mixed(answer: Tensor | Heard) -> None:
             if isinstance(answer, Tensor) and combine.phase == self.core.phases.model:
-                self._x = answer
+                self._x, self._rounds_behind = answer, combine.round
             self._perform(self.core.combined(self._now()))
             if self._combined is not None and not self._combined.done():
                 self._combined.set_result((answer, combine.reentry))

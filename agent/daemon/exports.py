@@ -12,7 +12,7 @@ from candor.mechanisms.ledger.export import export_channel, file_name
 from candor.mechanisms.proofs import KINDS
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.encoding.signatures import SigningKey
-from candor.topologies.specs.files import replace_file, system_errors
+from candor.topologies.specs.files import private_files, replace_file, system_errors
 from candor.topologies.specs.specs import ConfigurationError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def export_channels(
     return exports
 
 
+@private_files()
 def write_exports(
     store: "Store",
     cluster: Cluster,

@@ -5,16 +5,15 @@ import errno
 import logging
 import os
 import secrets
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from candor.agent.algorithms.catalogue import phases_of
@@ -24,10 +23,12 @@ from candor.agent.daemon.daemon import Daemon, Observer, Result, Work
 from candor.agent.daemon.exports import write_exports
 from candor.agent.daemon.failpoints import Probe
 from candor.agent.daemon.journal import Journal
+from candor.agent.daemon.model_file import ModelFile
 from candor.agent.daemon.recorder import Recorder
-from candor.agent.daemon.revision_dirs import MODEL_NAME, move_on, open_store
+from candor.agent.daemon.revision_dirs import move_on, open_store
 from candor.agent.daemon.snapshot import SnapshotFile
-from candor.agent.daemon.status import DataDirLock, State
+from candor.agent.daemon.status import FILE_NAME as STATUS_NAME
+from candor.agent.daemon.status import DataDirLock, State, read_status
 from candor.agent.daemon.store import Store, StoreError
 from candor.agent.exits import INTERRUPTED
 from candor.agent.learning.learner import Learner, verified_initial_parameters
@@ -42,7 +43,7 @@ from candor.network.zeromq.transport import ZeroMqTransport
 from candor.topologies.cluster.file import Cluster, load_cluster
 from candor.topologies.encoding.canonical import MalformedError
 from candor.topologies.specs.fields import split_bind, split_endpoint
-from candor.topologies.specs.files import replacing, system_errors
+from candor.topologies.specs.files import private_files, system_errors
 from candor.topologies.specs.specs import ConfigurationError, located
 
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -69,8 +70,10 @@ class HostSettings:
     exit_with_parent: bool = False
 
 
+@private_files()
 def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, int]:
-    """Run a daemon to its end; answers with one line of failure, if any, and the exit code.
+    """Run a daemon to its end; answers with one line on what kept it from that, if anything, and
+    the exit code. A run that this directory has finished is not run again, and nothing is touched.
 
     Raises:
         ConfigurationError: anything wrong with cluster file, keys, addresses, task, strategy,
@@ -83,22 +86,28 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
     _check_addresses(cluster, settings)
     organisers.check_signer(cluster, cluster_path, settings.organiser, settings.keys)
     identity = keys.load_of(cluster.agent(settings.agent), settings.keys)
+    if _done(settings.data_dir, cluster):
+        return f"this run is done; model, metrics and ledger are in {settings.data_dir}", 0
     work, learner = prepare(cluster, settings)
     _make_data_dir(settings.data_dir)
-    failure: str | None = None
     try:
         with ExitStack() as stack:
             stack.enter_context(DataDirLock(settings.data_dir))
             moved = move_on(settings.data_dir, cluster, settings.agent, identity.signing_key)
             store = stack.enter_context(open_store(settings.data_dir, cluster, settings.agent))
-            result = _run(cluster, identity, settings, work, store, stack, probe, moved)
-            failure = result.failure
-            write_exports(store, cluster, settings.agent, identity.signing_key, settings.data_dir)
-            with replacing(settings.data_dir / MODEL_NAME) as draft:
-                save_file(dict(learner.state_dict(result.x)), draft)
-    except (MalformedError, StoreError, OSError, SafetensorError) as exc:
-        return "; ".join(filter(None, (failure, f"{settings.data_dir}: {_told(exc)}"))), 1
-    return failure, result.exit_code
+            models = ModelFile(settings.data_dir, cluster.fingerprint, learner.state_dict)
+            result = _run(cluster, identity, settings, work, store, models, stack, probe, moved)
+    except (MalformedError, StoreError, OSError) as exc:
+        return f"{settings.data_dir}: {_told(exc)}", 1
+    return result.failure, result.exit_code
+
+
+def _done(data_dir: Path, cluster: Cluster) -> bool:
+    """Whether this run has been finished here: its neighbours have left, and all is written."""
+    if not (data_dir / STATUS_NAME).exists():
+        return False
+    status = read_status(data_dir)
+    return (status.state, status.fingerprint) == ("done", cluster.fingerprint)
 
 
 def _told(exc: BaseException) -> str:
@@ -161,6 +170,7 @@ def _run(
     settings: HostSettings,
     work: Work,
     store: Store,
+    models: ModelFile,
     stack: ExitStack,
     probe: Probe | None,
     moved: Path | None,
@@ -191,18 +201,45 @@ def _run(
         journal,
         [recorder],
         SnapshotFile(data_dir),
+        models,
         listen=settings.listen,
         dials=settings.dials,
         parent_pid=os.getppid() if settings.exit_with_parent else None,
         probe=probe,
     )
     recorder.link_bytes = daemon.link_bytes
-    ended = None
+    state: State = "failed"
+    with _signals_to(daemon.interrupt):
+        try:
+            try:
+                result = asyncio.run(daemon.run())
+            finally:
+                models.save(*daemon.model)
+            _export(store, cluster, agent, identity, data_dir)
+            state = _STATES.get(result.exit_code, "failed")
+            return result
+        finally:
+            recorder.ended(daemon.core, state)
+
+
+def _export(store: Store, cluster: Cluster, agent: str, identity: Identity, data_dir: Path) -> None:
+    """Export the ledgers; a disk that is full is no mistake of the configuration."""
     try:
-        ended = asyncio.run(daemon.run())
-        return ended
+        write_exports(store, cluster, agent, identity.signing_key, data_dir)
+    except ConfigurationError as exc:
+        raise exc.__cause__ or exc from None
+
+
+@contextmanager
+def _signals_to(stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM call `stop`, to the last write: none of them is cut short."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda _number, _frame: stop()) for number in numbers]
+    try:
+        yield
     finally:
-        recorder.ended(daemon.core, _STATES.get(ended.exit_code, "failed") if ended else "failed")
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def build_daemon(
@@ -214,6 +251,7 @@ def build_daemon(
     journal: Journal,
     observers: Sequence[Observer],
     snapshot: SnapshotFile,
+    models: ModelFile | None,
     *,
     listen: Sequence[str] = (),
     dials: Mapping[str, str] = MappingProxyType({}),
@@ -251,4 +289,6 @@ def build_daemon(
         snapshot=snapshot.read(),
         dials=dials,
     )
-    return Daemon(core, transport, store, work, journal, observers, snapshot, parent_pid, probe)
+    return Daemon(
+        core, transport, store, work, journal, observers, snapshot, models, parent_pid, probe
+    )

@@ -17,6 +17,7 @@ from candor.topologies.specs.fields import CurveKey, PublicKey
 from candor.topologies.specs.files import (
     Section,
     open_regular,
+    private_files,
     read_toml,
     sync,
     system_errors,
@@ -43,6 +44,7 @@ def generate(directory: Path) -> Identity:
     return write(directory, secrets.token_bytes(32), secrets.token_bytes(32))
 
 
+@private_files()
 def write(directory: Path, identity_seed: bytes, curve_seed: bytes) -> Identity:
     """Write the keys of two secret 32-byte seeds; `directory` is made (mode 0700) where missing.
 
@@ -132,7 +134,7 @@ def _make_directory(directory: Path) -> bool:
     """Whether the directory had to be created; an existing one keeps its owner's mode."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     try:
-        directory.mkdir(mode=0o700)
+        directory.mkdir()
     except FileExistsError:
         if not directory.is_dir():
             raise

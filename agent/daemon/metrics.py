@@ -38,6 +38,11 @@ class RoundMetrics:
     neighbours_mixed: int
     missing: tuple[str, ...] = ()
 
+    @property
+    def alone(self) -> bool:
+        """Whether the round had others to mix, and none was mixed."""
+        return not self.neighbours_mixed and bool(self.missing)
+
 
 COLUMNS = tuple(column.name for column in fields(RoundMetrics))
 

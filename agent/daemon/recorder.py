@@ -10,7 +10,12 @@ from typing import BinaryIO, Final, Self
 from candor.agent.core.agent import AgentCore, Stage
 from candor.agent.daemon.daemon import RoundOutcome
 from candor.agent.daemon.metrics import FILE_NAME as METRICS_NAME
-from candor.agent.daemon.metrics import SKETCHES_NAME, MetricsWriter, RoundMetrics
+from candor.agent.daemon.metrics import (
+    SKETCHES_NAME,
+    MetricsWriter,
+    RoundMetrics,
+    read_metrics,
+)
 from candor.agent.daemon.status import NeighbourStatus, State, Status, StatusFile
 from candor.mechanisms.evidence.statements import Statement
 
@@ -48,12 +53,15 @@ class Recorder:
         self._sketches: BinaryIO | None = None
         self._last: RoundOutcome | None = None
         self._accuracy: float | None = None
+        self._alone = 0  # rounds, of earlier lives too
         self._began = time.monotonic()
         self._written_s = float("-inf")
         self.link_bytes: Callable[[], Mapping[str, tuple[int, int]]] = dict
 
     def __enter__(self) -> Self:
-        self._metrics = self._stack.enter_context(MetricsWriter(self._data_dir / METRICS_NAME))
+        path = self._data_dir / METRICS_NAME
+        self._metrics = self._stack.enter_context(MetricsWriter(path))
+        self._alone = sum(metrics.alone for metrics in read_metrics(path))
         if self._record_sketches:
             path = self._data_dir / SKETCHES_NAME
             self._sketches = self._stack.enter_context(path.open("ab"))
@@ -77,20 +85,20 @@ class Recorder:
         if outcome.accuracy is not None:
             self._accuracy = outcome.accuracy
         sent, received = self._bytes()
-        self._metrics.write(
-            RoundMetrics(
-                round=outcome.round,
-                seconds=time.monotonic() - self._began,
-                train_loss=outcome.train_loss,
-                test_accuracy=outcome.accuracy,
-                injected_norm=outcome.injected_norm,
-                balance=core.settlement.balance,
-                bytes_sent=sent,
-                bytes_received=received,
-                neighbours_mixed=outcome.mixed,
-                missing=outcome.missing,
-            )
+        metrics = RoundMetrics(
+            round=outcome.round,
+            seconds=time.monotonic() - self._began,
+            train_loss=outcome.train_loss,
+            test_accuracy=outcome.accuracy,
+            injected_norm=outcome.injected_norm,
+            balance=core.settlement.balance,
+            bytes_sent=sent,
+            bytes_received=received,
+            neighbours_mixed=outcome.mixed,
+            missing=outcome.missing,
         )
+        self._metrics.write(metrics)
+        self._alone += metrics.alone
         self.ticked(core)
 
     def ticked(self, core: AgentCore) -> None:
@@ -124,6 +132,7 @@ class Recorder:
                 injected_norm=last.injected_norm if last else None,
                 balance=core.settlement.balance,
                 beyond_credit=core.beyond_credit,
+                alone_rounds=self._alone,
                 bytes_sent=sent,
                 bytes_received=received,
                 neighbours=self._neighbours(core),

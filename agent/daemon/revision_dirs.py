@@ -17,6 +17,7 @@ from typing import Final
 from candor.agent.core.terms import channel_terms
 from candor.agent.daemon import journal, metrics, status, store
 from candor.agent.daemon.exports import CLUSTER_NAME, EVIDENCE_NAME, LEDGER_NAME, write_exports
+from candor.agent.daemon.model_file import MODEL_NAME
 from candor.agent.daemon.snapshot import FILE_NAME as SNAPSHOT_NAME
 from candor.agent.daemon.store import Store, StoreError
 from candor.topologies.cluster.file import Cluster, dump_cluster, load_cluster
@@ -25,7 +26,6 @@ from candor.topologies.encoding.signatures import SigningKey
 from candor.topologies.specs.files import replace_file, sync, system_errors
 from candor.topologies.specs.specs import ConfigurationError, SignatureError, located
 
-MODEL_NAME: Final = "model.safetensors"
 # In this order: a directory that still has its cluster file is of that revision, whatever is gone.
 _OF_ONE_REVISION: Final = (
     journal.FILE_NAME,

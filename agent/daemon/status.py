@@ -50,7 +50,9 @@ class Status:
 
     Measurements are None before the first one and where they are not finite. `balance` is in
     micro-credits over all edges; `beyond_credit` counts the own updates that the neighbours refuse,
-    as they could cost more than the credit limit; `seconds` counts from the daemon's start.
+    as they could cost more than the credit limit; `alone_rounds` the rounds of all its lives in
+    which it should have mixed others' models and mixed nobody's; `seconds` counts from the daemon's
+    start.
     """
 
     run_id: str
@@ -69,6 +71,7 @@ class Status:
     neighbours: Mapping[str, NeighbourStatus] = field(default_factory=dict)
     seconds: float = 0.0
     beyond_credit: int = 0
+    alone_rounds: int = 0
 
 
 class StatusFile:
@@ -78,8 +81,10 @@ class StatusFile:
         self._path = data_dir / FILE_NAME
 
     def write(self, status: Status) -> None:
-        """Replace the status at once. Not synced to disk: it describes a process, not a promise."""
-        replace_file(self._path, f"{json_text(asdict(status), indent=2)}\n".encode())
+        """Replace the status at once. Not synced to disk: it describes a process, not a promise;
+        but for that of a run which is done, by which it is never started again."""
+        data = f"{json_text(asdict(status), indent=2)}\n".encode()
+        replace_file(self._path, data, durable=status.state == "done")
 
 
 def read_status(data_dir: Path) -> Status:
@@ -115,7 +120,7 @@ class DataDirLock:
 
     def __enter__(self) -> Self:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        descriptor = os.open(self._path, flags, 0o644)
+        descriptor = os.open(self._path, flags, 0o600)
         if not _acquire(descriptor):
             pid = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
             os.close(descriptor)

@@ -14,6 +14,7 @@ from candor.agent.reports.html import card, escape, image, page, table
 from candor.agent.reports.terminal import (
     format_bytes,
     format_share,
+    isolation,
     mean_share,
     payments_of,
     shares_of,
@@ -30,7 +31,7 @@ _PAYMENTS_SHOWN_MAX = 100
 
 _AGENTS_CAPTION = (
     "Balance in credits, above 0 is money received. Missed: how often a neighbour's update was not "
-    "there in time to be mixed."
+    "there in time to be mixed; alone: in how many rounds there was none."
 )
 
 
@@ -81,8 +82,18 @@ def _header(run: RunDirectory) -> str:
     return (
         f"<header><p class=kind>Candor run</p><h1>{escape(run.name)}</h1>"
         f"<p class=lead>{lead}{' · ' + described if described else ''}</p>"
-        f'<div class="tiles">{shown}{_verdict(summary)}</div></header>'
+        f'<div class="tiles">{shown}{_verdict(summary)}</div>{_isolated(run)}</header>'
     )
+
+
+def _isolated(run: RunDirectory) -> str:
+    """A line on each agent that mixed with nobody in many rounds."""
+    told = [isolation(one.agent, _alone(one), len(one.rounds)) for one in run.agents]
+    return "".join(f"<p><mark>{escape(warning)}</mark></p>" for warning in told if warning)
+
+
+def _alone(one: AgentRun) -> int:
+    return sum(row.alone for row in one.rounds)
 
 
 def _verdict(summary: Mapping[str, object]) -> str:
@@ -186,7 +197,8 @@ def _payments(run: RunDirectory) -> str:
 def _agents(run: RunDirectory) -> str:
     if not run.agents:
         return ""
-    columns = ("agent", "strategy", "state", "#rounds", "#accuracy", "#balance", "#sent", "#missed")
+    numbers = ("#rounds", "#accuracy", "#balance", "#sent", "#missed", "#alone")
+    columns = ("agent", "strategy", "state", *numbers)
     return card(
         "Agents", _AGENTS_CAPTION, table(columns, [_agent_row(run, one) for one in run.agents])
     )
@@ -206,6 +218,7 @@ def _agent_row(run: RunDirectory, one: AgentRun) -> tuple[str, ...]:
         format_credits(run.balances.get(one.agent, 0)),
         format_bytes(one.status.bytes_sent) if one.status else "-",
         str(missed),
+        str(_alone(one)),
     )
 
 

@@ -23,6 +23,9 @@ _PAYMENTS_SHOWN_MAX = 12
 # Agents in it, likewise: a simulated run may have thousands.
 _AGENTS_SHOWN_MAX = 40
 
+# Above this share of its rounds, that an agent mixed with nobody is no hiccup.
+_ALONE_SHARE_MAX: Final = 0.05
+
 _ENDS = ("done", "interrupted", "failed")
 _STATE_STYLES: Mapping[str, str] = {"done": "green", "failed": "bold red", "starting": "dim"}
 
@@ -41,6 +44,13 @@ def format_bytes(count: float) -> str:
 def format_share(share: float | None) -> str:
     """A share 0..1 in per cent."""
     return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def isolation(agent: str, alone: int, rounds: int) -> str:
+    """A warning about an agent that mixed with nobody in many of its rounds, "" about others."""
+    if alone <= _ALONE_SHARE_MAX * rounds:
+        return ""
+    return f"{agent} mixed with nobody in {alone} of {rounds} rounds: there it learned alone"
 
 
 def plain_table(
@@ -83,6 +93,8 @@ def status_view(statuses: Sequence[Status], running: Mapping[str, bool], title: 
         refused = _refusals(status)
         total = len(status.neighbours)
         table.add_row(*_measures(status, state), f"{total - len(refused)}/{total}")
+        if warning := isolation(status.agent, status.alone_rounds, status.round):
+            notes.append(literal(warning, "yellow"))
         notes.extend(refused)
     table.caption = _LEGEND
     return Group(table, *notes)
@@ -280,6 +292,7 @@ def _who_paid_whom(payments: Sequence[tuple[str, str, int]]) -> Group:
 def _outcome(summary: Mapping[str, object], run_dir: Path | None) -> Group:
     lines = [] if summary.get("simulated") else [_verdict(summary.get("audit"), run_dir)]
     lines += _beyond_credit(summary.get("beyond_credit"))
+    lines += [literal(warning, "bold red") for warning in isolations(summary)]
     if run_dir is not None:
         lines.append(Text.assemble(("run directory  ", "dim"), literal(run_dir)))
         report = run_dir / "report.html"
@@ -314,6 +327,17 @@ def _beyond_credit(counts: object) -> list[Text]:
             label, verdict, about, literal(", ".join(refused[:_PAYMENTS_SHOWN_MAX])), more
         )
     ]
+
+
+def isolations(summary: Mapping[str, object]) -> list[str]:
+    """The warnings about agents of a summary that mixed with nobody in many rounds."""
+    alone, rounds = summary.get("alone_rounds"), summary.get("rounds")
+    if not isinstance(alone, Mapping) or not isinstance(rounds, int):
+        return []
+    told = [isolation(agent, count, rounds) for agent, count in alone.items()]
+    warnings = [warning for warning in told if warning]
+    more = len(warnings) - _PAYMENTS_SHOWN_MAX
+    return [*warnings[:_PAYMENTS_SHOWN_MAX], *([f"and {more} more agents"] if more > 0 else [])]
 
 
 def _sentence(form: str, *values: object) -> Text:

@@ -10,6 +10,7 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor
 
+from candor.agent.daemon.model_file import MODEL_NAME, rounds_behind
 from candor.agent.daemon.status import Status
 from candor.agent.runs.baselines import alone_accuracy, centralised_accuracy, centralised_batch
 from candor.agent.runs.ledger_audit import audit_run_directory
@@ -48,6 +49,7 @@ def summarise(
         "balances": {agent: status.balance for agent, status in statuses.items()},
         "edges": _edges(cluster, statuses),
         "beyond_credit": {agent: status.beyond_credit for agent, status in statuses.items()},
+        "alone_rounds": {agent: status.alone_rounds for agent, status in statuses.items()},
         "bytes_sent": {agent: status.bytes_sent for agent, status in statuses.items()},
         "consensus_distance": consensus_distance(run_dir, cluster),
         "audit": "violated" if audit.findings else "ok",
@@ -100,11 +102,12 @@ def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
 
 
 def consensus_distance(run_dir: Path, cluster: Cluster) -> float | None:
-    """Root mean square distance of the agents' final models from their mean; None without two."""
+    """Root mean square distance of the agents' final models from their mean; None without two.
+    What an agent left that ended before the last round is no final one."""
     models = []
     for agent in cluster.ids:
-        path = run_dir / "agents" / agent / "model.safetensors"
-        if path.exists():
+        path = run_dir / "agents" / agent / MODEL_NAME
+        if rounds_behind(path, cluster.fingerprint) == cluster.rounds.rounds:
             tensors = load_file(path)
             models.append(np.concatenate([tensors[name].ravel() for name in sorted(tensors)]))
     if len(models) < 2:

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 from candor.agent.daemon import keys
@@ -32,6 +31,7 @@ from candor.agent.testbed.faults import CORRUPT_S, Fault, load_faults
 from candor.agent.testbed.proxy import HOST, Pair, Ports, Proxy
 from candor.topologies.cluster.file import AgentEntry, Cluster, dump_cluster
 from candor.topologies.specs.fields import split_endpoint
+from candor.topologies.specs.files import private_files
 from candor.topologies.specs.specs import ConfigurationError
 
 STDERR_NAME: Final = "stderr.log"
@@ -239,7 +239,7 @@ class Testbed:
             words += ["--dial", f"{peer}=tcp://{HOST}:{port}"] if dialler == agent else []
         # -P: what lies where the user stands comes last on the path of modules, not first.
         command = [sys.executable, "-P", "-m", "candor", "agent", *words]
-        with (data_dir / STDERR_NAME).open("ab") as errors:
+        with private_files(), (data_dir / STDERR_NAME).open("ab") as errors:
             self.processes[agent] = subprocess.Popen(
                 [*command, "--record-sketches", "--exit-with-parent"],
                 stdin=subprocess.DEVNULL,
@@ -251,6 +251,7 @@ class Testbed:
             )
 
 
+@private_files()
 def prepare(plan: Plan, run_dir: Path) -> Testbed:
     """Make the run directory: keys, ports and cluster file.
 
@@ -324,11 +325,7 @@ def free_ports(count: int) -> list[int]:
 @contextmanager
 def stopping_on_signals(testbed: Testbed) -> Iterator[None]:
     """Leave no process behind, whatever ends this one: Ctrl-C, SIGTERM or an error."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:

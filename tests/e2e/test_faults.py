@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from candor.agent.cli import main as cli
 from candor.agent.daemon.metrics import read_metrics
 from tests import paced
 
@@ -71,12 +72,28 @@ def test_a_run_survives_a_network_that_is_cut_and_one_that_garbles(tmp_path):
 
 def test_an_agent_on_a_full_disk_stops_in_one_line_and_goes_on_with_room(tmp_path):
     text = '[[event]]\nat_round = 6\ndisk_full = "a1"\n[[event]]\nat_round = 10\nrestart = "a1"\n'
-    summary, events = run_under(tmp_path, text, agents=3, rounds=100)
-    # Of its first life and its second; between them a loaded machine may add a life cut short.
-    stopped, *_, ended = (tmp_path / "run/agents/a1/stderr.log").read_text().splitlines()
+    # On a loaded machine others are late, which a1 would warn of: the deadline is longer than that.
+    summary, events = run_under(tmp_path, text, agents=3, rounds=200, deadline_s=10)
+    # One line of its first life and one of its second.
+    stopped, ended = (tmp_path / "run/agents/a1/stderr.log").read_text().splitlines()
     assert stopped.startswith("candor: error: a1: ")
     assert stopped.endswith("make room and start again, nothing settled is lost")
     assert ended.startswith(f"candor: a1: done after round {summary['rounds']}")
     assert [event["event"] for event in events["a1"]].count("started") == 2
     assert "re_entered" in {event["event"] for event in events["a1"]}
     assert set(summary["accuracy"]) == {"a0", "a1", "a2"}
+
+
+def test_an_agent_that_was_left_alone_is_warned_of_everywhere(tmp_path, capsys):
+    text = '[[event]]\nat_round = 3\nkill = "a1"\n'
+    summary, _ = run_under(tmp_path, text, agents=2, rounds=20, deadline_s=1)
+    alone = summary["alone_rounds"]["a0"]
+    assert 10 <= alone <= 18
+    told = f"a0 mixed with nobody in {alone} of 20 rounds"
+    run = tmp_path / "run"
+    assert told in (run / "agents/a0/stderr.log").read_text()
+    assert told in (run / "report.html").read_text()
+    assert cli.run(["status", str(run)]) == 0
+    assert told in " ".join(capsys.readouterr().out.split())
+    lines = read_metrics(run / "agents/a0/metrics.csv")
+    assert sum(line.missing == ("a1",) for line in lines) == alone

@@ -12,7 +12,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -153,6 +153,17 @@ def _finite(value: object) -> object:
     return value
 
 
+@contextmanager
+def private_files() -> Iterator[None]:
+    """Whatever this process creates meanwhile is its user's alone: files 0600, directories 0700,
+    also those that a library makes (SQLite's -wal and -shm). What is there keeps its mode."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def write_text(path: FilePath, text: str) -> None:
     """Write a file that a user asked for, in UTF-8; raises as `write_bytes` does."""
     write_bytes(path, text.encode())
@@ -185,10 +196,15 @@ def replacing(path: FilePath, *, durable: bool = False, writer: str = "") -> Ite
         OSError: the system refused.
     """
     draft = f"{path}{writer}.tmp"
-    yield draft
-    if durable:
-        sync(draft)
-    os.replace(draft, path)
+    try:
+        yield draft
+        if durable:
+            sync(draft)
+        os.replace(draft, path)
+    except BaseException:
+        with suppress(OSError):  # on a full disk it takes the room that others need
+            os.unlink(draft)
+        raise
     if durable:
         sync(os.path.dirname(path) or ".")
 

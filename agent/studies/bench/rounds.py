@@ -289,7 +289,7 @@ def _child(run_dir: Path, agent: str, pipe: Connection) -> None:
         watch = _Stopwatch(cluster.rounds.rounds, meter)
         work = _work(cluster, agent)
         daemon = build_daemon(
-            cluster, agent, identity, store, work, journal, [watch], SnapshotFile(data_dir)
+            cluster, agent, identity, store, work, journal, [watch], SnapshotFile(data_dir), None
         )
         watch.seconds = daemon.seconds
         result = asyncio.run(daemon.run())

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("small") / "run"
     assert cli.run([*SMALL, "--run-dir", str(run_dir), "--json"]) == 0
     return run_dir
+
+
+def test_what_a_simulation_leaves_is_its_users_alone(small: Path) -> None:
+    for path in (small, *small.rglob("*")):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert mode == (0o700 if path.is_dir() else 0o600), path
 
 
 def test_the_summary_is_that_of_a_testbed_without_ledgers(small: Path) -> None:

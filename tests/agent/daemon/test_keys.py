@@ -40,9 +40,9 @@ def test_what_is_generated_can_be_loaded(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("umask")
 def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
-    directory = tmp_path / "a0"
+    directory = tmp_path / "keys" / "a0"
     keys.generate(directory)
-    assert mode(directory) == 0o700
+    assert mode(directory) == mode(directory.parent) == 0o700
     assert [mode(directory / name) for name in FILES] == [0o600, 0o600, 0o644]
 
 

@@ -52,6 +52,18 @@ def test_a_credit_limit_below_what_updates_cost_is_told() -> None:
     assert "credit limit too low for 60 updates, which nobody mixed: a0 2, a3 58" in shown
 
 
+def test_who_mixed_with_nobody_in_many_rounds_is_told() -> None:
+    quiet = SUMMARY | {"rounds": 100, "alone_rounds": {"a0": 5, "a1": 0}}
+    assert "nobody" not in _words(summary_view(quiet))
+    shown = _words(summary_view(quiet | {"alone_rounds": {"a0": 80, "a1": 5}}))
+    assert "a0 mixed with nobody in 80 of 100 rounds" in shown
+    assert "a1 mixed with nobody" not in shown
+    statuses = [_status("a0", alone_rounds=3), _status("a1")]
+    shown = _words(status_view(statuses, {"a0": True, "a1": True}, "demo"))
+    assert "a0 mixed with nobody in 3 of 7 rounds" in shown
+    assert "a1 mixed with nobody" not in shown
+
+
 def _words(view: RenderableType) -> str:
     return " ".join(_shown(view).split())
 

@@ -1,0 +1,79 @@
+"""Which model may replace the one on disk, and what stays when a write fails."""
+
+import json
+import resource
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from candor.agent.daemon.model_file import MODEL_NAME, ModelFile, rounds_behind
+
+RUN, OTHER = "ab" * 32, "cd" * 32
+
+
+def models(directory, run=RUN):
+    return ModelFile(directory, run, lambda x: {"w": x.clone()})
+
+
+def held(directory):
+    """The number that stands for the model on disk."""
+    return float(load_file(directory / MODEL_NAME)["w"][0])
+
+
+def of(value):
+    return torch.full((4,), float(value))
+
+
+def test_a_model_says_of_which_run_and_round_it_is(tmp_path):
+    models(tmp_path).save(of(1), 7)
+    with safe_open(tmp_path / MODEL_NAME, framework="pt") as file:
+        assert json.loads(file.metadata()["candor"]) == {"fingerprint": RUN, "round": 7}
+    assert rounds_behind(tmp_path / MODEL_NAME, RUN) == 7
+    assert rounds_behind(tmp_path / MODEL_NAME, OTHER) == 0
+
+
+@pytest.mark.parametrize(("rounds", "kept"), [(0, 1), (6, 1), (7, 1), (8, 2)])
+def test_a_model_of_fewer_rounds_never_replaces_one_of_more(tmp_path, rounds, kept):
+    models(tmp_path).save(of(1), 7)
+    models(tmp_path).save(of(2), rounds)  # of a later life
+    assert held(tmp_path) == kept
+
+
+def test_an_untrained_model_is_not_written_at_all(tmp_path):
+    models(tmp_path).save(of(1), 0)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("left", ["another run's", "no metadata", "damaged"])
+def test_what_is_no_model_of_this_run_gives_way_to_a_trained_one_only(tmp_path, left):
+    path = tmp_path / MODEL_NAME
+    match left:
+        case "another run's":
+            models(tmp_path, OTHER).save(of(1), 90)
+        case "no metadata":
+            save_file({"w": of(1)}, path)
+        case "damaged":
+            path.write_bytes(b"\0" * 3)
+    before = path.read_bytes()
+    models(tmp_path).save(of(2), 0)
+    assert path.read_bytes() == before
+    models(tmp_path).save(of(2), 1)
+    assert held(tmp_path) == 2
+
+
+def test_on_a_full_disk_the_old_model_stays_and_no_draft_takes_room(tmp_path):
+    kept = models(tmp_path)
+    kept.save(of(1), 3)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            kept.save(of(2), 4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == [MODEL_NAME]
+    assert (held(tmp_path), kept.round) == (1, 3)
+    kept.save(of(2), 4)
+    assert held(tmp_path) == 2
