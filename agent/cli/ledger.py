@@ -207,9 +207,12 @@ def audit(context: click.Context, run_dir: Path, as_json: bool) -> None:
     RUN_DIR is a run's directory, with cluster.toml and agents/ID/ledger, or a folder of data
     directories that all have the same cluster file.
 
-    Checks every signature, recomputes every payment from the signed claims through the run's rule,
-    compares both ends of each edge, and adds up what every agent received. Then says who would pay
-    whom, once, to settle the whole run: credits flow along the edges, money need not.
+    Checks every signature, the chain and the bills of every record, compares both ends of each
+    edge, and adds up what every agent received. Then says who would pay whom, once, to settle the
+    whole run: credits flow along the edges, money need not. Payments are recomputed through the
+    run's rule where the signed claims are at hand: in exports that are opened, or in the databases
+    of data directories. Elsewhere they rest on both ends of each edge, which recomputed them before
+    they signed.
 
     \b
     Example:
@@ -233,6 +236,8 @@ def _audit_json(result: RunAudit) -> dict[str, Any]:
         "sum": sum(result.nets.values()),
         "positions": dict(result.nets),
         "transfers": [list(transfer) for transfer in result.transfers],
+        "bills": result.bills,
+        "recomputed": result.recomputed,
     }
 
 
@@ -249,6 +254,11 @@ def _print_audit(run_id: str, result: RunAudit) -> None:
         click.echo(f"to settle: {debtor} pays {creditor} {format_credits(amount)}")
     _print_findings(result.findings)
     verdict = f"violated, {len(result.findings)} findings" if result.findings else "ok"
+    if result.recomputed < result.bills:
+        click.echo(
+            f"recomputed {result.recomputed} of {result.bills} bills; both ends signed the others, "
+            "whose claims are sealed: `candor ledger export --open WINDOW` shows them"
+        )
     click.echo(f"ledger audit of {run_id}: {verdict}")
 
 
@@ -268,18 +278,37 @@ def _print_findings(findings: Sequence[Finding]) -> None:
     help="The agent's keys; the export is signed with its identity.",
 )
 @click.option("-o", "--output", type=FOLDER, help="Where to write; by default DATA_DIR/ledger.")
+@click.option(
+    "--open",
+    "opened",
+    metavar="WINDOW",
+    multiple=True,
+    type=click.IntRange(min=0),
+    help="Show the claims of this window, as a dispute may need; repeat for others.",
+)
 @json_option
 def export(
-    data_dir: Path, cluster_path: Path, keys_dir: Path, output: Path | None, as_json: bool
+    data_dir: Path,
+    cluster_path: Path,
+    keys_dir: Path,
+    output: Path | None,
+    opened: tuple[int, ...],
+    as_json: bool,
 ) -> None:
     """Export the ledgers of one agent as signed JSON lines, one file an edge.
 
+    They show amounts, bills and signatures, and only digests of the claims: a claim has traces of
+    an agent's updates, from which records of a small model can be computed. Who doubts an amount
+    asks for its window to be opened. That shows the claims of the agent, its neighbour and all that
+    both billed in it: ask them first.
+
     \b
-    Example:
+    Examples:
       candor ledger export /var/lib/candor/a3 --cluster c.toml --keys keys/a3 -o exports
+      candor ledger export /var/lib/candor/a3 --cluster c.toml --keys keys/a3 -o dispute --open 7
     """
     from candor.agent.daemon import keys
-    from candor.agent.runs.channels import opened
+    from candor.agent.runs.channels import opened as opened_store
 
     cluster = load_cluster(cluster_path)
     key = keys.load(keys_dir).signing_key
@@ -289,8 +318,8 @@ def export(
             f"{keys_dir}: no agent of run {cluster.run_id!r} has these keys; "
             "name the keys of the agent whose data directory it is"
         )
-    with opened(data_dir) as store:
-        written = write_exports(store, cluster, agent_id, key, data_dir, output)
+    with opened_store(data_dir) as store:
+        written = write_exports(store, cluster, agent_id, key, data_dir, output, opened)
     if as_json:
         click.echo(json_text({"agent": agent_id, "files": [str(path) for path in written]}))
     else:

@@ -4,6 +4,7 @@ DATA_DIR/ledger/<lo>-<hi>.jsonl                  one export an edge of the agent
 RUN_DIR/cluster.toml, RUN_DIR/agents/<id>/       the data directories of a whole run
 """
 
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,9 +26,10 @@ EVIDENCE_NAME: Final = "evidence"
 
 
 def export_channels(
-    store: "Store", cluster: Cluster, agent_id: str, key: SigningKey
+    store: "Store", cluster: Cluster, agent_id: str, key: SigningKey, opened: Container[int] = ()
 ) -> dict[str, bytes]:
-    """The export of each edge of an agent, by file name; an edge without records is included.
+    """The export of each edge of an agent, by file name; an edge without records is included. It
+    shows the claims of the windows that are `opened`.
 
     Raises:
         ConfigurationError: the key or the database is not the agent's.
@@ -48,7 +50,7 @@ def export_channels(
                 "it belongs to another run or agent"
             )
         records = store.records(terms.channel_id)
-        exports[file_name(lo, hi)] = export_channel(terms, agent_id, key, records)
+        exports[file_name(lo, hi)] = export_channel(terms, agent_id, key, records, opened)
     return exports
 
 
@@ -60,6 +62,7 @@ def write_exports(
     key: SigningKey,
     data_dir: Path,
     output: Path | None = None,
+    opened: Container[int] = (),
 ) -> list[Path]:
     """Write an agent's exports to `output`, by default DATA_DIR/ledger, and beside them what it can
     prove, in DATA_DIR/evidence; each file is replaced whole.
@@ -71,7 +74,7 @@ def write_exports(
     written = []
     with system_errors(f"{directory}: cannot write exports"):
         directory.mkdir(parents=True, exist_ok=True)
-        for name, data in export_channels(store, cluster, agent_id, key).items():
+        for name, data in export_channels(store, cluster, agent_id, key, opened).items():
             replace_file(directory / name, data)
             written.append(directory / name)
         for name, data in _proofs(store, cluster).items():

@@ -183,6 +183,8 @@ def _run(
         journal.log(logging.INFO, "revision", {"number": number, "fingerprint": fingerprint})
     if moved is not None:
         journal.log(logging.WARNING, "ledgers_moved", {"to": str(moved)})
+    if cluster.exposure:
+        journal.log(logging.WARNING, "exposed", {"detail": cluster.exposure})
     recorder = stack.enter_context(
         Recorder(
             data_dir,

@@ -1,13 +1,17 @@
 """The exports of a whole run read back from its directory, and judged."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from candor.agent.core.terms import audit_facts
 from candor.agent.daemon.exports import AGENTS_NAME, CLUSTER_NAME, LEDGER_NAME
+from candor.mechanisms.evidence.claims import SignedClaim
 from candor.mechanisms.ledger.audit import ExportFile, RunAudit, audit_run
 from candor.mechanisms.ledger.export import LINE_BYTES_MAX
+from candor.mechanisms.payments.bills import SignedBill
 from candor.topologies.cluster.file import Cluster, load_cluster
+from candor.topologies.encoding.canonical import MalformedError
 from candor.topologies.specs.files import read_bytes
 from candor.topologies.specs.specs import ConfigurationError
 
@@ -25,7 +29,8 @@ def read_export(path: Path) -> bytes:
 
 def audit_run_directory(run_dir: Path) -> tuple[Cluster, RunAudit]:
     """Judge all exports in a run directory by its cluster file, or those in a folder of data
-    directories by the one that they have in common.
+    directories by the one that they have in common. Claims in databases that lie there open what
+    the exports leave sealed: a digest binds them, whatever the database is worth.
 
     Raises:
         ConfigurationError: no readable cluster file, several, or no export at all where the rule
@@ -43,7 +48,25 @@ def audit_run_directory(run_dir: Path) -> tuple[Cluster, RunAudit]:
         ExportFile(str(path.relative_to(run_dir)), path.parts[-3], read_export(path))
         for path in paths
     ]
-    return cluster, audit_run(files, facts)
+    return cluster, audit_run(files, facts, _claims_in(agents_dir))
+
+
+def _claims_in(agents_dir: Path) -> dict[bytes, SignedClaim]:
+    """The claims in the agents' databases, by digest; none of one that cannot be read."""
+    paths = sorted(agents_dir.glob("*/ledger.sqlite"))
+    if not paths:
+        return {}
+    from candor.agent.daemon.store import Store, StoreError  # an audit of exports needs no SQLite
+
+    claims: dict[bytes, SignedClaim] = {}
+    for path in paths:
+        # What cannot be read stays sealed, and the audit says how much that is.
+        with suppress(ConfigurationError, StoreError, MalformedError), Store.open(path) as store:
+            for terms in store.channels():
+                for record in store.records(terms.channel_id):
+                    for item in record.evidence:
+                        claims |= {c.digest: c for c in SignedBill.decode(item).claims}
+    return claims
 
 
 def _run_in(run_dir: Path) -> tuple[Cluster, Path]:

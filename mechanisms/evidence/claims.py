@@ -6,7 +6,7 @@ statements.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Self
 
@@ -20,10 +20,15 @@ from candor.topologies.encoding.canonical import (
     sha256,
     unpack,
 )
-from candor.topologies.encoding.signatures import SIGNATURE_BYTES, SigningKey, verify
+from candor.topologies.encoding.signatures import (
+    SALT_BYTES,
+    SIGNATURE_BYTES,
+    SigningKey,
+    verify,
+)
 
 CLAIM_DOMAIN: Final = "candor/claim/v1"
-CLAIM_VERSION: Final = 2
+CLAIM_VERSION: Final = 3
 # 16 rounds with 1,000 neighbours fit many times over.
 FIXED_BYTES_MAX: Final = 512
 CLAIM_BYTES_MAX: Final = 2**20
@@ -46,17 +51,19 @@ class ClaimedRound:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What an agent says it injected in a window, round by round."""
+    """What an agent says it injected in a window, round by round. Its `salt` keeps those who see
+    a digest alone, as in a bill without its claims, from testing what was claimed."""
 
     run: bytes
     window: int
     agent: str
     rounds: tuple[ClaimedRound, ...]
+    salt: bytes = bytes(SALT_BYTES)
 
     def encode(self) -> bytes:
         """The canonical bytes that are signed."""
         rounds: list[Value] = [[r.round, r.energy, r.heard, r.trace] for r in self.rounds]
-        return pack([CLAIM_VERSION, self.run, self.window, self.agent, rounds])
+        return pack([CLAIM_VERSION, self.run, self.window, self.agent, rounds, self.salt])
 
     @classmethod
     def decode(cls, body: bytes, *, bytes_max: int = CLAIM_BYTES_MAX) -> Self:
@@ -72,10 +79,12 @@ class Claim:
                 int(window),
                 str(agent),
                 list(rounds),
+                bytes(salt),
             ] if (
                 is_count(version)
                 and version == CLAIM_VERSION
                 and len(run) == 32
+                and len(salt) == SALT_BYTES
                 and is_count(window)
                 and is_name(agent, ID_CHARS_MAX)
             ):
@@ -85,7 +94,7 @@ class Claim:
         numbers = [entry.round for entry in claimed]
         if numbers != sorted(set(numbers)):
             raise MalformedError("a claim's rounds must be ascending")
-        return cls(run, window, agent, claimed)
+        return cls(run, window, agent, claimed, salt)
 
 
 def _claimed_round(entry: Value) -> ClaimedRound:
@@ -119,7 +128,9 @@ class SignedClaim:
 
     @classmethod
     def sign(cls, claim: Claim, key: SigningKey) -> Self:
-        """Sign a claim."""
+        """Sign a claim, salted by its window."""
+        place = pack([claim.run, claim.window])
+        claim = replace(claim, salt=key.salt(CLAIM_DOMAIN.encode(), place))
         body = claim.encode()
         return cls(body, key.sign(CLAIM_DOMAIN, body))
 

@@ -5,7 +5,7 @@ Only layout and signature; what a statement proves is `mechanisms.evidence.exami
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self, TypeAlias
 
 import numpy as np
@@ -22,10 +22,15 @@ from candor.topologies.encoding.canonical import (
     sha256,
     unpack,
 )
-from candor.topologies.encoding.signatures import SIGNATURE_BYTES, SigningKey, verify
+from candor.topologies.encoding.signatures import (
+    SALT_BYTES,
+    SIGNATURE_BYTES,
+    SigningKey,
+    verify,
+)
 
 STATEMENT_DOMAIN: Final = "candor/statement/v2"
-STATEMENT_VERSION: Final = 3
+STATEMENT_VERSION: Final = 4
 # How a part of a vector was formed.
 LISTED: Final = 0
 DERIVED: Final = 1
@@ -97,7 +102,8 @@ class Statement:
     window's signs: present in the last round of a window where sketches are shorter than the vector
     and the next round starts from it, empty otherwise. `sources` commits to the statements that the
     rows in `formed` name: `commitment` of their bodies. Without it a neighbour that states a round
-    twice could make its victim's claim look false.
+    twice could make its victim's claim look false. `salt` keeps those who see a head alone from
+    testing what was stated.
     """
 
     run: bytes
@@ -112,6 +118,7 @@ class Statement:
     sketch: bytes
     next_sketch: bytes
     sources: bytes = b""
+    salt: bytes = bytes(SALT_BYTES)
 
     def encode(self) -> bytes:
         """The canonical bytes of the body."""
@@ -130,6 +137,7 @@ class Statement:
                 self.sketch,
                 self.next_sketch,
                 self.sources,
+                self.salt,
             ]
         )
 
@@ -156,11 +164,13 @@ class Statement:
                 bytes(sketch),
                 bytes(next_sketch),
                 bytes(sources),
+                bytes(salt),
             ] if (
                 is_count(version)
                 and version == STATEMENT_VERSION
                 and len(run) == len(digest) == 32
                 and len(sources) in (0, 32)
+                and len(salt) == SALT_BYTES
                 and is_count(round_number, least=1)
                 and is_count(phase)
                 and phase < PHASES_MAX
@@ -177,7 +187,7 @@ class Statement:
         if len(parts) > PARTS_MAX or sum(isinstance(part, Attested) for part in parts) > 1:
             raise MalformedError("a statement of too many parts")
         head = (run, round_number, phase, agent, codec, digest, dim, parts)
-        return cls(*head, step_size, sketch, next_sketch, sources)
+        return cls(*head, step_size, sketch, next_sketch, sources, salt)
 
     def values(self, window: int, window_rounds: int) -> Floats:
         """The sketch (k,) under the signs of `window`: its own or the next.
@@ -332,7 +342,9 @@ class SignedStatement:
 
     @classmethod
     def sign(cls, statement: Statement, key: SigningKey) -> Self:
-        """Sign a statement."""
+        """Sign a statement, salted by its place."""
+        place = pack([statement.run, statement.round, statement.phase])
+        statement = replace(statement, salt=key.salt(STATEMENT_DOMAIN.encode(), place))
         unsigned = cls(statement.encode(), b"", statement)
         signature = key.sign(STATEMENT_DOMAIN, unsigned.head.signed)
         return cls(unsigned.body, signature, statement)

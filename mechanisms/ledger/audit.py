@@ -6,8 +6,10 @@ database, only exports and the cluster file. It cannot see a window that both en
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
+from candor.mechanisms.evidence.claims import SignedClaim
 from candor.mechanisms.ledger.export import file_name
 from candor.mechanisms.ledger.export_audit import AuditFacts as AuditFacts
 from candor.mechanisms.ledger.export_audit import ExportAudit as ExportAudit
@@ -49,7 +51,7 @@ class RunAudit:
 
     `nets`: by agent, what it received net and still has to receive outside the system; below 0 it
     owes. `transfers`: (from, to, micro-credits) that pay all of that off; none where nets do not
-    sum to 0.
+    sum to 0. `recomputed`: how many of the `bills` were opened, and their amounts found right.
     """
 
     findings: tuple[Finding, ...]
@@ -57,14 +59,21 @@ class RunAudit:
     edges: tuple[EdgeNet, ...]
     nets: Mapping[str, int]
     transfers: tuple[tuple[str, str, int], ...] = ()
+    bills: int = 0
+    recomputed: int = 0
 
 
-def audit_run(files: Iterable[ExportFile], facts: AuditFacts) -> RunAudit:
-    """Judge all exports of a run together, each edge from both of its ends."""
+def audit_run(
+    files: Iterable[ExportFile],
+    facts: AuditFacts,
+    claims: Mapping[bytes, SignedClaim] = MappingProxyType({}),
+) -> RunAudit:
+    """Judge all exports of a run together, each edge from both of its ends; `claims` known
+    otherwise, by digest, open sealed bills."""
     audits: dict[tuple[str, str, str], ExportAudit] = {}
     findings: list[Finding] = []
     for file in files:
-        audit = audit_export(file.name, file.data, facts, file.agent)
+        audit = audit_export(file.name, file.data, facts, file.agent, claims)
         findings += audit.findings
         audits[(audit.lo, audit.hi, file.agent)] = audit
     notes: list[Finding] = []
@@ -86,14 +95,17 @@ def audit_run(files: Iterable[ExportFile], facts: AuditFacts) -> RunAudit:
             if end is not None:
                 balance = _settled_balance(end, known, edge)
                 nets[agent] += balance if agent == hi else -balance
-    findings += _said_twice(audits.values())
+    findings += _said_twice(audits.values(), facts.keys)
     transfers: list[tuple[str, str, int]] = []
     if sum(nets.values()) != 0:
         detail = f"the nets of all agents sum to {sum(nets.values())}, not to 0"
         findings.append(Finding("run", "all", 0, "nets", detail))
     else:
         transfers = net_transfers(nets)
-    return RunAudit(tuple(findings), tuple(notes), tuple(edges), nets, tuple(transfers))
+    bills = {bill.digest: bill for audit in audits.values() for _, bill in audit.bills}
+    opened = sum(not bill.is_sealed for bill in bills.values())
+    found, noted = tuple(findings), tuple(notes)
+    return RunAudit(found, noted, tuple(edges), nets, tuple(transfers), len(bills), opened)
 
 
 def _missing(lo: str, hi: str, agent: str) -> Finding:
@@ -140,21 +152,36 @@ def _settled_balance(end: ExportAudit, ends: Sequence[ExportAudit], edge: EdgeNe
     return end.position.balance
 
 
-def _said_twice(audits: Iterable[ExportAudit]) -> list[Finding]:
-    """Agents that signed two different claims, or as referees two bills, for one window."""
+def _said_twice(audits: Iterable[ExportAudit], keys: Mapping[str, bytes]) -> list[Finding]:
+    """Agents that signed two different claims, or as referees two bills, for one window; and
+    sealed bills that name two different claims of one."""
     findings: list[Finding] = []
     seen: dict[tuple[str, str, int], tuple[bytes, str]] = {}
+    signed = _signed_claims(audits, keys)
     for audit in audits:
-        said = [
-            (seq, "two-claims", signed.claim().agent, signed.claim().window, signed.digest)
-            for seq, signed in audit.claims
-        ] + [
-            (seq, "two-bills", signed.bill().referee, signed.bill().window, signed.digest)
-            for seq, signed in audit.bills
-        ]
-        for seq, code, agent, window, digest in said:
-            first, edge = seen.setdefault((code, agent, window), (digest, audit.edge))
-            if first != digest:
-                detail = f"{agent} signed another one for window {window} on edge {edge}"
+        for seq, held in audit.bills:
+            bill = held.bill()
+            said = [("two-bills", bill.referee, held.digest)]
+            agents = sorted([bill.referee, *(row.member for row in bill.rows)])
+            # A bill that names another number of claims is a finding by itself.
+            said += [("two-claims", *named) for named in zip(agents, bill.claims, strict=False)]
+            for code, agent, digest in said:
+                key = (code, agent, bill.window)
+                first, edge = seen.setdefault(key, (digest, audit.edge))
+                if first == digest:
+                    continue
+                detail = f"{agent} signed another one for window {bill.window} on edge {edge}"
+                if code == "two-claims" and not {first, digest} <= signed:
+                    code = "claims-differ"
+                    detail = (
+                        f"it names another claim of {agent} for window {bill.window} than a bill "
+                        f"on edge {edge}: have both opened"
+                    )
                 findings.append(Finding(audit.name, audit.edge, seq, code, detail))
     return findings
+
+
+def _signed_claims(audits: Iterable[ExportAudit], keys: Mapping[str, bytes]) -> set[bytes]:
+    """Digests of the claims that are shown and that their agents signed."""
+    shown = {c.digest: c for audit in audits for _, bill in audit.bills for c in bill.claims}
+    return {d for d, c in shown.items() if c.verify(keys.get(c.claim().agent, bytes(32)))}

@@ -1,6 +1,6 @@
 """The ledger export: one channel as one end sees it, as JSON lines that anyone can check offline.
 
-    {"candor_ledger":2,"channel":…,"lo":…,"hi":…,"lo_key":…,"hi_key":…,"run_id":…,"topology":…,
+    {"candor_ledger":3,"channel":…,"lo":…,"hi":…,"lo_key":…,"hi_key":…,"run_id":…,"topology":…,
      "unit":"micro-credit","credit_limit":…,"exporter":…}
     {"seq":0,"body":…,"sig_p":…,"sig_a":…,"evidence":[]}
     {"seq":1,"body":…,"sig_p":…,"sig_a":…,"evidence":[bundle of lo,bundle of hi]}
@@ -11,23 +11,28 @@ has received net. `sig` is the exporter's over "candor/export/v1" || pack([chann
 seq, head, balance]), so that an end cannot deny later how long its chain was. Each line is the one
 canonical JSON of its value, keys in this order, no spaces, ended by a line feed: no byte is free.
 
+Bundles are *sealed*, without their claims: claims hold traces of updates, from which records of
+small models can be computed, and both signers of a record have recomputed it from them. Windows
+under dispute are exported *opened*. Digests in the bills bind the claims either way.
+
 Errors name a record number. The header counts as record 0, the end line as the number that the next
 record would have; a line that cannot be read counts by its place.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from candor.mechanisms.ledger.bodies import HASH_BYTES, SEQ_LIMIT, ChannelTerms, Position
 from candor.mechanisms.ledger.records import EVIDENCE_ITEMS, Record
+from candor.mechanisms.payments.bills import SignedBill
 from candor.mechanisms.payments.credits import AMOUNT_MAX, UNIT
 from candor.topologies.encoding.canonical import pack
 from candor.topologies.encoding.signatures import SIGNATURE_BYTES, SigningKey, verify
 
 EXPORT_DOMAIN: Final = "candor/export/v1"
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 LINE_BYTES_MAX: Final = 2**23
 
 _HEADER_KEYS: Final = (
@@ -105,11 +110,22 @@ def header_of(terms: ChannelTerms, exporter: str) -> dict[str, Any]:
 
 
 def export_channel(
-    terms: ChannelTerms, exporter: str, key: SigningKey, records: Sequence[Record]
+    terms: ChannelTerms,
+    exporter: str,
+    key: SigningKey,
+    records: Sequence[Record],
+    opened: Container[int] = (),
 ) -> bytes:
-    """The export of a whole chain by one of its ends, whose key signs the end line."""
+    """The export of a whole chain by one of its ends, whose key signs the end line.
+
+    Args:
+        opened: the windows whose claims are shown.
+
+    Raises:
+        MalformedError: a record is damaged.
+    """
     lines = [header_of(terms, exporter)]
-    lines += [_record_line(seq, record) for seq, record in enumerate(records)]
+    lines += [_record_line(seq, record, opened) for seq, record in enumerate(records)]
     position = Position.of(records[-1].body) if records else Position()
     seq, head, balance = position.seq, position.head, position.balance
     signed = pack([terms.channel_id, exporter, seq, head, balance])
@@ -119,8 +135,11 @@ def export_channel(
     return b"".join(_line(value) for value in lines)
 
 
-def _record_line(seq: int, record: Record) -> dict[str, Any]:
-    evidence = [item.hex() for item in record.evidence]
+def _record_line(seq: int, record: Record, opened: Container[int]) -> dict[str, Any]:
+    items = record.evidence
+    if items and Position.of(record.body).window not in opened:
+        items = tuple(SignedBill.decode(item).sealed().encode() for item in items)
+    evidence = [item.hex() for item in items]
     values = (seq, record.body.hex(), record.sig_p.hex(), record.sig_a.hex(), evidence)
     return dict(zip(_RECORD_KEYS, values, strict=True))
 

@@ -1,13 +1,15 @@
 """The audit of one ledger export by public keys and the run's terms alone.
 
 Checked, in this order and in the order of the records: form, stated terms, chain and credit limit,
-evidence, both signatures, the claims' signatures, every bill and delta recomputed from the claims
-through the run's rule, and the end line.
+evidence, both signatures, every bill, the delta from the bills, and the end line. Where a bill's
+claims are shown, or known, their signatures are checked and its amounts recomputed through the
+run's rule. Those of a sealed bill rest on the two who signed the record: both have recomputed them.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 from candor.mechanisms.evidence.claims import SignedClaim
@@ -32,6 +34,7 @@ from candor.mechanisms.payments.bills import (
     BillTerms,
     SignedBill,
     check_bill,
+    check_sealed,
     edge_delta,
 )
 from candor.mechanisms.payments.credits import AmountError
@@ -88,8 +91,8 @@ class Finding:
 class ExportAudit:
     """What one export says, as far as it could be read.
 
-    `positions`: after each good record; `claims` and `bills`: (record number, claim or bill) of the
-    good records.
+    `positions`: after each good record; `bills`: (record number, bill) of the good records, opened
+    where their claims are known.
     """
 
     name: str
@@ -99,7 +102,6 @@ class ExportAudit:
     findings: tuple[Finding, ...]
     positions: tuple[Position, ...] = ()
     windows: tuple[int, ...] = ()
-    claims: tuple[tuple[int, SignedClaim], ...] = ()
     bills: tuple[tuple[int, SignedBill], ...] = ()
 
     @property
@@ -132,13 +134,18 @@ class _Report:
 
 
 def audit_export(
-    name: str, data: bytes, facts: AuditFacts, exporter: str | None = None
+    name: str,
+    data: bytes,
+    facts: AuditFacts,
+    exporter: str | None = None,
+    claims: Mapping[bytes, SignedClaim] = MappingProxyType({}),
 ) -> ExportAudit:
     """Judge one export.
 
     Args:
         name: how findings name the file; the last part of the path must be the edge's file name.
         exporter: who must have exported it, where that is known.
+        claims: claims known otherwise, by digest, which open sealed bills.
     """
     base = name.replace("\\", "/").rpartition("/")[2]
     edge = next((edge for edge in sorted(facts.edges) if file_name(*edge) == base), None)
@@ -164,19 +171,13 @@ def audit_export(
         )
         return ExportAudit(name, lo, hi, exporter or "", tuple(report.findings))
     stated = _check_header(export, terms, exporter, report)
-    positions, bills = _check_chain(export.records, terms, facts, report)
+    positions, bills = _check_chain(export.records, terms, facts, claims, report)
     if len(positions) == len(export.records):
         _check_footer(export, terms, positions[-1] if positions else Position(), report)
     # A payment leaves the window as it was.
     windows = tuple(dict.fromkeys(position.window for position in positions[1:]))
-    claims = tuple(
-        (seq, claim)
-        for seq, bill in bills
-        for claim in bill.claims
-        if claim.verify(facts.keys.get(claim.claim().agent, bytes(32)))
-    )
     found, stood = tuple(report.findings), tuple(positions)
-    return ExportAudit(name, lo, hi, stated, found, stood, windows, claims, tuple(bills))
+    return ExportAudit(name, lo, hi, stated, found, stood, windows, tuple(bills))
 
 
 def _check_header(
@@ -199,7 +200,11 @@ def _same(found: Any, expected: object) -> bool:
 
 
 def _check_chain(
-    records: Sequence[Record], terms: ChannelTerms, facts: AuditFacts, report: _Report
+    records: Sequence[Record],
+    terms: ChannelTerms,
+    facts: AuditFacts,
+    claims: Mapping[bytes, SignedClaim],
+    report: _Report,
 ) -> tuple[list[Position], list[tuple[int, SignedBill]]]:
     """Walk the chain up to the first record that breaks it."""
     positions: list[Position] = []
@@ -211,7 +216,7 @@ def _check_chain(
             check_successor(terms, position, body)
             if abs(body.balance_after) > terms.credit_limit:
                 raise LedgerViolation("credit-limit", f"balance {body.balance_after}")
-            pair = check_evidence(terms, body, record.evidence)
+            pair = check_evidence(terms, body, record.evidence, may_be_sealed=True)
             check_signatures(terms, seq, record)
         except MalformedError as exc:
             report.add(seq, "body", str(exc))
@@ -220,6 +225,7 @@ def _check_chain(
             report.add(seq, exc.code, exc.detail)
             return positions, bills
         if pair is not None:
+            pair = pair[0].opened(claims), pair[1].opened(claims)
             _check_settlement(seq, body, pair, terms, facts, report)
             # Of two ends that collude, only what was truly signed speaks against anyone.
             bills += [(seq, bill) for bill in pair if bill.verify(facts.keys[bill.bill().referee])]
@@ -236,11 +242,12 @@ def _check_settlement(
     facts: AuditFacts,
     report: _Report,
 ) -> None:
-    """Check the bills of a record, recompute them from their claims, and the delta from them."""
+    """Check the bills of a record, recompute those that are open, and the delta from both."""
     bills = []
     for signed, referee in zip(pair, (terms.lo, terms.hi), strict=True):
         try:
-            bill = check_bill(facts.bills, signed, referee)
+            check = check_sealed if signed.is_sealed else check_bill
+            bill = check(facts.bills, signed, referee)
         except (BillError, MalformedError) as exc:
             code = exc.code if isinstance(exc, BillError) else "bill"
             report.add(seq, code, f"the bill of {referee}: {exc}")

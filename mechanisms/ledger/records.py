@@ -109,9 +109,10 @@ def bill_digests(evidence: Evidence) -> tuple[bytes, bytes]:
 
 
 def check_evidence(
-    terms: ChannelTerms, body: Body, evidence: Evidence
+    terms: ChannelTerms, body: Body, evidence: Evidence, *, may_be_sealed: bool = False
 ) -> tuple[SignedBill, SignedBill] | None:
-    """Check that the evidence is what the body's digests name; return lo's and hi's bill.
+    """Check that the evidence is what the body's digests name; return lo's and hi's bill, which
+    in an export may be sealed.
 
     Only digests and names: amounts are recomputed, and signatures verified, by the audit. None for
     a record that settles no window, which has no evidence.
@@ -126,7 +127,7 @@ def check_evidence(
     if len(evidence) != EVIDENCE_ITEMS:
         raise LedgerViolation("evidence", f"{len(evidence)} items where {EVIDENCE_ITEMS} are due")
     try:
-        lo, hi = map(SignedBill.decode, evidence)
+        lo, hi = (SignedBill.decode(item, may_be_sealed=may_be_sealed) for item in evidence)
         referees = lo.bill().referee, hi.bill().referee
     except MalformedError as exc:
         raise LedgerViolation("evidence", str(exc)) from exc

@@ -7,7 +7,7 @@ lo's. This module computes, signs and judges; it sends and stores nothing.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NewType, Self
 
 import numpy as np
@@ -148,7 +148,8 @@ def _digest(value: object) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class SignedBill:
-    """A bill's signed bytes with the claims that it follows from."""
+    """A bill's signed bytes with the claims that it follows from; *sealed* without them, when it
+    leaves the neighbourhood: its digests still bind them."""
 
     body: bytes
     signature: bytes
@@ -169,6 +170,22 @@ class SignedBill:
         """The parsed body; raises MalformedError."""
         return Bill.decode(self.body)
 
+    @property
+    def is_sealed(self) -> bool:
+        """Whether its claims are left out; of every bill there is one at least, the referee's."""
+        return not self.claims
+
+    def sealed(self) -> Self:
+        """The bill without its claims."""
+        return replace(self, claims=())
+
+    def opened(self, claims: Mapping[bytes, SignedClaim]) -> Self:
+        """The bill with its claims, where all are among `claims`, by digest."""
+        named = self.bill().claims
+        if not self.is_sealed or not claims.keys() >= set(named):
+            return self
+        return replace(self, claims=tuple(claims[digest] for digest in named))
+
     def names(self, agent: str) -> bool:
         """Whether a claim of `agent` is among those that it follows from."""
         return any(claim.claim().agent == agent for claim in self.claims)
@@ -182,7 +199,7 @@ class SignedBill:
         return pack([self.body, self.signature, [claim.encode() for claim in self.claims]])
 
     @classmethod
-    def decode(cls, data: bytes) -> Self:
+    def decode(cls, data: bytes, *, may_be_sealed: bool = False) -> Self:
         """Parse a bundle, whose claims must be those that the bill names.
 
         Raises:
@@ -191,6 +208,8 @@ class SignedBill:
         match unpack(data, bytes_max=BUNDLE_BYTES_MAX):
             case [bytes(body), bytes(signature), [*claims]] if len(signature) == SIGNATURE_BYTES:
                 bill = Bill.decode(body)
+                if may_be_sealed and not claims and bill.claims:
+                    return cls(body, signature, ())
                 encoded = [claim for claim in claims if isinstance(claim, bytes)]
                 if len(encoded) == len(claims) == len(bill.claims):
                     signed = tuple(
@@ -274,15 +293,23 @@ def _charged(terms: BillTerms, referee: Claim, claim: Claim) -> set[int]:
     return unscheduled | set(heard_rounds(referee, claim))
 
 
-def check_bill(terms: BillTerms, signed: SignedBill, referee: str) -> Bill:
-    """Judge a bill of `referee` by itself: signatures, claims, sum and every amount.
-
-    Whether the claims agree with the statements is the business of those who hold them.
+def check_sealed(terms: BillTerms, signed: SignedBill, referee: str) -> Bill:
+    """Judge a bill of `referee` without its claims: its signature, run, rule, members and sum.
 
     Raises:
         MalformedError: it does not decode.
-        BillError: it does not follow from its claims, or is not the referee's.
+        BillError: it is not the referee's, or no bill of this run.
     """
+    bill = _check_by_itself(terms, signed, referee)
+    members = {row.member for row in bill.rows}
+    if not members <= terms.neighbours[referee]:
+        raise BillError("bill-claims", f"members that are no neighbours of {referee}")
+    if len(bill.claims) != len(members) + 1:
+        raise BillError("bill-claims", "not one claim of each member and the referee")
+    return bill
+
+
+def _check_by_itself(terms: BillTerms, signed: SignedBill, referee: str) -> Bill:
     bill = signed.bill()
     if bill.referee != referee or not signed.verify(terms.publics[referee]):
         raise BillError("bill-signature", f"not {referee}'s")
@@ -292,6 +319,19 @@ def check_bill(terms: BillTerms, signed: SignedBill, referee: str) -> Bill:
         raise BillError("bill-rule", f"{bill.rule}, the run's is {terms.payments.text}")
     if sum(row.transfer for row in bill.rows) != 0:
         raise BillError("bill-sum", "the transfers do not sum to 0")
+    return bill
+
+
+def check_bill(terms: BillTerms, signed: SignedBill, referee: str) -> Bill:
+    """Judge a bill of `referee` by itself: signatures, claims, sum and every amount.
+
+    Whether the claims agree with the statements is the business of those who hold them.
+
+    Raises:
+        MalformedError: it does not decode.
+        BillError: it does not follow from its claims, or is not the referee's.
+    """
+    bill = _check_by_itself(terms, signed, referee)
     claims = {signed_claim.claim().agent: signed_claim for signed_claim in signed.claims}
     if len(claims) != len(signed.claims) or referee not in claims:
         raise BillError("bill-claims", "an agent's claim is missing or there twice")

@@ -1,6 +1,7 @@
 """What an agent says it injected in a window: layout, signature and checks."""
 
 import math
+import secrets
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -71,13 +72,14 @@ class Claim:
             raise Refused("malformed")
         body, signature = outer
         fields = unpack(body, CLAIM_BYTES_MAX)
-        if not fits(fields, int, bytes, int, str, list):
+        if not fits(fields, int, bytes, int, str, list, bytes):
             raise Refused("malformed")
-        version, run, window, agent, rounds = fields
+        version, run, window, agent, rounds, salt = fields
         numbers = [one[0] for one in rounds if fits(one, int, float, list, bytes)]
         sound = (
-            version == 2
+            version == 3
             and len(run) == 32
+            and len(salt) == 16
             and is_count(window)
             and len(numbers) == len(rounds)
             and numbers == sorted(set(numbers))
@@ -97,10 +99,16 @@ def _is_sound(one: Claimed) -> bool:
 
 
 def make(
-    cluster: Cluster, agent: str, window: int, rounds: list[Claimed], key: Ed25519PrivateKey
+    cluster: Cluster,
+    agent: str,
+    window: int,
+    rounds: list[Claimed],
+    key: Ed25519PrivateKey,
+    salt: bytes = b"",
 ) -> Claim:
     """The own claim of a window."""
-    body = pack([2, cluster.run, window, agent, [list(one) for one in rounds]])
+    told = [list(one) for one in rounds]
+    body = pack([3, cluster.run, window, agent, told, salt or secrets.token_bytes(16)])
     encoded = pack([body, sign(key, "candor/claim/v1", body)])
     return Claim(encoded, body, cluster.run, window, agent, rounds)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests.independent.bills import Bill, check
+from tests.independent.bills import BUNDLE_BYTES_MAX, Bill, check
 from tests.independent.wire import (
     ACCEPT,
     PROPOSE,
@@ -59,6 +59,12 @@ class Record:
     @property
     def balance(self) -> int:
         return self.fields[9]
+
+
+def sealed(bundle: bytes) -> bytes:
+    """A bundle without its claims."""
+    body, signature, _ = unpack(bundle, BUNDLE_BYTES_MAX)
+    return pack([body, signature, []])
 
 
 class Channel:
@@ -195,7 +201,7 @@ class Channel:
         """The ledger as JSON lines."""
         lines: list[dict] = [
             {
-                "candor_ledger": 2,
+                "candor_ledger": 3,
                 "channel": self.id.hex(),
                 "lo": self.lo,
                 "hi": self.hi,
@@ -210,7 +216,7 @@ class Channel:
         ]
         for seq, record in enumerate(self.records):
             signed = {"sig_p": record.sig_p.hex(), "sig_a": record.sig_a.hex()}
-            evidence = [bundle.hex() for bundle in record.evidence]
+            evidence = [sealed(bundle).hex() for bundle in record.evidence]
             lines.append({"seq": seq, "body": record.body.hex(), **signed, "evidence": evidence})
         end = [len(self.records) - 1, self.head, self.balance]
         signature = sign(self._key, "candor/export/v1", pack([self.id, self.own, *end]))

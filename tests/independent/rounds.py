@@ -1,6 +1,7 @@
 """Sketches, statements, and what an agent injected."""
 
 import math
+import secrets
 from dataclasses import dataclass
 
 import blake3
@@ -83,18 +84,19 @@ class Statement:
     sketch: bytes
     next_sketch: bytes
     sources: bytes
+    salt: bytes
 
     @classmethod
     def parse(cls, cluster: Cluster, body: bytes, signature: bytes) -> "Statement":
         """Raises Refused where the layout is broken."""
         fields = unpack(body, 24 * cluster.k + 790_528)
         head = (int, bytes, int, int, str, str, bytes, int)
-        if not fits(fields, *head, list, float, bytes, bytes, bytes):
+        if not fits(fields, *head, list, float, bytes, bytes, bytes, bytes):
             raise Refused("malformed")
         version, run, number, phase, agent, codec, digest, dim, formed, _, *last = fields
-        own, after, to_sources = last
+        own, after, to_sources, salt = last
         sound = (
-            version == 3
+            version == 4
             and len(run) == len(digest) == 32
             and is_count(number)
             and number >= 1
@@ -106,6 +108,7 @@ class Statement:
             and 0 < len(own) <= 8 * cluster.k
             and len(after) in (0, len(own))
             and len(to_sources) in (0, 32)
+            and len(salt) == 16
             and len(formed) <= 4
             and all(_is_part(part, len(own)) for part in formed)
             and sum(part[0] == ATTESTED for part in formed) <= 1
@@ -207,7 +210,7 @@ def body_of(
     """What an agent states of a vector, as it is decoded."""
     return pack(
         [
-            3,
+            4,
             cluster.run,
             number,
             phase,
@@ -220,6 +223,7 @@ def body_of(
             sketch(cluster, cluster.window_of(number), vector),
             next_sketch(cluster, number, phase, vector),
             commitment(sources),
+            secrets.token_bytes(16),
         ]
     )
 

@@ -118,7 +118,7 @@ def test_it_makes_the_claim():
         claims.Claimed(number, energy, heard, np.array(trace, "<f4").tobytes())
         for number, energy, heard, trace in vector["rounds"]
     ]
-    made = claims.make(cluster, "a1", 2, items, key(vector))
+    made = claims.make(cluster, "a1", 2, items, key(vector), bytes.fromhex(vector["salt"]))
     assert (made.encoded.hex(), made.digest.hex()) == (vector["encoded"], vector["digest"])
     assert claims.Claim.parse(cluster, made.encoded) == made
     with pytest.raises(wire.Refused, match="claim-signature"):
@@ -130,7 +130,7 @@ def test_it_bills_the_same_amounts_to_the_last_unit(case):
     vector = vectors("amounts")
     found = []
     for body in map(bytes.fromhex, vector["cases"][case]["claims"]):
-        _, run, window, agent, items = wire.unpack(body, len(body))
+        _, run, window, agent, items, _ = wire.unpack(body, len(body))
         items = [claims.Claimed(*one) for one in items]
         found.append(claims.Claim(b"", body, run, window, agent, items))
     for rule, rows in vector["cases"][case]["rows"].items():

@@ -10,7 +10,7 @@ signature and those of all its agents. `topologies.cluster.revisions` makes one 
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import numpy as np
 import tomli_w
@@ -47,6 +47,8 @@ DEFAULT_RULE = "band:5e-4 + originality:5e-4 + persistence:5e-4 + variance:2e-5"
 FINGERPRINT_DOMAIN = "candor/cluster/v2"
 ORGANISER_DOMAIN = "candor/organiser/v1"
 DEFAULT_CODEC = "float32"
+EXPOSED_SAMPLES: Final = 4
+"""Of a small model, updates of so many samples show records: measured, docs/privacy.md."""
 DEFAULT_ALGORITHM, PUSH_SUM_ALGORITHM = "decentralized-sgd", "gradient-push"
 
 
@@ -220,6 +222,19 @@ class Cluster(Section):
     def networkx_graph(self) -> "nx.Graph[str]":
         """Who are neighbours, in whatever round; nodes in file order."""
         return graphs.make_graph(self.ids, self.graph.edges)
+
+    @property
+    def exposure(self) -> str | None:
+        """One line where an update is known to show single records to neighbours, whatever the
+        model (docs/privacy.md)."""
+        samples = self.task.batch_size * self.algorithm.local_steps
+        if samples > EXPOSED_SAMPLES:
+            return None
+        return (
+            f"every update is of {samples} sample{'s' * (samples > 1)} (batch_size "
+            f"{self.task.batch_size}, local_steps {self.algorithm.local_steps}): neighbours can "
+            "compute records from it; larger batches or more local steps hide them better"
+        )
 
     @cached_property
     def round_weights(self) -> RoundWeights:

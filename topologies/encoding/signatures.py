@@ -2,10 +2,13 @@
 
 from typing import Final
 
+import blake3
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 SIGNATURE_BYTES = 64
+SALT_BYTES = 16
+SALT_CONTEXT: Final = "candor/salt/v1"
 PUBLIC_KEY_BYTES = 32
 
 _PRIME: Final = 2**255 - 19  # of the curve's field
@@ -17,16 +20,22 @@ _SMALL_ORDER: Final = frozenset((0, 1, _PRIME - 1, _ORDER_8, _PRIME - _ORDER_8))
 class SigningKey:
     """The secret half of an identity; its `repr` never shows the secret."""
 
-    __slots__ = ("_private", "public")
+    __slots__ = ("_private", "_salts", "public")
 
     def __init__(self, seed: bytes) -> None:
         """Build from a 32-byte Ed25519 seed."""
         self._private = Ed25519PrivateKey.from_private_bytes(seed)
         self.public: bytes = self._private.public_key().public_bytes_raw()
+        self._salts = blake3.blake3(seed, derive_key_context=SALT_CONTEXT).digest()
 
     def sign(self, domain: str, *parts: bytes) -> bytes:
         """Sign `domain || parts` (64 bytes)."""
         return self._private.sign(b"".join((domain.encode("ascii"), *parts)))
+
+    def salt(self, *parts: bytes) -> bytes:
+        """16 bytes for `parts` that nobody without the secret can tell from random ones: with them
+        in it, the digest of a body does not let anyone test what the body might say."""
+        return blake3.blake3(b"".join(parts), key=self._salts).digest(length=SALT_BYTES)
 
     def __repr__(self) -> str:
         return f"SigningKey({self.public.hex()[:16]}…)"

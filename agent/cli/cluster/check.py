@@ -101,7 +101,8 @@ def check(
     if as_json:
         facts = _facts(cluster, entries, answers)
         checked = {"ok": not silent, "keys_checked": identity is not None}
-        click.echo(json_text(facts | checked))
+        warnings = [cluster.exposure] if cluster.exposure else []
+        click.echo(json_text(facts | checked | {"warnings": warnings}))
     else:
         _tell(cluster, file, origin)
         _tell_answers(entries, answers, handshakes=identity is not None)
@@ -165,6 +166,8 @@ def _tell(cluster: Cluster, file: Path, origin: str) -> None:
         number, organiser = cluster.revision.number, cluster.revision.organiser
         click.echo(f"revision {number}, signed by organiser {organiser}")
         click.echo(f"all {len(cluster.ids)} agents signed their entries for this organiser")
+    if cluster.exposure:
+        click.echo(f"warning: {cluster.exposure}", err=True)
     if origin:
         click.echo(origin)
 

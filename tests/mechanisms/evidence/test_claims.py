@@ -46,6 +46,7 @@ CLAIM = Claim(
     ),
 )
 SIGNED = SignedClaim.sign(CLAIM, KEY)
+CLAIM = SIGNED.claim()  # salted
 IDS = st.sampled_from([f"a{i}" for i in range(12)])
 TRACES = st.lists(st.floats(allow_nan=False, width=32), max_size=4).map(lambda v: trace(*v))
 ROUNDS = st.dictionaries(
@@ -61,6 +62,7 @@ CLAIMS = st.builds(
     window=st.integers(0, COUNT_MAX),
     agent=IDS,
     rounds=ROUNDS,
+    salt=st.binary(min_size=16, max_size=16),
 )
 
 
@@ -95,7 +97,7 @@ def test_a_changed_signed_claim_is_refused_or_does_not_verify(data: bytes) -> No
     assert not signed.verify(KEY.public)
 
 
-FIELDS = ("version", "run", "window", "agent", "rounds")
+FIELDS = ("version", "run", "window", "agent", "rounds", "salt")
 
 
 def with_field(name: str, value: Value) -> bytes:
@@ -109,7 +111,8 @@ def with_field(name: str, value: Value) -> bytes:
     ("name", "value"),
     [
         ("version", 1),
-        ("version", 3),
+        ("version", 2),
+        ("version", 4),
         ("version", True),
         ("version", 1.0),
         ("run", b"x" * 31),
@@ -146,6 +149,9 @@ def with_field(name: str, value: Value) -> bytes:
         ("rounds", [[33, 1.0, [], b""], [33, 1.0, [], b""]]),
         ("rounds", [[33, 1.0, [], b"x" * 3]]),
         ("rounds", [[33, 1.0, [], "xxxx"]]),
+        ("salt", b"s" * 15),
+        ("salt", b"s" * 17),
+        ("salt", "s" * 16),
     ],
 )
 def test_a_field_of_another_type_or_out_of_bounds_is_refused(name: str, value: Value) -> None:
@@ -237,6 +243,7 @@ def test_the_golden_claim_keeps_its_bytes() -> None:
                 [r.round, r.energy, list(r.heard), np.frombuffer(r.trace, "<f4").tolist()]
                 for r in CLAIM.rounds
             ],
+            "salt": CLAIM.salt.hex(),
             "body": SIGNED.body.hex(),
             "signature": SIGNED.signature.hex(),
             "encoded": SIGNED.encode().hex(),

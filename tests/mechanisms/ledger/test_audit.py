@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from candor.mechanisms.ledger.channel import (
 )
 from candor.mechanisms.ledger.export import export_channel, file_name
 from candor.mechanisms.ledger.records import sign_acceptance, sign_proposal
-from candor.mechanisms.payments.bills import BillTerms, SignedBill, parse_rule
+from candor.mechanisms.payments.bills import BillTerms, Row, SignedBill, parse_rule
 from candor.topologies.encoding.canonical import sha256
 from candor.topologies.encoding.signatures import SigningKey
 from tests.bills import settling, signed_bill
@@ -105,18 +105,21 @@ TERMS = FACTS.terms("a0", "a1")
 NAME = "agents/a0/ledger/a0-a1.jsonl"
 
 
-def export_of(records: list[Record], exporter: str = "a0") -> bytes:
-    return export_channel(TERMS, exporter, KEYS[exporter], records)
+OPEN = range(WINDOWS)
+
+
+def export_of(records: list[Record], exporter: str = "a0", opened: Container[int] = OPEN) -> bytes:
+    return export_channel(TERMS, exporter, KEYS[exporter], records, opened)
 
 
 GOOD = export_of(RECORDS["a0", "a1"])
 
 
-def run_files() -> dict[tuple[str, str, str], ExportFile]:
+def run_files(opened: Container[int] = OPEN) -> dict[tuple[str, str, str], ExportFile]:
     files = {}
     for (lo, hi), records in RECORDS.items():
         for agent in (lo, hi):
-            data = export_channel(FACTS.terms(lo, hi), agent, KEYS[agent], records)
+            data = export_channel(FACTS.terms(lo, hi), agent, KEYS[agent], records, opened)
             name = f"agents/{agent}/ledger/{file_name(lo, hi)}"
             files[lo, hi, agent] = ExportFile(name, agent, data)
     return files
@@ -133,7 +136,7 @@ def test_a_true_export_is_clean_and_reads_back() -> None:
     assert audit.windows == (0, 1, 2)
     due = sum(500_000 * (2 - 3) * (window + 1) for window in range(WINDOWS))
     assert audit.position.balance == due
-    assert len(audit.claims) == 6 * WINDOWS
+    assert sum(len(bill.claims) for _, bill in audit.bills) == 6 * WINDOWS
     assert len(audit.bills) == 2 * WINDOWS
 
 
@@ -433,16 +436,21 @@ def test_a_missing_export_is_found() -> None:
     }
 
 
-def test_an_agent_that_claims_two_things_for_one_window_is_found() -> None:
-    files = run_files()
+@pytest.mark.parametrize(
+    ("opened", "code"), [(OPEN, "two-claims"), ((), "claims-differ"), ((0, 2), "claims-differ")]
+)
+def test_an_agent_that_claims_two_things_for_one_window_is_found(
+    opened: Container[int], code: str
+) -> None:
+    files = run_files(opened)
     terms = FACTS.terms("a0", "a2")
     claims = {**CLAIMS, ("a0", 1): claim("a0", 1, 3.5)}
     for agent in ("a0", "a2"):
-        data = export_channel(terms, agent, KEYS[agent], settle_edge(terms, claims))
+        data = export_channel(terms, agent, KEYS[agent], settle_edge(terms, claims), opened)
         files["a0", "a2", agent] = replace(files["a0", "a2", agent], data=data)
     findings = audit(files).findings
     assert {(f.edge, f.seq, f.code) for f in findings} == {
-        ("a0-a2", 2, "two-claims"),
+        ("a0-a2", 2, code),
         ("a0-a2", 2, "two-bills"),
     } | {("a1-a2", 2, "two-bills")}
 
@@ -488,3 +496,51 @@ def test_an_invented_claim_accuses_nobody_but_the_ends_that_signed_the_record() 
     found = {(f.edge, f.code) for f in audit(files).findings}
     assert ("a0-a1", "claim-signature") in found
     assert not any(code == "two-claims" for _, code in found)
+
+
+def test_an_export_shows_the_claims_of_opened_windows_only() -> None:
+    records = settle_edge(TERMS, CLAIMS)
+    for opened in ((), (1,), OPEN):
+        data = export_of(records, opened=opened)
+        for window in OPEN:
+            shown = [c.body.hex() in data.decode() for c in _claims_of(window)]
+            assert shown == [window in opened] * len(KEYS)
+
+
+def _claims_of(window: int) -> list[SignedClaim]:
+    return [CLAIMS[agent, window] for agent in KEYS]
+
+
+def test_sealed_exports_are_audited_without_recomputing_and_the_audit_says_so() -> None:
+    for opened, recomputed in (((), 0), ((1,), 3), (OPEN, 9)):
+        result = audit(run_files(opened))
+        assert result.findings == () == result.notes
+        assert (result.recomputed, result.bills) == (recomputed, 9)
+        assert result.nets == {"a0": 9_000_000, "a1": 0, "a2": -9_000_000}
+
+
+def test_claims_at_hand_open_sealed_exports() -> None:
+    held = {c.digest: c for c in CLAIMS.values()}
+    result = audit_run(run_files(()).values(), FACTS, held)
+    assert (result.findings, result.recomputed, result.bills) == ((), 9, 9)
+    # A bill is opened whole or not at all, and other claims open nothing.
+    del held[CLAIMS["a2", 1].digest]
+    held[bytes(32)] = claim("a2", 1, 8.0)
+    assert audit_run(run_files(()).values(), FACTS, held).recomputed == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"run": bytes(32)}, "bill-run"),
+        ({"rule": "norm:9.0"}, "bill-rule"),
+        ({"claims": (bytes(32),)}, "bill-claims"),
+        ({"rows": (Row("a1", 5, 0), Row("a2", -5, 0)), "claims": ()}, "bill-claims"),
+        ({"rows": (Row("a1", 0, 0), Row("b0", 0, 0))}, "bill-claims"),
+        ({"rows": (Row("a1", 5, 0), Row("a2", 0, 0))}, "bill-sum"),
+    ],
+)
+def test_a_sealed_bill_is_judged_by_all_that_it_shows(changes: dict[str, Any], code: str) -> None:
+    lo, hi = billed("a0", LAST), billed("a1", LAST)
+    altered = SignedBill.sign(replace(lo.bill(), **changes), (), KEYS["a0"])
+    assert with_bills(altered, hi.sealed()) == [(WINDOWS, code)]

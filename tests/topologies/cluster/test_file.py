@@ -367,3 +367,15 @@ def test_the_digest_is_of_little_endian_float32() -> None:
     vector = np.array([1.0, -2.5], dtype=np.float32)
     assert model_digest(vector) == model_digest(vector.astype(">f4"))
     assert model_digest(vector) != model_digest(vector[::-1])
+
+
+@pytest.mark.parametrize(
+    ("batch", "steps", "told"),
+    [(1, 1, "1 sample ("), (2, 2, "4 samples ("), (4, 1, "4 samples ("), (5, 1, ""), (1, 5, "")],
+)
+def test_settings_that_show_records_to_neighbours_are_told(
+    batch: int, steps: int, told: str
+) -> None:
+    task = TaskSettings(name="digits", parameters=10**6, model_digest=DIGEST, batch_size=batch)
+    cluster = make(task=task, algorithm=AlgorithmSettings(local_steps=steps))
+    assert told in (cluster.exposure or "") if told else cluster.exposure is None

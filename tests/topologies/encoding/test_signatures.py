@@ -162,3 +162,11 @@ def test_no_domain_is_the_beginning_of_another() -> None:
     }
     assert {"candor/hello/v1", "candor/statement/v2", "candor/claim/v1"} <= found
     assert not [(a, b) for a in found for b in found if a != b and a.startswith(b)]
+
+
+def test_salts_are_the_keys_own_and_do_not_change() -> None:
+    key = SigningKey(b"\x07" * 32)
+    assert key.salt(b"a", b"b") == SigningKey(b"\x07" * 32).salt(b"ab")
+    salts = {key.salt(b"a"), key.salt(b"b"), SigningKey(b"\x08" * 32).salt(b"a")}
+    assert len(salts) == 3
+    assert {len(salt) for salt in salts} == {16}

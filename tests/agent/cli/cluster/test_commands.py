@@ -436,3 +436,16 @@ def test_every_subcommand_helps_with_an_example(name: str) -> None:
     result = run(name, "--help")
     assert result.exit_code == 0
     assert f"candor cluster {name}" in result.output
+
+
+def test_settings_that_show_records_are_warned_of(keys_root: Path, tmp_path: Path) -> None:
+    output = tmp_path / "c.toml"
+    local = ("--base-port", "7000", "--keys-root", keys_root, "--topology", "ring", "--agents", 4)
+    words = (*NEW, "-o", output, *local, "--batch-size", 1, "--local-steps", 1)
+    made = run(*words)
+    assert made.stderr.startswith("warning: every update is of 1 sample (")
+    checked = run("check", output, "--no-dial", "--no-task")
+    assert checked.stderr == made.stderr
+    shown = run("check", output, "--no-dial", "--no-task", "--json")
+    assert json.loads(shown.output)["warnings"] == [made.stderr.removeprefix("warning: ").strip()]
+    assert run(*words[:-4]).stderr == ""
