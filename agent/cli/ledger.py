@@ -15,7 +15,7 @@ from candor.agent.daemon.status import data_dirs, read_status
 from candor.agent.exits import VERIFICATION_FAILED
 from candor.agent.runs.ledger_audit import audit_run_directory, read_export
 from candor.mechanisms.ledger.audit import Finding, RunAudit, audit_export
-from candor.mechanisms.payments.credits import format_credits, paid_text
+from candor.mechanisms.payments.credits import CREDIT, format_credits, paid_text
 from candor.topologies.cluster.file import load_cluster
 from candor.topologies.specs.specs import ConfigurationError
 
@@ -54,16 +54,10 @@ def show(directory: Path, as_json: bool) -> None:
       candor ledger show /var/lib/candor/a3
       candor ledger show runs/demo --json
     """
-    found = data_dirs(directory, STORE_NAME)
-    if not found:
-        raise ConfigurationError(
-            f"{directory}: no {STORE_NAME} here, in {AGENTS_NAME}/* or in *; name the data "
-            "directory of an agent, a folder of such or the directory of a run"
-        )
     from candor.agent.runs.channels import channel_rows, opened  # with torch behind it
 
     shown = {}
-    for path in found:
+    for path in _with_ledgers(directory):
         with opened(path) as store:
             shown[path.resolve().name] = channel_rows(store)
     if as_json:
@@ -73,6 +67,17 @@ def show(directory: Path, as_json: bool) -> None:
         click.echo(f"{name}")
         for row in channels:
             click.echo(_channel_line(row))
+    click.echo(CREDIT)
+
+
+def _with_ledgers(directory: Path) -> list[Path]:
+    found = data_dirs(directory, STORE_NAME)
+    if not found:
+        raise ConfigurationError(
+            f"{directory}: no {STORE_NAME} here, in {AGENTS_NAME}/* or in *; name the data "
+            "directory of an agent, a folder of such or the directory of a run"
+        )
+    return found
 
 
 def _channel_line(row: dict[str, Any]) -> str:
@@ -95,6 +100,41 @@ def _owed(lo: str, hi: str, balance_lo: int) -> str:
         return f"{lo} and {hi} are even"
     debtor, creditor = (hi, lo) if balance_lo > 0 else (lo, hi)
     return f"{debtor} owes {creditor} {format_credits(abs(balance_lo))}"
+
+
+@command.command()
+@click.argument("directory", type=FOLDER)
+@click.option("--window", type=click.IntRange(min=0), help="This window only, with all grounds.")
+@json_option
+def explain(directory: Path, window: int | None, as_json: bool) -> None:
+    """Say why an agent was charged: by window and neighbour what each term of the payment rule
+    asked for, for which rounds, and what would have been free.
+
+    DIRECTORY is the data directory of an agent, a folder of such or the directory of a run. Each
+    end of an edge bills the other, and the edge settles the difference. A term asks for what is
+    beyond its free range, where honest agents are taken to be, times its price; what others of the
+    neighbourhood are charged is shared out, so that much of what passes along an edge is handed on.
+
+    \b
+    Examples:
+      candor ledger explain /var/lib/candor/a3
+      candor ledger explain runs/demo --window 2 --json
+    """
+    from candor.agent.runs.charges import explained, settled_windows, told
+
+    shown = {}
+    for path in _with_ledgers(directory):
+        settled = settled_windows(path)
+        some = [one for one in settled if window in (None, one.window)]
+        shown[path.resolve().name] = some
+        if not as_json:
+            click.echo(path.resolve().name)
+            for line in told(some, window):
+                click.echo(f"  {line}")
+    if as_json:
+        click.echo(json.dumps({"agents": {a: explained(s) for a, s in shown.items()}}, indent=2))
+    else:
+        click.echo(CREDIT)
 
 
 @command.command()

@@ -22,6 +22,8 @@ _PAYMENTS_SHOWN_MAX = 12
 # Agents in it, likewise: a simulated run may have thousands.
 _AGENTS_SHOWN_MAX = 40
 
+_PAID_TITLE = "who paid whom, in credits (one stands for a unit of training loss)"
+
 _ENDS = ("done", "interrupted", "failed")
 _STATE_STYLES: Mapping[str, str] = {"done": "green", "failed": "bold red", "starting": "dim"}
 
@@ -255,7 +257,7 @@ def _who_paid_whom(payments: Sequence[tuple[str, str, int]]) -> Group:
         table.add_row(_sentence("{} paid {}", payer, receiver), format_credits(amount))
     more = len(payments) - _PAYMENTS_SHOWN_MAX
     rest = [Text(f"and {more} smaller payments")] if more > 0 else []
-    return Group(Text("who paid whom, in credits", style="bold"), table, *rest, "")
+    return Group(Text(_PAID_TITLE, style="bold"), table, *rest, "")
 
 
 def _outcome(summary: Mapping[str, object], run_dir: Path | None) -> Group:

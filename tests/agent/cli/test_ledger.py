@@ -30,6 +30,7 @@ from candor.mechanisms.ledger.channel import (
     StoreRecord,
     Transmit,
 )
+from candor.mechanisms.payments.credits import CREDIT
 from candor.network.identity import Identity
 from candor.topologies.cluster.file import (
     AgentEntry,
@@ -270,6 +271,7 @@ def test_show_lists_the_channels_of_an_agent_and_of_a_run(run_dir: Path) -> None
     result = ledger("show", run_dir / "agents" / "a1")
     assert result.exit_code == 0
     assert "a0-a1  record 2, up to window 1: a1 owes a0 1.000000" in result.output
+    assert result.output.endswith(f"{CREDIT}\n")
     told = json.loads(ledger("show", run_dir, "--json").output)
     assert told == json.loads(ledger("show", run_dir / "agents", "--json").output)
     assert list(told["agents"]) == ["a0", "a1", "a2"]
@@ -407,6 +409,6 @@ def test_export_refuses_keys_and_databases_of_others(run_dir: Path, tmp_path: Pa
         assert "cannot write exports" in str(result.exception)
 
 
-@pytest.mark.parametrize("name", ["show", "verify", "audit", "export"])
+@pytest.mark.parametrize("name", ["show", "explain", "verify", "audit", "export"])
 def test_every_command_shows_an_example(name: str) -> None:
     assert f"candor ledger {name} " in ledger(name, "--help").output
