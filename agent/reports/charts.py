@@ -2,12 +2,15 @@
 
 Arrays and names in, bytes of SVG (or PNG) out; what the numbers mean is the report's business. The
 colours come from Paul Tol's muted scheme, which colour-blind readers can tell apart, and every line
-carries its name at its end, so that no chart depends on colour alone. The first chart loads
-matplotlib.
+carries its name at its end, so that no chart depends on colour alone. Charts of pages come in two
+widths, as letters that fit a desk are too small on a phone. The first chart loads matplotlib, which
+is an extra: daemons draw nothing.
 """
 
+import importlib.util
 import io
 import math
+import textwrap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +18,8 @@ from itertools import cycle, repeat
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
+
+from candor.topologies.specs.specs import ConfigurationError
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -32,6 +37,9 @@ _PALETTE = (
     "#661100", "#aa4499", "#225555", "#aa9977",
 )  # fmt: skip
 _MARKED_PALETTE = ("#cc3311", "#ee7733", "#882255", "#cc6677")
+
+WIDE_IN, NARROW_IN = 7.4, 3.9
+"""How wide charts of pages are drawn, in inches."""
 
 # More lines than this cannot each have a colour and a name: the unmarked ones turn grey.
 NAMED_LINES_MAX = len(_PALETTE)
@@ -64,6 +72,12 @@ _STYLE: Any = {
 }
 
 
+def require() -> None:
+    """Raises ConfigurationError where charts cannot be drawn."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigurationError("drawing needs matplotlib: pip install 'candor[report]'")
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """A named line: `rounds` and `values` have one length; a marked line stands out."""
@@ -83,11 +97,12 @@ def lines_by_round(
     stepped: bool = False,
     across: str = "round",
     lowest: float | None = None,
+    width_in: float = WIDE_IN,
 ) -> bytes:
     """Lines over rounds, or what else goes `across`, each named at its end; references are dashed
     horizontal lines; stepped ones hold their value until the next round; what is below `lowest`
     leaves the picture."""
-    with _canvas(7.4, 3.5) as (figure, axes):
+    with _canvas(width_in, 3.5) as (figure, axes):
         drawn = [_finite(line) for line in lines]
         points = sum(len(line.values) for line in drawn)
         ends: list[tuple[float, str, str]] = []
@@ -101,7 +116,7 @@ def lines_by_round(
             axes.axhline(value, color=INK, linestyle=(0, (4, 3)), linewidth=1.1)
             ends.append((value, name, INK))
         if logarithmic:
-            axes.set_yscale("log")
+            _logarithmic(axes)
         axes.margins(x=0.01)
         if lowest is not None and axes.get_ylim()[0] < lowest:
             axes.set_ylim(bottom=lowest)
@@ -125,11 +140,12 @@ def intervals(
     quantity: str,
     references: Mapping[str, float],
     reach: float,
+    width_in: float = WIDE_IN,
 ) -> bytes:
     """Means with their intervals, a row a name and a colour a kind, the first row at the top; what
     is beyond -`reach` to `reach` leaves the picture; references are dashed vertical lines, named in
     the legend."""
-    with _canvas(7.4, 1.6 + 0.32 * len(rows)) as (figure, axes):
+    with _canvas(width_in, 1.6 + 0.32 * len(rows)) as (figure, axes):
         for at, (kind, colour) in enumerate(zip(kinds, (FAINT, RECEIVED), strict=True)):
             below = [row + 0.3 * at for row in range(len(rows))]
             means, lows, highs = np.array([row.spans[at] for row in rows]).reshape(-1, 3).T
@@ -152,10 +168,14 @@ def intervals(
 
 
 def histogram(
-    values: Sequence[float], quantity: str, of: str, references: Mapping[str, float]
+    values: Sequence[float],
+    quantity: str,
+    of: str,
+    references: Mapping[str, float],
+    width_in: float = WIDE_IN,
 ) -> bytes:
     """How many (`of` what) lie where; references are dashed vertical lines, named in a legend."""
-    with _canvas(7.4, 3.0) as (figure, axes):
+    with _canvas(width_in, 3.0) as (figure, axes):
         axes.hist(values, bins=_BINS, color=RECEIVED, edgecolor="white", linewidth=0.5)
         for (name, at), colour in zip(references.items(), cycle(_MARKED_PALETTE), strict=False):
             axes.axvline(at, color=colour, linestyle=(0, (4, 3)), linewidth=1.4, label=name)
@@ -170,10 +190,11 @@ def payment_graph(
     balances: Mapping[str, int],
     payments: Sequence[tuple[str, str, int]],
     marks: Mapping[str, str],
+    width_in: float = WIDE_IN,
 ) -> bytes:
     """The graph with arrows from payer to receiver; `balances` and `payments` in micro-credits,
     `marks` name the nodes that stand out."""
-    with _canvas(7.4, 5.0) as (figure, axes):
+    with _canvas(width_in, min(5.0, width_in)) as (figure, axes):
         positions = _placed(axes, graph)
         _draw_edges(axes, positions, graph.edges, payments)
         scale = max((abs(balance) for balance in balances.values()), default=0) or 1
@@ -217,6 +238,7 @@ def topology_graph(graph: "nx.Graph[str]", marks: Collection[str], form: ImageFo
 
 @contextmanager
 def _canvas(width_in: float, height_in: float) -> "Iterator[tuple[Figure, Axes]]":
+    require()
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -265,11 +287,24 @@ def _draw_line(
 def _label_axes(axes: "Axes", quantity: str, across: str, *, whole: bool = True) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_title(quantity, loc="left", fontsize=9.5, pad=8)
+    inches = axes.bbox.width / axes.figure.dpi
+    axes.set_title(textwrap.fill(quantity, int(14 * inches)), loc="left", fontsize=9.5, pad=8)
     axes.set_xlabel(across)
     if whole:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(length=0)
+
+
+def _logarithmic(axes: "Axes") -> None:
+    """Plain numbers; of few decades 1, 2 and 5. Those of matplotlib are mark-up, which is off."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    few = math.log10(high / low) < 3
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _name_ends(figure: "Figure", axes: "Axes", ends: Sequence[tuple[float, str, str]]) -> None:

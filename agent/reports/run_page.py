@@ -6,6 +6,7 @@ from the run directory is escaped. Not an audit: it repeats the verdict that the
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ def _payments(run: RunDirectory) -> str:
         payment for payment in payments_of(run.summary.get("edges")) if {*payment[:2]} <= {*graph}
     ]
     picture = image(
-        payment_graph(graph, run.balances, payments, run.strategies),
+        partial(payment_graph, graph, run.balances, payments, run.strategies),
         f"The graph of the run with {graph.number_of_edges()} edges and who paid whom",
     )
     rows = [
@@ -241,8 +242,8 @@ def _lines_card(
     `lines_by_round` takes it."""
     if not any(line.values for line in lines):
         return card(title, "", "<p>Nothing was recorded of it.</p>")
-    drawing = lines_by_round(lines, quantity, **drawn)
-    return card(title, caption, image(drawing, f"{title}: {quantity} by round"))
+    draw = partial(lines_by_round, lines, quantity, **drawn)
+    return card(title, caption, image(draw, f"{title}: {quantity} by round"))
 
 
 def _line(run: RunDirectory, one: AgentRun, points: Sequence[tuple[int, float]]) -> Line:

@@ -262,7 +262,7 @@ def _sketch_width(cluster: Mapping[str, Any]) -> int | None:
 
 
 def _sketch_rounds(rows: int, rounds: Sequence[RoundMetrics]) -> list[int]:
-    """The round of each row: those of the metrics, or 1, 2, … where the counts differ."""
-    if rows == len(rounds):
-        return [one.round for one in rounds]
-    return list(range(1, rows + 1))
+    """The round of each row: that of its line of metrics; those after the last line count on."""
+    known = [one.round for one in rounds[:rows]]
+    first = known[-1] + 1 if known else 1
+    return known + list(range(first, first + rows - len(known)))

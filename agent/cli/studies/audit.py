@@ -98,10 +98,12 @@ def command(
       candor audit --agents 10 --topology erdos-renyi:p=0.4 --task digits \\
           --rounds 160 --local-steps 1 --step-size 0.1 --step-decay 0
     """
+    from candor.agent.reports import charts
     from candor.agent.studies.audit import report as audit_report
     from candor.agent.studies.audit.runs import ask  # imports torch
     from candor.agent.studies.audit.verdicts import audit, chosen_strategies
 
+    charts.require()
     clusters = [_cluster(asked, asked["seed"] + i) for i in range(seeds)]
     files = asked["data_root"], asked["initial"]
     question = ask(clusters, agent, price, competition, epsilon, *files)

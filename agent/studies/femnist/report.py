@@ -5,6 +5,7 @@ Nothing is trained or read here.
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from candor.agent.reports.charts import Line, histogram, lines_by_round
@@ -137,11 +138,12 @@ def _rewards(rule: Rule, measured: Measured, prices: Sequence[float]) -> str:
         )
         for price in prices
     ]
-    drawing = lines_by_round(lines, "mean reward of group A", across="aggressiveness of group A")
+    across = "aggressiveness of group A"
+    draw = partial(lines_by_round, lines, "mean reward of group A", across=across)
     return card(
         f"Reward by aggressiveness: {rule}",
         f"The test loss of the final model less net payments; {RULES[rule]}.",
-        image(drawing, "mean reward of group A by its aggressiveness, a line for each price"),
+        image(draw, "mean reward of group A by its aggressiveness, a line for each price"),
     )
 
 
@@ -151,13 +153,13 @@ def _payments(rule: Rule, measured: Measured, price: float) -> str:
         "a tenth of the damage": measured.damage / 10,
     }
     values = (price * measured.honest_charges).ravel().tolist()
-    drawing = histogram(values, f"net payment at C = {price:.2g}", "writers", references)
+    draw = partial(histogram, values, f"net payment at C = {price:.2g}", "writers", references)
     return card(
         f"What honest writers pay: {rule}",
         "When all are honest: each writer's net payment over all steps, in each run; below 0 it "
         "receives. At the price from which reward falls, if there is one. Damage is what "
         "the largest aggressiveness of group A costs in test loss.",
-        image(drawing, "histogram of the net payments of honest writers"),
+        image(draw, "histogram of the net payments of honest writers"),
     )
 
 

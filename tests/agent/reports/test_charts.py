@@ -1,6 +1,8 @@
 """The drawings: names that do not cover each other, and the same bytes for the same numbers."""
 
 import math
+import re
+import sys
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 
@@ -11,16 +13,20 @@ from hypothesis import strategies as st
 
 from candor.agent.reports.charts import (
     NAMED_LINES_MAX,
+    NARROW_IN,
+    WIDE_IN,
     Line,
     _colours,
     _spread,
     histogram,
     lines_by_round,
     positions_of,
+    require,
     topology_graph,
 )
 from candor.agent.reports.charts import payment_graph as draw_graph
 from candor.topologies.graphs import graphs
+from candor.topologies.specs.specs import ConfigurationError
 
 _heights = st.lists(st.floats(-2, 2), max_size=12)
 
@@ -58,6 +64,35 @@ def test_values_without_a_finite_number_are_left_out_of_a_line() -> None:
 def test_a_drawing_is_svg_and_takes_dollar_signs_literally() -> None:
     drawing = lines_by_round([Line("$a_0", [1, 2], [1.0, 2.0])], "a $ b $ c")
     assert ElementTree.fromstring(drawing).tag.endswith("svg")
+
+
+@pytest.mark.parametrize("width_in", [WIDE_IN, NARROW_IN])
+@pytest.mark.parametrize("top", [2.0, 30.0, 4e6])
+def test_a_logarithmic_axis_has_plain_numbers(top: float, width_in: float) -> None:
+    line = Line("a0", [1, 2], [0.9, top])
+    drawing = lines_by_round([line], "norm", logarithmic=True, width_in=width_in).decode()
+    # Each text is followed, in a comment, by what it says.
+    said = re.findall(r"<!-- (.*?) -->", drawing)
+    assert "1" in said
+    assert "1000" in said or top < 1000
+    assert not any("mathdefault" in text or "$" in text for text in said)
+
+
+def test_a_long_title_is_wrapped_where_the_chart_is_narrow() -> None:
+    line, title = Line("a0", [1, 2], [1.0, 2.0]), "distance of the models from their mean (rms)"
+    wide, narrow = (
+        lines_by_round([line], title, width_in=inches).decode() for inches in (WIDE_IN, NARROW_IN)
+    )
+    assert f"<!-- {title} -->" in wide
+    assert f"<!-- {title} -->" not in narrow
+
+
+def test_without_matplotlib_there_is_one_line_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    require()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for draw in (require, lambda: lines_by_round([Line("a0", [1], [1.0])], "loss")):
+        with pytest.raises(ConfigurationError, match=r"pip install 'candor\[report\]'"):
+            draw()
 
 
 def test_a_histogram_is_svg_and_the_same_for_the_same_values() -> None:
