@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
@@ -13,13 +13,12 @@ from candor.agent.core.terms import audit_facts
 from candor.agent.daemon.exports import AGENTS_NAME, write_exports
 from candor.agent.daemon.status import data_dirs, read_status
 from candor.agent.exits import VERIFICATION_FAILED
+from candor.agent.runs.data_dirs import STORE_NAME
 from candor.agent.runs.ledger_audit import audit_run_directory, read_export
 from candor.mechanisms.ledger.audit import Finding, RunAudit, audit_export
 from candor.mechanisms.payments.credits import CREDIT, format_credits, paid_text
 from candor.topologies.cluster.file import load_cluster
 from candor.topologies.specs.specs import ConfigurationError
-
-STORE_NAME: Final = "ledger.sqlite"
 
 
 @click.group("ledger")
@@ -245,7 +244,8 @@ def audit(context: click.Context, run_dir: Path, as_json: bool) -> None:
     """Audit all ledgers of a run; exit 3 and name file, edge and record when one does not hold.
 
     RUN_DIR is a run's directory, with cluster.toml and agents/ID/ledger, or a folder of data
-    directories that all have the same cluster file.
+    directories that all have the same cluster file. Of one data directory alone, the edges of its
+    agent are audited, each from that end.
 
     Checks every signature, recomputes every payment from the signed claims through the run's rule,
     compares both ends of each edge, and adds up what every agent received. Then says who would pay
@@ -284,12 +284,14 @@ def _print_audit(run_id: str, result: RunAudit) -> None:
         click.echo(f"{edge.lo}-{edge.hi}  {edge.windows} windows{paid}: {owed}{late}")
     for agent, net in result.nets.items():
         click.echo(f"{agent} received {format_credits(net, signed=True)} net")
-    click.echo(f"sum of all nets: {format_credits(sum(result.nets.values()), signed=True)}")
+    if result.whole:
+        click.echo(f"sum of all nets: {format_credits(sum(result.nets.values()), signed=True)}")
     for debtor, creditor, amount in result.transfers:
         click.echo(f"to settle: {debtor} pays {creditor} {format_credits(amount)}")
     _print_findings(result.findings)
     verdict = f"violated, {len(result.findings)} findings" if result.findings else "ok"
-    click.echo(f"ledger audit of {run_id}: {verdict}")
+    seen = "" if result.whole else f", as {', '.join(result.nets)} has it"
+    click.echo(f"ledger audit of {run_id}{seen}: {verdict}")
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:

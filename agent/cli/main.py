@@ -28,7 +28,7 @@ COMMANDS: Final = {
     "status": "Show what an agent, or every agent of a run, is doing.",
     "ledger": "Show, verify, audit and export signed ledgers.",
     "evidence": "Check a proof of misbehaviour with the cluster file alone.",
-    "report": "Make one HTML page of a run directory.",
+    "report": "Make one HTML page of a run, or of one agent of it.",
     "audit": "Say whether any lie pays, and at which price none does.",
     "games": "Hold the theory of when lies pay against games as played.",
     "femnist": "Train with competing writers, and find the price at which noise does not pay.",

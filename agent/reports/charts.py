@@ -117,6 +117,8 @@ def lines_by_round(
             ends.append((value, name, INK))
         if logarithmic:
             _logarithmic(axes)
+        else:
+            axes.ticklabel_format(axis="y", scilimits=(-6, 6))  # a credit has six decimals
         axes.margins(x=0.01)
         if lowest is not None and axes.get_ylim()[0] < lowest:
             axes.set_ylim(bottom=lowest)
@@ -518,4 +520,6 @@ def _text(axes: "Axes", at: Point, text: str, *, size: float, colour: str) -> No
 
 def _short(micro_credits: int, *, signed: bool = False) -> str:
     """Credits to three significant digits, for a drawing; the tables have them all."""
-    return f"{micro_credits / 1e6:{'+' if signed else ''}.3g}"
+    return np.format_float_positional(
+        micro_credits / 1e6, precision=3, fractional=False, trim="-", sign=signed
+    )

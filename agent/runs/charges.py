@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from candor.agent.core.terms import bill_terms
-from candor.agent.daemon.exports import CLUSTER_NAME
-from candor.agent.daemon.status import read_status
 from candor.agent.runs.channels import opened
+from candor.agent.runs.data_dirs import cluster_beside, owner
 from candor.mechanisms.ledger.bodies import SETTLEMENT, Body, LedgerViolation
 from candor.mechanisms.ledger.records import check_evidence
 from candor.mechanisms.payments.bills import BillError, BillTerms, SignedBill, check_bill
 from candor.mechanisms.payments.credits import AmountError, format_credits
 from candor.mechanisms.payments.explanations import Explanation, Look, TermCharge, explain
-from candor.topologies.cluster.file import Cluster, load_cluster
 from candor.topologies.encoding.canonical import MalformedError
 from candor.topologies.specs.specs import ConfigurationError
 
@@ -42,16 +40,6 @@ class Settled:
     own: Explanation | None
 
 
-def cluster_beside(data_dir: Path) -> Cluster:
-    """The cluster file in a data directory, or in the run directory that it is in.
-
-    Raises:
-        ConfigurationError: there is none, or it is not one.
-    """
-    places = (data_dir / CLUSTER_NAME, data_dir.resolve().parents[1] / CLUSTER_NAME)
-    return load_cluster(next((path for path in places if path.exists()), places[0]))
-
-
 def settled_windows(data_dir: Path) -> list[Settled]:
     """What an agent has settled with its neighbours, by window and neighbour.
 
@@ -64,7 +52,9 @@ def settled_windows(data_dir: Path) -> list[Settled]:
     with opened(data_dir) as store:
         channels = [(channel, store.records(channel.channel_id)) for channel in store.channels()]
     ends = [{channel.lo, channel.hi} for channel, _ in channels]
-    agent = _owner(data_dir, ends)
+    agent = owner(data_dir)
+    if not all(agent in pair for pair in ends):
+        raise ConfigurationError(f"{data_dir}: not the ledgers of {agent}")
     for channel, records in channels:
         peer = channel.hi if channel.lo == agent else channel.lo
         for seq, record in enumerate(records):
@@ -96,15 +86,19 @@ def _settled(
     return Settled(agent, peer, body.window, paid, theirs, own)
 
 
-def _owner(data_dir: Path, ends: Sequence[set[str]]) -> str:
-    """Whose database it is: the agent of the status, else that of the directory's name."""
-    try:
-        agent = read_status(data_dir).agent
-    except ConfigurationError:
-        agent = data_dir.resolve().name
-    if not all(agent in pair for pair in ends):
-        raise ConfigurationError(f"{data_dir}: not the ledgers of {agent}")
-    return agent
+def charged_by_term(settled: Sequence[Settled]) -> dict[tuple[str, str], tuple[int, int, int]]:
+    """By neighbour and term: what the agent pays by the neighbour's bills, what it pays (below 0:
+    is paid) by its own, and the sum; micro-credits, of terms that came to anything."""
+    sums: dict[tuple[str, str], list[int]] = {}
+    for one in settled:
+        for place, sign, bill in ((0, 1, one.theirs), (1, -1, one.own)):
+            for name, amount in _amounts(bill) if bill is not None else ():
+                sums.setdefault((one.peer, name), [0, 0])[place] += sign * amount
+    return {key: (a, b, a + b) for key, (a, b) in sorted(sums.items()) if a or b}
+
+
+def _amounts(bill: Explanation) -> list[tuple[str, int]]:
+    return [*((term.name, term.amount) for term in bill.terms), ("rounding", bill.rounding)]
 
 
 def explained(settled: Sequence[Settled]) -> list[dict[str, Any]]:

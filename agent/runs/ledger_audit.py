@@ -5,6 +5,7 @@ from typing import Final
 
 from candor.agent.core.terms import audit_facts
 from candor.agent.daemon.exports import AGENTS_NAME, CLUSTER_NAME, LEDGER_NAME
+from candor.agent.runs.data_dirs import cluster_beside, is_data_dir, owner
 from candor.mechanisms.ledger.audit import ExportFile, RunAudit, audit_run
 from candor.mechanisms.ledger.export import LINE_BYTES_MAX
 from candor.topologies.cluster.file import Cluster, load_cluster
@@ -24,26 +25,30 @@ def read_export(path: Path) -> bytes:
 
 
 def audit_run_directory(run_dir: Path) -> tuple[Cluster, RunAudit]:
-    """Judge all exports in a run directory by its cluster file, or those in a folder of data
-    directories by the one that they have in common.
+    """Judge all exports in a run directory by its cluster file, those in a folder of data
+    directories by the one that they have in common, or those of one data directory.
 
     Raises:
         ConfigurationError: no readable cluster file, several, or no export at all where the rule
             settles.
     """
-    cluster, agents_dir = _run_in(run_dir)
+    own = is_data_dir(run_dir)
+    cluster, agents_dir = (cluster_beside(run_dir), run_dir) if own else _run_in(run_dir)
     facts = audit_facts(cluster)
-    paths = sorted(agents_dir.glob(f"*/{LEDGER_NAME}/*.jsonl"))
+    place = f"{LEDGER_NAME}/*.jsonl" if own else f"*/{LEDGER_NAME}/*.jsonl"
+    paths = sorted(agents_dir.glob(place))
     if not paths and facts.edges and facts.settles:
+        where = agents_dir.relative_to(run_dir) / Path(place).parent
         raise ConfigurationError(
-            f"{run_dir}: no ledger exports in {agents_dir.relative_to(run_dir) / '*' / LEDGER_NAME}"
+            f"{run_dir}: no ledger exports in {where}"
             "; daemons write them when they end, `candor ledger export` at any time"
         )
+    agent = owner(run_dir) if own else None
     files = [
-        ExportFile(str(path.relative_to(run_dir)), path.parts[-3], read_export(path))
+        ExportFile(str(path.relative_to(run_dir)), agent or path.parts[-3], read_export(path))
         for path in paths
     ]
-    return cluster, audit_run(files, facts)
+    return cluster, audit_run(files, facts, frozenset({agent}) if agent else None)
 
 
 def _run_in(run_dir: Path) -> tuple[Cluster, Path]:

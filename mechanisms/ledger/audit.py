@@ -49,7 +49,7 @@ class RunAudit:
 
     `nets`: by agent, what it received net and still has to receive outside the system; below 0 it
     owes. `transfers`: (from, to, micro-credits) that pay all of that off; none where nets do not
-    sum to 0.
+    sum to 0. `whole`: both ends of all edges were asked for, else nets are those of some agents.
     """
 
     findings: tuple[Finding, ...]
@@ -57,10 +57,14 @@ class RunAudit:
     edges: tuple[EdgeNet, ...]
     nets: Mapping[str, int]
     transfers: tuple[tuple[str, str, int], ...] = ()
+    whole: bool = True
 
 
-def audit_run(files: Iterable[ExportFile], facts: AuditFacts) -> RunAudit:
-    """Judge all exports of a run together, each edge from both of its ends."""
+def audit_run(
+    files: Iterable[ExportFile], facts: AuditFacts, agents: frozenset[str] | None = None
+) -> RunAudit:
+    """Judge all exports of a run together, each edge from both of its ends; of some `agents` alone,
+    their edges, of which nobody else must have left an export."""
     audits: dict[tuple[str, str, str], ExportAudit] = {}
     findings: list[Finding] = []
     for file in files:
@@ -70,11 +74,14 @@ def audit_run(files: Iterable[ExportFile], facts: AuditFacts) -> RunAudit:
     notes: list[Finding] = []
     edges: list[EdgeNet] = []
     nets = dict.fromkeys(facts.keys, 0)
-    for lo, hi in sorted(facts.edges):
+    asked = frozenset(facts.keys) if agents is None else agents
+    for lo, hi in sorted(edge for edge in facts.edges if not asked.isdisjoint(edge)):
         ends = [audits.get((lo, hi, agent)) for agent in (lo, hi)]
         if facts.settles:
             findings += [
-                _missing(lo, hi, a) for a, end in zip((lo, hi), ends, strict=True) if not end
+                _missing(lo, hi, a)
+                for a, end in zip((lo, hi), ends, strict=True)
+                if not end and a in asked
             ]
         known = [end for end in ends if end is not None]
         edge = _compare(lo, hi, known, findings, notes)
@@ -91,9 +98,12 @@ def audit_run(files: Iterable[ExportFile], facts: AuditFacts) -> RunAudit:
     if sum(nets.values()) != 0:
         detail = f"the nets of all agents sum to {sum(nets.values())}, not to 0"
         findings.append(Finding("run", "all", 0, "nets", detail))
-    else:
+    elif agents is None:
         transfers = net_transfers(nets)
-    return RunAudit(tuple(findings), tuple(notes), tuple(edges), nets, tuple(transfers))
+    else:
+        nets = {agent: net for agent, net in nets.items() if agent in agents}
+    whole = agents is None
+    return RunAudit(tuple(findings), tuple(notes), tuple(edges), nets, tuple(transfers), whole)
 
 
 def _missing(lo: str, hi: str, agent: str) -> Finding:

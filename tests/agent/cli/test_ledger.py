@@ -222,6 +222,22 @@ def test_a_folder_of_data_directories_is_audited_by_their_own_file(run_dir: Path
     assert ledger("audit", folder).exit_code == 3
 
 
+def test_one_data_directory_is_audited_from_that_end(run_dir: Path) -> None:
+    own = run_dir / "agents" / "a0"
+    audited = ledger("audit", own)
+    assert audited.exit_code == 0, audited.output
+    assert audited.output.splitlines()[:3] == [
+        "a0-a1  2 windows: a1 owes a0 1.000000",
+        "a0-a2  2 windows: a2 owes a0 2.000000",
+        "a0 received +3.000000 net",
+    ]
+    assert audited.output.splitlines()[3:] == ["ledger audit of demo, as a0 has it: ok"]
+    export_path(run_dir).unlink()
+    missing = ledger("audit", own)
+    assert missing.exit_code == 3
+    assert "edge a0-a1, seq 0: missing: a0 has left no export" in missing.output
+
+
 def test_a_directory_without_cluster_or_exports_is_bad_usage(
     run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
