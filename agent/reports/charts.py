@@ -46,8 +46,8 @@ NAMED_LINES_MAX = len(_PALETTE)
 # Above this many points vector lines make a page of megabytes: they are drawn as pixels.
 _VECTOR_POINTS_MAX = 20_000
 _LABELLED_NODES_MAX = 40
+_LABELLED_AN_INCH = 3  # agents with their balance in a picture of payments, twice as many by name
 _NAMED_NODES_MAX = 100  # of a drawing
-_LABELLED_EDGES_MAX = 24
 _ARROWS_MAX = 300
 _BINS = 60  # not as many as fit the values: one far away would ask for millions
 
@@ -198,15 +198,18 @@ def payment_graph(
     `marks` name the nodes that stand out."""
     with _canvas(width_in, min(5.0, width_in)) as (figure, axes):
         positions = _placed(axes, graph)
-        _draw_edges(axes, positions, graph.edges, payments)
+        labelled = int(_LABELLED_AN_INCH * width_in)
+        _draw_edges(axes, positions, graph.edges, payments, labelled)
         scale = max((abs(balance) for balance in balances.values()), default=0) or 1
         sides = _free_sides(positions)
         for node, position in positions.items():
             balance = balances.get(node, 0)
             share = math.copysign(math.sqrt(abs(balance) / scale), balance)  # small ones show too
             _draw_node(axes, position, share, marked=node in marks)
-            if len(positions) <= _LABELLED_NODES_MAX or node in marks:
-                _label_node(axes, position, sides[node], node, balance, marks.get(node))
+            mark = marks.get(node)
+            if len(positions) <= 2 * labelled or mark:
+                shown = balance if len(positions) <= labelled or mark else None
+                _label_node(axes, position, sides[node], node, shown, mark)
         axes.margins(0.16)
         return _rendered(figure)
 
@@ -415,6 +418,7 @@ def _draw_edges(
     positions: Mapping[str, Point],
     edges: Iterable[tuple[str, str]],
     payments: Sequence[tuple[str, str, int]],
+    edges_labelled_max: int,
 ) -> None:
     for u, v in edges:
         axes.plot(*zip(positions[u], positions[v], strict=True), color="#c9d0d6", lw=1.0, zorder=1)
@@ -436,7 +440,7 @@ def _draw_edges(
             },
             zorder=1.5,
         )
-        if len(payments) <= _LABELLED_EDGES_MAX:
+        if len(payments) <= edges_labelled_max:
             middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
             _text(axes, middle, _short(amount), size=7.5, colour="#4a5560")
 
@@ -479,10 +483,11 @@ def _free_sides(positions: Mapping[str, Point]) -> dict[str, Point]:
 
 
 def _label_node(
-    axes: "Axes", position: Point, side: Point, node: str, balance: int, mark: str | None
+    axes: "Axes", position: Point, side: Point, node: str, balance: int | None, mark: str | None
 ) -> None:
-    """The name and balance beside the node, on the given side."""
-    lines = [node, _short(balance, signed=True), *([mark] if mark else [])]
+    """The name, and the balance if given, beside the node, on the given side."""
+    amount = None if balance is None else _short(balance, signed=True)
+    lines = [line for line in (node, amount, mark) if line]
     _label(
         axes,
         "\n".join(lines),
@@ -492,8 +497,6 @@ def _label_node(
         fontsize=8.5,
         linespacing=1.25,
         fontweight="bold" if mark else "normal",
-        zorder=1.9,  # over the edges, under the nodes
-        bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.75},
     )
 
 
@@ -509,6 +512,8 @@ def _label(
         textcoords="offset points",
         ha="left" if across > 0.35 else "right" if across < -0.35 else "center",
         va="bottom" if up > 0.5 else "top" if up < -0.5 else "center",
+        zorder=1.9,  # over the edges, under the nodes
+        bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.75},
         **style,
     )
 

@@ -77,8 +77,8 @@ _STYLE = """
   :root { --ink: #e4e8ec; --faint: #9aa5b0; --line: #37414b; --paper: #1b2128; --desk: #12161b;
     --good: #6fcf97; --bad: #ff9c86; --alarm: #3a2320; --note: #ffc9a8; --noted: #4a3021;
     --link: #8db8ec; }
-  /* Charts are dark on nothing: lightness is turned over, hues stay. */
-  img { filter: invert(1) hue-rotate(180deg); }
+  /* Charts are dark on nothing: lightness is turned over, white becomes the paper, hues stay. */
+  img { filter: invert(.88) hue-rotate(180deg); }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--desk); color: var(--ink);
@@ -86,7 +86,8 @@ body { margin: 0; background: var(--desk); color: var(--ink);
 main { max-width: 60rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
 .kind { margin: 0; color: var(--faint); text-transform: uppercase; letter-spacing: .08em;
   font-size: .75rem; }
-h1 { margin: .1rem 0 .2rem; font-size: 2rem; line-height: 1.2; overflow-wrap: anywhere; }
+h1 { margin: .1rem 0 .2rem; font-size: clamp(1.4rem, 6vw, 2rem); line-height: 1.2;
+  overflow-wrap: anywhere; }
 h2 { margin: 0 0 .2rem; font-size: 1.2rem; }
 .lead, .caption { margin: 0 0 .9rem; color: var(--faint); overflow-wrap: anywhere; }
 .caption { font-size: .9rem; max-width: 44rem; }
@@ -99,12 +100,14 @@ h2 { margin: 0 0 .2rem; font-size: 1.2rem; }
 section { margin: 0 0 1.25rem; padding: 1.3rem 1.4rem; background: var(--paper);
   border: 1px solid var(--line); border-radius: .6rem; }
 img { display: block; width: 100%; height: auto; }
+picture + picture img { margin-top: 1.2rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem;
   font-variant-numeric: tabular-nums; }
 th { color: var(--faint); font-weight: 600; text-align: left; }
-th, td { padding: .38rem .8rem .38rem 0; border-bottom: 1px solid var(--line);
+th, td { padding: .38rem .6rem .38rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; }
+th:last-child, td:last-child { padding-right: 0; }
 .number { text-align: right; white-space: nowrap; }
 code { font: .85rem ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
 mark { background: var(--noted); color: var(--note); padding: .05rem .35rem; border-radius: .3rem; }

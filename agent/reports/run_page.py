@@ -35,6 +35,9 @@ _LOGARITHMIC_FROM = 20.0
 _PAYMENTS_SHOWN_MAX = 100
 
 _FINDINGS_SHOWN_MAX = 50
+_UNKNOWN = ("-", "unknown")
+_NO_PAYMENTS = "Nobody owes anybody anything."
+_NO_EDGES = "Only what each agent received in all is known here: daemons also settle edge by edge."
 
 _VERDICTS = {
     "ok": ("good", "ok"),
@@ -227,7 +230,7 @@ def _payments(run: RunDirectory) -> str:
     payments = [
         payment for payment in payments_of(run.summary.get("edges")) if {*payment[:2]} <= {*graph}
     ]
-    balances = run.balances
+    known, balances = "edges" in run.summary, run.balances
     if run.own:  # of the neighbours, what they have with this agent
         balances = {agent: _received(agent, payments) for agent in graph}
     picture = image(
@@ -242,12 +245,12 @@ def _payments(run: RunDirectory) -> str:
     title = f"All payments: {len(payments)}" if more <= 0 else f"The {len(rows)} largest payments"
     listed = table(("payer", "receiver", "#net, credits"), rows)
     listed = f"<details><summary>{title}</summary>{listed}</details>" if rows else ""
+    arrows = "Arrows run from payer to receiver, wider for more. " if known else ""
     return card(
-        "Who paid whom",
-        "Arrows run from payer to receiver, wider for more. Blue agents received, red ones paid; a "
-        "diamond marks an agent that does not report honestly. Numbers are net amounts in credits. "
-        f"{CREDIT}",
-        picture + (listed or "<p>Nobody owes anybody anything.</p>"),
+        "Who paid whom" if known else "Who paid, who received",
+        f"{arrows}Blue agents received, red ones paid; a diamond marks an agent that does not "
+        f"report honestly. Numbers are net amounts in credits. {CREDIT}",
+        picture + (listed or f"<p>{_NO_PAYMENTS if known else _NO_EDGES}</p>"),
     )
 
 
@@ -288,28 +291,29 @@ def _grounds(run: RunDirectory, notes: list[str]) -> str:
 def _agents(run: RunDirectory) -> str:
     if not run.agents:
         return ""
-    columns = ["agent", "strategy", "state", "#rounds", "#accuracy", "#balance", "#sent", "#missed"]
-    rows = [list(_agent_row(run, one)) for one in run.agents]
-    if "strategies" not in run.summary:  # nobody has said so
-        for cells in (columns, *rows):
-            del cells[1]
-    return card("Agents", _AGENTS_CAPTION, table(columns, rows))
+    columns = ("agent", "strategy", "state", "#rounds", "#accuracy", "#balance", "#sent", "#missed")
+    rows = [_agent_row(run, one) for one in run.agents]
+    # Of a simulation there is no state, of exports nothing but what they say.
+    known = [i for i in range(len(columns)) if any(row[i] not in _UNKNOWN for row in rows)]
+    kept = [[row[i] for i in known] for row in rows]
+    return card("Agents", _AGENTS_CAPTION, table([columns[i] for i in known], kept))
 
 
 def _agent_row(run: RunDirectory, one: AgentRun) -> tuple[str, ...]:
-    strategy = run.strategies.get(one.agent, "honest")
+    # Where no summary says so, nobody has.
+    strategy = run.strategies.get(one.agent, "honest" if "strategies" in run.summary else "-")
     last = one.rounds[-1] if one.rounds else None
     accuracy = section(run.summary, "accuracy").get(one.agent)
     missed = sum(len(row.missing) for row in one.rounds)
     return (
         f"<b>{escape(one.agent)}</b>",
-        escape(strategy) if strategy == "honest" else f"<mark>{escape(strategy)}</mark>",
+        escape(strategy) if strategy in ("honest", "-") else f"<mark>{escape(strategy)}</mark>",
         escape(one.status.state if one.status else "unknown"),
         str(last.round) if last else "-",
         format_share(mean_share(accuracy)),
         format_credits(run.balances.get(one.agent, 0)),
         format_bytes(one.status.bytes_sent) if one.status else "-",
-        str(missed),
+        str(missed) if one.rounds else "-",
     )
 
 

@@ -217,7 +217,7 @@ def render(verdict: Verdict, settings: Mapping[str, object]) -> str:
 
 def _settings(settings: Mapping[str, object]) -> str:
     rows = [(escape(name), f"<code>{escape(value)}</code>") for name, value in settings.items()]
-    return card("Settings", "", table(("setting", "value"), rows))
+    return card("Settings", "What was audited.", table(("setting", "value"), rows))
 
 
 def _header(verdict: Verdict, title: str) -> str:
@@ -297,7 +297,10 @@ def _cumulative(verdict: Verdict) -> str:
 
 def _table(verdict: Verdict) -> str:
     columns, rows = gains_table(verdict)
-    caption = "Per cent of the honest reward: without payments (free), and net of them (paid)."
+    caption = (
+        "What a lie gains, in per cent of the honest reward, above 0 it pays: without payments "
+        "(free) and net of them (paid), ± half a 95 % interval; and how much by half of the rounds."
+    )
     return card("Strategies", caption, table(columns, ([escape(c) for c in row] for row in rows)))
 
 

@@ -160,3 +160,22 @@ def test_a_graph_without_a_payment_is_drawn() -> None:
     graph: nx.Graph[str] = nx.Graph([("a0", "a1")])
     drawing = draw_graph(graph, {}, [], {})
     assert ElementTree.fromstring(drawing).tag.endswith("svg")
+
+
+@pytest.mark.parametrize(
+    ("agents", "width_in", "named", "told"),
+    [(8, WIDE_IN, True, True), (30, WIDE_IN, True, False), (20, NARROW_IN, True, False),
+     (30, NARROW_IN, False, False)],
+)  # fmt: skip
+def test_agents_are_labelled_as_far_as_there_is_room(
+    agents: int, width_in: float, named: bool, told: bool
+) -> None:
+    graph = graphs.build("ring", agents)
+    balances = {f"a{i}": 14 * (-1) ** i for i in range(agents)}
+    drawing = draw_graph(graph, balances, [("a1", "a0", 14)], {"a3": "zero"}, width_in).decode()
+    said = re.findall(r"<!-- (.*?) -->", drawing, re.DOTALL)
+    assert any(text.startswith("a3") for text in said)
+    assert "-0.000014" in drawing  # of a3, which stands out
+    assert any(text.startswith("a0") for text in said) == named
+    assert ("+0.000014" in drawing) == told
+    assert "e-05" not in drawing

@@ -150,6 +150,17 @@ def test_exports_alone_say_who_paid_whom(hosts: Path, tmp_path: Path) -> None:
     assert paid in whole
 
 
+def test_no_section_and_no_column_is_empty(hosts: Path, tmp_path: Path) -> None:
+    """Of exports alone there are neither curves nor states, and nobody has said who lies."""
+    shutil.copy(hosts / "a0" / "cluster.toml", tmp_path)
+    for agent in IDS:
+        shutil.copytree(hosts / agent / "ledger", tmp_path / agent / "ledger")
+    _, words = page_of(tmp_path)
+    assert "agent balance a0 " in words
+    for absent in ("Test accuracy", "Training loss", "Consensus", "strategy", "state", "unknown"):
+        assert absent not in words, absent
+
+
 def test_what_is_not_there_is_named_and_not_called_a_violation(hosts: Path, tmp_path: Path) -> None:
     for agent in IDS[:3]:
         shutil.copytree(hosts / agent, tmp_path / agent)
