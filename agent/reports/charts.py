@@ -49,6 +49,7 @@ _LABELLED_NODES_MAX = 40
 _LABELLED_AN_INCH = 3  # agents with their balance in a picture of payments, twice as many by name
 _NAMED_NODES_MAX = 100  # of a drawing
 _ARROWS_MAX = 300
+_GAP = 3.0  # times the usual distance of two points: beyond, a line is broken
 _BINS = 60  # not as many as fit the values: one far away would ask for millions
 
 # Typed as the library edge it is: the keys are known to some versions of its annotations only.
@@ -273,12 +274,23 @@ def _colours(lines: Sequence[Line]) -> list[str]:
     return [next(marked) if line.marked else next(plain) for line in lines]
 
 
+def _broken(line: Line) -> tuple[Sequence[float], Sequence[float]]:
+    """A line with a gap where many rounds are missing, as of an agent that was away."""
+    if len(line.rounds) < 2:
+        return line.rounds, line.values
+    steps = np.diff(line.rounds)
+    after = np.flatnonzero(steps > _GAP * np.median(steps)) + 1
+    rounds = np.insert(np.asarray(line.rounds, dtype=np.float64), after, np.nan)
+    return rounds.tolist(), np.insert(np.asarray(line.values), after, np.nan).tolist()
+
+
 def _draw_line(
     axes: "Axes", line: Line, colour: str, style: "DrawStyleType", *, rasterized: bool
 ) -> None:
+    rounds, values = (line.rounds, line.values) if style == "steps-post" else _broken(line)
     axes.plot(
-        line.rounds,
-        line.values,
+        rounds,
+        values,
         color=colour,
         drawstyle=style,
         linewidth=2.4 if line.marked else 0.8 if colour == FAINT else 1.5,

@@ -246,7 +246,8 @@ def _gains(verdict: Verdict) -> str:
     )  # fmt: skip
     caption = (
         "What each strategy gains over honesty on the same seeds, means with 95 % confidence "
-        "intervals (Student). What leaves the picture is in the table below."
+        "intervals (Student). Beyond epsilon a lie pays. What leaves the picture is in the table "
+        "below."
     )
     return card("Gains", caption, image(draw, "gain by strategy"))
 

@@ -166,7 +166,9 @@ def _payments(rule: Rule, measured: Measured, price: float) -> str:
 def _numbers(rule: Rule, measured: Measured, prices: Sequence[float]) -> str:
     return card(
         f"In numbers: {rule}",
-        "Mean reward of group A by price C, ± its standard error, and what it pays at price 1.",
+        "Mean reward of group A by price C, ± its standard error, and what it pays at price 1, all "
+        "in units of test loss. Noise pays where reward grows with alpha, the aggressiveness. Test "
+        "loss and accuracy are those of the final model.",
         table(*numbers(measured, prices)),
     )
 

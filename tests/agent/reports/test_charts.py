@@ -16,6 +16,7 @@ from candor.agent.reports.charts import (
     NARROW_IN,
     WIDE_IN,
     Line,
+    _broken,
     _colours,
     _spread,
     histogram,
@@ -59,6 +60,15 @@ def test_values_without_a_finite_number_are_left_out_of_a_line() -> None:
     with_gap = Line("a0", [1, 2, 3], [1.0, float("nan"), 3.0])
     without = Line("a0", [1, 3], [1.0, 3.0])
     assert lines_by_round([with_gap], "loss") == lines_by_round([without], "loss")
+
+
+def test_a_line_is_broken_where_its_agent_was_away() -> None:
+    rounds = [*range(1, 11), *range(60, 71)]
+    away = _broken(Line("a0", rounds, [1.0] * len(rounds)))
+    assert [math.isnan(value) for value in away[1]].index(True) == 10
+    assert len(away[0]) == len(rounds) + 1
+    for steady in ([], [3], [1, 2], [8, 16, 24, 28], [1, 2, 4, 5, 7]):
+        assert _broken(Line("a0", steady, [1.0] * len(steady))) == (steady, [1.0] * len(steady))
 
 
 def test_a_drawing_is_svg_and_takes_dollar_signs_literally() -> None:
