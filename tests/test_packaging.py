@@ -77,3 +77,26 @@ def test_the_command_of_a_wheel_runs_without_the_checkout(
     example = tmp_path / "candor" / "topologies" / "graphs" / "examples" / "two-teams.toml"
     shown = _ran("-m", "candor", "topology", "show", example, path=str(tmp_path))
     assert "two-teams" in shown
+
+
+def test_a_daemon_imports_nothing_that_draws() -> None:
+    """Charts are an extra, which a host without it does not miss."""
+    code = (
+        "import sys\n"
+        "from candor.agent.cli.main import run\n"
+        "sys.modules['matplotlib'] = None\n"
+        "assert run(['--help']) == run(['agent', '--help']) == 0\n"
+        "import candor.agent.daemon.host, candor.agent.cli.ledger, candor.agent.runs.charges\n"
+    )
+    _ran("-c", code)
+    told = subprocess.run(
+        [sys.executable, "-P", "-X", "importtime", "-c", "import candor.agent.daemon.host"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        cwd=ROOT,
+    ).stderr
+    assert "candor.agent.core" in told
+    assert "matplotlib" not in told
+    assert "candor.agent.reports" not in told

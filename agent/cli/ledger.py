@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
@@ -12,14 +12,13 @@ from candor.agent.core.terms import audit_facts
 from candor.agent.daemon.exports import AGENTS_NAME, write_exports
 from candor.agent.daemon.status import data_dirs, read_status
 from candor.agent.exits import VERIFICATION_FAILED
+from candor.agent.runs.data_dirs import STORE_NAME
 from candor.agent.runs.ledger_audit import audit_run_directory, read_export
 from candor.mechanisms.ledger.audit import Finding, RunAudit, audit_export
-from candor.mechanisms.payments.credits import format_credits, paid_text
+from candor.mechanisms.payments.credits import CREDIT, format_credits, paid_text
 from candor.topologies.cluster.file import load_cluster
 from candor.topologies.specs.files import json_text
 from candor.topologies.specs.specs import ConfigurationError
-
-STORE_NAME: Final = "ledger.sqlite"
 
 
 @click.group("ledger")
@@ -54,16 +53,10 @@ def show(directory: Path, as_json: bool) -> None:
       candor ledger show /var/lib/candor/a3
       candor ledger show runs/demo --json
     """
-    found = data_dirs(directory, STORE_NAME)
-    if not found:
-        raise ConfigurationError(
-            f"{directory}: no {STORE_NAME} here, in {AGENTS_NAME}/* or in *; name the data "
-            "directory of an agent, a folder of such or the directory of a run"
-        )
     from candor.agent.runs.channels import channel_rows, opened  # with torch behind it
 
     shown = {}
-    for path in found:
+    for path in _with_ledgers(directory):
         with opened(path) as store:
             shown[path.resolve().name] = channel_rows(store)
     if as_json:
@@ -73,6 +66,17 @@ def show(directory: Path, as_json: bool) -> None:
         click.echo(f"{name}")
         for row in channels:
             click.echo(_channel_line(row))
+    click.echo(CREDIT)
+
+
+def _with_ledgers(directory: Path) -> list[Path]:
+    found = data_dirs(directory, STORE_NAME)
+    if not found:
+        raise ConfigurationError(
+            f"{directory}: no {STORE_NAME} here, in {AGENTS_NAME}/* or in *; name the data "
+            "directory of an agent, a folder of such or the directory of a run"
+        )
+    return found
 
 
 def _channel_line(row: dict[str, Any]) -> str:
@@ -95,6 +99,41 @@ def _owed(lo: str, hi: str, balance_lo: int) -> str:
         return f"{lo} and {hi} are even"
     debtor, creditor = (hi, lo) if balance_lo > 0 else (lo, hi)
     return f"{debtor} owes {creditor} {format_credits(abs(balance_lo))}"
+
+
+@command.command()
+@click.argument("directory", type=FOLDER)
+@click.option("--window", type=click.IntRange(min=0), help="This window only, with all grounds.")
+@json_option
+def explain(directory: Path, window: int | None, as_json: bool) -> None:
+    """Say why an agent was charged: by window and neighbour what each term of the payment rule
+    asked for, for which rounds, and what would have been free.
+
+    DIRECTORY is the data directory of an agent, a folder of such or the directory of a run. Each
+    end of an edge bills the other, and the edge settles the difference. A term asks for what is
+    beyond its free range, where honest agents are taken to be, times its price; what others of the
+    neighbourhood are charged is shared out, so that much of what passes along an edge is handed on.
+
+    \b
+    Examples:
+      candor ledger explain /var/lib/candor/a3
+      candor ledger explain runs/demo --window 2 --json
+    """
+    from candor.agent.runs.charges import explained, settled_windows, told
+
+    shown = {}
+    for path in _with_ledgers(directory):
+        settled = settled_windows(path)
+        some = [one for one in settled if window in (None, one.window)]
+        shown[path.resolve().name] = some
+        if not as_json:
+            click.echo(path.resolve().name)
+            for line in told(some, window):
+                click.echo(f"  {line}")
+    if as_json:
+        click.echo(json_text({"agents": {a: explained(s) for a, s in shown.items()}}, indent=2))
+    else:
+        click.echo(CREDIT)
 
 
 @command.command()
@@ -205,7 +244,8 @@ def audit(context: click.Context, run_dir: Path, as_json: bool) -> None:
     """Audit all ledgers of a run; exit 3 and name file, edge and record when one does not hold.
 
     RUN_DIR is a run's directory, with cluster.toml and agents/ID/ledger, or a folder of data
-    directories that all have the same cluster file.
+    directories that all have the same cluster file. Of one data directory alone, the edges of its
+    agent are audited, each from that end.
 
     Checks every signature, the chain and the bills of every record, compares both ends of each
     edge, and adds up what every agent received. Then says who would pay whom, once, to settle the
@@ -249,7 +289,8 @@ def _print_audit(run_id: str, result: RunAudit) -> None:
         click.echo(f"{edge.lo}-{edge.hi}  {edge.windows} windows{paid}: {owed}{late}")
     for agent, net in result.nets.items():
         click.echo(f"{agent} received {format_credits(net, signed=True)} net")
-    click.echo(f"sum of all nets: {format_credits(sum(result.nets.values()), signed=True)}")
+    if result.whole:
+        click.echo(f"sum of all nets: {format_credits(sum(result.nets.values()), signed=True)}")
     for debtor, creditor, amount in result.transfers:
         click.echo(f"to settle: {debtor} pays {creditor} {format_credits(amount)}")
     _print_findings(result.findings)
@@ -259,7 +300,8 @@ def _print_audit(run_id: str, result: RunAudit) -> None:
             f"recomputed {result.recomputed} of {result.bills} bills; both ends signed the others, "
             "whose claims are sealed: `candor ledger export --open WINDOW` shows them"
         )
-    click.echo(f"ledger audit of {run_id}: {verdict}")
+    seen = "" if result.whole else f", as {', '.join(result.nets)} has it"
+    click.echo(f"ledger audit of {run_id}{seen}: {verdict}")
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:

@@ -42,7 +42,7 @@ SECTIONS: Final = {
         "topology": "Draw, describe and save graphs.",
         "testbed": "Run N real daemons on this machine and sum up.",
         "simulate": "Run thousands of agents in one process and sum up.",
-        "report": "Make one HTML page of a run directory.",
+        "report": "Make one HTML page of a run, or of one agent of it.",
     },
     "For researchers, who ask whether a lie pays": {
         "audit": "Say whether any lie pays, and at which price none does.",

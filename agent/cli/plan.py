@@ -114,13 +114,19 @@ def conclude(
     console: Console, run_dir: Path, summarised: Callable[[], dict[str, Any]], as_json: bool
 ) -> dict[str, Any]:
     """Sum a run up, draw its report, and print the summary, which is the answer."""
+    from candor.agent.reports import charts
     from candor.agent.reports.run_page import write_report
 
-    tell = partial(console.print, style="dim", highlight=False)
+    tell = partial(console.print, style="dim", highlight=False, markup=False)
     tell("training one model on all data, and agents alone, to compare…")
     summary = summarised()
-    tell("drawing the report…")
-    write_report(run_dir)
+    try:
+        charts.require()
+    except ConfigurationError as exc:
+        tell(f"no report: {exc}; then `candor report {run_dir}`")
+    else:
+        tell("drawing the report…")
+        write_report(run_dir)
     if as_json:
         click.echo(json_text(summary, indent=2))
     else:

@@ -13,13 +13,15 @@ from candor.agent.cli.options import PATH, output_option
 def command(run_dir: Path, output: Path | None) -> None:
     """Draw a run as one HTML page and print where it is.
 
-    The page needs no network and no script. It can be made while the run lives and after a run that
-    broke: what is missing is left out and named.
+    RUN_DIR is a run's directory, the data directory of one agent, or a folder of such that were
+    gathered from several hosts: the page shows what is there. It needs no network and no script. It
+    can be made while the run lives and after a run that broke: what is missing is left out and
+    named.
 
     \b
-    Example:
+    Examples:
       candor report runs/demo
-      candor report runs/demo -o demo.html
+      candor report /var/lib/candor/a3 -o a3.html
     """
     # matplotlib is behind this import: no other command waits for it.
     from candor.agent.reports.run_page import write_report

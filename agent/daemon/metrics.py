@@ -51,12 +51,14 @@ class MetricsWriter:
     """Appends rounds to a metrics file; each reaches the operating system as one whole line.
 
     An existing file is continued: a torn last line is cut off, whole lines stay as they are.
+    `rounds`: how many there are.
 
     Raises:
         ConfigurationError: the file exists and is not a metrics file.
     """
 
     def __init__(self, path: Path) -> None:
+        self.rounds = 0
         self._file = path.open("a+", encoding="utf-8", newline="", buffering=1)
         try:
             self._resume(path)
@@ -67,6 +69,7 @@ class MetricsWriter:
     def write(self, metrics: RoundMetrics) -> None:
         """Append one round."""
         self._file.write(_line(_cells(metrics)))
+        self.rounds += 1
 
     def close(self) -> None:
         self._file.close()
@@ -89,6 +92,7 @@ class MetricsWriter:
             raise _not_metrics(path)
         whole = _whole_lines(data)
         self._file.truncate(len(whole))
+        self.rounds = max(0, whole.count(b"\n") - 1)
         if not whole:
             self._file.write(_line(COLUMNS))
 

@@ -51,6 +51,7 @@ class Recorder:
         self._status = StatusFile(data_dir)
         self._stack = ExitStack()
         self._sketches: BinaryIO | None = None
+        self._stated = b""  # the sketch of the round under way
         self._last: RoundOutcome | None = None
         self._accuracy: float | None = None
         self._alone = 0  # rounds, of earlier lives too
@@ -75,9 +76,9 @@ class Recorder:
         self._write(core)
 
     def stated(self, statement: Statement) -> None:
-        """Keep the sketch of a statement: the distances between agents show the consensus."""
-        if self._sketches is not None:
-            self._sketches.write(statement.sketch)
+        """Keep the sketch of a statement until its round is over: the distances between agents show
+        the consensus."""
+        self._stated = statement.sketch
 
     def round_over(self, outcome: RoundOutcome, core: AgentCore) -> None:
         """One line of metrics; the status at most every quarter of a second."""
@@ -85,6 +86,7 @@ class Recorder:
         if outcome.accuracy is not None:
             self._accuracy = outcome.accuracy
         sent, received = self._bytes()
+        self._keep_sketch()
         metrics = RoundMetrics(
             round=outcome.round,
             seconds=time.monotonic() - self._began,
@@ -100,6 +102,14 @@ class Recorder:
         self._metrics.write(metrics)
         self._alone += metrics.alone
         self.ticked(core)
+
+    def _keep_sketch(self) -> None:
+        """A row for the next line of metrics: cut first are those of rounds that had none, as of an
+        agent that was killed between the two."""
+        if self._sketches is not None:
+            self._sketches.truncate(self._metrics.rounds * len(self._stated))
+            self._sketches.write(self._stated)
+            self._sketches.flush()
 
     def ticked(self, core: AgentCore) -> None:
         """Keep the status fresh while nothing else happens."""

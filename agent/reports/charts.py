@@ -2,12 +2,15 @@
 
 Arrays and names in, bytes of SVG (or PNG) out; what the numbers mean is the report's business. The
 colours come from Paul Tol's muted scheme, which colour-blind readers can tell apart, and every line
-carries its name at its end, so that no chart depends on colour alone. The first chart loads
-matplotlib.
+carries its name at its end, so that no chart depends on colour alone. Charts of pages come in two
+widths, as letters that fit a desk are too small on a phone. The first chart loads matplotlib, which
+is an extra: daemons draw nothing.
 """
 
+import importlib.util
 import io
 import math
+import textwrap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +18,8 @@ from itertools import cycle, repeat
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
+
+from candor.topologies.specs.specs import ConfigurationError
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -33,14 +38,18 @@ _PALETTE = (
 )  # fmt: skip
 _MARKED_PALETTE = ("#cc3311", "#ee7733", "#882255", "#cc6677")
 
+WIDE_IN, NARROW_IN = 7.4, 3.9
+"""How wide charts of pages are drawn, in inches."""
+
 # More lines than this cannot each have a colour and a name: the unmarked ones turn grey.
 NAMED_LINES_MAX = len(_PALETTE)
 # Above this many points vector lines make a page of megabytes: they are drawn as pixels.
 _VECTOR_POINTS_MAX = 20_000
 _LABELLED_NODES_MAX = 40
+_LABELLED_AN_INCH = 3  # agents with their balance in a picture of payments, twice as many by name
 _NAMED_NODES_MAX = 100  # of a drawing
-_LABELLED_EDGES_MAX = 24
 _ARROWS_MAX = 300
+_GAP = 3.0  # times the usual distance of two points: beyond, a line is broken
 _BINS = 60  # not as many as fit the values: one far away would ask for millions
 
 # Typed as the library edge it is: the keys are known to some versions of its annotations only.
@@ -64,6 +73,12 @@ _STYLE: Any = {
 }
 
 
+def require() -> None:
+    """Raises ConfigurationError where charts cannot be drawn."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigurationError("drawing needs matplotlib: pip install 'candor[report]'")
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """A named line: `rounds` and `values` have one length; a marked line stands out."""
@@ -83,11 +98,12 @@ def lines_by_round(
     stepped: bool = False,
     across: str = "round",
     lowest: float | None = None,
+    width_in: float = WIDE_IN,
 ) -> bytes:
     """Lines over rounds, or what else goes `across`, each named at its end; references are dashed
     horizontal lines; stepped ones hold their value until the next round; what is below `lowest`
     leaves the picture."""
-    with _canvas(7.4, 3.5) as (figure, axes):
+    with _canvas(width_in, 3.5) as (figure, axes):
         drawn = [_finite(line) for line in lines]
         points = sum(len(line.values) for line in drawn)
         ends: list[tuple[float, str, str]] = []
@@ -101,7 +117,9 @@ def lines_by_round(
             axes.axhline(value, color=INK, linestyle=(0, (4, 3)), linewidth=1.1)
             ends.append((value, name, INK))
         if logarithmic:
-            axes.set_yscale("log")
+            _logarithmic(axes)
+        else:
+            axes.ticklabel_format(axis="y", scilimits=(-6, 6))  # a credit has six decimals
         axes.margins(x=0.01)
         if lowest is not None and axes.get_ylim()[0] < lowest:
             axes.set_ylim(bottom=lowest)
@@ -125,11 +143,12 @@ def intervals(
     quantity: str,
     references: Mapping[str, float],
     reach: float,
+    width_in: float = WIDE_IN,
 ) -> bytes:
     """Means with their intervals, a row a name and a colour a kind, the first row at the top; what
     is beyond -`reach` to `reach` leaves the picture; references are dashed vertical lines, named in
     the legend."""
-    with _canvas(7.4, 1.6 + 0.32 * len(rows)) as (figure, axes):
+    with _canvas(width_in, 1.6 + 0.32 * len(rows)) as (figure, axes):
         for at, (kind, colour) in enumerate(zip(kinds, (FAINT, RECEIVED), strict=True)):
             below = [row + 0.3 * at for row in range(len(rows))]
             means, lows, highs = np.array([row.spans[at] for row in rows]).reshape(-1, 3).T
@@ -152,10 +171,14 @@ def intervals(
 
 
 def histogram(
-    values: Sequence[float], quantity: str, of: str, references: Mapping[str, float]
+    values: Sequence[float],
+    quantity: str,
+    of: str,
+    references: Mapping[str, float],
+    width_in: float = WIDE_IN,
 ) -> bytes:
     """How many (`of` what) lie where; references are dashed vertical lines, named in a legend."""
-    with _canvas(7.4, 3.0) as (figure, axes):
+    with _canvas(width_in, 3.0) as (figure, axes):
         axes.hist(values, bins=_BINS, color=RECEIVED, edgecolor="white", linewidth=0.5)
         for (name, at), colour in zip(references.items(), cycle(_MARKED_PALETTE), strict=False):
             axes.axvline(at, color=colour, linestyle=(0, (4, 3)), linewidth=1.4, label=name)
@@ -170,20 +193,24 @@ def payment_graph(
     balances: Mapping[str, int],
     payments: Sequence[tuple[str, str, int]],
     marks: Mapping[str, str],
+    width_in: float = WIDE_IN,
 ) -> bytes:
     """The graph with arrows from payer to receiver; `balances` and `payments` in micro-credits,
     `marks` name the nodes that stand out."""
-    with _canvas(7.4, 5.0) as (figure, axes):
+    with _canvas(width_in, min(5.0, width_in)) as (figure, axes):
         positions = _placed(axes, graph)
-        _draw_edges(axes, positions, graph.edges, payments)
+        labelled = int(_LABELLED_AN_INCH * width_in)
+        _draw_edges(axes, positions, graph.edges, payments, labelled)
         scale = max((abs(balance) for balance in balances.values()), default=0) or 1
         sides = _free_sides(positions)
         for node, position in positions.items():
             balance = balances.get(node, 0)
             share = math.copysign(math.sqrt(abs(balance) / scale), balance)  # small ones show too
             _draw_node(axes, position, share, marked=node in marks)
-            if len(positions) <= _LABELLED_NODES_MAX or node in marks:
-                _label_node(axes, position, sides[node], node, balance, marks.get(node))
+            mark = marks.get(node)
+            if len(positions) <= 2 * labelled or mark:
+                shown = balance if len(positions) <= labelled or mark else None
+                _label_node(axes, position, sides[node], node, shown, mark)
         axes.margins(0.16)
         return _rendered(figure)
 
@@ -217,6 +244,7 @@ def topology_graph(graph: "nx.Graph[str]", marks: Collection[str], form: ImageFo
 
 @contextmanager
 def _canvas(width_in: float, height_in: float) -> "Iterator[tuple[Figure, Axes]]":
+    require()
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -246,12 +274,23 @@ def _colours(lines: Sequence[Line]) -> list[str]:
     return [next(marked) if line.marked else next(plain) for line in lines]
 
 
+def _broken(line: Line) -> tuple[Sequence[float], Sequence[float]]:
+    """A line with a gap where many rounds are missing, as of an agent that was away."""
+    if len(line.rounds) < 2:
+        return line.rounds, line.values
+    steps = np.diff(line.rounds)
+    after = np.flatnonzero(steps > _GAP * np.median(steps)) + 1
+    rounds = np.insert(np.asarray(line.rounds, dtype=np.float64), after, np.nan)
+    return rounds.tolist(), np.insert(np.asarray(line.values), after, np.nan).tolist()
+
+
 def _draw_line(
     axes: "Axes", line: Line, colour: str, style: "DrawStyleType", *, rasterized: bool
 ) -> None:
+    rounds, values = (line.rounds, line.values) if style == "steps-post" else _broken(line)
     axes.plot(
-        line.rounds,
-        line.values,
+        rounds,
+        values,
         color=colour,
         drawstyle=style,
         linewidth=2.4 if line.marked else 0.8 if colour == FAINT else 1.5,
@@ -265,11 +304,24 @@ def _draw_line(
 def _label_axes(axes: "Axes", quantity: str, across: str, *, whole: bool = True) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_title(quantity, loc="left", fontsize=9.5, pad=8)
+    inches = axes.bbox.width / axes.figure.dpi
+    axes.set_title(textwrap.fill(quantity, int(14 * inches)), loc="left", fontsize=9.5, pad=8)
     axes.set_xlabel(across)
     if whole:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(length=0)
+
+
+def _logarithmic(axes: "Axes") -> None:
+    """Plain numbers; of few decades 1, 2 and 5. Those of matplotlib are mark-up, which is off."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    few = math.log10(high / low) < 3
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _name_ends(figure: "Figure", axes: "Axes", ends: Sequence[tuple[float, str, str]]) -> None:
@@ -378,6 +430,7 @@ def _draw_edges(
     positions: Mapping[str, Point],
     edges: Iterable[tuple[str, str]],
     payments: Sequence[tuple[str, str, int]],
+    edges_labelled_max: int,
 ) -> None:
     for u, v in edges:
         axes.plot(*zip(positions[u], positions[v], strict=True), color="#c9d0d6", lw=1.0, zorder=1)
@@ -399,7 +452,7 @@ def _draw_edges(
             },
             zorder=1.5,
         )
-        if len(payments) <= _LABELLED_EDGES_MAX:
+        if len(payments) <= edges_labelled_max:
             middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
             _text(axes, middle, _short(amount), size=7.5, colour="#4a5560")
 
@@ -442,10 +495,11 @@ def _free_sides(positions: Mapping[str, Point]) -> dict[str, Point]:
 
 
 def _label_node(
-    axes: "Axes", position: Point, side: Point, node: str, balance: int, mark: str | None
+    axes: "Axes", position: Point, side: Point, node: str, balance: int | None, mark: str | None
 ) -> None:
-    """The name and balance beside the node, on the given side."""
-    lines = [node, _short(balance, signed=True), *([mark] if mark else [])]
+    """The name, and the balance if given, beside the node, on the given side."""
+    amount = None if balance is None else _short(balance, signed=True)
+    lines = [line for line in (node, amount, mark) if line]
     _label(
         axes,
         "\n".join(lines),
@@ -455,8 +509,6 @@ def _label_node(
         fontsize=8.5,
         linespacing=1.25,
         fontweight="bold" if mark else "normal",
-        zorder=1.9,  # over the edges, under the nodes
-        bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.75},
     )
 
 
@@ -472,6 +524,8 @@ def _label(
         textcoords="offset points",
         ha="left" if across > 0.35 else "right" if across < -0.35 else "center",
         va="bottom" if up > 0.5 else "top" if up < -0.5 else "center",
+        zorder=1.9,  # over the edges, under the nodes
+        bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.75},
         **style,
     )
 
@@ -483,4 +537,6 @@ def _text(axes: "Axes", at: Point, text: str, *, size: float, colour: str) -> No
 
 def _short(micro_credits: int, *, signed: bool = False) -> str:
     """Credits to three significant digits, for a drawing; the tables have them all."""
-    return f"{micro_credits / 1e6:{'+' if signed else ''}.3g}"
+    return np.format_float_positional(
+        micro_credits / 1e6, precision=3, fractional=False, trim="-", sign=signed
+    )

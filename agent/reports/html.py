@@ -6,7 +6,9 @@ take HTML, not text: whoever has a value from outside passes it through `escape`
 
 import base64
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+
+from candor.agent.reports.charts import NARROW_IN, WIDE_IN
 
 
 def page(title: str, blocks: Iterable[str]) -> str:
@@ -34,10 +36,15 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f"<div class=scroll><table><thead>{head}</thead><tbody>{body}</tbody></table></div>"
 
 
-def image(svg: bytes, text: str) -> str:
+def image(draw: Callable[..., bytes], text: str) -> str:
+    """A drawing, which is made `width_in` inches wide for a desk and again for a phone."""
     # An image of its own, not inline: the ids of two drawings cannot meet.
-    data = base64.b64encode(svg).decode()
-    return f'<img alt="{escape(text)}" src="data:image/svg+xml;base64,{data}">'
+    wide, narrow = (
+        f"data:image/svg+xml;base64,{base64.b64encode(draw(width_in=width)).decode()}"
+        for width in (WIDE_IN, NARROW_IN)
+    )
+    phone = f'<source media="(max-width: 40rem)" srcset="{narrow}">'
+    return f'<picture>{phone}<img alt="{escape(text)}" src="{wide}"></picture>'
 
 
 def escape(value: object) -> str:
@@ -63,14 +70,24 @@ _PAGE = """<!DOCTYPE html>
 """
 
 _STYLE = """
-:root { color-scheme: light; --ink: #1f2933; --faint: #5f6b76; --line: #e1e6ea; --paper: #fff; }
+:root { color-scheme: light dark; --ink: #1f2933; --faint: #5f6b76; --line: #e1e6ea;
+  --paper: #fff; --desk: #f5f6f8; --good: #1d6f42; --bad: #a8321b; --alarm: #fdeeea;
+  --note: #8a3213; --noted: #fde9d9; --link: #33629c; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e8ec; --faint: #9aa5b0; --line: #37414b; --paper: #1b2128; --desk: #12161b;
+    --good: #6fcf97; --bad: #ff9c86; --alarm: #3a2320; --note: #ffc9a8; --noted: #4a3021;
+    --link: #8db8ec; }
+  /* Charts are dark on nothing: lightness is turned over, white becomes the paper, hues stay. */
+  img { filter: invert(.88) hue-rotate(180deg); }
+}
 * { box-sizing: border-box; }
-body { margin: 0; background: #f5f6f8; color: var(--ink);
+body { margin: 0; background: var(--desk); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 main { max-width: 60rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
 .kind { margin: 0; color: var(--faint); text-transform: uppercase; letter-spacing: .08em;
   font-size: .75rem; }
-h1 { margin: .1rem 0 .2rem; font-size: 2rem; line-height: 1.2; overflow-wrap: anywhere; }
+h1 { margin: .1rem 0 .2rem; font-size: clamp(1.4rem, 6vw, 2rem); line-height: 1.2;
+  overflow-wrap: anywhere; }
 h2 { margin: 0 0 .2rem; font-size: 1.2rem; }
 .lead, .caption { margin: 0 0 .9rem; color: var(--faint); overflow-wrap: anywhere; }
 .caption { font-size: .9rem; max-width: 44rem; }
@@ -79,20 +96,23 @@ h2 { margin: 0 0 .2rem; font-size: 1.2rem; }
   border: 1px solid var(--line); border-radius: .6rem; }
 .tile b { display: block; font-size: 1.4rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
 .tile span { color: var(--faint); font-size: .8rem; }
-.good b { color: #1d6f42; } .bad { background: #fdeeea; } .bad b { color: #a8321b; }
-.open { background: #fff6dd; } .open b { color: #7a5600; }
+.good b { color: var(--good); } .bad { background: var(--alarm); } .bad b { color: var(--bad); }
+.open { background: var(--noted); } .open b { color: var(--note); }
 section { margin: 0 0 1.25rem; padding: 1.3rem 1.4rem; background: var(--paper);
   border: 1px solid var(--line); border-radius: .6rem; }
 img { display: block; width: 100%; height: auto; }
+picture + picture img { margin-top: 1.2rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem;
   font-variant-numeric: tabular-nums; }
 th { color: var(--faint); font-weight: 600; text-align: left; }
-th, td { padding: .38rem .8rem .38rem 0; border-bottom: 1px solid var(--line);
+th, td { padding: .38rem .6rem .38rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; }
+th:last-child, td:last-child { padding-right: 0; }
 .number { text-align: right; white-space: nowrap; }
 code { font: .85rem ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
-mark { background: #fde9d9; color: #8a3213; padding: .05rem .35rem; border-radius: .3rem; }
-summary { cursor: pointer; color: #33629c; margin-top: .6rem; }
+mark { background: var(--noted); color: var(--note); padding: .05rem .35rem; border-radius: .3rem; }
+summary { cursor: pointer; color: var(--link); margin-top: .6rem; }
+@media (max-width: 40rem) { main { padding: 1.5rem .75rem 3rem; } section { padding: 1rem; } }
 @media print { body { background: #fff; } section { break-inside: avoid; } }
 """

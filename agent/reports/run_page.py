@@ -1,11 +1,14 @@
 """One HTML page about a run: what was learned, who paid whom, whether the ledgers add up.
 
 The page is self-contained: no script, nothing loaded from a network, drawings inside. It is made of
-whatever a run left behind; a missing piece is left out and named in a note. Every value that comes
-from the run directory is escaped. Not an audit: it repeats the verdict that the run came to.
+whatever a run left behind, or one agent of it; a missing piece is left out and named in a note.
+Every value that comes from the run directory is escaped. It repeats the verdict of the audit that
+the run came to; where there is none, the exports are audited.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +22,12 @@ from candor.agent.reports.terminal import (
     payments_of,
     shares_of,
 )
+from candor.agent.runs.data_dirs import STORE_NAME
 from candor.agent.runs.directory import AgentRun, RunDirectory, read_run_directory, section
-from candor.mechanisms.payments.credits import MICRO, format_credits
+from candor.mechanisms.ledger.audit import RunAudit
+from candor.mechanisms.payments.credits import CREDIT, MICRO, format_credits
 from candor.topologies.specs.files import write_text
+from candor.topologies.specs.specs import ConfigurationError
 
 FILE_NAME = "report.html"
 
@@ -29,9 +35,20 @@ FILE_NAME = "report.html"
 _LOGARITHMIC_FROM = 20.0
 _PAYMENTS_SHOWN_MAX = 100
 
+_FINDINGS_SHOWN_MAX = 50
+_UNKNOWN = ("-", "unknown")
+_NO_PAYMENTS = "Nobody owes anybody anything."
+_NO_EDGES = "Only what each agent received in all is known here: daemons also settle edge by edge."
+
+_VERDICTS = {
+    "ok": ("good", "ok"),
+    "violated": ("bad", "violated"),
+    "incomplete": ("unknown", "incomplete"),
+}
 _AGENTS_CAPTION = (
-    "Balance in credits, above 0 is money received. Missed: how often a neighbour's update was not "
-    "there in time to be mixed; alone: in how many rounds there was none."
+    "Accuracy on samples that nobody trains on, higher is better. Balance in credits, above 0 is "
+    "money received. Sent: bytes on the wire. Missed: how often a neighbour's update was not there "
+    "in time to be mixed; alone: in how many rounds there was none; lower is better."
 )
 
 
@@ -49,16 +66,21 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
 
 def render(run: RunDirectory) -> str:
     """The whole page."""
+    notes = list(run.notes)
     parts = [
         _header(run),
+        _audit(run.audit),
         _accuracy(run),
+        _losses(run),
         _payments(run),
+        _grounds(run, notes),
         _balances(run),
         _injected(run),
         _consensus(run),
         _agents(run),
+        _neighbours(run),
         _settings(run),
-        _notes(run.notes),
+        _notes(notes),
     ]
     return page(escape(run.name), filter(None, parts))
 
@@ -70,8 +92,14 @@ def _header(run: RunDirectory) -> str:
     rounds = summary.get("rounds") or max(
         (one.rounds[-1].round for one in run.agents if one.rounds), default=0
     )
-    lead = f"{run.agent_count} agents · {escape(rounds)} rounds"
-    tiles = [(name, format_share(share)) for name, share in shares_of(summary).items()]
+    whose = f"{escape(run.own)}, one of " if run.own else ""
+    lead = f"{whose}{run.agent_count} agents · {escape(rounds)} rounds"
+    shares = shares_of(summary)
+    if run.own:
+        shares = {"accuracy": shares["mean accuracy"]} if shares else {}
+    tiles = [(name, format_share(share)) for name, share in shares.items()]
+    if run.own and run.own in run.balances:
+        tiles.append(("balance, credits", format_credits(run.balances[run.own], signed=True)))
     for key in ("mean_return", "consensus_distance", "seconds"):
         value = summary.get(key)
         if isinstance(value, int | float):
@@ -79,10 +107,11 @@ def _header(run: RunDirectory) -> str:
     shown = "".join(
         f'<div class="tile"><b>{value}</b><span>{name}</span></div>' for name, value in tiles
     )
+    kind = "agent" if run.own else "run"
     return (
-        f"<header><p class=kind>Candor run</p><h1>{escape(run.name)}</h1>"
+        f"<header><p class=kind>Candor {kind}</p><h1>{escape(run.name)}</h1>"
         f"<p class=lead>{lead}{' · ' + described if described else ''}</p>"
-        f'<div class="tiles">{shown}{_verdict(summary)}</div>{_isolated(run)}</header>'
+        f'<div class="tiles">{shown}{_verdict(run)}</div>{_isolated(run)}</header>'
     )
 
 
@@ -96,13 +125,39 @@ def _alone(one: AgentRun) -> int:
     return sum(row.alone for row in one.rounds)
 
 
-def _verdict(summary: Mapping[str, object]) -> str:
-    if summary.get("simulated"):
+def _verdict(run: RunDirectory) -> str:
+    if run.summary.get("simulated"):
         return '<div class="tile unknown"><b>simulated</b><span>without ledgers</span></div>'
-    kind, word = {"ok": ("good", "ok"), "violated": ("bad", "violated")}.get(
-        str(summary.get("audit")), ("unknown", "not done")
+    what = f"ledger audit, as {escape(run.own)} has it" if run.own else "ledger audit"
+    said = _found(run.audit) if run.audit is not None else str(run.summary.get("audit"))
+    kind, word = _VERDICTS.get(said, ("unknown", "not done"))
+    return f'<div class="tile {kind}"><b>{word}</b><span>{what}</span></div>'
+
+
+def _found(audit: RunAudit) -> str:
+    """`incomplete`, if all that can be said against the ledgers is that some are not there."""
+    codes = {finding.code for finding in audit.findings}
+    return "violated" if codes - {"missing"} else "incomplete" if codes else "ok"
+
+
+def _audit(audit: RunAudit | None) -> str:
+    """What was judged here and what was found."""
+    if audit is None:
+        return ""
+    windows = sum(edge.windows for edge in audit.edges)
+    caption = (
+        f"The exports that lie here, of {len(audit.edges)} edges with {windows} settled windows, "
+        "judged as <code>candor ledger audit</code> does: "
+        + ("all of them hold." if not audit.findings else f"{len(audit.findings)} findings.")
     )
-    return f'<div class="tile {kind}"><b>{word}</b><span>ledger audit</span></div>'
+    rows = [
+        tuple(escape(cell) for cell in (one.edge, one.seq, one.code, one.detail, one.file))
+        for one in audit.findings[:_FINDINGS_SHOWN_MAX]
+    ]
+    more = len(audit.findings) - len(rows)
+    body = table(("edge", "#record", "code", "what is wrong", "file"), rows) if rows else ""
+    body += f"<p>And {more} more.</p>" if more else ""
+    return card("Ledger audit", caption, body)
 
 
 def _accuracy(run: RunDirectory) -> str:
@@ -116,9 +171,19 @@ def _accuracy(run: RunDirectory) -> str:
         "Test accuracy",
         lines,
         "test accuracy (%)",
-        "Dashed: one model trained on all data in one place, and the mean of the agents when each "
-        "trains alone.",
+        "On samples that nobody trains on, higher is better."
+        + " Dashed: one model trained on all data in one place, and the mean of the agents when "
+        "each trains alone." * bool(references),
         references=references,
+    )
+
+
+def _losses(run: RunDirectory) -> str:
+    return _lines_card(
+        "Training loss",
+        [_line(run, one, [(m.round, m.train_loss) for m in one.rounds]) for one in run.agents],
+        "loss on the agent's own samples, mean over its local steps",
+        "Lower is better. Each agent's on its own samples, by the model that it has in that round.",
     )
 
 
@@ -152,7 +217,8 @@ def _injected(run: RunDirectory) -> str:
         "Injected updates",
         lines,
         "norm of the injected update, seen in its sketch" + (" (log scale)" if wide else ""),
-        "What each agent added to the model in a round, as its neighbours measure it.",
+        "What each agent added to the model in a round, as its neighbours measure it. An honest "
+        "agent's is near its neighbours'.",
         logarithmic=wide,
     )
 
@@ -164,19 +230,22 @@ def _consensus(run: RunDirectory) -> str:
         "Consensus",
         [line],
         "distance of the models from their mean (root mean square)",
-        f"How far apart the agents' models are, {how}.",
+        f"How far apart the agents' models are, {how}; lower is better.",
     )
 
 
 def _payments(run: RunDirectory) -> str:
-    if not run.agents or len(run.agents) < run.agent_count:
+    if not run.agents or (len(run.agents) < run.agent_count and not run.own):
         return ""
     graph = run.graph()
     payments = [
         payment for payment in payments_of(run.summary.get("edges")) if {*payment[:2]} <= {*graph}
     ]
+    known, balances = "edges" in run.summary, run.balances
+    if run.own:  # of the neighbours, what they have with this agent
+        balances = {agent: _received(agent, payments) for agent in graph}
     picture = image(
-        payment_graph(graph, run.balances, payments, run.strategies),
+        partial(payment_graph, graph, balances, payments, run.strategies),
         f"The graph of the run with {graph.number_of_edges()} edges and who paid whom",
     )
     rows = [
@@ -184,13 +253,49 @@ def _payments(run: RunDirectory) -> str:
         for payer, receiver, amount in payments[:_PAYMENTS_SHOWN_MAX]
     ]
     more = len(payments) - _PAYMENTS_SHOWN_MAX
-    title = f"All {len(payments)} payments" if more <= 0 else f"The {len(rows)} largest payments"
-    listed = table(("payer", "receiver", "#credits"), rows)
+    title = f"All payments: {len(payments)}" if more <= 0 else f"The {len(rows)} largest payments"
+    listed = table(("payer", "receiver", "#net, credits"), rows)
+    listed = f"<details><summary>{title}</summary>{listed}</details>" if rows else ""
+    arrows = "Arrows run from payer to receiver, wider for more. " if known else ""
     return card(
-        "Who paid whom",
-        "Arrows run from payer to receiver, wider for more. Blue agents received, red ones paid; a "
-        "diamond marks an agent that does not report honestly. Numbers are credits.",
-        f"{picture}<details><summary>{title}</summary>{listed}</details>",
+        "Who paid whom" if known else "Who paid, who received",
+        f"{arrows}Blue agents received, red ones paid; a diamond marks an agent that does not "
+        f"report honestly. Numbers are net amounts in credits. {CREDIT}",
+        picture + (listed or f"<p>{_NO_PAYMENTS if known else _NO_EDGES}</p>"),
+    )
+
+
+def _received(agent: str, payments: Sequence[tuple[str, str, int]]) -> int:
+    return sum(
+        amount * ((agent == receiver) - (agent == payer)) for payer, receiver, amount in payments
+    )
+
+
+def _grounds(run: RunDirectory, notes: list[str]) -> str:
+    """What an agent paid for, from its own database."""
+    if run.own is None or not (run.path / STORE_NAME).exists():
+        return ""
+    from candor.agent.runs.charges import charged_by_term, settled_windows  # with torch behind it
+
+    try:
+        settled = settled_windows(run.path)
+    except ConfigurationError as exc:
+        notes.append(f"what was paid for is not known: {exc}")
+        return ""
+    rows = [
+        (escape(peer), escape(term), *(format_credits(amount, signed=True) for amount in amounts))
+        for (peer, term), amounts in charged_by_term(settled).items()
+    ]
+    if not rows:
+        return ""
+    own = escape(run.own)
+    return card(
+        f"What {own} paid for",
+        f"Each end of an edge bills the other, and the difference is paid; credits, above 0 {own} "
+        "pays. What one member of a neighbourhood is charged is shared out among the others, so "
+        "that much is only handed on. Windows, rounds and grounds: <code>candor ledger explain"
+        "</code>.",
+        table(("neighbour", "term", "#by its bills", f"#by those of {own}", "#net"), rows),
     )
 
 
@@ -199,27 +304,52 @@ def _agents(run: RunDirectory) -> str:
         return ""
     numbers = ("#rounds", "#accuracy", "#balance", "#sent", "#missed", "#alone")
     columns = ("agent", "strategy", "state", *numbers)
-    return card(
-        "Agents", _AGENTS_CAPTION, table(columns, [_agent_row(run, one) for one in run.agents])
-    )
+    rows = [_agent_row(run, one) for one in run.agents]
+    # Of a simulation there is no state, of exports nothing but what they say.
+    known = [i for i in range(len(columns)) if any(row[i] not in _UNKNOWN for row in rows)]
+    kept = [[row[i] for i in known] for row in rows]
+    return card("Agents", _AGENTS_CAPTION, table([columns[i] for i in known], kept))
 
 
 def _agent_row(run: RunDirectory, one: AgentRun) -> tuple[str, ...]:
-    strategy = run.strategies.get(one.agent, "honest")
+    # Where no summary says so, nobody has.
+    strategy = run.strategies.get(one.agent, "honest" if "strategies" in run.summary else "-")
     last = one.rounds[-1] if one.rounds else None
     accuracy = section(run.summary, "accuracy").get(one.agent)
     missed = sum(len(row.missing) for row in one.rounds)
     return (
         f"<b>{escape(one.agent)}</b>",
-        escape(strategy) if strategy == "honest" else f"<mark>{escape(strategy)}</mark>",
+        escape(strategy) if strategy in ("honest", "-") else f"<mark>{escape(strategy)}</mark>",
         escape(one.status.state if one.status else "unknown"),
         str(last.round) if last else "-",
         format_share(mean_share(accuracy)),
         format_credits(run.balances.get(one.agent, 0)),
         format_bytes(one.status.bytes_sent) if one.status else "-",
-        str(missed),
-        str(_alone(one)),
+        str(missed) if one.rounds else "-",
+        str(_alone(one)) if one.rounds else "-",
     )
+
+
+def _neighbours(run: RunDirectory) -> str:
+    """An agent's edges, as it sees them."""
+    seen = run.agents[0].status if run.own and run.agents else None
+    if seen is None or not seen.neighbours:
+        return ""
+    rows = [
+        (
+            f"<b>{escape(agent)}</b>",
+            escape(one.state),
+            str(one.last_round),
+            format_credits(one.balance, signed=True),
+            format_bytes(one.bytes_sent),
+            format_bytes(one.bytes_received),
+            escape(one.reason or ""),
+        )
+        for agent, one in sorted(seen.neighbours.items())
+    ]
+    columns = ("neighbour", "state", "#last round", "#balance", "#sent", "#received", "not served")
+    caption = f"As {escape(seen.agent)} saw them last. Balance in credits, above 0 is owed to it."
+    return card("Neighbours", caption, table(columns, rows))
 
 
 def _settings(run: RunDirectory) -> str:
@@ -250,12 +380,12 @@ def _notes(notes: Sequence[str]) -> str:
 def _lines_card(
     title: str, lines: Sequence[Line], quantity: str, caption: str, **drawn: Any
 ) -> str:
-    """A chart under its title, or the note that there is nothing to draw; `drawn` is how, as
+    """A chart under its title, nothing where there is nothing to draw; `drawn` is how, as
     `lines_by_round` takes it."""
-    if not any(line.values for line in lines):
-        return card(title, "", "<p>Nothing was recorded of it.</p>")
-    drawing = lines_by_round(lines, quantity, **drawn)
-    return card(title, caption, image(drawing, f"{title}: {quantity} by round"))
+    if not any(math.isfinite(value) for line in lines for value in line.values):
+        return ""
+    draw = partial(lines_by_round, lines, quantity, **drawn)
+    return card(title, caption, image(draw, f"{title}: {quantity} by round"))
 
 
 def _line(run: RunDirectory, one: AgentRun, points: Sequence[tuple[int, float]]) -> Line:

@@ -23,6 +23,7 @@ _PAYMENTS_SHOWN_MAX = 12
 # Agents in it, likewise: a simulated run may have thousands.
 _AGENTS_SHOWN_MAX = 40
 
+_PAID_TITLE = "who paid whom, in credits (one stands for a unit of training loss)"
 # Above this share of its rounds, that an agent mixed with nobody is no hiccup.
 _ALONE_SHARE_MAX: Final = 0.05
 
@@ -286,7 +287,7 @@ def _who_paid_whom(payments: Sequence[tuple[str, str, int]]) -> Group:
         table.add_row(_sentence("{} paid {}", payer, receiver), format_credits(amount))
     more = len(payments) - _PAYMENTS_SHOWN_MAX
     rest = [Text(f"and {more} smaller payments")] if more > 0 else []
-    return Group(Text("who paid whom, in credits", style="bold"), table, *rest, "")
+    return Group(Text(_PAID_TITLE, style="bold"), table, *rest, "")
 
 
 def _outcome(summary: Mapping[str, object], run_dir: Path | None) -> Group:

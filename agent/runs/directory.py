@@ -17,14 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candor.agent.daemon import metrics, status
+from candor.agent.daemon.exports import AGENTS_NAME, CLUSTER_NAME
 from candor.agent.daemon.metrics import SKETCHES_NAME, RoundMetrics
 from candor.agent.daemon.status import Status
+from candor.agent.runs.data_dirs import gathered, is_data_dir, owner
+from candor.agent.runs.ledger_audit import audit_run_directory
+from candor.mechanisms.ledger.audit import RunAudit
 from candor.topologies.specs.specs import ConfigurationError
 
 if TYPE_CHECKING:
     import networkx as nx
 
 SIMULATION_NAME = "simulation.safetensors"
+SUMMARY_NAME = "summary.json"
+_NO_SKETCHES = "no sketches, so its model is not in the consensus distance"
 # Agents of a simulated run whose lines and rows a page has; more can be told apart by nobody.
 SHOWN_MAX = 64
 
@@ -47,7 +53,8 @@ class RunDirectory:
 
     `agents` are all of the run, but of a large simulated one some. `agent_count` is how many it
     has; `consensus` the distance of the models from their mean by round, estimated from sketches
-    or, in a simulated run, measured.
+    or, in a simulated run, measured. `own`: whose data directory it is, if it is one agent's alone.
+    `audit`: the verdict on the exports, where it was come to here.
     """
 
     path: Path
@@ -57,6 +64,8 @@ class RunDirectory:
     notes: list[str] = field(default_factory=list)
     agent_count: int = 0
     consensus: Mapping[int, float] = field(default_factory=dict)
+    own: str | None = None
+    audit: RunAudit | None = None
 
     @property
     def name(self) -> str:
@@ -82,7 +91,7 @@ class RunDirectory:
         return found | {agent: value for agent, value in stated.items() if type(value) is int}
 
     def graph(self) -> "nx.Graph[str]":
-        """The agents and the edges of the cluster file."""
+        """The agents and the edges of the cluster file, or of one agent's those that it has."""
         import networkx as nx
 
         graph: nx.Graph[str] = nx.Graph()
@@ -90,24 +99,32 @@ class RunDirectory:
         edges = section(self.cluster, "graph").get("edges")
         for edge in edges if isinstance(edges, list) else []:
             match edge:
-                case [str() as u, str() as v] if u in graph and v in graph:
+                case [str() as u, str() as v] if (
+                    self.own in (u, v) if self.own else u in graph and v in graph
+                ):
                     graph.add_edge(u, v)
         return graph
 
 
 def read_run_directory(path: Path) -> RunDirectory:
-    """Read what there is of a run.
+    """Read what there is of a run: its directory, what was gathered of its agents in a folder, or
+    the data directory of one agent.
 
     Raises:
         ConfigurationError: there is nothing of a run in `path`.
     """
-    if not any((path / name).exists() for name in ("cluster.toml", "summary.json", "agents")):
+    own = owner(path) if is_data_dir(path) else None
+    data_dirs = {own: path} if own else {child.name: child for child in gathered(path)}
+    if not data_dirs and not any((path / name).exists() for name in (CLUSTER_NAME, SUMMARY_NAME)):
         raise ConfigurationError(
-            f"{path}: not a run directory: no cluster.toml, summary.json or agents/ in it"
+            f"{path}: not a run directory: no {CLUSTER_NAME}, {SUMMARY_NAME} or agents/ in it, nor "
+            "what an agent leaves in its data directory, nor a folder of such directories"
         )
     notes: list[str] = []
-    summary = _document(path / "summary.json", notes)
-    cluster = _document(path / "cluster.toml", notes)
+    of_run = not own and (path / AGENTS_NAME).is_dir()
+    summary = _document(path / SUMMARY_NAME, notes if of_run else [])
+    places = [path / CLUSTER_NAME, *(child / CLUSTER_NAME for child in data_dirs.values())]
+    cluster = _document(next((place for place in places if place.exists()), places[0]), notes)
     entries = cluster.get("agents")
     ids = [
         str(entry["id"])
@@ -116,11 +133,68 @@ def read_run_directory(path: Path) -> RunDirectory:
     ]
     if (path / SIMULATION_NAME).exists():
         return _simulated(path, summary, cluster, ids, notes)
-    found = sorted(child.name for child in (path / "agents").glob("*") if child.is_dir())
-    ids += [agent for agent in found if agent not in ids]
-    agents = [_agent(path / "agents" / agent, agent, cluster, notes) for agent in ids]
+    ids += [agent for agent in data_dirs if agent not in ids]
+    shown = [own] if own else ids
+    agents = [_agent(data_dirs.get(agent), agent, cluster, notes) for agent in shown]
+    if all(one.sketches is None for one in agents):
+        notes[:] = [note for note in notes if not note.endswith(_NO_SKETCHES)]
+        notes.append("no agent's sketches are here, which testbeds record: no consensus distance")
+    audit = None
+    if "audit" not in summary:
+        audit = _audited(path, notes)
+        summary = _summed_up(cluster, agents, audit) | dict(summary)
     distances = consensus_distances(agents)
-    return RunDirectory(path, summary, cluster, agents, notes, len(ids), distances)
+    return RunDirectory(
+        path, summary, cluster, agents, notes, len(ids), distances, own=own, audit=audit
+    )
+
+
+def _audited(path: Path, notes: list[str]) -> RunAudit | None:
+    """The verdict on the exports that lie there; why there is none becomes a note."""
+    with _noted(notes, "the ledgers were not audited: ", path):
+        return audit_run_directory(path)[1]
+    return None
+
+
+def _summed_up(
+    cluster: Mapping[str, Any], agents: Sequence[AgentRun], audit: RunAudit | None
+) -> dict[str, Any]:
+    """The fields of summary.json that the agents' own files give, where nobody has summed up."""
+    task = section(cluster, "task")
+    seen = {run.agent: run.status for run in agents if run.status is not None}
+    settings = {
+        "run_id": cluster.get("run_id"),
+        "task": task.get("name"),
+        "partition": task.get("partition"),
+        "topology": section(cluster, "graph").get("topology"),
+        "rule": section(cluster, "payments").get("rule"),
+        "rounds": section(cluster, "rounds").get("rounds"),
+    }
+    accuracies = {run.agent: _last_accuracy(run) for run in agents}
+    # An edge's balance as its lower end has it, else as the other has; the ledgers know best.
+    edges: dict[tuple[str, str], int] = {}
+    for agent, last in sorted(seen.items(), reverse=True):
+        for peer, neighbour in last.neighbours.items():
+            received = neighbour.balance if agent < peer else -neighbour.balance
+            edges[min(agent, peer), max(agent, peer)] = received
+    if audit is not None:
+        edges |= {(edge.lo, edge.hi): edge.balance_lo for edge in audit.edges}
+    found: dict[str, Any] = {
+        **settings,
+        "accuracy": {agent: share for agent, share in accuracies.items() if share is not None},
+        "edges": [
+            {"lo": lo, "hi": hi, "balance_lo": received} for (lo, hi), received in edges.items()
+        ],
+        "balances": dict(audit.nets) if audit is not None else {},
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def _last_accuracy(run: AgentRun) -> float | None:
+    if run.status is not None and run.status.test_accuracy is not None:
+        return run.status.test_accuracy
+    measured = [m.test_accuracy for m in run.rounds if m.test_accuracy is not None]
+    return measured[-1] if measured else None
 
 
 def _simulated(
@@ -209,8 +283,10 @@ def _document(path: Path, notes: list[str]) -> Mapping[str, Any]:
     return found
 
 
-def _agent(data_dir: Path, agent: str, cluster: Mapping[str, Any], notes: list[str]) -> AgentRun:
-    if not data_dir.is_dir():
+def _agent(
+    data_dir: Path | None, agent: str, cluster: Mapping[str, Any], notes: list[str]
+) -> AgentRun:
+    if data_dir is None:
         notes.append(f"{agent}: it left no data directory")
         return AgentRun(agent)
     rounds: Sequence[RoundMetrics] = ()
@@ -225,7 +301,7 @@ def _agent(data_dir: Path, agent: str, cluster: Mapping[str, Any], notes: list[s
         notes.append(f"{agent}: {fate}, last seen {at}")
     sketches = _sketches(data_dir / SKETCHES_NAME, len(rounds), cluster)
     if sketches is None:
-        notes.append(f"{agent}: no sketches, so its model is not in the consensus distance")
+        notes.append(f"{agent}: {_NO_SKETCHES}")
         return AgentRun(agent, rounds, seen)
     return AgentRun(agent, rounds, seen, sketches, _sketch_rounds(len(sketches), rounds))
 
@@ -262,7 +338,7 @@ def _sketch_width(cluster: Mapping[str, Any]) -> int | None:
 
 
 def _sketch_rounds(rows: int, rounds: Sequence[RoundMetrics]) -> list[int]:
-    """The round of each row: those of the metrics, or 1, 2, … where the counts differ."""
-    if rows == len(rounds):
-        return [one.round for one in rounds]
-    return list(range(1, rows + 1))
+    """The round of each row: that of its line of metrics; those after the last line count on."""
+    known = [one.round for one in rounds[:rows]]
+    first = known[-1] + 1 if known else 1
+    return known + list(range(first, first + rows - len(known)))

@@ -6,6 +6,7 @@ from typing import Final
 
 from candor.agent.core.terms import audit_facts
 from candor.agent.daemon.exports import AGENTS_NAME, CLUSTER_NAME, LEDGER_NAME
+from candor.agent.runs.data_dirs import STORE_NAME, cluster_beside, is_data_dir, owner
 from candor.mechanisms.evidence.claims import SignedClaim
 from candor.mechanisms.ledger.audit import ExportFile, RunAudit, audit_run
 from candor.mechanisms.ledger.export import LINE_BYTES_MAX
@@ -28,32 +29,38 @@ def read_export(path: Path) -> bytes:
 
 
 def audit_run_directory(run_dir: Path) -> tuple[Cluster, RunAudit]:
-    """Judge all exports in a run directory by its cluster file, or those in a folder of data
-    directories by the one that they have in common. Claims in databases that lie there open what
-    the exports leave sealed: a digest binds them, whatever the database is worth.
+    """Judge all exports in a run directory by its cluster file, those in a folder of data
+    directories by the one that they have in common, or those of one data directory. Claims in
+    databases that lie there open what the exports leave sealed: a digest binds them, whatever the
+    database is worth.
 
     Raises:
         ConfigurationError: no readable cluster file, several, or no export at all where the rule
             settles.
     """
-    cluster, agents_dir = _run_in(run_dir)
+    own = is_data_dir(run_dir)
+    cluster, agents_dir = (cluster_beside(run_dir), run_dir) if own else _run_in(run_dir)
     facts = audit_facts(cluster)
-    paths = sorted(agents_dir.glob(f"*/{LEDGER_NAME}/*.jsonl"))
+    place = f"{LEDGER_NAME}/*.jsonl" if own else f"*/{LEDGER_NAME}/*.jsonl"
+    paths = sorted(agents_dir.glob(place))
     if not paths and facts.edges and facts.settles:
+        where = agents_dir.relative_to(run_dir) / Path(place).parent
         raise ConfigurationError(
-            f"{run_dir}: no ledger exports in {agents_dir.relative_to(run_dir) / '*' / LEDGER_NAME}"
+            f"{run_dir}: no ledger exports in {where}"
             "; daemons write them when they end, `candor ledger export` at any time"
         )
+    agent = owner(run_dir) if own else None
     files = [
-        ExportFile(str(path.relative_to(run_dir)), path.parts[-3], read_export(path))
+        ExportFile(str(path.relative_to(run_dir)), agent or path.parts[-3], read_export(path))
         for path in paths
     ]
-    return cluster, audit_run(files, facts, _claims_in(agents_dir))
+    agents = frozenset({agent}) if agent else None
+    return cluster, audit_run(files, facts, agents, _claims_in(run_dir if own else agents_dir, own))
 
 
-def _claims_in(agents_dir: Path) -> dict[bytes, SignedClaim]:
+def _claims_in(directory: Path, own: bool) -> dict[bytes, SignedClaim]:
     """The claims in the agents' databases, by digest; none of one that cannot be read."""
-    paths = sorted(agents_dir.glob("*/ledger.sqlite"))
+    paths = sorted(directory.glob(STORE_NAME if own else f"*/{STORE_NAME}"))
     if not paths:
         return {}
     from candor.agent.daemon.store import Store, StoreError  # an audit of exports needs no SQLite

@@ -52,6 +52,7 @@ class RunAudit:
     `nets`: by agent, what it received net and still has to receive outside the system; below 0 it
     owes. `transfers`: (from, to, micro-credits) that pay all of that off; none where nets do not
     sum to 0. `recomputed`: how many of the `bills` were opened, and their amounts found right.
+    `whole`: both ends of all edges were asked for, else nets are those of some agents.
     """
 
     findings: tuple[Finding, ...]
@@ -61,15 +62,18 @@ class RunAudit:
     transfers: tuple[tuple[str, str, int], ...] = ()
     bills: int = 0
     recomputed: int = 0
+    whole: bool = True
 
 
 def audit_run(
     files: Iterable[ExportFile],
     facts: AuditFacts,
+    agents: frozenset[str] | None = None,
     claims: Mapping[bytes, SignedClaim] = MappingProxyType({}),
 ) -> RunAudit:
-    """Judge all exports of a run together, each edge from both of its ends; `claims` known
-    otherwise, by digest, open sealed bills."""
+    """Judge all exports of a run together, each edge from both of its ends; of some `agents` alone,
+    their edges, of which nobody else must have left an export. `claims` known otherwise, by digest,
+    open sealed bills."""
     audits: dict[tuple[str, str, str], ExportAudit] = {}
     findings: list[Finding] = []
     for file in files:
@@ -79,11 +83,14 @@ def audit_run(
     notes: list[Finding] = []
     edges: list[EdgeNet] = []
     nets = dict.fromkeys(facts.keys, 0)
-    for lo, hi in sorted(facts.edges):
+    asked = frozenset(facts.keys) if agents is None else agents
+    for lo, hi in sorted(edge for edge in facts.edges if not asked.isdisjoint(edge)):
         ends = [audits.get((lo, hi, agent)) for agent in (lo, hi)]
         if facts.settles:
             findings += [
-                _missing(lo, hi, a) for a, end in zip((lo, hi), ends, strict=True) if not end
+                _missing(lo, hi, a)
+                for a, end in zip((lo, hi), ends, strict=True)
+                if not end and a in asked
             ]
         known = [end for end in ends if end is not None]
         edge = _compare(lo, hi, known, findings, notes)
@@ -100,12 +107,22 @@ def audit_run(
     if sum(nets.values()) != 0:
         detail = f"the nets of all agents sum to {sum(nets.values())}, not to 0"
         findings.append(Finding("run", "all", 0, "nets", detail))
-    else:
+    elif agents is None:
         transfers = net_transfers(nets)
+    else:
+        nets = {agent: net for agent, net in nets.items() if agent in agents}
     bills = {bill.digest: bill for audit in audits.values() for _, bill in audit.bills}
     opened = sum(not bill.is_sealed for bill in bills.values())
-    found, noted = tuple(findings), tuple(notes)
-    return RunAudit(found, noted, tuple(edges), nets, tuple(transfers), len(bills), opened)
+    return RunAudit(
+        findings=tuple(findings),
+        notes=tuple(notes),
+        edges=tuple(edges),
+        nets=nets,
+        transfers=tuple(transfers),
+        bills=len(bills),
+        recomputed=opened,
+        whole=agents is None,
+    )
 
 
 def _missing(lo: str, hi: str, agent: str) -> Finding:

@@ -69,6 +69,42 @@ class Neighbourhood:
         return total / np.maximum(2 * pairs, 1), pairs > 0
 
 
+@dataclass(frozen=True)
+class Part:
+    """One thing that a rule looks at, with what it asks for it: arrays (..., m), of each member.
+
+    `penalty`: its part of the charge. `value`: what the member shows, free from `low` to `high`,
+    which is where an honest agent is taken to be; infinite where there is no such end.
+    """
+
+    name: str
+    penalty: Floats
+    value: Floats
+    low: Floats
+    high: Floats
+
+
+def part(
+    name: str, penalty: Floats, value: Floats, low: Floats | float, high: Floats | float
+) -> Part:
+    """A part whose ends may be the same for all members."""
+    shape = penalty.shape
+    return Part(name, penalty, value, np.broadcast_to(low, shape), np.broadcast_to(high, shape))
+
+
+class OfParts:
+    """A rule that charges the sum of its parts."""
+
+    def parts(self, neighbourhood: Neighbourhood) -> tuple[Part, ...]:
+        """What it looks at: one part or several."""
+        raise NotImplementedError
+
+    def charges(self, neighbourhood: Neighbourhood) -> Floats:
+        """The penalties of the parts, added in their order: (..., m)."""
+        first, *others = (one.penalty for one in self.parts(neighbourhood))
+        return sum(others, first)
+
+
 def ordered_sum(values: Floats, axis: int) -> Floats:
     """Sum one axis in ascending order, one addition after the other, on every machine alike."""
     rows = np.moveaxis(values, axis, 0)
@@ -99,17 +135,17 @@ def _ranked(values: Floats, known: Mask, rank: NDArray[np.int64]) -> Floats:
     return np.where(some, np.take_along_axis(ordered, at, axis=-1)[..., 0], 0.0)
 
 
-class Norm:
+class Norm(OfParts):
     """`norm`: each member is charged its energy, so an edge settles C (E_i - E_j)."""
 
     edge_local = True
 
-    def charges(self, neighbourhood: Neighbourhood) -> Floats:
-        """The energies themselves."""
-        return neighbourhood.energies
+    def parts(self, neighbourhood: Neighbourhood) -> tuple[Part, ...]:
+        """The energies themselves: none is free."""
+        return (part("energy", neighbourhood.energies, neighbourhood.energies, 0.0, 0.0),)
 
 
-class PeerPrediction:
+class PeerPrediction(OfParts):
     """`peer-prediction`: the squared distance to the neighbourhood's mean, round by round.
 
     Dorner et al., equation (10), with the closed neighbourhood in place of the server's clients and
@@ -118,16 +154,17 @@ class PeerPrediction:
 
     edge_local = False
 
-    def charges(self, neighbourhood: Neighbourhood) -> Floats:
-        """sum_t ||u_i,t - mean_t||^2: (..., m)."""
+    def parts(self, neighbourhood: Neighbourhood) -> tuple[Part, ...]:
+        """sum_t ||u_i,t - mean_t||^2: (..., m), none of it free."""
         mask, traces = neighbourhood.mask[..., np.newaxis], neighbourhood.traces
         count = np.maximum(mask.sum(axis=-3, keepdims=True), 1)
         mean = ordered_sum(traces, -3)[..., np.newaxis, :, :] / count  # (..., 1, W, r)
         apart = np.where(mask, traces - mean, 0.0)
-        return ordered_sum(ordered_sum(apart * apart, -1), -1)
+        distance = ordered_sum(ordered_sum(apart * apart, -1), -1)
+        return (part("squared distance from the mean", distance, distance, 0.0, 0.0),)
 
 
-class Variance:
+class Variance(OfParts):
     """`variance`: noise beyond that of the neighbourhood, the rest is free.
 
     p_i = n_i (V_i - `TAU_NOISE` upper median of V_k)+ over the other members k. Who scales its
@@ -141,17 +178,18 @@ class Variance:
 
     edge_local = False
 
-    def charges(self, neighbourhood: Neighbourhood) -> Floats:
+    def parts(self, neighbourhood: Neighbourhood) -> tuple[Part, ...]:
         """Penalties (..., m); 0 for who has only one charged round, or nobody to compare with."""
         noise, known = neighbourhood.noise
         others = _others(known)
         around = np.broadcast_to(noise[..., np.newaxis, :], others.shape)
-        excess = np.maximum(noise - TAU_NOISE * upper_median(around, others), 0.0)
+        free = np.where(others.any(axis=-1), TAU_NOISE * upper_median(around, others), np.inf)
         rounds = neighbourhood.mask.sum(axis=-1)
-        return np.asarray(np.where(others.any(axis=-1), excess, 0.0) * rounds)
+        excess = np.maximum(noise - free, 0.0) * rounds
+        return (part("noise, over all its rounds", excess, noise, 0.0, free),)
 
 
-class Band:
+class Band(OfParts):
     """`band`: noise, energies and directions near what the neighbourhood shows are free.
 
     p_i = v_i + e_i + d_i. Where shards differ, so do the lengths and directions of gradients, and
@@ -164,18 +202,36 @@ class Band:
 
     edge_local = False
 
-    def charges(self, neighbourhood: Neighbourhood) -> Floats:
-        """Penalties (..., m), at most three times `CAP`."""
+    def parts(self, neighbourhood: Neighbourhood) -> tuple[Part, ...]:
+        """Penalties (..., m), each at most `CAP`."""
         present = neighbourhood.present()
         noise, known = neighbourhood.noise
         energy = neighbourhood.energies / np.maximum(neighbourhood.mask.sum(axis=-1), 1)
-        energies = _ratios(energy)
-        both = np.minimum(_outside(_ratios(noise)), _outside(energies))
+        energies, noises = _ratios(energy), _ratios(noise)
+        # Of the two, the one that is less out of place beside a neighbour.
+        lesser = np.where(_outside(noises) <= _outside(energies), noises, energies)
+        both = _median_by(_outside(lesser), lesser, _others(known))
+        alone = lower_median(energies, _others(present))
+        direction = _direction(neighbourhood, present)
+        ratio = "times a neighbour's"
         return (
-            lower_median(both, _others(known))
-            + lower_median(_beyond(energies, TAU_ALONE), _others(present))
-            + _direction_term(neighbourhood, present)
-        )
+            part(f"noise and energy, {ratio}", _outside(both), both, 1.0 / TAU, TAU),
+            part(f"energy, {ratio}", _beyond(alone, TAU_ALONE), alone, 0.0, TAU_ALONE),
+            part(
+                "distance of directions, times that of others",
+                _beyond(direction, TAU_DIRECTION), direction, 0.0, TAU_DIRECTION,
+            ),
+        )  # fmt: skip
+
+
+def _median_by(key: Floats, values: Floats, known: Mask) -> Floats:
+    """The value (...) whose key is the lower median over the last axis of those `known`; 1, which
+    is in place, where none is."""
+    order = np.argsort(np.where(known, key, np.inf), axis=-1, kind="stable")
+    rank = np.maximum(known.sum(axis=-1) - 1, 0)[..., np.newaxis] // 2
+    at = np.take_along_axis(order, rank, axis=-1)
+    found = np.take_along_axis(values, at, axis=-1)[..., 0]
+    return np.asarray(np.where(known.any(axis=-1), found, 1.0))
 
 
 def _others(present: Mask) -> Mask:
@@ -204,8 +260,8 @@ def _outside(ratio: Floats) -> Floats:
     return np.asarray(np.minimum(beyond, CAP))
 
 
-def _direction_term(neighbourhood: Neighbourhood, present: Mask) -> Floats:
-    """Lower median over the others of rho_ik, over what pairs without i show, beyond tau."""
+def _direction(neighbourhood: Neighbourhood, present: Mask) -> Floats:
+    """Lower median over the others of rho_ik, over what pairs without i show."""
     rho, known = _distances(neighbourhood, present)
     m = present.shape[-1]
     usual = []
@@ -216,7 +272,7 @@ def _direction_term(neighbourhood: Neighbourhood, present: Mask) -> Floats:
         usual.append(lower_median(rho.reshape(flat), (known & apart).reshape(flat)))
     # Without the 1, a copy would make the others look far.
     floor = np.maximum(1.0, np.stack(usual, axis=-1))
-    return _beyond(lower_median(rho, known) / floor, TAU_DIRECTION)
+    return np.asarray(lower_median(rho, known) / floor)
 
 
 def _distances(neighbourhood: Neighbourhood, present: Mask) -> tuple[Floats, Mask]:

@@ -18,6 +18,11 @@ AMOUNT_MAX: Final = 2**62 - 1
 
 UNIT: Final = "micro-credit"
 
+CREDIT: Final = (
+    "A credit stands for one unit of training loss: prices are set by that. What it is in money is "
+    "for the parties to agree."
+)
+
 
 class AmountError(ValueError):
     """An amount that is not finite or too large to be money."""

@@ -14,8 +14,11 @@ from candor.mechanisms.payments.band import (
     Floats,
     Mask,
     Neighbourhood,
+    OfParts,
+    Part,
     lower_median,
     ordered_sum,
+    part,
 )
 
 LAGS: Final = (1, 2, 3)
@@ -27,7 +30,7 @@ NOTHING: Final = 2.0**-30
 rounding, which differs from machine to machine, and whose directions mean nothing."""
 
 
-class Originality:
+class Originality(OfParts):
     """`originality`: whoever repeats what another member injected some rounds before pays.
 
     c_ik = lower median over the window of cos(u_i,t, u_k,t-l). The threshold is the members' own:
@@ -39,23 +42,30 @@ class Originality:
 
     edge_local = False
 
-    def charges(self, neighbourhood: Neighbourhood) -> Floats:
-        """Penalties (..., m), at most `CAP`."""
+    def parts(self, neighbourhood: Neighbourhood) -> tuple[Part, ...]:
+        """Penalties (..., m), at most `CAP`; the value is the cosine that comes out worst."""
         mask, units = neighbourhood.mask, _units(neighbourhood)
         m = mask.shape[-2]
-        most = np.zeros(mask.shape[:-1])
+        worst = np.full(mask.shape[:-1], -np.inf)
+        value, free = np.zeros(worst.shape), np.ones(worst.shape)
         for lag in LAGS:
             own = [_lagged(mask, units, i, i, lag) for i in range(m)]
             for i, k in ((i, k) for i in range(m) for k in range(m) if i != k):
                 copied = _lagged(mask, units, i, k, lag)
-                share = _beyond(copied, np.maximum(np.maximum(own[i], own[k]), 0.0))
-                most[..., i] = np.maximum(most[..., i], share)
-        return CAP * most
+                like = np.minimum(np.maximum(np.maximum(own[i], own[k]), 0.0), 1.0)
+                half = (1.0 + like) / 2.0
+                share = _beyond(copied, half)
+                # Where nothing is charged, what comes nearest to it.
+                score = np.where(share > 0, share, copied - half)
+                worse = score > worst[..., i]
+                for held, new in ((worst, score), (value, copied), (free, half)):
+                    held[..., i] = np.where(worse, new, held[..., i])
+        penalty = CAP * np.maximum(worst, 0.0)
+        return (part("cosine to what a neighbour did before", penalty, value, -1.0, free),)
 
 
-def _beyond(copied: Floats, own: Floats) -> Floats:
-    """How far a cosine is on its way from half-way between `own` and 1, to 1: 0 to 1."""
-    half = (1.0 + np.minimum(own, 1.0)) / 2.0
+def _beyond(copied: Floats, half: Floats) -> Floats:
+    """How far a cosine is on its way from `half` to 1: 0 to 1."""
     room = 1.0 - half
     share = np.where(room > 0, (copied - half) / np.where(room > 0, room, 1.0), 0.0)
     return np.asarray(np.minimum(np.maximum(share, 0.0), 1.0))
@@ -77,7 +87,7 @@ def _lagged(mask: Mask, units: Floats, i: int, k: int, lag: int) -> Floats:
     return np.where(known.sum(axis=-1) >= PAIRS_MIN, lower_median(cosines, known), 0.0)
 
 
-class Persistence:
+class Persistence(OfParts):
     """`persistence`: whoever's rounds have less in common than everyone else's pays.
 
     One shard of data and a model that moves slowly give rounds that resemble each other; fresh
@@ -90,15 +100,15 @@ class Persistence:
 
     edge_local = False
 
-    def charges(self, neighbourhood: Neighbourhood) -> Floats:
+    def parts(self, neighbourhood: Neighbourhood) -> tuple[Part, ...]:
         """Penalties (..., m), at most `CAP`."""
         mask, traces = neighbourhood.mask, neighbourhood.traces
         squares = ordered_sum(traces * traces, -1)  # (..., m, W)
         total = ordered_sum(np.where(mask, squares, 0.0), -1)  # (..., m)
         busy = total > NOTHING * total.max(axis=-1, keepdims=True)
         m = mask.shape[-2]
-        beyond = np.zeros((*mask.shape[:-1], m))
-        known = np.zeros(beyond.shape, dtype=np.bool_)
+        ratio = np.zeros((*mask.shape[:-1], m))
+        known = np.zeros(ratio.shape, dtype=np.bool_)
         for i in range(m):
             for k in range(i):
                 common = mask[..., i, :] & mask[..., k, :]  # (..., W)
@@ -106,8 +116,10 @@ class Persistence:
                 two, there = _steadiness(traces[..., k, :, :], squares[..., k, :], common)
                 enough = (common.sum(axis=-1) > PAIRS_MIN) & busy[..., i] & busy[..., k]
                 known[..., i, k] = known[..., k, i] = enough & seen & there
-                beyond[..., i, k], beyond[..., k, i] = _below(one, two), _below(two, one)
-        return lower_median(beyond, known)
+                ratio[..., i, k], ratio[..., k, i] = _steadier(one, two), _steadier(two, one)
+        value = lower_median(ratio, known)
+        penalty = np.asarray(np.minimum(np.maximum(value - TAU_ALONE, 0.0), CAP))
+        return (part("a neighbour's steadiness over its own", penalty, value, 0.0, TAU_ALONE),)
 
 
 def _steadiness(traces: Floats, squares: Floats, common: Mask) -> tuple[Floats, Mask]:
@@ -119,8 +131,7 @@ def _steadiness(traces: Floats, squares: Floats, common: Mask) -> tuple[Floats, 
     return np.where(there, length / np.where(there, energy, 1.0), 0.0), there
 
 
-def _below(one: Floats, other: Floats) -> Floats:
-    """How far `one` is below `other` beyond a factor of tau, capped; 0 where both are 0."""
+def _steadier(one: Floats, other: Floats) -> Floats:
+    """How many times `one` goes into `other`; 0 where both are 0."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        ratio = np.where(other > 0, other / one, 0.0)  # over 0 it is infinite: the cap
-    return np.asarray(np.minimum(np.maximum(ratio - TAU_ALONE, 0.0), CAP))
+        return np.asarray(np.where(other > 0, other / one, 0.0))  # over 0 it is infinite: the cap

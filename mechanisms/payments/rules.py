@@ -74,6 +74,13 @@ class Term:
         """The spec without the price: `band`, `module:Class`."""
         return self.text.rpartition("@" if "@" in self.text else ":")[0]
 
+    def due(self, neighbourhood: Neighbourhood) -> tuple[Floats, Floats]:
+        """What each billed member is charged, and what of it is left when the others have got their
+        share: (..., m), per unit price."""
+        members = neighbourhood.billed()
+        charged = np.where(members, _charged(self, neighbourhood), 0.0)
+        return charged, charged if self.rule.edge_local else _shared_out(charged, members)
+
 
 @dataclass(frozen=True, slots=True)
 class Payments:
@@ -102,21 +109,39 @@ class Payments:
             ConfigurationError: a user's rule returned the wrong shape.
         """
         members = neighbourhood.billed()  # (..., m)
-        transfers, charges = np.zeros(members.shape), np.zeros(members.shape)
-        # Overflow shows as an infinity, which `to_micro` refuses.
-        with np.errstate(over="ignore", invalid="ignore"):
-            for term in self.terms:  # in the order of the spec: float addition is not associative
-                charged = np.where(members, _charged(term, neighbourhood), 0.0)
-                if term.rule.edge_local:
-                    charges = charges + term.price * charged
-                else:
-                    transfers = transfers + term.price * _shared_out(charged, members)
+        transfers, charges = self._sums(neighbourhood)[-1]
         whole = to_micro(transfers)
         first = np.argmax(members, axis=-1, keepdims=True)  # (..., 1), of nobody: nothing to give
         remainder = whole.sum(axis=-1, keepdims=True)
         settled = np.take_along_axis(whole, first, axis=-1) - remainder
         np.put_along_axis(whole, first, settled, axis=-1)
         return whole, to_micro(charges)
+
+    def shares(self, neighbourhood: Neighbourhood) -> NDArray[np.int64]:
+        """What of a member's amount each term makes, and last what rounding adds: micro-credits
+        (terms + 1, ..., m), whose sum over the terms is exactly transfers + charges of `rows`.
+
+        Raises: as `rows`.
+        """
+        sums = [to_micro(transfers) + to_micro(charges)
+                for transfers, charges in self._sums(neighbourhood)]  # fmt: skip
+        return np.diff(np.stack([*sums, np.add(*self.rows(neighbourhood))]), axis=0)
+
+    def _sums(self, neighbourhood: Neighbourhood) -> list[tuple[Floats, Floats]]:
+        """Transfers and charges (..., m) in credits after no term, the first, the first two, …"""
+        shape = neighbourhood.energies.shape
+        sums = [(np.zeros(shape), np.zeros(shape))]
+        # Overflow shows as an infinity, which `to_micro` refuses.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for term in self.terms:  # in the order of the spec: float addition is not associative
+                transfers, charges = sums[-1]
+                _, due = term.due(neighbourhood)
+                if term.rule.edge_local:
+                    charges = charges + term.price * due
+                else:
+                    transfers = transfers + term.price * due
+                sums.append((transfers, charges))
+        return sums
 
 
 def _charged(term: Term, neighbourhood: Neighbourhood) -> Floats:

@@ -175,6 +175,7 @@ def test_the_image_is_made_of_files_with_known_hashes() -> None:
     needed = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
     for need in map(Requirement, needed):
         assert need.specifier.contains(pins[canonicalize_name(need.name)]), need
+    assert "matplotlib" not in pins  # of the extra `report`: a daemon draws nothing
     assert f"torch=={pins['torch']}" in (DEPLOY.parent / "constraints.txt").read_text().split("\n")
     installs = [argument for word, argument in _instructions() if "pip install" in argument]
     assert all("--require-hashes" in one or "--no-deps" in one for one in installs)

@@ -101,11 +101,13 @@ def command(
           --rounds 160 --local-steps 1 --step-size 0.1 --step-decay 0
     """
     from candor.agent.learning.rows import check_samples
+    from candor.agent.reports import charts
     from candor.agent.studies.audit import report as audit_report
     from candor.agent.studies.audit.incentives import SEEDS_MIN
     from candor.agent.studies.audit.runs import ask  # imports torch
     from candor.agent.studies.audit.verdicts import Answer, audit, chosen_strategies
 
+    charts.require()
     clusters = [_cluster(asked, asked["seed"] + i) for i in range(seeds)]
     files = asked["data_root"], asked["initial"]
     question = ask(clusters, agent, price, competition, epsilon, *files)

@@ -96,11 +96,13 @@ def command(
       candor femnist --task femnist:model=logistic --seeds 3 --run-dir runs/femnist-logistic
       candor femnist --steps 10650 --seeds 10 --run-dir runs/femnist-long
     """
+    from candor.agent.reports import charts
     from candor.agent.studies.femnist import experiment, federated  # imports torch
     from candor.agent.studies.femnist import report as experiment_report
     from candor.agent.tasks import resolve_task
     from candor.topologies.specs.files import write_text
 
+    charts.require()
     federation = federated.Federation(resolve_task(task, data_root), device)
     steps = steps or STEPS_A_WRITER * federation.writers
     setting = experiment.Setting(task, steps, step_size)

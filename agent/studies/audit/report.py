@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -246,7 +247,7 @@ def render(verdict: Verdict, settings: Mapping[str, object]) -> str:
 
 def _settings(settings: Mapping[str, object]) -> str:
     rows = [(escape(name), f"<code>{escape(value)}</code>") for name, value in settings.items()]
-    return card("Settings", "", table(("setting", "value"), rows))
+    return card("Settings", "What was audited.", table(("setting", "value"), rows))
 
 
 def _header(verdict: Verdict, title: str) -> str:
@@ -266,15 +267,17 @@ def _gains(verdict: Verdict) -> str:
         for name, free, net in rows
         if np.isfinite(free.mean)
     ]
-    svg = charts.intervals(
-        bars, ("without payments", "with payments"), "gain, per cent of the honest reward",
+    draw = partial(
+        charts.intervals, bars, ("without payments", "with payments"),
+        "gain, per cent of the honest reward",
         {"epsilon": 100 * verdict.epsilon / verdict.reward}, 100 * _extent(verdict),
     )  # fmt: skip
     caption = (
         "What each strategy gains over honesty on the same seeds, means with 95 % confidence "
-        "intervals (Student). What leaves the picture is in the table below."
+        "intervals (Student). Beyond epsilon a lie pays. What leaves the picture is in the table "
+        "below."
     )
-    return card("Gains", caption, image(svg, "gain by strategy"))
+    return card("Gains", caption, image(draw, "gain by strategy"))
 
 
 def _prices(verdict: Verdict) -> str:
@@ -282,24 +285,25 @@ def _prices(verdict: Verdict) -> str:
     for one in _best_first(verdict)[:_LINES_MAX]:
         nets = [one.deviation.net(f * verdict.prices).mean() / verdict.reward for f in _FACTORS]
         lines.append(_line(one, _FACTORS, 100 * np.array(nets)))
-    svg = charts.lines_by_round(
-        lines, "net gain, per cent of the honest reward",
+    draw = partial(
+        charts.lines_by_round, lines, "net gain, per cent of the honest reward",
         references={"epsilon": 100 * verdict.epsilon / verdict.reward}, across="times the prices",
         lowest=-100 * _extent(verdict),
     )  # fmt: skip
     caption = "What the best lies gain when all prices are multiplied; 1 is the rule judged."
-    return card("Prices", caption, image(svg, "net gain by price"))
+    return card("Prices", caption, image(draw, "net gain by price"))
 
 
 def _honest(verdict: Verdict) -> str:
     paid = 100 * verdict.honest_payments() / verdict.reward
     median, high = np.percentile(paid, [50, 98])
-    svg = charts.histogram(
-        paid.tolist(), "paid, per cent of the honest reward (below 0: received)", "honest agents",
+    draw = partial(
+        charts.histogram, paid.tolist(),
+        "paid, per cent of the honest reward (below 0: received)", "honest agents",
         {"median": float(median), "98th percentile": float(high)},
     )  # fmt: skip
     caption = "What honest agents pay in runs without any liar, net, over all seeds."
-    return card("What honesty costs", caption, image(svg, "histogram of honest payments"))
+    return card("What honesty costs", caption, image(draw, "histogram of honest payments"))
 
 
 def _cumulative(verdict: Verdict) -> str:
@@ -311,9 +315,8 @@ def _cumulative(verdict: Verdict) -> str:
             for one in _best_first(verdict)[:_LINES_MAX]
         ]  # fmt: skip
         quantity = f"gained so far, {what}, per cent of the honest reward"
-        parts.append(
-            image(charts.lines_by_round(lines, quantity, lowest=-100 * _extent(verdict)), quantity)
-        )
+        draw = partial(charts.lines_by_round, lines, quantity, lowest=-100 * _extent(verdict))
+        parts.append(image(draw, quantity))
     caption = (
         "What a lie would have gained, had the run ended after so many rounds: where the line is "
         "level, lying on gains no more."

@@ -5,6 +5,7 @@ Nothing is trained or read here.
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from candor.agent.reports.charts import Line, histogram, lines_by_round
@@ -133,14 +134,14 @@ def _rewards(rule: Rule, measured: Measured, prices: Sequence[float]) -> str:
         )
         for price in prices
     ]
-    drawing = lines_by_round(
-        lines, "reward of A: test loss less payments", across="aggressiveness of group A"
-    )
+    across = "aggressiveness of group A"
+    reward = "reward of A: test loss less payments"
+    draw = partial(lines_by_round, lines, reward, across=across)
     return card(
         f"Reward by aggressiveness: {rule}",
         "The test loss of the final model, which harms the competitors, less net payments: noise "
         f"pays where a line is above its left end. Here {RULES[rule]}.",
-        image(drawing, "mean reward of group A by its aggressiveness, a line for each price"),
+        image(draw, "mean reward of group A by its aggressiveness, a line for each price"),
     )
 
 
@@ -150,13 +151,13 @@ def _payments(rule: Rule, measured: Measured, price: float) -> str:
         "a tenth of the damage": measured.damage / 10,
     }
     values = (price * measured.honest_charges).ravel().tolist()
-    drawing = histogram(values, f"net payment at C = {price:.2g}", "writers", references)
+    draw = partial(histogram, values, f"net payment at C = {price:.2g}", "writers", references)
     return card(
         f"What honest writers pay: {rule}",
         "When all are honest: each writer's net payment over all steps, in each run; below 0 it "
         "receives. At the price from which reward falls, if there is one. Damage is what "
         "the largest aggressiveness of group A costs in test loss.",
-        image(drawing, "histogram of the net payments of honest writers"),
+        image(draw, "histogram of the net payments of honest writers"),
     )
 
 

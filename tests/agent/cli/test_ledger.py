@@ -30,6 +30,7 @@ from candor.mechanisms.ledger.channel import (
     StoreRecord,
     Transmit,
 )
+from candor.mechanisms.payments.credits import CREDIT
 from candor.network.identity import Identity
 from candor.topologies.cluster.file import (
     AgentEntry,
@@ -221,6 +222,22 @@ def test_a_folder_of_data_directories_is_audited_by_their_own_file(run_dir: Path
     assert ledger("audit", folder).exit_code == 3
 
 
+def test_one_data_directory_is_audited_from_that_end(run_dir: Path) -> None:
+    own = run_dir / "agents" / "a0"
+    audited = ledger("audit", own)
+    assert audited.exit_code == 0, audited.output
+    assert audited.output.splitlines()[:3] == [
+        "a0-a1  2 windows: a1 owes a0 1.000000",
+        "a0-a2  2 windows: a2 owes a0 2.000000",
+        "a0 received +3.000000 net",
+    ]
+    assert audited.output.splitlines()[3:] == ["ledger audit of demo, as a0 has it: ok"]
+    export_path(run_dir).unlink()
+    missing = ledger("audit", own)
+    assert missing.exit_code == 3
+    assert "edge a0-a1, seq 0: missing: a0 has left no export" in missing.output
+
+
 def test_a_directory_without_cluster_or_exports_is_bad_usage(
     run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,6 +287,7 @@ def test_show_lists_the_channels_of_an_agent_and_of_a_run(run_dir: Path) -> None
     result = ledger("show", run_dir / "agents" / "a1")
     assert result.exit_code == 0
     assert "a0-a1  record 2, up to window 1: a1 owes a0 1.000000" in result.output
+    assert result.output.endswith(f"{CREDIT}\n")
     told = json.loads(ledger("show", run_dir, "--json").output)
     assert told == json.loads(ledger("show", run_dir / "agents", "--json").output)
     assert list(told["agents"]) == ["a0", "a1", "a2"]
@@ -407,6 +425,6 @@ def test_export_refuses_keys_and_databases_of_others(run_dir: Path, tmp_path: Pa
         assert "cannot write exports" in str(result.exception)
 
 
-@pytest.mark.parametrize("name", ["show", "verify", "audit", "export"])
+@pytest.mark.parametrize("name", ["show", "explain", "verify", "audit", "export"])
 def test_every_command_shows_an_example(name: str) -> None:
     assert f"candor ledger {name} " in ledger(name, "--help").output

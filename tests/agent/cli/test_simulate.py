@@ -81,6 +81,22 @@ def test_the_summary_is_that_of_a_testbed_without_ledgers(small: Path) -> None:
     assert set(summary["alone_accuracy"]) == set(summary["accuracy"]) == set(summary["agents"])
 
 
+def test_without_matplotlib_a_run_ends_with_all_but_its_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    run_dir = tmp_path / "run"
+    assert cli.run([*SMALL, "--run-dir", str(run_dir)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "no report: drawing needs matplotlib: pip install 'candor[report]'" in told
+    assert (run_dir / "summary.json").exists()
+    assert not (run_dir / "report.html").exists()
+    assert cli.run(["report", str(run_dir)]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "needs matplotlib" in told
+
+
 def test_the_files_of_every_agent_are_there(small: Path) -> None:
     cluster = load_cluster(small / "cluster.toml")
     expected = run_vectorised(cluster, {"a3": "scale:3"})

@@ -11,10 +11,12 @@ import pytest
 from candor.agent.core.agent import Stage
 from candor.agent.core.effects import Persist, PutValue, Remember, Send
 from candor.agent.runs.ledger_audit import audit_run_directory
+from candor.mechanisms.evidence.claims import SignedClaim
 from candor.mechanisms.evidence.statements import Statement
 from candor.network.messages import Update, from_envelope
 from candor.network.transport import MemoryNetwork
 from candor.network.wire import encode
+from candor.topologies.encoding.canonical import unpack
 from tests.runs import DIM, finish, row_of, stated_digests
 
 
@@ -110,6 +112,28 @@ def test_an_agent_that_was_away_takes_a_neighbours_model(started):
     node = run.nodes["a2"]
     assert node.events("re_entered")
     assert node.ended.failure is None
+
+
+def test_coming_back_is_billed_by_what_was_injected_not_by_what_was_caught_up(started, tmp_path):
+    """The model that it takes is far from its own; its first row says so, and nothing is charged
+    for that way."""
+    run = started("ring", 4, rounds=60, deadline_s=1.0, sketch_size=DIM)
+    run.start()
+    run.advance(0.5)
+    run.asleep.add("a2")
+    run.advance(2.5)
+    run.asleep.remove("a2")
+    run.run()
+    back = run.nodes["a2"].events("re_entered")[0]["round"]
+    taken, own = run.nodes["a2"].models[back], run.nodes["a2"].models[back - 20]
+    with closing(sqlite3.connect(tmp_path / "agents" / "a2" / "ledger.sqlite")) as database:
+        stored = database.execute("SELECT value FROM settings WHERE key LIKE 'claim/%'").fetchall()
+    claims = [SignedClaim.decode(unpack(row, bytes_max=2**20)[0]).claim() for (row,) in stored]
+    energies = {entry.round: entry.energy for claim in claims for entry in claim.rounds}
+    assert back in energies
+    assert np.linalg.norm(taken - own) > np.linalg.norm(run.report("a2", back))
+    for t, energy in energies.items():
+        assert energy == pytest.approx(float((run.report("a2", t) ** 2).sum()), rel=1e-3)
 
 
 def test_an_agent_that_was_away_for_long_is_let_in_again(started, tmp_path):

@@ -1,6 +1,8 @@
 """The drawings: names that do not cover each other, and the same bytes for the same numbers."""
 
 import math
+import re
+import sys
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 
@@ -11,16 +13,21 @@ from hypothesis import strategies as st
 
 from candor.agent.reports.charts import (
     NAMED_LINES_MAX,
+    NARROW_IN,
+    WIDE_IN,
     Line,
+    _broken,
     _colours,
     _spread,
     histogram,
     lines_by_round,
     positions_of,
+    require,
     topology_graph,
 )
 from candor.agent.reports.charts import payment_graph as draw_graph
 from candor.topologies.graphs import graphs
+from candor.topologies.specs.specs import ConfigurationError
 
 _heights = st.lists(st.floats(-2, 2), max_size=12)
 
@@ -55,9 +62,47 @@ def test_values_without_a_finite_number_are_left_out_of_a_line() -> None:
     assert lines_by_round([with_gap], "loss") == lines_by_round([without], "loss")
 
 
+def test_a_line_is_broken_where_its_agent_was_away() -> None:
+    rounds = [*range(1, 11), *range(60, 71)]
+    away = _broken(Line("a0", rounds, [1.0] * len(rounds)))
+    assert [math.isnan(value) for value in away[1]].index(True) == 10
+    assert len(away[0]) == len(rounds) + 1
+    for steady in ([], [3], [1, 2], [8, 16, 24, 28], [1, 2, 4, 5, 7]):
+        assert _broken(Line("a0", steady, [1.0] * len(steady))) == (steady, [1.0] * len(steady))
+
+
 def test_a_drawing_is_svg_and_takes_dollar_signs_literally() -> None:
     drawing = lines_by_round([Line("$a_0", [1, 2], [1.0, 2.0])], "a $ b $ c")
     assert ElementTree.fromstring(drawing).tag.endswith("svg")
+
+
+@pytest.mark.parametrize("width_in", [WIDE_IN, NARROW_IN])
+@pytest.mark.parametrize("top", [2.0, 30.0, 4e6])
+def test_a_logarithmic_axis_has_plain_numbers(top: float, width_in: float) -> None:
+    line = Line("a0", [1, 2], [0.9, top])
+    drawing = lines_by_round([line], "norm", logarithmic=True, width_in=width_in).decode()
+    # Each text is followed, in a comment, by what it says.
+    said = re.findall(r"<!-- (.*?) -->", drawing)
+    assert "1" in said
+    assert "1000" in said or top < 1000
+    assert not any("mathdefault" in text or "$" in text for text in said)
+
+
+def test_a_long_title_is_wrapped_where_the_chart_is_narrow() -> None:
+    line, title = Line("a0", [1, 2], [1.0, 2.0]), "distance of the models from their mean (rms)"
+    wide, narrow = (
+        lines_by_round([line], title, width_in=inches).decode() for inches in (WIDE_IN, NARROW_IN)
+    )
+    assert f"<!-- {title} -->" in wide
+    assert f"<!-- {title} -->" not in narrow
+
+
+def test_without_matplotlib_there_is_one_line_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    require()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for draw in (require, lambda: lines_by_round([Line("a0", [1], [1.0])], "loss")):
+        with pytest.raises(ConfigurationError, match=r"pip install 'candor\[report\]'"):
+            draw()
 
 
 def test_a_histogram_is_svg_and_the_same_for_the_same_values() -> None:
@@ -125,3 +170,22 @@ def test_a_graph_without_a_payment_is_drawn() -> None:
     graph: nx.Graph[str] = nx.Graph([("a0", "a1")])
     drawing = draw_graph(graph, {}, [], {})
     assert ElementTree.fromstring(drawing).tag.endswith("svg")
+
+
+@pytest.mark.parametrize(
+    ("agents", "width_in", "named", "told"),
+    [(8, WIDE_IN, True, True), (30, WIDE_IN, True, False), (20, NARROW_IN, True, False),
+     (30, NARROW_IN, False, False)],
+)  # fmt: skip
+def test_agents_are_labelled_as_far_as_there_is_room(
+    agents: int, width_in: float, named: bool, told: bool
+) -> None:
+    graph = graphs.build("ring", agents)
+    balances = {f"a{i}": 14 * (-1) ** i for i in range(agents)}
+    drawing = draw_graph(graph, balances, [("a1", "a0", 14)], {"a3": "zero"}, width_in).decode()
+    said = re.findall(r"<!-- (.*?) -->", drawing, re.DOTALL)
+    assert any(text.startswith("a3") for text in said)
+    assert "-0.000014" in drawing  # of a3, which stands out
+    assert any(text.startswith("a0") for text in said) == named
+    assert ("+0.000014" in drawing) == told
+    assert "e-05" not in drawing

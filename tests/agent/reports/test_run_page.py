@@ -147,6 +147,7 @@ def test_a_whole_run_has_every_drawing_and_table_and_nothing_is_missing(whole_pa
     page = whole_page
     assert [alt.partition(":")[0] for alt in page.images] == [
         "Test accuracy",
+        "Training loss",
         "The graph of the run with 8 edges and who paid whom",
         "Balances",
         "Injected updates",
@@ -165,14 +166,14 @@ def test_a_whole_run_has_every_drawing_and_table_and_nothing_is_missing(whole_pa
 def test_the_payments_name_payer_and_receiver_from_the_sign_of_an_edge(whole_page: _Page) -> None:
     words = " ".join(whole_page.text.split())
     # balance_lo is what lo received: above 0 on (a2, a3), below 0 on (a3, a4).
-    assert "All 7 payments payer receiver credits a3 a2 5.200000 a3 a4 4.800000" in words
+    assert "All payments: 7 payer receiver net, credits a3 a2 5.200000 a3 a4 4.800000" in words
 
 
 def test_the_page_loads_nothing_and_runs_nothing(whole_page: _Page) -> None:
     page = whole_page
     assert not {"script", "link", "iframe", "object", "form"} & set(page.tags)
     sources = [value for name, value in page.attributes if name in ("src", "href")]
-    assert len(sources) == 5
+    assert len(sources) == 6
     assert all(value.startswith("data:image/svg+xml;base64,") for value in sources)
 
 
@@ -221,7 +222,7 @@ def test_an_agent_that_died_is_drawn_as_far_as_it_came(run_dir: Path) -> None:
     assert run.notes == ["a5: ended early, last seen mixing in round 11 of 24"]
     assert [len(one.sketch_rounds) for one in run.agents] == [24] * 5 + [10] + [24] * 2
     page = _render(run_dir)
-    assert len(page.images) == 5
+    assert len(page.images) == 6
     assert "ended early" in page.text
 
 
@@ -234,7 +235,7 @@ def test_the_balance_ends_where_the_last_settlement_left_it(
     (run_dir / "summary.json").write_text(json.dumps(summary))
     without = _render(run_dir).sources
     changed = [old != new for old, new in zip(with_last_window, without, strict=True)]
-    assert changed == [False, True, True, False, False]  # the graph and the balances
+    assert changed == [False, False, True, True, False, False]  # the graph and the balances
 
 
 def test_without_a_summary_the_status_has_the_last_balance(run_dir: Path) -> None:
@@ -288,11 +289,11 @@ def _no_agents(run_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "note", "drawings"),
     [
-        (_without_sketches, "a0: no sketches", 4),
-        (_without_summary, "summary.json: No such file", 5),
-        (_damaged_documents, "a0: metrics.csv: cannot read the metrics (it is not text)", 5),
-        (_absurd_summary, "ledger audit", 5),
-        (_no_agents, "Nothing was recorded of it.", 0),
+        (_without_sketches, "no agent's sketches are here, which testbeds record", 5),
+        (_without_summary, "summary.json: No such file", 6),
+        (_damaged_documents, "a0: metrics.csv: cannot read the metrics (it is not text)", 6),
+        (_absurd_summary, "ledger audit", 6),
+        (_no_agents, "cluster.toml: No such file", 0),
     ],
 )
 def test_what_is_missing_is_left_out_with_a_note(run_dir, damage, note, drawings) -> None:  # type: ignore[no-untyped-def]
@@ -302,7 +303,7 @@ def test_what_is_missing_is_left_out_with_a_note(run_dir, damage, note, drawings
     assert len(page.images) == drawings
 
 
-def test_a_loss_of_all_finite_values_leaves_the_drawing_empty_not_broken(run_dir: Path) -> None:
+def test_a_quantity_without_a_finite_value_has_no_drawing(run_dir: Path) -> None:
     for path in run_dir.glob("agents/*/metrics.csv"):
         rounds = list(_metrics(0, np.random.default_rng(0)))
         path.unlink()

@@ -521,12 +521,12 @@ def test_sealed_exports_are_audited_without_recomputing_and_the_audit_says_so() 
 
 def test_claims_at_hand_open_sealed_exports() -> None:
     held = {c.digest: c for c in CLAIMS.values()}
-    result = audit_run(run_files(()).values(), FACTS, held)
+    result = audit_run(run_files(()).values(), FACTS, claims=held)
     assert (result.findings, result.recomputed, result.bills) == ((), 9, 9)
     # A bill is opened whole or not at all, and other claims open nothing.
     del held[CLAIMS["a2", 1].digest]
     held[bytes(32)] = claim("a2", 1, 8.0)
-    assert audit_run(run_files(()).values(), FACTS, held).recomputed == 6
+    assert audit_run(run_files(()).values(), FACTS, claims=held).recomputed == 6
 
 
 @pytest.mark.parametrize(

@@ -241,7 +241,7 @@ def test_json_and_page_tell_the_same_experiment(tmp_path: Path) -> None:
         assert free["mean"] == pytest.approx(one["loss"])
         assert paid["mean"] == pytest.approx(one["loss"] - 1e-4 * one["charge_at_price_1"])
     page = (tmp_path / "run" / "report.html").read_text()
-    assert page.count("data:image/svg+xml") == 4
+    assert page.count('src="data:image/svg+xml') == 4
     for words in (
         "3 steps",
         "2 runs of each",

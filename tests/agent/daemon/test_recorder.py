@@ -1,0 +1,51 @@
+"""What a daemon leaves while it runs: a row of sketches for each line of metrics."""
+
+from pathlib import Path
+
+import numpy as np
+
+from candor.agent.daemon.daemon import RoundOutcome
+from candor.agent.daemon.recorder import Recorder
+from candor.agent.runs.directory import read_run_directory
+from candor.mechanisms.evidence.statements import Statement
+from tests.runs import LocalRun, write_cluster
+
+WIDTH = 16
+
+
+def test_a_restarted_daemon_cuts_the_sketch_of_the_round_it_died_in(tmp_path: Path) -> None:
+    """Two lives: rounds 1 to 3 and a fourth that was stated and not finished, then 10 to 12."""
+    cluster = write_cluster(tmp_path, rounds=12)
+    run = LocalRun(tmp_path, cluster)
+    run.start()
+    run.run()
+    core, data_dir = run.nodes["a0"].core, tmp_path / "agents" / "a0"
+    for rounds, torn in (((1, 2, 3), 4), ((10, 11, 12), None)):
+        recorder = Recorder(
+            data_dir,
+            run_id=cluster.run_id,
+            fingerprint=cluster.fingerprint,
+            rounds=12,
+            record_sketches=True,
+        )
+        with recorder:
+            for t in rounds:
+                recorder.stated(stated(t))
+                recorder.round_over(RoundOutcome(t, 0.5, None, 1.0, 2, ()), core)
+        if torn is not None:  # killed between the row and the line
+            with (data_dir / "sketches.f64").open("ab") as file:
+                file.write(stated(torn).sketch)
+    run.close()
+    [found] = [one for one in read_run_directory(tmp_path).agents if one.agent == "a0"]
+    assert found.sketches is not None
+    assert list(found.sketch_rounds) == [1, 2, 3, 10, 11, 12]
+    assert np.allclose(found.sketches[:, 0], [1, 2, 3, 10, 11, 12])
+
+
+def stated(t: int) -> Statement:
+    """A statement of which only the sketch counts here: WIDTH times the round's number."""
+    return Statement(
+        run=bytes(32), round=t, phase=0, agent="a0", codec="float32", digest=bytes(32), dim=40,
+        formed=(), step_size=0.5, sketch=np.full(WIDTH, float(t)).astype("<f8").tobytes(),
+        next_sketch=b"",
+    )  # fmt: skip
