@@ -49,6 +49,7 @@ _LABELLED_NODES_MAX = 40
 _LABELLED_AN_INCH = 3  # agents with their balance in a picture of payments, twice as many by name
 _NAMED_NODES_MAX = 100  # of a drawing
 _ARROWS_MAX = 300
+_LETTERS_AN_INCH = 6  # of a name beside a chart: half of its width at most
 _GAP = 3.0  # times the usual distance of two points: beyond, a line is broken
 _BINS = 60  # not as many as fit the values: one far away would ask for millions
 
@@ -112,7 +113,7 @@ def lines_by_round(
                 style: DrawStyleType = "steps-post" if stepped else "default"
                 _draw_line(axes, line, colour, style, rasterized=points > _VECTOR_POINTS_MAX)
                 if line.marked or colour != FAINT:
-                    ends.append((line.values[-1], line.name, colour))
+                    ends.append((line.values[-1], _short(line.name, width_in), colour))
         for name, value in (references or {}).items():
             axes.axhline(value, color=INK, linestyle=(0, (4, 3)), linewidth=1.1)
             ends.append((value, name, INK))
@@ -161,7 +162,8 @@ def intervals(
             axes.axvline(value, color=INK, linestyle=(0, (4, 3)), linewidth=1.1, label=name)
         axes.axvline(0.0, color=FAINT, linewidth=0.8)
         axes.set_xlim(-1.05 * reach, 1.05 * reach)
-        axes.set_yticks([row + 0.15 for row in range(len(rows))], [row.name for row in rows])
+        names = [_short(row.name, width_in) for row in rows]
+        axes.set_yticks([row + 0.15 for row in range(len(rows))], names)
         axes.invert_yaxis()
         _label_axes(axes, quantity, "", whole=False)
         axes.legend(
@@ -260,6 +262,11 @@ def _rendered(figure: "Figure", form: ImageForm = "svg") -> bytes:
     metadata: dict[str, Any] = {"Date": None} if form == "svg" else {"Software": None}
     figure.savefig(out, format=form, dpi=150, transparent=form == "svg", metadata=metadata)
     return out.getvalue()
+
+
+def _short(name: str, width_in: float) -> str:
+    longest = int(_LETTERS_AN_INCH * width_in)
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def _finite(line: Line) -> Line:

@@ -170,24 +170,26 @@ def _summed_up(
         "rule": section(cluster, "payments").get("rule"),
         "rounds": section(cluster, "rounds").get("rounds"),
     }
-    accuracies = {run.agent: _last_accuracy(run) for run in agents}
+    last = {run.agent: _last_accuracy(run) for run in agents}
+    reached = {agent: share for agent, share in last.items() if share is not None}
     # An edge's balance as its lower end has it, else as the other has; the ledgers know best.
     edges: dict[tuple[str, str], int] = {}
-    for agent, last in sorted(seen.items(), reverse=True):
-        for peer, neighbour in last.neighbours.items():
+    for agent, told in sorted(seen.items(), reverse=True):
+        for peer, neighbour in told.neighbours.items():
             received = neighbour.balance if agent < peer else -neighbour.balance
             edges[min(agent, peer), max(agent, peer)] = received
     if audit is not None:
         edges |= {(edge.lo, edge.hi): edge.balance_lo for edge in audit.edges}
     found: dict[str, Any] = {
         **settings,
-        "accuracy": {agent: share for agent, share in accuracies.items() if share is not None},
+        "accuracy": reached,
+        "mean_accuracy": sum(reached.values()) / len(reached) if reached else None,
         "edges": [
             {"lo": lo, "hi": hi, "balance_lo": received} for (lo, hi), received in edges.items()
         ],
         "balances": dict(audit.nets) if audit is not None else {},
     }
-    return {key: value for key, value in found.items() if value}
+    return {key: value for key, value in found.items() if value not in (None, {}, [])}
 
 
 def _last_accuracy(run: AgentRun) -> float | None:

@@ -120,10 +120,16 @@ def test_the_files_of_every_agent_are_there(small: Path) -> None:
 
 def test_the_report_draws_what_was_measured(small: Path) -> None:
     page = (small / "report.html").read_text()
-    for words in ("5 agents", "without ledgers", "Test accuracy", "Who paid whom", "measured."):
+    for words in (
+        "5 agents",
+        "without ledgers",
+        "Test accuracy",
+        "Who paid, who received",
+        ", measured;",
+    ):
         assert words in page
     assert "What is missing" not in page
-    assert page.count("<img") == 5
+    assert page.count("<img") == 6
 
 
 def test_a_run_without_a_rule_measures_no_evidence_and_pays_nothing(
