@@ -113,7 +113,7 @@ def lines_by_round(
                 style: DrawStyleType = "steps-post" if stepped else "default"
                 _draw_line(axes, line, colour, style, rasterized=points > _VECTOR_POINTS_MAX)
                 if line.marked or colour != FAINT:
-                    ends.append((line.values[-1], _short(line.name, width_in), colour))
+                    ends.append((line.values[-1], _fitting(line.name, width_in), colour))
         for name, value in (references or {}).items():
             axes.axhline(value, color=INK, linestyle=(0, (4, 3)), linewidth=1.1)
             ends.append((value, name, INK))
@@ -162,7 +162,7 @@ def intervals(
             axes.axvline(value, color=INK, linestyle=(0, (4, 3)), linewidth=1.1, label=name)
         axes.axvline(0.0, color=FAINT, linewidth=0.8)
         axes.set_xlim(-1.05 * reach, 1.05 * reach)
-        names = [_short(row.name, width_in) for row in rows]
+        names = [_fitting(row.name, width_in) for row in rows]
         axes.set_yticks([row + 0.15 for row in range(len(rows))], names)
         axes.invert_yaxis()
         _label_axes(axes, quantity, "", whole=False)
@@ -264,7 +264,7 @@ def _rendered(figure: "Figure", form: ImageForm = "svg") -> bytes:
     return out.getvalue()
 
 
-def _short(name: str, width_in: float) -> str:
+def _fitting(name: str, width_in: float) -> str:
     longest = int(_LETTERS_AN_INCH * width_in)
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
