@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -237,6 +238,7 @@ def build_daemon(
         peers,
         limits,
         other_binds=others,
+        tell=partial(journal.log, logging.WARNING),
     )
     core = assemble(
         cluster,

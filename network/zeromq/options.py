@@ -69,7 +69,7 @@ def receiving_socket(
         # With handover, a peer that claims another's routing id takes over its connection.
         socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
         # Unset, a claimed frame of 10 GiB is allocated before a byte of it arrives.
-        socket.setsockopt(zmq.MAXMSGSIZE, limits.frame_bytes_max + CURVE_OVERHEAD_BYTES_MAX)
+        socket.setsockopt(zmq.MAXMSGSIZE, limits.message_bytes_max + CURVE_OVERHEAD_BYTES_MAX)
         # Unset, 1000 chunks of each peer may pile up here.
         socket.setsockopt(zmq.RCVHWM, limits.high_water_mark)
         # Nothing is ever sent on it, so closing has nothing to wait for.
@@ -125,6 +125,9 @@ def sending_socket(
         _set_common(socket, public, secret, limits)
         # Whoever answers at the endpoint must prove this key, or gets nothing.
         socket.setsockopt(zmq.CURVE_SERVERKEY, server.encode())
+        # Its first message, empty, tells the peer whose connection this is: without one before long
+        # the peer hangs up.
+        socket.setsockopt(zmq.PROBE_ROUTER, 1)
         # 0 would queue messages for a peer that is not there, beyond our outbox's rules.
         socket.setsockopt(zmq.IMMEDIATE, 1)
         # Unset, 1000 chunks are handed over and none can be displaced by a newer round.
