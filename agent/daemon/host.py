@@ -42,7 +42,7 @@ from candor.network.wire import NONCE_BYTES
 from candor.network.zeromq.transport import ZeroMqTransport
 from candor.topologies.cluster.file import Cluster, load_cluster
 from candor.topologies.encoding.canonical import MalformedError
-from candor.topologies.specs.fields import split_bind, split_endpoint
+from candor.topologies.specs.fields import distinct_binds, split_bind, split_endpoint
 from candor.topologies.specs.files import replacing, system_errors
 from candor.topologies.specs.specs import ConfigurationError, located
 
@@ -229,7 +229,7 @@ def build_daemon(
         else PeerAddress(dials[peer.id], peer.curve)
         for peer in entries
     }
-    first, *others = listen or cluster.agent(agent).listens_at
+    first, *others = distinct_binds(listen) or cluster.agent(agent).listens_at
     transport = ZeroMqTransport(
         agent,
         first,

@@ -1,7 +1,6 @@
 """Makes the transport's sockets; each option names the failure it prevents, most of them seen."""
 
 import errno
-import ipaddress
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import zmq
 from candor.network.errors import TransportError
 from candor.network.transport import KIB, TransportLimits
 from candor.network.zeromq.zap import ZAP_DOMAIN
+from candor.topologies.specs.fields import address_of
 
 # ZMTP and CURVE add 33 bytes to a frame (command name, nonce, authenticator, flags), and
 # ZMQ_MAXMSGSIZE measures the encrypted frame: without this room the largest legal frame is refused.
@@ -44,7 +44,7 @@ def routes(endpoints: Iterable[str]) -> tuple[Route, ...]:
             host, _ = host_and_port(endpoint)
         except ValueError as exc:
             raise TransportError(f"cannot dial {endpoint}: {exc}") from exc
-        families = (":" in host,) if _is_address(host) else (False, True)
+        families = (":" in host,) if address_of(host) else (False, True)
         found += [Route(endpoint, ipv6) for ipv6 in families]
     return tuple(found)
 
@@ -184,14 +184,6 @@ def host_and_port(endpoint: str) -> tuple[str, int]:
     if parts.scheme != "tcp" or not parts.hostname or parts.port is None or parts.path:
         raise ValueError("an address looks like tcp://host:port")
     return parts.hostname, parts.port
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def milliseconds(seconds: float) -> int:
