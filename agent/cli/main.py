@@ -26,7 +26,7 @@ COMMANDS: Final = {
     "testbed": "Run N real daemons on this machine and sum up.",
     "simulate": "Run thousands of agents in one process and sum up.",
     "status": "Show what an agent, or every agent of a run, is doing.",
-    "ledger": "Show, verify, audit and export signed ledgers.",
+    "ledger": "Show, verify, audit, export and repair signed ledgers.",
     "evidence": "Check a proof of misbehaviour with the cluster file alone.",
     "report": "Make one HTML page of a run directory.",
     "audit": "Say whether any lie pays, and at which price none does.",

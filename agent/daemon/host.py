@@ -94,9 +94,9 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
             store = stack.enter_context(open_store(settings.data_dir, cluster, settings.agent))
             result = _run(cluster, identity, settings, work, store, stack, probe, moved)
             failure = result.failure
-            write_exports(store, cluster, settings.agent, identity.signing_key, settings.data_dir)
             with replacing(settings.data_dir / MODEL_NAME) as draft:
                 save_file(dict(learner.state_dict(result.x)), draft)
+            write_exports(store, cluster, settings.agent, identity.signing_key, settings.data_dir)
     except (MalformedError, StoreError, OSError, SafetensorError) as exc:
         return "; ".join(filter(None, (failure, f"{settings.data_dir}: {_told(exc)}"))), 1
     return failure, result.exit_code
