@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from candor.agent.daemon.store import Store
 from candor.agent.exits import BAD_CONFIGURATION, VERIFICATION_FAILED
 from candor.agent.runs.ledger_audit import audit_run_directory
 from candor.mechanisms.evidence.claims import Claim, ClaimedRound, SignedClaim
+from candor.mechanisms.ledger.bodies import Body, LedgerViolation
 from candor.mechanisms.ledger.channel import (
     Channel,
     Effect,
@@ -36,6 +38,8 @@ from candor.mechanisms.ledger.channel import (
     Transmit,
 )
 from candor.mechanisms.ledger.export import export_channel, parse_export
+from candor.mechanisms.ledger.records import Record, sign_acceptance, sign_proposal
+from candor.mechanisms.ledger.stored_chain import mended
 from candor.network.identity import Identity
 from candor.topologies.cluster.file import (
     AgentEntry,
@@ -547,3 +551,17 @@ def test_repair_takes_no_export_that_does_not_hold_and_waits_for_the_daemon(
 @pytest.mark.parametrize("name", ["show", "verify", "audit", "export", "repair"])
 def test_every_command_shows_an_example(name: str) -> None:
     assert f"candor ledger {name} " in ledger(name, "--help").output
+
+
+def test_two_good_records_in_one_place_are_never_mended_over(run_dir: Path) -> None:
+    cluster = load_cluster(run_dir / "cluster.toml")
+    facts = audit_facts(cluster)
+    terms = facts.terms("a0", "a1")
+    stored = parse_export(export_path(run_dir).read_bytes()).records
+    signing = {a: keys.load(run_dir / "agents" / a / "keys").signing_key for a in ("a0", "a1")}
+    body = replace(Body.decode(stored[0].body), nonce_lo=bytes([7] * 16)).encode()
+    proposer, acceptor = sorted(signing.values(), key=lambda key: key.public != terms.proposer(0))
+    sig_p = sign_proposal(proposer, body)
+    other = Record(body, sig_p, sign_acceptance(acceptor, body, sig_p), ())
+    with pytest.raises(LedgerViolation, match="seq 0: fork"):
+        mended(terms, [other], stored)
