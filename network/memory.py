@@ -1,4 +1,4 @@
-"""Keeps the process from giving memory back to the system and fetching it again.
+"""Keeps the process from giving memory back to the system and fetching it again, until told to.
 
 libzmq allocates a buffer for every chunk it encrypts, decrypts or receives, and a simulation its
 models every round. glibc returns blocks of that size to the kernel when they are freed, and the
@@ -29,3 +29,12 @@ def keep_freed_memory(*, all_of_it: bool = False) -> bool:
     kept = 2**31 - 1 if all_of_it else _KEPT_BYTES
     blocks = (_M_MMAP_MAX, 0) if all_of_it else (_M_MMAP_THRESHOLD, _MAPPED_BYTES_MIN)
     return bool(mallopt(*blocks) and mallopt(_M_TRIM_THRESHOLD, kept))
+
+
+def give_back() -> bool:
+    """Return all pages that nothing lies on to the system, whatever is to be kept: after a flood;
+    False, and nothing done, where the C library is not glibc. Takes milliseconds."""
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (AttributeError, OSError, TypeError):
+        return False

@@ -44,6 +44,11 @@ class TransportLimits:
     outbox_bulk_messages_max: int = 4096
     # A peer that connects and says nothing holds a socket no longer than this.
     handshake_s: float = 2.0
+    # One to talk through, one that a restart or a lost network left half open, and two for checks
+    # of the cluster beside the daemon; each has a high-water mark of its own.
+    connections_max: int = 4
+    # A daemon speaks first as soon as the handshake is over.
+    first_message_s: float = 10.0
     # A vanished host (no FIN) is noticed within 10 s, five beats; a busy one is not given up.
     heartbeat_s: float = 2.0
     heartbeat_timeout_s: float = 10.0
@@ -56,18 +61,21 @@ class TransportLimits:
             raise LocalProtocolError(f"high_water_mark of {self.high_water_mark}: at least 2")
 
     @property
-    def frame_bytes_max(self) -> int:
-        """The largest frame that is sent or delivered, bytes."""
+    def message_bytes_max(self) -> int:
+        """The largest message that is sent or delivered, all frames together, bytes."""
         return self.chunk_bytes + self.header_bytes_max
 
     @property
-    def undelivered_bytes_max(self) -> int:
-        """The most that an honest connection can have in flight to us.
+    def unfinished_bytes_max(self) -> int:
+        """The most that an honest neighbour has given us of a message that is not complete, bytes:
+        one message, and another on the connection that this one follows."""
+        return 2 * self.message_bytes_max
 
-        The high-water mark's messages, one being sent, one being read, and 16 MiB for the kernel's
-        buffers. Only an endless multipart message, which no mark counts, goes beyond.
-        """
-        return (self.high_water_mark + 2) * self.frames_max * self.frame_bytes_max + 16 * MIB
+    @property
+    def undelivered_bytes_max(self) -> int:
+        """The most that libzmq holds of an honest neighbour while we do not read, bytes: the
+        high-water mark's messages, and those that are not complete."""
+        return self.high_water_mark * self.message_bytes_max + self.unfinished_bytes_max
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +132,8 @@ class Transport(Protocol):
         """Queue a message; never blocks. Bulk of a newer round displaces unsent bulk of older ones.
 
         Raises:
-            LocalProtocolError: unknown peer, no frame, too many frames, or a frame above the limit.
+            LocalProtocolError: unknown peer, no frame, too many frames, or more bytes than the
+                limit.
         """
 
     async def receive(self) -> Delivery:
@@ -143,14 +152,14 @@ def freeze(frames: Sequence[Buffer], limits: TransportLimits) -> tuple[Buffer, .
     A read-only view is taken at its word: who made it must not change the memory behind it.
 
     Raises:
-        LocalProtocolError: no frame, too many frames, or a frame above the limit.
+        LocalProtocolError: no frame, too many frames, or more bytes than the limit.
     """
     if not 1 <= len(frames) <= limits.frames_max:
         raise LocalProtocolError(f"{len(frames)} frames: a message has 1 to {limits.frames_max}")
     frozen = tuple(_frozen(frame) for frame in frames)
-    largest = max(byte_count(frame) for frame in frozen)
-    if largest > limits.frame_bytes_max:
-        raise LocalProtocolError(f"frame of {largest} bytes: at most {limits.frame_bytes_max}")
+    size = sum(byte_count(frame) for frame in frozen)
+    if size > limits.message_bytes_max:
+        raise LocalProtocolError(f"message of {size} bytes: at most {limits.message_bytes_max}")
     return frozen
 
 

@@ -1,4 +1,4 @@
-"""`candor ledger`: show, verify, audit, export and pay the signed ledgers of a run."""
+"""`candor ledger`: show, verify, audit, export, repair and pay the signed ledgers of a run."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,7 +23,7 @@ from candor.topologies.specs.specs import ConfigurationError
 
 @click.group("ledger")
 def command() -> None:
-    """Show, verify, audit, export and pay signed ledgers.
+    """Show, verify, audit, export, repair and pay signed ledgers.
 
     Each edge of a run has one: a chain of settlements that both ends have signed. Audits need the
     exports and the cluster file only, no daemon and no database.
@@ -337,7 +337,8 @@ def export(
     opened: tuple[int, ...],
     as_json: bool,
 ) -> None:
-    """Export the ledgers of one agent as signed JSON lines, one file an edge.
+    """Export the ledgers of one agent as signed JSON lines, one file an edge; exit 3 and sign
+    nothing when what the database holds is damaged, see `candor ledger repair`.
 
     They show amounts, bills and signatures, and only digests of the claims: a claim has traces of
     an agent's updates, from which records of a small model can be computed. Who doubts an amount
@@ -361,9 +362,49 @@ def export(
             "name the keys of the agent whose data directory it is"
         )
     with opened_store(data_dir) as store:
-        written = write_exports(store, cluster, agent_id, key, data_dir, output, opened)
+        written = write_exports(
+            store, cluster, agent_id, key, data_dir, output, opened, audited=True
+        )
     if as_json:
         click.echo(json_text({"agent": agent_id, "files": [str(path) for path in written]}))
     else:
         for path in written:
             click.echo(f"{path}")
+
+
+@command.command()
+@click.argument("data_dir", type=FOLDER)
+@cluster_option
+@click.option(
+    "--from",
+    "sources",
+    required=True,
+    multiple=True,
+    type=FILE,
+    help="A neighbour's export of the edge, LO-HI.jsonl; may be given several times.",
+)
+@json_option
+def repair(data_dir: Path, cluster_path: Path, sources: tuple[Path, ...], as_json: bool) -> None:
+    """Restore damaged records of an agent's database from exports of its neighbours.
+
+    Both ends of an edge hold the same records, which both have signed. Each export must hold as
+    `candor ledger verify` judges it. A record here that holds stays, also one that is newer than
+    the export; where both hold and differ, and where a damaged record is not in the export, nothing
+    is changed and the exit code is 3. Claims that were damaged come from an export that shows them,
+    as `candor ledger export --open WINDOW` makes it. The daemon must not be running.
+
+    \b
+    Example:
+      candor ledger repair /var/lib/candor/a3 --cluster c.toml --from a2-a3.jsonl
+    """
+    from candor.agent.runs.channels import repair_channel
+
+    facts = audit_facts(load_cluster(cluster_path))
+    restored = {path: repair_channel(data_dir, path, facts) for path in sources}
+    if as_json:
+        files = [{"file": str(path), "restored": seqs} for path, seqs in restored.items()]
+        click.echo(json_text({"files": files}))
+        return
+    for path, seqs in restored.items():
+        told = f"restored record {', '.join(map(str, seqs))}" if seqs else "nothing was damaged"
+        click.echo(f"{path}: {told}")

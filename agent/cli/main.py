@@ -35,7 +35,7 @@ SECTIONS: Final = {
         "status": "Show what an agent, or every agent of a run, is doing.",
     },
     "For auditors, who check what was signed": {
-        "ledger": "Show, verify, audit and export signed ledgers.",
+        "ledger": "Show, verify, audit, export and repair signed ledgers.",
         "evidence": "Check a proof of misbehaviour with the cluster file alone.",
     },
     "For researchers, who run all agents on this machine": {

@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from candor.agent.core.terms import audit_facts
+from candor.mechanisms.ledger.bodies import ChannelTerms, LedgerViolation
 from candor.mechanisms.ledger.export import export_channel, file_name
+from candor.mechanisms.ledger.export_audit import audit_export
+from candor.mechanisms.ledger.records import Record
+from candor.mechanisms.ledger.stored_chain import check_chain
+from candor.mechanisms.payments.bills import WINDOW_LIMIT
 from candor.mechanisms.proofs import KINDS
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.encoding.signatures import SigningKey
 from candor.topologies.specs.files import private_files, replace_file, system_errors
-from candor.topologies.specs.specs import ConfigurationError
+from candor.topologies.specs.specs import ConfigurationError, SignatureError
 
 if TYPE_CHECKING:
     from candor.agent.daemon.store import Store  # only to write: the audit needs no database
@@ -23,16 +28,27 @@ CLUSTER_NAME: Final = "cluster.toml"
 AGENTS_NAME: Final = "agents"
 LEDGER_NAME: Final = "ledger"
 EVIDENCE_NAME: Final = "evidence"
+_DAMAGED: Final = (
+    "the database is damaged, {}; `candor ledger repair` restores it from the neighbour's export"
+)
 
 
 def export_channels(
-    store: "Store", cluster: Cluster, agent_id: str, key: SigningKey, opened: Container[int] = ()
+    store: "Store",
+    cluster: Cluster,
+    agent_id: str,
+    key: SigningKey,
+    opened: Container[int] = (),
+    *,
+    audited: bool = False,
 ) -> dict[str, bytes]:
     """The export of each edge of an agent, by file name; an edge without records is included. It
-    shows the claims of the windows that are `opened`.
+    shows the claims of the windows that are `opened`. Chains and their signatures are checked;
+    `audited` recomputes bills, too, which takes longer.
 
     Raises:
         ConfigurationError: the key or the database is not the agent's.
+        SignatureError: what is stored does not hold; nobody's signature belongs under that.
     """
     if key.public.hex() != cluster.agent(agent_id).identity:
         raise ConfigurationError(
@@ -49,9 +65,28 @@ def export_channels(
                 f"the database has no channel {lo}-{hi} of run {cluster.run_id!r}: "
                 "it belongs to another run or agent"
             )
-        records = store.records(terms.channel_id)
-        exports[file_name(lo, hi)] = export_channel(terms, agent_id, key, records, opened)
+        name = file_name(lo, hi)
+        records = _checked(store, terms)
+        exports[name] = export_channel(terms, agent_id, key, records, opened)
+        if audited:
+            whole = export_channel(terms, agent_id, key, records, range(WINDOW_LIMIT))
+            if found := audit_export(name, whole, facts, agent_id).findings:
+                raise SignatureError(_DAMAGED.format(f"edge {found[0].edge}: {found[0].told}"))
     return exports
+
+
+def _checked(store: "Store", terms: ChannelTerms) -> list[Record]:
+    """The records of a channel; raises SignatureError."""
+    rows = store.chain(terms.channel_id)
+    records = [record for _, record in rows]
+    try:
+        check_chain(terms, records)
+        for seq, (sound, _) in enumerate(rows):
+            if not sound:
+                raise LedgerViolation(f"seq {seq}: row", "its number, hash or channel was changed")
+    except LedgerViolation as exc:
+        raise SignatureError(_DAMAGED.format(f"edge {terms.lo}-{terms.hi}: {exc}")) from exc
+    return records
 
 
 @private_files()
@@ -63,18 +98,22 @@ def write_exports(
     data_dir: Path,
     output: Path | None = None,
     opened: Container[int] = (),
+    *,
+    audited: bool = False,
 ) -> list[Path]:
     """Write an agent's exports to `output`, by default DATA_DIR/ledger, and beside them what it can
-    prove, in DATA_DIR/evidence; each file is replaced whole.
+    prove, in DATA_DIR/evidence; each file is replaced whole. `audited` as in `export_channels`.
 
     Raises:
         ConfigurationError: the key is not the agent's, or the system refused to write.
+        SignatureError: what is stored does not hold; nothing was written.
     """
+    exports = export_channels(store, cluster, agent_id, key, opened, audited=audited)
     directory = output or data_dir / LEDGER_NAME
     written = []
     with system_errors(f"{directory}: cannot write exports"):
         directory.mkdir(parents=True, exist_ok=True)
-        for name, data in export_channels(store, cluster, agent_id, key, opened).items():
+        for name, data in exports.items():
             replace_file(directory / name, data)
             written.append(directory / name)
         for name, data in _proofs(store, cluster).items():

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -42,7 +43,7 @@ from candor.network.wire import NONCE_BYTES
 from candor.network.zeromq.transport import ZeroMqTransport
 from candor.topologies.cluster.file import Cluster, load_cluster
 from candor.topologies.encoding.canonical import MalformedError
-from candor.topologies.specs.fields import split_bind, split_endpoint
+from candor.topologies.specs.fields import distinct_binds, split_bind, split_endpoint
 from candor.topologies.specs.files import private_files, system_errors
 from candor.topologies.specs.specs import ConfigurationError, located
 
@@ -269,7 +270,7 @@ def build_daemon(
         else PeerAddress(dials[peer.id], peer.curve)
         for peer in entries
     }
-    first, *others = listen or cluster.agent(agent).listens_at
+    first, *others = distinct_binds(listen) or cluster.agent(agent).listens_at
     transport = ZeroMqTransport(
         agent,
         first,
@@ -278,6 +279,7 @@ def build_daemon(
         peers,
         limits,
         other_binds=others,
+        tell=partial(journal.log, logging.WARNING),
     )
     core = assemble(
         cluster,

@@ -113,6 +113,14 @@ class Store:
             lambda connection: store_tables.records(connection, channel_id, first, limit)
         )
 
+    def chain(self, channel_id: bytes) -> list[tuple[bool, Record]]:
+        """All records of a channel, each with whether what stands beside it is unchanged."""
+        return self._read(lambda connection: store_tables.chain(connection, channel_id))
+
+    def replace_chain(self, channel_id: bytes, records: Sequence[Record]) -> None:
+        """Store the records of a channel anew, all or nothing."""
+        self._read(lambda connection: store_tables.replace_chain(connection, channel_id, records))
+
     def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
         return self._writer.submit(self._guarded, read).result()
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final, assert_never
 
 from candor.agent.core.effects import PutValue, StoreOperation
+from candor.mechanisms.ledger.bodies import Body
 from candor.mechanisms.ledger.channel import (
     ChannelState,
     ChannelTerms,
@@ -36,7 +37,7 @@ from candor.mechanisms.ledger.channel import (
     StoreStatus,
 )
 from candor.mechanisms.ledger.records import Evidence
-from candor.topologies.encoding.canonical import pack, unpack
+from candor.topologies.encoding.canonical import MalformedError, pack, unpack
 from candor.topologies.specs.specs import ConfigurationError
 
 SCHEMA_VERSION: Final = 3
@@ -157,18 +158,7 @@ def _perform(connection: sqlite3.Connection, op: StoreOperation) -> None:
             )
         case StoreRecord():
             record = Record(op.body, op.sig_p, op.sig_a, op.evidence)
-            connection.execute(
-                "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    op.channel_id,
-                    op.seq,
-                    record.head,
-                    op.body,
-                    op.sig_p,
-                    op.sig_a,
-                    pack(list(op.evidence)),
-                ),
-            )
+            _insert_record(connection, op.channel_id, op.seq, record)
             _clear(connection, op.channel_id, op.paid)
             connection.execute(
                 "DELETE FROM payments WHERE channel_id = ? AND replaces = ?",
@@ -270,11 +260,18 @@ def channel_state(connection: sqlite3.Connection, channel_id: bytes) -> ChannelS
         heads=tuple(head for (head,) in heads),
         last=last[0] if last else None,
         pending=None if row is None else Pending(row[0], row[1], _evidence(row[2])),
-        status=Status(status),
+        status=_status(status),
         reason=reason,
         refusals=tuple(Refusal(*fields) for fields in refusals),
         payment=payment[0] if payment else 0,
     )
+
+
+def _status(text: str) -> Status:
+    try:
+        return Status(text)
+    except ValueError:
+        raise sqlite3.DatabaseError("the status of a channel is malformed") from None
 
 
 def records(
@@ -288,7 +285,78 @@ def records(
     return [Record(body, sig_p, sig_a, _evidence(data)) for body, sig_p, sig_a, data in rows]
 
 
+def chain(connection: sqlite3.Connection, channel_id: bytes) -> list[tuple[bool, Record]]:
+    """All records of a channel, each with whether its number, its hash and its channel are as they
+    were written; those of which the channel was damaged stand where their body says."""
+    return [
+        (row[1:4] == (channel_id, place, row[4].head), row[4])
+        for place, row in enumerate(_rows(connection, channel_id))
+    ]
+
+
+def replace_chain(
+    connection: sqlite3.Connection, channel_id: bytes, records: Sequence[Record]
+) -> None:
+    """Store the records of a channel anew, all or nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for row_id, *_ in _rows(connection, channel_id):
+            connection.execute("DELETE FROM records WHERE rowid = ?", (row_id,))
+        for seq, record in enumerate(records):
+            _insert_record(connection, channel_id, seq, record)
+        connection.execute("COMMIT")
+    except BaseException:
+        _roll_back(connection)
+        raise
+
+
+def _rows(
+    connection: sqlite3.Connection, channel_id: bytes
+) -> list[tuple[int, bytes, int, bytes, Record]]:
+    """(row, channel id, number, hash, record) of a channel's records, with those of no channel at
+    all whose body says that they are of this one."""
+    rows = []
+    for row_id, channel, seq, head, body, sig_p, sig_a, data in connection.execute(
+        "SELECT rowid, channel_id, seq, head, body, sig_p, sig_a, evidence FROM records "
+        "WHERE channel_id = ? OR channel_id NOT IN (SELECT channel_id FROM channels) ORDER BY seq",
+        (channel_id,),
+    ):
+        if channel == channel_id or _channel_of(body) == channel_id:
+            rows.append((row_id, channel, seq, head, Record(body, sig_p, sig_a, _evidence(data))))
+    return rows
+
+
+def _channel_of(body: bytes) -> bytes | None:
+    try:
+        return Body.decode(body).channel_id
+    except MalformedError:
+        return None
+
+
+def _insert_record(
+    connection: sqlite3.Connection, channel_id: bytes, seq: int, record: Record
+) -> None:
+    connection.execute(
+        "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            channel_id,
+            seq,
+            record.head,
+            record.body,
+            record.sig_p,
+            record.sig_a,
+            pack(list(record.evidence)),
+        ),
+    )
+
+
 def _evidence(data: bytes) -> Evidence:
-    items = unpack(data, bytes_max=EVIDENCE_BYTES_MAX)
-    assert isinstance(items, list)  # we wrote it
-    return tuple(items)
+    """The items; what is damaged is one item, which no record's body names."""
+    try:
+        items = unpack(data, bytes_max=EVIDENCE_BYTES_MAX)
+    except MalformedError:
+        return (data,)
+    if not isinstance(items, list):
+        return (data,)
+    kept = tuple(item for item in items if isinstance(item, bytes))
+    return kept if len(kept) == len(items) else (data,)

@@ -14,8 +14,6 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
@@ -28,16 +26,16 @@ from candor.agent.learning.chunks import (
     slices,
 )
 from candor.agent.learning.closed_form import stack_of
+from candor.agent.learning.saved import saved_parameters
 from candor.agent.tasks.base import Batch, Task
 from candor.agent.tasks.checked import build_model, faults_of, load_data
 from candor.agent.tasks.partition import Shard
 from candor.topologies.cluster.file import AlgorithmSettings, TaskSettings, model_digest
-from candor.topologies.specs.files import FilePath, read_bytes
+from candor.topologies.specs.files import FilePath
 from candor.topologies.specs.specs import ConfigurationError
 
 CHECKED_AT_ONCE: Final = 256  # samples whose loss is looked at before the run
 CHECKED_MAX: Final = 2**29  # of all samples, times parameters: some seconds
-MODEL_BYTES_MAX: Final = 2**33  # two billion parameters
 _VECTORS_A_ROW: Final = 4  # of a local step: parameters, gradient, velocity, update
 
 
@@ -95,7 +93,8 @@ class Learner:
         self._stack = stack_of(task, model)
         self._by_threads = self._stack is not None and self._device.type == "cpu"
         self._wrapper = _LossModule(task, model)
-        self._evaluated = deepcopy(model).eval()  # its own, for `functional_call` swaps parameters
+        with faults_of("build_model"):  # its own, for `functional_call` swaps parameters
+            self._evaluated = deepcopy(model).eval()
         parameters = dict(model.named_parameters())
         self.names: tuple[str, ...] = tuple(parameters)
         self.shapes: tuple[torch.Size, ...] = tuple(p.shape for p in parameters.values())
@@ -219,7 +218,8 @@ class Learner:
         chosen = np.arange(min(samples, length)) * length // min(samples, length)
         places = torch.from_numpy(chosen + self._offsets[row]).to(self._device)
         parameters = tuple(view[0] for view in self._views(x.unsqueeze(0)))
-        return self._loss(parameters, tuple(tensor[places] for tensor in self._data))
+        with faults_of("loss"):
+            return self._loss(parameters, tuple(tensor[places] for tensor in self._data))
 
     def module(self, x: Tensor) -> nn.Module:
         """A model of its own holding the parameters x (dim,), in evaluation mode."""
@@ -251,13 +251,12 @@ class Learner:
 
     def _gradient(self, x: Tensor, batch: Batch, out: Tensor) -> Tensor:
         """Write each row's gradient (agents, dim) on its (agents, batch, ...); losses (agents,)."""
-        with faults_of("loss"):
-            if self._stack is None:
-                gradient, losses = self._differentiated(x, batch)
-                out.copy_(gradient)
-                return losses
-            with torch.no_grad():
-                return self._stack.gradient(self._views(x), batch, self._views(out))
+        if self._stack is None:
+            gradient, losses = self._differentiated(x, batch)
+            out.copy_(gradient)
+            return losses
+        with faults_of("loss"), torch.no_grad():
+            return self._stack.gradient(self._views(x), batch, self._views(out))
 
     def _differentiated(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """`_gradient` of any model and loss.
@@ -267,12 +266,14 @@ class Learner:
         (1.1 s of a core in every daemon).
         """
         parameters = tuple(view.detach().requires_grad_() for view in self._views(x))
-        with torch.enable_grad():  # whoever calls may have switched gradients off
+        # Any batch may be the first with a sample that the loss does not take. Whoever calls may
+        # have switched gradients off.
+        with faults_of("loss"), torch.enable_grad():
             losses: Tensor = vmap(self._loss)(parameters, batch)
             total = losses.sum()
-        gradients = torch.autograd.grad(
-            total, parameters, allow_unused=True, materialize_grads=True
-        )
+            gradients = torch.autograd.grad(
+                total, parameters, allow_unused=True, materialize_grads=True
+            )
         return torch.cat([g.reshape(len(x), -1) for g in gradients], dim=1), losses.detach()
 
     def _loss(self, parameters: tuple[Tensor, ...], batch: Batch) -> Tensor:
@@ -314,8 +315,7 @@ class Learner:
         last = self._data[-1]
         largest = int(last.double().argmax()) if last.ndim == 1 else -1
         batch = tuple(tensor[[0, largest]].unsqueeze(0) for tensor in self._data)
-        with faults_of("loss"):
-            _, losses = self._differentiated(x.unsqueeze(0), batch)
+        _, losses = self._differentiated(x.unsqueeze(0), batch)
         if losses.ndim != 1:
             raise ConfigurationError(
                 f"task: loss() gave shape {tuple(losses.shape[1:])}, which is not a scalar"
@@ -340,15 +340,15 @@ def initial_parameters(task: Task, seed: int, saved: FilePath | None = None) -> 
     Args:
         task: what builds it.
         seed: the run's; the model depends on it alone.
-        saved: a model.safetensors to start from instead.
+        saved: a safetensors file to start from instead, see `saved_parameters`.
 
     Raises:
         ConfigurationError: the model has buffers, no parameters, or is not float32; or what was
             saved cannot be read, is another model's, or not finite.
     """
-    named = dict(build_model(task, seed).named_parameters())
-    tensors = named if saved is None else _saved(saved, named)
-    return torch.cat([tensors[name].detach().flatten() for name in named])
+    model = build_model(task, seed)
+    tensors = dict(model.named_parameters()) if saved is None else saved_parameters(saved, model)
+    return torch.cat([tensor.detach().flatten() for tensor in tensors.values()])
 
 
 def verified_initial_parameters(
@@ -374,30 +374,6 @@ def verified_initial_parameters(
             f"cluster file states ({settings.parameters}, {settings.model_digest[:12]}…); {mend}"
         )
     return x
-
-
-def _saved(path: FilePath, named: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The parameters in a file, which must have the names and shapes of the model's own."""
-    try:
-        tensors = load_safetensors(read_bytes(path, "model", MODEL_BYTES_MAX))
-    except SafetensorError as exc:
-        raise ConfigurationError(f"{path}: is no safetensors file ({exc})") from exc
-    for name in sorted(named.keys() | tensors.keys()):
-        expected, found = (_form(tensors_of.get(name)) for tensors_of in (named, tensors))
-        if expected != found:
-            raise ConfigurationError(
-                f"{path}: is not a model of this task: {name} is {found}, and {expected} there"
-            )
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-        raise ConfigurationError(f"{path}: the model in it has parameters that are not finite")
-    return tensors
-
-
-def _form(tensor: Tensor | None) -> str:
-    if tensor is None:
-        return "absent"
-    shape = "x".join(map(str, tensor.shape)) or "a scalar"
-    return f"{shape} of {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def _taken(tensor: Tensor, indices: Tensor) -> Tensor:

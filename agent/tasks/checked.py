@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from candor.agent.tasks.base import Batch, Task
 from candor.agent.tasks.partition import Shard
@@ -19,7 +20,8 @@ def build_model(task: Task, seed: int) -> nn.Module:
     """The task's model, drawn from `seed` without touching the global generator.
 
     Raises:
-        ConfigurationError: it cannot be built, has buffers, or has not only float32 parameters.
+        ConfigurationError: it cannot be built, is lazy, has buffers, or has not only float32
+            parameters.
     """
     # Not torch.manual_seed, which would reseed accelerators too.
     with torch.random.fork_rng(devices=[]):
@@ -28,6 +30,11 @@ def build_model(task: Task, seed: int) -> nn.Module:
             model = task.build_model()
     if not isinstance(model, nn.Module):
         raise ConfigurationError(f"task: build_model() gave a {type(model).__name__}, not a Module")
+    if any(map(is_lazy, model.parameters())):
+        raise ConfigurationError(
+            "task: build_model() gave a lazy module, whose parameters have no shape yet; call it "
+            "once on a batch, or give the sizes"
+        )
     # Buffers that are not saved are constants, such as a mask; saved ones change in training.
     named = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for name in model.state_dict():
@@ -42,7 +49,7 @@ def build_model(task: Task, seed: int) -> nn.Module:
 
 
 def load_data(task: Task, shard: Shard, seed: int) -> Batch:
-    """One agent's samples: a tuple of tensors of one length above 0.
+    """One agent's samples: a tuple of dense tensors of one length above 0.
 
     Raises:
         ConfigurationError: they cannot be loaded or are something else.
@@ -51,6 +58,13 @@ def load_data(task: Task, shard: Shard, seed: int) -> Batch:
         data = task.load_data(shard, seed)
     if not isinstance(data, tuple) or not all(isinstance(tensor, Tensor) for tensor in data):
         raise ConfigurationError("task: load_data() must give a tuple of tensors")
+    for place, tensor in enumerate(data):
+        if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized:
+            kind = str(tensor.layout).removeprefix("torch.")
+            kind = "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else kind
+            raise ConfigurationError(
+                f"task: load_data() must give dense tensors, and tensor {place} is {kind}"
+            )
     lengths = {len(tensor) if tensor.ndim else 0 for tensor in data}
     if len(lengths) != 1 or 0 in lengths:
         raise ConfigurationError(

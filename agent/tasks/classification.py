@@ -100,14 +100,18 @@ def labelled(
 
     Raises:
         ConfigurationError: there are none, not as many of the one as of the other, or labels other
-            than 0 to `classes` - 1.
+            than 0 to `classes` - 1, the first of which it names.
     """
     if labels.ndim != 1 or len(inputs) != len(labels) or len(labels) == 0:
         raise ConfigurationError(
             f"{source}: {len(inputs)} samples and labels of shape {labels.shape} do not match"
         )
-    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
-        raise ConfigurationError(f"{source}: its labels are not numbers from 0 to {classes - 1}")
+    if labels.dtype.kind not in "iu":
+        raise ConfigurationError(f"{source}: its labels are {labels.dtype}, not whole numbers")
+    if len(wrong := np.flatnonzero((labels < 0) | (labels >= classes))):
+        raise ConfigurationError(
+            f"{source}: label {wrong[0] + 1} is {labels[wrong[0]]}, not from 0 to {classes - 1}"
+        )
     return (
         torch.from_numpy(inputs.reshape(len(inputs), -1)),
         torch.from_numpy(labels.astype(np.int64)),

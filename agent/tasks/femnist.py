@@ -40,10 +40,15 @@ def femnist_from_spec(spec: Spec, data_root: Path | None) -> Classification:
 @lru_cache(maxsize=1)
 def _read(path: Path) -> LabelledData:
     x, y, writer, is_test = read_npz(path, ("x", "y", "writer", "is_test"))
-    if x.dtype != "uint8" or x.shape[1:] != (SIDE, SIDE):
-        raise ConfigurationError(f"{path}: x is not bytes of {SIDE} x {SIDE} pixels")
-    if is_test.dtype != "bool" or not len(x) == len(y) == len(writer) == len(is_test):
-        raise ConfigurationError(f"{path}: x, y, writer and is_test do not match")
+    if x.dtype != "uint8" or x.ndim != 3 or x.shape[1:] != (SIDE, SIDE):
+        raise ConfigurationError(
+            f"{path}: x is {x.dtype} of shape {x.shape}, not bytes of {SIDE} x {SIDE} pixels"
+        )
+    for name, entry in (("y", y), ("writer", writer), ("is_test", is_test)):
+        if entry.shape != x.shape[:1]:
+            raise ConfigurationError(f"{path}: {name} is of shape {entry.shape}, x of {x.shape}")
+    if is_test.dtype != "bool":
+        raise ConfigurationError(f"{path}: is_test is {is_test.dtype}, not bool")
     ink = np.subtract(255, x, out=x)  # so that the background is 0, as in MNIST
     train, test = (labelled(path, ink[rows], y[rows], CLASSES) for rows in (~is_test, is_test))
     return LabelledData(*train, *test, parts=writer[~is_test])

@@ -5,7 +5,9 @@ import. What a file holds is checked to be whole and of its format, not what it 
 """
 
 import gzip
+import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -30,8 +32,14 @@ _DAMAGE: Final = (
     struct.error,
     LookupError,
     ValueError,
-    NotImplementedError,
+    RuntimeError,  # an archive under a password, or packed in an unknown way
+    MemoryError,  # a header that claims more than there is
+    SyntaxError,  # in the header of an entry, as the next
+    tokenize.TokenError,
+    TypeError,
+    OverflowError,
 )
+_FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 
 
 def data_file(data_root: Path | None, *names: str) -> Path:
@@ -47,50 +55,86 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     """
     with _opened(path) as file, gzip.open(file) as unpacked:
         head = unpacked.read(4 + 4 * dimensions)
-        magic, *shape = struct.unpack(f">{1 + dimensions}I", head)
-        if magic != IDX_BYTES + dimensions:
+        if head[:4] != struct.pack(">I", IDX_BYTES + dimensions):
             raise ValueError(f"no idx file of bytes in {dimensions} dimensions")
+        if len(head) < 4 + 4 * dimensions:
+            raise ValueError("it ends within its header")
+        shape = struct.unpack_from(f">{dimensions}I", head, 4)
         data = bytearray(unpacked.read())  # not bytes: torch takes no read-only memory
+        if len(data) != math.prod(shape):
+            told = " x ".join(map(str, shape))
+            raise ValueError(f"its header says {told} bytes, and {len(data)} follow")
         return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def read_libsvm(path: Path, features: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Rows of `label index:value …`, gzipped, indices from 1 to `features`; absent means 0.
+def read_libsvm(
+    path: Path, features: int, classes: Sequence[int]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Rows of `label index:value …`, gzipped, indices from 1 to `features`; absent means 0. Blank
+    rows, and what follows a `#`, say nothing.
 
     Returns:
-        Values (samples, features) and labels, whole numbers (samples,).
+        Values (samples, features) and labels, all of `classes`, (samples,).
 
     Raises:
-        ConfigurationError: unreadable, damaged, or a row that is not of this form.
+        ConfigurationError: unreadable, damaged, or a row that is not of this form, which it names.
     """
     with _opened(path) as file, gzip.open(file) as unpacked:
-        rows = unpacked.read().decode("ascii").splitlines()
+        lines = unpacked.read().decode("utf-8").split("\n")
+        rows = [(number, line.partition("#")[0].split()) for number, line in enumerate(lines, 1)]
+        rows = [(number, words) for number, words in rows if words]
         values = np.zeros((len(rows), features), np.float32)
         labels = np.zeros(len(rows), np.int64)
-        for number, row in enumerate(rows):
-            label, *pairs = row.split()
-            labels[number] = int(label)
-            for pair in pairs:
-                index, value = pair.split(":")
-                if not 1 <= int(index) <= features:
-                    raise ValueError(f"row {number + 1} has a feature {index} of {features}")
-                values[number, int(index) - 1] = float(value)
-            if not np.isfinite(values[number]).all():
-                raise ValueError(f"row {number + 1} has a value that is not a finite number")
+        for place, (number, words) in enumerate(rows):
+            try:
+                labels[place] = _libsvm_label(words[0], classes)
+                _fill(values[place], words[1:])
+            except ValueError as exc:
+                raise ValueError(f"row {number}: {exc}") from exc
         return values, labels
+
+
+def _libsvm_label(text: str, classes: Sequence[int]) -> int:
+    if float(text) not in classes:
+        raise ValueError(f"the label is {text}, not {' or '.join(map(str, classes))}")
+    return int(float(text))
+
+
+def _fill(values: NDArray[np.float32], pairs: Sequence[str]) -> None:
+    """Write `index:value` pairs into a row (features,). Raises ValueError: what is wrong."""
+    for pair in pairs:
+        index, colon, text = pair.partition(":")
+        if not (colon and index.isdecimal() and 1 <= int(index) <= len(values)):
+            raise ValueError(f"{pair}: write INDEX:VALUE, with an index from 1 to {len(values)}")
+        value = float(text)
+        if not abs(value) <= _FLOAT32_MAX:  # nor nan, which compares with nothing
+            raise ValueError(f"feature {index} is {text}, which is no finite number")
+        values[int(index) - 1] = value
 
 
 def read_npz(path: Path, names: Sequence[str]) -> list[NDArray[Any]]:
     """The arrays of these names in a numpy archive; nothing pickled is loaded.
 
     Raises:
-        ConfigurationError: unreadable, damaged, or one of them is missing.
+        ConfigurationError: unreadable, damaged, or one of them is missing, which it names.
     """
     with _opened(path) as file:
         archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("no archive of arrays")
-        return [archive[name] for name in names]
+        return [_entry(archive, name) for name in names]
+
+
+def _entry(archive: Any, name: str) -> NDArray[Any]:
+    if name not in archive.files:
+        raise ValueError(f"it has no entry {name}")
+    try:
+        entry = archive[name]
+    except _DAMAGE as exc:
+        raise ValueError(f"entry {name}: {_words(exc)}") from exc
+    if not isinstance(entry, np.ndarray):
+        raise ValueError(f"entry {name}: no array")
+    return entry
 
 
 @contextmanager

@@ -18,7 +18,6 @@ from candor.mechanisms.ledger.bodies import (
     ChannelTerms,
     LedgerViolation,
     Position,
-    check_successor,
 )
 from candor.mechanisms.ledger.export import (
     Export,
@@ -28,7 +27,8 @@ from candor.mechanisms.ledger.export import (
     header_of,
     parse_export,
 )
-from candor.mechanisms.ledger.records import Record, check_evidence, check_signatures
+from candor.mechanisms.ledger.records import Record
+from candor.mechanisms.ledger.stored_chain import check_record
 from candor.mechanisms.payments.bills import (
     BillError,
     BillTerms,
@@ -84,7 +84,12 @@ class Finding:
     detail: str
 
     def __str__(self) -> str:
-        return f"{self.file}: edge {self.edge}, seq {self.seq}: {self.code}: {self.detail}"
+        return f"{self.file}: edge {self.edge}, {self.told}"
+
+    @property
+    def told(self) -> str:
+        """What is wrong, without where."""
+        return f"seq {self.seq}: {self.code}: {self.detail}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,15 +217,7 @@ def _check_chain(
     position = Position()
     for seq, record in enumerate(records):
         try:
-            body = Body.decode(record.body)
-            check_successor(terms, position, body)
-            if abs(body.balance_after) > terms.credit_limit:
-                raise LedgerViolation("credit-limit", f"balance {body.balance_after}")
-            pair = check_evidence(terms, body, record.evidence, may_be_sealed=True)
-            check_signatures(terms, seq, record)
-        except MalformedError as exc:
-            report.add(seq, "body", str(exc))
-            return positions, bills
+            body, pair = check_record(terms, position, record, may_be_sealed=True)
         except LedgerViolation as exc:
             report.add(seq, exc.code, exc.detail)
             return positions, bills

@@ -4,9 +4,11 @@ Everything here is a pure function of bytes and public keys: the channel, a peer
 the offline audit judge records by the same code.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
+from candor.mechanisms.evidence.claims import SignedClaim
 from candor.mechanisms.ledger.bodies import (
     BODY_BYTES_MAX,
     SETTLEMENT,
@@ -44,6 +46,11 @@ class Record:
     def size_bytes(self) -> int:
         """About what the record takes in a message."""
         return len(self.body) + 2 * SIGNATURE_BYTES + sum(map(len, self.evidence)) + 64
+
+    def opened(self, claims: Mapping[bytes, SignedClaim]) -> Self:
+        """The record with its bills' claims, for each bill all of whose are among `claims`."""
+        bills = (SignedBill.decode(item, may_be_sealed=True) for item in self.evidence)
+        return replace(self, evidence=tuple(bill.opened(claims).encode() for bill in bills))
 
     def to_fields(self) -> list[Value]:
         """[body, sig_p, sig_a, evidence]."""

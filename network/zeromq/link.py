@@ -8,10 +8,10 @@ that no peer, however slow, can hold anything up.
 """
 
 import asyncio
-import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
@@ -96,16 +96,27 @@ class Link:
         self._redial_s, self._redial_s_max = self._redial_s_min, limits.reconnect_s_max
         self._probe: asyncio.Task[None] | None = None
         self._waiting_for_room = False
-        self._socket = sending_socket(
-            context, address.endpoint, address.curve_public, *keys, limits
+        self._new_socket = partial(
+            sending_socket, context, address.endpoint, address.curve_public, *keys, limits
         )
-        self._monitor: Socket = self._socket.get_monitor_socket(_EVENTS)
-        self._loop.add_reader(self._monitor.FD, guard(self._on_events))
-        self._on_events()  # a descriptor only signals after its socket was once found empty
+        self._open()
 
     def dial(self) -> None:
         """Start to connect. Raises TransportError: libzmq does not take the endpoint."""
         dial(self._socket, self._route)
+
+    def _open(self) -> None:
+        self._socket = self._new_socket()
+        self._monitor: Socket = self._socket.get_monitor_socket(_EVENTS)
+        self._loop.add_reader(self._monitor.FD, self._guard(self._on_events))
+        self._on_events()  # a descriptor only signals after its socket was once found empty
+
+    def _close(self, linger_s: float) -> None:
+        self._wait_for_room(False)
+        self._loop.remove_reader(self._monitor.FD)
+        self._socket.disable_monitor()
+        self._monitor.close(0)
+        self._socket.close(round(linger_s * 1000))
 
     @property
     def _route(self) -> Route:
@@ -156,16 +167,13 @@ class Link:
         if self._probe is not None:
             self._probe.cancel()
             await asyncio.wait({self._probe})
-        self._wait_for_room(False)
-        self._loop.remove_reader(self._monitor.FD)
-        self._socket.disable_monitor()
-        self._monitor.close(0)
-        self._socket.close(round(linger_s * 1000))
+        self._close(linger_s)
 
     # Sending
 
     def _send_waiting(self) -> None:
-        while self._has_room() and len(self._outbox):
+        # Not to a connection that we do not know of yet: it may be about to be given up.
+        while self._connected and self._has_room() and len(self._outbox):
             frames = self._outbox.first().frames
             size = sum(byte_count(frame) for frame in frames)
             try:
@@ -178,7 +186,7 @@ class Link:
             self._outbox.remove_first()
             self.counters.messages_sent += 1
             self.counters.bytes_sent += size
-        self._wait_for_room(len(self._outbox) > 0)
+        self._wait_for_room(self._connected and len(self._outbox) > 0)
 
     def _has_room(self) -> bool:
         # Asking for EVENTS also takes in libzmq's own commands, which clears the descriptor: a
@@ -212,6 +220,8 @@ class Link:
                 self._redial_s = self._redial_s_min
                 self._reasons.clear()
                 self._cancel_redial()
+                self._has_room()  # libzmq greets when its socket is next asked for something
+                self._send_waiting()
             case zmq.Event.DISCONNECTED:
                 self._on_disconnected()
             case zmq.Event.CONNECT_RETRIED:
@@ -229,6 +239,7 @@ class Link:
 
     def _lost(self, reason: str) -> None:
         self._connected, self._handshake_over = False, True
+        self._wait_for_room(False)
         self._reasons[self._route.endpoint] = reason
         # libzmq gives up for good after a refusal or a protocol error of the peer's, so that a peer
         # that first had an older cluster file would never be reached: dial again ourselves, unless
@@ -259,14 +270,15 @@ class Link:
             self._redial_timer = None
 
     def _redial(self) -> None:
+        self._on_events()  # the timer may come before the news that this attempt succeeded
+        if self._connected:
+            return
         self._cancel_redial()
         self._redialled_at_s = self._loop.time()
         self._reached = False
-        try:
-            self._socket.disconnect(self._route.endpoint)
-        except zmq.ZMQError as exc:
-            if exc.errno != errno.ENOENT:  # ENOENT: libzmq had given the connection up itself
-                raise
+        # A new socket: events of an attempt that was given up would be taken for the next one's.
+        self._close(0)
+        self._open()
         self._turn, self._succeeded = self._turn + 1, False
         self.dial()
 

@@ -1,7 +1,6 @@
 """Makes the transport's sockets; each option names the failure it prevents, most of them seen."""
 
 import errno
-import ipaddress
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import zmq
 from candor.network.errors import TransportError
 from candor.network.transport import KIB, TransportLimits
 from candor.network.zeromq.zap import ZAP_DOMAIN
+from candor.topologies.specs.fields import address_of
 
 # ZMTP and CURVE add 33 bytes to a frame (command name, nonce, authenticator, flags), and
 # ZMQ_MAXMSGSIZE measures the encrypted frame: without this room the largest legal frame is refused.
@@ -44,7 +44,7 @@ def routes(endpoints: Iterable[str]) -> tuple[Route, ...]:
             host, _ = host_and_port(endpoint)
         except ValueError as exc:
             raise TransportError(f"cannot dial {endpoint}: {exc}") from exc
-        families = (":" in host,) if _is_address(host) else (False, True)
+        families = (":" in host,) if address_of(host) else (False, True)
         found += [Route(endpoint, ipv6) for ipv6 in families]
     return tuple(found)
 
@@ -69,7 +69,7 @@ def receiving_socket(
         # With handover, a peer that claims another's routing id takes over its connection.
         socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
         # Unset, a claimed frame of 10 GiB is allocated before a byte of it arrives.
-        socket.setsockopt(zmq.MAXMSGSIZE, limits.frame_bytes_max + CURVE_OVERHEAD_BYTES_MAX)
+        socket.setsockopt(zmq.MAXMSGSIZE, limits.message_bytes_max + CURVE_OVERHEAD_BYTES_MAX)
         # Unset, 1000 chunks of each peer may pile up here.
         socket.setsockopt(zmq.RCVHWM, limits.high_water_mark)
         # Nothing is ever sent on it, so closing has nothing to wait for.
@@ -125,6 +125,9 @@ def sending_socket(
         _set_common(socket, public, secret, limits)
         # Whoever answers at the endpoint must prove this key, or gets nothing.
         socket.setsockopt(zmq.CURVE_SERVERKEY, server.encode())
+        # Its first message, empty, tells the peer whose connection this is: without one before long
+        # the peer hangs up.
+        socket.setsockopt(zmq.PROBE_ROUTER, 1)
         # 0 would queue messages for a peer that is not there, beyond our outbox's rules.
         socket.setsockopt(zmq.IMMEDIATE, 1)
         # Unset, 1000 chunks are handed over and none can be displaced by a newer round.
@@ -181,14 +184,6 @@ def host_and_port(endpoint: str) -> tuple[str, int]:
     if parts.scheme != "tcp" or not parts.hostname or parts.port is None or parts.path:
         raise ValueError("an address looks like tcp://host:port")
     return parts.hostname, parts.port
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def milliseconds(seconds: float) -> int:

@@ -5,19 +5,18 @@ authenticated key belongs to. The loop watches libzmq's own descriptors and read
 blocking; zmq.asyncio's futures cost more a message for the same result. An exception in any
 callback is kept and raised by receive() and close().
 
-Known limits: an authenticated peer may open many connections, each with its own high-water mark;
-and an endless multipart message is cut only where the system tells what it received (Linux), see
-`network.zeromq.watch`.
+What one neighbour can make us hold is bounded by `network.zeromq.watch`.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from candor.network.errors import LocalProtocolError, TransportError
-from candor.network.memory import keep_freed_memory
+from candor.network.memory import give_back, keep_freed_memory
 from candor.network.transport import (
     Buffer,
     Delivery,
@@ -29,7 +28,7 @@ from candor.network.transport import (
 )
 from candor.network.zeromq.link import Link
 from candor.network.zeromq.options import Context, Socket, bind, receiving_socket
-from candor.network.zeromq.watch import UnfinishedWatch
+from candor.network.zeromq.watch import ConnectionWatch, Tell
 from candor.network.zeromq.zap import ZapHandler
 
 # A frame below this is handed out as bytes: a copy of a few KiB is cheaper than keeping libzmq's
@@ -37,11 +36,15 @@ from candor.network.zeromq.zap import ZapHandler
 _COPY_BYTES_MAX = 16 * 1024
 # Deliveries in a row before other tasks get a turn, so that a flood cannot starve the loop.
 _BURST = 8
-_SWEEP_S = 0.1
+_SWEEP_S = 0.05
+# After a connection was cut, for libzmq to free what it held of it.
+_GIVE_BACK_S = 0.5
 # At the end of a drain, what libzmq took gets this long to leave even when the drain used its time
 # up.
 _LINGER_S_MIN = 0.2
 _DRAIN_POLL_S = 0.005
+
+_log = logging.getLogger(__name__)
 
 
 class ZeroMqTransport:
@@ -57,9 +60,11 @@ class ZeroMqTransport:
         limits: TransportLimits | None = None,
         *,
         other_binds: Sequence[str] = (),
+        tell: Tell | None = None,
     ) -> None:
         """`bind_endpoint` may have port 0, any free one; after start() `endpoint` tells which.
-        A host with several addresses listens at `other_binds`, too."""
+        A host with several addresses listens at `other_binds`, too. `tell` hears of peers that were
+        cut."""
         self.agent_id = agent_id
         self.endpoint = bind_endpoint
         self._other_binds = tuple(other_binds)
@@ -67,11 +72,12 @@ class ZeroMqTransport:
         self._peers = dict(peers)
         self._limits = limits or TransportLimits()
         self._links: dict[str, Link] = {}
-        self._watch = UnfinishedWatch(self._limits.undelivered_bytes_max)
+        self._watch = ConnectionWatch(self._limits, tell or _logged)
         self._context: Context | None = None
         self._router: Socket | None = None
         self._monitor: Socket | None = None
         self._sweep_timer: asyncio.TimerHandle | None = None
+        self._give_back_timer: asyncio.TimerHandle | None = None
         self._failure: Exception | None = None
         self._failure_told = False
         self._waiter: asyncio.Future[None] | None = None
@@ -84,7 +90,9 @@ class ZeroMqTransport:
         keep_freed_memory()
         self._context = zmq.Context()
         self._zap = ZapHandler(
-            self._context, {agent: peer.curve_public for agent, peer in self._peers.items()}
+            self._context,
+            {agent: peer.curve_public for agent, peer in self._peers.items()},
+            self._admits,
         )
         self._zap.start(self._loop)  # before bind: libzmq lets everyone in where no handler answers
         try:
@@ -171,8 +179,9 @@ class ZeroMqTransport:
         self._sweep()
 
     def _stop_listening(self) -> None:
-        if self._sweep_timer is not None:
-            self._sweep_timer.cancel()
+        for timer in (self._sweep_timer, self._give_back_timer):
+            if timer is not None:
+                timer.cancel()
         if self._router is not None and self._monitor is not None:
             self._loop.remove_reader(self._monitor.FD)
             self._router.disable_monitor()
@@ -189,13 +198,31 @@ class ZeroMqTransport:
             except zmq.Again:
                 return
             if event["event"] == zmq.EVENT_ACCEPTED:
-                self._watch.accepted(event["value"])
+                self._watch.accepted(event["value"], self._loop.time())
             elif event["event"] == zmq.EVENT_DISCONNECTED:
-                self._watch.disconnected(event["value"])
+                was_cut = self._watch.disconnected(event["value"])
+                if was_cut and self._give_back_timer is None:
+                    self._give_back_timer = self._loop.call_later(_GIVE_BACK_S, self._give_back)
+
+    def _give_back(self) -> None:
+        self._give_back_timer = None
+        self._loop.run_in_executor(None, give_back)
+
+    def _admits(self, agent: str) -> bool:
+        self._on_connections()  # of the one that asks, too
+        return self._watch.admits(agent, self._loop.time())
 
     def _sweep(self) -> None:
-        self._watch.sweep()
+        self._watch.sweep(self._loop.time(), self._nothing_waits)
         self._sweep_timer = self._loop.call_later(_SWEEP_S, self._guard(self._sweep))
+
+    def _nothing_waits(self) -> bool:
+        """Whether everything complete that has arrived was taken."""
+        assert self._router is not None
+        waits = bool(int(self._router.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+        if waits:
+            self._wake()  # asking has cleared the descriptor, which will not signal it again
+        return not waits
 
     # Receiving
 
@@ -204,26 +231,38 @@ class ZeroMqTransport:
         assert self._router is not None
         while True:
             try:
-                _, *frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
+                self._router.recv(zmq.NOBLOCK)  # the routing id, which says nothing
             except zmq.Again:
                 return None
+            frames, complete = self._frames()
             sender = frames[0].get("User-Id") if frames else None
             if sender not in self._links:  # no frame, or no authenticated name: libzmq's bug
                 continue
-            self._watch.delivered(int(frames[0].get(zmq.SRCFD)))
+            self._on_connections()  # a connection's acceptance comes before its messages
+            self._watch.delivered(int(frames[0].get(zmq.SRCFD)), sender, self._loop.time())
             link = self._links[sender]
             link.heard_from()
-            if self._acceptable(frames):
+            if complete and len(frames) == 1 and not len(frames[0]):
+                continue  # the greeting of a connection
+            size = sum(len(frame) for frame in frames)
+            if complete and size <= self._limits.message_bytes_max:
                 delivery = Delivery(sender, tuple(_contents(frame) for frame in frames))
                 link.counters.messages_received += 1
-                link.counters.bytes_received += sum(len(frame) for frame in frames)
+                link.counters.bytes_received += size
                 return delivery
             link.counters.messages_refused += 1
 
-    def _acceptable(self, frames: Sequence[zmq.Frame]) -> bool:
-        if len(frames) > self._limits.frames_max:
-            return False
-        return all(len(frame) <= self._limits.frame_bytes_max for frame in frames)
+    def _frames(self) -> tuple[list[zmq.Frame], bool]:
+        """The first frames of a message, and whether they are all; others are not kept."""
+        assert self._router is not None
+        frames: list[zmq.Frame] = []
+        count = 0
+        while self._router.getsockopt(zmq.RCVMORE):
+            frame = self._router.recv(copy=False)
+            count += 1
+            if count <= self._limits.frames_max:
+                frames.append(frame)
+        return frames, count == len(frames)
 
     async def _wait_readable(self) -> None:
         if self._waiter is not None:
@@ -287,3 +326,7 @@ class ZeroMqTransport:
 
 def _contents(frame: zmq.Frame) -> Buffer:
     return frame.bytes if len(frame) <= _COPY_BYTES_MAX else frame.buffer.toreadonly()
+
+
+def _logged(event: str, fields: dict[str, str | int]) -> None:
+    _log.warning("%s %s", event, " ".join(f"{key}={value}" for key, value in fields.items()))

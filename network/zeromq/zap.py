@@ -6,7 +6,7 @@ runs, so the transport binds this one before its socket and enforces the domain.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import zmq
 from zmq.utils import z85
@@ -20,8 +20,15 @@ _log = logging.getLogger(__name__)
 class ZapHandler:
     """Allows the given keys and names the agent each belongs to (the message's User-Id)."""
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", keys: Mapping[str, str]) -> None:
-        """`keys`: agent id -> CURVE public key in z85."""
+    def __init__(
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        keys: Mapping[str, str],
+        admits: Callable[[str], bool] = lambda agent: True,  # noqa: ARG005
+    ) -> None:
+        """`keys`: agent id -> CURVE public key in z85. `admits`: whether one more connection of an
+        agent may come in."""
+        self._admits = admits
         self._agent_of = {z85.decode(key.encode()): agent for agent, key in keys.items()}
         # A ROUTER, not a REP: a REP whose reply failed once is stuck in its request for good.
         self._socket = context.socket(zmq.ROUTER)
@@ -61,4 +68,5 @@ class ZapHandler:
         """The agent whose key this is, None to refuse."""
         if domain != ZAP_DOMAIN or mechanism != b"CURVE" or len(credentials) != 1:
             return None
-        return self._agent_of.get(credentials[0])
+        agent = self._agent_of.get(credentials[0])
+        return agent if agent is not None and self._admits(agent) else None

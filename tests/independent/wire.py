@@ -323,6 +323,7 @@ class Sockets:
             dealer.curve_serverkey = curve
             dealer.curve_publickey = cluster.agents[own]["curve"].encode()
             dealer.curve_secretkey = keys.curve_secret
+            dealer.setsockopt(zmq.PROBE_ROUTER, 1)
             dealer.reconnect_ivl, dealer.reconnect_ivl_max = 100, 10_000
             dealer.heartbeat_ivl, dealer.heartbeat_timeout = 2_000, 10_000
             dealer.connect(cluster.agents[peer]["endpoint"])
@@ -351,6 +352,8 @@ class Sockets:
         if self._router not in ready:
             return None
         _, *frames = self._router.recv_multipart(copy=False)
+        if [frame.bytes for frame in frames] == [b""]:  # the greeting of a connection
+            return self.receive(0)
         sender = frames[0].get("User-Id") if frames else ""
         return str(sender), [frame.bytes for frame in frames]
 

@@ -24,6 +24,8 @@ class Neighbourhood:
     _keys: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
     _endpoints: dict[str, str] = field(default_factory=dict)
     _started: list[ZeroMqTransport] = field(default_factory=list)
+    # What the transports of each agent told of peers that were cut.
+    told: dict[str, list[tuple[str, dict[str, str | int]]]] = field(default_factory=dict)
 
     def keys(self, agent: str) -> tuple[bytes, bytes]:
         return self._keys.setdefault(agent, zmq.curve_keypair())
@@ -48,8 +50,15 @@ class Neighbourhood:
         self, agent: str, peers: dict[str, PeerAddress], *, limits: TransportLimits | None = None
     ) -> ZeroMqTransport:
         public, secret = (key.decode() for key in self.keys(agent))
+        told = self.told.setdefault(agent, [])
         transport = ZeroMqTransport(
-            agent, self.endpoint(agent), public, secret, peers, limits or self.limits
+            agent,
+            self.endpoint(agent),
+            public,
+            secret,
+            peers,
+            limits or self.limits,
+            tell=lambda event, fields: told.append((event, fields)),
         )
         await transport.start()
         self._started.append(transport)

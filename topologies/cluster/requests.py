@@ -64,12 +64,12 @@ class AgentEntry(Section):
         port is bound on all of them."""
         wanted = self.bind or tuple(map(_bindable, self.endpoints))
         open_ports = {port for host, port in map(fields.split_bind, wanted) if host == "*"}
-        return tuple(
-            dict.fromkeys(
+        return fields.distinct_binds(
+            [
                 text
                 for text in wanted
                 if (place := fields.split_bind(text))[0] == "*" or place[1] not in open_ports
-            )
+            ]
         )
 
 
@@ -199,4 +199,4 @@ def entries_for(requests: Sequence[JoinRequest], organiser: str) -> dict[str, Ag
 
 def _bindable(endpoint: str) -> str:
     host, port = fields.split_endpoint(endpoint)
-    return endpoint if fields.is_address(host) else f"tcp://*:{port}"
+    return endpoint if fields.address_of(host) else f"tcp://*:{port}"

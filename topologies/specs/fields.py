@@ -1,8 +1,10 @@
 """Types of the fields that cluster and topology files have, each refusing what it cannot mean."""
 
+import contextlib
 import ipaddress
 import re
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -11,7 +13,7 @@ from candor.topologies.encoding import canonical, signatures, z85
 from candor.topologies.specs.specs import ConfigurationError
 
 _ENDPOINT = re.compile(r"tcp://(\[[^\[\]]+\]|[^\[\]:/]+):([0-9]{1,5})")
-_ANY = re.compile(r"tcp://(\*|0\.0\.0\.0|\[::\]):([0-9]{1,5})")
+_ANY = ("*", "0.0.0.0", "::")  # noqa: S104  what is bound here cannot be dialled
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_.])?")
 _AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _NAME = "use 1 to {} letters, digits, dots, dashes or underscores, starting with a letter or digit"
@@ -41,22 +43,14 @@ _check_hex_128 = _matching("[0-9a-f]{128}", "{} is not 128 lower-case hexadecima
 
 
 def split_endpoint(endpoint: str) -> tuple[str, int]:
-    """Host (lower case, IPv6 without its brackets) and port of `tcp://host:port`.
+    """Host and port of `tcp://host:port`, the same for all spellings of one place: names in lower
+    case without a last dot, addresses as `address_of` has them, IPv6 without its brackets.
 
     Raises:
         ConfigurationError: anything else, and addresses that one can bind but not dial.
     """
-    match = _ENDPOINT.fullmatch(endpoint)
-    host = match[1].strip("[]").lower() if match else ""
-    port = int(match[2]) if match else 0
-    valid_host = (
-        is_address(host, ipaddress.IPv6Address) if "[" in endpoint else bool(_HOST.fullmatch(host))
-    )
-    if not valid_host or not 1 <= port <= 65535:
-        raise ConfigurationError(
-            f"endpoint {endpoint!r}: write tcp://host:port, port 1 to 65535, IPv6 in brackets"
-        )
-    if host in ("0.0.0.0", "::"):  # noqa: S104  refused, not bound
+    host, port = split_bind(endpoint)
+    if host in _ANY:
         raise ConfigurationError(
             f"endpoint {endpoint!r}: no neighbour can dial it; write the host's own address"
         )
@@ -70,19 +64,41 @@ def split_bind(endpoint: str) -> tuple[str, int]:
     Raises:
         ConfigurationError: anything else.
     """
-    match = _ANY.fullmatch(endpoint)
-    if match and 1 <= int(match[2]) <= 65535:
-        return match[1].strip("[]"), int(match[2])
-    return split_endpoint(endpoint)
+    match = _ENDPOINT.fullmatch(endpoint)
+    host, port = (match[1].strip("[]").lower(), int(match[2])) if match else ("", 0)
+    address = address_of(host)
+    valid_host = host == "*" or bool(_HOST.fullmatch(host))
+    if "[" in endpoint:
+        valid_host = address is not None and ":" in host
+    if not valid_host or not 1 <= port <= 65535:
+        raise ConfigurationError(
+            f"endpoint {endpoint!r}: write tcp://host:port, port 1 to 65535, IPv6 in brackets"
+        )
+    return host.removesuffix(".") if address is None else str(address), port
 
 
-def is_address(host: str, kind: Callable[[str], object] = ipaddress.ip_address) -> bool:
-    """Whether a host is written as an IPv4 or IPv6 address rather than by name."""
-    try:
-        kind(host)
-    except ValueError:
-        return False
-    return True
+def distinct_binds(endpoints: Sequence[str]) -> tuple[str, ...]:
+    """The first spelling of each place; others could not be bound beside it.
+
+    Raises:
+        ConfigurationError: one is no place to bind.
+    """
+    places = {split_bind(endpoint): endpoint for endpoint in reversed(endpoints)}
+    return tuple(reversed(places.values()))
+
+
+def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that is written as `host`, None for a name.
+
+    What a resolver takes for an IPv4 address is one: 127.1, 0x7f000001 and ::ffff:127.0.0.1 are
+    127.0.0.1.
+    """
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        return getattr(address, "ipv4_mapped", None) or address
+    with contextlib.suppress(OSError, ValueError):
+        return ipaddress.IPv4Address(socket.inet_aton(host))
+    return None
 
 
 def _check_endpoint(endpoint: str) -> str:

@@ -2,24 +2,31 @@
 
 import json
 import os
+import shutil
+import sqlite3
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from candor.agent.cli.ledger import command
 from candor.agent.cli.main import run as run_command
 from candor.agent.core.terms import audit_facts
 from candor.agent.daemon import keys
 from candor.agent.daemon.exports import write_exports
-from candor.agent.daemon.status import Status, StatusFile
+from candor.agent.daemon.status import DataDirLock, Status, StatusFile
 from candor.agent.daemon.store import Store
+from candor.agent.exits import BAD_CONFIGURATION, VERIFICATION_FAILED
 from candor.agent.runs.ledger_audit import audit_run_directory
 from candor.mechanisms.evidence.claims import Claim, ClaimedRound, SignedClaim
+from candor.mechanisms.ledger.bodies import Body, LedgerViolation
 from candor.mechanisms.ledger.channel import (
     Channel,
     Effect,
@@ -30,6 +37,9 @@ from candor.mechanisms.ledger.channel import (
     StoreRecord,
     Transmit,
 )
+from candor.mechanisms.ledger.export import export_channel, parse_export
+from candor.mechanisms.ledger.records import Record, sign_acceptance, sign_proposal
+from candor.mechanisms.ledger.stored_chain import mended
 from candor.mechanisms.payments.credits import CREDIT
 from candor.network.identity import Identity
 from candor.topologies.cluster.file import (
@@ -40,12 +50,14 @@ from candor.topologies.cluster.file import (
     TaskSettings,
     assemble_cluster,
     dump_cluster,
+    load_cluster,
 )
 from candor.topologies.schedules import schedules
 from candor.topologies.specs.specs import ConfigurationError
 from tests.bills import settling
 
 WINDOWS = 2
+OPEN = range(WINDOWS)
 
 
 def make_cluster(identities: dict[str, Identity], rule: str = "norm:0.5") -> Cluster:
@@ -425,6 +437,180 @@ def test_export_refuses_keys_and_databases_of_others(run_dir: Path, tmp_path: Pa
         assert "cannot write exports" in str(result.exception)
 
 
-@pytest.mark.parametrize("name", ["show", "explain", "verify", "audit", "export"])
+COLUMNS = ("channel_id", "seq", "head", "body", "sig_p", "sig_a", "evidence")
+
+
+def damage(run_dir: Path, agent: str, edge: str, seq: int, column: str, at: float = 0.5) -> None:
+    """Flip a bit of one column of a stored record; `at` is where in its bytes, 0..1."""
+    lo, hi = edge.split("-")
+    with sqlite3.connect(run_dir / "agents" / agent / "ledger.sqlite") as connection:
+        where = (
+            "WHERE seq = ? AND channel_id = (SELECT channel_id FROM channels WHERE lo=? AND hi=?)"
+        )
+        query = f"SELECT rowid, {column} FROM records {where}"
+        row, value = connection.execute(query, (seq, lo, hi)).fetchone()
+        if isinstance(value, bytes):
+            place = int(at * len(value))
+            value = value[:place] + bytes([value[place] ^ 4]) + value[place + 1 :]
+        else:
+            value ^= 64
+        connection.execute(f"UPDATE records SET {column} = ? WHERE rowid = ?", (value, row))
+    connection.close()
+
+
+def export(run_dir: Path, agent: str = "a0", *more: str | Path) -> int:
+    data_dir = run_dir / "agents" / agent
+    words = ["ledger", "export", data_dir, "--cluster", run_dir / "cluster.toml"]
+    return run_command([str(word) for word in (*words, "--keys", data_dir / "keys", *more)])
+
+
+def shown(run_dir: Path, agent: str, edge: str = "a0-a1", windows: Iterable[int] = OPEN) -> Path:
+    """An export that shows the claims of some windows."""
+    target = run_dir / "shown" / agent
+    target.mkdir(parents=True, exist_ok=True)
+    opened = [word for window in windows for word in ("--open", str(window))]
+    assert export(run_dir, agent, "-o", target, *opened) == 0
+    return target / f"{edge}.jsonl"
+
+
+def repair(run_dir: Path, agent: str, *sources: Path) -> int:
+    words = ["ledger", "repair", run_dir / "agents" / agent, "--cluster", run_dir / "cluster.toml"]
+    return run_command([str(w) for w in (*words, *(x for s in sources for x in ("--from", s)))])
+
+
+@given(
+    seq=st.integers(0, WINDOWS),
+    column=st.sampled_from(COLUMNS),
+    at=st.floats(0, 1, exclude_max=True),
+)
+@settings(max_examples=60, suppress_health_check=list(HealthCheck), deadline=None)
+def test_one_damaged_byte_is_never_signed_and_comes_back_from_the_neighbour(
+    run_dir: Path, tmp_path_factory: pytest.TempPathFactory, seq: int, column: str, at: float
+) -> None:
+    run = tmp_path_factory.mktemp("damaged") / "run"
+    shutil.copytree(run_dir, run)
+    path = export_path(run)
+    before = path.read_bytes()
+    damage(run, "a0", "a0-a1", seq, column, at)
+    assert export(run) == VERIFICATION_FAILED
+    assert path.read_bytes() == before
+    assert repair(run, "a0", shown(run, "a1")) == 0
+    path.unlink()
+    assert export(run) == 0
+    assert path.read_bytes() == before
+    assert not audit_run_directory(run)[1].findings
+
+
+def test_a_damaged_database_is_not_exported_in_one_line(run_dir: Path, capsys) -> None:
+    damage(run_dir, "a0", "a0-a1", 1, "sig_a")
+    assert export(run_dir) == VERIFICATION_FAILED
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        "candor: error: the database is damaged, edge a0-a1: seq 1: sig-a: not the acceptor's "
+        "signature; `candor ledger repair` restores it from the neighbour's export\n"
+    )
+
+
+def test_repair_restores_a_lost_record_and_says_which(run_dir: Path, capsys) -> None:
+    source = shown(run_dir, "a1")
+    with sqlite3.connect(run_dir / "agents" / "a0" / "ledger.sqlite") as connection:
+        connection.execute("DELETE FROM records WHERE seq = 1")
+    connection.close()
+    assert export(run_dir) == VERIFICATION_FAILED
+    assert repair(run_dir, "a0", source, shown(run_dir, "a2", "a0-a2")) == 0
+    assert f"{source}: restored record 1\n" in capsys.readouterr().out
+    assert export(run_dir) == 0
+    assert repair(run_dir, "a0", source) == 0
+    assert f"{source}: nothing was damaged\n" in capsys.readouterr().out
+
+
+def shorter(run_dir: Path, agent: str, edge: str) -> Path:
+    """An agent's true export of when the last record was not there yet."""
+    facts = audit_facts(load_cluster(run_dir / "cluster.toml"))
+    terms, path = facts.terms(*edge.split("-")), shown(run_dir, agent, edge)
+    key = keys.load(run_dir / "agents" / agent / "keys").signing_key
+    records = parse_export(path.read_bytes()).records[:-1]
+    path.write_bytes(export_channel(terms, agent, key, records))
+    return path
+
+
+def test_repair_keeps_good_records_that_are_newer_than_the_export(run_dir: Path) -> None:
+    before = export_path(run_dir).read_bytes()
+    damage(run_dir, "a0", "a0-a1", 0, "body")
+    assert repair(run_dir, "a0", shorter(run_dir, "a1", "a0-a1")) == 0
+    assert export(run_dir) == 0
+    assert export_path(run_dir).read_bytes() == before
+
+
+def test_repair_changes_nothing_where_the_export_does_not_have_what_is_damaged(
+    run_dir: Path, capsys
+) -> None:
+    database = run_dir / "agents" / "a0" / "ledger.sqlite"
+    damage(run_dir, "a0", "a0-a1", WINDOWS, "sig_p")
+    before = dumped(database)
+    assert repair(run_dir, "a0", shorter(run_dir, "a1", "a0-a1")) == VERIFICATION_FAILED
+    assert f"seq {WINDOWS}: damaged: and the export has no such record" in capsys.readouterr().err
+    assert dumped(database) == before
+
+
+def dumped(database: Path) -> list[str]:
+    with sqlite3.connect(database) as connection:
+        lines = list(connection.iterdump())
+    connection.close()
+    return lines
+
+
+def test_repair_takes_no_export_that_does_not_hold_and_waits_for_the_daemon(
+    run_dir: Path, capsys
+) -> None:
+    source = export_path(run_dir, "a1")
+    good = source.read_bytes()
+    source.write_bytes(good.replace(b'"balance":', b'"balance":1'))
+    assert repair(run_dir, "a0", source) == VERIFICATION_FAILED
+    source.write_bytes(good)
+    assert repair(run_dir, "a2", source) == BAD_CONFIGURATION
+    assert "it has no ledger a0-a1 of this run" in capsys.readouterr().err
+    with DataDirLock(run_dir / "agents" / "a0"):
+        assert repair(run_dir, "a0", source) == BAD_CONFIGURATION
+    assert "in use by the running process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["show", "explain", "verify", "audit", "export", "repair"])
 def test_every_command_shows_an_example(name: str) -> None:
     assert f"candor ledger {name} " in ledger(name, "--help").output
+
+
+def test_claims_come_from_an_export_that_shows_them_and_all_else_from_any(
+    run_dir: Path, capsys
+) -> None:
+    database = run_dir / "agents" / "a0" / "ledger.sqlite"
+    for column in ("body", "sig_p", "sig_a", "head"):
+        damage(run_dir, "a0", "a0-a1", 1, column)
+        assert repair(run_dir, "a0", export_path(run_dir, "a1")) == 0, column
+        assert export(run_dir) == 0
+    for place in (0.4, 0.9):  # each bill holds all claims
+        damage(run_dir, "a0", "a0-a1", 1, "evidence", place)
+    before = dumped(database)
+    assert repair(run_dir, "a0", export_path(run_dir, "a1")) == VERIFICATION_FAILED
+    assert (
+        "seq 1: sealed: the neighbour's export must show its claims: "
+        "`candor ledger export --open 0`\n" in capsys.readouterr().err
+    )
+    assert dumped(database) == before
+    assert repair(run_dir, "a0", shown(run_dir, "a1", windows=[0])) == 0
+    assert export(run_dir) == 0
+
+
+def test_two_good_records_in_one_place_are_never_mended_over(run_dir: Path) -> None:
+    cluster = load_cluster(run_dir / "cluster.toml")
+    facts = audit_facts(cluster)
+    terms = facts.terms("a0", "a1")
+    stored = parse_export(export_path(run_dir).read_bytes()).records
+    signing = {a: keys.load(run_dir / "agents" / a / "keys").signing_key for a in ("a0", "a1")}
+    body = replace(Body.decode(stored[0].body), nonce_lo=bytes([7] * 16)).encode()
+    proposer, acceptor = sorted(signing.values(), key=lambda key: key.public != terms.proposer(0))
+    sig_p = sign_proposal(proposer, body)
+    other = Record(body, sig_p, sign_acceptance(acceptor, body, sig_p), ())
+    with pytest.raises(LedgerViolation, match="seq 0: fork"):
+        mended(terms, [other], stored)

@@ -1,5 +1,6 @@
 import math
 import os
+import threading
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 
 from candor.agent.learning.batches import draw_samples
@@ -114,10 +115,14 @@ def test_a_run_may_start_from_a_saved_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tensors: tensors | {"more": torch.zeros(2)}, "more is 2 of float32, and absent"),
-        (lambda tensors: dict(list(tensors.items())[1:]), "is absent, and .* of float32 there"),
+        (lambda tensors: tensors | {"more": torch.zeros(2)}, "task: has more besides$"),
+        (lambda tensors: dict(list(tensors.items())[1:]), "task: it lacks [a-z0-9.]+$"),
         (lambda tensors: {n: t.double() for n, t in tensors.items()}, "float64, and .* of float32"),
         (lambda tensors: {n: t[:1] for n, t in tensors.items()}, "is not a model of this task"),
+        (
+            lambda tensors: {f"other.{n}": t for n, t in tensors.items()},
+            "task: it lacks [^;]+; has other[^;]+ besides$",
+        ),
         (lambda tensors: {n: t / 0 for n, t in tensors.items()}, "not finite"),
     ],
 )
@@ -134,6 +139,128 @@ def test_a_saved_model_of_something_else_is_refused(change, message: str, tmp_pa
     os.mkfifo(path)
     with pytest.raises(ConfigurationError, match="cannot read the model"):
         initial_parameters(DIGITS, seed=0, saved=path)
+
+
+class Tied(Line):
+    """A model of which two layers are one, with a constant beside them."""
+
+    def build_model(self) -> nn.Module:
+        model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+        model[1].weight = model[0].weight
+        model.register_buffer("mask", torch.ones(3), persistent=False)
+        return model
+
+
+WEIGHT = torch.arange(9.0).reshape(3, 3)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata"),
+    [
+        ({"0.weight": WEIGHT}, None),
+        ({"1.weight": WEIGHT}, {"0.weight": "1.weight", "format": "pt"}),
+        ({"1.weight": WEIGHT}, None),
+        ({"0.weight": WEIGHT, "1.weight": WEIGHT.clone(), "mask": torch.ones(3)}, None),
+        ({"module.0.weight": WEIGHT}, {"module.1.weight": "module.0.weight"}),
+        ({"_orig_mod.model.1.weight": WEIGHT}, None),
+        ({"0.weight": WEIGHT.half()}, None),
+        ({"model.0.weight": WEIGHT.bfloat16()}, {"format": "pt"}),
+    ],
+)
+def test_files_of_other_tools_are_the_model_they_mean(
+    tensors: dict[str, Tensor], metadata: dict[str, str] | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(tensors, path, metadata)
+    x = initial_parameters(Tied(), seed=0, saved=path)
+    assert torch.equal(x, WEIGHT.flatten())
+    assert x.dtype == torch.float32
+
+
+def test_a_wrapped_model_takes_the_file_of_a_bare_one(tmp_path: Path) -> None:
+    class Wrapped(Line):
+        def build_model(self) -> nn.Module:
+            return nn.ModuleDict({"model": nn.Linear(3, 3, bias=False)})
+
+    path = tmp_path / "model.safetensors"
+    save_file({"weight": WEIGHT}, path)
+    assert torch.equal(initial_parameters(Wrapped(), 0, path), WEIGHT.flatten())
+
+
+def test_what_is_one_tensor_here_must_be_one_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"0.weight": WEIGHT, "1.weight": WEIGHT + 1}, path)
+    told = "task: 0.weight and 1.weight differ, and are one tensor there$"
+    with pytest.raises(ConfigurationError, match=told):
+        initial_parameters(Tied(), seed=0, saved=path)
+
+
+def test_a_model_saved_by_safetensors_itself_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    model = Tied().build_model()
+    save_model(model, str(path))
+    assert torch.equal(initial_parameters(Tied(), 0, path), model[0].weight.detach().flatten())
+
+
+class Untakeable(Line):
+    """A loss that does not take one of the samples, which few batches have."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    def build_model(self) -> nn.Module:
+        return nn.Linear(1, 2)
+
+    def load_data(self, shard: Shard, seed: int) -> Batch:
+        labels = torch.ones(400, dtype=torch.long)
+        labels[399] = -1
+        return torch.ones(400, 1), labels
+
+
+def test_a_sample_that_the_loss_does_not_take_is_told_whenever_it_is_met() -> None:
+    one = learner(task=Untakeable())
+    x = initial_parameters(Untakeable(), seed=0).unsqueeze(0)
+
+    def train() -> None:
+        for t in range(1, 400):
+            one.local_steps(x, t, 0.1)
+
+    with pytest.raises(ConfigurationError, match=r"^task: loss\(\) failed \("):
+        train()
+    with pytest.raises(ConfigurationError, match=r"^task: loss\(\) failed \("):
+        one.shard_losses(x, 400)
+
+
+class Lazy(Line):
+    def build_model(self) -> nn.Module:
+        return nn.LazyLinear(1)
+
+
+class Locked(Line):
+    def build_model(self) -> nn.Module:
+        model = nn.Linear(1, 1)
+        model.lock = threading.Lock()
+        return model
+
+
+class Sparse(Line):
+    def load_data(self, shard: Shard, seed: int) -> Batch:
+        return torch.ones(4, 1).to_sparse(), torch.ones(4)
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (Lazy, r"build_model\(\) gave a lazy module"),
+        (Locked, r"build_model\(\) failed \(TypeError: cannot pickle"),
+        (Sparse, r"load_data\(\) must give dense tensors, and tensor 0 is sparse_coo"),
+    ],
+)
+def test_models_and_data_that_are_no_plain_tensors_are_refused(
+    task: type[Line], words: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"^task: {words}"):
+        learner(task=task())
 
 
 def test_one_step_without_momentum_gives_the_gradient_of_its_batch() -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
@@ -241,14 +243,29 @@ def _flipped(path: Path) -> None:
         ("mnist", f"mnist/t10k-{IMAGES}", _idx_of(np.zeros(784, np.uint8)), "no idx file"),
         ("mnist", f"mnist/t10k-{IMAGES}", _idx_of(np.zeros((20, 8, 8), np.uint8)), "28 x 28"),
         ("mnist", f"mnist/t10k-{LABELS}", _idx_of(np.zeros(19, np.uint8)), "do not match"),
-        ("mnist", f"mnist/t10k-{LABELS}", _idx_of(np.full(20, 10, np.uint8)), "from 0 to 9"),
+        ("mnist", f"mnist/t10k-{LABELS}", _idx_of(np.full(20, 10, np.uint8)), "label 1 is 10"),
         ("a9a", "a9a/a9a.gz", _cut, "is damaged"),
         ("a9a", "a9a/a9a.gz", _empty, "do not match"),
-        ("a9a", "a9a/a9a.gz", _packed("-1 124:1\n"), "row 1 has a feature 124 of 123"),
-        ("a9a", "a9a/a9a.gz", _packed("-1 1:1\n-1 0:1\n"), "row 2 has a feature 0"),
-        ("a9a", "a9a/a9a.gz", _packed("-1 first:1\n"), "is damaged"),
-        ("a9a", "a9a/a9a.gz", _packed("\n"), "is damaged"),
-        ("a9a", "a9a/a9a.t.gz", _packed("2 1:1\n"), "not -1 and"),
+        ("a9a", "a9a/a9a.gz", _packed("-1 124:1\n"), "row 1: 124:1: write INDEX:VALUE, with an"),
+        ("a9a", "a9a/a9a.gz", _packed("-1 1:1\n\n-1 0:1\n"), "row 3: 0:1: write INDEX:VALUE"),
+        ("a9a", "a9a/a9a.gz", _packed("-1 first:1\n"), "row 1: first:1: write INDEX:VALUE"),
+        ("a9a", "a9a/a9a.gz", _packed("-1 1:1\n-1 5\n"), "row 2: 5: write INDEX:VALUE"),
+        ("a9a", "a9a/a9a.gz", _packed("-1 1:one\n"), "row 1: could not convert string"),
+        ("a9a", "a9a/a9a.gz", _packed("-1 1:1\n1 7:nan\n"), "row 2: feature 7 is nan, which is"),
+        ("a9a", "a9a/a9a.gz", _packed("-1 1:-inf\n"), "row 1: feature 1 is -inf, which is"),
+        ("a9a", "a9a/a9a.gz", _packed("-1 1:1e39\n"), "row 1: feature 1 is 1e39, which is"),
+        ("a9a", "a9a/a9a.gz", _packed("\n# nobody\n"), "do not match"),
+        ("a9a", "a9a/a9a.t.gz", _packed("\n2 1:1\n"), "row 2: the label is 2, not -1 or 1"),
+        ("a9a", "a9a/a9a.t.gz", _packed("nan 1:1\n"), "row 1: the label is nan, not -1 or 1"),
+        ("a9a", "a9a/a9a.t.gz", _packed("0.5 1:1\n"), "row 1: the label is 0.5, not -1 or 1"),
+        ("mnist", f"mnist/t10k-{IMAGES}", _packed("\0\0\b"), "no idx file"),
+        ("mnist", f"mnist/t10k-{LABELS}", _packed("\0\0\b\1\0\0"), "ends within its header"),
+        (
+            "mnist",
+            f"mnist/t10k-{LABELS}",
+            _packed("\0\0\b\1\0\0\0\7abc"),
+            "its header says 7 bytes, and 3 follow",
+        ),
         ("femnist", "femnist_105writers.npz", _cut, "is damaged"),
         ("femnist", "femnist_105writers.npz", _flipped, "is damaged"),
         ("femnist", "femnist_105writers.npz", _not_packed, "is damaged"),
@@ -268,14 +285,16 @@ def test_a_damaged_file_is_told_in_one_line(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"writer": None}, "writer"),
-        ({"y": np.full(36, 62, np.uint8)}, "from 0 to 61"),
-        ({"y": np.zeros(36)}, "from 0 to 61"),
-        ({"writer": np.zeros(35, np.int16)}, "do not match"),
-        ({"is_test": np.zeros(36)}, "do not match"),
+        ({"writer": None}, "it has no entry writer"),
+        ({"y": np.full(36, 62, np.uint8)}, "label 1 is 62, not from 0 to 61"),
+        ({"y": np.zeros(36)}, "its labels are float64, not whole numbers"),
+        ({"y": np.uint8(3)}, "y is of shape (), x of (36, 28, 28)"),
+        ({"writer": np.zeros(35, np.int16)}, "writer is of shape (35,), x of (36, 28, 28)"),
+        ({"is_test": np.zeros(36)}, "is_test is float64, not bool"),
+        ({"x": np.uint8(3)}, "x is uint8 of shape (), not bytes"),
         ({"is_test": np.ones(36, bool)}, "do not match"),
         ({"x": _images(36).astype(np.float32)}, "not bytes"),
-        ({"y": np.array([{}] * 36)}, "allow_pickle=False"),
+        ({"y": np.array([{}] * 36)}, "entry y: Object arrays cannot be loaded"),
     ],
 )
 def test_an_archive_of_another_form_is_refused_in_one_line(
@@ -283,6 +302,42 @@ def test_an_archive_of_another_form_is_refused_in_one_line(
 ) -> None:
     _write_femnist(tmp_path, **changes)
     assert words in _refusal("femnist", tmp_path)
+
+
+def test_libsvm_files_may_have_comments_blank_rows_and_labels_with_a_point(tmp_path: Path) -> None:
+    _write_a9a(tmp_path)
+    plain = resolve_task("a9a", tmp_path).load_data(ALL, seed=0)
+    rows = PEOPLE.replace("-1 7:1", "-1.0\t7:1.0 ").replace("\n", "  # a person\r\n\n")
+    other = tmp_path / "other"
+    other.mkdir()
+    _write_a9a(other)
+    _packed(f"# people\n{rows}\n \n")(other / "a9a" / "a9a.gz")
+    for ours, theirs in zip(plain, resolve_task("a9a", other).load_data(ALL, seed=0), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_changed_bytes_are_data_or_one_line_that_names_the_file(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    root = tmp_path_factory.mktemp("spoilt")
+    _write_all(root)
+    name = data.draw(st.sampled_from(["mnist", "a9a", "femnist"]))
+    path = data.draw(st.sampled_from(sorted(root.glob(f"{name}*/*")) or sorted(root.glob("*.npz"))))
+    packed = path.suffix == ".gz"
+    spoilt = bytearray(gzip.decompress(path.read_bytes()) if packed else path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, min(400, len(spoilt) - 1)))
+        spoilt[place] = data.draw(st.integers(0, 255))
+    path.write_bytes(gzip.compress(bytes(spoilt), 1) if packed else bytes(spoilt))
+    told = str(root)
+    try:
+        resolve_task(name, root).load_data(ALL, seed=0)
+    except ConfigurationError as exc:
+        told = str(exc)
+    assert told.startswith(str(root))
+    assert "\n" not in told
 
 
 @pytest.mark.parametrize(

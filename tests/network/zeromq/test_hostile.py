@@ -2,18 +2,27 @@
 
 import asyncio
 import contextlib
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from candor.network.transport import PeerAddress, TransportLimits
+from candor.network.transport import MIB, PeerAddress, TransportLimits
 from candor.network.zeromq.options import bind, receiving_socket
+from candor.network.zeromq.transport import ZeroMqTransport
 from candor.network.zeromq.zap import ZapHandler
+from tests.network.zeromq.raw_curve import SODIUM, RawCurveClient
 
 SMALL = TransportLimits(chunk_bytes=64 * 1024, high_water_mark=2, frames_max=2)
+bare_sockets = pytest.mark.skipif(
+    SODIUM is None or sys.platform != "linux", reason="needs libsodium and Linux's TCP_INFO"
+)
 HANDSHAKE_FAILED = {
     zmq.EVENT_HANDSHAKE_FAILED_AUTH,
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
@@ -163,9 +172,9 @@ async def test_an_oversize_frame_closes_the_connection_and_is_not_delivered(
 ) -> None:
     b = await neighbourhood.start("b", "a", "c", limits=SMALL)
     client = raw()
-    client.socket.send(bytes(SMALL.frame_bytes_max))
-    assert len((await receive(b)).frames[0]) == SMALL.frame_bytes_max
-    client.socket.send(bytes(SMALL.frame_bytes_max + 4096))
+    client.socket.send(bytes(SMALL.message_bytes_max))
+    assert len((await receive(b)).frames[0]) == SMALL.message_bytes_max
+    client.socket.send(bytes(SMALL.message_bytes_max + 4096))
     await eventually(lambda: zmq.EVENT_DISCONNECTED in client.seen())
     c = await neighbourhood.start("c", "b", limits=SMALL)
     c.post("b", [b"served"])
@@ -178,7 +187,7 @@ async def test_a_frame_between_the_limit_and_the_library_s_is_dropped_and_counte
 ) -> None:
     b = await neighbourhood.start("b", "a", limits=SMALL)
     client = raw()
-    client.socket.send(bytes(SMALL.frame_bytes_max + 1))
+    client.socket.send(bytes(SMALL.message_bytes_max + 1))
     client.socket.send(b"next")
     assert (await receive(b)).frames == (b"next",)
     assert b.link("a").messages_dropped == 1
@@ -197,21 +206,145 @@ async def test_too_many_frames_are_dropped_and_counted_against_the_sender(
     assert b.link("c").messages_dropped == 0
 
 
+@contextlib.contextmanager
+def bare(neighbourhood, agent: str = "a") -> Iterator[RawCurveClient]:
+    """A connection to b of one who holds the keys of `agent`, on a bare socket."""
+    client = RawCurveClient(
+        neighbourhood.endpoint("b"), neighbourhood.keys(agent), neighbourhood.keys("b")[0]
+    )
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@bare_sockets
+@pytest.mark.parametrize(
+    ("frame", "sent_bytes_max"), [(b"", 4 * MIB), (bytes(64 * 1024), 64 * MIB)]
+)
 async def test_a_message_without_end_is_cut_off_and_others_are_served(
-    neighbourhood, receive, eventually, raw
+    neighbourhood, receive, eventually, frame: bytes, sent_bytes_max: int
 ) -> None:
+    """What is sent before the cut is what arrives between two sweeps: it depends on the machine."""
     b = await neighbourhood.start("b", "a", "c", limits=SMALL)
-    client = raw()
-    frame = bytes(SMALL.frame_bytes_max)
-    for _ in range(8 * 1024):  # 1 GiB of one buffer: b must not wait for the end of it
-        client.socket.send(frame, zmq.SNDMORE, copy=False)
-    client.socket.send(b"end")
-    await eventually(lambda: zmq.EVENT_DISCONNECTED in client.seen())
-    client.close()
+    told = neighbourhood.told["b"]
+    waiting = asyncio.create_task(receive(b))
+
+    def flood() -> int:
+        sent = 0
+        with bare(neighbourhood) as client:
+            while sent < sent_bytes_max:
+                part = b"".join(client.frame(frame, more=True) for _ in range(100))
+                if not client.send(part):
+                    break
+                sent += len(part)
+        return sent
+
+    assert await asyncio.to_thread(flood) < sent_bytes_max
+    [(event, fields)] = told
+    assert (event, fields["peer"]) == ("connection_cut", "a")
     c = await neighbourhood.start("c", "b", limits=SMALL)
     c.post("b", [b"served"])
-    assert (await receive(b)).sender == "c"
+    assert (await waiting).sender == "c"
     assert b.link("a").messages_received == 0
+
+
+@bare_sockets
+async def test_one_key_has_so_many_connections_however_many_it_opens(
+    neighbourhood, receive, eventually
+) -> None:
+    """Silent ones are refused beyond the limit, and cut in time; of others, the oldest goes."""
+    limits = replace(SMALL, first_message_s=1.0)
+    b = await neighbourhood.start("b", "a", limits=limits)
+
+    def connect(stack: contextlib.ExitStack) -> RawCurveClient | None:
+        try:
+            return stack.enter_context(bare(neighbourhood))
+        except OSError:
+            return None
+
+    with contextlib.ExitStack() as stack:
+        silent = [await asyncio.to_thread(connect, stack) for _ in range(20)]
+        let_in = [client for client in silent if client is not None]
+        assert 1 <= len(let_in) <= limits.connections_max
+        assert ("connection_refused", "a") in [
+            (event, fields["peer"]) for event, fields in neighbourhood.told["b"]
+        ]
+        for client in let_in:
+            assert await asyncio.to_thread(client.socket.recv, 1) == b""
+        speaking = []
+        for number in range(2 * limits.connections_max):
+            client = await asyncio.to_thread(connect, stack)
+            assert client is not None
+            speaking.append(client)
+            assert client.send(client.frame(b"%d" % number, more=False))
+            assert (await receive(b)).frames == (b"%d" % number,)
+        for client in speaking[: limits.connections_max]:
+            assert await asyncio.to_thread(client.socket.recv, 1) == b""
+        for client in speaking[limits.connections_max :]:
+            assert client.send(client.frame(b"still here", more=False))
+            assert (await receive(b)).frames == (b"still here",)
+
+
+async def test_a_flood_of_tiny_frames_in_whole_messages_is_dropped_frame_by_frame(
+    neighbourhood, receive, raw
+) -> None:
+    b = await neighbourhood.start("b", "a")
+    client = raw()
+    client.socket.send_multipart([b""] * 10_000)
+    client.socket.send(b"next")
+    assert (await receive(b)).frames == (b"next",)
+    assert b.link("a").messages_dropped == 1
+
+
+@bare_sockets
+async def test_a_daemon_s_memory_comes_back_after_a_flood(neighbourhood, eventually) -> None:
+    """A process of its own holds what 40 connections leave unfinished, and returns it."""
+    code = "import sys; from tests.network.zeromq.test_hostile import serve; serve(sys.argv[1:])"
+    words = [neighbourhood.endpoint("b"), *(key.decode() for key in neighbourhood.keys("b"))]
+    words.append(neighbourhood.keys("a")[0].decode())
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stdin=subprocess.PIPE
+    ) as server:
+        assert server.stdout is not None
+        try:
+            await asyncio.to_thread(server.stdout.readline)
+            before = _resident_bytes(server.pid)
+            await asyncio.to_thread(_flood_from_many, neighbourhood)
+            await eventually(lambda: _resident_bytes(server.pid) - before < 48 * MIB)
+        finally:
+            server.kill()
+
+
+def serve(words: list[str]) -> None:
+    """Receive as agent b until killed: endpoint, keys of b, public key of a."""
+
+    async def run() -> None:
+        endpoint, public, secret, peer = words
+        address = PeerAddress("tcp://127.0.0.1:1", peer)
+        transport = ZeroMqTransport("b", endpoint, public, secret, {"a": address})
+        await transport.start()
+        print("listening", flush=True)
+        while True:
+            await transport.receive()
+
+    asyncio.run(run())
+
+
+def _flood_from_many(neighbourhood) -> None:
+    """40 connections that each leave 8 MiB of a message, in one thread after the other."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(40):
+            with contextlib.suppress(OSError):
+                client = stack.enter_context(bare(neighbourhood))
+                for _ in range(128):
+                    if not client.send(client.frame(bytes(64 * 1024), more=True)):
+                        break
+
+
+def _resident_bytes(pid: int) -> int:
+    pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 async def test_a_peer_that_answers_on_the_sending_socket_is_cut_off(

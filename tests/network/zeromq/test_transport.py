@@ -210,15 +210,16 @@ async def test_port_zero_is_any_free_port_and_named(neighbourhood) -> None:
     await transport.close(0)
 
 
-async def test_a_frame_at_the_limit_passes_and_above_is_our_own_error(
+async def test_a_message_at_the_limit_passes_and_above_is_our_own_error(
     neighbourhood, receive
 ) -> None:
     limits = TransportLimits(chunk_bytes=100_000, header_bytes_max=1000)
     a = await neighbourhood.start("a", "b", limits=limits)
     b = await neighbourhood.start("b", "a", limits=limits)
-    a.post("b", [bytes(101_000)] * 4)
-    assert [len(frame) for frame in (await receive(b)).frames] == [101_000] * 4
+    for frames in ([bytes(101_000)], [bytes(25_250)] * 4):
+        a.post("b", frames)
+        assert [len(frame) for frame in (await receive(b)).frames] == [*map(len, frames)]
     with pytest.raises(LocalProtocolError, match="101001 bytes"):
-        a.post("b", [bytes(101_001)])
+        a.post("b", [bytes(100_000), bytes(1001)])
     with pytest.raises(LocalProtocolError, match="no peer of a"):
         a.post("stranger", [b"x"])

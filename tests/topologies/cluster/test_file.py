@@ -28,7 +28,7 @@ from candor.topologies.cluster.file import (
 from candor.topologies.encoding import z85
 from candor.topologies.graphs import graphs
 from candor.topologies.schedules import schedules
-from candor.topologies.specs.fields import split_endpoint
+from candor.topologies.specs.fields import distinct_binds, split_endpoint
 from candor.topologies.specs.files import validated
 from candor.topologies.specs.specs import ConfigurationError
 
@@ -208,7 +208,11 @@ def test_a_whole_number_where_a_real_one_is_meant_is_the_same_cluster(tmp_path: 
         ('id = "a1"', 'id = "a 1"', "agents[1].id: agent id 'a 1'"),
         ('id = "a1"', 'id = "a0"', "the id 'a0' is used twice"),
         (":5001", ":5000", "agents 'a0' and 'a1' have the same endpoint"),
-        ("127.0.0.1:5001", "*:5001", "agents[1].endpoint: endpoint 'tcp://*:5001': write tcp://"),
+        (
+            "127.0.0.1:5001",
+            "*:5001",
+            "agents[1].endpoint: endpoint 'tcp://*:5001': no neighbour can dial it",
+        ),
         (entry("", 1, id="b").identity, entry("", 0, id="b").identity, "have the same identity"),
         (entry("", 1, id="b").curve, entry("", 0, id="b").curve, "have the same curve"),
         (entry("", 1, id="b").curve, "#" * 40, "larger than 32 bits"),
@@ -328,6 +332,14 @@ def test_agents_and_graph_must_match(ids: list[str], message: str) -> None:
         ("tcp://a_service:7000", ("a_service", 7000)),
         ("tcp://[::1]:7000", ("::1", 7000)),
         ("tcp://[fe80::1%eth0]:7000", ("fe80::1%eth0", 7000)),
+        ("tcp://host.example.:07000", ("host.example", 7000)),
+        ("tcp://127.1:7000", ("127.0.0.1", 7000)),
+        ("tcp://0x7f000001:7000", ("127.0.0.1", 7000)),
+        ("tcp://0177.0.0.1:7000", ("127.0.0.1", 7000)),
+        ("tcp://[::ffff:127.0.0.1]:7000", ("127.0.0.1", 7000)),
+        ("tcp://[::FFFF:7f00:1]:7000", ("127.0.0.1", 7000)),
+        ("tcp://[0:0:0:0:0:0:0:1]:7000", ("::1", 7000)),
+        ("tcp://[2001:DB8::0:1]:7000", ("2001:db8::1", 7000)),
     ],
 )
 def test_an_endpoint_has_a_host_and_a_port(endpoint: str, parts: tuple[str, int]) -> None:
@@ -349,6 +361,14 @@ def test_an_endpoint_has_a_host_and_a_port(endpoint: str, parts: tuple[str, int]
         "tcp://*:7000",
         "tcp://0.0.0.0:7000",
         "tcp://[::]:7000",
+        "tcp://[0:0:0:0:0:0:0:0]:7000",
+        "tcp://[::0.0.0.0]:7000",
+        "tcp://[::ffff:0.0.0.0]:7000",
+        "tcp://0:7000",
+        "tcp://0.0:7000",
+        "tcp://0x0:7000",
+        "tcp://00000000000:7000",
+        "tcp://[127.0.0.1]:7000",
         "tcp://::1:7000",
         "tcp://[localhost]:7000",
         "tcp://a b:7000",
@@ -361,6 +381,25 @@ def test_an_endpoint_has_a_host_and_a_port(endpoint: str, parts: tuple[str, int]
 def test_what_is_no_endpoint_is_refused(endpoint: str) -> None:
     with pytest.raises(ConfigurationError, match="endpoint"):
         split_endpoint(endpoint)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("tcp://127.0.0.1:7000", "tcp://127.1:7000"),
+        ("tcp://[::ffff:127.0.0.1]:7000", "tcp://127.0.0.1:07000"),
+        ("tcp://[::1]:7000", "tcp://[0:0:0:0:0:0:0:1]:7000"),
+        ("tcp://host.example:7000", "tcp://HOST.example.:7000"),
+    ],
+)
+def test_two_spellings_of_one_place_are_not_two_places(first: str, second: str) -> None:
+    agents = [
+        entry(f"a{i}", i).model_copy(update={"endpoint": place})
+        for i, place in enumerate((first, second))
+    ]
+    with pytest.raises(ConfigurationError, match="endpoint"):
+        make("complete", 2, agents=agents)
+    assert distinct_binds([first, second]) == (first,)
 
 
 def test_the_digest_is_of_little_endian_float32() -> None:
