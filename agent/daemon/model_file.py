@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from candor.topologies.specs.files import replace_file
+from candor.topologies.specs.files import json_text, replace_file
 
 MODEL_NAME: Final = "model.safetensors"
 _METADATA: Final = "candor"
@@ -43,7 +43,7 @@ class ModelFile:
         if round_number <= self.round:
             return
         about = {"fingerprint": self._fingerprint, "round": round_number}
-        data = save(dict(self._named(x)), {_METADATA: json.dumps(about)})
+        data = save(dict(self._named(x)), {_METADATA: json_text(about)})
         replace_file(self._path, data, durable=True)
         self.round = round_number
 
