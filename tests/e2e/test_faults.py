@@ -24,7 +24,7 @@ def run_under(tmp_path, text, agents, rounds, deadline_s=2):
     words = ["testbed", "--agents", str(agents), "--topology", "complete", *paced.TASK]
     words += ["--rounds", str(rounds), "--faults", str(plan(tmp_path, text))]
     words += ["--deadline-s", str(deadline_s)]
-    words += ["--start-deadline-s", "30", "--local-steps", "1", "--evaluate-every", "10"]
+    words += ["--start-deadline-s", "30", "--local-steps", "2", "--evaluate-every", "10"]
     words += ["--run-dir", str(tmp_path / "run"), "--json"]
     done = subprocess.run(
         [sys.executable, "-P", "-m", "candor", *words],

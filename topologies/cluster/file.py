@@ -48,7 +48,7 @@ FINGERPRINT_DOMAIN = "candor/cluster/v2"
 ORGANISER_DOMAIN = "candor/organiser/v1"
 DEFAULT_CODEC = "float32"
 EXPOSED_SAMPLES: Final = 4
-"""Of a small model, updates of so many samples show records: measured, docs/privacy.md."""
+"""Updates of so few samples show records, of however many local steps."""
 DEFAULT_ALGORITHM, PUSH_SUM_ALGORITHM = "decentralized-sgd", "gradient-push"
 
 
@@ -225,15 +225,15 @@ class Cluster(Section):
 
     @property
     def exposure(self) -> str | None:
-        """One line where an update is known to show single records to neighbours, whatever the
-        model (docs/privacy.md)."""
-        samples = self.task.batch_size * self.algorithm.local_steps
-        if samples > EXPOSED_SAMPLES:
+        """One line where updates are known to show single records to neighbours, whatever the model
+        (docs/privacy.md): where a round has one local step, or no more than four samples."""
+        batch, steps = self.task.batch_size, self.algorithm.local_steps
+        if steps > 1 and batch * steps > EXPOSED_SAMPLES:
             return None
+        samples = f"{batch * steps} sample{'s' * (batch * steps > 1)}"
         return (
-            f"every update is of {samples} sample{'s' * (samples > 1)} (batch_size "
-            f"{self.task.batch_size}, local_steps {self.algorithm.local_steps}): neighbours can "
-            "compute records from it; larger batches or more local steps hide them better"
+            f"an update is of {samples} (batch_size {batch}, local_steps {steps}): neighbours can "
+            "compute records from it; several local steps hide them better"
         )
 
     @cached_property

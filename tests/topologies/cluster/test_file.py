@@ -410,7 +410,7 @@ def test_the_digest_is_of_little_endian_float32() -> None:
 
 @pytest.mark.parametrize(
     ("batch", "steps", "told"),
-    [(1, 1, "1 sample ("), (2, 2, "4 samples ("), (4, 1, "4 samples ("), (5, 1, ""), (1, 5, "")],
+    [(1, 1, "1 sample ("), (2, 2, "4 samples ("), (64, 1, "64 samples ("), (3, 2, ""), (1, 5, "")],
 )
 def test_settings_that_show_records_to_neighbours_are_told(
     batch: int, steps: int, told: str

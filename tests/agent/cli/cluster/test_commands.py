@@ -443,7 +443,7 @@ def test_settings_that_show_records_are_warned_of(keys_root: Path, tmp_path: Pat
     local = ("--base-port", "7000", "--keys-root", keys_root, "--topology", "ring", "--agents", 4)
     words = (*NEW, "-o", output, *local, "--batch-size", 1, "--local-steps", 1)
     made = run(*words)
-    assert made.stderr.startswith("warning: every update is of 1 sample (")
+    assert made.stderr.startswith("warning: an update is of 1 sample (")
     checked = run("check", output, "--no-dial", "--no-task")
     assert checked.stderr == made.stderr
     shown = run("check", output, "--no-dial", "--no-task", "--json")
