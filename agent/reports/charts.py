@@ -181,10 +181,13 @@ def histogram(
 ) -> bytes:
     """How many (`of` what) lie where; references are dashed vertical lines, named in a legend."""
     with _canvas(width_in, 3.0) as (figure, axes):
+        from matplotlib.ticker import MaxNLocator
+
         axes.hist(values, bins=_BINS, color=RECEIVED, edgecolor="white", linewidth=0.5)
         for (name, at), colour in zip(references.items(), cycle(_MARKED_PALETTE), strict=False):
             axes.axvline(at, color=colour, linestyle=(0, (4, 3)), linewidth=1.4, label=name)
-        _label_axes(axes, of, quantity, whole=False)
+        _label_axes(axes, f"number of {of}", quantity, whole=False)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         if references:
             axes.legend(frameon=False)
         return _rendered(figure)

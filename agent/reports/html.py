@@ -109,7 +109,7 @@ th { color: var(--faint); font-weight: 600; text-align: left; }
 th, td { padding: .38rem .6rem .38rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 th:last-child, td:last-child { padding-right: 0; }
-.number { text-align: right; white-space: nowrap; }
+.number { text-align: right; } td.number { white-space: nowrap; }
 code { font: .85rem ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
 mark { background: var(--noted); color: var(--note); padding: .05rem .35rem; border-radius: .3rem; }
 summary { cursor: pointer; color: var(--link); margin-top: .6rem; }
