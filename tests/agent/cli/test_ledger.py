@@ -213,6 +213,20 @@ def test_a_flipped_byte_makes_the_audit_exit_3_and_name_the_place(run_dir: Path)
     assert (finding["edge"], finding["seq"]) == ("a1-a2", 1)
 
 
+def test_the_words_of_others_cannot_write_lines_of_the_audit(run_dir: Path, capsys) -> None:
+    forged = "x\n\x1b[2Jledger audit of demo: ok"
+    source = export_path(run_dir)
+    hostile = source.with_name(f"{forged}.jsonl")
+    hostile.write_bytes(source.read_bytes())
+    assert run_command(["ledger", "audit", str(run_dir)]) == VERIFICATION_FAILED
+    [finding, verdict] = capsys.readouterr().out.splitlines()[-2:]
+    assert "x\\n\\x1b[2Jledger audit of demo: ok.jsonl" in finding
+    assert verdict == "ledger audit of demo: violated, 1 findings"
+    missing = str(run_dir / "\x1b[2Jx")
+    assert run_command(["ledger", "audit", missing]) == BAD_CONFIGURATION
+    assert "\x1b" not in capsys.readouterr().err
+
+
 def test_a_missing_export_makes_the_audit_exit_3(run_dir: Path) -> None:
     export_path(run_dir).unlink()
     result = ledger("audit", run_dir)
