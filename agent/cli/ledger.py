@@ -18,7 +18,7 @@ from candor.mechanisms.ledger.audit import Finding, RunAudit, audit_export
 from candor.mechanisms.payments.credits import CREDIT, format_credits, paid_text
 from candor.topologies.cluster.file import load_cluster
 from candor.topologies.specs.files import json_text
-from candor.topologies.specs.specs import ConfigurationError
+from candor.topologies.specs.specs import ConfigurationError, printable
 
 
 @click.group("ledger")
@@ -306,7 +306,7 @@ def _print_audit(run_id: str, result: RunAudit) -> None:
 
 def _print_findings(findings: Sequence[Finding]) -> None:
     for finding in findings:
-        click.echo(f"VIOLATION {finding}")
+        click.echo(printable(f"VIOLATION {finding}"))
 
 
 @command.command()

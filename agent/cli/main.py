@@ -25,7 +25,7 @@ from candor.agent.exits import (
     RunFailed,
 )
 from candor.network.errors import TransportError
-from candor.topologies.specs.specs import ConfigurationError, Note, SignatureError
+from candor.topologies.specs.specs import ConfigurationError, Note, SignatureError, printable
 
 SECTIONS: Final = {
     "For operators, who take part in a run": {
@@ -171,5 +171,5 @@ def _where_to_read(exc: click.ClickException) -> str:
 
 
 def _tell(line: str, code: int) -> int:
-    click.echo(f"candor: error: {' '.join(line.split())}", err=True)
+    click.echo(printable(f"candor: error: {' '.join(line.split())}"), err=True)
     return code

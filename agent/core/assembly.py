@@ -125,8 +125,14 @@ def assemble(
             "the ledger database is new, but window.bin is of an earlier life of this agent; "
             "bring the database back, or start with a new data directory"
         )
-    seen, memories = read_snapshot(snapshot) if snapshot else (b"", [])
-    taken_over = settlement.take_over(seen) if seen else ()
+    try:
+        seen, memories = read_snapshot(snapshot) if snapshot else (b"", [])
+        taken_over = settlement.take_over(seen) if seen else ()
+    except MalformedError as exc:
+        raise MalformedError(
+            f"window.bin is damaged ({exc}); without it the agent can start again, but claims "
+            "nothing of the window that it was in"
+        ) from exc
     settings = CoreSettings(
         agent=agent,
         endpoints={p: ", ".join(cluster.agent(p).endpoints) for p in peers} | dict(dials),

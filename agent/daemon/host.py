@@ -28,7 +28,6 @@ from candor.agent.daemon.model_file import ModelFile
 from candor.agent.daemon.recorder import Recorder
 from candor.agent.daemon.revision_dirs import move_on, open_store
 from candor.agent.daemon.snapshot import SnapshotFile
-from candor.agent.daemon.status import FILE_NAME as STATUS_NAME
 from candor.agent.daemon.status import DataDirLock, State, read_status
 from candor.agent.daemon.store import Store, StoreError
 from candor.agent.exits import INTERRUPTED
@@ -105,9 +104,12 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
 
 def _done(data_dir: Path, cluster: Cluster) -> bool:
     """Whether this run has been finished here: its neighbours have left, and all is written."""
-    if not (data_dir / STATUS_NAME).exists():
+    try:
+        status = read_status(data_dir)
+    except (
+        ConfigurationError
+    ):  # none, or one that a power cut has left half written: not of the end
         return False
-    status = read_status(data_dir)
     return (status.state, status.fingerprint) == ("done", cluster.fingerprint)
 
 

@@ -2,11 +2,14 @@
 
 The file's metadata says of which run the model is and how many rounds it has behind it. This is the
 one place that writes it, and a model of fewer rounds never takes the place of one of more: a daemon
-that is started again begins with the untrained one. Not a checkpoint: a run goes on from a
+that is started again begins with the untrained one. What is no model of this run, or damaged, is
+moved aside. Not a checkpoint: a run goes on from a
 neighbour's model.
 """
 
+import itertools
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -44,18 +47,24 @@ class ModelFile:
             return
         about = {"fingerprint": self._fingerprint, "round": round_number}
         data = save(dict(self._named(x)), {_METADATA: json_text(about)})
+        if self.round == 0 and self._path.exists():
+            self._move_aside()
         replace_file(self._path, data, durable=True)
         self.round = round_number
+
+    def _move_aside(self) -> None:
+        names = (self._path.with_stem(f"{self._path.stem}-{n}") for n in itertools.count(1))
+        os.rename(self._path, next(name for name in names if not name.exists()))
 
 
 def rounds_behind(path: Path, fingerprint: str) -> int:
     """How many rounds of a run the model in a file has behind it: 0 where there is none, or where
     it is another run's."""
-    if not path.exists():
+    if not path.is_file():
         return 0
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})[_METADATA])
             return int(about["round"]) if about["fingerprint"] == fingerprint else 0
-    except (SafetensorError, KeyError, TypeError, ValueError):
+    except (SafetensorError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError):
         return 0

@@ -17,8 +17,9 @@ class SnapshotFile:
 
     def read(self) -> bytes | None:
         """What an earlier life left of its last window; None for a new directory, or when the
-        machine itself went down before the file reached the disk."""
-        return self._path.read_bytes() or None if self._path.exists() else None
+        machine went down before the file reached the disk, which leaves it empty or zeros."""
+        data = self._path.read_bytes() if self._path.exists() else b""
+        return data if data.strip(b"\0") else None
 
     def replace(self, snapshot: bytes) -> None:
         """Replace it: the rename is atomic, and a process that dies loses nothing."""

@@ -74,6 +74,15 @@ CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value BLOB NOT NULL) 
 """
 
 
+def _blobs(*columns: str) -> str:
+    """Columns to select as bytes: a damaged row can hold values of any type, which are then as
+    wrong as other damaged bytes."""
+    return ", ".join(f"COALESCE(CAST({column} AS BLOB), x'')" for column in columns)
+
+
+_RECORD: Final = ("body", "sig_p", "sig_a", "evidence")
+
+
 class OtherPayment(Exception):
     """A payment is to replace one that is not what the agent was told, which is `told`."""
 
@@ -83,7 +92,15 @@ class OtherPayment(Exception):
 
 
 def check_schema(connection: sqlite3.Connection, path: Path) -> None:
-    row = connection.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+    """Check that it is a database of ours: in that of a stranger, a view may take for ever to read.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    kinds = {kind for (kind,) in connection.execute("SELECT DISTINCT type FROM sqlite_master")}
+    row = None
+    if kinds <= {"table", "index"}:
+        row = connection.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
     if row is None or row[0] != str(SCHEMA_VERSION):
         raise ConfigurationError(f"{path}: not a ledger database of this version")
 
@@ -219,7 +236,9 @@ def _set_status(
 
 
 def value(connection: sqlite3.Connection, key: str) -> bytes | None:
-    row = connection.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
+    row = connection.execute(
+        f"SELECT {_blobs('value')} FROM settings WHERE key = ?", (key,)
+    ).fetchone()
     return None if row is None else bytes(row[0])
 
 
@@ -237,7 +256,8 @@ def payments(connection: sqlite3.Connection) -> dict[bytes, int]:
 
 def channel_state(connection: sqlite3.Connection, channel_id: bytes) -> ChannelState:
     status, reason = connection.execute(
-        "SELECT status, reason FROM channels WHERE channel_id = ?", (channel_id,)
+        "SELECT status, COALESCE(CAST(reason AS TEXT), '') FROM channels WHERE channel_id = ?",
+        (channel_id,),
     ).fetchone() or (Status.OPEN, "")
     heads = connection.execute(
         "SELECT head FROM records WHERE channel_id = ? ORDER BY seq", (channel_id,)
@@ -246,7 +266,8 @@ def channel_state(connection: sqlite3.Connection, channel_id: bytes) -> ChannelS
     if last and last[0].head != heads[-1][0]:
         raise sqlite3.DatabaseError("the chain of records is malformed")
     row = connection.execute(
-        "SELECT body, sig_p, evidence FROM pending WHERE channel_id = ?", (channel_id,)
+        f"SELECT {_blobs('body', 'sig_p', 'evidence')} FROM pending WHERE channel_id = ?",
+        (channel_id,),
     ).fetchone()
     refusals = connection.execute(
         "SELECT seq, attempt, body, sig_p, code, signature FROM refusals "
@@ -278,7 +299,7 @@ def records(
     connection: sqlite3.Connection, channel_id: bytes, first: int, limit: int
 ) -> list[Record]:
     rows = connection.execute(
-        "SELECT body, sig_p, sig_a, evidence FROM records "
+        f"SELECT {_blobs(*_RECORD)} FROM records "
         "WHERE channel_id = ? AND seq >= ? ORDER BY seq LIMIT ?",
         (channel_id, first, limit),
     )
@@ -286,11 +307,12 @@ def records(
 
 
 def chain(connection: sqlite3.Connection, channel_id: bytes) -> list[tuple[bool, Record]]:
-    """All records of a channel, each with whether its number, its hash and its channel are as they
+    """All records of a channel, each with whether its number, hash, channel and types are as they
     were written; those of which the channel was damaged stand where their body says."""
+    blobs = "blob" * len(_RECORD)
     return [
-        (row[1:4] == (channel_id, place, row[4].head), row[4])
-        for place, row in enumerate(_rows(connection, channel_id))
+        (beside == (channel_id, place, record.head, blobs), record)
+        for place, (_, beside, record) in enumerate(_rows(connection, channel_id))
     ]
 
 
@@ -312,17 +334,20 @@ def replace_chain(
 
 def _rows(
     connection: sqlite3.Connection, channel_id: bytes
-) -> list[tuple[int, bytes, int, bytes, Record]]:
-    """(row, channel id, number, hash, record) of a channel's records, with those of no channel at
-    all whose body says that they are of this one."""
+) -> list[tuple[int, tuple[bytes, int, bytes, str], Record]]:
+    """(row, (channel id, number, hash, types), record) of a channel's records, with those of no
+    channel at all whose body says that they are of this one."""
+    types = " || ".join(f"typeof({column})" for column in _RECORD)
     rows = []
-    for row_id, channel, seq, head, body, sig_p, sig_a, data in connection.execute(
-        "SELECT rowid, channel_id, seq, head, body, sig_p, sig_a, evidence FROM records "
-        "WHERE channel_id = ? OR channel_id NOT IN (SELECT channel_id FROM channels) ORDER BY seq",
+    for row_id, channel, seq, head, kinds, body, sig_p, sig_a, data in connection.execute(
+        f"SELECT rowid, channel_id, seq, head, {types}, {_blobs(*_RECORD)} FROM records "
+        "WHERE channel_id = ? OR channel_id IS NULL"
+        " OR channel_id NOT IN (SELECT channel_id FROM channels) ORDER BY seq",
         (channel_id,),
     ):
         if channel == channel_id or _channel_of(body) == channel_id:
-            rows.append((row_id, channel, seq, head, Record(body, sig_p, sig_a, _evidence(data))))
+            record = Record(body, sig_p, sig_a, _evidence(data))
+            rows.append((row_id, (channel, seq, head, kinds), record))
     return rows
 
 

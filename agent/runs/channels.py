@@ -4,8 +4,8 @@ and damaged records restored.
 Not the audit, which needs no database: `candor.agent.runs.ledger_audit`.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal, DecimalException
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,14 @@ from candor.agent.daemon.exports import AGENTS_NAME
 from candor.agent.daemon.status import DataDirLock, read_status
 from candor.agent.daemon.store import FILE_NAME, Store, StoreError
 from candor.agent.daemon.store_tables import OtherPayment
-from candor.agent.runs.ledger_audit import read_export
-from candor.mechanisms.evidence.claims import SignedClaim
+from candor.agent.runs.ledger_audit import read_export, signed_claims
 from candor.mechanisms.ledger.attempts import Attempts
 from candor.mechanisms.ledger.bodies import LedgerViolation, Position
 from candor.mechanisms.ledger.channel import StorePayment
 from candor.mechanisms.ledger.export import parse_export
 from candor.mechanisms.ledger.export_audit import AuditFacts, audit_export
-from candor.mechanisms.ledger.records import Record
 from candor.mechanisms.ledger.stored_chain import mended
-from candor.mechanisms.payments.bills import SignedBill
 from candor.mechanisms.payments.credits import AMOUNT_MAX, format_credits, paid_text
-from candor.topologies.encoding.canonical import MalformedError
 from candor.topologies.specs.specs import ConfigurationError, SignatureError
 
 
@@ -126,7 +122,8 @@ def repair_channel(data_dir: Path, source: Path, facts: AuditFacts) -> list[int]
             raise ConfigurationError(f"{data_dir}: it has no ledger {found.edge} of this run")
         rows = store.chain(terms.channel_id)
         stored = [record for _, record in rows]
-        copy = [record.opened(_claims(stored, facts)) for record in parse_export(data).records]
+        claims = signed_claims(stored, facts)
+        copy = [record.opened(claims) for record in parse_export(data).records]
         try:
             chain, taken = mended(terms, stored, copy)
         except LedgerViolation as exc:
@@ -135,18 +132,6 @@ def repair_channel(data_dir: Path, source: Path, facts: AuditFacts) -> list[int]
         if taken or beside:
             store.replace_chain(terms.channel_id, chain)
     return sorted({*taken, *beside})
-
-
-def _claims(records: Iterable[Record], facts: AuditFacts) -> dict[bytes, SignedClaim]:
-    """By digest, the claims in the records that can be read and are signed by their agents."""
-    claims: dict[bytes, SignedClaim] = {}
-    for item in (item for record in records for item in record.evidence):
-        with suppress(MalformedError):
-            for claim in SignedBill.decode(item).claims:
-                public = facts.keys.get(claim.claim().agent)
-                if public is not None and claim.verify(public):
-                    claims[claim.digest] = claim
-    return claims
 
 
 def micro_credits(amount: str, name: str = "AMOUNT") -> int:

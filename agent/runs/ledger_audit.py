@@ -1,5 +1,6 @@
 """The exports of a whole run read back from its directory, and judged."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,8 @@ from candor.agent.runs.data_dirs import STORE_NAME, cluster_beside, is_data_dir,
 from candor.mechanisms.evidence.claims import SignedClaim
 from candor.mechanisms.ledger.audit import ExportFile, RunAudit, audit_run
 from candor.mechanisms.ledger.export import LINE_BYTES_MAX
+from candor.mechanisms.ledger.export_audit import AuditFacts
+from candor.mechanisms.ledger.records import Record
 from candor.mechanisms.payments.bills import SignedBill
 from candor.topologies.cluster.file import Cluster, load_cluster
 from candor.topologies.encoding.canonical import MalformedError
@@ -31,8 +34,8 @@ def read_export(path: Path) -> bytes:
 def audit_run_directory(run_dir: Path) -> tuple[Cluster, RunAudit]:
     """Judge all exports in a run directory by its cluster file, those in a folder of data
     directories by the one that they have in common, or those of one data directory. Claims in
-    databases that lie there open what the exports leave sealed: a digest binds them, whatever the
-    database is worth.
+    databases that lie there open what the exports leave sealed: digests and signatures bind them,
+    whatever the database is worth.
 
     Raises:
         ConfigurationError: no readable cluster file, several, or no export at all where the rule
@@ -55,10 +58,11 @@ def audit_run_directory(run_dir: Path) -> tuple[Cluster, RunAudit]:
         for path in paths
     ]
     agents = frozenset({agent}) if agent else None
-    return cluster, audit_run(files, facts, agents, _claims_in(run_dir if own else agents_dir, own))
+    claims = _claims_in(run_dir if own else agents_dir, own, facts)
+    return cluster, audit_run(files, facts, agents, claims)
 
 
-def _claims_in(directory: Path, own: bool) -> dict[bytes, SignedClaim]:
+def _claims_in(directory: Path, own: bool, facts: AuditFacts) -> dict[bytes, SignedClaim]:
     """The claims in the agents' databases, by digest; none of one that cannot be read."""
     paths = sorted(directory.glob(STORE_NAME if own else f"*/{STORE_NAME}"))
     if not paths:
@@ -68,11 +72,22 @@ def _claims_in(directory: Path, own: bool) -> dict[bytes, SignedClaim]:
     claims: dict[bytes, SignedClaim] = {}
     for path in paths:
         # What cannot be read stays sealed, and the audit says how much that is.
-        with suppress(ConfigurationError, StoreError, MalformedError), Store.open(path) as store:
+        with suppress(ConfigurationError, StoreError), Store.open(path) as store:
             for terms in store.channels():
-                for record in store.records(terms.channel_id):
-                    for item in record.evidence:
-                        claims |= {c.digest: c for c in SignedBill.decode(item).claims}
+                claims |= signed_claims(store.records(terms.channel_id), facts)
+    return claims
+
+
+def signed_claims(records: Iterable[Record], facts: AuditFacts) -> dict[bytes, SignedClaim]:
+    """By digest, the claims in the records that can be read and are signed by their agents: a
+    digest binds what a claim says, and not its signature."""
+    claims: dict[bytes, SignedClaim] = {}
+    for item in (item for record in records for item in record.evidence):
+        with suppress(MalformedError):
+            for claim in SignedBill.decode(item).claims:
+                public = facts.keys.get(claim.claim().agent)
+                if public is not None and claim.verify(public):
+                    claims[claim.digest] = claim
     return claims
 
 

@@ -304,7 +304,7 @@ def check_sealed(terms: BillTerms, signed: SignedBill, referee: str) -> Bill:
     members = {row.member for row in bill.rows}
     if not members <= terms.neighbours[referee]:
         raise BillError("bill-claims", f"members that are no neighbours of {referee}")
-    if len(bill.claims) != len(members) + 1:
+    if not len(bill.claims) == len(set(bill.claims)) == len(members) + 1:
         raise BillError("bill-claims", "not one claim of each member and the referee")
     return bill
 

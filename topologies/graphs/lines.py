@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 
+from candor.topologies.graphs.generators import EDGES_MAX
 from candor.topologies.graphs.listings import (
     NODES_MAX,
     Listing,
@@ -27,10 +28,18 @@ def _words(line: str) -> list[str]:
 
 def _lines(text: str) -> Iterator[_Line]:
     """Lines that hold something; `#` begins a comment, at the head of a line `%`, too; attributes
-    in `{…}`, as networkx writes them, are left out."""
+    in `{…}`, as networkx writes them, are left out.
+
+    Raises:
+        ConfigurationError: more lines than there may be edges, before they fill the memory.
+    """
+    count = 0
     for number, line in enumerate(text.splitlines(), start=1):
         words = _words("" if line.startswith("%") else line.partition("#")[0].partition("{")[0])
         if words:
+            count += 1
+            if count > EDGES_MAX + NODES_MAX:
+                raise ConfigurationError(f"line {number}: more than {EDGES_MAX} edges")
             yield number, words
 
 
@@ -70,10 +79,10 @@ def _without_header(lines: list[_Line]) -> tuple[list[_Line], tuple[str, ...]]:
     if {_ENDS.get(word.lower(), word.lower()) for word in head[:2]} == {"source", "target"}:
         return rest, ()
     if len(head) == 1 and head[0].isdecimal():
-        if int(head[0]) not in (agents, edges):
+        if head[0] not in (str(agents), str(edges)):
             raise ConfigurationError(
-                f"line {number}: {head[0]} agents or edges should follow, but {agents} agents and "
-                f"{edges} edges do; an agent without edges has no place in a graph"
+                f"line {number}: {head[0]:.20} agents or edges should follow, but {agents} "
+                f"agents and {edges} edges do; an agent without edges has no place in a graph"
             )
         return rest, ()
     if head == [str(agents), str(edges)]:

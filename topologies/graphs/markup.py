@@ -129,7 +129,7 @@ class _Shape:
 
 # --- GML ----------------------------------------------------------------------------------------
 
-_COMMENT = re.compile(r"^\s*#.*$", re.MULTILINE)
+_COMMENT = re.compile(r"^[^\S\n]*#.*$", re.MULTILINE)
 _TOKEN = re.compile(r'"([^"]*)"|([\[\]])|([^\s\[\]"]+)|"')
 _List = list[tuple[str, Any]]  # keys, which may come again, with a text or another such list
 
@@ -148,7 +148,7 @@ def gml(text: str) -> Listing:
     labels = [node.get("label", node.get("name")) for node in nodes]
     names = by_label(
         [node["id"] for node in nodes],
-        [html.unescape(label) if isinstance(label, str) else None for label in labels],
+        [_unescaped(label) if isinstance(label, str) else None for label in labels],
     )
     for edge in edges:
         if edge.get("weight"):  # Graphviz leaves it empty where there is none
@@ -156,6 +156,14 @@ def gml(text: str) -> Listing:
     directed = dict(graphs[0]).get("directed") == "1"
     ways = [(ends(names, edge["source"], edge["target"]), directed) for edge in edges]
     return listed(names.values(), ways)
+
+
+def _unescaped(label: str) -> str:
+    """A label with its character references resolved; one of no character stays as it is."""
+    try:
+        return html.unescape(label)
+    except ValueError:  # a number of thousands of digits
+        return label
 
 
 def _fields(value: str | _List, *needed: str) -> dict[str, Any]:

@@ -156,6 +156,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
+def printable(text: str) -> str:
+    """A text with words of others in it as it may go to a terminal: one line that moves nothing."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def one_line(exc: BaseException) -> str:
     """Kind and message of what others' code raised, cut to what a line of an error has room for."""
     return " ".join(f"{type(exc).__name__}: {exc}".split()).rstrip(":")[:200]

@@ -40,6 +40,7 @@ from candor.mechanisms.ledger.channel import (
 from candor.mechanisms.ledger.export import export_channel, parse_export
 from candor.mechanisms.ledger.records import Record, sign_acceptance, sign_proposal
 from candor.mechanisms.ledger.stored_chain import mended
+from candor.mechanisms.payments.bills import SignedBill
 from candor.mechanisms.payments.credits import CREDIT
 from candor.network.identity import Identity
 from candor.topologies.cluster.file import (
@@ -52,6 +53,7 @@ from candor.topologies.cluster.file import (
     dump_cluster,
     load_cluster,
 )
+from candor.topologies.encoding.canonical import pack, unpack
 from candor.topologies.schedules import schedules
 from candor.topologies.specs.specs import ConfigurationError
 from tests.bills import settling
@@ -209,6 +211,20 @@ def test_a_flipped_byte_makes_the_audit_exit_3_and_name_the_place(run_dir: Path)
     [finding, *_] = json.loads(ledger("audit", run_dir, "--json").output)["findings"]
     assert finding["file"] == "agents/a1/ledger/a1-a2.jsonl"
     assert (finding["edge"], finding["seq"]) == ("a1-a2", 1)
+
+
+def test_the_words_of_others_cannot_write_lines_of_the_audit(run_dir: Path, capsys) -> None:
+    forged = "x\n\x1b[2Jledger audit of demo: ok"
+    source = export_path(run_dir)
+    hostile = source.with_name(f"{forged}.jsonl")
+    hostile.write_bytes(source.read_bytes())
+    assert run_command(["ledger", "audit", str(run_dir)]) == VERIFICATION_FAILED
+    [finding, verdict] = capsys.readouterr().out.splitlines()[-2:]
+    assert "x\\n\\x1b[2Jledger audit of demo: ok.jsonl" in finding
+    assert verdict == "ledger audit of demo: violated, 1 findings"
+    missing = str(run_dir / "\x1b[2Jx")
+    assert run_command(["ledger", "audit", missing]) == BAD_CONFIGURATION
+    assert "\x1b" not in capsys.readouterr().err
 
 
 def test_a_missing_export_makes_the_audit_exit_3(run_dir: Path) -> None:
@@ -614,3 +630,89 @@ def test_two_good_records_in_one_place_are_never_mended_over(run_dir: Path) -> N
     other = Record(body, sig_p, sign_acceptance(acceptor, body, sig_p), ())
     with pytest.raises(LedgerViolation, match="seq 0: fork"):
         mended(terms, [other], stored)
+
+
+def retyped(run_dir: Path, agent: str, column: str, value: object) -> None:
+    """A database whose records have a value of another type in a column, which a bit of a row's
+    header is enough for."""
+    with sqlite3.connect(run_dir / "agents" / agent / "ledger.sqlite") as connection:
+        connection.execute("CREATE TABLE loose AS SELECT * FROM records")
+        connection.execute("DROP TABLE records")
+        connection.execute("ALTER TABLE loose RENAME TO records")
+        connection.execute(f"UPDATE records SET {column} = ? WHERE seq = 1", (value,))
+    connection.close()
+
+
+@pytest.mark.parametrize("value", [None, 7, 1.5, "text"])
+@pytest.mark.parametrize("column", ["channel_id", "body", "sig_p", "sig_a", "evidence"])
+def test_a_column_of_another_type_is_damage_like_any_other(
+    run_dir: Path, column: str, value: object, capsys
+) -> None:
+    sources = [shown(run_dir, "a1"), shown(run_dir, "a2", "a0-a2")]
+    retyped(run_dir, "a0", column, value)
+    data_dir = run_dir / "agents" / "a0"
+    for name in ("show", "explain"):
+        assert run_command(["ledger", name, str(data_dir)]) in (0, BAD_CONFIGURATION)
+    assert run_command(["ledger", "audit", str(run_dir)]) == 0
+    assert export(run_dir) == VERIFICATION_FAILED
+    assert capsys.readouterr().err.splitlines()[-1].startswith("candor: error: the database is dam")
+    assert repair(run_dir, "a0", *sources) == 0
+    assert "restored record 1\n" in capsys.readouterr().out
+    assert export(run_dir) == 0
+
+
+def test_a_reason_of_another_type_is_shown_as_text(run_dir: Path) -> None:
+    with sqlite3.connect(run_dir / "agents" / "a0" / "ledger.sqlite") as connection:
+        connection.execute("CREATE TABLE loose AS SELECT * FROM channels")
+        connection.execute("DROP TABLE channels")
+        connection.execute("ALTER TABLE loose RENAME TO channels")
+        connection.execute("UPDATE channels SET reason = x'61'")
+    connection.close()
+    assert "(a)" in ledger("show", run_dir / "agents" / "a0").output
+
+
+def test_text_with_the_same_bytes_is_damage_too(run_dir: Path) -> None:
+    source = shown(run_dir, "a1")
+    retyped(run_dir, "a0", "head", b"")
+    assert repair(run_dir, "a0", source, shown(run_dir, "a2", "a0-a2")) == 0
+    with sqlite3.connect(run_dir / "agents" / "a0" / "ledger.sqlite") as connection:
+        connection.execute("UPDATE records SET sig_p = CAST(sig_p AS TEXT)")
+    connection.close()
+    assert export(run_dir) == VERIFICATION_FAILED
+    assert repair(run_dir, "a0", source, shown(run_dir, "a2", "a0-a2")) == 0
+    assert export(run_dir) == 0
+
+
+@pytest.mark.parametrize("folder", [".", "agents/a2"])
+def test_a_claim_with_a_forged_signature_opens_no_bill_and_accuses_nobody(
+    run_dir: Path, folder: str, capsys
+) -> None:
+    database = run_dir / "agents" / "a2" / "ledger.sqlite"
+    with sqlite3.connect(database) as connection:
+        for row, data in connection.execute("SELECT rowid, evidence FROM records").fetchall():
+            bills = map(SignedBill.decode, unpack(data, bytes_max=len(data)))
+            forged = [
+                replace(bill, claims=tuple(replace(c, signature=bytes(64)) for c in bill.claims))
+                for bill in bills
+            ]
+            evidence = pack([bill.encode() for bill in forged])
+            connection.execute("UPDATE records SET evidence = ? WHERE rowid = ?", (evidence, row))
+    connection.close()
+    assert run_command(["ledger", "audit", str(run_dir / folder)]) == 0
+    assert "VIOLATION" not in capsys.readouterr().out
+
+
+def test_a_view_in_a_database_is_not_read(run_dir: Path, capsys) -> None:
+    data_dir = run_dir / "agents" / "a0"
+    with sqlite3.connect(data_dir / "ledger.sqlite") as connection:
+        connection.execute("DROP TABLE records")
+        connection.execute(
+            "CREATE VIEW records AS WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i FROM n)"
+            " SELECT i AS channel_id, i AS seq, i AS head, i AS body, i AS sig_p, i AS sig_a,"
+            " i AS evidence FROM n"
+        )
+    connection.close()
+    assert run_command(["ledger", "audit", str(run_dir)]) == 0
+    for name in ("show", "explain"):
+        assert run_command(["ledger", name, str(data_dir)]) == BAD_CONFIGURATION
+        assert "not a ledger database of this version" in capsys.readouterr().err

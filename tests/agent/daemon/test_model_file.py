@@ -46,8 +46,8 @@ def test_an_untrained_model_is_not_written_at_all(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("left", ["another run's", "no metadata", "damaged"])
-def test_what_is_no_model_of_this_run_gives_way_to_a_trained_one_only(tmp_path, left):
+@pytest.mark.parametrize("left", ["another run's", "no metadata", "damaged", "endless", "deep"])
+def test_what_is_no_model_of_this_run_is_moved_aside_for_a_trained_one_only(tmp_path, left):
     path = tmp_path / MODEL_NAME
     match left:
         case "another run's":
@@ -56,11 +56,21 @@ def test_what_is_no_model_of_this_run_gives_way_to_a_trained_one_only(tmp_path, 
             save_file({"w": of(1)}, path)
         case "damaged":
             path.write_bytes(b"\0" * 3)
+        case "endless":
+            about = f'{{"fingerprint": "{RUN}", "round": 1e999}}'
+            save_file({"w": of(1)}, path, {"candor": about})
+        case "deep":
+            save_file({"w": of(1)}, path, {"candor": "[" * 100_000})
     before = path.read_bytes()
     models(tmp_path).save(of(2), 0)
     assert path.read_bytes() == before
+    (tmp_path / "model-1.safetensors").write_bytes(b"kept")
     models(tmp_path).save(of(2), 1)
     assert held(tmp_path) == 2
+    assert (tmp_path / "model-2.safetensors").read_bytes() == before
+    models(tmp_path).save(of(3), 2)
+    assert held(tmp_path) == 3
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_on_a_full_disk_the_old_model_stays_and_no_draft_takes_room(tmp_path):

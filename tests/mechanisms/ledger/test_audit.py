@@ -535,6 +535,7 @@ def test_claims_at_hand_open_sealed_exports() -> None:
         ({"run": bytes(32)}, "bill-run"),
         ({"rule": "norm:9.0"}, "bill-rule"),
         ({"claims": (bytes(32),)}, "bill-claims"),
+        ({"claims": (bytes(32),) * 3}, "bill-claims"),
         ({"rows": (Row("a1", 5, 0), Row("a2", -5, 0)), "claims": ()}, "bill-claims"),
         ({"rows": (Row("a1", 0, 0), Row("b0", 0, 0))}, "bill-claims"),
         ({"rows": (Row("a1", 5, 0), Row("a2", 0, 0))}, "bill-sum"),

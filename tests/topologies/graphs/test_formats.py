@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from candor.topologies.graphs import formats as graph_files
-from candor.topologies.graphs import graphs
+from candor.topologies.graphs import graphs, lines
 from candor.topologies.specs import files
 from candor.topologies.specs.specs import ConfigurationError, Note
 from tests.mutations import mutated
@@ -236,6 +236,11 @@ MALFORMED = [
         "7\n0 1\n1 2\n",
         "line 1: 7 agents or edges should follow, but 3 agents and 2 edges",
     ),
+    (
+        ".edges",
+        f"{'9' * 5000}\n0 1\n1 2\n",
+        f"line 1: {'9' * 20} agents or edges should follow, but 3 agents",
+    ),
     (".edges", "0 1 2\n1 2\n2\n", "line 3: expected two names"),
     (".edges", "0 1 2\n1 2 0\n2 0 1\n", "line 1: '2' may be a weight or a neighbour"),
     (".edges", "0 1 2\n1 2\n2 0\n", "line 1: '2' may be a weight or a neighbour"),
@@ -247,6 +252,7 @@ MALFORMED = [
     (".gml", "graph [", "it ends before what was begun"),
     (".gml", "graph [ directed ]", "line 1: ']' is out of place"),
     (".gml", 'graph [\nlabel "x\n]', "line 2: '\"' is out of place"),
+    (".gml", "graph [" + "\n" * 200_000, "it ends before what was begun"),
     (".gml", "graph [ ] ]", "line 1: ']' is out of place"),
     (".gml", "a [ " * 63 + "] " * 63, "expected one graph"),
     (".gml", "a [ " * 64 + "] " * 64, "line 1: '[' is out of place"),
@@ -489,6 +495,27 @@ def test_nodes_of_gml_and_pajek_are_called_by_labels_that_differ(
     if "&" not in x:
         net.write_text(f'*Vertices 2\n1 "{x}" 0.1 ic Red\n2 "{y}"\n*Edges\n1 2 1.5 c Blue\n')
         assert list(graphs.build(str(net), None)) == names
+
+
+def test_a_label_with_a_reference_to_no_character_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "g.gml"
+    label = f"&#{'9' * 5000};"
+    nodes = f'node [ id 1 label "{label}" ] node [ id 2 label "b&#99;" ]'
+    path.write_text(f"graph [ {nodes} edge [ source 1 target 2 ] ]")
+    assert graph_files.read(path).nodes == (label, "bc")
+
+
+def test_lines_are_counted_before_they_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "g.edges"
+    path.write_text("a b\nb c\n\nc a\n")
+    monkeypatch.setattr(lines, "NODES_MAX", 0)
+    monkeypatch.setattr(lines, "EDGES_MAX", 3)
+    assert len(graph_files.read(path).edges) == 3
+    monkeypatch.setattr(lines, "EDGES_MAX", 2)
+    with pytest.raises(ConfigurationError, match="line 4: more than 2 edges"):
+        graph_files.read(path)
 
 
 def test_pajek_has_lists_of_neighbours_and_vertices_without_lines(tmp_path: Path) -> None:
