@@ -93,6 +93,14 @@ def test_writable_buffers_are_copied_and_read_only_ones_kept() -> None:
     assert kept.obj is constant.obj
 
 
+def test_a_view_with_gaps_is_sent_without_them() -> None:
+    strided = memoryview(b"a-b-c-")[::2]
+    assert strided.readonly
+    (frozen,) = freeze([strided], SMALL)
+    assert memoryview(frozen).c_contiguous
+    assert bytes(frozen) == b"abc"
+
+
 def test_a_frame_is_measured_in_bytes_at_and_above_its_limit() -> None:
     floats = memoryview(bytes(120)).cast("f")  # 30 items of 4 bytes
     assert freeze([floats], SMALL) == (floats,)

@@ -266,6 +266,14 @@ def test_a_balance_that_does_not_add_up_or_exceeds_the_limit_is_found() -> None:
     assert codes(with_last(record)) == [(WINDOWS, "credit-limit")]
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_balance_at_the_limit_is_within_it(sign: int) -> None:
+    before = Position.of(RECORDS["a0", "a1"][WINDOWS - 1].body).balance
+    limit = sign * FACTS.credit_limit
+    record = forged_record(WINDOWS, delta=limit - before, balance_after=limit)
+    assert codes(with_last(record)) == [(WINDOWS, "delta")]  # which no bills give
+
+
 def billed(referee: str, claims: dict[str, SignedClaim], **changes: Any) -> SignedBill:
     """A referee's bill of the last window, as it follows from the claims or altered."""
     signed = signed_bill(FACTS.bills, referee, claims, KEYS[referee])
