@@ -39,14 +39,16 @@ def main(count: int, seed: int, files: tuple[Path, ...]) -> None:
     """Draw mutants and say of each whether its tests notice."""
     modules = [path.resolve().relative_to(ROOT) for path in files] or sorted(pure_modules())
     chance = random.Random(seed)
+    drawn = [mutant(modules, chance) for _ in range(count)]
     noticed = 0
     with tempfile.TemporaryDirectory() as name:
         copy = Path(name)
         for each in COPIED:
             shutil.copytree(ROOT / each, copy / each, symlinks=True)
         shutil.copy(ROOT / "pyproject.toml", copy)
-        for number in range(1, count + 1):
-            module, changed = mutant(modules, chance)
+        for tests in sorted({next(tests_of(module)) for module, _ in drawn}):
+            check_unchanged(copy, tests)
+        for number, (module, changed) in enumerate(drawn, start=1):
             told = tests_notice(copy, module, changed)
             noticed += told
             print(f"{number:>4} {module}: {'noticed' if told else 'NOT NOTICED'}", flush=True)
