@@ -434,9 +434,12 @@ def forged(key: Identity = A, **changes: object) -> Hello:
         (forged(B), "hello-signature"),
         (forged(sender="a2"), "hello-address"),
         (forged(receiver="a2"), "hello-address"),
+        (forged(receiver="a0"), "hello-address"),
         (forged(sender="a1", receiver="a0"), "hello-address"),
         (forged(sender_curve=C.curve_public), "hello-curve"),
         (forged(receiver_curve=C.curve_public), "hello-curve"),
+        (forged(sender_curve="!" * 40), "hello-curve"),  # below any other, in order
+        (forged(sender_curve="~" * 40), "hello-curve"),  # and above
         (forged(certificate=b""), "certificate"),
         (forged(certificate=certificate("a1").encode()), "certificate-signature"),
         (forged(certificate=certificate("a0", run_id="other").encode()), "certificate-run"),

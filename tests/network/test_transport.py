@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from candor.network.errors import LocalProtocolError
 from candor.network.transport import (
     Delivery,
+    LinkStats,
     MemoryNetwork,
     Outbox,
     OutboxEntry,
@@ -91,6 +92,10 @@ def test_writable_buffers_are_copied_and_read_only_ones_kept() -> None:
     storage[:] = b"after!"
     assert bytes(writable) == b"before"
     assert kept.obj is constant.obj
+
+
+def test_a_link_that_was_never_dialled_has_counted_nothing() -> None:
+    assert LinkStats() == LinkStats(0, 0, 0, 0, 0, False, None)
 
 
 def test_a_view_with_gaps_is_sent_without_them() -> None:

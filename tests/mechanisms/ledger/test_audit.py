@@ -439,8 +439,8 @@ def test_a_missing_export_is_found() -> None:
     files = run_files()
     del files["a1", "a2", "a2"]
     result = audit(files)
-    assert ("agents/a2/ledger/a1-a2.jsonl", "missing") in {
-        (f.file, f.code) for f in result.findings
+    assert ("agents/a2/ledger/a1-a2.jsonl", "a1-a2", 0, "missing") in {
+        (f.file, f.edge, f.seq, f.code) for f in result.findings
     }
 
 
