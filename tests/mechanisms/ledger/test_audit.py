@@ -367,6 +367,21 @@ def test_bills_of_another_window_than_the_record_are_found() -> None:
     assert codes(with_last(stale)) == [(WINDOWS, "bill-window")] * 2
 
 
+def test_bills_of_a_window_to_come_are_found() -> None:
+    genesis, first, _, last = RECORDS["a0", "a1"]
+    said, body = Body.decode(last.body), Body.decode(first.body)
+    early = forged_record(
+        1,
+        delta=said.delta,
+        balance_after=said.delta,
+        bill_digest_lo=said.bill_digest_lo,
+        bill_digest_hi=said.bill_digest_hi,
+        evidence=last.evidence,
+    )
+    assert (said.window, body.window) == (2, 0)
+    assert codes(export_of([genesis, early])) == [(1, "bill-window")] * 2
+
+
 def test_bills_by_another_rule_are_found() -> None:
     facts = replace(FACTS, bills=replace(FACTS.bills, payments=parse_rule("norm:0.25")))
     findings = audit_export(NAME, GOOD, facts).findings
