@@ -55,7 +55,7 @@ fuzz: setup
 crash: setup
 	$(BIN)/python -m tests.campaigns.crashes --kills 200 --each-failpoint 20
 
-# Small changes of the pure modules that no test of theirs notices: up to an hour.
+# Small changes of the pure modules that no test of theirs notices: an hour, and more where many are.
 mutants: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,mutants]'
 	$(BIN)/python -m tests.campaigns.mutants --count 30

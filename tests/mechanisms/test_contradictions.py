@@ -171,6 +171,17 @@ def test_sources_left_out_turned_or_added_prove_nothing(change) -> None:
         verify_proof(proof_of(claim, said, *change(sources)), TERMS)
 
 
+@pytest.mark.parametrize("change", [lambda s: s[:-1], lambda s: (*s, s[0])])
+def test_who_commits_to_other_sources_than_its_row_names_proves_nothing(change) -> None:
+    """Its own signature is over the commitment: only the row tells how many there are."""
+    bodies = change(sources_of(RING, 5, "a1"))
+    said = sign(replace(RING.signed[5]["a1"].statement, sources=commitment(bodies)))
+    with pytest.raises(ProofError, match="commits to"):
+        verify_proof(
+            proof_of(signed_claim(with_round(HONEST, 5, energy=0.0)), said, *bodies), TERMS
+        )
+
+
 def test_a_claim_of_one_run_and_a_statement_of_another_prove_nothing() -> None:
     """An agent may keep its key from run to run; a false claim of one is no proof in another."""
     false = with_round(HONEST, 5, energy=0.0)

@@ -434,9 +434,12 @@ def forged(key: Identity = A, **changes: object) -> Hello:
         (forged(B), "hello-signature"),
         (forged(sender="a2"), "hello-address"),
         (forged(receiver="a2"), "hello-address"),
+        (forged(receiver="a0"), "hello-address"),
         (forged(sender="a1", receiver="a0"), "hello-address"),
         (forged(sender_curve=C.curve_public), "hello-curve"),
         (forged(receiver_curve=C.curve_public), "hello-curve"),
+        (forged(sender_curve="!" * 40), "hello-curve"),  # below any other, in order
+        (forged(sender_curve="~" * 40), "hello-curve"),  # and above
         (forged(certificate=b""), "certificate"),
         (forged(certificate=certificate("a1").encode()), "certificate-signature"),
         (forged(certificate=certificate("a0", run_id="other").encode()), "certificate-run"),
@@ -500,13 +503,24 @@ def test_two_revisions_are_refused_with_who_has_to_move() -> None:
     assert not a.peer_behind
 
 
-def test_one_number_on_two_files_helps_nobody_and_the_fingerprint_decides() -> None:
-    a = session("a0", revision=2)
-    b = session("a1", revision=2, fingerprint=OTHER_FINGERPRINT)
+def test_a_file_without_a_number_is_behind_nobody() -> None:
+    a, b = session("a0", revision=2), session("a1", fingerprint=OTHER_FINGERPRINT)
+    shake_hands(a, b)
+    for one in (a, b):
+        assert one.state is SessionState.REFUSED
+        assert not one.peer_behind
+        assert "needs" not in str(one.reason)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_one_number_on_two_files_helps_nobody_and_the_fingerprint_decides(number: int) -> None:
+    a = session("a0", revision=number)
+    b = session("a1", revision=number, fingerprint=OTHER_FINGERPRINT)
     shake_hands(a, b)
     assert a.state is b.state is SessionState.REFUSED
     assert a.reason is not None
     assert "needs" not in a.reason
+    assert (a.peer_behind, b.peer_behind) == (False, False)  # neither is waited for
     # The number is signed but proves nothing: equal fingerprints are one file.
     a, b = session("a0", revision=2), session("a1", revision=1)
     shake_hands(a, b)

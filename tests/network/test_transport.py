@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from candor.network.errors import LocalProtocolError
 from candor.network.transport import (
     Delivery,
+    LinkStats,
     MemoryNetwork,
     Outbox,
     OutboxEntry,
@@ -91,6 +92,18 @@ def test_writable_buffers_are_copied_and_read_only_ones_kept() -> None:
     storage[:] = b"after!"
     assert bytes(writable) == b"before"
     assert kept.obj is constant.obj
+
+
+def test_a_link_that_was_never_dialled_has_counted_nothing() -> None:
+    assert LinkStats() == LinkStats(0, 0, 0, 0, 0, False, None)
+
+
+def test_a_view_with_gaps_is_sent_without_them() -> None:
+    strided = memoryview(b"a-b-c-")[::2]
+    assert strided.readonly
+    (frozen,) = freeze([strided], SMALL)
+    assert memoryview(frozen).c_contiguous
+    assert bytes(frozen) == b"abc"
 
 
 def test_a_frame_is_measured_in_bytes_at_and_above_its_limit() -> None:

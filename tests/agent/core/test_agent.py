@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from candor.agent.core.effects import Log
 from candor.agent.runs.ledger_audit import audit_run_directory
 from candor.mechanisms.evidence.statements import SignedStatement, Statement
-from candor.network.messages import Ack, Chunk, Update, Waiting, Witnesses, to_envelope
+from candor.network.messages import (
+    Ack,
+    Chunk,
+    Update,
+    Waiting,
+    Witnesses,
+    from_envelope,
+    to_envelope,
+)
 from candor.network.transport import MemoryNetwork
 from candor.network.wire import Kind, encode
 from tests.honest import formed_by
@@ -76,6 +84,45 @@ def test_a_flipped_payload_byte_is_refused_and_never_mixed(started):
         ("a0", "payload-digest"),
         ("a2", "payload-digest"),
     }
+
+
+def test_an_update_with_a_chunk_out_of_place_is_refused_once_and_none_of_it_is_kept(started):
+    run = started("ring", 4, rounds=3)
+
+    def alter(message):
+        """The first of three chunks once more, behind the second."""
+        if isinstance(message, Chunk) and message.round == 2 and message.offset == 64:
+            return replace(message, offset=0)
+        return message
+
+    run.tamper = tampering("a1", alter)
+    run.start()
+    refused = run.nodes["a2"]
+    run.advance_until(lambda: refused.events("update_refused"))
+    step = refused.core.phases.step(2, 0)
+    assert refused.core.neighbours["a1"].inbox.slot(step) is None
+    run.run()
+    for neighbour in ("a0", "a2"):
+        # The third chunk finds no slot any more: it is no second refusal.
+        (told,) = run.nodes[neighbour].events("update_refused")
+        assert (told["peer"], told["round"], told["code"]) == ("a1", 2, "chunk-order")
+
+
+def test_others_are_asked_for_patience_once_in_each_round_that_waits(started):
+    run = started("ring", 4, rounds=60, deadline_s=1.0)
+    run.start()
+    run.advance(0.5)
+    for waits in (1, 2):
+        run.asleep.add("a2")  # it comes back after the neighbours ask, and before they give up
+        run.advance(0.65)
+        run.asleep.discard("a2")
+        run.advance(0.5)
+        for neighbour in ("a1", "a3"):
+            node = run.nodes[neighbour]
+            said = [from_envelope(send.envelope) for send in node.sent if send.peer == "a0"]
+            asked = [message.round for message in said if isinstance(message, Waiting)]
+            assert len(asked) == len(set(asked)) == waits
+    assert not run.nodes["a0"].events("neighbour_missed")
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])

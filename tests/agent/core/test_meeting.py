@@ -125,9 +125,12 @@ def test_updates_after_a_farewell_are_not_mixed(started):
     assert "a1" not in row_of(run.nodes["a0"])
 
 
-def test_one_liar_cannot_keep_the_others_from_starting(started):
-    run = started("complete", 4, rounds=3)
+@pytest.mark.parametrize("topology", ["complete", "ring"])  # one of three, and half of two
+def test_one_liar_cannot_keep_the_others_from_starting(started, topology):
+    run = started(topology, 4, rounds=3)
     run.start()
     run.nodes["a1"].core.step = 1000  # what its greetings say
     run.run()
-    assert all(run.nodes[a].ended.failure is None for a in ("a0", "a2", "a3"))
+    for agent in ("a0", "a2", "a3"):
+        assert run.nodes[agent].ended.failure is None
+        assert not run.nodes[agent].events("rejoining")

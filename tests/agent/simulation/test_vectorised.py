@@ -269,3 +269,25 @@ def test_values_that_are_not_finite_are_not_billed() -> None:
     result = run_vectorised(cluster(rounds=4, window=1), {"a1": "scale:-1e39"})
     assert not torch.isfinite(result.parameters[1]).any()
     assert sum(result.balances.values()) == 0
+
+
+def test_a_users_rule_sees_numbers_even_of_an_agent_that_has_diverged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_finite_rule_for_test.py").write_text(
+        """
+import numpy as np
+
+class Finite:
+    edge_local = True
+    def charges(self, neighbourhood):
+        assert np.isfinite(neighbourhood.energies).all()
+        assert np.isfinite(neighbourhood.traces).all()
+        return np.abs(neighbourhood.traces).sum(axis=(-2, -1))
+"""
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    run = cluster(rounds=4, window=2, rule="my_finite_rule_for_test:Finite@1e-5")
+    balances = run_vectorised(run, {"a1": "scale:-1e39"}).balances
+    assert sum(balances.values()) == 0
+    assert balances["a1"] > 0  # it is charged nothing, and its neighbours are

@@ -12,6 +12,8 @@ from candor.mechanisms.evidence.examiner import (
     Examiner,
     Terms,
     check_claim,
+    check_energy,
+    check_trace,
     energy,
     injected,
 )
@@ -494,6 +496,39 @@ def test_rounding_on_another_machine_is_no_lie() -> None:
     found, claim = seen(Ring().play(6), "a1", range(4, 7))
     near = replace(claim, rounds=with_energy(claim, 1 + 5e-10))
     check(with_trace(near, lambda v: np.nextafter(v, np.float32(np.inf))), found)
+
+
+@pytest.mark.parametrize(
+    ("seen", "claimed", "holds"),
+    [
+        (0.0, 0.0, True),
+        (0.0, 1e-200, False),
+        (1e-30, 0.0, False),
+        (1e-30, 1e-30 * (1 + 2e-9), False),
+        (1e-30, 1e-30 * (1 + 5e-10), True),
+        (1e15, 1e15 * (1 + 2e-9), False),
+    ],
+)
+def test_a_small_energy_is_claimed_as_exactly_as_a_large_one(
+    seen: float, claimed: float, holds: bool
+) -> None:
+    entry = ClaimedRound(4, claimed, (), b"")
+    if holds:
+        check_energy(entry, seen)
+        return
+    with refused("claim-energy"):
+        check_energy(entry, seen)
+
+
+def test_a_small_trace_is_claimed_as_exactly_as_a_large_one() -> None:
+    for size in (1e-15, 1.0, 1e15):
+        seen = np.full(SKETCH, size, np.float32)
+        check_trace(ClaimedRound(4, 1.0, (), seen.tobytes()), SKETCH, seen)
+        for lie in (seen * np.float32(1.0001), -seen, 0 * seen):
+            with refused("claim-trace"):
+                check_trace(ClaimedRound(4, 1.0, (), lie.tobytes()), SKETCH, seen)
+    nothing = np.zeros(SKETCH, np.float32)
+    check_trace(ClaimedRound(4, 0.0, (), nothing.tobytes()), SKETCH, nothing)
 
 
 def test_the_header_of_an_honest_statement_holds_for_each_agent() -> None:

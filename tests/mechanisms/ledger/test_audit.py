@@ -266,6 +266,14 @@ def test_a_balance_that_does_not_add_up_or_exceeds_the_limit_is_found() -> None:
     assert codes(with_last(record)) == [(WINDOWS, "credit-limit")]
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_balance_at_the_limit_is_within_it(sign: int) -> None:
+    before = Position.of(RECORDS["a0", "a1"][WINDOWS - 1].body).balance
+    limit = sign * FACTS.credit_limit
+    record = forged_record(WINDOWS, delta=limit - before, balance_after=limit)
+    assert codes(with_last(record)) == [(WINDOWS, "delta")]  # which no bills give
+
+
 def billed(referee: str, claims: dict[str, SignedClaim], **changes: Any) -> SignedBill:
     """A referee's bill of the last window, as it follows from the claims or altered."""
     signed = signed_bill(FACTS.bills, referee, claims, KEYS[referee])
@@ -359,6 +367,21 @@ def test_bills_of_another_window_than_the_record_are_found() -> None:
     assert codes(with_last(stale)) == [(WINDOWS, "bill-window")] * 2
 
 
+def test_bills_of_a_window_to_come_are_found() -> None:
+    genesis, first, _, last = RECORDS["a0", "a1"]
+    said, body = Body.decode(last.body), Body.decode(first.body)
+    early = forged_record(
+        1,
+        delta=said.delta,
+        balance_after=said.delta,
+        bill_digest_lo=said.bill_digest_lo,
+        bill_digest_hi=said.bill_digest_hi,
+        evidence=last.evidence,
+    )
+    assert (said.window, body.window) == (2, 0)
+    assert codes(export_of([genesis, early])) == [(1, "bill-window")] * 2
+
+
 def test_bills_by_another_rule_are_found() -> None:
     facts = replace(FACTS, bills=replace(FACTS.bills, payments=parse_rule("norm:0.25")))
     findings = audit_export(NAME, GOOD, facts).findings
@@ -431,8 +454,8 @@ def test_a_missing_export_is_found() -> None:
     files = run_files()
     del files["a1", "a2", "a2"]
     result = audit(files)
-    assert ("agents/a2/ledger/a1-a2.jsonl", "missing") in {
-        (f.file, f.code) for f in result.findings
+    assert ("agents/a2/ledger/a1-a2.jsonl", "a1-a2", 0, "missing") in {
+        (f.file, f.edge, f.seq, f.code) for f in result.findings
     }
 
 

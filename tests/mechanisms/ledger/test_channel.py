@@ -1106,7 +1106,8 @@ def test_a_payment_is_put_on_record_once_both_ends_were_told(first: str, restart
     assert windows(twin.ends["a0"]) == [-1, 0, 0, 1]
 
 
-def test_a_payment_makes_room_for_the_window_that_was_beyond_the_limit() -> None:
+def over_limit_twin(beyond: int) -> tuple[Twin, int, int]:
+    """A twin and two windows, the second of which is `beyond` the credit limit."""
     deltas = [due.delta for due in SETTLEMENTS]
     one, two = next(
         (one, two)
@@ -1115,17 +1116,43 @@ def test_a_payment_makes_room_for_the_window_that_was_beyond_the_limit() -> None
         if deltas[one] * deltas[two] > 0  # the second adds to what the first one made
     )
     together = deltas[one] + deltas[two]
-    twin = Twin(terms=replace(TERMS, credit_limit=abs(together) - 1))
+    twin = Twin(terms=replace(TERMS, credit_limit=abs(together) - beyond))
     twin.settle_all([one, two])
-    assert {effect for _, effect in twin.reported(OverLimit)} == {OverLimit(two, together)}
+    assert sorted(twin.reported(OverLimit), key=lambda report: report[0]) == [
+        (name, OverLimit(two, together)) for name in OTHER
+    ]
     assert windows(twin.ends["a0"]) == [-1, one]
+    return twin, one, two
+
+
+def pay_both(twin: Twin, delta: int) -> None:
     for name in OTHER:
-        twin.perform(name, twin.ends[name].channel.pay(-deltas[one]))
+        twin.perform(name, twin.ends[name].channel.pay(delta))
     twin.drain()
+
+
+def test_a_payment_makes_room_for_the_window_that_was_beyond_the_limit() -> None:
+    twin, one, two = over_limit_twin(beyond=1)
+    pay_both(twin, -SETTLEMENTS[one].delta)
     for end in twin.ends.values():
         assert windows(end) == [-1, one, one, two]
-        assert end.channel.position.balance == deltas[two]
+        assert end.channel.position.balance == SETTLEMENTS[two].delta
         assert end.channel.idle
+
+
+def test_who_has_paid_too_little_is_told_to_be_over_the_limit_again() -> None:
+    """The report of a payment lets a debtor in: another one must tell that it is still to pay."""
+    twin, one, two = over_limit_twin(beyond=100)
+    part = 99 if SETTLEMENTS[one].delta > 0 else -99
+    pay_both(twin, -part)
+    assert windows(twin.ends["a0"]) == [-1, one, one]
+    left = SETTLEMENTS[one].delta + SETTLEMENTS[two].delta - part
+    for name in OTHER:
+        told = [effect for who, effect in twin.reports if who == name]
+        assert told[-2:] == [Paid(2, -part, left - SETTLEMENTS[two].delta), OverLimit(two, left)]
+    pay_both(twin, -part // 99)
+    for end in twin.ends.values():
+        assert windows(end) == [-1, one, one, one, two]
 
 
 def test_different_payments_are_refused_and_settling_goes_on() -> None:

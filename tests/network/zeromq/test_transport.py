@@ -51,6 +51,13 @@ async def test_a_writable_buffer_is_frozen_when_posted(neighbourhood, receive) -
     assert bytes((await receive(b)).frames[0]) == b"\x01" * CHUNK
 
 
+@pytest.mark.parametrize("size", [3, CHUNK])  # copied into libzmq, and not
+async def test_a_view_with_gaps_arrives_without_them(neighbourhood, receive, size: int) -> None:
+    a, b = await neighbourhood.start("a", "b"), await neighbourhood.start("b", "a")
+    a.post("b", [memoryview(b"\x01\x00" * size)[::2]])
+    assert [bytes(frame) for frame in (await receive(b)).frames] == [b"\x01" * size]
+
+
 async def test_a_peer_that_appears_late_gets_what_waited(
     neighbourhood, receive, eventually
 ) -> None:

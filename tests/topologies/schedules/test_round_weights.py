@@ -169,6 +169,9 @@ def test_another_process_computes_the_same_rounds() -> None:
     assert runs[0] == runs[1]
 
 
+BOTH_WAYS = (("a", "b"), ("b", "a"))
+
+
 def settings(**changes: Any) -> GraphSettings:
     fields: dict[str, Any] = {"topology": "x", "edges": (("a", "b"), ("b", "c"))}
     return GraphSettings(**(fields | changes))
@@ -202,6 +205,17 @@ def settings(**changes: Any) -> GraphSettings:
         (
             {"schedule": "arcs", "turns": ((("a", "b"), ("b", "c"), ("c", "b"), ("b", "a")),) * 1},
             None,
+        ),
+        (
+            {"schedule": "arcs", "turns": ((*BOTH_WAYS, ("b", "c")), (("c", "b"),))},
+            "round 1: 'a' takes with another weight than it is taken with",
+        ),
+        (
+            {
+                "schedule": "arcs",
+                "turns": ((*BOTH_WAYS, ("b", "c"), ("c", "b")), BOTH_WAYS[:1]),
+            },
+            "round 2: 'a' takes with another weight than it is taken with",
         ),
         ({"mixing": "given"}, "needs a pair of weights for each edge"),
         ({"weights": ((0.5, 0.5),) * 2}, "mixing 'metropolis-hastings' has none"),

@@ -187,6 +187,17 @@ def test_an_interval_holds_the_mean_as_often_as_it_says():
     assert all(one.low <= one.mean <= one.high for one in found)
 
 
+def test_an_interval_is_students_with_one_degree_of_freedom_less_than_seeds():
+    """By the table: 97.5 % of Student's t are below 2.776 with 4 degrees of freedom, and below
+    2.262 with 9."""
+    for seeds, quantile in ((5, 2.776445), (10, 2.262157)):
+        samples = np.arange(seeds, dtype=np.float64)
+        reach = quantile * math.sqrt(samples.var() * seeds / (seeds - 1) / seeds)
+        found = interval(samples)
+        assert found.high - found.mean == pytest.approx(reach, rel=1e-6)
+        assert found.mean - found.low == pytest.approx(reach, rel=1e-6)
+
+
 def test_one_sample_or_a_diverged_one_says_nothing():
     for few in range(1, SEEDS_MIN):
         assert interval([1.0] * few).low == -math.inf

@@ -29,7 +29,7 @@ from candor.agent.studies.games.estimation import (
     play,
     rewards,
 )
-from candor.agent.studies.games.estimation_rows import Row, mean_rows
+from candor.agent.studies.games.estimation_rows import Row, mean_and_error, mean_rows
 
 Floats = NDArray[np.float64]
 FIVE = MeanGame(players=5, variance=0.5)
@@ -291,6 +291,12 @@ def test_no_price_for_fewer_than_two() -> None:
 
 
 # --- rows ---------------------------------------------------------------------------------------
+
+
+def test_a_standard_error_is_of_one_degree_of_freedom_less_than_batches() -> None:
+    mean, error = mean_and_error(np.array([[1.0, 0.0], [2.0, 0.0], [6.0, 0.0]]))
+    assert mean.tolist() == [3.0, 0.0]  # squares of 4 + 1 + 9, over 2, and over 3 batches
+    assert error == pytest.approx([math.sqrt(14 / 2 / 3), 0.0])
 
 
 def test_rows_hold_with_few_trials_too_and_differ_by_seed() -> None:
