@@ -1,24 +1,31 @@
 """`candor ledger`: show, verify, audit, export, repair and pay the signed ledgers of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from candor.agent.cli.options import FILE, FOLDER, cluster_option, json_option
 from candor.agent.core.terms import audit_facts
-from candor.agent.daemon.exports import AGENTS_NAME, write_exports
+from candor.agent.daemon.exports import AGENTS_NAME, LEDGER_NAME, write_exports
 from candor.agent.daemon.status import data_dirs, read_status
 from candor.agent.exits import VERIFICATION_FAILED
 from candor.agent.runs.data_dirs import STORE_NAME
-from candor.agent.runs.ledger_audit import audit_run_directory, read_export
+from candor.agent.runs.ledger_audit import DATABASE, audit_run_directory, read_export
 from candor.mechanisms.ledger.audit import Finding, RunAudit, audit_export
+from candor.mechanisms.ledger.export import parse_export
+from candor.mechanisms.payments.bills import SignedBill
 from candor.mechanisms.payments.credits import CREDIT, format_credits, paid_text
 from candor.topologies.cluster.file import load_cluster
 from candor.topologies.specs.files import json_text
 from candor.topologies.specs.specs import ConfigurationError, printable
+
+_NOT_RECOMPUTED: Final = (
+    "; both ends have signed the others, whose claims are not at hand: exports show them with "
+    "`candor ledger export --open WINDOW`"
+)
 
 
 @click.group("ledger")
@@ -222,6 +229,8 @@ def verify(
                 "exporter": audit.exporter,
                 "seq": audit.position.seq,
                 "balance_lo": -audit.position.balance,
+                "bills": len(audit.bills),
+                "recomputed": audit.recomputed,
                 "findings": [asdict(finding) for finding in audit.findings],
             }
             for audit in audits
@@ -231,7 +240,8 @@ def verify(
         for audit in audits:
             if not audit.findings:
                 owed = _owed(audit.lo, audit.hi, -audit.position.balance)
-                click.echo(f"{audit.name}: ok, {len(audit.windows)} windows, {owed}")
+                bills = f"{audit.recomputed} of {len(audit.bills)} bills recomputed"
+                click.echo(f"{audit.name}: ok, {len(audit.windows)} windows, {bills}, {owed}")
         _print_findings(findings)
     context.exit(VERIFICATION_FAILED if findings else 0)
 
@@ -287,6 +297,11 @@ def _print_audit(run_id: str, result: RunAudit) -> None:
         late = ", the last one known to one end only" if edge.unacknowledged else ""
         paid = "".join(f", {paid_text(edge.lo, edge.hi, delta)}" for delta in edge.payments)
         click.echo(f"{edge.lo}-{edge.hi}  {edge.windows} windows{paid}: {owed}{late}")
+    for note in result.notes:
+        if note.code == DATABASE:
+            click.echo(f"note: {printable(note.file)}: {printable(note.detail)}")
+    rest = "" if result.recomputed == result.bills else _NOT_RECOMPUTED
+    click.echo(f"recomputed {result.recomputed} of {result.bills} bills{rest}")
     for agent, net in result.nets.items():
         click.echo(f"{agent} received {format_credits(net, signed=True)} net")
     if result.whole:
@@ -295,11 +310,6 @@ def _print_audit(run_id: str, result: RunAudit) -> None:
         click.echo(f"to settle: {debtor} pays {creditor} {format_credits(amount)}")
     _print_findings(result.findings)
     verdict = f"violated, {len(result.findings)} findings" if result.findings else "ok"
-    if result.recomputed < result.bills:
-        click.echo(
-            f"recomputed {result.recomputed} of {result.bills} bills; both ends signed the others, "
-            "whose claims are sealed: `candor ledger export --open WINDOW` shows them"
-        )
     seen = "" if result.whole else f", as {', '.join(result.nets)} has it"
     click.echo(f"ledger audit of {run_id}{seen}: {verdict}")
 
@@ -326,7 +336,7 @@ def _print_findings(findings: Sequence[Finding]) -> None:
     metavar="WINDOW",
     multiple=True,
     type=click.IntRange(min=0),
-    help="Show the claims of this window, as a dispute may need; repeat for others.",
+    help="Show the claims of this window, as a dispute may need, with -o; repeat for others.",
 )
 @json_option
 def export(
@@ -351,6 +361,7 @@ def export(
       candor ledger export /var/lib/candor/a3 --cluster c.toml --keys keys/a3 -o dispute --open 7
     """
     from candor.agent.daemon import keys
+    from candor.agent.runs.channels import channel_rows
     from candor.agent.runs.channels import opened as opened_store
 
     cluster = load_cluster(cluster_path)
@@ -361,15 +372,39 @@ def export(
             f"{keys_dir}: no agent of run {cluster.run_id!r} has these keys; "
             "name the keys of the agent whose data directory it is"
         )
+    if opened and (output is None or output.resolve() == (data_dir / LEDGER_NAME).resolve()):
+        raise ConfigurationError(
+            f"--open: {data_dir / LEDGER_NAME} is handed out; name another folder with -o"
+        )
     with opened_store(data_dir) as store:
+        if opened:
+            _check_settled(opened, (row["window"] for row in channel_rows(store)))
         written = write_exports(
             store, cluster, agent_id, key, data_dir, output, opened, audited=True
         )
+    shown = {path: _claimants(path) for path in written}
     if as_json:
-        click.echo(json_text({"agent": agent_id, "files": [str(path) for path in written]}))
-    else:
-        for path in written:
-            click.echo(f"{path}")
+        files = [str(path) for path in written]
+        claims = {str(path): claimants for path, claimants in shown.items()}
+        click.echo(json_text({"agent": agent_id, "files": files, "shows_claims_of": claims}))
+        return
+    for path, claimants in shown.items():
+        told = f", shows claims of {', '.join(claimants)}" if claimants else ""
+        click.echo(f"{path}{told}")
+
+
+def _check_settled(windows: Iterable[int], latest: Iterable[int]) -> None:
+    last = max(latest, default=-1)
+    if beyond := [window for window in windows if window > last]:
+        known = f"0 to {last} are" if last >= 0 else "none is yet"
+        raise ConfigurationError(f"--open {beyond[0]}: that window is not settled, {known}")
+
+
+def _claimants(path: Path) -> list[str]:
+    """Whose claims an export shows."""
+    items = (item for one in parse_export(read_export(path)).records for item in one.evidence)
+    bills = (SignedBill.decode(item, may_be_sealed=True) for item in items)
+    return sorted({claim.claim().agent for bill in bills for claim in bill.claims})
 
 
 @command.command()

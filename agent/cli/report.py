@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from candor.agent.cli.options import PATH, output_option
+from candor.topologies.specs.files import private_files
 
 
 @click.command("report")
@@ -26,4 +27,5 @@ def command(run_dir: Path, output: Path | None) -> None:
     # matplotlib is behind this import: no other command waits for it.
     from candor.agent.reports.run_page import write_report
 
-    click.echo(write_report(run_dir, output))
+    with private_files():
+        click.echo(write_report(run_dir, output))

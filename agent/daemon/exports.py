@@ -62,11 +62,11 @@ def export_channels(
         terms = facts.terms(lo, hi)
         if terms.channel_id not in known:
             raise ConfigurationError(
-                f"the database has no channel {lo}-{hi} of run {cluster.run_id!r}: "
-                "it belongs to another run or agent"
+                f"the database has no channel {lo}-{hi} of run {cluster.run_id!r}: the keys are "
+                f"those of {agent_id}, and it belongs to another agent or run"
             )
         name = file_name(lo, hi)
-        records = _checked(store, terms)
+        records = checked_records(store, terms)
         exports[name] = export_channel(terms, agent_id, key, records, opened)
         if audited:
             whole = export_channel(terms, agent_id, key, records, range(WINDOW_LIMIT))
@@ -75,8 +75,8 @@ def export_channels(
     return exports
 
 
-def _checked(store: "Store", terms: ChannelTerms) -> list[Record]:
-    """The records of a channel; raises SignatureError."""
+def checked_records(store: "Store", terms: ChannelTerms) -> list[Record]:
+    """The records of a channel; raises SignatureError where they do not hold."""
     rows = store.chain(terms.channel_id)
     records = [record for _, record in rows]
     try:
@@ -108,8 +108,8 @@ def write_exports(
         ConfigurationError: the key is not the agent's, or the system refused to write.
         SignatureError: what is stored does not hold; nothing was written.
     """
-    exports = export_channels(store, cluster, agent_id, key, opened, audited=audited)
     directory = output or data_dir / LEDGER_NAME
+    exports = export_channels(store, cluster, agent_id, key, opened, audited=audited)
     written = []
     with system_errors(f"{directory}: cannot write exports"):
         directory.mkdir(parents=True, exist_ok=True)

@@ -136,7 +136,12 @@ def _explain(path: Path, exc: Exception) -> str:
     if "locked" in text:
         mend = "another process holds it; stop that one first"
     elif "not a database" in text or "malformed" in text:
-        mend = "the file is damaged; restore it from a backup, neighbours send what it lacks"
+        mend = (
+            "the file is damaged; `candor ledger repair` restores records from exports of the "
+            "neighbours, or restore a backup: they send what it lacks"
+        )
+    elif "no such table" in text:
+        mend = "this is no ledger of an agent, or an emptied one; restore a backup, or move it away"
     elif "full" in text or "disk I/O" in text:  # SQLite's word for a quota or a limit of the system
         mend = "the disk is full or failing; make room and start again, nothing settled is lost"
     elif "readonly" in text or "unable to open" in text:

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from candor.agent.core.terms import audit_facts
-from candor.agent.daemon.exports import AGENTS_NAME, CLUSTER_NAME, LEDGER_NAME
+from candor.agent.daemon.exports import AGENTS_NAME, CLUSTER_NAME, LEDGER_NAME, checked_records
 from candor.agent.runs.data_dirs import STORE_NAME, cluster_beside, is_data_dir, owner
 from candor.mechanisms.evidence.claims import SignedClaim
-from candor.mechanisms.ledger.audit import ExportFile, RunAudit, audit_run
+from candor.mechanisms.ledger.audit import ExportFile, Finding, RunAudit, audit_run
 from candor.mechanisms.ledger.export import LINE_BYTES_MAX
 from candor.mechanisms.ledger.export_audit import AuditFacts
 from candor.mechanisms.ledger.records import Record
@@ -17,9 +18,10 @@ from candor.mechanisms.payments.bills import SignedBill
 from candor.topologies.cluster.file import Cluster, load_cluster
 from candor.topologies.encoding.canonical import MalformedError
 from candor.topologies.specs.files import read_bytes
-from candor.topologies.specs.specs import ConfigurationError
+from candor.topologies.specs.specs import ConfigurationError, SignatureError
 
 EXPORT_BYTES_MAX: Final = 64 * LINE_BYTES_MAX
+DATABASE: Final = "database"  # the code of a note on one that is damaged
 
 
 def read_export(path: Path) -> bytes:
@@ -58,24 +60,34 @@ def audit_run_directory(run_dir: Path) -> tuple[Cluster, RunAudit]:
         for path in paths
     ]
     agents = frozenset({agent}) if agent else None
-    claims = _claims_in(run_dir if own else agents_dir, own, facts)
-    return cluster, audit_run(files, facts, agents, claims)
+    claims, notes = _claims_in(run_dir if own else agents_dir, own, facts)
+    result = audit_run(files, facts, agents, claims)
+    return cluster, replace(result, notes=(*result.notes, *notes))
 
 
-def _claims_in(directory: Path, own: bool, facts: AuditFacts) -> dict[bytes, SignedClaim]:
-    """The claims in the agents' databases, by digest; none of one that cannot be read."""
+def _claims_in(
+    directory: Path, own: bool, facts: AuditFacts
+) -> tuple[dict[bytes, SignedClaim], list[Finding]]:
+    """The claims in the agents' databases, by digest, and a note on each that is damaged."""
     paths = sorted(directory.glob(STORE_NAME if own else f"*/{STORE_NAME}"))
     if not paths:
-        return {}
+        return {}, []
     from candor.agent.daemon.store import Store, StoreError  # an audit of exports needs no SQLite
 
     claims: dict[bytes, SignedClaim] = {}
+    notes: list[Finding] = []
     for path in paths:
         # What cannot be read stays sealed, and the audit says how much that is.
-        with suppress(ConfigurationError, StoreError), Store.open(path) as store:
-            for terms in store.channels():
-                claims |= signed_claims(store.records(terms.channel_id), facts)
-    return claims
+        try:
+            with Store.open(path) as store:
+                for terms in store.channels():
+                    claims |= signed_claims(store.records(terms.channel_id), facts)
+                for terms in store.channels():
+                    checked_records(store, terms)
+        except (ConfigurationError, StoreError, SignatureError) as exc:
+            told = str(exc).removeprefix(f"{path}: ")
+            notes.append(Finding(str(path.relative_to(directory)), "all", 0, DATABASE, told))
+    return claims, notes
 
 
 def signed_claims(records: Iterable[Record], facts: AuditFacts) -> dict[bytes, SignedClaim]:

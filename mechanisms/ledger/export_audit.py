@@ -115,6 +115,11 @@ class ExportAudit:
         return f"{self.lo}-{self.hi}"
 
     @property
+    def recomputed(self) -> int:
+        """How many of its bills were open, and judged by their claims."""
+        return sum(not bill.is_sealed for _, bill in self.bills)
+
+    @property
     def payments(self) -> tuple[int, ...]:
         """The deltas of its payments outside, which leave the window as it was."""
         records = pairwise(self.positions)

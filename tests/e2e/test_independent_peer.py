@@ -10,6 +10,7 @@ import pytest
 import zmq
 
 from candor.agent.cli import main as cli
+from candor.agent.daemon.store import Store
 from candor.agent.learning.learner import initial_parameters
 from candor.agent.tasks import resolve_task
 from candor.agent.testbed.testbed import free_ports
@@ -116,10 +117,10 @@ def test_a_fresh_end_adopts_the_records_of_a_daemon_and_no_forged_one(joined):
     cluster = wire.Cluster.parse((run_dir / "cluster.toml").read_text())
     keys = wire.Keys.load(run_dir / "keys" / "a1")
     for peer in ("a0", "a2"):
-        records = []
-        for line in map(json.loads, lines_of(run_dir, peer, peer)[1:-1]):
-            signed = [bytes.fromhex(line[name]) for name in ("body", "sig_p", "sig_a")]
-            records.append([*signed, [bytes.fromhex(bundle) for bundle in line["evidence"]]])
+        lo, hi = sorted(("a1", peer))
+        with Store.open(run_dir / "agents" / peer / "ledger.sqlite") as store:
+            [terms] = [one for one in store.channels() if (one.lo, one.hi) == (lo, hi)]
+            records = [record.to_fields() for record in store.records(terms.channel_id)]
         fresh = ledger.Channel(cluster, "a1", peer, keys.identity, bytes(16))
         fresh.begin(bytes(16))
         *known, last = records

@@ -254,12 +254,13 @@ def test_one_data_directory_is_audited_from_that_end(run_dir: Path) -> None:
     own = run_dir / "agents" / "a0"
     audited = ledger("audit", own)
     assert audited.exit_code == 0, audited.output
-    assert audited.output.splitlines()[:3] == [
+    assert audited.output.splitlines() == [
         "a0-a1  2 windows: a1 owes a0 1.000000",
         "a0-a2  2 windows: a2 owes a0 2.000000",
+        "recomputed 6 of 6 bills",
         "a0 received +3.000000 net",
+        "ledger audit of demo, as a0 has it: ok",
     ]
-    assert audited.output.splitlines()[3:] == ["ledger audit of demo, as a0 has it: ok"]
     export_path(run_dir).unlink()
     missing = ledger("audit", own)
     assert missing.exit_code == 3
@@ -446,7 +447,7 @@ def test_export_refuses_keys_and_databases_of_others(run_dir: Path, tmp_path: Pa
     result = ledger("export", a0, "--cluster", cluster, "--keys", tmp_path / "keys")
     assert "no agent of run 'demo' has these keys" in str(result.exception)
     result = ledger("export", a1, "--cluster", cluster, "--keys", a0 / "keys")
-    assert "it belongs to another run or agent" in str(result.exception)
+    assert "it belongs to another agent or run" in str(result.exception)
     if os.geteuid() != 0:
         a0.chmod(0o500)
         result = ledger("export", a0, "--cluster", cluster, "--keys", a0 / "keys")
@@ -716,3 +717,38 @@ def test_a_view_in_a_database_is_not_read(run_dir: Path, capsys) -> None:
     for name in ("show", "explain"):
         assert run_command(["ledger", name, str(data_dir)]) == BAD_CONFIGURATION
         assert "not a ledger database of this version" in capsys.readouterr().err
+
+
+def test_opened_windows_are_never_put_where_exports_are_handed_out(run_dir: Path, capsys) -> None:
+    before = export_path(run_dir).read_bytes()
+    for more in ((), ("-o", run_dir / "agents" / "a0" / "ledger")):
+        assert export(run_dir, "a0", "--open", "0", *more) == BAD_CONFIGURATION
+        assert "is handed out; name another folder with -o" in capsys.readouterr().err
+    assert export(run_dir, "a0", "--open", "9", "-o", run_dir / "shown") == BAD_CONFIGURATION
+    assert "--open 9: that window is not settled, 0 to 1 are" in capsys.readouterr().err
+    assert export_path(run_dir).read_bytes() == before
+    assert not (run_dir / "shown").exists()
+
+
+def test_an_export_says_whose_claims_it_shows_and_verify_how_much_is_recomputed(
+    run_dir: Path, capsys
+) -> None:
+    assert export(run_dir, "a0", "--open", "1", "-o", run_dir / "shown") == 0
+    assert ".jsonl, shows claims of a0, a1, a2\n" in capsys.readouterr().out
+    cluster = str(run_dir / "cluster.toml")
+    for path, count in ((export_path(run_dir), 0), (run_dir / "shown" / "a0-a1.jsonl", 2)):
+        assert run_command(["ledger", "verify", str(path), "--cluster", cluster]) == 0
+        assert f"ok, 2 windows, {count} of 4 bills recomputed, " in capsys.readouterr().out
+
+
+def test_the_audit_names_a_damaged_database_whose_claims_it_cannot_use(
+    run_dir: Path, capsys
+) -> None:
+    for place in (0.2, 0.4, 0.6, 0.9):
+        damage(run_dir, "a0", "a0-a1", 1, "evidence", place)
+    (run_dir / "agents" / "a1" / "ledger.sqlite").write_bytes(b"")
+    assert run_command(["ledger", "audit", str(run_dir)]) == 0
+    told = capsys.readouterr().out
+    assert "note: a0/ledger.sqlite: the database is damaged, edge a0-a1: seq 1: evidence: " in told
+    assert "note: a1/ledger.sqlite: no such table: " in told
+    assert "recomputed 6 of 6 bills\n" in told  # a2 has all of them
