@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from candor.topologies.graphs.generators import EDGES_MAX
 from candor.topologies.graphs.listings import (
@@ -163,6 +164,9 @@ def _count(words: list[str], where: str) -> int:
 # --- CSV ----------------------------------------------------------------------------------------
 
 
+_EDGE_TABLE: Final = "a table of edges begins with the row Source,Target"
+
+
 def table(text: str) -> Listing:
     """An edge table, as Gephi writes it, where the first row says so; else an adjacency matrix."""
     rows = csv_rows(text)
@@ -194,16 +198,19 @@ def _adjacency(rows: list[list[str]]) -> Listing:
     for number, row in enumerate(rows, start=1):
         if len(row) != len(rows):
             raise ConfigurationError(
-                f"not square: {len(rows)} rows of numbers, but row {number} has {len(row)} columns;"
-                " a table of edges begins with the row Source,Target"
+                f"not square: {len(rows)} rows of numbers, but row {number} has {len(row)} "
+                f"columns; {_EDGE_TABLE}"
             )
     names = names or [str(i) for i in range(len(rows))]
     if len(names) != len(rows):
         raise ConfigurationError(f"{len(names)} names for {len(rows)} rows")
-    arcs = tuple(
-        (names[i], names[j])
-        for i, row in enumerate(rows)
-        for j, cell in enumerate(row)
-        if cell != "0" and check_weight(cell, f"row {i + 1}, column {j + 1}", zero=True)
-    )
+    try:
+        arcs = tuple(
+            (names[i], names[j])
+            for i, row in enumerate(rows)
+            for j, cell in enumerate(row)
+            if cell != "0" and check_weight(cell, f"row {i + 1}, column {j + 1}", zero=True)
+        )
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"{exc}; {_EDGE_TABLE}") from exc
     return Listing(tuple(names), arcs, directed=True)
