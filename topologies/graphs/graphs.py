@@ -6,7 +6,7 @@ for push-sum alone, are simple and strongly connected.
 """
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -21,12 +21,12 @@ from candor.topologies.graphs.listings import NODES_MAX, Listing
 from candor.topologies.mixing.rules import DEFAULT_MIXING, check_name
 from candor.topologies.specs.fields import Edge, Line, check_id, is_id
 from candor.topologies.specs.files import FilePath, Section, json_text, read_toml, validated
-from candor.topologies.specs.specs import ConfigurationError, Note, located, parse_spec
+from candor.topologies.specs.specs import ConfigurationError, Note, located, parse_spec, shown
 from candor.topologies.specs.tables import suffix
 
 AGENTS_MAX = NODES_MAX
 UNDIRECTED = "undirected:"  # before a file's name: its arcs are edges
-_LOST_NAMED_MAX = 5  # of the agents that are cut off
+_LOST_NAMED_MAX = 5  # of the agents that are cut off, or called otherwise
 
 
 class TopologyFile(Section):
@@ -103,7 +103,7 @@ def _checked(listing: Listing, source: str, connected: bool, directed: bool) -> 
     names = dict(zip(listing.nodes, _ids(listing.nodes), strict=True))
     simple, left_out = _simple(listing)
     edges = [(names[u], names[v]) for u, v in simple.edges]
-    for note in (*listing.notes, *left_out):
+    for note in (*listing.notes, *left_out, *_numbered(names)):
         warnings.warn(Note(f"{source}: {note}"), stacklevel=2)
     if simple.directed and not directed:
         raise ConfigurationError(
@@ -137,6 +137,14 @@ def _ids(nodes: Sequence[object]) -> tuple[str, ...]:
     """The nodes' own names where all are agent ids, else a0, a1, …"""
     ids = tuple(node for node in nodes if isinstance(node, str) and is_id(node))
     return ids if len(ids) == len(nodes) else tuple(f"a{i}" for i in range(len(nodes)))
+
+
+def _numbered(names: Mapping[Any, str]) -> list[str]:
+    """Which agents have other names than the file gives them."""
+    others = ((k, name) for k, name in names.items() if isinstance(k, str) and k != name)
+    told = [f"{shown(node)} is {name}" for node, name in others if not node.isdecimal()]
+    some = told[:_LOST_NAMED_MAX] + ["…"] * (len(told) > _LOST_NAMED_MAX)
+    return [f"not all names are agent ids, so they are numbered: {', '.join(some)}"] if told else []
 
 
 def _strongly_connected(ids: Sequence[str], arcs: Sequence[Edge]) -> "nx.DiGraph[str]":

@@ -121,7 +121,10 @@ def test_a_table_of_directed_edges_is_for_push_sum(tmp_path: Path) -> None:
 def test_names_that_are_no_ids_become_numbers(tmp_path: Path) -> None:
     path = tmp_path / "g.csv"
     path.write_text("St. Mary,Charité,x\n0,1,0\n1,0,2.5\n0,2.5,0\n")
-    read = graphs.build(str(path), None)
+    with pytest.warns(
+        Note, match="they are numbered: 'St. Mary' is a0, 'Charité' is a1, 'x' is a2$"
+    ):
+        read = graphs.build(str(path), None)
     assert list(read) == ["a0", "a1", "a2"]
     assert list(read.edges) == [("a0", "a1"), ("a1", "a2")]
 
@@ -484,6 +487,7 @@ def test_gml_is_read_as_the_topology_zoo_has_it(tmp_path: Path) -> None:
         (["St. Mary", "b"], ["a0", "a1"]),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*so they are numbered")
 def test_nodes_of_gml_and_pajek_are_called_by_labels_that_differ(
     labels: list[str], names: list[str], tmp_path: Path
 ) -> None:
@@ -548,6 +552,7 @@ def test_pajek_has_lists_of_neighbours_and_vertices_without_lines(tmp_path: Path
         (".json", json.dumps(nx.node_link_data(nx.grid_2d_graph(2, 2), edges="links")), 4, 4),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*so they are numbered")
 def test_lists_are_read_as_others_write_them(
     ending: str, text: str, agents: int, edges: int, tmp_path: Path
 ) -> None:

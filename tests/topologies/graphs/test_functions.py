@@ -80,6 +80,7 @@ def test_a_function_makes_a_graph(spec: str, agents: int | None, size: int, edge
     assert graph.number_of_edges() == edges
 
 
+@pytest.mark.filterwarnings("ignore:.*so they are numbered")
 def test_names_are_kept_where_all_are_ids() -> None:
     assert list(graphs.build("users_graphs:named", 2)) == ["Alice", "Bob"]
     assert list(graphs.build("users_graphs:oddly_named", 2)) == ["a0", "a1"]
