@@ -100,12 +100,12 @@ def check_succession(old: Cluster, new: Cluster) -> None:
         )
     if (old.run_id, before.organiser) != (new.run_id, after.organiser):
         raise SignatureError(
-            f"it is of run {new.run_id!r}, organiser {after.organiser[:12]}…, and "
+            f"the cluster file is of run {new.run_id!r}, organiser {after.organiser[:12]}…, and "
             f"{old.run_id!r}, organiser {before.organiser[:12]}… was in use"
         )
     if after.number < before.number:
         raise SignatureError(
-            f"it is revision {after.number}, and revision {before.number} was in use already; "
+            f"the cluster file is revision {after.number}, and revision {before.number} was in use already; "
             "ask the organiser for the present one"
         )
     if after.number == before.number and new.fingerprint != old.fingerprint:
