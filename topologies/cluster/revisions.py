@@ -105,7 +105,7 @@ def check_succession(old: Cluster, new: Cluster) -> None:
         )
     if after.number < before.number:
         raise SignatureError(
-            f"the cluster file is revision {after.number}, and revision {before.number} was in use already; "
+            f"it is revision {after.number}, and revision {before.number} was in use already; "
             "ask the organiser for the present one"
         )
     if after.number == before.number and new.fingerprint != old.fingerprint:
