@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from candor.topologies.specs.files import open_regular
 from candor.topologies.specs.specs import ConfigurationError
 
 FILE_NAME = "metrics.csv"
@@ -104,7 +105,8 @@ def read_metrics(path: Path) -> list[RoundMetrics]:
         ConfigurationError: the file is missing, or a whole line of it is not one round.
     """
     try:
-        text = _whole_lines(path.read_bytes()).decode()
+        with open_regular(path) as file:
+            text = _whole_lines(file.read()).decode()
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is not text"
         raise ConfigurationError(f"{path}: cannot read the metrics ({reason})") from exc

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
-from candor.topologies.specs.files import json_text, replace_file
+from candor.topologies.specs.files import json_text, open_regular, replace_file
 from candor.topologies.specs.specs import ConfigurationError
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ def read_status(data_dir: Path) -> Status:
     """
     path = data_dir / FILE_NAME
     try:
-        text = path.read_bytes()
+        with open_regular(path) as file:
+            text = file.read()
     except OSError as exc:
         raise ConfigurationError(f"{path}: cannot read the status ({exc.strerror})") from exc
     try:

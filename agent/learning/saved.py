@@ -54,7 +54,8 @@ def saved_parameters(path: FilePath, model: nn.Module) -> dict[str, Tensor]:
             wrong.append(f"{' and '.join(there)} differ, and are one tensor there")
         elif tensor.shape != parameter.shape or tensor.dtype not in (torch.float32, *_WIDENED):
             wrong.append(f"{name} is {_form(tensor)}, and {_form(parameter)} there")
-        found[name] = tensor.float()
+        else:
+            found[name] = tensor.float()
     constants = {name for name, _ in model.named_buffers()}
     unexpected = sorted(tensors.keys() - used - constants)
     faults = [f"it lacks {_listed(missing)}"] * bool(missing)
@@ -74,8 +75,10 @@ def _read(path: FilePath) -> dict[str, Tensor]:
         tensors = load_safetensors(data)
     except SafetensorError as exc:
         raise ConfigurationError(f"{path}: is no safetensors file ({exc})") from exc
+    except KeyError as exc:  # of the format, but not of torch
+        raise ConfigurationError(f"{path}: has tensors of type {exc.args[0]}") from exc
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    shared = header.get("__metadata__", {})  # as `safetensors.torch.save_model` writes them
+    shared = header.get("__metadata__") or {}  # as `safetensors.torch.save_model` writes them
     return {**{name: tensors[kept] for name, kept in shared.items() if kept in tensors}, **tensors}
 
 

@@ -23,6 +23,7 @@ from candor.agent.daemon.status import Status
 from candor.agent.runs.data_dirs import gathered, is_data_dir, owner
 from candor.agent.runs.ledger_audit import audit_run_directory
 from candor.mechanisms.ledger.audit import RunAudit
+from candor.topologies.specs.files import open_regular
 from candor.topologies.specs.specs import ConfigurationError
 
 if TYPE_CHECKING:
@@ -271,12 +272,13 @@ def _spread(rows: NDArray[np.float64]) -> float:
 def _document(path: Path, notes: list[str]) -> Mapping[str, Any]:
     """A JSON or TOML object, empty with a note where there is none."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with open_regular(path) as file:
+            text = file.read().decode()
         found = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except OSError as exc:
         notes.append(f"{path.name}: {exc.strerror}")
         return {}
-    except ValueError:
+    except (ValueError, RecursionError):
         notes.append(f"{path.name}: damaged, it does not parse")
         return {}
     if not isinstance(found, dict):

@@ -60,10 +60,12 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         if len(head) < 4 + 4 * dimensions:
             raise ValueError("it ends within its header")
         shape = struct.unpack_from(f">{dimensions}I", head, 4)
-        data = bytearray(unpacked.read())  # not bytes: torch takes no read-only memory
-        if len(data) != math.prod(shape):
+        size = math.prod(shape)
+        data = bytearray(unpacked.read(size + 1))  # not bytes: torch takes no read-only memory
+        if len(data) != size:
             told = " x ".join(map(str, shape))
-            raise ValueError(f"its header says {told} bytes, and {len(data)} follow")
+            there = len(data) if len(data) < size else "more"
+            raise ValueError(f"its header says {told} bytes, and {there} follow")
         return np.frombuffer(data, np.uint8).reshape(shape)
 
 

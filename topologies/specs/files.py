@@ -86,8 +86,10 @@ def read_bytes(path: FilePath, what: str, bytes_max: int | None = None) -> bytes
     """
     bytes_max = FILE_BYTES_MAX if bytes_max is None else bytes_max
     with system_errors(f"{path}: cannot read the {what}"), open_regular(path) as file:
-        data = file.read(bytes_max + 1)
-    if len(data) > bytes_max:
+        # Asked for so many bytes, `read` would allocate all of them first.
+        fits = os.fstat(file.fileno()).st_size <= bytes_max
+        data = file.read() if fits else b""
+    if not fits or len(data) > bytes_max:  # some of the system's own say that they are empty
         raise ConfigurationError(f"{path}: the {what} is larger than {_size(bytes_max)}")
     return data
 

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from candor.agent.cli.status import command
+from candor.agent.daemon.metrics import read_metrics
 from candor.agent.daemon.status import (
     DataDirLock,
     NeighbourStatus,
@@ -127,6 +128,14 @@ def test_what_is_not_a_status_is_named_in_one_line(tmp_path: Path, text: str) ->
     (tmp_path / "status.json").write_text(text)
     with pytest.raises(ConfigurationError, match=r"^[^\n]*status\.json: not a status file$"):
         read_status(tmp_path)
+
+
+def test_a_pipe_in_the_place_of_a_file_holds_no_reader_up(tmp_path: Path) -> None:
+    for name, read in (("status.json", lambda path: read_status(path.parent)),
+                       ("metrics.csv", read_metrics)):  # fmt: skip
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(ConfigurationError, match=r"cannot read the .*Not a regular file"):
+            read(tmp_path / name)
 
 
 def test_a_second_daemon_on_the_same_directory_is_told_the_pid_of_the_first(tmp_path: Path) -> None:

@@ -141,6 +141,22 @@ def test_a_saved_model_of_something_else_is_refused(change, message: str, tmp_pa
         initial_parameters(DIGITS, seed=0, saved=path)
 
 
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ('{"w": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}', "tensors of type F4$"),
+        ('{"__metadata__": null}', "task: it lacks"),
+    ],
+)
+def test_a_header_of_what_torch_does_not_know_is_told(
+    header: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes("F4" in header))
+    with pytest.raises(ConfigurationError, match=message):
+        initial_parameters(DIGITS, seed=0, saved=path)
+
+
 class Tied(Line):
     """A model of which two layers are one, with a constant beside them."""
 

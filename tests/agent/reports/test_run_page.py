@@ -257,6 +257,10 @@ def _without_summary(run_dir: Path) -> None:
     (run_dir / "summary.json").unlink()
 
 
+def _deep_summary(run_dir: Path) -> None:
+    (run_dir / "summary.json").write_text("[" * 100_000)
+
+
 def _damaged_documents(run_dir: Path) -> None:
     (run_dir / "summary.json").write_text('{"accuracy": ')
     (run_dir / "cluster.toml").write_text("agents = 3")
@@ -291,6 +295,7 @@ def _no_agents(run_dir: Path) -> None:
     [
         (_without_sketches, "no agent's sketches are here, which testbeds record", 5),
         (_without_summary, "summary.json: No such file", 6),
+        (_deep_summary, "summary.json: damaged, it does not parse", 6),
         (_damaged_documents, "a0: metrics.csv: cannot read the metrics (it is not text)", 6),
         (_absurd_summary, "ledger audit", 6),
         (_no_agents, "cluster.toml: No such file", 0),

@@ -266,6 +266,12 @@ def _flipped(path: Path) -> None:
             _packed("\0\0\b\1\0\0\0\7abc"),
             "its header says 7 bytes, and 3 follow",
         ),
+        (
+            "mnist",
+            f"mnist/t10k-{LABELS}",
+            _packed("\0\0\b\1\0\0\0\2" + "a" * 9000),
+            "its header says 2 bytes, and more follow",
+        ),
         ("femnist", "femnist_105writers.npz", _cut, "is damaged"),
         ("femnist", "femnist_105writers.npz", _flipped, "is damaged"),
         ("femnist", "femnist_105writers.npz", _not_packed, "is damaged"),

@@ -98,6 +98,15 @@ def test_what_the_system_refuses_is_told_in_one_line(tmp_path: Path) -> None:
     assert str(refused.value) == f"{path}: cannot write it: No such file or directory"
 
 
+def test_a_bound_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    assert files.read_bytes(path, "file", 2**60) == b"abc"
+    assert files.read_bytes(path, "file", 3) == b"abc"
+    with pytest.raises(ConfigurationError, match="larger than"):
+        files.read_bytes(path, "file", 2)
+
+
 def test_json_has_null_for_what_is_not_finite_and_all_else_as_it_is() -> None:
     value = {"a": [math.nan, 1.5, (math.inf, -math.inf)], "b": {"c": math.nan}, "d": "é", "e": True}
     text = json_text(value)
