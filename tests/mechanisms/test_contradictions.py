@@ -200,9 +200,10 @@ def test_rounding_on_another_machine_is_no_contradiction(factor: float) -> None:
     assert proven(RING, claim) is None
 
 
-def test_what_is_not_finite_shows_nothing() -> None:
+@pytest.mark.parametrize("value", [1e200, 1e100])  # energy and trace overflow; the trace alone
+def test_what_is_not_finite_shows_nothing(value: float) -> None:
     """A statement that no neighbour would have accepted, and a claim that cannot be compared."""
-    sketch = np.full(8, 1e200).tobytes()
+    sketch = np.full(8, value).tobytes()
     said = sign(replace(RING.signed[5]["a1"].statement, sketch=sketch))
     with pytest.raises(ProofError, match="not finite"):
         verify_proof(proof_of(signed_claim(HONEST), said, *sources_of(RING, 5, "a1")), TERMS)

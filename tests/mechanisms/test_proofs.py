@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from candor.mechanisms.evidence.statements import STATEMENT_DOMAIN, EvidenceError
+from candor.mechanisms.ledger.bodies import GENESIS, GENESIS_WINDOW, NO_HASH, Body
+from candor.mechanisms.ledger.records import sign_proposal
 from candor.mechanisms.proofs import (
     DOUBLE_SIGNED,
     EQUIVOCATION,
@@ -109,3 +111,47 @@ def test_signatures_of_others_and_unknown_agents_prove_nothing() -> None:
         verify_proof(replace(proof, second=(proof.second[0], forged)), TERMS)
     with pytest.raises(ProofError, match="the same"):
         verify_proof(replace(proof, second=proof.first), TERMS)
+
+
+def proposals(first: str = "a1", second: str = "a1", **changes: object) -> Proof:
+    """Two bodies of one number, both signed by a1 and naming these proposers."""
+    one = Body(
+        channel_id=bytes(32),
+        seq=0,
+        attempt=0,
+        prev=NO_HASH,
+        proposer=KEYS[first].public,
+        window=GENESIS_WINDOW,
+        kind=GENESIS,
+        delta=0,
+        balance_after=0,
+        bill_digest_lo=NO_HASH,
+        bill_digest_hi=NO_HASH,
+        nonce_lo=bytes(16),
+        nonce_hi=bytes(16),
+    )
+    two = replace(one, proposer=KEYS[second].public, **{"prev": b"1" * 32, **changes})
+    bodies = (one.encode(), two.encode())
+    return Proof(DOUBLE_SIGNED, "a1", *((b, sign_proposal(KEYS["a1"], b)) for b in bodies))
+
+
+def test_two_proposals_of_one_number_are_proof() -> None:
+    assert verify_proof(proposals(), TERMS).malice
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"channel_id": b"1" * 32}, {"seq": 2}, {"attempt": 1}),
+        *({"nonce_lo": b"1" * 16}, {"nonce_hi": b"1" * 16}),
+    ],
+)
+def test_two_proposals_of_two_places_or_sessions_are_no_double_signature(change) -> None:
+    with pytest.raises(ProofError):
+        verify_proof(proposals(**change), TERMS)
+
+
+@pytest.mark.parametrize(("first", "second"), [("a2", "a1"), ("a1", "a2"), ("a2", "a2")])
+def test_proposals_in_the_name_of_another_are_no_proof(first: str, second: str) -> None:
+    with pytest.raises(ProofError, match="not proposed by a1"):
+        verify_proof(proposals(first, second), TERMS)

@@ -159,6 +159,13 @@ def test_without_reorder_a_link_keeps_its_order() -> None:
     assert set(numbers) == set(range(100))
 
 
+def test_without_delay_a_message_is_due_when_it_is_posted() -> None:
+    network = MemoryNetwork(0)
+    network.post("a", "b", [b"x"], now_s=1.0)
+    assert network.next_delivery_s == 1.0
+    assert network.deliver(1.0) == [("b", Delivery("a", (b"x",)))]
+
+
 def test_a_message_arrives_when_it_is_due_and_not_before() -> None:
     network = MemoryNetwork(0, delay_s=(2.0, 2.0))
     network.post("a", "b", [b"x"], now_s=1.0)

@@ -1195,6 +1195,16 @@ def test_what_is_told_since_a_payment_was_signed_waits_for_its_answer() -> None:
     assert twin.ends["a0"].disk.payment == -1  # for the driver to tell, or to forget
 
 
+def test_a_settlement_leaves_what_was_told_of_payments() -> None:
+    twin, balance = paying_twin()
+    assert balance > 0
+    pay_both(twin, 1)  # away from 0: it waits
+    twin.settle_all([1])
+    for end in twin.ends.values():
+        assert windows(end) == [-1, 0, 1]
+        assert (end.channel.payment, end.disk.payment) == (1, 1)
+
+
 def test_a_payment_past_zero_waits_and_can_be_withdrawn() -> None:
     twin, balance = paying_twin()
     for told in (-2 * balance, balance):

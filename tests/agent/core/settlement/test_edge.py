@@ -103,6 +103,13 @@ def test_a_bill_passes_over_what_is_between_it_and_the_one_before_alone() -> Non
     assert edge.bar is None
 
 
+def test_a_bill_is_held_for_its_window() -> None:
+    edge = make_edge()
+    edge.missed(2)
+    edge.billed(bill("a1", 3), 2, 3)
+    assert [edge.bill(window) for window in (2, 3, 4)] == [None, bill("a1", 3), None]
+
+
 def test_a_bill_withdraws_what_was_handed_over_and_is_passed_over_now() -> None:
     edge = make_edge()
     for window in (1, 2, 3):

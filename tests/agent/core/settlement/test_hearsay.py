@@ -122,6 +122,18 @@ def test_what_is_far_from_the_own_round_is_neither_kept_nor_told() -> None:
     assert heard.take() == []
 
 
+@pytest.mark.parametrize(("away", "proofs"), [(ROUNDS_HEARD, 1), (ROUNDS_HEARD + 1, 0)])
+def test_what_was_far_from_the_own_round_once_is_forgotten(away: int, proofs: int) -> None:
+    """Heads of a run's rounds would fill the memory."""
+    heard = Hearsay("a1", TERMS, ("a2", "a3"))
+    heard.forget(1)
+    heard.heard("a2", head(LIAR, 1))
+    heard.forget(1 + away)
+    heard.forget(1)
+    heard.heard("a3", head(LIAR, 1, persona=1))
+    assert len(heard.take()) == proofs
+
+
 def pack_of(one: Head) -> bytes:
     other = Hearsay("zz", TERMS, (one.agent,))
     other.stated(said(one.agent, number=one.round))
