@@ -272,6 +272,11 @@ def test_who_owes_beyond_the_limit_is_barred_until_it_has_paid_enough(
         assert edge.channel.settled_window == 1
 
 
+def test_at_first_nobody_owes_and_nobody_is_barred() -> None:
+    edge = make_edge()
+    assert (edge.bar, edge.owing, edge.lateness, edge.reading) == (None, False, 0, False)
+
+
 def test_a_verdict_comes_before_what_is_late_and_that_before_a_debt() -> None:
     edge = make_edge()
     edge.over_limit = True
