@@ -24,7 +24,7 @@ def run_under(tmp_path, text, agents, rounds, deadline_s=2):
     words = ["testbed", "--agents", str(agents), "--topology", "complete", *paced.TASK]
     words += ["--rounds", str(rounds), "--faults", str(plan(tmp_path, text))]
     words += ["--deadline-s", str(deadline_s)]
-    words += ["--start-deadline-s", "30", "--local-steps", "2", "--evaluate-every", "10"]
+    words += ["--start-deadline-s", "30", "--local-steps", "1", "--evaluate-every", "10"]
     words += ["--run-dir", str(tmp_path / "run"), "--json"]
     done = subprocess.run(
         [sys.executable, "-P", "-m", "candor", *words],
@@ -74,8 +74,11 @@ def test_an_agent_on_a_full_disk_stops_in_one_line_and_goes_on_with_room(tmp_pat
     text = '[[event]]\nat_round = 6\ndisk_full = "a1"\n[[event]]\nat_round = 10\nrestart = "a1"\n'
     # On a loaded machine others are late, which a1 would warn of: the deadline is longer than that.
     summary, events = run_under(tmp_path, text, agents=3, rounds=200, deadline_s=10)
-    # One line of its first life and one of its second.
-    stopped, ended = (tmp_path / "run/agents/a1/stderr.log").read_text().splitlines()
+    # One line of its first life and one of its second, each after a word on its local steps.
+    lines = (tmp_path / "run/agents/a1/stderr.log").read_text().splitlines()
+    exposed, stopped, again, ended = lines
+    assert exposed == again
+    assert exposed.startswith("candor a1: warning: exposed detail=an update is of ")
     assert stopped.startswith("candor: error: a1: ")
     assert stopped.endswith("make room and start again, nothing settled is lost")
     assert ended.startswith(f"candor: a1: done after round {summary['rounds']}")
