@@ -4,6 +4,7 @@ Everything here is the same on every machine to the last bit: sums run in a fixe
 lower medians, found by sorting. Arrays are batch-first; members m are a referee and its neighbours.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -92,12 +93,12 @@ def part(
     return Part(name, penalty, value, np.broadcast_to(low, shape), np.broadcast_to(high, shape))
 
 
-class OfParts:
+class OfParts(ABC):
     """A rule that charges the sum of its parts."""
 
+    @abstractmethod
     def parts(self, neighbourhood: Neighbourhood) -> tuple[Part, ...]:
         """What it looks at: one part or several."""
-        raise NotImplementedError
 
     def charges(self, neighbourhood: Neighbourhood) -> Floats:
         """The penalties of the parts, added in their order: (..., m)."""

@@ -4,7 +4,7 @@ import asyncio
 import errno
 import logging
 import os
-import time
+import threading
 from contextlib import ExitStack
 
 import numpy as np
@@ -90,7 +90,14 @@ def watched(daemon, seen):
         daemon._perform(daemon.core.tick(daemon._now() + 3600.0))
         # And as a thread does that is at work meanwhile: it ends when the sockets are closing.
         farewell = daemon.core.stop()
-        daemon._in_worker("rest", lambda: time.sleep(0.1), lambda _: daemon._perform(farewell))
+        ending, shut = threading.Event(), daemon._compute.shutdown
+
+        def shutting(**options):
+            ending.set()
+            shut(**options)
+
+        daemon._compute.shutdown = shutting
+        daemon._in_worker("rest", lambda: ending.wait(WAIT_S), lambda _: daemon._perform(farewell))
 
     daemon._fail = failing
 
