@@ -229,8 +229,7 @@ class Daemon:
             )
 
     async def _tick_loop(self) -> None:
-        while True:
-            await asyncio.sleep(TICK_S)
+        while True:  # at once, for who was stopped before the start
             if self._parent_pid is not None and os.getppid() != self._parent_pid:
                 self.interrupt()
             if self._interrupted and self.core.stage is not Stage.DONE:
@@ -240,6 +239,7 @@ class Daemon:
             for observer in self._observers:
                 observer.ticked(self.core)
             self._tell_synced()
+            await asyncio.sleep(TICK_S)
 
     async def _payments_loop(self) -> None:
         """What `candor ledger pay` has stored meanwhile."""
