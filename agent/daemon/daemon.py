@@ -50,6 +50,7 @@ from candor.agent.daemon.model_file import ModelFile
 from candor.agent.daemon.snapshot import SnapshotFile
 from candor.agent.daemon.store import Store
 from candor.agent.exits import INTERRUPTED
+from candor.agent.tasks.measured import Measured
 from candor.mechanisms.evidence.examiner import Examined
 from candor.mechanisms.evidence.statements import EvidenceError, Statement
 from candor.network.codecs import FLOAT32
@@ -73,7 +74,7 @@ class Trainer(Performer, Protocol):
 
     losses: Tensor
 
-    def evaluate(self, x: Tensor) -> list[float]:
+    def evaluate(self, x: Tensor) -> list[Measured]:
         """The metric of each row of x (agents, dim)."""
         ...
 
@@ -309,7 +310,7 @@ class Daemon:
         work, core = self._work, self.core
         accuracy: float | None = None
         if work.evaluate_every and (t % work.evaluate_every == 0 or t == work.rounds):
-            accuracy = (await self._timed("rest", work.trainer.evaluate, x))[0]
+            accuracy = (await self._timed("rest", work.trainer.evaluate, x))[0].value
         norm = core.injected_norm if core.injected_norm is not None else float("nan")
         began = time.perf_counter()
         mixed = core.mixed_neighbours

@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from candor.agent.tasks.measured import Measured
+
 
 class GivenGradients:
     """Performs an algorithm's local effects: round t gives `gradient(t)` (dim,), and the agent's
@@ -33,6 +35,6 @@ class GivenGradients:
         """The agent's mass (1, 1) of round t."""
         return torch.tensor([[self._mass(t)]])
 
-    def evaluate(self, x: Tensor) -> list[float]:
+    def evaluate(self, x: Tensor) -> list[Measured]:
         """Nothing is learned."""
-        return [0.0] * len(x)
+        return [Measured(0.0)] * len(x)

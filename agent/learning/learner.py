@@ -26,9 +26,11 @@ from candor.agent.learning.chunks import (
     slices,
 )
 from candor.agent.learning.closed_form import stack_of
+from candor.agent.learning.measuring import UNDEFINED, measured
 from candor.agent.learning.saved import saved_parameters
 from candor.agent.tasks.base import Batch, Task
 from candor.agent.tasks.checked import build_model, faults_of, load_data
+from candor.agent.tasks.measured import Measured
 from candor.agent.tasks.partition import Shard
 from candor.topologies.cluster.file import AlgorithmSettings, TaskSettings, model_digest
 from candor.topologies.specs.files import FilePath
@@ -148,18 +150,22 @@ class Learner:
         torch.sub(start, z, out=m).div_(step_size)
         return losses / self._steps, update
 
-    def evaluate(self, x: Tensor) -> list[float]:
+    def evaluate(self, x: Tensor) -> list[Measured]:
         """The task's metric of each row of x (agents, dim); nan where it is undefined, as that of a
         model that is not finite is.
 
         Raises:
-            ConfigurationError: the user's metric is not a number from 0 to 1.
+            ConfigurationError: it cannot be computed, or is not what the task says.
         """
         sound = x.isfinite().all(dim=1).tolist()
         return [
-            self._metric(self._fill(self._evaluated, row)) if finite else math.nan
+            self._measured(row) if finite else UNDEFINED
             for row, finite in zip(x, sound, strict=True)
         ]
+
+    def _measured(self, x: Tensor) -> Measured:
+        model = self._fill(self._evaluated, x)
+        return measured(self._task, lambda: self._task.evaluate(model))
 
     @torch.no_grad()
     def check_samples(self, x: Tensor, agents: Sequence[str]) -> None:
@@ -300,13 +306,6 @@ class Learner:
             self._differentiated(x.unsqueeze(0), batch)
         fitting = rows_at_once(saved.total + _VECTORS_A_ROW * 4 * self.dim, self._device)
         return rows_for_threads(len(self._agents), fitting) if self._by_threads else fitting
-
-    def _metric(self, model: nn.Module) -> float:
-        with torch.no_grad(), faults_of("evaluate"):
-            value = float(self._task.evaluate(model))
-        if not (math.isnan(value) or 0.0 <= value <= 1.0):
-            raise ConfigurationError(f"task: evaluate() gave {value}, which is not from 0 to 1")
-        return value
 
     def _check_loss(self) -> None:
         """Run the loss once, so that a task that cannot be trained is refused before the run: on

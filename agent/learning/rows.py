@@ -11,6 +11,7 @@ from torch import Tensor
 from candor.agent.learning.learner import Learner, verified_initial_parameters
 from candor.agent.learning.reporting import REPORTS, Reporting
 from candor.agent.tasks import resolve_task
+from candor.agent.tasks.measured import Measured
 from candor.agent.tasks.partition import Shard
 from candor.agent.tasks.poisoned import with_altered_data
 from candor.mechanisms.strategies.lies import Strategy
@@ -55,8 +56,8 @@ class TrainedRows:
             state[REPORTS] = self.reports
         return self.reports
 
-    def evaluate(self, x: Tensor) -> list[float]:
-        """The task's metric of each row of x (agents, dim), 0 to 1."""
+    def evaluate(self, x: Tensor) -> list[Measured]:
+        """The task's metric of each row of x (agents, dim)."""
         return self._learner.evaluate(x)
 
     def mass(self, t: int) -> Tensor:

@@ -93,7 +93,7 @@ def _without_mixing(
         out = driver.advance(answer)
         answer = out.vectors if out.mixes else _alone(out.vectors)
         if out.round == cluster.rounds.rounds and out.phase == last:
-            return learner.evaluate(out.vectors)
+            return [one.value for one in learner.evaluate(out.vectors)]
 
 
 def _alone(v: Tensor) -> Heard:

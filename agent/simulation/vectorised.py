@@ -214,8 +214,8 @@ class Simulation:
             self._measured.forget()
 
     def evaluate(self) -> list[float]:
-        """The task's metric of each agent's model, 0 to 1, or nan: see `Learner.evaluate`."""
-        return self._learner.evaluate(self.parameters)
+        """The task's metric of each agent's model, or nan: see `Learner.evaluate`."""
+        return [one.value for one in self._learner.evaluate(self.parameters)]
 
     def named(self) -> Mapping[str, Tensor]:
         """All agents' models by parameter name, (agents, *shape), on the processor."""

@@ -1,26 +1,56 @@
-"""What a task is: model, data, loss and metric, as one small class that users can write too.
+"""What a task is: model, data, training and metric, as one small class that users can write too.
 
-A task knows nothing of agents, rounds or gradients. Its `loss` is run under `torch.func`, one row
-per agent, so it must be a plain function of the model and the batch: no in-place change of the
-model, no `.item()`, and no random draws (dropout), which daemon and simulation could not share.
+There are two kinds. A `Task` gives a loss, and Candor takes the steps: the same ones in a daemon
+and in a simulation of thousands. A `Loop` trains as it likes, with any torch code. Neither knows of
+rounds mixed, reports or evidence: what moved the model is what counts.
+
+Both may say more of themselves, each as an attribute or a method that may be left out:
+
+    metric: str               which metric counts, where `evaluate` gives several, or what its
+                              number is called; "accuracy" unless said
+    higher_is_better: bool    True unless said
+    shared: Sequence[str]     patterns (fnmatch) of the names of those trainable parameters that are
+                              shared; all of them unless said. The others are trained and stay here
+    buffers: str              "local" (FedBN, unless said) or "averaged": float buffers, such as
+                              the running statistics of BatchNorm, travel with the parameters
+    evaluate_local(model, context)    as `evaluate`, on data of this agent's own
+    on_round(context)         called in a daemon after each round; see `agent.tasks.context`
 """
 
+from collections.abc import Mapping
 from typing import Protocol, TypeAlias
 
 from torch import Tensor, nn
 
+from candor.agent.tasks.context import TrainingContext
 from candor.agent.tasks.partition import Shard
 
 Batch: TypeAlias = tuple[Tensor, ...]
+Metrics: TypeAlias = float | Mapping[str, float]
+"""A number, or several by name: finite, of any range; nan where it is undefined."""
 
 
-class Task(Protocol):
-    """One training problem. A user's class takes no constructor argument, or `data_root` only."""
+class Evaluated(Protocol):
+    """What both kinds have. A user's class takes no constructor argument, or `data_root` only."""
 
     def build_model(self) -> nn.Module:
-        """A fresh float32 model, its parameters drawn from torch's default generator, which is
-        seeded for it, and from nothing else: all agents start from the same point."""
+        """A fresh model, its parameters drawn from torch's default generator, which is seeded for
+        it, and from nothing else: all agents start from the same point. What does not require a
+        gradient is frozen: it never travels, and must be the same everywhere."""
         ...
+
+    def evaluate(self, model: nn.Module) -> Metrics:
+        """The metric, or several by name, on the test set that all agents share.
+
+        Called without gradients, the model in evaluation mode; move the data to the device of the
+        model's parameters."""
+        ...
+
+
+class Task(Evaluated, Protocol):
+    """Training by a loss. Where `loss` runs under `torch.func.vmap`, agents are trained many at a
+    time; else (dropout, LSTM, `.item()`, buffers, parameters of one's own) each by plain autograd.
+    """
 
     def load_data(self, shard: Shard, seed: int) -> Batch:
         """This agent's private training samples: tensors that share their leading dimension.
@@ -33,8 +63,14 @@ class Task(Protocol):
         """The scalar training loss of the model on some of those samples."""
         ...
 
-    def evaluate(self, model: nn.Module) -> float:
-        """The metric, 0 to 1 and higher is better, on the test set that all agents share.
 
-        Called without gradients; move the data to the device of the model's parameters."""
+class Loop(Evaluated, Protocol):
+    """Training by the user's own code."""
+
+    def train(self, model: nn.Module, context: TrainingContext) -> float | None:
+        """Train the model in place for one round; the mean training loss, if it is known.
+
+        The model is this agent's own from round to round, on `context.device` and in training mode;
+        what neighbours sent has been put into it. Optimisers and the like live between rounds in
+        `context.keep`."""
         ...

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from candor.agent.tasks.base import Batch, Task
+from candor.agent.tasks.base import Batch, Metrics, Task
 from candor.agent.tasks.checked import load_data
 from candor.agent.tasks.partition import Shard
 from candor.mechanisms.strategies.lies import AltersData, Strategy
@@ -31,5 +31,5 @@ class _Altered:
         strategy = self._altering.get(shard.index)
         return samples if strategy is None else strategy.data(samples)
 
-    def evaluate(self, model: nn.Module) -> float:
+    def evaluate(self, model: nn.Module) -> Metrics:
         return self._task.evaluate(model)

@@ -47,19 +47,39 @@ DEFAULT_RULE = "band:5e-4 + originality:5e-4 + persistence:5e-4 + variance:2e-5"
 FINGERPRINT_DOMAIN = "candor/cluster/v2"
 ORGANISER_DOMAIN = "candor/organiser/v1"
 DEFAULT_CODEC = "float32"
+DEFAULT_METRIC: Final = "accuracy"
 EXPOSED_SAMPLES: Final = 4
 """Updates of so few samples show records, of however many local steps."""
 DEFAULT_ALGORITHM, PUSH_SUM_ALGORITHM = "decentralized-sgd", "gradient-push"
 
 
 class TaskSettings(Section):
-    """What is learned; `model_digest` is `model_digest(initial parameters)`, all start from it."""
+    """What is learned; `model_digest` is `model_digest(initial parameters)`, all start from it.
+
+    `parameters` counts what travels; `frozen_digest` is of the parameters that do not, being
+    frozen, None where there are none. `metric` is which one counts, None for accuracy; `better`
+    says which of its values are, None for higher ones.
+    """
 
     name: Line
     partition: Line = "iid"
     batch_size: Count = 32
     parameters: Count
     model_digest: Hex64
+    # Absent ones are left out of a fingerprint from the end: new fields go last.
+    frozen_digest: Hex64 | None = None
+    metric: Line | None = None
+    better: Literal["higher", "lower"] | None = None
+
+    @property
+    def metric_name(self) -> str:
+        """What the metric that counts is called."""
+        return self.metric or DEFAULT_METRIC
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Which of its values are better."""
+        return self.better != "lower"
 
 
 class AlgorithmSettings(Section):
@@ -75,6 +95,12 @@ class AlgorithmSettings(Section):
     step_decay: Number = Field(default=0.1, ge=0)
     local_steps: Count = 12
     momentum: Number = Field(default=0.0, ge=0, lt=1)
+    # Absent ones are left out of a fingerprint from the end: new fields go last. Of the three
+    # lengths of a local phase the last one that is given counts.
+    local_epochs: Count | None = None
+    local_seconds: Annotated[Number, Field(gt=0, le=86_400)] | None = None
+    outer_momentum: Annotated[Number, Field(ge=0, lt=1)] | None = None
+    outer_step: Annotated[Number, Field(gt=0, le=10)] | None = None
 
 
 class RoundSettings(Section):

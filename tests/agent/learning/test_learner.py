@@ -15,6 +15,7 @@ from candor.agent.learning.batches import draw_samples
 from candor.agent.learning.learner import Learner, initial_parameters, verified_initial_parameters
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.base import Batch, Task
+from candor.agent.tasks.measured import Measured
 from candor.agent.tasks.partition import Shard
 from candor.topologies.cluster.file import AlgorithmSettings, TaskSettings, model_digest
 from candor.topologies.specs.specs import ConfigurationError
@@ -380,7 +381,7 @@ def test_a_diverged_row_shows_and_leaves_the_others_alone() -> None:
     assert not torch.isfinite(done.losses[0])
     alone = learner([1], local_steps=2).local_steps(x[1:], 1, 0.1)
     assert torch.allclose(done.update[1], alone.update[0], rtol=1e-4, atol=1e-6)
-    assert math.isnan(two.evaluate(x)[0])  # neither an accuracy nor a crash
+    assert math.isnan(two.evaluate(x)[0].value)  # neither an accuracy nor a crash
 
 
 def test_parameters_come_back_out_by_name_and_as_a_model() -> None:
@@ -399,7 +400,7 @@ def test_evaluation_measures_each_row_by_itself() -> None:
     two = learner(2)
     x = start(2)
     x[1] = 0.0  # every class scores alike: one of ten
-    first, second = two.evaluate(x)
+    first, second = (one.value for one in two.evaluate(x))
     assert second == pytest.approx(0.1, abs=0.02)
     assert first == DIGITS.evaluate(two.module(x[0]))
 
@@ -553,12 +554,16 @@ def test_a_loss_that_fails_in_the_midst_of_a_run_is_told_in_one_line() -> None:
 
 def test_a_metric_is_a_number_from_0_to_1_or_undefined() -> None:
     x = torch.ones(1, 2)
-    assert learner(task=Line(metric=1.0)).evaluate(x) == [1.0]
-    assert math.isnan(learner(task=Line(metric=math.nan)).evaluate(x)[0])
+    assert learner(task=Line(metric=1.0)).evaluate(x) == [Measured(1.0)]
+    assert math.isnan(learner(task=Line(metric=math.nan)).evaluate(x)[0].value)
     # A model of nan puts all samples into one class, which is no accuracy.
-    assert math.isnan(learner(task=Line(metric=1.0)).evaluate(x * math.nan)[0])
-    for metric in (1.01, -0.1, float("inf")):
-        with pytest.raises(ConfigurationError, match="not from 0 to 1"):
+    assert math.isnan(learner(task=Line(metric=1.0)).evaluate(x * math.nan)[0].value)
+    for metric, words in (
+        (1.01, "not from 0 to 1"),
+        (-0.1, "not from 0 to 1"),
+        (math.inf, "gave inf"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
             learner(task=Line(metric=metric)).evaluate(x)
 
 
@@ -570,4 +575,4 @@ def test_a_saved_model_loads_where_a_user_would_load_it(tmp_path: Path) -> None:
     save_file(dict(one.state_dict(x)), tmp_path / "model.safetensors")
     model = DIGITS.build_model()
     model.load_state_dict(load_file(tmp_path / "model.safetensors"))
-    assert DIGITS.evaluate(model) == one.evaluate(x[None])[0]
+    assert DIGITS.evaluate(model) == one.evaluate(x[None])[0].value

@@ -504,7 +504,7 @@ def _train(
         done = learner.local_steps(x, t, step_size)
         x = x - step_size * done.update
         losses.append(done.losses)
-    return learner.evaluate(x) if evaluate else [], torch.cat(losses)
+    return [one.value for one in learner.evaluate(x)] if evaluate else [], torch.cat(losses)
 
 
 def _real(spec: str) -> Classification:

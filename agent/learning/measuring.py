@@ -1,0 +1,65 @@
+"""A task's metric of one model: called safely, and checked to be what the task says it is."""
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+
+from candor.agent.tasks.base import Evaluated, Metrics
+from candor.agent.tasks.checked import faults_of
+from candor.agent.tasks.measured import Measured
+from candor.topologies.cluster.file import DEFAULT_METRIC
+from candor.topologies.specs.specs import ConfigurationError
+
+UNDEFINED = Measured(math.nan)
+
+
+def metric_of(task: Evaluated) -> tuple[str | None, bool]:
+    """Which metric counts, None where the task names none, and whether higher values are better.
+
+    Raises:
+        ConfigurationError: an attribute is of another type.
+    """
+    name, higher = getattr(task, "metric", None), getattr(task, "higher_is_better", True)
+    if not isinstance(name, str | None) or name == "":
+        raise ConfigurationError(f"task: metric is {name!r}, which is no name")
+    if not isinstance(higher, bool):
+        raise ConfigurationError(f"task: higher_is_better is {higher!r}, neither True nor False")
+    return name, higher
+
+
+def measured(task: Evaluated, call: Callable[[], Metrics], method: str = "evaluate") -> Measured:
+    """What a method of the task gives for a model.
+
+    Raises:
+        ConfigurationError: it fails, gives no finite number, lacks the metric that counts, or gives
+            a number that is no share where no metric is named.
+    """
+    with torch.no_grad(), faults_of(method):
+        given = call()
+    name, _ = metric_of(task)
+    if not isinstance(given, Mapping):
+        value = _number(given, method, name or DEFAULT_METRIC)
+        if name is None and not (math.isnan(value) or 0.0 <= value <= 1.0):
+            raise ConfigurationError(
+                f"task: {method}() gave {value}, which is not from 0 to 1; name what it is, such "
+                'as metric = "rmse" and higher_is_better = False in the class'
+            )
+        return Measured(value)
+    several = {str(key): _number(number, method, str(key)) for key, number in given.items()}
+    wanted = name or (next(iter(several)) if len(several) == 1 else DEFAULT_METRIC)
+    if wanted not in several:
+        there = ", ".join(several) or "none"
+        raise ConfigurationError(
+            f"task: {method}() gave the metrics {there}; which one counts? say "
+            f'metric = "…" in the class' + (f" (it says {name!r})" if name else "")
+        )
+    return Measured(several[wanted], several)
+
+
+def _number(value: object, method: str, name: str) -> float:
+    with faults_of(method):
+        number = float(value)  # type: ignore[arg-type]  # whatever a user gives
+    if math.isinf(number):
+        raise ConfigurationError(f"task: {method}() gave {number} as {name}")
+    return number

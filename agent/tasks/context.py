@@ -1,0 +1,100 @@
+"""What a user's own training loop is told, and what it may keep from round to round."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from candor.agent.tasks.partition import Shard
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class LocalPhase:
+    """How long an agent trains in a round: `seconds` if given, else `epochs`, else `steps`."""
+
+    steps: int
+    epochs: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(slots=True)
+class TrainingContext:
+    """One agent's round.
+
+    `round` is of `rounds`, from 1; `seed` the run's; `step_size` that of this round, which the
+    pseudo-gradient is divided by, and a loop may use or not; `generator` is on the processor and
+    seeded for this agent and round, as are torch's, numpy's and Python's own. `rank` of
+    `world_size` processes that train this one agent together (torchrun).
+    """
+
+    agent: str
+    shard: Shard
+    seed: int
+    round: int
+    rounds: int
+    device: torch.device
+    generator: torch.Generator
+    step_size: float
+    batch_size: int
+    phase: LocalPhase
+    data_root: Path | None = None
+    rank: int = 0
+    world_size: int = 1
+    kept: dict[str, Any] = field(default_factory=dict)
+    restored: dict[str, Any] = field(default_factory=dict)
+
+    def keep(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` gave in the first round that asked for it; this agent's own.
+
+        What has `state_dict` and `load_state_dict` (optimisers, schedulers, scalers) is saved with
+        the model and has its state back when the daemon is started again; so are tensors, numbers,
+        texts, and lists and dicts of these. Anything else lives as long as the process.
+        """
+        if name not in self.kept:
+            made = make()
+            if name in self.restored:
+                saved = self.restored.pop(name)
+                load = getattr(made, "load_state_dict", None)
+                if load is None:
+                    made = saved
+                else:
+                    load(saved)
+            self.kept[name] = made
+        found: T = self.kept[name]
+        return found
+
+    def put(self, name: str, value: Any) -> None:
+        """Replace what is kept under a name."""
+        self.kept[name] = value
+
+    def batches(self, loader: Iterable[T]) -> Iterator[T]:
+        """Batches of a loader until this round's local phase is over: so many steps, passes over
+        the data or seconds, as the cluster file says; begun anew where the loader ends."""
+        began, done, epoch = time.monotonic(), 0, 0
+        phase = self.phase
+        while True:
+            before = done
+            for batch in loader:
+                yield batch
+                done += 1
+                if phase.seconds is not None:
+                    if time.monotonic() - began >= phase.seconds:
+                        return
+                elif phase.epochs is None and done >= phase.steps:
+                    return
+            epoch += 1
+            if done == before:
+                raise ValueError("the loader gives no batch: is the shard smaller than a batch?")
+            if phase.seconds is None and phase.epochs is not None and epoch >= phase.epochs:
+                return
+
+    def parallel(self, model: nn.Module) -> nn.Module:
+        """The model to call in training: wrapped so that gradients are averaged over the processes
+        that train this agent together, or the model itself where there is one."""
+        return model
