@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from candor.agent.learning.learner import initial_parameters
+from candor.agent.learning.initial import initial_parameters
 from candor.agent.learning.reporting import Reporting
 from candor.agent.learning.rows import TrainedRows, learner_of
 from candor.agent.simulation.vectorised import Simulation, run_vectorised

@@ -23,7 +23,7 @@ from candor.agent.daemon import keys, organisers
 from candor.agent.daemon.daemon import Daemon, Observer, Result, Work
 from candor.agent.daemon.exports import write_exports
 from candor.agent.daemon.failpoints import Probe
-from candor.agent.daemon.journal import Journal
+from candor.agent.daemon.journal import Journal, log_event
 from candor.agent.daemon.model_file import ModelFile
 from candor.agent.daemon.recorder import Recorder
 from candor.agent.daemon.revision_dirs import move_on, open_store
@@ -31,7 +31,7 @@ from candor.agent.daemon.snapshot import SnapshotFile
 from candor.agent.daemon.status import DataDirLock, State, read_status
 from candor.agent.daemon.store import Store, StoreError
 from candor.agent.exits import INTERRUPTED
-from candor.agent.learning.learner import Learner, verified_initial_parameters
+from candor.agent.learning.initial import verified_initial_parameters
 from candor.agent.learning.reporting import Reporting
 from candor.agent.learning.rows import TrainedRows, learner_of
 from candor.agent.tasks import resolve_task
@@ -88,18 +88,26 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
     identity = keys.load_of(cluster.agent(settings.agent), settings.keys)
     if _done(settings.data_dir, cluster):
         return f"this run is done; model, metrics and ledger are in {settings.data_dir}", 0
-    work, learner = prepare(cluster, settings)
+    work, rows = prepare(cluster, settings)
     _make_data_dir(settings.data_dir)
     try:
         with ExitStack() as stack:
             stack.enter_context(DataDirLock(settings.data_dir))
             moved = move_on(settings.data_dir, cluster, settings.agent, identity.signing_key)
             store = stack.enter_context(open_store(settings.data_dir, cluster, settings.agent))
-            models = ModelFile(settings.data_dir, cluster.fingerprint, learner.state_dict)
+            learner, place = rows.learner, settings.data_dir
+            models = ModelFile(place, cluster.fingerprint, learner.state_dict, learner.private)
+            learner.restore(models.private_before)
+            rows.tell = partial(_sat_out, agent=settings.agent)
             result = _run(cluster, identity, settings, work, store, models, stack, probe, moved)
     except (MalformedError, StoreError, OSError) as exc:
         return f"{settings.data_dir}: {_told(exc)}", 1
     return result.failure, result.exit_code
+
+
+def _sat_out(t: int, why: str, agent: str) -> None:
+    """Training failed in a round: said, and the model stays what it was."""
+    log_event(agent, logging.WARNING, "round_sat_out", {"round": t, "detail": why})
 
 
 def _done(data_dir: Path, cluster: Cluster) -> bool:
@@ -134,7 +142,7 @@ def _check_addresses(cluster: Cluster, settings: HostSettings) -> None:
         raise ConfigurationError(f"--dial {min(strangers)}=…: no neighbour of {settings.agent}")
 
 
-def prepare(cluster: Cluster, settings: HostSettings) -> tuple[Work, Learner]:
+def prepare(cluster: Cluster, settings: HostSettings) -> tuple[Work, TrainedRows]:
     """The algorithm and the training of one agent on its own shard."""
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -142,22 +150,24 @@ def prepare(cluster: Cluster, settings: HostSettings) -> tuple[Work, Learner]:
     phases_of(algorithm.name)
     reporting = Reporting(cluster.seed, [index], {0: settings.strategy})
     shard = Shard(index, len(cluster.ids), cluster.task.partition)
-    learner = learner_of(cluster, settings.data_root, [shard], "cpu", reporting.by_agent())
     task = resolve_task(cluster.task.name, settings.data_root)
     initial = verified_initial_parameters(task, cluster.task, cluster.seed, settings.initial)
+    lies, saved = reporting.by_agent(), settings.initial
+    learner = learner_of(cluster, settings.data_root, [shard], "cpu", lies, initial=saved)
     learner.check_samples(initial, [settings.agent])
 
     def mass(t: int) -> Tensor:
         return torch.tensor([[cluster.round_weights.of(t).mass[settings.agent]]])
 
+    rows = TrainedRows(learner, reporting, mass)
     work = Work(
         algorithm=algorithm,
-        trainer=TrainedRows(learner, reporting, mass),
+        trainer=rows,
         initial=initial,
         rounds=cluster.rounds.rounds,
         evaluate_every=settings.evaluate_every,
     )
-    return work, learner
+    return work, rows
 
 
 def _make_data_dir(data_dir: Path) -> None:

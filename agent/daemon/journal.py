@@ -40,6 +40,12 @@ class _LogFile(logging.FileHandler):
         raise  # what the caller is handling
 
 
+def log_event(agent: str, level: int, event: str, fields: Mapping[str, str | int | float]) -> None:
+    """Record an event in the journal of an agent that has one. Raises OSError as `Journal.log`."""
+    logger = logging.getLogger(f"{LOGGER_NAME}.{agent}")
+    logger.log(level, event, extra={"fields": dict(fields), "agent": agent})
+
+
 class Journal:
     """The log of one agent: everything to log.jsonl, `level` and above to standard error."""
 
@@ -60,7 +66,7 @@ class Journal:
 
     def log(self, level: int, event: str, fields: Mapping[str, str | int | float]) -> None:
         """Record an event. Raises OSError: the file cannot be written."""
-        self._logger.log(level, event, extra={"fields": dict(fields), "agent": self._agent})
+        log_event(self._agent, level, event, fields)
 
     def close(self) -> None:
         """Flush and release the file."""

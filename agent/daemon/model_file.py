@@ -14,27 +14,40 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from candor.topologies.specs.files import json_text, replace_file
 
 MODEL_NAME: Final = "model.safetensors"
+PRIVATE_NAME: Final = "private.safetensors"
 _METADATA: Final = "candor"
+_BYTES: Final = "bytes"
 
 
 class ModelFile:
-    """DATA_DIR/model.safetensors of the run with this fingerprint; `named` gives the parameters
-    (dim,) by name."""
+    """DATA_DIR/model.safetensors of the run with this fingerprint; `named` gives the model whose
+    shared part is a vector (dim,), by name, and `private` what the agent keeps to itself, which is
+    saved beside it. `private_before`: what an earlier life of this run kept, or nothing."""
 
     def __init__(
-        self, data_dir: Path, fingerprint: str, named: Callable[[Tensor], Mapping[str, Tensor]]
+        self,
+        data_dir: Path,
+        fingerprint: str,
+        named: Callable[[Tensor], Mapping[str, Tensor]],
+        private: Callable[[], bytes] = bytes,
     ) -> None:
         self._path = data_dir / MODEL_NAME
+        self._private_path = data_dir / PRIVATE_NAME
         self._fingerprint = fingerprint
         self._named = named
+        self._private = private
         self.round = rounds_behind(self._path, fingerprint)
+        self.private_before = b""
+        if rounds_behind(self._private_path, fingerprint):
+            self.private_before = load_file(self._private_path)[_BYTES].numpy().tobytes()
 
     def save(self, x: Tensor, round_number: int) -> None:
         """Keep the model x (dim,) that has `round_number` rounds behind it, unless one that has as
@@ -46,15 +59,19 @@ class ModelFile:
         if round_number <= self.round:
             return
         about = {"fingerprint": self._fingerprint, "round": round_number}
-        data = save(dict(self._named(x)), {_METADATA: json_text(about)})
-        if self.round == 0 and self._path.exists():
-            self._move_aside()
-        replace_file(self._path, data, durable=True)
+        described = {_METADATA: json_text(about)}
+        model = save(dict(self._named(x)), described)
+        if private := self._private():
+            kept = {_BYTES: torch.frombuffer(bytearray(private), dtype=torch.uint8)}
+            self._replace(self._private_path, save(kept, described))
+        self._replace(self._path, model)
         self.round = round_number
 
-    def _move_aside(self) -> None:
-        names = (self._path.with_stem(f"{self._path.stem}-{n}") for n in itertools.count(1))
-        os.rename(self._path, next(name for name in names if not name.exists()))
+    def _replace(self, path: Path, data: bytes) -> None:
+        if path.exists() and not rounds_behind(path, self._fingerprint):
+            names = (path.with_stem(f"{path.stem}-{n}") for n in itertools.count(1))
+            os.rename(path, next(name for name in names if not name.exists()))
+        replace_file(path, data, durable=True)
 
 
 def rounds_behind(path: Path, fingerprint: str) -> int:

@@ -4,20 +4,15 @@ The daemon holds a learner of one shard, a simulation one of all shards; both ru
 arithmetic and draw the same batches. The learner knows nothing of reports, mixing or neighbours.
 """
 
-import math
+import warnings
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from typing import Final
+from typing import Final, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from candor.agent.learning.batches import draw_samples
 from candor.agent.learning.chunks import (
     Threads,
     rows_at_once,
@@ -26,19 +21,23 @@ from candor.agent.learning.chunks import (
     slices,
 )
 from candor.agent.learning.closed_form import stack_of
-from candor.agent.learning.measuring import UNDEFINED, measured
-from candor.agent.learning.saved import saved_parameters
+from candor.agent.learning.contexts import Contexts, measure
+from candor.agent.learning.initial import initial_model
+from candor.agent.learning.measuring import UNDEFINED
+from candor.agent.learning.samples import Samples, taken
 from candor.agent.tasks.base import Batch, Task
-from candor.agent.tasks.checked import build_model, faults_of, load_data
+from candor.agent.tasks.checked import faults_of
 from candor.agent.tasks.measured import Measured
 from candor.agent.tasks.partition import Shard
-from candor.topologies.cluster.file import AlgorithmSettings, TaskSettings, model_digest
+from candor.topologies.cluster.file import AlgorithmSettings
 from candor.topologies.specs.files import FilePath
 from candor.topologies.specs.specs import ConfigurationError
 
-CHECKED_AT_ONCE: Final = 256  # samples whose loss is looked at before the run
-CHECKED_MAX: Final = 2**29  # of all samples, times parameters: some seconds
 _VECTORS_A_ROW: Final = 4  # of a local step: parameters, gradient, velocity, update
+
+
+class NotVectorised(ConfigurationError):
+    """A sound task whose agents cannot be trained many at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +50,49 @@ class LocalTraining:
     update: Tensor
     losses: Tensor
     velocity: Tensor | None
+
+
+class Learning(Protocol):
+    """What trains the agents of some rows: many at a time (`Learner`), or each by itself
+    (`agent.learning.trainer.Trainer`)."""
+
+    dim: int
+
+    def local_steps(
+        self, x: Tensor, t: int, step_size: float, velocity: Tensor | None = None
+    ) -> LocalTraining:
+        """Train from x (agents, dim) in round t."""
+        ...
+
+    def evaluate(self, x: Tensor) -> list[Measured]:
+        """The task's metric of each row of x (agents, dim)."""
+        ...
+
+    def check_samples(self, x: Tensor, agents: Sequence[str]) -> None:
+        """Look at the samples before the run, whose rows are of these agents; raises
+        ConfigurationError."""
+        ...
+
+    def shard_losses(self, x: Tensor, samples: int) -> Tensor:
+        """How the rows of x (agents, dim) do on their own data: (agents,), less is better."""
+        ...
+
+    def state_dict(self, x: Tensor, row: int = 0) -> Mapping[str, Tensor]:
+        """The whole model of a row, of which x (dim,) is what travels: copies on the processor, for
+        `load_state_dict`."""
+        ...
+
+    def named(self, x: Tensor) -> Mapping[str, Tensor]:
+        """What travels, x (agents, dim), by name, (agents, *shape): contiguous copies."""
+        ...
+
+    def private(self) -> bytes:
+        """What agents keep to themselves from round to round; empty where that is nothing."""
+        ...
+
+    def restore(self, private: bytes) -> None:
+        """Go on with what `private` gave."""
+        ...
 
 
 class Learner:
@@ -68,10 +110,13 @@ class Learner:
         seed: the run's seed.
         device: where rows and data live.
         threads: how many train chunks of rows at the same time, where the gradient is written out.
+        initial: the saved model that the run starts from, if it is not drawn from the seed.
+        contexts: what a task's `evaluate_local` is told.
 
     Raises:
-        ConfigurationError: the model has buffers or is not float32, a shard's data are empty or
-            unlike the others', or the loss does not run under `torch.func`.
+        NotVectorised: the model has buffers or parameters that stay with an agent, or is not
+            float32; or the loss is sound, and does not run under `torch.func`.
+        ConfigurationError: the model, a shard's data or the loss cannot be used.
     """
 
     def __init__(
@@ -83,28 +128,32 @@ class Learner:
         seed: int,
         device: str = "cpu",
         threads: int = 1,
+        initial: FilePath | None = None,
+        contexts: Contexts | None = None,
     ) -> None:
         self._task = task
+        self._shards = tuple(shards)
+        self._round = 0
         self._agents = tuple(shard.index for shard in shards)
         self._steps = algorithm.local_steps
         self._momentum = algorithm.momentum
         self._batch_size = batch_size
         self._seed = seed
         self._device = torch.device(device)
-        model = build_model(task, seed).to(self._device)
-        self._stack = stack_of(task, model)
+        self._contexts = contexts or Contexts(algorithm, batch_size, seed, self._device)
+        model, self._layout = initial_model(task, seed, initial)
+        if self._layout.own or not self._layout.exact:
+            raise NotVectorised("task: its model has buffers or parameters that do not travel")
+        # One of its own to evaluate, for `functional_call` swaps parameters.
+        self._evaluated = initial_model(task, seed, initial)[0].to(self._device).eval()
+        self._stack = None if self._layout.frozen else stack_of(task, model)
         self._by_threads = self._stack is not None and self._device.type == "cpu"
-        self._wrapper = _LossModule(task, model)
-        with faults_of("build_model"):  # its own, for `functional_call` swaps parameters
-            self._evaluated = deepcopy(model).eval()
-        parameters = dict(model.named_parameters())
-        self.names: tuple[str, ...] = tuple(parameters)
-        self.shapes: tuple[torch.Size, ...] = tuple(p.shape for p in parameters.values())
-        self._bounds = (0, *accumulate(shape.numel() for shape in self.shapes))
-        self.dim: int = self._bounds[-1]
-        pooled, self._lengths = _pool([load_data(task, shard, seed) for shard in shards])
-        self._data = tuple(tensor.to(self._device) for tensor in pooled)
-        self._offsets = np.concatenate(([0], np.cumsum(self._lengths)[:-1]))
+        self._wrapper = _LossModule(task, model.to(self._device))
+        self.names, self.shapes = self._layout.names, self._layout.shapes
+        self.dim: int = self._layout.dim
+        self._views = self._layout.views
+        self._samples = Samples(task, shards, seed, self._device)
+        self._data = self._samples.data
         self._check_loss()
         # The rows that are trained at once.
         self.chunks = slices(len(self._agents), self._fitting_rows())
@@ -119,7 +168,8 @@ class Learner:
         `velocity` (agents, dim) is what momentum has gathered; None before the first step. A
         diverged row shows as inf or nan in losses and update.
         """
-        batches = self._draw(t)  # (H, agents, batch)
+        self._round = t
+        batches = self._samples.draw(t, self._steps, self._batch_size)  # (H, agents, batch)
         m = torch.empty_like(x)
 
         def train(rows: slice) -> tuple[Tensor, Tensor]:
@@ -138,7 +188,7 @@ class Learner:
         """`local_steps` of some rows, whose m is written: losses, and the velocity at the end."""
         z, losses = start, torch.zeros(len(start), device=self._device)
         for indices in batches:
-            batch = tuple(_taken(tensor, indices) for tensor in self._data)
+            batch = tuple(taken(tensor, indices) for tensor in self._data)
             # Fresh for each step: a velocity is read until the next one is there.
             update = m if self._steps == 1 else torch.empty_like(z)
             losses += self._gradient(z, batch, update)
@@ -159,59 +209,20 @@ class Learner:
         """
         sound = x.isfinite().all(dim=1).tolist()
         return [
-            self._measured(row) if finite else UNDEFINED
-            for row, finite in zip(x, sound, strict=True)
+            self._measured(row, shard) if finite else UNDEFINED
+            for row, shard, finite in zip(x, self._shards, sound, strict=False)
         ]
 
-    def _measured(self, x: Tensor) -> Measured:
-        model = self._fill(self._evaluated, x)
-        return measured(self._task, lambda: self._task.evaluate(model))
+    def _measured(self, x: Tensor, shard: Shard) -> Measured:
+        model = self._layout.fill(self._evaluated, x)
+        return measure(self._task, model, self._contexts.of(shard, self._round, 0.0))
 
-    @torch.no_grad()
     def check_samples(self, x: Tensor, agents: Sequence[str]) -> None:
-        """Compute the loss of the model x (dim,) on the samples: whatever is wrong with one shows
-        before the run. On all of them where that takes seconds at most, else on those that differ
-        most from others. `agents` are the ids of the rows.
-
-        Raises:
-            ConfigurationError: the loss fails on a sample, or is not finite there.
-        """
+        """Compute the loss of the model x (dim,) on the samples, see `Samples.check`."""
         parameters = tuple(view[0] for view in self._views(x.unsqueeze(0)))
-        total = int(self._lengths.sum())
-        chosen = np.arange(total) if total * self.dim <= CHECKED_MAX else _extremes(self._data)
-        for low in range(0, len(chosen), CHECKED_AT_ONCE):
-            samples = chosen[low : low + CHECKED_AT_ONCE]
-            fault = self._fault(parameters, samples)
-            while fault and len(samples) > 1:
-                half = len(samples) // 2
-                first = self._fault(parameters, samples[:half])
-                samples = samples[:half] if first else samples[half:]
-                fault = first or self._fault(parameters, samples) or fault
-            if fault:
-                place = int(samples[0])
-                row = int(np.searchsorted(self._offsets, place, side="right")) - 1
-                raise ConfigurationError(
-                    f"{fault} on sample {place - int(self._offsets[row])} of agent {agents[row]}, "
-                    f"in round 1{self._cause(place)}"
-                )
-
-    def _fault(self, parameters: tuple[Tensor, ...], samples: NDArray[np.int64]) -> str:
-        """What is wrong with the loss on some of the pooled samples; "" if nothing is."""
-        # As many as a step has at least: a loss may not be written for a single one.
-        places = np.resize(samples, max(len(samples), self._batch_size))
-        chosen = torch.from_numpy(places).to(self._device)
-        try:
-            with faults_of("loss"):
-                loss = float(self._loss(parameters, tuple(each[chosen] for each in self._data)))
-        except ConfigurationError as exc:
-            return str(exc)
-        return "" if math.isfinite(loss) else f"task: loss() is {loss}"
-
-    def _cause(self, sample: int) -> str:
-        numbers = (t[sample] for t in self._data if t.is_floating_point())
-        if all(bool(tensor.isfinite().all()) for tensor in numbers):
-            return ""
-        return ": its data hold nan or inf; mend that sample or leave it out"
+        self._samples.check(
+            lambda batch: self._loss(parameters, batch), self.dim, self._batch_size, agents
+        )
 
     @torch.no_grad()
     def shard_losses(self, x: Tensor, samples: int) -> Tensor:
@@ -220,40 +231,26 @@ class Learner:
         return torch.stack([self._shard_loss(x[r], r, samples) for r in range(len(x))])
 
     def _shard_loss(self, x: Tensor, row: int, samples: int) -> Tensor:
-        length = int(self._lengths[row])
-        chosen = np.arange(min(samples, length)) * length // min(samples, length)
-        places = torch.from_numpy(chosen + self._offsets[row]).to(self._device)
         parameters = tuple(view[0] for view in self._views(x.unsqueeze(0)))
         with faults_of("loss"):
-            return self._loss(parameters, tuple(tensor[places] for tensor in self._data))
+            return self._loss(parameters, self._samples.spread(row, samples))
 
-    def module(self, x: Tensor) -> nn.Module:
-        """A model of its own holding the parameters x (dim,), in evaluation mode."""
-        return self._fill(deepcopy(self._evaluated), x)
-
-    def state_dict(self, x: Tensor) -> Mapping[str, Tensor]:
-        """The parameters x (dim,) by name, in their shapes: contiguous copies, fit to be saved."""
-        rows = self._views(x.unsqueeze(0))
-        return {name: view[0].clone() for name, view in zip(self.names, rows, strict=True)}
+    def state_dict(self, x: Tensor, row: int = 0) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """The whole model, of which x (dim,) is what travels; see `Learning`."""
+        held = self._layout.fill(self._evaluated, x).state_dict()
+        return {name: value.cpu().clone().contiguous() for name, value in held.items()}
 
     def named(self, x: Tensor) -> Mapping[str, Tensor]:
         """The parameters x (agents, dim) by name, (agents, *shape): contiguous copies."""
         views = zip(self.names, self._views(x), strict=True)
         return {name: view.contiguous().clone() for name, view in views}
 
-    def _views(self, x: Tensor) -> tuple[Tensor, ...]:
-        """x (agents, dim) as one view (agents, *shape) a parameter."""
-        return tuple(
-            x[:, low:high].reshape(len(x), *shape)
-            for (low, high), shape in zip(pairwise(self._bounds), self.shapes, strict=True)
-        )
+    def private(self) -> bytes:
+        """Nothing: momentum is handed in and out."""
+        return b""
 
-    @torch.no_grad()
-    def _fill(self, model: nn.Module, x: Tensor) -> nn.Module:
-        """Overwrite the parameters of `model` with x (dim,)."""
-        for parameter, view in zip(model.parameters(), self._views(x.unsqueeze(0)), strict=True):
-            parameter.copy_(view[0])
-        return model
+    def restore(self, private: bytes) -> None:
+        """Nothing is kept."""
 
     def _gradient(self, x: Tensor, batch: Batch, out: Tensor) -> Tensor:
         """Write each row's gradient (agents, dim) on its (agents, batch, ...); losses (agents,)."""
@@ -288,37 +285,56 @@ class Learner:
         loss: Tensor = functional_call(self._wrapper, named, (batch,))
         return loss
 
-    def _draw(self, t: int) -> Tensor:
-        """Rows of the pooled data for round t: (H, agents, batch)."""
-        count = self._steps * self._batch_size
-        drawn = draw_samples(self._seed, t, self._agents, self._lengths, count)
-        drawn += self._offsets[:, np.newaxis]
-        rows = torch.from_numpy(drawn).to(self._device)
-        return rows.view(-1, self._steps, self._batch_size).transpose(0, 1)
-
     def _fitting_rows(self) -> int:
         """How many rows to train at once."""
         if len(self._agents) == 1:
             return 1
         batch = tuple(tensor[: self._batch_size].clone().unsqueeze(0) for tensor in self._data)
-        x = torch.cat([p.detach().flatten() for p in self._wrapper.model.parameters()])
+        x = self._layout.of(self._wrapper.model)
         with saved_bytes() as saved:
             self._differentiated(x.unsqueeze(0), batch)
         fitting = rows_at_once(saved.total + _VECTORS_A_ROW * 4 * self.dim, self._device)
         return rows_for_threads(len(self._agents), fitting) if self._by_threads else fitting
 
     def _check_loss(self) -> None:
-        """Run the loss once, so that a task that cannot be trained is refused before the run: on
-        the first sample, and on one of the largest class, which the model may not know."""
-        x = torch.cat([p.detach().flatten() for p in self._wrapper.model.parameters()])
-        last = self._data[-1]
-        largest = int(last.double().argmax()) if last.ndim == 1 else -1
-        batch = tuple(tensor[[0, largest]].unsqueeze(0) for tensor in self._data)
-        _, losses = self._differentiated(x.unsqueeze(0), batch)
+        """Run the loss once, so that a task that cannot be trained is refused before the run, and
+        one that can but not under `vmap` is trained otherwise."""
+        x = self._layout.of(self._wrapper.model)
+        batch = self._samples.typical()
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                _, losses = self._differentiated(x[None], tuple(t.unsqueeze(0) for t in batch))
+        except ConfigurationError as exc:
+            check_plain_loss(self._task, self._wrapper.model, batch)
+            raise NotVectorised(str(exc)) from exc
         if losses.ndim != 1:
-            raise ConfigurationError(
-                f"task: loss() gave shape {tuple(losses.shape[1:])}, which is not a scalar"
-            )
+            raise _no_scalar(losses.shape[1:])
+
+
+def check_plain_loss(task: Task, model: nn.Module, batch: Batch) -> None:
+    """Run a task's loss on a batch by plain autograd.
+
+    Raises:
+        ConfigurationError: it fails, or does not lead to a gradient.
+    """
+    with faults_of("loss"), torch.enable_grad():
+        loss = task.loss(model, batch)
+    if not isinstance(loss, Tensor):
+        raise ConfigurationError(f"task: loss() gave a {type(loss).__name__}, not a tensor")
+    if loss.ndim:
+        raise _no_scalar(loss.shape)
+    if not loss.requires_grad:
+        raise ConfigurationError(
+            "task: loss() does not depend on a trainable parameter; is there a detach() or an "
+            ".item() on its way?"
+        )
+    with faults_of("loss"):
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's own has no types
+    model.zero_grad()
+
+
+def _no_scalar(shape: Sequence[int]) -> ConfigurationError:
+    return ConfigurationError(f"task: loss() gave shape {tuple(shape)}, which is not a scalar")
 
 
 class _LossModule(nn.Module):
@@ -333,79 +349,6 @@ class _LossModule(nn.Module):
         return self._task.loss(self.model, batch)
 
 
-def initial_parameters(task: Task, seed: int, saved: FilePath | None = None) -> Tensor:
-    """The model every agent starts from (dim,).
-
-    Args:
-        task: what builds it.
-        seed: the run's; the model depends on it alone.
-        saved: a safetensors file to start from instead, see `saved_parameters`.
-
-    Raises:
-        ConfigurationError: the model has buffers, no parameters, or is not float32; or what was
-            saved cannot be read, is another model's, or not finite.
-    """
-    model = build_model(task, seed)
-    tensors = dict(model.named_parameters()) if saved is None else saved_parameters(saved, model)
-    return torch.cat([tensor.detach().flatten() for tensor in tensors.values()])
-
-
-def verified_initial_parameters(
-    task: Task, settings: TaskSettings, seed: int, saved: FilePath | None = None
-) -> Tensor:
-    """The initial model (dim,), which must be the one the cluster file states.
-
-    Raises:
-        ConfigurationError: it is another model than the file's author had, or unusable.
-    """
-    x = initial_parameters(task, seed, saved)
-    digest = model_digest(x.numpy())
-    if len(x) != settings.parameters or digest != settings.model_digest:
-        here = f"task {settings.name!r} builds" if saved is None else f"{saved}: holds"
-        mend = (
-            "use the same task code and torch version everywhere, or give --initial FILE if the "
-            "run starts from a saved model"
-            if saved is None
-            else "the file must be the very one that the organiser gave"
-        )
-        raise ConfigurationError(
-            f"{here} another initial model ({len(x)} parameters, digest {digest[:12]}…) than the "
-            f"cluster file states ({settings.parameters}, {settings.model_digest[:12]}…); {mend}"
-        )
-    return x
-
-
-def _taken(tensor: Tensor, indices: Tensor) -> Tensor:
-    """tensor[indices], (rows, batch, ...); `index_select` copies whole samples, in a third of the
-    time."""
-    chosen = tensor.index_select(0, indices.flatten())
-    return chosen.view(*indices.shape, *tensor.shape[1:])
-
-
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     """Tensors of some rows each as one; a single one as it is."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-
-
-def _extremes(data: Batch) -> NDArray[np.int64]:
-    """Samples that differ most: of each class, with the largest and least number of each tensor,
-    and the first one with a number that is not finite."""
-    found: set[int] = set()
-    for tensor in data:
-        values = (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
-        each = values.reshape(len(values), -1)
-        if tensor.is_floating_point():
-            found |= set(np.flatnonzero(~np.isfinite(each).all(axis=1))[:1].tolist())
-        elif each.shape[1] == 1:
-            found |= set(np.unique(each, return_index=True)[1].tolist())
-        found |= {int(each.max(axis=1).argmax()), int(each.min(axis=1).argmin())}
-    return np.array(sorted(found))
-
-
-def _pool(parts: Sequence[Batch]) -> tuple[Batch, NDArray[np.int64]]:
-    """All agents' samples one after the other, and how many each has (agents,)."""
-    try:
-        pooled = tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    except (RuntimeError, ValueError) as exc:
-        raise ConfigurationError(f"task: the agents' data differ in shape ({exc})") from exc
-    return pooled, np.array([len(part[0]) for part in parts], np.int64)

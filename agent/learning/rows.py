@@ -1,16 +1,22 @@
 """Agents of a run as rows that train and report: what an algorithm asks of a host."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Final, cast
 
 import torch
 from torch import Tensor
 
-from candor.agent.learning.learner import Learner, verified_initial_parameters
+from candor.agent.learning.contexts import Contexts
+from candor.agent.learning.initial import verified_initial_parameters
+from candor.agent.learning.learner import Learner, Learning, NotVectorised
+from candor.agent.learning.plain import PlainSgd
 from candor.agent.learning.reporting import REPORTS, Reporting
+from candor.agent.learning.trainer import Trainer
 from candor.agent.tasks import resolve_task
+from candor.agent.tasks.base import Task, is_loop
 from candor.agent.tasks.measured import Measured
 from candor.agent.tasks.partition import Shard
 from candor.agent.tasks.poisoned import with_altered_data
@@ -19,6 +25,7 @@ from candor.topologies.cluster.file import Cluster
 from candor.topologies.specs.specs import ConfigurationError
 
 VELOCITY: Final = "velocity"
+PATIENCE: Final = 3  # rounds in a row in which training fails, before an agent gives up
 
 
 class TrainedRows:
@@ -30,24 +37,59 @@ class TrainedRows:
         learner: what trains them.
         reporting: how they report.
         mass: their masses of a round, (agents, 1).
+
+    `tell` is told why a round is sat out, with the round: where it is there, of one row, a training
+    that fails or is not finite moves nothing in that round, but for the `PATIENCE`-th in a row.
     """
 
     def __init__(
-        self, learner: Learner, reporting: Reporting, mass: Callable[[int], Tensor]
+        self,
+        learner: Learning,
+        reporting: Reporting,
+        mass: Callable[[int], Tensor],
     ) -> None:
-        self._learner = learner
+        self.learner = learner
+        self.tell: Callable[[int, str], None] | None = None
         self._reporting = reporting
         self._mass = mass
+        self._failed = 0  # rounds in a row
         self.losses = torch.empty(0)
         self.reports = torch.empty(0)
 
     def local_steps(self, x: Tensor, t: int, step_size: float, state: dict[str, Tensor]) -> Tensor:
-        """The pseudo-gradients (agents, dim) of round t; momentum is in the state."""
-        done = self._learner.local_steps(x, t, step_size, state.get(VELOCITY))
+        """The pseudo-gradients (agents, dim) of round t; momentum is in the state.
+
+        Raises:
+            ConfigurationError: the task failed, and nobody is told or it did so too often in a row.
+        """
+        try:
+            done = self.learner.local_steps(x, t, step_size, state.get(VELOCITY))
+        except ConfigurationError as exc:
+            if not self._sits_out(t, str(exc)):
+                raise
+            return self._nothing(x)
+        why = f"training gave a model that is not finite, loss {float(done.losses[0]):g}"
+        if self.tell is not None and not bool(done.update.isfinite().all()):
+            if self._sits_out(t, why):
+                return self._nothing(x)
+        elif self.tell is not None:
+            self._failed = 0
         if done.velocity is not None:
             state[VELOCITY] = done.velocity
         self.losses = done.losses
         return done.update
+
+    def _sits_out(self, t: int, why: str) -> bool:
+        """Whether a round that failed is sat out."""
+        self._failed += 1
+        if self.tell is None or self._failed >= PATIENCE:
+            return False
+        self.tell(t, why)
+        return True
+
+    def _nothing(self, x: Tensor) -> Tensor:
+        self.losses = torch.full((len(x),), math.nan)
+        return torch.zeros_like(x)
 
     def report(self, gradient: Tensor, t: int, state: dict[str, Tensor]) -> Tensor:
         """The reports (agents, dim), which the state keeps for strategies that look back."""
@@ -58,7 +100,7 @@ class TrainedRows:
 
     def evaluate(self, x: Tensor) -> list[Measured]:
         """The task's metric of each row of x (agents, dim)."""
-        return self._learner.evaluate(x)
+        return self.learner.evaluate(x)
 
     def mass(self, t: int) -> Tensor:
         """The masses (agents, 1) of round t."""
@@ -72,28 +114,57 @@ def learner_of(
     device: str,
     strategies: Mapping[int, Strategy] = MappingProxyType({}),
     threads: int = 1,
-) -> Learner:
-    """The learner of some rows, whose data their `strategies`, by shard, may alter, on so many
-    threads; raises ConfigurationError for a task that is not usable."""
+    initial: Path | None = None,
+) -> Learning:
+    """What trains some rows, whose data their `strategies`, by shard, may alter: all of them at
+    once on so many threads where the task allows that, else each by itself.
+
+    Raises:
+        ConfigurationError: the task is not usable.
+    """
     task = with_altered_data(resolve_task(cluster.task.name, data_root), strategies)
-    settings = cluster.task
-    return Learner(
-        task, shards, cluster.algorithm, settings.batch_size, cluster.seed, device, threads
+    contexts = Contexts(
+        cluster.algorithm,
+        cluster.task.batch_size,
+        cluster.seed,
+        torch.device(device),
+        cluster.ids,
+        cluster.rounds.rounds,
+        data_root,
     )
+    if is_loop(task):
+        return Trainer(task, task, shards, contexts, initial)
+    task = cast(Task, task)
+    try:
+        return Learner(
+            task,
+            shards,
+            cluster.algorithm,
+            cluster.task.batch_size,
+            cluster.seed,
+            device,
+            threads,
+            initial,
+            contexts,
+        )
+    except NotVectorised:
+        momentum = cluster.algorithm.momentum
+        plain = PlainSgd(task, shards, cluster.seed, contexts.device, momentum)
+        return Trainer(task, plain, shards, contexts, initial)
 
 
 def check_samples(
     cluster: Cluster, data_root: Path | None, initial: Path | None, *, metric: bool
 ) -> None:
-    """Look at every agent's samples before anything is started, see `Learner.check_samples`; with
-    `metric` at the task's metric, too.
+    """Look at every agent's samples before anything is started, see `Samples.check`; with `metric`
+    at the task's metric, too.
 
     Raises:
         ConfigurationError: the task is not usable, or a sample is not.
     """
     task = resolve_task(cluster.task.name, data_root)
     x = verified_initial_parameters(task, cluster.task, cluster.seed, initial)
-    learner = learner_of(cluster, data_root, shards_of(cluster), "cpu")
+    learner = learner_of(cluster, data_root, shards_of(cluster), "cpu", initial=initial)
     learner.check_samples(x, cluster.ids)
     if metric:
         learner.evaluate(x.unsqueeze(0))

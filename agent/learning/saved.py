@@ -1,6 +1,8 @@
-"""The parameters of a model from a safetensors file, as this program or others write one."""
+"""A model from a file, as this program or others write one: safetensors, or torch's state_dict."""
 
+import io
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar
 
@@ -10,24 +12,27 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from candor.topologies.specs.files import FilePath, read_bytes
-from candor.topologies.specs.specs import ConfigurationError
+from candor.topologies.specs.specs import ConfigurationError, one_line
 
 MODEL_BYTES_MAX: Final = 2**33  # two billion parameters
 # What wraps a model adds a name in front of all its parameters' names: DataParallel, Lightning and
 # Hugging Face, `torch.compile`.
 _WRAPPERS: Final = ("module.", "model.", "_orig_mod.")
-_WIDENED: Final = (torch.float16, torch.bfloat16)  # every value of theirs is one of float32
+_FLOATS: Final = (torch.float32, torch.float16, torch.bfloat16)
+_ZIP, _PICKLE = b"PK", b"\x80"  # how what `torch.save` wrote begins, now and before 1.6
+_CHECKPOINTS: Final = ("state_dict", "model_state_dict", "model")  # of Lightning, torch's guide
 _NAMED_MAX: Final = 4  # tensors that a message names of one kind
 
 T = TypeVar("T")
 
 
-def saved_parameters(path: FilePath, model: nn.Module) -> dict[str, Tensor]:
-    """The float32 value of each parameter of `model` in a file, by name, in the model's order.
+@torch.no_grad()
+def load_saved(path: FilePath, model: nn.Module) -> nn.Module:
+    """The model with all its parameters from a file, and those of its buffers that the file has.
 
     Names may have what wraps a model in front. Of parameters that are one tensor under several
-    names the file may have any, also as its metadata say. float16 and bfloat16 are widened;
-    constants of the model (buffers that are not saved) are passed over.
+    names the file may have any, also as its metadata say. Floats may be of another type than the
+    model's, but for float64, which only a model of float64 takes.
 
     Raises:
         ConfigurationError: unreadable, not finite, or of another model: it names the tensors that
@@ -37,49 +42,88 @@ def saved_parameters(path: FilePath, model: nn.Module) -> dict[str, Tensor]:
     aliases: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         aliases.setdefault(id(parameter), []).append(name)
-    bare_names = _bare({name: name for names in aliases.values() for name in names})
+    buffers = dict(model.named_buffers())
+    named = [name for names in aliases.values() for name in names]
+    bare_names = _bare({name: name for name in [*named, *buffers]})
     bare = {name: short for short, name in bare_names.items()}
     wrong: list[str] = []
     missing: list[str] = []
-    found: dict[str, Tensor] = {}
     used: set[str] = set()
     for name, parameter in model.named_parameters():
         there = [bare[alias] for alias in aliases[id(parameter)] if bare[alias] in tensors]
         used.update(there)
         if not there:
             missing.append(name)
-            continue
-        tensor = tensors[there[0]]
-        if any(not torch.equal(tensors[other], tensor) for other in there[1:]):
+        elif any(not torch.equal(tensors[other], tensors[there[0]]) for other in there[1:]):
             wrong.append(f"{' and '.join(there)} differ, and are one tensor there")
-        elif tensor.shape != parameter.shape or tensor.dtype not in (torch.float32, *_WIDENED):
-            wrong.append(f"{name} is {_form(tensor)}, and {_form(parameter)} there")
         else:
-            found[name] = tensor.float()
-    constants = {name for name, _ in model.named_buffers()}
-    unexpected = sorted(tensors.keys() - used - constants)
+            wrong += _taken_over(name, tensors[there[0]], parameter)
+    for name, buffer in buffers.items():
+        if bare[name] in tensors:
+            used.add(bare[name])
+            wrong += _taken_over(name, tensors[bare[name]], buffer)
+    unexpected = sorted(tensors.keys() - used)
     faults = [f"it lacks {_listed(missing)}"] * bool(missing)
     faults += [f"has {_listed(unexpected)} besides"] * bool(unexpected)
     faults += wrong[:_NAMED_MAX]
     if faults:
         raise ConfigurationError(f"{path}: is not a model of this task: {'; '.join(faults)}")
-    if not all(bool(tensor.isfinite().all()) for tensor in found.values()):
+    if not all(bool(p.isfinite().all()) for p in model.parameters() if p.is_floating_point()):
         raise ConfigurationError(f"{path}: the model in it has parameters that are not finite")
-    return found
+    return model
+
+
+def _taken_over(name: str, tensor: Tensor, into: Tensor) -> list[str]:
+    """Copy a tensor of a file into the model's; what keeps it from that, if anything."""
+    fits = tensor.dtype == into.dtype or (tensor.dtype in _FLOATS and into.is_floating_point())
+    if tensor.shape != into.shape or not fits:
+        return [f"{name} is {_form(tensor)}, and {_form(into)} there"]
+    into.copy_(tensor)
+    return []
 
 
 def _read(path: FilePath) -> dict[str, Tensor]:
-    """The tensors of a file, and those that its metadata name as others of them."""
+    """The tensors of a file: of safetensors, else of `torch.save`, from which nothing is run."""
     data = read_bytes(path, "model", MODEL_BYTES_MAX)
+    header_bytes = int.from_bytes(data[:8], "little")
+    safe = header_bytes < len(data) and data[8:9] == b"{"
+    if not safe and data.startswith((_ZIP, _PICKLE)):
+        return _of_torch(path, data)
     try:
         tensors = load_safetensors(data)
     except SafetensorError as exc:
-        raise ConfigurationError(f"{path}: is no safetensors file ({exc})") from exc
+        raise ConfigurationError(
+            f"{path}: is no safetensors file ({exc}), nor one of torch.save"
+        ) from exc
     except KeyError as exc:  # of the format, but not of torch
         raise ConfigurationError(f"{path}: has tensors of type {exc.args[0]}") from exc
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    header = json.loads(data[8 : 8 + header_bytes])
     shared = header.get("__metadata__") or {}  # as `safetensors.torch.save_model` writes them
     return {**{name: tensors[kept] for name, kept in shared.items() if kept in tensors}, **tensors}
+
+
+def _of_torch(path: FilePath, data: bytes) -> dict[str, Tensor]:
+    """A state_dict, by itself or under the name that checkpoints keep it under."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as exc:  # whatever torch trips over in a file of anyone's
+        raise ConfigurationError(
+            f"{path}: torch.load(weights_only=True) refuses it ({one_line(exc)}); save the "
+            "state_dict alone: torch.save(model.state_dict(), FILE)"
+        ) from exc
+    for name in _CHECKPOINTS:
+        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
+            found = found[name]
+    if not isinstance(found, Mapping) or not found:
+        raise ConfigurationError(f"{path}: holds a {type(found).__name__}, not a state_dict")
+    for name, value in found.items():
+        if not isinstance(value, Tensor):
+            raise ConfigurationError(
+                f"{path}: {name} is a {type(value).__name__}, not a tensor; save the state_dict "
+                "alone: torch.save(model.state_dict(), FILE)"
+            )
+    return {str(name): value.detach() for name, value in found.items()}
 
 
 def _bare(named: Mapping[str, T]) -> dict[str, T]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from candor.agent.algorithms.catalogue import phases_of
 from candor.agent.algorithms.driver import Driver
 from candor.agent.algorithms.effects import Heard
-from candor.agent.learning.learner import verified_initial_parameters
+from candor.agent.learning.initial import verified_initial_parameters
 from candor.agent.learning.reporting import Reporting
 from candor.agent.learning.rows import TrainedRows, learner_of, usable_device
 from candor.agent.tasks import resolve_task
@@ -79,7 +79,7 @@ def _without_mixing(
     device: str,
 ) -> list[float]:
     """Accuracy of each shard's agent after the cluster's rounds of honest training, unmixed."""
-    learner = learner_of(cluster, data_root, shards, device)
+    learner = learner_of(cluster, data_root, shards, device, initial=initial)
     task = resolve_task(cluster.task.name, data_root)
     x = verified_initial_parameters(task, cluster.task, cluster.seed, initial)
     rows = x.repeat(len(shards), 1).to(usable_device(device))

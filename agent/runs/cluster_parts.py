@@ -20,7 +20,6 @@ from candor.topologies.cluster.file import (
     RoundSettings,
     TaskSettings,
     assemble_cluster,
-    model_digest,
     signed,
 )
 from candor.topologies.cluster.graph_section import draw
@@ -186,17 +185,11 @@ def task_settings(
     Raises:
         ConfigurationError: the task or a setting is refused.
     """
-    from candor.agent.learning.learner import initial_parameters
+    from candor.agent.learning.initial import stated_of
     from candor.agent.tasks import resolve_task
 
-    vector = initial_parameters(resolve_task(name, data_root), seed, initial).numpy()
-    fields = {
-        "name": name,
-        "partition": partition,
-        "batch_size": batch_size,
-        "parameters": len(vector),
-        "model_digest": model_digest(vector),
-    }
+    stated = stated_of(resolve_task(name, data_root), seed, initial)
+    fields = {"name": name, "partition": partition, "batch_size": batch_size, **stated}
     return validated(TaskSettings, fields, "task")
 
 

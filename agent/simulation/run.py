@@ -134,7 +134,6 @@ class SimulatedRun:
 
     def _write_agents(self) -> None:
         columns = self.columns.tensors()
-        models = self.simulation.named()
         for row, agent in enumerate(self.cluster.ids):
             data_dir = self.run_dir / "agents" / agent
             data_dir.mkdir(parents=True, exist_ok=True)
@@ -142,8 +141,7 @@ class SimulatedRun:
             with metrics.MetricsWriter(data_dir / metrics.FILE_NAME) as writer:
                 for line in metrics_of(columns, row, len(self.cluster.neighbours(agent))):
                     writer.write(line)
-            model = {name: tensor[row].contiguous() for name, tensor in models.items()}
-            save_file(model, data_dir / "model.safetensors")
+            save_file(dict(self.simulation.state_dict(row)), data_dir / "model.safetensors")
 
     def _summary(self, seconds: float) -> dict[str, Any]:
         ids, about = self.cluster.ids, self.about

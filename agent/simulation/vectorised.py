@@ -20,7 +20,7 @@ from candor.agent.algorithms.catalogue import phases_of
 from candor.agent.algorithms.driver import Driver, Outgoing
 from candor.agent.algorithms.effects import Heard
 from candor.agent.core.terms import codec_of
-from candor.agent.learning.learner import verified_initial_parameters
+from candor.agent.learning.initial import verified_initial_parameters
 from candor.agent.learning.reporting import Reporting
 from candor.agent.learning.rows import TrainedRows, learner_of, shards_of, usable_device
 from candor.agent.simulation.evidence import Billing, Evidence, Measurements
@@ -36,6 +36,7 @@ from candor.topologies.specs.specs import ConfigurationError
 Floats = NDArray[np.float64]
 
 STATED: Final = "stated"
+PRIVATE: Final = "private"  # what agents keep to themselves, as bytes
 # What a saved state holds beside that of the algorithm, its trainer and its strategies.
 OURS: Final = frozenset({"round", "parameters", "energies", "traces"})
 
@@ -152,9 +153,13 @@ class Simulation:
         self._mixing = Mixing(cluster, self._device)
         reporting = _reporting(cluster, strategies)
         lies = reporting.by_agent()
-        self._learner = learner_of(cluster, data_root, shards_of(cluster), device, lies, threads)
+        self._learner = learner_of(
+            cluster, data_root, shards_of(cluster), device, lies, threads, initial
+        )
         self._rows = TrainedRows(self._learner, reporting, self._mass)
         held = dict(state or self._fresh(cluster, data_root, initial))
+        if PRIVATE in held:
+            self._learner.restore(held.pop(PRIVATE).numpy().tobytes())
         self._check(held, cluster)
         self.round = int(held["round"])
         self.parameters = held["parameters"].to(self._device)
@@ -218,8 +223,12 @@ class Simulation:
         return [one.value for one in self._learner.evaluate(self.parameters)]
 
     def named(self) -> Mapping[str, Tensor]:
-        """All agents' models by parameter name, (agents, *shape), on the processor."""
+        """What travels of all agents' models by name, (agents, *shape), on the processor."""
         return self._learner.named(self.parameters.cpu())
+
+    def state_dict(self, row: int) -> Mapping[str, Tensor]:
+        """The whole model of a row, on the processor."""
+        return self._learner.state_dict(self.parameters[row], row)
 
     def state(self) -> dict[str, Tensor]:
         """All that the rounds to come depend on, by name, on the processor.
@@ -231,6 +240,8 @@ class Simulation:
             "parameters": self.parameters,
             **self._driver.state,
         }
+        if private := self._learner.private():
+            held[PRIVATE] = torch.frombuffer(bytearray(private), dtype=torch.uint8)
         if self._measured is not None:
             for phase, stated in self._measured.before.items():
                 held[_stated_name(phase, self._phases)] = torch.from_numpy(stated)

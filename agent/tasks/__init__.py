@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from candor.agent.tasks.a9a import a9a_from_spec
-from candor.agent.tasks.base import Batch, Task
+from candor.agent.tasks.base import Batch, Loop, Task
 from candor.agent.tasks.digits import digits_from_spec
 from candor.agent.tasks.femnist import femnist_from_spec
 from candor.agent.tasks.mnist import mnist_from_spec
@@ -15,10 +15,11 @@ from candor.topologies.specs.specs import (
     Spec,
     build_object,
     is_import_path,
+    load_object,
     parse_spec,
 )
 
-__all__ = ["TASKS", "Batch", "Shard", "Task", "resolve_task"]
+__all__ = ["TASKS", "Batch", "Loop", "Shard", "Task", "resolve_task"]
 
 TaskBuilder = Callable[[Spec, Path | None], Task]
 
@@ -31,9 +32,10 @@ TASKS: Final[Mapping[str, TaskBuilder]] = {
 }
 
 _METHODS: Final = ("build_model", "load_data", "loss", "evaluate")
+_OF_LOOPS: Final = ("build_model", "train", "evaluate")
 
 
-def resolve_task(name: str, data_root: Path | None = None) -> Task:
+def resolve_task(name: str, data_root: Path | None = None) -> Task | Loop:
     """Build the task a cluster file names.
 
     Args:
@@ -45,7 +47,9 @@ def resolve_task(name: str, data_root: Path | None = None) -> Task:
         ConfigurationError: unknown, or the user's class does not import, lacks a method or fails.
     """
     if is_import_path(name):
-        task: Task = build_object(name, "task", *_METHODS, data_root=data_root)
+        trains = callable(getattr(load_object(name, "task"), "train", None))
+        methods = _OF_LOOPS if trains else _METHODS
+        task: Task | Loop = build_object(name, "task", *methods, data_root=data_root)
         return task
     spec = parse_spec(name)
     if spec.name not in TASKS:

@@ -18,7 +18,7 @@ Both may say more of themselves, each as an attribute or a method that may be le
 """
 
 from collections.abc import Mapping
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeGuard
 
 from torch import Tensor, nn
 
@@ -74,3 +74,8 @@ class Loop(Evaluated, Protocol):
         what neighbours sent has been put into it. Optimisers and the like live between rounds in
         `context.keep`."""
         ...
+
+
+def is_loop(task: Task | Loop) -> TypeGuard[Loop]:
+    """Whether a task trains by code of its own."""
+    return callable(getattr(task, "train", None))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from candor.agent.tasks.base import Batch, Task
+from candor.agent.tasks.base import Batch, Evaluated, Task
 from candor.agent.tasks.partition import Shard
 from candor.topologies.specs.specs import ConfigurationError, users_errors
 
@@ -16,12 +16,11 @@ def faults_of(method: str) -> AbstractContextManager[None]:
     return users_errors(f"task: {method}() failed")
 
 
-def build_model(task: Task, seed: int) -> nn.Module:
+def build_model(task: Evaluated, seed: int) -> nn.Module:
     """The task's model, drawn from `seed` without touching the global generator.
 
     Raises:
-        ConfigurationError: it cannot be built, is lazy, has buffers, or has not only float32
-            parameters.
+        ConfigurationError: it cannot be built, is no module, or lazy.
     """
     # Not torch.manual_seed, which would reseed accelerators too.
     with torch.random.fork_rng(devices=[]):
@@ -35,16 +34,6 @@ def build_model(task: Task, seed: int) -> nn.Module:
             "task: build_model() gave a lazy module, whose parameters have no shape yet; call it "
             "once on a batch, or give the sizes"
         )
-    # Buffers that are not saved are constants, such as a mask; saved ones change in training.
-    named = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    for name in model.state_dict():
-        if name not in named:
-            raise ConfigurationError(
-                f"task: its model has a buffer ({name}), which gossip does not carry; use "
-                "GroupNorm or LayerNorm in place of BatchNorm, persistent=False for a constant"
-            )
-    if {parameter.dtype for parameter in model.parameters()} != {torch.float32}:
-        raise ConfigurationError("task: its model must have parameters, all of them float32")
     return model
 
 

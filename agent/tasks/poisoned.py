@@ -1,20 +1,33 @@
 """A task in which some agents train on other samples than their own, as their strategies say."""
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 from torch import nn
 
-from candor.agent.tasks.base import Batch, Metrics, Task
+from candor.agent.tasks.base import Batch, Loop, Metrics, Task, is_loop
 from candor.agent.tasks.checked import load_data
 from candor.agent.tasks.partition import Shard
 from candor.mechanisms.strategies.lies import AltersData, Strategy
+from candor.topologies.specs.specs import ConfigurationError
 
 
-def with_altered_data(task: Task, strategies: Mapping[int, Strategy]) -> Task:
+def with_altered_data(task: Task | Loop, strategies: Mapping[int, Strategy]) -> Task | Loop:
     """The task as agents with these strategies train it, by their places in the cluster file; the
-    test set stays as it is."""
+    test set stays as it is.
+
+    Raises:
+        ConfigurationError: a strategy alters samples, and the task loads its own.
+    """
     altering = {i: one for i, one in strategies.items() if isinstance(one, AltersData)}
-    return _Altered(task, altering) if altering else task
+    if not altering:
+        return task
+    if is_loop(task):
+        raise ConfigurationError(
+            "this strategy alters samples, and the task's train() loads its own; a strategy that "
+            "alters reports, such as scale:3, goes with any task"
+        )
+    return _Altered(cast(Task, task), altering)
 
 
 class _Altered:
@@ -22,6 +35,9 @@ class _Altered:
         self._task = task
         self._altering = altering
         self.loss = task.loss  # the very one, which the learner may know
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)  # what the task says of itself
 
     def build_model(self) -> nn.Module:
         return self._task.build_model()

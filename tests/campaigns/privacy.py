@@ -38,7 +38,7 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from torch import Tensor, nn
 
 from candor.agent.learning.batches import draw_samples
-from candor.agent.learning.learner import initial_parameters
+from candor.agent.learning.initial import initial_parameters
 from candor.agent.runs.cluster_parts import task_settings
 from candor.agent.runs.placeholder_agents import stand_in_cluster
 from candor.agent.simulation.vectorised import Simulation

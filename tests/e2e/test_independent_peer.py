@@ -11,7 +11,7 @@ import zmq
 
 from candor.agent.cli import main as cli
 from candor.agent.daemon.store import Store
-from candor.agent.learning.learner import initial_parameters
+from candor.agent.learning.initial import initial_parameters
 from candor.agent.tasks import resolve_task
 from candor.agent.testbed.testbed import free_ports
 from tests.independent import ledger, wire

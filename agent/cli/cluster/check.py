@@ -143,7 +143,7 @@ def _facts(
 
 
 def _check_task(cluster: Cluster, data_root: Path | None, initial: Path | None) -> None:
-    from candor.agent.learning.learner import verified_initial_parameters
+    from candor.agent.learning.initial import verified_initial_parameters
     from candor.agent.tasks import resolve_task
 
     task = resolve_task(cluster.task.name, data_root)

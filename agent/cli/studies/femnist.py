@@ -1,7 +1,7 @@
 """`candor femnist`: does noise pay among competing writers, and at which price does it not?"""
 
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import click
 from rich.console import Console
@@ -100,10 +100,15 @@ def command(
     from candor.agent.studies.femnist import experiment, federated  # imports torch
     from candor.agent.studies.femnist import report as experiment_report
     from candor.agent.tasks import resolve_task
+    from candor.agent.tasks.base import Task, is_loop
     from candor.topologies.specs.files import write_text
+    from candor.topologies.specs.specs import ConfigurationError
 
     charts.require()
-    federation = federated.Federation(resolve_task(task, data_root), device)
+    learned = resolve_task(task, data_root)
+    if is_loop(learned):
+        raise ConfigurationError(f"--task {task}: its train() is its own; this needs a loss")
+    federation = federated.Federation(cast(Task, learned), device)
     steps = steps or STEPS_A_WRITER * federation.writers
     setting = experiment.Setting(task, steps, step_size)
     with progress(Console(stderr=True)) as told:

@@ -176,7 +176,7 @@ def _play(question: Question, cluster: Cluster, strategy: str) -> Played:
     marks, terms = _marks(cluster), parse_rule(cluster.payments.rule).terms
     data_root, initial = question.data_root, question.initial
     # Its samples are true: whoever trains on false labels is still judged by these.
-    learner = learner_of(cluster, data_root, shards_of(cluster), "cpu")
+    learner = learner_of(cluster, data_root, shards_of(cluster), "cpu", initial=initial)
     liars = question.liars(strategy)
     simulation = Simulation(
         cluster, dict.fromkeys(liars, strategy), data_root=data_root, initial=initial, measured=True

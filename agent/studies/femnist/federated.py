@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from candor.agent.learning.learner import initial_parameters
+from candor.agent.learning.initial import initial_parameters
 from candor.agent.learning.rows import usable_device
 from candor.agent.tasks import Task
 from candor.agent.tasks.classification import Classification

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from candor.agent.learning.learner import Learner, initial_parameters
+from candor.agent.learning.initial import initial_parameters
+from candor.agent.learning.learner import Learner
 from candor.agent.learning.reporting import REPORTS, Reporting
 from candor.agent.learning.rows import VELOCITY, TrainedRows
 from candor.agent.tasks import resolve_task

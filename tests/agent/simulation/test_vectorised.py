@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from candor.agent.learning.learner import initial_parameters
+from candor.agent.learning.initial import initial_parameters
 from candor.agent.runs.baselines import (
     BATCH_MAX,
     alone_accuracy,

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from candor.agent.learning.learner import Learner, initial_parameters
+from candor.agent.learning.initial import initial_model, initial_parameters
+from candor.agent.learning.learner import Learner
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.classification import TEST_BATCH, Classification
 from candor.agent.tasks.models import femnist_cnn, mnist_cnn
@@ -413,7 +414,7 @@ def test_several_agents_have_the_gradients_of_each_alone(tmp_path: Path, name: s
     learner = Learner(task, shards, SGD, batch_size=2, seed=0)
     done = learner.local_steps(initial_parameters(task, 0).repeat(2, 1), 1, 0.1)
     for shard, gradient, loss in zip(shards, done.update, done.losses, strict=True):
-        model = learner.module(initial_parameters(task, 0))
+        model = initial_model(task, 0)[0]
         expected = task.loss(model, task.load_data(shard, seed=0))
         expected.backward()  # type: ignore[no-untyped-call]
         flat = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])

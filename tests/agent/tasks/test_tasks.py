@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from candor.agent.learning.learner import initial_parameters
+from candor.agent.learning.initial import initial_parameters
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.digits import read_digits
 from candor.agent.tasks.partition import Shard

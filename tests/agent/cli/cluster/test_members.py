@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from candor.agent.cli import main as cli
 from candor.agent.daemon import keys, organisers
 from candor.agent.daemon.reachability import greet_all
-from candor.agent.learning.learner import Learner, initial_parameters
+from candor.agent.learning.initial import initial_parameters
+from candor.agent.learning.learner import Learner
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.partition import Shard
 from candor.agent.testbed.testbed import free_ports

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from candor.agent.cli.studies.femnist import command
-from candor.agent.learning.learner import initial_parameters
+from candor.agent.learning.initial import initial_parameters
 from candor.agent.studies.femnist.aggression import Rule, charges
 from candor.agent.studies.femnist.experiment import Results, Setting, experiment
 from candor.agent.studies.femnist.federated import Alphas, Diverged, Federation, Trained

@@ -1,0 +1,176 @@
+"""Which tensors of a model travel, and how they lie in one vector.
+
+Trainable parameters are shared, or those of them that the task's patterns name, each once however
+many names it has; float buffers too, where the task says that they are averaged. All else stays
+with its agent: frozen parameters, which are the same everywhere; parameters of one's own; buffers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import accumulate, pairwise
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from candor.agent.tasks.base import Evaluated
+from candor.topologies.encoding import canonical
+from candor.topologies.specs.specs import ConfigurationError
+
+LOCAL, AVERAGED = "local", "averaged"
+FLOATS: Final = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_NAMED_MAX: Final = 6  # tensors that a message names
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What travels, in order: `names` and `shapes`; `dim` numbers in all. `own` names what changes
+    and does not travel, `frozen` the parameters that do not change. `exact`: all of it is float32.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+    own: tuple[str, ...]
+    frozen: tuple[str, ...]
+    exact: bool
+
+    @property
+    def dim(self) -> int:
+        """How many numbers travel."""
+        return sum(shape.numel() for shape in self.shapes)
+
+    def views(self, x: Tensor) -> tuple[Tensor, ...]:
+        """x (agents, dim) as one view (agents, *shape) a tensor."""
+        bounds = (0, *accumulate(shape.numel() for shape in self.shapes))
+        return tuple(
+            x[:, low:high].reshape(len(x), *shape)
+            for (low, high), shape in zip(pairwise(bounds), self.shapes, strict=True)
+        )
+
+    def of(self, model: nn.Module) -> Tensor:
+        """The vector (dim,) of a model, float32; on the model's device."""
+        held = tensors_of(model)
+        return torch.cat([held[name].detach().flatten().float() for name in self.names])
+
+    @torch.no_grad()
+    def fill(self, model: nn.Module, x: Tensor) -> nn.Module:
+        """Overwrite what travels with x (dim,), each tensor in its own type."""
+        held = tensors_of(model)
+        for name, view in zip(self.names, self.views(x.unsqueeze(0)), strict=True):
+            held[name].copy_(view[0])
+        return model
+
+    def owned(self, model: nn.Module) -> dict[str, Tensor]:
+        """What of a model changes and does not travel, by name: copies, on the processor."""
+        held = tensors_of(model)
+        return {name: held[name].detach().cpu().clone() for name in self.own}
+
+    @torch.no_grad()
+    def put_back(self, model: nn.Module, owned: Mapping[str, Tensor]) -> None:
+        """Overwrite what does not travel with what `owned` gave."""
+        held = tensors_of(model)
+        for name in self.own:
+            held[name].copy_(owned[name])
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and saved buffers of a model, each once under its first name."""
+    saved = model.state_dict(keep_vars=True).keys()
+    named: dict[str, Tensor] = dict(model.named_parameters())
+    return named | {name: value for name, value in model.named_buffers() if name in saved}
+
+
+def layout_of(task: Evaluated, model: nn.Module) -> Layout:
+    """What of a task's model travels.
+
+    Raises:
+        ConfigurationError: nothing does, the task's wishes are no sensible ones, or a tensor is of
+            a type or on a device that cannot be trained.
+    """
+    patterns, buffers = _wishes(task)
+    aliases: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        aliases.setdefault(id(parameter), []).append(name)
+    trainable: list[str] = []
+    frozen: list[str] = []
+    shared: list[str] = []
+    matched: set[str] = set()
+    held = tensors_of(model)
+    for name, parameter in model.named_parameters():
+        _check_tensor(name, parameter)
+        (trainable if parameter.requires_grad else frozen).append(name)
+        hits = {p for p in patterns for alias in aliases[id(parameter)] if fnmatchcase(alias, p)}
+        if parameter.requires_grad and hits:
+            shared.append(name)
+            matched |= hits
+    if not trainable:
+        raise ConfigurationError("task: its model has no parameter that requires a gradient")
+    if unmatched := [pattern for pattern in patterns if pattern not in matched]:
+        raise ConfigurationError(
+            f"task: shared names {unmatched[0]!r}, and no trainable parameter is called so; there "
+            f"are {_listed(trainable)}"
+        )
+    parameters = {*trainable, *frozen}
+    floats = [n for n, v in held.items() if n not in parameters and v.is_floating_point()]
+    travelling = [*shared, *(floats if buffers == AVERAGED else [])]
+    own = [name for name in held if name not in {*travelling, *frozen}]
+    return Layout(
+        tuple(travelling),
+        tuple(held[name].shape for name in travelling),
+        tuple(own),
+        tuple(frozen),
+        all(held[name].dtype == torch.float32 for name in parameters),
+    )
+
+
+def frozen_digest(layout: Layout, model: nn.Module) -> str | None:
+    """`TaskSettings.frozen_digest` (64 hex): BLAKE3 over name, type, shape and bytes of each frozen
+    parameter; None where there are none."""
+    if not layout.frozen:
+        return None
+    held = tensors_of(model)
+    parts = []
+    for name in layout.frozen:
+        value = held[name].detach().cpu().contiguous()
+        data = value.flatten().view(torch.uint8).numpy().tobytes()
+        shape: canonical.Value = list(value.shape)
+        digest = canonical.payload_digest(data)
+        parts.append(canonical.pack([name, str(value.dtype), shape, digest]))
+    return canonical.payload_digest(b"".join(parts)).hex()
+
+
+def _wishes(task: Evaluated) -> tuple[Sequence[str], str]:
+    patterns, buffers = getattr(task, "shared", ("*",)), getattr(task, "buffers", LOCAL)
+    if isinstance(patterns, str):
+        patterns = (patterns,)
+    if not isinstance(patterns, list | tuple) or not all(isinstance(p, str) for p in patterns):
+        raise ConfigurationError(
+            f'task: shared is {patterns!r}; give patterns of names, such as ["head.*"]'
+        )
+    if not patterns:
+        raise ConfigurationError("task: shared is empty, so that nothing would be learned together")
+    if buffers not in (LOCAL, AVERAGED):
+        raise ConfigurationError(
+            f"task: buffers is {buffers!r}, neither {LOCAL!r} nor {AVERAGED!r}"
+        )
+    return patterns, buffers
+
+
+def _check_tensor(name: str, parameter: Tensor) -> None:
+    if parameter.is_meta:
+        raise ConfigurationError(
+            f"task: build_model() gave a model on the meta device ({name}), which has no numbers; "
+            "build it on the processor"
+        )
+    if parameter.layout != torch.strided:
+        raise ConfigurationError(f"task: its parameter {name} is sparse; use a dense one")
+    if parameter.requires_grad and parameter.dtype not in FLOATS:
+        kind = str(parameter.dtype).removeprefix("torch.")
+        known = ", ".join(str(one).removeprefix("torch.") for one in FLOATS)
+        raise ConfigurationError(f"task: its parameter {name} is {kind}; known: {known}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED_MAX
+    return ", ".join(names[:_NAMED_MAX]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,115 @@
+"""A task of a loss as a training loop: SGD with momentum by plain autograd, one agent at a time.
+
+For what does not run under `torch.func`: dropout, recurrent layers, `.item()`, buffers, parameters
+that stay with an agent, other types than float32. It draws the batches that `Learner` draws.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from candor.agent.learning.learner import check_plain_loss
+from candor.agent.learning.samples import Samples, taken
+from candor.agent.tasks.base import Task
+from candor.agent.tasks.checked import faults_of
+from candor.agent.tasks.context import TrainingContext
+from candor.agent.tasks.partition import Shard
+
+OPTIMISER = "sgd"
+
+
+class PlainSgd:
+    """Trains as a `Loop` does, for the agents of these shards.
+
+    Args:
+        task: what is learned.
+        shards: whose samples are trained on, by row.
+        seed: the run's.
+        device: where they are.
+        momentum: of the steps.
+
+    Raises:
+        ConfigurationError: a shard's data cannot be used.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        shards: Sequence[Shard],
+        seed: int,
+        device: torch.device,
+        momentum: float,
+    ) -> None:
+        self._task = task
+        self._momentum = momentum
+        self._samples = Samples(task, shards, seed, device)
+        self._row = {shard.index: row for row, shard in enumerate(shards)}
+
+    def train(self, model: nn.Module, context: TrainingContext) -> float:
+        """A round's local phase of SGD with momentum, which is kept; the mean loss."""
+        optimiser = context.keep(OPTIMISER, lambda: self._optimiser(model, context))
+        for group in optimiser.param_groups:
+            group["lr"] = context.step_size
+        row, losses = self._row[context.shard.index], []
+        called = context.parallel(_Loss(self._task, model))
+        for places in self._batches(row, context):
+            batch = tuple(taken(tensor, places) for tensor in self._samples.data)
+            optimiser.zero_grad()
+            with faults_of("loss"):
+                loss = called(batch)
+                loss.backward()
+            optimiser.step()
+            losses.append(loss.detach())
+        return float(torch.stack(losses).mean())
+
+    def loss_of(self, model: nn.Module, row: int, most: int) -> float:
+        """The model's loss on up to so many of a row's samples, no training."""
+        with torch.no_grad(), faults_of("loss"):
+            return float(self._task.loss(model, self._samples.spread(row, most)))
+
+    def check(self, model: nn.Module, dim: int, batch_size: int, agents: Sequence[str]) -> None:
+        """Look at the samples before the run, see `Samples.check`."""
+        was = {name: value.clone() for name, value in model.state_dict().items()}
+        check_plain_loss(self._task, model, self._samples.typical())
+        try:
+            self._samples.check(
+                lambda batch: self._task.loss(model, batch), dim, batch_size, agents
+            )
+        finally:
+            model.load_state_dict(was)
+
+    def _optimiser(self, model: nn.Module, context: TrainingContext) -> torch.optim.SGD:
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return torch.optim.SGD(trained, context.step_size, self._momentum)
+
+    def _batches(self, row: int, context: TrainingContext) -> Iterator[Tensor]:
+        """Places of the samples of each step, (batch,); of several processes' each its own part."""
+        phase, size, part = context.phase, context.batch_size, slice(None)
+        if context.world_size > 1:
+            part = slice(context.rank, None, context.world_size)
+        length, offset = int(self._samples.lengths[row]), int(self._samples.offsets[row])
+        if phase.seconds is not None:
+            began = time.monotonic()
+            while True:  # one step at least
+                drawn = torch.randint(length, (size,), generator=context.generator)
+                yield (offset + drawn)[part].to(context.device)
+                if time.monotonic() - began >= phase.seconds:
+                    return
+        steps = phase.steps if phase.epochs is None else phase.epochs * math.ceil(length / size)
+        for places in self._samples.draw_of(row, context.round, steps, size):
+            yield places[part]
+
+
+class _Loss(nn.Module):
+    """A model and its loss as one module, whose gradients can be averaged over processes."""
+
+    def __init__(self, task: Task, model: nn.Module) -> None:
+        super().__init__()
+        self._task = task
+        self.model = model
+
+    def forward(self, batch: tuple[Tensor, ...]) -> Tensor:
+        return self._task.loss(self.model, batch)

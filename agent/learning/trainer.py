@@ -1,0 +1,238 @@
+"""Agents that train each by itself: the user's own loop, or a loss by plain autograd.
+
+Every agent has a model of its own from round to round. What neighbours sent is put into it; what
+the loop did to it is the pseudo-gradient, divided by the step size as that of any other local
+training. What does not travel (buffers, parameters of its own, optimisers) stays in it and in what
+the loop keeps, and is saved as a whole by `private`.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from candor.agent.learning.contexts import Contexts, measure
+from candor.agent.learning.initial import initial_model
+from candor.agent.learning.learner import LocalTraining
+from candor.agent.learning.measuring import UNDEFINED, metric_of
+from candor.agent.learning.plain import PlainSgd
+from candor.agent.tasks.base import Evaluated, Loop
+from candor.agent.tasks.checked import build_model, faults_of
+from candor.agent.tasks.context import TrainingContext
+from candor.agent.tasks.measured import Measured
+from candor.agent.tasks.partition import Shard
+from candor.topologies.specs.files import FilePath
+from candor.topologies.specs.specs import ConfigurationError, one_line
+
+KEPT: Final = "kept"
+OWN: Final = "own"
+
+
+class _Trains(Protocol):
+    def train(self, model: nn.Module, context: TrainingContext) -> float | None: ...
+
+
+@dataclass(slots=True)
+class _Agent:
+    """One agent: its model, what its loop keeps, and what it kept in an earlier life."""
+
+    shard: Shard
+    model: nn.Module
+    kept: dict[str, Any] = field(default_factory=dict)
+    restored: dict[str, Any] = field(default_factory=dict)
+
+
+class Trainer:
+    """Rows that train one after the other; see `agent.learning.learner.Learning`.
+
+    Args:
+        task: model and metric, and the loop unless there is another.
+        loop: what trains: the task itself, or `PlainSgd` of it.
+        shards: whose rows these are.
+        contexts: what the loop is told.
+        initial: the saved model that the run starts from, if it is not drawn from the seed.
+
+    Raises:
+        ConfigurationError: the model cannot be used.
+    """
+
+    def __init__(
+        self,
+        task: Evaluated,
+        loop: Loop | PlainSgd,
+        shards: Sequence[Shard],
+        contexts: Contexts,
+        initial: FilePath | None = None,
+    ) -> None:
+        self._task, self._loop, self._contexts = task, loop, contexts
+        first, self._layout = initial_model(task, contexts.seed, initial)
+        begun = first.state_dict()
+        self._agents = [_Agent(shard, self._model(begun)) for shard in shards]
+        self._round = 0
+        self.names, self.shapes = self._layout.names, self._layout.shapes
+        self.dim: int = self._layout.dim
+
+    def _model(self, begun: Mapping[str, Tensor]) -> nn.Module:
+        """A model of an agent's own; built, for what is in a module cannot always be copied."""
+        model = build_model(self._task, self._contexts.seed)
+        model.load_state_dict(begun)
+        return model.to(self._contexts.device)
+
+    def local_steps(
+        self,
+        x: Tensor,
+        t: int,
+        step_size: float,
+        velocity: Tensor | None = None,  # noqa: ARG002
+    ) -> LocalTraining:
+        """Train each row from x (agents, dim) in round t, by its loop; losses are nan where the
+        loop tells none. Whoever fails has what it had before the round.
+
+        Raises:
+            ConfigurationError: the loop failed.
+        """
+        self._round = t
+        done = [
+            self._trained(agent, row, t, step_size)
+            for agent, row in zip(self._agents, x, strict=True)
+        ]
+        losses = torch.tensor([loss for _, loss in done], device=x.device)
+        return LocalTraining(torch.stack([update for update, _ in done]), losses, None)
+
+    def _trained(self, agent: _Agent, x: Tensor, t: int, step_size: float) -> tuple[Tensor, float]:
+        model, layout = agent.model, self._layout
+        layout.fill(model, x).train()
+        # What a model of half precision starts from: what it cannot hold of x is not its doing.
+        start, own = layout.of(model), layout.owned(model)
+        context = self._contexts.of(agent.shard, t, step_size, agent.kept, agent.restored)
+        sound = False
+        try:
+            with self._contexts.seeded(agent.shard, t), faults_of("train"), torch.enable_grad():
+                loss = self._loop.train(model, context)
+                told = float("nan") if loss is None else float(loss)
+            update = start.sub_(layout.of(model)).div_(step_size)
+            sound = bool(update.isfinite().all())
+        finally:
+            if not sound:
+                self._undo(agent, own)
+        return update, told
+
+    def _undo(self, agent: _Agent, own: Mapping[str, Tensor]) -> None:
+        """Put back what stays with the agent; what is kept and no longer finite is made anew."""
+        self._layout.put_back(agent.model, own)
+        for name in [name for name, value in agent.kept.items() if not _finite(_state_of(value))]:
+            del agent.kept[name]
+
+    def evaluate(self, x: Tensor) -> list[Measured]:
+        """The task's metrics of each row of x (agents, dim), in the agent's own model; undefined
+        where x is not finite."""
+        sound = x.isfinite().all(dim=1).tolist()
+        return [
+            self._measured(agent, row) if finite else UNDEFINED
+            for agent, row, finite in zip(self._agents, x, sound, strict=False)
+        ]
+
+    def _measured(self, agent: _Agent, x: Tensor) -> Measured:
+        model = self._layout.fill(agent.model, x).eval()
+        return measure(self._task, model, self._contexts.of(agent.shard, self._round, 0.0))
+
+    def check_samples(self, x: Tensor, agents: Sequence[str]) -> None:
+        """Look at the samples of a loss; those of a loop of its own are its own business."""
+        if isinstance(self._loop, PlainSgd):
+            model = self._layout.fill(self._agents[0].model, x).train()
+            self._loop.check(model, self.dim, self._contexts.batch_size, agents)
+
+    def shard_losses(self, x: Tensor, samples: int) -> Tensor:
+        """The loss of each row on its own samples; of a loop of its own the metric that counts, on
+        the agent's own data if it has any to measure on, so that lower is better: (agents,)."""
+        return torch.tensor(
+            [self._shard_loss(row, x[row], samples) for row in range(len(x))], device=x.device
+        )
+
+    def _shard_loss(self, row: int, x: Tensor, samples: int) -> float:
+        agent = self._agents[row]
+        if isinstance(self._loop, PlainSgd):
+            model = self._layout.fill(agent.model, x).eval()
+            return self._loop.loss_of(model, row, samples)
+        found = self._measured(agent, x)
+        value = found.value if found.local is None else found.local
+        return -value if metric_of(self._task)[1] else value
+
+    def state_dict(self, x: Tensor, row: int = 0) -> Mapping[str, Tensor]:
+        """The whole model of a row, of which x (dim,) is what travels; see `Learning`."""
+        held = self._layout.fill(self._agents[row].model, x).state_dict()
+        return {name: value.cpu().clone().contiguous() for name, value in held.items()}
+
+    def named(self, x: Tensor) -> Mapping[str, Tensor]:
+        """What travels, x (agents, dim), by name, (agents, *shape): contiguous copies."""
+        views = zip(self.names, self._layout.views(x), strict=True)
+        return {name: view.contiguous().clone() for name, view in views}
+
+    def private(self) -> bytes:
+        """Optimisers and what else the loops keep and can be saved, and the tensors that do not
+        travel, by `torch.save`, to be loaded without running anything; empty if there is none."""
+        held = [
+            {
+                KEPT: {
+                    name: state
+                    for name, value in agent.kept.items()
+                    if _plain(state := _state_of(value))
+                }
+                | agent.restored,
+                OWN: self._layout.owned(agent.model),
+            }
+            for agent in self._agents
+        ]
+        if not any(each[KEPT] or each[OWN] for each in held):
+            return b""
+        file = io.BytesIO()
+        torch.save(held, file)
+        return file.getvalue()
+
+    def restore(self, private: bytes) -> None:
+        """Go on with what `private` gave.
+
+        Raises:
+            ConfigurationError: it is damaged, or of another model.
+        """
+        if not private:
+            return
+        try:
+            device = self._contexts.device
+            held = torch.load(io.BytesIO(private), map_location=device, weights_only=True)
+            for agent, each in zip(self._agents, held, strict=True):
+                self._layout.put_back(agent.model, each[OWN])
+                agent.restored = dict(each[KEPT])
+        except Exception as exc:  # whatever torch trips over in a damaged file
+            raise ConfigurationError(
+                f"what agents kept to themselves is damaged or of another model ({one_line(exc)})"
+            ) from exc
+
+
+def _state_of(value: Any) -> Any:
+    """What is saved of something that a loop keeps."""
+    state = getattr(value, "state_dict", None)
+    return state() if callable(state) else value
+
+
+def _plain(value: Any) -> bool:
+    """Whether something can be saved and loaded without running code."""
+    if isinstance(value, Mapping):
+        return all(isinstance(k, str | int) and _plain(v) for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_plain, value))
+    return value is None or isinstance(value, bool | int | float | str | bytes | Tensor)
+
+
+def _finite(value: Any) -> bool:
+    """Whether all numbers in something that can be saved are finite."""
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return not (isinstance(value, Tensor) and value.is_floating_point()) or bool(
+        value.isfinite().all()
+    )

@@ -1,0 +1,363 @@
+"""Agents that train each by itself: own loops, and losses that do not run under vmap."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from candor.agent.learning.contexts import Contexts
+from candor.agent.learning.initial import initial_parameters
+from candor.agent.learning.learner import Learner, Learning
+from candor.agent.learning.plain import PlainSgd
+from candor.agent.learning.reporting import Reporting
+from candor.agent.learning.rows import PATIENCE, TrainedRows
+from candor.agent.learning.trainer import Trainer
+from candor.agent.tasks.base import Batch
+from candor.agent.tasks.context import TrainingContext
+from candor.agent.tasks.partition import Shard
+from candor.topologies.cluster.file import AlgorithmSettings
+from candor.topologies.specs.specs import ConfigurationError
+
+SGD = AlgorithmSettings(local_steps=3, momentum=0.5)
+CPU = torch.device("cpu")
+
+
+class Points:
+    """Two classes of points; a loss that runs under vmap as well as by itself."""
+
+    def build_model(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2))
+
+    def load_data(self, shard: Shard, seed: int) -> Batch:
+        generator = torch.Generator().manual_seed(shard.index)
+        x = torch.randn(40 + 3 * shard.index, 2, generator=generator)
+        return x, (x[:, 0] > 0).long()
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        logs = F.log_softmax(model(batch[0]), dim=-1)
+        return -logs.gather(-1, batch[1].unsqueeze(-1)).mean()
+
+    def evaluate(self, model: nn.Module) -> float:
+        x = torch.linspace(-1, 1, 21)[:, None].repeat(1, 2)
+        return float((model(x).argmax(1) == (x[:, 0] > 0)).float().mean())
+
+
+class Normed(Points):
+    def build_model(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Dropout(0.3), nn.Linear(4, 2))
+
+
+class Loop(Points):
+    """A loop of the user's own: Adam and a schedule, kept between rounds."""
+
+    def train(self, model: nn.Module, context: TrainingContext) -> float:
+        x, y = self.load_data(context.shard, context.seed)
+        adam = context.keep("adam", lambda: torch.optim.Adam(model.parameters(), 0.05))
+        halving = context.keep("halving", lambda: torch.optim.lr_scheduler.StepLR(adam, 1, 0.5))
+        count = context.keep("count", lambda: {"rounds": 0, "noise": torch.zeros(1)})
+        count["rounds"] += 1
+        count["noise"] += torch.rand(1)
+        loss = self.loss(model, (x, y))
+        adam.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        adam.step()
+        halving.step()
+        return loss.item()
+
+
+def contexts(settings: AlgorithmSettings = SGD, seed: int = 0) -> Contexts:
+    return Contexts(settings, 8, seed, CPU, ("a0", "a1", "a2"), rounds=9)
+
+
+def plain(task: Points, agents: int = 2, settings: AlgorithmSettings = SGD) -> Trainer:
+    shards = [Shard(i, agents) for i in range(agents)]
+    loop = PlainSgd(task, shards, 0, CPU, settings.momentum)
+    return Trainer(task, loop, shards, contexts(settings))
+
+
+def loops(task: Any, agents: int = 2) -> Trainer:
+    return Trainer(task, task, [Shard(i, agents) for i in range(agents)], contexts())
+
+
+def rounds(one: Learning, task: Points, agents: int, count: int, momentum: bool = True) -> Tensor:
+    x = initial_parameters(task, 0).repeat(agents, 1)
+    velocity = None
+    for t in range(1, count + 1):
+        done = one.local_steps(x, t, 0.1, velocity)
+        velocity = done.velocity if momentum else None
+        x = x - 0.1 * done.update
+    return x
+
+
+def test_plain_autograd_takes_the_steps_that_many_at_a_time_take() -> None:
+    task = Points()
+    shards = [Shard(i, 2) for i in range(2)]
+    many = rounds(Learner(task, shards, SGD, 8, 0), task, 2, 4)
+    one = rounds(plain(task), task, 2, 4)
+    torch.testing.assert_close(one, many, rtol=1e-4, atol=1e-6)
+
+
+def test_one_agent_trains_as_it_does_among_many() -> None:
+    task = Normed()
+    both = rounds(plain(task), task, 2, 3)
+    shards = [Shard(1, 2)]
+    alone = Trainer(task, PlainSgd(task, shards, 0, CPU, 0.5), shards, contexts())
+    assert torch.equal(rounds(alone, task, 1, 3)[0], both[1])
+
+
+def test_dropout_and_shuffles_follow_from_seed_agent_and_round() -> None:
+    task = Normed()
+    assert torch.equal(rounds(plain(task), task, 2, 3), rounds(plain(task), task, 2, 3))
+    before = torch.get_rng_state()
+    rounds(plain(task), task, 2, 1)
+    assert torch.equal(torch.get_rng_state(), before)  # nobody else's numbers change
+
+
+def test_a_loop_goes_on_from_what_it_kept_to_the_same_bit() -> None:
+    task = Loop()
+    whole = rounds(loops(task), task, 2, 6)
+    first = loops(task)
+    x = rounds(first, task, 2, 3)
+    second = loops(task)
+    second.restore(first.private())
+    for t in range(4, 7):
+        x = x - 0.1 * second.local_steps(x, t, 0.1).update
+    assert torch.equal(x, whole)
+    kept = second._agents[1].kept
+    assert kept["count"]["rounds"] == 6
+    assert kept["adam"].param_groups[0]["lr"] == pytest.approx(0.05 * 0.5**6)
+
+
+def test_what_was_kept_and_never_asked_for_again_is_kept_on() -> None:
+    task = Loop()
+    first = loops(task, 1)
+    rounds(first, task, 1, 2)
+    second = loops(task, 1)
+    second.restore(first.private())
+    third = loops(task, 1)
+    third.restore(second.private())
+    assert third._agents[0].restored["count"]["rounds"] == 2
+
+
+def test_a_damaged_past_is_told_in_one_line() -> None:
+    with pytest.raises(ConfigurationError, match="kept to themselves is damaged") as refusal:
+        loops(Loop(), 1).restore(b"\x80\x02nonsense")
+    assert "\n" not in str(refusal.value)
+
+
+def test_buffers_stay_with_their_agent() -> None:
+    task = Normed()
+    one = plain(task)
+    x = rounds(one, task, 2, 2)
+    mine, others = (one.state_dict(x[row], row) for row in range(2))
+    assert not torch.equal(mine["1.running_mean"], others["1.running_mean"])
+    assert int(mine["1.num_batches_tracked"]) == 6
+    fresh = task.build_model()
+    fresh.load_state_dict(dict(mine))
+
+
+def test_parameters_of_ones_own_are_trained_and_stay() -> None:
+    class Personal(Points):
+        shared = ("2.*",)
+
+    task = Personal()
+    one = plain(task)
+    x = rounds(one, task, 2, 3)
+    assert one.dim == 4 * 2 + 2
+    mine, others = (one.state_dict(x[row], row)["0.weight"] for row in range(2))
+    assert not torch.equal(mine, others)
+    torch.manual_seed(0)
+    assert not torch.equal(mine, task.build_model()[0].weight)
+
+
+def test_a_frozen_layer_is_the_same_to_the_bit() -> None:
+    class Frozen(Normed):
+        def build_model(self) -> nn.Module:
+            model = super().build_model()
+            model[0].requires_grad_(False)  # type: ignore[index]
+            return model
+
+    task = Frozen()
+    one = plain(task)
+    before = one.state_dict(initial_parameters(task, 0))["0.weight"].clone()
+    x = rounds(one, task, 2, 3)
+    assert torch.equal(one.state_dict(x[1], 1)["0.weight"], before)
+    assert one.dim == 4 + 4 + 4 * 2 + 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_models_of_other_types_train_as_they_are(dtype: torch.dtype) -> None:
+    class Other(Points):
+        def build_model(self) -> nn.Module:
+            return super().build_model().to(dtype)
+
+        def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+            return F.cross_entropy(model(batch[0].to(dtype)).float(), batch[1])
+
+        def evaluate(self, model: nn.Module) -> float:
+            with torch.no_grad():
+                return float(model(torch.zeros(1, 2, dtype=dtype)).softmax(1)[0, 0])
+
+    task = Other()
+    one = plain(task)
+    x = rounds(one, task, 2, 20)
+    assert x.dtype == torch.float32
+    assert one.state_dict(x[0])["0.weight"].dtype == dtype
+    assert float(one.shard_losses(x, 40).mean()) < 0.5
+
+
+def test_what_half_precision_cannot_hold_is_no_update() -> None:
+    class Idle(Points):
+        def build_model(self) -> nn.Module:
+            return super().build_model().to(torch.bfloat16)
+
+        def train(self, model: nn.Module, context: TrainingContext) -> None:
+            return None
+
+    task = Idle()
+    x = initial_parameters(task, 0)[None] + 1e-4
+    done = loops(task, 1).local_steps(x, 1, 0.1)
+    assert not done.update.any()
+    assert math.isnan(float(done.losses[0]))
+
+
+def test_batches_last_as_long_as_the_local_phase_says() -> None:
+    class Counting(Points):
+        steps = 0
+
+        def train(self, model: nn.Module, context: TrainingContext) -> float:
+            self.steps = sum(1 for _ in context.batches(range(4)))
+            return 0.0
+
+    for settings, expected in (
+        (AlgorithmSettings(local_steps=10), 10),
+        (AlgorithmSettings(local_epochs=3), 12),
+        (AlgorithmSettings(local_seconds=1e-9), 1),
+    ):
+        task = Counting()
+        one = Trainer(task, task, [Shard(0, 1)], contexts(settings))
+        one.local_steps(initial_parameters(task, 0)[None], 1, 0.1)
+        assert task.steps == expected
+
+
+def test_an_empty_loader_is_told() -> None:
+    class Empty(Points):
+        def train(self, model: nn.Module, context: TrainingContext) -> float:
+            return float(sum(1 for _ in context.batches([])))
+
+    with pytest.raises(ConfigurationError, match=r"train\(\) failed .*the loader gives no batch"):
+        loops(Empty(), 1).local_steps(initial_parameters(Points(), 0)[None], 1, 0.1)
+
+
+def failing(when: Callable[[int], bool], how: Callable[[nn.Module], None]) -> Loop:
+    class Failing(Loop):
+        def train(self, model: nn.Module, context: TrainingContext) -> float:
+            loss = super().train(model, context)
+            if when(context.round):
+                how(model)
+            return loss
+
+    return Failing()
+
+
+def raises(_model: nn.Module) -> None:
+    raise RuntimeError("the disk of the images\nis gone")
+
+
+def ruins(model: nn.Module) -> None:
+    with torch.no_grad():
+        next(model.parameters()).fill_(math.nan)
+
+
+@pytest.mark.parametrize("how", [raises, ruins])
+def test_a_round_in_which_training_fails_is_sat_out_and_told(
+    how: Callable[[nn.Module], None],
+) -> None:
+    task = failing(lambda t: t in (2, 4, 5), how)
+    rows = TrainedRows(loops(task, 1), Reporting(0, [0], {}), lambda _t: torch.ones(1, 1))
+    told: list[int] = []
+    rows.tell = lambda t, _why: told.append(t)
+    x = initial_parameters(task, 0)[None]
+    for t in range(1, 7):
+        update = rows.local_steps(x, t, 0.1, {})
+        assert bool(update.any()) == (t not in (2, 4, 5))
+        assert bool(update.isfinite().all())
+    assert told == [2, 4, 5]
+
+
+def test_an_agent_whose_training_fails_again_and_again_gives_up_in_one_line() -> None:
+    task = failing(lambda t: t > 1, raises)
+    rows = TrainedRows(loops(task, 1), Reporting(0, [0], {}), lambda _t: torch.ones(1, 1))
+    told: list[int] = []
+    rows.tell = lambda t, _why: told.append(t)
+    x = initial_parameters(task, 0)[None]
+    for t in range(1, 1 + PATIENCE):
+        rows.local_steps(x, t, 0.1, {})
+    with pytest.raises(ConfigurationError, match=r"^task: train\(\) failed \(") as refusal:
+        rows.local_steps(x, 1 + PATIENCE, 0.1, {})
+    assert told == list(range(2, 1 + PATIENCE))
+    assert "\n" not in str(refusal.value)
+
+
+def test_moments_that_are_no_longer_finite_are_begun_anew() -> None:
+    class Poisoned(Loop):
+        def train(self, model: nn.Module, context: TrainingContext) -> float:
+            loss = super().train(model, context)
+            if context.round == 2:
+                for state in context.kept["adam"].state.values():
+                    state["exp_avg"].fill_(math.inf)
+                ruins(model)
+            return loss
+
+    task = Poisoned()
+    one = loops(task, 1)
+    x = initial_parameters(task, 0)[None]
+    for t in (1, 2, 3):
+        done = one.local_steps(x, t, 0.1)
+        assert bool(done.update.isfinite().all()) == (t != 2)
+
+
+def test_metrics_on_an_agents_own_data_are_told_apart() -> None:
+    class Own(Loop):
+        metric = "rmse"
+        higher_is_better = False
+
+        def evaluate(self, model: nn.Module) -> dict[str, float]:
+            return {"rmse": 17.5, "r2": -0.5}
+
+        def evaluate_local(self, model: nn.Module, context: TrainingContext) -> dict[str, float]:
+            assert context.agent == f"a{context.shard.index}"
+            return {"rmse": 10.0 + context.shard.index}
+
+    task = Own()
+    x = initial_parameters(task, 0).repeat(2, 1)
+    found = loops(task).evaluate(x)
+    assert [one.value for one in found] == [17.5, 17.5]
+    assert [one.local for one in found] == [10.0, 11.0]
+    assert found[0].metrics == {"rmse": 17.5, "r2": -0.5}
+    assert loops(task).shard_losses(x, 5).tolist() == [10.0, 11.0]
+
+
+def test_numpys_and_pythons_own_generators_are_seeded_too(tmp_path: Path) -> None:
+    import random
+
+    class Draws(Points):
+        drawn: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+        def train(self, model: nn.Module, context: TrainingContext) -> float:
+            self.drawn = (random.random(), float(np.random.rand()), float(torch.rand(1)))
+            return 0.0
+
+    x = initial_parameters(Points(), 0)[None]
+    first, second = Draws(), Draws()
+    for task in (first, second):
+        Trainer(task, task, [Shard(0, 1)], contexts()).local_steps(x, 3, 0.1)
+    assert first.drawn == second.drawn
+    Trainer(first, first, [Shard(0, 1)], contexts()).local_steps(x, 4, 0.1)
+    assert first.drawn != second.drawn
