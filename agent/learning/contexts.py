@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 
 from candor.agent.learning.measuring import measured
 from candor.agent.tasks.base import Evaluated
+from candor.agent.tasks.checked import faults_of
 from candor.agent.tasks.context import LocalPhase, TrainingContext
 from candor.agent.tasks.measured import Measured
 from candor.agent.tasks.partition import Shard
@@ -40,8 +41,6 @@ class Contexts:
         shard: Shard,
         t: int,
         step_size: float,
-        kept: dict[str, Any] | None = None,
-        restored: dict[str, Any] | None = None,
     ) -> TrainingContext:
         """The context of an agent in round t; 0 before the first."""
         settings = self.algorithm
@@ -58,8 +57,6 @@ class Contexts:
             batch_size=self.batch_size,
             phase=LocalPhase(settings.local_steps, settings.local_epochs, settings.local_seconds),
             data_root=self.data_root,
-            kept={} if kept is None else kept,
-            restored={} if restored is None else restored,
         )
 
     @contextmanager
@@ -80,6 +77,18 @@ class Contexts:
         finally:
             random.setstate(python)
             np.random.set_state(arrays)
+
+
+def prepare(task: Evaluated, context: TrainingContext) -> None:
+    """Let a task look at what its host has, before a run.
+
+    Raises:
+        ConfigurationError: it says that something is missing.
+    """
+    method = getattr(task, "prepare", None)
+    if method is not None:
+        with faults_of("prepare"):
+            method(context)
 
 
 def measure(task: Evaluated, model: nn.Module, context: TrainingContext) -> Measured:

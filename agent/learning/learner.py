@@ -21,7 +21,7 @@ from candor.agent.learning.chunks import (
     slices,
 )
 from candor.agent.learning.closed_form import stack_of
-from candor.agent.learning.contexts import Contexts, measure
+from candor.agent.learning.contexts import Contexts, measure, prepare
 from candor.agent.learning.initial import initial_model
 from candor.agent.learning.measuring import UNDEFINED
 from candor.agent.learning.samples import Samples, taken
@@ -219,6 +219,8 @@ class Learner:
 
     def check_samples(self, x: Tensor, agents: Sequence[str]) -> None:
         """Compute the loss of the model x (dim,) on the samples, see `Samples.check`."""
+        for shard in self._shards:
+            prepare(self._task, self._contexts.of(shard, 0, 0.0))
         parameters = tuple(view[0] for view in self._views(x.unsqueeze(0)))
         self._samples.check(
             lambda batch: self._loss(parameters, batch), self.dim, self._batch_size, agents

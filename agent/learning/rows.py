@@ -39,7 +39,8 @@ class TrainedRows:
         mass: their masses of a round, (agents, 1).
 
     `tell` is told why a round is sat out, with the round: where it is there, of one row, a training
-    that fails or is not finite moves nothing in that round, but for the `PATIENCE`-th in a row.
+    that fails or is not finite moves nothing in that round, but for the `PATIENCE`-th in a row and
+    where none has succeeded yet.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class TrainedRows:
         self.tell: Callable[[int, str], None] | None = None
         self._reporting = reporting
         self._mass = mass
-        self._failed = 0  # rounds in a row
+        self._failed = PATIENCE - 1  # rounds in a row; none is forgiven before the first success
         self.losses = torch.empty(0)
         self.reports = torch.empty(0)
 

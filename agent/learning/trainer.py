@@ -14,20 +14,21 @@ from typing import Any, Final, Protocol
 import torch
 from torch import Tensor, nn
 
-from candor.agent.learning.contexts import Contexts, measure
+from candor.agent.learning.contexts import Contexts, measure, prepare
 from candor.agent.learning.initial import initial_model
 from candor.agent.learning.learner import LocalTraining
 from candor.agent.learning.measuring import UNDEFINED, metric_of
 from candor.agent.learning.plain import PlainSgd
 from candor.agent.tasks.base import Evaluated, Loop
 from candor.agent.tasks.checked import build_model, faults_of
-from candor.agent.tasks.context import TrainingContext
+from candor.agent.tasks.context import TrainingContext, has_state
 from candor.agent.tasks.measured import Measured
 from candor.agent.tasks.partition import Shard
 from candor.topologies.specs.files import FilePath
 from candor.topologies.specs.specs import ConfigurationError, one_line
 
 KEPT: Final = "kept"
+SAVED: Final = "saved"
 OWN: Final = "own"
 
 
@@ -37,10 +38,11 @@ class _Trains(Protocol):
 
 @dataclass(slots=True)
 class _Agent:
-    """One agent: its model, what its loop keeps, and what it kept in an earlier life."""
+    """One agent: its model, what its loop saves and keeps, and states of an earlier life."""
 
     shard: Shard
     model: nn.Module
+    saved: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict)
     restored: dict[str, Any] = field(default_factory=dict)
 
@@ -107,7 +109,7 @@ class Trainer:
         layout.fill(model, x).train()
         # What a model of half precision starts from: what it cannot hold of x is not its doing.
         start, own = layout.of(model), layout.owned(model)
-        context = self._contexts.of(agent.shard, t, step_size, agent.kept, agent.restored)
+        context = self._context(agent, t, step_size)
         sound = False
         try:
             with self._contexts.seeded(agent.shard, t), faults_of("train"), torch.enable_grad():
@@ -123,8 +125,9 @@ class Trainer:
     def _undo(self, agent: _Agent, own: Mapping[str, Tensor]) -> None:
         """Put back what stays with the agent; what is kept and no longer finite is made anew."""
         self._layout.put_back(agent.model, own)
-        for name in [name for name, value in agent.kept.items() if not _finite(_state_of(value))]:
-            del agent.kept[name]
+        for name, value in list(agent.kept.items()):
+            if has_state(value) and not _finite(value.state_dict()):
+                del agent.kept[name]
 
     def evaluate(self, x: Tensor) -> list[Measured]:
         """The task's metrics of each row of x (agents, dim), in the agent's own model; undefined
@@ -137,10 +140,19 @@ class Trainer:
 
     def _measured(self, agent: _Agent, x: Tensor) -> Measured:
         model = self._layout.fill(agent.model, x).eval()
-        return measure(self._task, model, self._contexts.of(agent.shard, self._round, 0.0))
+        return measure(self._task, model, self._context(agent, self._round, 0.0))
+
+    def _context(self, agent: _Agent, t: int, step_size: float) -> TrainingContext:
+        context = self._contexts.of(agent.shard, t, step_size)
+        context.saved, context.kept = agent.saved, agent.kept
+        context.restored = agent.restored
+        return context
 
     def check_samples(self, x: Tensor, agents: Sequence[str]) -> None:
-        """Look at the samples of a loss; those of a loop of its own are its own business."""
+        """Look at the samples of a loss; a loop of its own looks itself, where it is told to
+        prepare."""
+        for agent in self._agents:
+            prepare(self._task, self._context(agent, 0, 0.0))
         if isinstance(self._loop, PlainSgd):
             model = self._layout.fill(self._agents[0].model, x).train()
             self._loop.check(model, self.dim, self._contexts.batch_size, agents)
@@ -172,25 +184,31 @@ class Trainer:
         return {name: view.contiguous().clone() for name, view in views}
 
     def private(self) -> bytes:
-        """Optimisers and what else the loops keep and can be saved, and the tensors that do not
-        travel, by `torch.save`, to be loaded without running anything; empty if there is none."""
-        held = [
-            {
-                KEPT: {
-                    name: state
-                    for name, value in agent.kept.items()
-                    if _plain(state := _state_of(value))
-                }
-                | agent.restored,
-                OWN: self._layout.owned(agent.model),
-            }
-            for agent in self._agents
-        ]
-        if not any(each[KEPT] or each[OWN] for each in held):
+        """Optimisers and what else has a state, what the loops save, and the tensors that do not
+        travel, by `torch.save`, to be loaded without running anything; empty if there is none.
+
+        Raises:
+            ConfigurationError: a loop saves what cannot be loaded so.
+        """
+        held = [self._held(agent) for agent in self._agents]
+        if not any(each[KEPT] or each[SAVED] or each[OWN] for each in held):
             return b""
         file = io.BytesIO()
         torch.save(held, file)
         return file.getvalue()
+
+    def _held(self, agent: _Agent) -> dict[str, dict[str, Any]]:
+        with_state = {n: value for n, value in agent.kept.items() if has_state(value)}
+        states = {name: value.state_dict() for name, value in with_state.items()}
+        for name, value in {**states, **agent.saved}.items():
+            if not _plain(value):
+                raise ConfigurationError(
+                    f"task: {name} holds more than numbers, texts, tensors, lists and dicts, and "
+                    "cannot be saved; keep it under context.keep as something without state_dict"
+                )
+        # What was not asked for yet is kept on.
+        kept = {**agent.restored, **states}
+        return {KEPT: kept, SAVED: dict(agent.saved), OWN: self._layout.owned(agent.model)}
 
     def restore(self, private: bytes) -> None:
         """Go on with what `private` gave.
@@ -205,17 +223,11 @@ class Trainer:
             held = torch.load(io.BytesIO(private), map_location=device, weights_only=True)
             for agent, each in zip(self._agents, held, strict=True):
                 self._layout.put_back(agent.model, each[OWN])
-                agent.restored = dict(each[KEPT])
+                agent.restored, agent.saved = dict(each[KEPT]), dict(each[SAVED])
         except Exception as exc:  # whatever torch trips over in a damaged file
             raise ConfigurationError(
                 f"what agents kept to themselves is damaged or of another model ({one_line(exc)})"
             ) from exc
-
-
-def _state_of(value: Any) -> Any:
-    """What is saved of something that a loop keeps."""
-    state = getattr(value, "state_dict", None)
-    return state() if callable(state) else value
 
 
 def _plain(value: Any) -> bool:
@@ -224,7 +236,8 @@ def _plain(value: Any) -> bool:
         return all(isinstance(k, str | int) and _plain(v) for k, v in value.items())
     if isinstance(value, list | tuple):
         return all(map(_plain, value))
-    return value is None or isinstance(value, bool | int | float | str | bytes | Tensor)
+    plain = (bool, int, float, str, bytes, Tensor, torch.dtype, torch.device)
+    return value is None or isinstance(value, plain)
 
 
 def _finite(value: Any) -> bool:

@@ -14,6 +14,7 @@ Both may say more of themselves, each as an attribute or a method that may be le
     buffers: str              "local" (FedBN, unless said) or "averaged": float buffers, such as
                               the running statistics of BatchNorm, travel with the parameters
     evaluate_local(model, context)    as `evaluate`, on data of this agent's own
+    prepare(context)          called once before a run, of each agent: what a host lacks shows here
     on_round(context)         called in a daemon after each round; see `agent.tasks.context`
 """
 
@@ -71,8 +72,8 @@ class Loop(Evaluated, Protocol):
         """Train the model in place for one round; the mean training loss, if it is known.
 
         The model is this agent's own from round to round, on `context.device` and in training mode;
-        what neighbours sent has been put into it. Optimisers and the like live between rounds in
-        `context.keep`."""
+        what neighbours sent has been put into it. Optimisers, data and the like live between rounds
+        in `context.keep`."""
         ...
 
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeGuard, TypeVar
 
 import torch
 from torch import nn
@@ -12,6 +12,13 @@ from torch import nn
 from candor.agent.tasks.partition import Shard
 
 T = TypeVar("T")
+
+
+class Stateful(Protocol):
+    """What has a state of its own, as torch's optimisers have."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
 
 
 @dataclass(slots=True)
@@ -29,8 +36,10 @@ class TrainingContext:
 
     `round` is of `rounds`, from 1; `seed` the run's; `step_size` that of this round, which the
     pseudo-gradient is divided by, and a loop may use or not; `generator` is on the processor and
-    seeded for this agent and round, as are torch's, numpy's and Python's own. `rank` of
-    `world_size` processes that train this one agent together (torchrun).
+    seeded for this agent and round, as are torch's, numpy's and Python's own. `saved` is the
+    loop's to write to: numbers, texts and tensors, lists and dicts of them, that are there again in
+    the next round and after a restart. `rank` of `world_size` processes that train this one agent
+    together (torchrun).
     """
 
     agent: str
@@ -46,6 +55,7 @@ class TrainingContext:
     data_root: Path | None = None
     rank: int = 0
     world_size: int = 1
+    saved: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict)
     restored: dict[str, Any] = field(default_factory=dict)
 
@@ -53,25 +63,16 @@ class TrainingContext:
         """What `make` gave in the first round that asked for it; this agent's own.
 
         What has `state_dict` and `load_state_dict` (optimisers, schedulers, scalers) is saved with
-        the model and has its state back when the daemon is started again; so are tensors, numbers,
-        texts, and lists and dicts of these. Anything else lives as long as the process.
+        the model and has its state back when the daemon is started again. Anything else, such as
+        the data, lives as long as the process.
         """
         if name not in self.kept:
             made = make()
-            if name in self.restored:
-                saved = self.restored.pop(name)
-                load = getattr(made, "load_state_dict", None)
-                if load is None:
-                    made = saved
-                else:
-                    load(saved)
+            if name in self.restored and has_state(made):
+                made.load_state_dict(self.restored.pop(name))
             self.kept[name] = made
         found: T = self.kept[name]
         return found
-
-    def put(self, name: str, value: Any) -> None:
-        """Replace what is kept under a name."""
-        self.kept[name] = value
 
     def batches(self, loader: Iterable[T]) -> Iterator[T]:
         """Batches of a loader until this round's local phase is over: so many steps, passes over
@@ -98,3 +99,8 @@ class TrainingContext:
         """The model to call in training: wrapped so that gradients are averaged over the processes
         that train this agent together, or the model itself where there is one."""
         return model
+
+
+def has_state(value: Any) -> TypeGuard[Stateful]:
+    """Whether something's state can be taken and given back."""
+    return all(callable(getattr(value, name, None)) for name in ("state_dict", "load_state_dict"))

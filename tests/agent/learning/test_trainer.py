@@ -60,9 +60,9 @@ class Loop(Points):
         x, y = self.load_data(context.shard, context.seed)
         adam = context.keep("adam", lambda: torch.optim.Adam(model.parameters(), 0.05))
         halving = context.keep("halving", lambda: torch.optim.lr_scheduler.StepLR(adam, 1, 0.5))
-        count = context.keep("count", lambda: {"rounds": 0, "noise": torch.zeros(1)})
-        count["rounds"] += 1
-        count["noise"] += torch.rand(1)
+        assert len(context.keep("data", lambda: [x])) == 1  # is not saved
+        context.saved["rounds"] = context.saved.get("rounds", 0) + 1
+        context.saved["noise"] = torch.rand(1)
         loss = self.loss(model, (x, y))
         adam.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -129,8 +129,8 @@ def test_a_loop_goes_on_from_what_it_kept_to_the_same_bit() -> None:
     for t in range(4, 7):
         x = x - 0.1 * second.local_steps(x, t, 0.1).update
     assert torch.equal(x, whole)
+    assert second._agents[1].saved["rounds"] == 6
     kept = second._agents[1].kept
-    assert kept["count"]["rounds"] == 6
     assert kept["adam"].param_groups[0]["lr"] == pytest.approx(0.05 * 0.5**6)
 
 
@@ -142,7 +142,8 @@ def test_what_was_kept_and_never_asked_for_again_is_kept_on() -> None:
     second.restore(first.private())
     third = loops(task, 1)
     third.restore(second.private())
-    assert third._agents[0].restored["count"]["rounds"] == 2
+    assert third._agents[0].saved["rounds"] == 2
+    assert third._agents[0].restored.keys() == {"adam", "halving"}
 
 
 def test_a_damaged_past_is_told_in_one_line() -> None:
@@ -303,6 +304,37 @@ def test_an_agent_whose_training_fails_again_and_again_gives_up_in_one_line() ->
         rows.local_steps(x, 1 + PATIENCE, 0.1, {})
     assert told == list(range(2, 1 + PATIENCE))
     assert "\n" not in str(refusal.value)
+
+
+def test_an_agent_whose_first_training_fails_stops_at_once() -> None:
+    task = failing(lambda _t: True, raises)
+    rows = TrainedRows(loops(task, 1), Reporting(0, [0], {}), lambda _t: torch.ones(1, 1))
+    rows.tell = lambda t, why: pytest.fail(why)
+    with pytest.raises(ConfigurationError, match=r"^task: train\(\) failed \("):
+        rows.local_steps(initial_parameters(task, 0)[None], 1, 0.1, {})
+
+
+def test_what_cannot_be_loaded_without_running_code_is_not_saved() -> None:
+    class Odd(Loop):
+        def train(self, model: nn.Module, context: TrainingContext) -> float:
+            context.saved["shape"] = {1, 2}
+            return 0.0
+
+    one = loops(Odd(), 1)
+    one.local_steps(initial_parameters(Odd(), 0)[None], 1, 0.1)
+    with pytest.raises(ConfigurationError, match="^task: shape holds more than numbers"):
+        one.private()
+
+
+def test_what_a_host_lacks_shows_before_the_run() -> None:
+    class Picky(Loop):
+        def prepare(self, context: TrainingContext) -> None:
+            raise FileNotFoundError(f"{context.agent}.csv is not in {context.data_root}")
+
+    one = loops(Picky())
+    x = initial_parameters(Picky(), 0)
+    with pytest.raises(ConfigurationError, match=r"^task: prepare\(\) failed .*a0.csv is not in"):
+        one.check_samples(x, ("a0", "a1"))
 
 
 def test_moments_that_are_no_longer_finite_are_begun_anew() -> None:
