@@ -110,13 +110,14 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What the daemon does between messages."""
+    """What the daemon does between messages; `exposure` is what its updates are known to show."""
 
     algorithm: AlgorithmSettings
     trainer: Trainer
     initial: Tensor
     rounds: int
     evaluate_every: int
+    exposure: str | None = None
 
 
 class Daemon:

@@ -156,6 +156,7 @@ def prepare(cluster: Cluster, settings: HostSettings) -> tuple[Work, Learner]:
         initial=initial,
         rounds=cluster.rounds.rounds,
         evaluate_every=settings.evaluate_every,
+        exposure=cluster.exposure_of(learner.samples(0)),
     )
     return work, learner
 
@@ -186,8 +187,8 @@ def _run(
         journal.log(logging.INFO, "revision", {"number": number, "fingerprint": fingerprint})
     if moved is not None:
         journal.log(logging.WARNING, "ledgers_moved", {"to": str(moved)})
-    if cluster.exposure:
-        journal.log(logging.WARNING, "exposed", {"detail": cluster.exposure})
+    if work.exposure:
+        journal.log(logging.WARNING, "exposed", {"detail": work.exposure})
     recorder = stack.enter_context(
         Recorder(
             data_dir,

@@ -5,10 +5,11 @@ arithmetic and draw the same batches. The learner knows nothing of reports, mixi
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from typing import Final
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from candor.agent.learning.batches import draw_samples
+from candor.agent.learning.batches import draw_samples, passes
 from candor.agent.learning.chunks import (
     Threads,
     rows_at_once,
@@ -32,7 +33,12 @@ from candor.agent.tasks.base import Batch, Task
 from candor.agent.tasks.checked import build_model, faults_of, load_data
 from candor.agent.tasks.measured import Measured
 from candor.agent.tasks.partition import Shard
-from candor.topologies.cluster.file import AlgorithmSettings, TaskSettings, model_digest
+from candor.topologies.cluster.file import (
+    AlgorithmSettings,
+    TaskSettings,
+    local_steps_of,
+    model_digest,
+)
 from candor.topologies.specs.files import FilePath
 from candor.topologies.specs.specs import ConfigurationError
 
@@ -43,10 +49,11 @@ _VECTORS_A_ROW: Final = 4  # of a local step: parameters, gradient, velocity, up
 
 @dataclass(frozen=True, slots=True)
 class LocalTraining:
-    """What H local steps gave: `update` (agents, dim) = (x - z_H) / step_size, where z_H is what
-    they lead to; for H = 1 it is the velocity itself (without momentum: the gradient), not its
-    rounded difference. `losses` (agents,) is the mean over the steps, `velocity` (agents, dim) what
-    momentum has gathered, None without any."""
+    """What H local steps gave, each agent's own number of them where a phase is counted in epochs:
+    `update` (agents, dim) = (x - z_H) / step_size, where z_H is what they lead to; where all have
+    H = 1 it is the velocity itself (without momentum: the gradient), not its rounded difference.
+    `losses` (agents,) is the mean over the steps, `velocity` (agents, dim) what momentum has
+    gathered, None without any."""
 
     update: Tensor
     losses: Tensor
@@ -54,7 +61,8 @@ class LocalTraining:
 
 
 class Learner:
-    """H steps of SGD with momentum for each row, from batches drawn with replacement.
+    """H steps of SGD with momentum for each row, from batches drawn with replacement; or as many as
+    some passes over the row's samples have, or as there is time for.
 
     It keeps nothing from round to round: a velocity is handed in and out (it is private, and part
     of what an agent injects; mixing does not touch it). Batches depend only on seed, agent and
@@ -63,7 +71,9 @@ class Learner:
     Args:
         task: the model, data, loss and metric.
         shards: whose rows these are; row r trains on the samples of `shards[r]`.
-        algorithm: local steps and momentum; the step size is an argument of each call.
+        algorithm: local steps, epochs or seconds, the last one that is there, and momentum; the
+            step size is an argument of each call. Seconds are for a single row: time passes on the
+            host whose row it is.
         batch_size: samples of one step.
         seed: the run's seed.
         device: where rows and data live.
@@ -86,7 +96,6 @@ class Learner:
     ) -> None:
         self._task = task
         self._agents = tuple(shard.index for shard in shards)
-        self._steps = algorithm.local_steps
         self._momentum = algorithm.momentum
         self._batch_size = batch_size
         self._seed = seed
@@ -104,6 +113,9 @@ class Learner:
         self.dim: int = self._bounds[-1]
         pooled, self._lengths = _pool([load_data(task, shard, seed) for shard in shards])
         self._data = tuple(tensor.to(self._device) for tensor in pooled)
+        self._seconds, self._epochs = algorithm.local_seconds, algorithm.local_epochs
+        self._steps = self._local_steps(algorithm)  # (agents,)
+        self._even = self._seconds is None and len(np.unique(self._steps)) == 1
         self._offsets = np.concatenate(([0], np.cumsum(self._lengths)[:-1]))
         self._check_loss()
         # The rows that are trained at once.
@@ -119,17 +131,25 @@ class Learner:
         `velocity` (agents, dim) is what momentum has gathered; None before the first step. A
         diverged row shows as inf or nan in losses and update.
         """
+        if self._seconds is not None:
+            return self._timed(x, t, step_size, velocity)
         batches = self._draw(t)  # (H, agents, batch)
         m = torch.empty_like(x)
+        single = self._even and len(batches) == 1
 
         def train(rows: slice) -> tuple[Tensor, Tensor]:
             before = None if velocity is None else velocity[rows]
-            return self._train(x[rows], batches[:, rows], step_size, before, m[rows])
+            if self._even:
+                return self._train(x[rows], batches[:, rows], step_size, before, m[rows])
+            steps = self._steps[rows]
+            return self._train_unevenly(
+                x[rows], batches[:, rows], steps, step_size, before, m[rows]
+            )
 
         losses, velocities = zip(*self._threads.map(train, self.chunks), strict=True)
         after = None
         if self._momentum:
-            after = m if self._steps == 1 else _joined(velocities)
+            after = m if single else _joined(velocities)
         return LocalTraining(m, _joined(losses), after)
 
     def _train(
@@ -140,15 +160,63 @@ class Learner:
         for indices in batches:
             batch = tuple(_taken(tensor, indices) for tensor in self._data)
             # Fresh for each step: a velocity is read until the next one is there.
-            update = m if self._steps == 1 else torch.empty_like(z)
+            update = m if len(batches) == 1 else torch.empty_like(z)
             losses += self._gradient(z, batch, update)
             if self._momentum and velocity is not None:
                 update.add_(velocity, alpha=self._momentum)  # as in `torch.optim.SGD`
-            if self._steps == 1:
+            if len(batches) == 1:
                 return losses, update
             z, velocity = torch.sub(z, update, alpha=step_size), update
         torch.sub(start, z, out=m).div_(step_size)
-        return losses / self._steps, update
+        return losses / len(batches), update
+
+    def _train_unevenly(
+        self,
+        start: Tensor,
+        batches: Tensor,
+        steps: NDArray[np.int64],
+        step_size: float,
+        velocity: Tensor | None,
+        m: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """`_train` of rows with `steps` (rows,) of their own: who is done moves no more."""
+        z, losses = start.clone(), torch.zeros(len(start), device=self._device)
+        gathered = torch.zeros_like(start) if velocity is None else velocity.clone()
+        for done, indices in enumerate(batches[: steps.max()]):
+            rows = torch.from_numpy(np.flatnonzero(steps > done)).to(self._device)
+            batch = tuple(_taken(tensor, indices[rows]) for tensor in self._data)
+            z_rows = z[rows]
+            update = torch.empty_like(z_rows)
+            losses[rows] += self._gradient(z_rows, batch, update)
+            if self._momentum:
+                update.add_(gathered[rows], alpha=self._momentum)
+                gathered[rows] = update
+            z[rows] = torch.sub(z_rows, update, alpha=step_size)
+        torch.sub(start, z, out=m).div_(step_size)
+        return losses / torch.from_numpy(steps).to(self._device), gathered
+
+    def _timed(
+        self, x: Tensor, t: int, step_size: float, velocity: Tensor | None
+    ) -> "LocalTraining":
+        """`local_steps` of the one row until its seconds are over: at least one step."""
+        assert self._seconds is not None
+        assert len(x) == 1
+        until_s = time.monotonic() + self._seconds
+        z, loss, done = x, torch.zeros(1, device=self._device), 0
+        for indices in self._passes(t, 0):
+            done += 1
+            rows = torch.from_numpy(indices).to(self._device)
+            batch = tuple(_taken(tensor, rows.unsqueeze(0)) for tensor in self._data)
+            update = torch.empty_like(z)
+            loss += self._gradient(z, batch, update)
+            if self._momentum and velocity is not None:
+                update.add_(velocity, alpha=self._momentum)
+            z, velocity = torch.sub(z, update, alpha=step_size), update
+            float(loss)  # waits for an accelerator, whose queue would outrun the clock
+            if time.monotonic() >= until_s:
+                break
+        moved = update if done == 1 else torch.sub(x, z).div_(step_size)
+        return LocalTraining(moved, loss / done, velocity if self._momentum else None)
 
     def evaluate(self, x: Tensor) -> list[Measured]:
         """The task's metric of each row of x (agents, dim); nan where it is undefined, as that of a
@@ -289,12 +357,36 @@ class Learner:
         return loss
 
     def _draw(self, t: int) -> Tensor:
-        """Rows of the pooled data for round t: (H, agents, batch)."""
-        count = self._steps * self._batch_size
+        """Rows of the pooled data for round t: (H, agents, batch), H the most steps of an agent; of
+        one that has fewer the last ones are of no sample it trains on."""
+        most = int(self._steps.max())
+        if self._epochs is not None:
+            drawn = np.zeros((most, len(self._agents), self._batch_size), np.int64)
+            for row, steps in enumerate(self._steps.tolist()):
+                drawn[:steps, row] = list(islice(self._passes(t, row), steps))
+            return torch.from_numpy(drawn).to(self._device)
+        count = most * self._batch_size
         drawn = draw_samples(self._seed, t, self._agents, self._lengths, count)
         drawn += self._offsets[:, np.newaxis]
         rows = torch.from_numpy(drawn).to(self._device)
-        return rows.view(-1, self._steps, self._batch_size).transpose(0, 1)
+        return rows.view(-1, most, self._batch_size).transpose(0, 1)
+
+    def _passes(self, t: int, row: int) -> Iterator[NDArray[np.int64]]:
+        """Batches (batch,) of rows of the pooled data: passes over one agent's own in round t."""
+        length, first = int(self._lengths[row]), int(self._offsets[row])
+        drawn = passes(self._seed, t, self._agents[row], length, self._batch_size)
+        return (indices + first for indices in drawn)
+
+    def _local_steps(self, algorithm: AlgorithmSettings) -> NDArray[np.int64]:
+        """How many steps each row has, (agents,)."""
+        if self._epochs is None:
+            return np.full(len(self._agents), algorithm.local_steps)
+        counted = [local_steps_of(self._epochs, n, self._batch_size) for n in self._lengths]
+        return np.array(counted, np.int64)
+
+    def samples(self, row: int) -> int:
+        """How many samples a row trains on."""
+        return int(self._lengths[row])
 
     def _fitting_rows(self) -> int:
         """How many rows to train at once."""
