@@ -66,6 +66,7 @@ def trained(cluster: Cluster, agent: str) -> TrainedRows:
     [
         ("ring", "decentralized-sgd", "float32"),
         ("ring", "gradient-tracking", "float32"),
+        ("ring", "diloco", "float32"),
         ("one-peer-exponential", "gradient-tracking", "float32"),
         ("complete", "median-sgd", "float32"),
         ("one-peer-exponential", "median-sgd", "float32"),
@@ -74,6 +75,7 @@ def trained(cluster: Cluster, agent: str) -> TrainedRows:
         ("directed-random:degree=2", "gradient-push", "float32"),
         ("ring", "decentralized-sgd", "float16"),
         ("ring", "gradient-tracking", "float16"),
+        ("one-peer-exponential", "diloco", "float16"),
         ("complete", "median-sgd", "float16"),
     ],
 )
@@ -97,7 +99,7 @@ def test_lockstep_and_simulation_learn_the_same(tmp_path, topology, algorithm, c
     run.close()
 
 
-@pytest.mark.parametrize("algorithm", ["gradient-tracking", "median-sgd"])
+@pytest.mark.parametrize("algorithm", ["gradient-tracking", "median-sgd", "diloco"])
 def test_an_agent_that_comes_back_is_let_in_and_accused_of_nothing(tmp_path, algorithm) -> None:
     cluster = write_cluster(tmp_path, "ring", 4, rounds=24, window=4, algorithm=algorithm)
     run = LocalRun(tmp_path, cluster)
@@ -119,6 +121,7 @@ def test_an_agent_that_comes_back_is_let_in_and_accused_of_nothing(tmp_path, alg
     ("algorithm", "kept"),
     [
         ("gradient-tracking", {"tracker", "tracked_gradient", "reports"}),
+        ("diloco", {"outer_velocity", "reports"}),
         ("tests.nearest:Nearest", {"reports"}),
     ],
 )

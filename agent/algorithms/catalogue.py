@@ -40,6 +40,7 @@ _ROOM: Final = "candor.agent.algorithms"
 ALGORITHMS: Final[Mapping[str, Entry]] = MappingProxyType(
     {
         "decentralized-sgd": Entry(f"{_ROOM}.dsgd:decentralized_sgd"),
+        "diloco": Entry(f"{_ROOM}.diloco:diloco"),
         "gradient-push": Entry(f"{_ROOM}.push:gradient_push"),
         "gradient-tracking": Entry(f"{_ROOM}.tracking:gradient_tracking", TRACKING),
         "median-sgd": Entry(f"{_ROOM}.median:median_sgd", MEDIAN),

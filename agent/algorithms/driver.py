@@ -25,7 +25,13 @@ from candor.agent.algorithms.effects import (
     Rounds,
     State,
 )
-from candor.agent.algorithms.steps import Hyper, step_schedule
+from candor.agent.algorithms.steps import (
+    OUTER_MOMENTUM,
+    OUTER_STEP,
+    Hyper,
+    given_or,
+    step_schedule,
+)
 from candor.topologies.cluster.file import AlgorithmSettings
 from candor.topologies.specs.specs import load_object
 
@@ -92,7 +98,12 @@ class Driver:
         self._step_size = step_schedule(settings.step_size, settings.step_decay)
         self._performer = performer
         self._rounded = rounded
-        self._rounds = _loaded(settings.name)(x, Hyper(self._step_size), self.state, start)
+        hyper = Hyper(
+            self._step_size,
+            given_or(settings.outer_step, OUTER_STEP),
+            given_or(settings.outer_momentum, OUTER_MOMENTUM),
+        )
+        self._rounds = _loaded(settings.name)(x, hyper, self.state, start)
         self._begun = False
 
     def advance(self, answer: Tensor | Heard | None = None) -> Outgoing:

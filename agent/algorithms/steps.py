@@ -3,13 +3,26 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
+
+OUTER_STEP: Final = 0.7
+OUTER_MOMENTUM: Final = 0.9
+"""Of DiLoCo: the best ones of Douillard et al. 2023 (arXiv 2311.08105, section 3)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hyper:
-    """What every agent agrees on: `step_size(t)` is lambda_t of round t (from 1), above 0."""
+    """What every agent agrees on: `step_size(t)` is lambda_t of round t (from 1), above 0; the
+    outer step and momentum are DiLoCo's."""
 
     step_size: Callable[[int], float]
+    outer_step: float = OUTER_STEP
+    outer_momentum: float = OUTER_MOMENTUM
+
+
+def given_or(value: float | None, default: float) -> float:
+    """A setting, or its default where it is left out."""
+    return default if value is None else value
 
 
 def step_schedule(step_size: float, decay: float) -> Callable[[int], float]:

@@ -7,15 +7,17 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, get_args
 
 import click
 from pydantic import BaseModel
 
 from candor.agent.algorithms.catalogue import ALGORITHMS
+from candor.agent.algorithms.steps import OUTER_MOMENTUM, OUTER_STEP
 from candor.agent.runs.cluster_parts import option_name
 from candor.network.codecs import CODECS
 from candor.topologies.cluster.file import (
+    OUTER_ALGORITHM,
     AlgorithmSettings,
     PaymentSettings,
     RoundSettings,
@@ -177,6 +179,26 @@ SETTINGS: tuple[tuple[type[BaseModel], str, str], ...] = (
     (AlgorithmSettings, "step_decay", "Round t steps by step-size * t ** -step-decay."),
     (AlgorithmSettings, "local_steps", "Steps of local SGD a round."),
     (AlgorithmSettings, "momentum", "Momentum of local SGD, below 1."),
+    (
+        AlgorithmSettings,
+        "local_epochs",
+        "Passes over the own samples a round, in place of a number of steps.",
+    ),
+    (
+        AlgorithmSettings,
+        "local_seconds",
+        "Seconds of local SGD a round, in place of steps or epochs; for daemons only.",
+    ),
+    (
+        AlgorithmSettings,
+        "outer_step",
+        f"What the outer step of {OUTER_ALGORITHM} is multiplied by.  [default: {OUTER_STEP}]",
+    ),
+    (
+        AlgorithmSettings,
+        "outer_momentum",
+        f"Nesterov momentum of {OUTER_ALGORITHM}, below 1.  [default: {OUTER_MOMENTUM}]",
+    ),
     (RoundSettings, "deadline_s", "Longest wait for a neighbour's vector, seconds."),
     (RoundSettings, "start_deadline_s", "Longest wait for neighbours at the start, seconds."),
     (RoundSettings, "codec", f"How vectors travel: {', '.join(CODECS)}."),
@@ -214,4 +236,15 @@ def _setting(model: type[BaseModel], name: str, what: str, here: bool) -> Option
         others = f"in a cluster file: {of_file}" if here else f"in testbed and simulate: {mine}"
         what = f"{what} Default {others}."
     option = f"--{option_name(model, name).replace('_', '-')}"
-    return click.option(option, type=type(default), default=default, help=what)
+    return click.option(option, type=_kind(model, name), default=default, help=what)
+
+
+def _kind(model: type[BaseModel], name: str) -> type:
+    """The type of a setting; of one that may be left out, of what it is where it is given."""
+    field = model.model_fields[name]
+    default = field.get_default()
+    if default is not None:
+        return type(default)
+    given = get_args(field.annotation)[0]  # of `Annotated[int, …] | None`
+    kind: type = get_args(given)[0] if get_args(given) else given
+    return kind

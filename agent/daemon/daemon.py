@@ -1,8 +1,10 @@
-"""The daemon: one agent of a run over ZeroMQ, asyncio and one worker thread for arithmetic.
+"""The daemon: one agent of a run over ZeroMQ, asyncio, and two threads for arithmetic.
 
 It performs what the core and the algorithm ask for and tells them what happened; it decides
-nothing. The event loop only moves messages: training, digests, sketches, verification and mixing
-run in the worker thread, SQLite in the store's own thread.
+nothing. The event loop only moves messages. Training, which may take minutes, evaluation and saving
+models run in a thread of their own, so that updates are verified meanwhile; digests, sketches,
+verification and mixing in another, which alone uses the examiner's caches beside the loop; SQLite
+in the store's own. The two share no state: the models that pass between them are never changed.
 """
 
 import asyncio
@@ -110,13 +112,14 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What the daemon does between messages."""
+    """What the daemon does between messages; `exposure` is what its updates are known to show."""
 
     algorithm: AlgorithmSettings
     trainer: Trainer
     initial: Tensor
     rounds: int
     evaluate_every: int
+    exposure: str | None = None
 
 
 class Daemon:
@@ -149,6 +152,7 @@ class Daemon:
         self._probe = probe
         self._unsynced = set(core.neighbours)
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._training = ThreadPoolExecutor(1, thread_name_prefix="training")
         self._pending: deque[Effect] = deque()
         self._persisting = False
         self._closed = False  # nothing is performed any more
@@ -183,7 +187,8 @@ class Daemon:
         finally:
             self._closed = True
             self._compute.shutdown(wait=True, cancel_futures=True)
-            await self._transport.close(DRAIN_S)
+            await self._transport.close(DRAIN_S)  # farewells leave while training still goes on
+            self._training.shutdown(wait=True, cancel_futures=True)
         stopped = self._interrupted and ended.failure is not None
         return Result(INTERRUPTED if stopped else ended.exit_code, ended.failure)
 
@@ -273,7 +278,7 @@ class Daemon:
         driver = Driver(work.algorithm, work.trainer, self._rounded, x, None, start)
         answer: Tensor | Heard | None = None
         while True:
-            out = await self._timed("train", driver.advance, answer)
+            out = await self._trained("train", driver.advance, answer)
             answer, reentered = await self._exchange(out)
             if reentered:
                 return _model(answer), self.core.round
@@ -310,7 +315,7 @@ class Daemon:
         work, core = self._work, self.core
         accuracy: float | None = None
         if work.evaluate_every and (t % work.evaluate_every == 0 or t == work.rounds):
-            accuracy = (await self._timed("rest", work.trainer.evaluate, x))[0].value
+            accuracy = (await self._trained("rest", work.trainer.evaluate, x))[0].value
         norm = core.injected_norm if core.injected_norm is not None else float("nan")
         began = time.perf_counter()
         mixed = core.mixed_neighbours
@@ -325,13 +330,21 @@ class Daemon:
         if self._models is None or self._now() < self._model_due_s:
             return
         began = self._now()
-        await self._timed("rest", self._models.save, x[0], t)
+        await self._trained("rest", self._models.save, x[0], t)
         took = self._now() - began
         self._model_due_s = began + max(MODEL_EVERY_S, took / MODEL_SAVES_MAX)
 
     async def _timed(self, phase: str, job: Callable[..., T], *args: object) -> T:
-        """Run a job in the worker thread and add its time to a phase."""
+        """Run a job in the thread for evidence and mixing, and add its time to a phase."""
+        return await self._within(self._compute, phase, job, *args)
 
+    async def _trained(self, phase: str, job: Callable[..., T], *args: object) -> T:
+        """The same in the thread for training."""
+        return await self._within(self._training, phase, job, *args)
+
+    async def _within(
+        self, thread: ThreadPoolExecutor, phase: str, job: Callable[..., T], *args: object
+    ) -> T:
         def timed() -> T:
             began = time.perf_counter()
             try:
@@ -339,7 +352,7 @@ class Daemon:
             finally:
                 self.seconds[phase] += time.perf_counter() - began
 
-        return await self._loop.run_in_executor(self._compute, timed)
+        return await self._loop.run_in_executor(thread, timed)
 
     # --- effects ----------------------------------------------------------------------------
 

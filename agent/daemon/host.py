@@ -159,13 +159,14 @@ def prepare(cluster: Cluster, settings: HostSettings) -> tuple[Work, TrainedRows
     def mass(t: int) -> Tensor:
         return torch.tensor([[cluster.round_weights.of(t).mass[settings.agent]]])
 
-    rows = TrainedRows(learner, reporting, mass)
+    rows, held = TrainedRows(learner, reporting, mass), learner.samples(0)
     work = Work(
         algorithm=algorithm,
         trainer=rows,
         initial=initial,
         rounds=cluster.rounds.rounds,
         evaluate_every=settings.evaluate_every,
+        exposure=None if held is None else cluster.exposure_of(held),
     )
     return work, rows
 
@@ -196,8 +197,8 @@ def _run(
         journal.log(logging.INFO, "revision", {"number": number, "fingerprint": fingerprint})
     if moved is not None:
         journal.log(logging.WARNING, "ledgers_moved", {"to": str(moved)})
-    if cluster.exposure:
-        journal.log(logging.WARNING, "exposed", {"detail": cluster.exposure})
+    if work.exposure:
+        journal.log(logging.WARNING, "exposed", {"detail": work.exposure})
     recorder = stack.enter_context(
         Recorder(
             data_dir,

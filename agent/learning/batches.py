@@ -5,16 +5,37 @@ A round has one stream, Philox 4x64-10 (Salmon et al., "Parallel random numbers:
 daemon reads its own block by setting the counter and a simulation reads all blocks in one call: no
 state, and no generator an agent. Setting up numpy's default generator from [seed, agent, round]
 took longer than the local step of a small model.
+
+A phase of whole passes over the data has as many steps as a shard is long. Its passes are of a
+stream for each agent, whose block nothing can outgrow: what others hold says nothing of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count as numbers
 from itertools import pairwise
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+_OWN_STREAM: Final = 2**128  # of a counter of 256 bits: draws with replacement stay below it
+_PASS: Final = 2**64
 WORDS_A_COUNT: Final = 4  # 64-bit words that one step of the counter gives
+
+
+def passes(
+    seed: int, t: int, agent: int, length: int, batch_size: int
+) -> Iterator[NDArray[np.int64]]:
+    """Batches (batch,) of one pass after another over `length` samples, each in an order of its
+    own, without end: a pass goes on in the batch in which the one before it ended."""
+    left = np.empty(0, np.int64)
+    for number in numbers():
+        counter = _OWN_STREAM * (agent + 1) + _PASS * number
+        words = _words(seed, t, counter, -(-length // WORDS_A_COUNT))[:length]
+        left = np.concatenate((left, np.argsort(words, kind="stable")))
+        whole = len(left) - len(left) % batch_size
+        yield from left[:whole].reshape(-1, batch_size)
+        left = left[whole:]
 
 
 def draw_samples(

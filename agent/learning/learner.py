@@ -4,12 +4,15 @@ The daemon holds a learner of one shard, a simulation one of all shards; both ru
 arithmetic and draw the same batches. The learner knows nothing of reports, mixing or neighbours.
 """
 
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
@@ -42,10 +45,11 @@ class NotVectorised(ConfigurationError):
 
 @dataclass(frozen=True, slots=True)
 class LocalTraining:
-    """What H local steps gave: `update` (agents, dim) = (x - z_H) / step_size, where z_H is what
-    they lead to; for H = 1 it is the velocity itself (without momentum: the gradient), not its
-    rounded difference. `losses` (agents,) is the mean over the steps, `velocity` (agents, dim) what
-    momentum has gathered, None without any."""
+    """What H local steps gave, each agent's own number of them where a phase is counted in epochs:
+    `update` (agents, dim) = (x - z_H) / step_size, where z_H is what they lead to; where all have
+    H = 1 it is the velocity itself (without momentum: the gradient), not its rounded difference.
+    `losses` (agents,) is the mean over the steps, `velocity` (agents, dim) what momentum has
+    gathered, None without any."""
 
     update: Tensor
     losses: Tensor
@@ -86,6 +90,10 @@ class Learning(Protocol):
         """What travels, x (agents, dim), by name, (agents, *shape): contiguous copies."""
         ...
 
+    def samples(self, row: int) -> int | None:
+        """How many samples a row trains on, None where only its loop knows."""
+        ...
+
     def private(self) -> bytes:
         """What agents keep to themselves from round to round; empty where that is nothing."""
         ...
@@ -96,7 +104,8 @@ class Learning(Protocol):
 
 
 class Learner:
-    """H steps of SGD with momentum for each row, from batches drawn with replacement.
+    """H steps of SGD with momentum for each row, from batches drawn with replacement; or as many as
+    some passes over the row's samples have, or as there is time for.
 
     It keeps nothing from round to round: a velocity is handed in and out (it is private, and part
     of what an agent injects; mixing does not touch it). Batches depend only on seed, agent and
@@ -105,7 +114,9 @@ class Learner:
     Args:
         task: the model, data, loss and metric.
         shards: whose rows these are; row r trains on the samples of `shards[r]`.
-        algorithm: local steps and momentum; the step size is an argument of each call.
+        algorithm: local steps, epochs or seconds, the last one that is there, and momentum; the
+            step size is an argument of each call. Seconds are for a single row: time passes on the
+            host whose row it is.
         batch_size: samples of one step.
         seed: the run's seed.
         device: where rows and data live.
@@ -135,7 +146,6 @@ class Learner:
         self._shards = tuple(shards)
         self._round = 0
         self._agents = tuple(shard.index for shard in shards)
-        self._steps = algorithm.local_steps
         self._momentum = algorithm.momentum
         self._batch_size = batch_size
         self._seed = seed
@@ -154,6 +164,9 @@ class Learner:
         self._views = self._layout.views
         self._samples = Samples(task, shards, seed, self._device)
         self._data = self._samples.data
+        self._seconds, self._epochs = algorithm.local_seconds, algorithm.local_epochs
+        self._steps = self._samples.steps(algorithm, batch_size)  # (agents,)
+        self._even = self._seconds is None and len(np.unique(self._steps)) == 1
         self._check_loss()
         # The rows that are trained at once.
         self.chunks = slices(len(self._agents), self._fitting_rows())
@@ -169,18 +182,32 @@ class Learner:
         diverged row shows as inf or nan in losses and update.
         """
         self._round = t
-        batches = self._samples.draw(t, self._steps, self._batch_size)  # (H, agents, batch)
+        if self._seconds is not None:
+            return self._timed(x, t, step_size, velocity)
+        batches = self._drawn(t)  # (H, agents, batch)
         m = torch.empty_like(x)
+        single = self._even and len(batches) == 1
 
         def train(rows: slice) -> tuple[Tensor, Tensor]:
             before = None if velocity is None else velocity[rows]
-            return self._train(x[rows], batches[:, rows], step_size, before, m[rows])
+            if self._even:
+                return self._train(x[rows], batches[:, rows], step_size, before, m[rows])
+            steps = self._steps[rows]
+            return self._train_unevenly(
+                x[rows], batches[:, rows], steps, step_size, before, m[rows]
+            )
 
         losses, velocities = zip(*self._threads.map(train, self.chunks), strict=True)
         after = None
         if self._momentum:
-            after = m if self._steps == 1 else _joined(velocities)
+            after = m if single else _joined(velocities)
         return LocalTraining(m, _joined(losses), after)
+
+    def _drawn(self, t: int) -> Tensor:
+        """Places of the samples of round t: (H, agents, batch), H the most steps of an agent."""
+        if self._epochs is None:
+            return self._samples.draw(t, int(self._steps[0]), self._batch_size)
+        return self._samples.draw_passes(t, self._steps, self._batch_size)
 
     def _train(
         self, start: Tensor, batches: Tensor, step_size: float, velocity: Tensor | None, m: Tensor
@@ -190,15 +217,62 @@ class Learner:
         for indices in batches:
             batch = tuple(taken(tensor, indices) for tensor in self._data)
             # Fresh for each step: a velocity is read until the next one is there.
-            update = m if self._steps == 1 else torch.empty_like(z)
+            update = m if len(batches) == 1 else torch.empty_like(z)
             losses += self._gradient(z, batch, update)
             if self._momentum and velocity is not None:
                 update.add_(velocity, alpha=self._momentum)  # as in `torch.optim.SGD`
-            if self._steps == 1:
+            if len(batches) == 1:
                 return losses, update
             z, velocity = torch.sub(z, update, alpha=step_size), update
         torch.sub(start, z, out=m).div_(step_size)
-        return losses / self._steps, update
+        return losses / len(batches), update
+
+    def _train_unevenly(
+        self,
+        start: Tensor,
+        batches: Tensor,
+        steps: NDArray[np.int64],
+        step_size: float,
+        velocity: Tensor | None,
+        m: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """`_train` of rows with `steps` (rows,) of their own: who is done moves no more."""
+        z, losses = start.clone(), torch.zeros(len(start), device=self._device)
+        gathered = torch.zeros_like(start) if velocity is None else velocity.clone()
+        for done, indices in enumerate(batches[: steps.max()]):
+            rows = torch.from_numpy(np.flatnonzero(steps > done)).to(self._device)
+            batch = tuple(taken(tensor, indices[rows]) for tensor in self._data)
+            z_rows = z[rows]
+            update = torch.empty_like(z_rows)
+            losses[rows] += self._gradient(z_rows, batch, update)
+            if self._momentum:
+                update.add_(gathered[rows], alpha=self._momentum)
+                gathered[rows] = update
+            z[rows] = torch.sub(z_rows, update, alpha=step_size)
+        torch.sub(start, z, out=m).div_(step_size)
+        return losses / torch.from_numpy(steps).to(self._device), gathered
+
+    def _timed(
+        self, x: Tensor, t: int, step_size: float, velocity: Tensor | None
+    ) -> "LocalTraining":
+        """`local_steps` of the one row until its seconds are over: at least one step."""
+        assert self._seconds is not None
+        assert len(x) == 1
+        until_s = time.monotonic() + self._seconds
+        z, loss, done = x, torch.zeros(1, device=self._device), 0
+        for places in self._samples.passes(0, t, self._batch_size):
+            done += 1
+            batch = tuple(taken(tensor, places.unsqueeze(0)) for tensor in self._data)
+            update = torch.empty_like(z)
+            loss += self._gradient(z, batch, update)
+            if self._momentum and velocity is not None:
+                update.add_(velocity, alpha=self._momentum)
+            z, velocity = torch.sub(z, update, alpha=step_size), update
+            float(loss)  # waits for an accelerator, whose queue would outrun the clock
+            if time.monotonic() >= until_s:
+                break
+        moved = update if done == 1 else torch.sub(x, z).div_(step_size)
+        return LocalTraining(moved, loss / done, velocity if self._momentum else None)
 
     def evaluate(self, x: Tensor) -> list[Measured]:
         """The task's metric of each row of x (agents, dim); nan where it is undefined, as that of a
@@ -246,6 +320,10 @@ class Learner:
         """The parameters x (agents, dim) by name, (agents, *shape): contiguous copies."""
         views = zip(self.names, self._views(x), strict=True)
         return {name: view.contiguous().clone() for name, view in views}
+
+    def samples(self, row: int) -> int | None:
+        """How many samples a row trains on."""
+        return int(self._samples.lengths[row])
 
     def private(self) -> bytes:
         """Nothing: momentum is handed in and out."""

@@ -4,9 +4,9 @@ For what does not run under `torch.func`: dropout, recurrent layers, `.item()`, 
 that stay with an agent, other types than float32. It draws the batches that `Learner` draws.
 """
 
-import math
 import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from candor.agent.tasks.base import Task
 from candor.agent.tasks.checked import faults_of
 from candor.agent.tasks.context import TrainingContext
 from candor.agent.tasks.partition import Shard
+from candor.topologies.cluster.file import local_steps_of
 
 OPTIMISER = "sgd"
 
@@ -90,17 +91,23 @@ class PlainSgd:
         phase, size, part = context.phase, context.batch_size, slice(None)
         if context.world_size > 1:
             part = slice(context.rank, None, context.world_size)
-        length, offset = int(self._samples.lengths[row]), int(self._samples.offsets[row])
         if phase.seconds is not None:
             began = time.monotonic()
-            while True:  # one step at least
-                drawn = torch.randint(length, (size,), generator=context.generator)
-                yield (offset + drawn)[part].to(context.device)
+            for places in self._samples.passes(row, context.round, size):
+                yield places[part]
                 if time.monotonic() - began >= phase.seconds:
                     return
-        steps = phase.steps if phase.epochs is None else phase.epochs * math.ceil(length / size)
-        for places in self._samples.draw_of(row, context.round, steps, size):
+        if phase.epochs is not None:
+            steps = local_steps_of(phase.epochs, self.samples(row), size)
+            for places in islice(self._samples.passes(row, context.round, size), steps):
+                yield places[part]
+            return
+        for places in self._samples.draw_of(row, context.round, phase.steps, size):
             yield places[part]
+
+    def samples(self, row: int) -> int:
+        """How many samples a row trains on."""
+        return int(self._samples.lengths[row])
 
 
 class _Loss(nn.Module):

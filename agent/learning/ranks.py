@@ -6,7 +6,6 @@ collective operations: gradients are averaged inside (`TrainingContext.parallel`
 notice nothing. A process that fails ends the agent, for the others would wait for it.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -166,6 +165,10 @@ class Leading:
     def named(self, x: Tensor) -> Mapping[str, Tensor]:
         """What travels, by name."""
         return self._learner.named(x)
+
+    def samples(self, row: int) -> int | None:
+        """How many samples a row trains on."""
+        return self._learner.samples(row)
 
     def private(self) -> bytes:
         """What agents keep to themselves."""

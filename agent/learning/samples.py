@@ -1,7 +1,8 @@
 """The private samples of some agents, one after the other, and what is wrong with any of them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -9,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from candor.agent.learning.batches import draw_samples
+from candor.agent.learning.batches import draw_samples, passes
 from candor.agent.tasks.base import Batch, Task
 from candor.agent.tasks.checked import faults_of, load_data
 from candor.agent.tasks.partition import Shard
+from candor.topologies.cluster.file import AlgorithmSettings, local_steps_of
 from candor.topologies.specs.specs import ConfigurationError
 
 CHECKED_AT_ONCE: Final = 256  # samples whose loss is looked at before the run
@@ -49,6 +51,28 @@ class Samples:
         drawn += self.offsets[:, np.newaxis]
         rows = torch.from_numpy(drawn).to(self._device)
         return rows.view(-1, steps, batch_size).transpose(0, 1)
+
+    def draw_passes(self, t: int, steps: NDArray[np.int64], batch_size: int) -> Tensor:
+        """Places in `data` for round t, `steps` (agents,) batches of passes over each row's own:
+        (most steps, agents, batch); of a row that has fewer the last ones mean nothing."""
+        drawn = torch.zeros((int(steps.max()), len(steps), batch_size), dtype=torch.int64)
+        for row, count in enumerate(steps.tolist()):
+            chosen = islice(self.passes(row, t, batch_size), count)
+            drawn[:count, row] = torch.stack([places.cpu() for places in chosen])
+        return drawn.to(self._device)
+
+    def passes(self, row: int, t: int, batch_size: int) -> Iterator[Tensor]:
+        """Places in `data`, (batch,), of one pass after another over a row's own, without end."""
+        length, first = int(self.lengths[row]), int(self.offsets[row])
+        for indices in passes(self._seed, t, self._agents[row], length, batch_size):
+            yield torch.from_numpy(indices + first).to(self._device)
+
+    def steps(self, algorithm: AlgorithmSettings, batch_size: int) -> NDArray[np.int64]:
+        """How many steps the local phase of each row has, (agents,)."""
+        if algorithm.local_epochs is None:
+            return np.full(len(self._agents), algorithm.local_steps)
+        epochs = algorithm.local_epochs
+        return np.array([local_steps_of(epochs, n, batch_size) for n in self.lengths], np.int64)
 
     def draw_of(self, row: int, t: int, steps: int, batch_size: int) -> Tensor:
         """The part of `draw` that is one row's: (steps, batch)."""

@@ -183,6 +183,10 @@ class Trainer:
         views = zip(self.names, self._layout.views(x), strict=True)
         return {name: view.contiguous().clone() for name, view in views}
 
+    def samples(self, row: int) -> int | None:
+        """How many samples a row trains on, None where only its loop knows."""
+        return self._loop.samples(row) if isinstance(self._loop, PlainSgd) else None
+
     def private(self) -> bytes:
         """Optimisers and what else has a state, what the loops save, and the tensors that do not
         travel, by `torch.save`, to be loaded without running anything; empty if there is none.

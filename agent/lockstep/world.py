@@ -381,6 +381,8 @@ def _cluster(
     agents = int(random.integers(3, 5))
     topology = TOPOLOGIES[int(random.integers(len(TOPOLOGIES)))]
     schedule = schedules.build(topology, agents)
+    if schedule.push_sum and algorithm not in (None, DEFAULT_ALGORITHM, PUSH_SUM_ALGORITHM):
+        schedule = schedules.build("ring", agents)  # what is asked for runs on no directed graph
     own = np.random.default_rng([0x616C676F, seed])
     drawn = str(own.choice(UNDIRECTED))
     cluster = assemble_cluster(

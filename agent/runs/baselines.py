@@ -78,7 +78,12 @@ def _without_mixing(
     initial: Path | None,
     device: str,
 ) -> list[float]:
-    """Accuracy of each shard's agent after the cluster's rounds of honest training, unmixed."""
+    """Accuracy of each shard's agent after the cluster's rounds of honest training, unmixed. Local
+    phases of seconds are one pass over its samples here: whose seconds would they be?"""
+    if cluster.algorithm.local_seconds is not None:
+        epochs = {"local_seconds": None, "local_epochs": 1}
+        algorithm = cluster.algorithm.model_copy(update=epochs)
+        cluster = cluster.model_copy(update={"algorithm": algorithm})
     learner = learner_of(cluster, data_root, shards, device, initial=initial)
     task = resolve_task(cluster.task.name, data_root)
     x = verified_initial_parameters(task, cluster.task, cluster.seed, initial)

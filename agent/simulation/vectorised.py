@@ -131,8 +131,8 @@ class Simulation:
         threads: how many train agents at the same time; what they learn does not depend on it.
 
     Raises:
-        ConfigurationError: the task, a strategy or an id is not usable, there is no such device, or
-            the state is another run's.
+        ConfigurationError: the task, a strategy or an id is not usable, there is no such device,
+            local phases are of seconds, or the state is another run's.
     """
 
     def __init__(
@@ -147,6 +147,11 @@ class Simulation:
         state: Mapping[str, Tensor] | None = None,
         threads: int = 1,
     ) -> None:
+        if cluster.algorithm.local_seconds is not None:
+            raise ConfigurationError(
+                "local_seconds: a simulation has not the hosts' time; give --local-steps or "
+                "--local-epochs"
+            )
         self._device = usable_device(device)
         self._cluster = cluster
         self._phases = phases_of(cluster.algorithm.name)

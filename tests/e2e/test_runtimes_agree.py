@@ -31,6 +31,15 @@ LIES = [
 ]
 
 
+ALGORITHMS = [
+    ["gradient-tracking"],
+    ["median-sgd"],
+    ["tests.nearest:Nearest"],
+    # Passes over shards of different length, whose steps a daemon and a simulation count alike.
+    ["diloco", "--local-epochs", "1", "--outer-step", "0.5", "--momentum", "0.5"],
+]
+
+
 def run_testbed(run_dir, *options):
     """The summary that `candor testbed` prints; each daemon is a process of its own."""
     words = ["testbed", "--task", "digits", "--run-dir", str(run_dir), "--json", *options]
@@ -80,12 +89,13 @@ def push_sum_run(tmp_path_factory):
     return run_dir, run_testbed(run_dir, *options, "--strategy", "a3=scale:3")
 
 
-@pytest.fixture(scope="module", params=["gradient-tracking", "median-sgd", "tests.nearest:Nearest"])
+@pytest.fixture(scope="module", params=ALGORITHMS)
 def algorithm_run(request, tmp_path_factory):
-    """With state and two exchanges a round; with an attested aggregate; with derived rows."""
+    """With state and two exchanges a round; with an attested aggregate; with derived rows; with an
+    outer step and velocity."""
     run_dir = tmp_path_factory.mktemp("algorithm") / "run"
     options = ["--agents", "3", "--topology", "ring", "--rounds", "18", "--algorithm"]
-    return run_dir, run_testbed(run_dir, *options, request.param, "--strategy", "a1=scale:3")
+    return run_dir, run_testbed(run_dir, *options, *request.param, "--strategy", "a1=scale:3")
 
 
 def test_daemons_and_the_simulation_agree_on_each_algorithm(algorithm_run):

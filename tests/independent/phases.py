@@ -32,6 +32,7 @@ _AVERAGED = (Phase((Part(0, before=True),), charged=True),)
 PHASES = {
     "decentralized-sgd": _AVERAGED,
     "gradient-push": _AVERAGED,
+    "diloco": _AVERAGED,
     "gradient-tracking": (
         Phase((Part(0, before=True),), direct=True, charged=True),
         Phase((Part(1, before=True), Part(0, OWN, stepped=True))),

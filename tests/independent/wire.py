@@ -111,16 +111,20 @@ def is_signed(public: bytes, domain: str, message: bytes, signature: bytes) -> b
 
 TABLES = {
     "task": ("name", "partition", "batch_size", "parameters", "model_digest"),
-    "algorithm": ("name", "step_size", "step_decay", "local_steps", "momentum"),
+    "algorithm": (
+        *("name", "step_size", "step_decay", "local_steps", "momentum"),
+        *("local_epochs", "local_seconds", "outer_momentum", "outer_step"),
+    ),
     "rounds": ("rounds", "deadline_s", "start_deadline_s", "codec"),
     "payments": ("rule", "window", "credit_limit", "sketch_size"),
     "graph": ("topology", "mixing", "schedule", "edges", "turns", "weights"),
 }
 REALS = ("step_size", "step_decay", "momentum", "deadline_s", "start_deadline_s")
+REALS += ("local_seconds", "outer_momentum", "outer_step")
 AGENT = ("id", "endpoint", "identity", "curve", "other_endpoints", "bind", "join", "serial")
 REVISION = ("number", "organiser", "previous", "departed")
 LISTS = ("turns", "weights", "other_endpoints", "bind", "departed")
-OPTIONAL = (*LISTS, "join", "serial", "previous", "codec")
+OPTIONAL = (*LISTS, "join", "serial", "previous", "codec", *TABLES["algorithm"][5:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +220,7 @@ def _present(table: dict, keys: tuple[str, ...]) -> list:
     while present[-1] in OPTIONAL and table.get(present[-1]) in (None, [], "float32"):
         present.pop()
     values = [(key, table.get(key, [] if key in LISTS else None)) for key in present]
-    return [float(value) if key in REALS else value for key, value in values]
+    return [float(v) if key in REALS and v is not None else v for key, v in values]
 
 
 @dataclass(frozen=True, slots=True)

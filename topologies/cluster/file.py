@@ -51,6 +51,7 @@ DEFAULT_METRIC: Final = "accuracy"
 EXPOSED_SAMPLES: Final = 4
 """Updates of so few samples show records, of however many local steps."""
 DEFAULT_ALGORITHM, PUSH_SUM_ALGORITHM = "decentralized-sgd", "gradient-push"
+OUTER_ALGORITHM: Final = "diloco"
 
 
 class TaskSettings(Section):
@@ -101,6 +102,16 @@ class AlgorithmSettings(Section):
     local_seconds: Annotated[Number, Field(gt=0, le=86_400)] | None = None
     outer_momentum: Annotated[Number, Field(ge=0, lt=1)] | None = None
     outer_step: Annotated[Number, Field(gt=0, le=10)] | None = None
+
+    @model_validator(mode="after")
+    def _check_outer(self) -> "AlgorithmSettings":
+        for name in ("outer_momentum", "outer_step"):
+            if getattr(self, name) is not None and self.name != OUTER_ALGORITHM:
+                raise ConfigurationError(
+                    f"{name} is of algorithm {OUTER_ALGORITHM!r}, and this is {self.name!r}; "
+                    "choose that one or leave it out"
+                )
+        return self
 
 
 class RoundSettings(Section):
@@ -252,13 +263,31 @@ class Cluster(Section):
     @property
     def exposure(self) -> str | None:
         """One line where updates are known to show single records to neighbours, whatever the model
-        (docs/privacy.md): where a round has one local step, or no more than four samples."""
-        batch, steps = self.task.batch_size, self.algorithm.local_steps
-        if steps > 1 and batch * steps > EXPOSED_SAMPLES:
+        (docs/privacy.md): where a round has one local step, or no more than four samples. None for
+        phases of epochs or seconds, of which this file does not say how many steps they have:
+        see `exposure_of`."""
+        algorithm = self.algorithm
+        if algorithm.local_epochs is not None or algorithm.local_seconds is not None:
             return None
-        samples = f"{batch * steps} sample{'s' * (batch * steps > 1)}"
+        return self._exposed(algorithm.local_steps, f"local_steps {algorithm.local_steps}")
+
+    def exposure_of(self, samples: int) -> str | None:
+        """The same for an agent who trains on so many samples, which decide how many steps an epoch
+        has. A phase of seconds may always be one step only, but is not said to be."""
+        epochs = self.algorithm.local_epochs
+        if epochs is None or self.algorithm.local_seconds is not None:
+            return self.exposure
+        steps = local_steps_of(epochs, samples, self.task.batch_size)
+        return self._exposed(steps, f"local_epochs {epochs} of a shard of {samples}", samples)
+
+    def _exposed(self, steps: int, told: str, held: int | None = None) -> str | None:
+        batch = self.task.batch_size
+        count = batch * steps if held is None else min(held, batch * steps)
+        if steps > 1 and count > EXPOSED_SAMPLES:
+            return None
+        samples = f"{count} sample{'s' * (count > 1)}"
         return (
-            f"an update is of {samples} (batch_size {batch}, local_steps {steps}): neighbours can "
+            f"an update is of {samples} (batch_size {batch}, {told}): neighbours can "
             "compute records from it; several local steps hide them better"
         )
 
@@ -369,6 +398,11 @@ def model_digest(parameters: NDArray[np.float32]) -> str:
     """`TaskSettings.model_digest` (64 hex): BLAKE3 of the vector as little-endian float32."""
     vector = np.ascontiguousarray(parameters, dtype="<f4")
     return canonical.payload_digest(vector.tobytes()).hex()
+
+
+def local_steps_of(epochs: int, samples: int, batch_size: int) -> int:
+    """How many steps a phase of so many epochs has for who has so many samples: at least one."""
+    return -(-epochs * samples // batch_size)
 
 
 def _check_unique(what: str, values: Iterable[tuple[str, object]]) -> None:

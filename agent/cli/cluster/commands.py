@@ -120,7 +120,8 @@ def show(file: Path, as_json: bool) -> None:
     click.echo(f"run {cluster.run_id}, seed {cluster.seed}, fingerprint {cluster.fingerprint}")
     click.echo(f"{'signed':<11}{signed_line(cluster)}")
     for name in ("task", "algorithm", "rounds", "payments"):
-        settings = ", ".join(f"{key} {value}" for key, value in sections[name].items())
+        given = {key: value for key, value in sections[name].items() if value is not None}
+        settings = ", ".join(f"{key} {value}" for key, value in given.items())
         click.echo(f"{name:<11}{settings}")
     graph, gap, period = cluster.graph, gap_of(cluster), cluster.round_weights.period
     click.echo(

@@ -46,7 +46,7 @@ def pair(tmp_path):
     )
     stack = ExitStack()
 
-    def daemon(agent):
+    def daemon(agent, gradient=lambda t: np.full(DIM, 1e-3, np.float32)):
         data_dir = tmp_path / "agents" / agent
         identity = keys.load(data_dir / "keys")
         terms = list(channel_terms(cluster, agent).values())
@@ -55,8 +55,7 @@ def pair(tmp_path):
         store = stack.enter_context(opened)
         journal = Journal(agent, data_dir, logging.CRITICAL)
         stack.callback(journal.close)
-        step = np.full(DIM, 1e-3, np.float32)
-        given, initial = GivenGradients(lambda t: step), torch.zeros(DIM)
+        given, initial = GivenGradients(gradient), torch.zeros(DIM)
         work = Work(cluster.algorithm, given, initial, cluster.rounds.rounds, 0)
         disk = Disk(data_dir)
         built = build_daemon(cluster, agent, identity, store, work, journal, [], disk, None)
@@ -161,3 +160,51 @@ def test_an_interrupt_before_the_start_is_heeded(pair):
     ended = asyncio.run(both(one, other))
     assert (ended.exit_code, ended.failure) == (130, "stopped before the last round")
     assert one.model[1] == 0
+
+
+def test_updates_are_verified_and_messages_answered_while_a_local_phase_takes_its_time(pair):
+    over, slow_round = threading.Event(), 4
+
+    def gradient(t):
+        if t == slow_round:  # of the agent that is held: nothing of its own can end the wait
+            assert over.wait(WAIT_S)
+        return np.full(DIM, 1e-3, np.float32)
+
+    (slow, _, _), (other, _, _) = pair("a0", gradient), pair("a1")
+    verdicts, acknowledged = [], []
+    verified = slow.core.verified
+
+    def noted(peer, update, outcome, now_s):
+        effects = verified(peer, update, outcome, now_s)
+        step = slow.core.neighbours[peer].last_step
+        verdicts.append((slow.core.phases.at(step)[0], over.is_set()))
+        return effects
+
+    slow.core.verified = noted
+    post = slow._transport.post
+
+    def posted(peer, frames, **options):
+        acknowledged.append((slow.core.round, over.is_set()))
+        post(peer, frames, **options)
+
+    slow._transport.post = posted
+
+    async def run():
+        async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as group:
+            ends = [group.create_task(daemon.run()) for daemon in (slow, other)]
+            while (slow_round, False) not in verdicts:
+                await asyncio.sleep(0.01)
+            assert (slow_round, False) in acknowledged
+            assert slow.core.round == slow_round  # it has not stated its own update
+            over.set()
+            while slow.core.round < slow_round + 3:
+                await asyncio.sleep(0.01)
+            slow.interrupt()
+            other.interrupt()
+        return [end.result().exit_code for end in ends]
+
+    try:
+        assert asyncio.run(run()) == [130, 130]
+    finally:
+        over.set()
+    assert slow.seconds["train"] > 0

@@ -11,11 +11,14 @@ import torch
 from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 
-from candor.agent.learning.batches import draw_samples
+from candor.agent.learning import learner as learning
+from candor.agent.learning.batches import draw_samples, passes
 from candor.agent.learning.initial import initial_parameters, verified_initial_parameters
 from candor.agent.learning.learner import Learner, NotVectorised
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.base import Batch, Task
+from candor.agent.tasks.classification import Classification
+from candor.agent.tasks.digits import read_digits
 from candor.agent.tasks.measured import Measured
 from candor.agent.tasks.partition import Shard
 from candor.topologies.cluster.file import AlgorithmSettings, TaskSettings, model_digest
@@ -59,10 +62,14 @@ def learner(
     local_steps: int = 1,
     momentum: float = 0.0,
     seed: int = 0,
+    epochs: int | None = None,
+    seconds: float | None = None,
 ) -> Learner:
     indices = range(agents) if isinstance(agents, int) else agents
     shards = [Shard(i, 8, PARTITION) for i in indices]
-    settings = AlgorithmSettings(local_steps=local_steps, momentum=momentum)
+    settings = AlgorithmSettings(
+        local_steps=local_steps, momentum=momentum, local_epochs=epochs, local_seconds=seconds
+    )
     return Learner(task, shards, settings, batch_size=16, seed=seed)
 
 
@@ -601,3 +608,64 @@ def test_a_saved_model_loads_where_a_user_would_load_it(tmp_path: Path) -> None:
     model = DIGITS.build_model()
     model.load_state_dict(load_file(tmp_path / "model.safetensors"))
     assert DIGITS.evaluate(model) == one.evaluate(x[None])[0].value
+
+
+def tanh() -> nn.Module:
+    """A model whose gradients are not written out."""
+    return nn.Sequential(nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 10))
+
+
+@pytest.mark.parametrize("built", [DIGITS, Classification(tanh, read_digits)])
+def test_epochs_are_each_agents_own_number_of_steps_however_many_others_take(built: Task) -> None:
+    together = learner(4, built, epochs=1, momentum=0.5)
+    steps = {-(-together.samples(row) // 16) for row in range(4)}
+    assert len(steps) > 2, "shards of one length show nothing"
+    x = initial_parameters(built, 0).repeat(4, 1) + 0.01 * torch.arange(4.0)[:, None]
+    before = 0.01 * x
+    whole = together.local_steps(x, 3, 0.1, before)
+    assert whole.velocity is not None
+    for row in range(4):
+        alone = learner([row], built, epochs=1, momentum=0.5)
+        own = alone.local_steps(x[row : row + 1], 3, 0.1, before[row : row + 1])
+        assert own.velocity is not None
+        assert torch.allclose(whole.update[row], own.update[0], atol=1e-4)
+        assert torch.allclose(whole.losses[row], own.losses[0], atol=1e-5)
+        assert torch.allclose(whole.velocity[row], own.velocity[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("length", "batch", "epochs"), [(10, 4, 2), (3, 16, 1), (64, 8, 3)])
+def test_a_pass_is_over_every_sample_once(length: int, batch: int, epochs: int) -> None:
+    drawn = passes(7, 2, 5, length, batch)
+    steps = -(-epochs * length // batch)
+    samples = np.concatenate([next(drawn) for _ in range(steps)])
+    for number in range(epochs):
+        assert sorted(samples[number * length :][:length]) == list(range(length))
+    others = [passes(7, 2, 6, length, batch), passes(7, 3, 5, length, batch)]
+    assert any((next(passes(7, 2, 5, length, batch)) != next(one)).any() for one in others)
+
+
+def test_the_phase_of_an_agent_whose_shard_is_no_batch_is_the_gradient() -> None:
+    """Line's shards are of 3 and 4 samples, and a batch is of 16."""
+    one = learner(2, Line(), epochs=1)
+    x = torch.tensor([[0.5, 0.0], [1.0, 0.0]])
+    done = one.local_steps(x, 1, 0.25)
+    # The loss is (w + b - 2)^2 on every sample, and so is every batch.
+    assert torch.allclose(done.losses, torch.tensor([2.25, 1.0]))
+    assert torch.allclose(done.update, torch.tensor([[-3.0, -3.0], [-2.0, -2.0]]))
+
+
+def test_a_phase_of_seconds_ends_with_the_step_in_which_they_are_over(monkeypatch) -> None:
+    clock = count(0.0, 1.0)  # a second between two looks at it
+    monkeypatch.setattr(learning.time, "monotonic", lambda: next(clock))
+    x = start(1)
+    timed = learner([2], seconds=3.5, momentum=0.5).local_steps(x, 1, 0.1)
+    long = learner([2], epochs=9, momentum=0.5)
+    batches = long._drawn(1)[:4]
+    update = torch.empty_like(x)
+    losses, velocity = long._train(x, batches, 0.1, None, update)
+    assert torch.equal(timed.update, update)
+    assert torch.equal(timed.losses, losses)
+    assert timed.velocity is not None
+    assert torch.equal(timed.velocity, velocity)
+    first = learner([2], seconds=1e-9).local_steps(x, 1, 0.1)  # one step at least
+    assert torch.equal(first.update, long._train(x, batches[:1], 0.1, None, torch.empty_like(x))[1])

@@ -13,7 +13,7 @@ from candor.agent.runs.baselines import (
     centralised_accuracy,
     centralised_batch,
 )
-from candor.agent.simulation.vectorised import RoundResult, run_vectorised
+from candor.agent.simulation.vectorised import RoundResult, Simulation, run_vectorised
 from candor.agent.tasks import resolve_task
 from candor.topologies.cluster.file import (
     AgentEntry,
@@ -291,3 +291,9 @@ class Finite:
     balances = run_vectorised(run, {"a1": "scale:-1e39"}).balances
     assert sum(balances.values()) == 0
     assert balances["a1"] > 0  # it is charged nothing, and its neighbours are
+
+
+def test_a_simulation_has_not_the_seconds_of_hosts() -> None:
+    timed = cluster().model_copy(update={"algorithm": AlgorithmSettings(local_seconds=2.0)})
+    with pytest.raises(ConfigurationError, match=r"^local_seconds: .* or --local-epochs$"):
+        Simulation(timed, {}, measured=False)

@@ -418,3 +418,39 @@ def test_settings_that_show_records_to_neighbours_are_told(
     task = TaskSettings(name="digits", parameters=10**6, model_digest=DIGEST, batch_size=batch)
     cluster = make(task=task, algorithm=AlgorithmSettings(local_steps=steps))
     assert told in (cluster.exposure or "") if told else cluster.exposure is None
+
+
+@pytest.mark.parametrize(
+    ("given", "samples", "told"),
+    [
+        ({"local_epochs": 1}, 64, "64 samples (batch_size 64, local_epochs 1 of a shard of 64)"),
+        ({"local_epochs": 1}, 65, ""),
+        ({"local_epochs": 3}, 4, "an update is of 4 samples"),
+        ({"local_epochs": 2}, 64, ""),
+        ({"local_seconds": 5.0}, 2, ""),
+        ({"local_steps": 1}, 999, "an update is of 64 samples (batch_size 64, local_steps 1)"),
+    ],
+)
+def test_an_agent_whose_epochs_are_one_step_is_told(
+    given: dict[str, float], samples: int, told: str
+) -> None:
+    task = TaskSettings(name="digits", parameters=9, model_digest=DIGEST, batch_size=64)
+    settings = AlgorithmSettings.model_validate({"local_steps": 9} | given)
+    cluster = make(task=task, algorithm=settings)
+    assert (cluster.exposure is None) == (given != {"local_steps": 1})
+    said = cluster.exposure_of(samples) or ""
+    assert told in said if told else not said
+
+
+def test_outer_settings_are_of_one_algorithm_and_come_back_from_the_file(tmp_path: Path) -> None:
+    for name in ("outer_step", "outer_momentum"):
+        with pytest.raises(ConfigurationError, match=f"{name} is of algorithm 'diloco'"):
+            validated(AlgorithmSettings, {name: 0.5}, "algorithm")
+    settings = AlgorithmSettings(name="diloco", outer_step=0.5, local_epochs=2)
+    cluster = make(algorithm=settings)
+    path = tmp_path / "cluster.toml"
+    path.write_text(dump_cluster(cluster))
+    assert load_cluster(path) == cluster
+    assert load_cluster(path).fingerprint == cluster.fingerprint
+    others = [AlgorithmSettings(name="diloco", outer_step=0.5), AlgorithmSettings(name="diloco")]
+    assert len({make(algorithm=one).fingerprint for one in (settings, *others)}) == 3

@@ -449,3 +449,36 @@ def test_settings_that_show_records_are_warned_of(keys_root: Path, tmp_path: Pat
     shown = run("check", output, "--no-dial", "--no-task", "--json")
     assert json.loads(shown.output)["warnings"] == [made.stderr.removeprefix("warning: ").strip()]
     assert run(*words[:-4]).stderr == ""
+
+
+def test_settings_that_may_be_left_out_are_in_the_file_where_they_are_given(
+    keys_root: Path,
+) -> None:
+    plain = new(keys_root).algorithm
+    optional = ("local_epochs", "local_seconds", "outer_step", "outer_momentum")
+    assert all(getattr(plain, name) is None for name in optional)
+    options = ("--algorithm", "diloco", "--local-epochs", 2, "--outer-momentum", 0.5)
+    given = new(keys_root, *map(str, options))
+    assert (given.algorithm.local_epochs, given.algorithm.outer_momentum) == (2, 0.5)
+    path = keys_root.parent / "c.toml"
+    assert "local_seconds" not in path.read_text()
+    shown = run("show", path).output
+    assert "local_epochs 2, outer_momentum 0.5" in shown
+    assert "None" not in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--outer-step", 0.7), "outer_step is of algorithm 'diloco', and this is 'decentral"),
+        (("--algorithm", "diloco", "--outer-momentum", 1), "algorithm: outer_momentum: "),
+        (("--local-seconds", 0), "algorithm: local_seconds: "),
+        (("--local-epochs", 0), "algorithm: local_epochs: "),
+    ],
+)
+def test_settings_of_local_phases_out_of_range_are_one_line(
+    keys_root: Path, words: tuple[str | float, ...], told: str
+) -> None:
+    local = ("--agents", "4", "--base-port", "7000", "--keys-root", keys_root)
+    output = keys_root.parent / "c.toml"
+    assert told in error_of(*NEW, "--topology", "ring", *local, "-o", output, *map(str, words))
