@@ -1,6 +1,7 @@
 """`candor agent`: the daemon of one agent, from its start to the end of the run."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +97,13 @@ def command(
       candor agent --cluster cluster.toml --id a3 --keys keys/a3 --data-dir data/a3
     """
     from candor.agent.daemon.host import HostSettings, run_agent  # imports torch
+    from candor.agent.learning.ranks import ranks_of
 
     level = getattr(logging, log_level.upper())
     settings = HostSettings(agent=agent, data_dir=data_dir, log_level=level, **options)
     told, code = run_agent(cluster_path, settings)
+    if told is None and not ranks_of(os.environ).leads:
+        context.exit(code)  # rank 0 has the last word
     if as_json:
         click.echo((data_dir / "status.json").read_text(encoding="utf-8"), nl=False)
     if told is not None:

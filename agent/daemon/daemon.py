@@ -65,7 +65,7 @@ DRAIN_S: Final = 2.0
 PAYMENTS_EVERY_S: Final = 1.0
 # What a death without a farewell costs of the model. A large one on a slow disk is saved less
 # often: that takes a twentieth of the time at most.
-MODEL_EVERY_S: Final = 10.0
+MODEL_EVERY_S: Final = 2.0
 MODEL_SAVES_MAX: Final = 1 / 20
 
 T = TypeVar("T")

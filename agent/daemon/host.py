@@ -32,6 +32,7 @@ from candor.agent.daemon.status import DataDirLock, State, read_status
 from candor.agent.daemon.store import Store, StoreError
 from candor.agent.exits import INTERRUPTED
 from candor.agent.learning.initial import verified_initial_parameters
+from candor.agent.learning.ranks import ALONE, Group, Leading, follow, joined, ranks_of
 from candor.agent.learning.reporting import Reporting
 from candor.agent.learning.rows import TrainedRows, learner_of
 from candor.agent.tasks import resolve_task
@@ -88,7 +89,27 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
     identity = keys.load_of(cluster.agent(settings.agent), settings.keys)
     if _done(settings.data_dir, cluster):
         return f"this run is done; model, metrics and ledger are in {settings.data_dir}", 0
-    work, rows = prepare(cluster, settings)
+    with joined(ranks_of(os.environ)) as group:
+        work, rows = prepare(cluster, settings, group)
+        if group is not None and not group.ranks.leads:
+            gone = follow(rows.learner, group)
+            return gone, 0 if gone is None else 1
+        try:
+            return _lead(cluster, identity, settings, work, rows, probe)
+        finally:
+            if isinstance(rows.learner, Leading):
+                rows.learner.end()
+
+
+def _lead(
+    cluster: Cluster,
+    identity: Identity,
+    settings: HostSettings,
+    work: Work,
+    rows: TrainedRows,
+    probe: Probe | None,
+) -> tuple[str | None, int]:
+    """`run_agent` of the process that is the agent."""
     _make_data_dir(settings.data_dir)
     try:
         with ExitStack() as stack:
@@ -98,7 +119,8 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
             learner, place = rows.learner, settings.data_dir
             models = ModelFile(place, cluster.fingerprint, learner.state_dict, learner.private)
             learner.restore(models.private_before)
-            rows.tell = partial(_sat_out, agent=settings.agent)
+            if not isinstance(learner, Leading):  # of several processes one may have failed alone
+                rows.tell = partial(_sat_out, agent=settings.agent)
             result = _run(cluster, identity, settings, work, store, models, stack, probe, moved)
     except (MalformedError, StoreError, OSError) as exc:
         return f"{settings.data_dir}: {_told(exc)}", 1
@@ -142,8 +164,11 @@ def _check_addresses(cluster: Cluster, settings: HostSettings) -> None:
         raise ConfigurationError(f"--dial {min(strangers)}=…: no neighbour of {settings.agent}")
 
 
-def prepare(cluster: Cluster, settings: HostSettings) -> tuple[Work, TrainedRows]:
-    """The algorithm and the training of one agent on its own shard."""
+def prepare(
+    cluster: Cluster, settings: HostSettings, group: Group | None = None
+) -> tuple[Work, TrainedRows]:
+    """The algorithm and the training of one agent on its own shard, together with other processes
+    if there is a group."""
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     index, algorithm = cluster.index(settings.agent), cluster.algorithm
@@ -153,8 +178,12 @@ def prepare(cluster: Cluster, settings: HostSettings) -> tuple[Work, TrainedRows
     task = resolve_task(cluster.task.name, settings.data_root)
     initial = verified_initial_parameters(task, cluster.task, cluster.seed, settings.initial)
     lies, saved = reporting.by_agent(), settings.initial
-    learner = learner_of(cluster, settings.data_root, [shard], "cpu", lies, initial=saved)
+    ranks = ALONE if group is None else group.ranks
+    root = settings.data_root
+    learner = learner_of(cluster, root, [shard], "cpu", lies, initial=saved, ranks=ranks)
     learner.check_samples(initial, [settings.agent])
+    if group is not None and ranks.leads:
+        learner = Leading(learner, group)
 
     def mass(t: int) -> Tensor:
         return torch.tensor([[cluster.round_weights.of(t).mass[settings.agent]]])

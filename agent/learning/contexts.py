@@ -35,6 +35,8 @@ class Contexts:
     ids: tuple[str, ...] = ()
     rounds: int = 0
     data_root: Path | None = None
+    rank: int = 0
+    world_size: int = 1
 
     def of(
         self,
@@ -57,13 +59,15 @@ class Contexts:
             batch_size=self.batch_size,
             phase=LocalPhase(settings.local_steps, settings.local_epochs, settings.local_seconds),
             data_root=self.data_root,
+            rank=self.rank,
+            world_size=self.world_size,
         )
 
     @contextmanager
     def seeded(self, shard: Shard, t: int) -> Iterator[None]:
-        """The generators of torch, numpy and Python, seeded for an agent and a round; afterwards
-        they are what they were."""
-        number = _seed(self.seed, shard.index, t)
+        """The generators of torch, numpy and Python, seeded for an agent and a round, and for each
+        of several processes; afterwards they are what they were."""
+        number = _seed(self.seed, shard.index, t) ^ self.rank
         python, arrays = random.getstate(), np.random.get_state()
         devices = [self.device] if self.device.type == "cuda" else []
         try:

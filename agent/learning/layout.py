@@ -51,27 +51,27 @@ class Layout:
     def of(self, model: nn.Module) -> Tensor:
         """The vector (dim,) of a model, float32; on the model's device."""
         held = tensors_of(model)
-        return torch.cat([held[name].detach().flatten().float() for name in self.names])
+        return torch.cat([whole(held[name]).flatten().float() for name in self.names])
 
     @torch.no_grad()
     def fill(self, model: nn.Module, x: Tensor) -> nn.Module:
         """Overwrite what travels with x (dim,), each tensor in its own type."""
         held = tensors_of(model)
         for name, view in zip(self.names, self.views(x.unsqueeze(0)), strict=True):
-            held[name].copy_(view[0])
+            _copy(view[0], held[name])
         return model
 
     def owned(self, model: nn.Module) -> dict[str, Tensor]:
         """What of a model changes and does not travel, by name: copies, on the processor."""
         held = tensors_of(model)
-        return {name: held[name].detach().cpu().clone() for name in self.own}
+        return {name: whole(held[name]).cpu().clone() for name in self.own}
 
     @torch.no_grad()
     def put_back(self, model: nn.Module, owned: Mapping[str, Tensor]) -> None:
         """Overwrite what does not travel with what `owned` gave."""
         held = tensors_of(model)
         for name in self.own:
-            held[name].copy_(owned[name])
+            _copy(owned[name], held[name])
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -79,6 +79,27 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     saved = model.state_dict(keep_vars=True).keys()
     named: dict[str, Tensor] = dict(model.named_parameters())
     return named | {name: value for name, value in model.named_buffers() if name in saved}
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor without its history; gathered where processes hold a part of it each (FSDP)."""
+    tensor = tensor.detach()
+    found: Tensor = tensor.full_tensor() if _parted(tensor) else tensor  # type: ignore[attr-defined]
+    return found
+
+
+def _copy(value: Tensor, into: Tensor) -> None:
+    if _parted(into):
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        assert isinstance(into, DTensor)
+        value = value.to(into.device, into.dtype)
+        value = distribute_tensor(value, into.device_mesh, into.placements)
+    into.copy_(value)
+
+
+def _parted(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")
 
 
 def layout_of(task: Evaluated, model: nn.Module) -> Layout:
@@ -132,7 +153,7 @@ def frozen_digest(layout: Layout, model: nn.Module) -> str | None:
     held = tensors_of(model)
     parts = []
     for name in layout.frozen:
-        value = held[name].detach().cpu().contiguous()
+        value = whole(held[name]).cpu().contiguous()
         data = value.flatten().view(torch.uint8).numpy().tobytes()
         shape: canonical.Value = list(value.shape)
         digest = canonical.payload_digest(data)

@@ -26,6 +26,7 @@ from candor.agent.learning.chunks import (
 from candor.agent.learning.closed_form import stack_of
 from candor.agent.learning.contexts import Contexts, measure, prepare
 from candor.agent.learning.initial import initial_model
+from candor.agent.learning.layout import whole
 from candor.agent.learning.measuring import UNDEFINED
 from candor.agent.learning.samples import Samples, taken
 from candor.agent.tasks.base import Batch, Task
@@ -314,7 +315,7 @@ class Learner:
     def state_dict(self, x: Tensor, row: int = 0) -> Mapping[str, Tensor]:  # noqa: ARG002
         """The whole model, of which x (dim,) is what travels; see `Learning`."""
         held = self._layout.fill(self._evaluated, x).state_dict()
-        return {name: value.cpu().clone().contiguous() for name, value in held.items()}
+        return {name: whole(value).cpu().clone().contiguous() for name, value in held.items()}
 
     def named(self, x: Tensor) -> Mapping[str, Tensor]:
         """The parameters x (agents, dim) by name, (agents, *shape): contiguous copies."""

@@ -47,6 +47,7 @@ class PlainSgd:
         self._task = task
         self._momentum = momentum
         self._samples = Samples(task, shards, seed, device)
+        self._modules: dict[int, nn.Module] = {}
         self._row = {shard.index: row for row, shard in enumerate(shards)}
 
     def train(self, model: nn.Module, context: TrainingContext) -> float:
@@ -55,9 +56,10 @@ class PlainSgd:
         for group in optimiser.param_groups:
             group["lr"] = context.step_size
         row, losses = self._row[context.shard.index], []
-        called = context.parallel(_Loss(self._task, model))
+        called = context.parallel(self._loss_module(model))
         for places in self._batches(row, context):
-            batch = tuple(taken(tensor, places) for tensor in self._samples.data)
+            mine = context.part(places)
+            batch = tuple(taken(tensor, mine) for tensor in self._samples.data)
             optimiser.zero_grad()
             with faults_of("loss"):
                 loss = called(batch)
@@ -82,28 +84,28 @@ class PlainSgd:
         finally:
             model.load_state_dict(was)
 
+    def _loss_module(self, model: nn.Module) -> nn.Module:
+        """The one that a model has."""
+        return self._modules.setdefault(id(model), _Loss(self._task, model))
+
     def _optimiser(self, model: nn.Module, context: TrainingContext) -> torch.optim.SGD:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return torch.optim.SGD(trained, context.step_size, self._momentum)
 
     def _batches(self, row: int, context: TrainingContext) -> Iterator[Tensor]:
-        """Places of the samples of each step, (batch,); of several processes' each its own part."""
-        phase, size, part = context.phase, context.batch_size, slice(None)
-        if context.world_size > 1:
-            part = slice(context.rank, None, context.world_size)
+        """Places of the samples of each step, (batch,)."""
+        phase, size = context.phase, context.batch_size
         if phase.seconds is not None:
             began = time.monotonic()
             for places in self._samples.passes(row, context.round, size):
-                yield places[part]
+                yield places
                 if time.monotonic() - began >= phase.seconds:
                     return
         if phase.epochs is not None:
             steps = local_steps_of(phase.epochs, self.samples(row), size)
-            for places in islice(self._samples.passes(row, context.round, size), steps):
-                yield places[part]
+            yield from islice(self._samples.passes(row, context.round, size), steps)
             return
-        for places in self._samples.draw_of(row, context.round, phase.steps, size):
-            yield places[part]
+        yield from self._samples.draw_of(row, context.round, phase.steps, size)
 
     def samples(self, row: int) -> int:
         """How many samples a row trains on."""

@@ -6,8 +6,9 @@ collective operations: gradients are averaged inside (`TrainingContext.parallel`
 notice nothing. A process that fails ends the agent, for the others would wait for it.
 """
 
+import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from candor.agent.learning.learner import Learning, LocalTraining
 from candor.agent.tasks.measured import Measured
-from candor.topologies.specs.specs import ConfigurationError, users_errors
+from candor.topologies.specs.specs import ConfigurationError, one_line, users_errors
 
 # Of a collective operation within a round: whoever is missing for so long has died.
 TRAINING_TIMEOUT: Final = timedelta(minutes=10)
@@ -45,6 +46,9 @@ class Ranks:
         return self.world_size > 1
 
 
+ALONE: Final = Ranks()
+
+
 def ranks_of(environment: Mapping[str, str]) -> Ranks:
     """What torchrun says; one process where it did not start this one.
 
@@ -52,7 +56,7 @@ def ranks_of(environment: Mapping[str, str]) -> Ranks:
         ConfigurationError: it says nonsense.
     """
     if "WORLD_SIZE" not in environment:
-        return Ranks()
+        return ALONE
     with users_errors("RANK, WORLD_SIZE, LOCAL_RANK: torchrun sets them to numbers"):
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
         rank, world_size, local_rank = (int(environment.get(name, 0)) for name in names)
@@ -181,14 +185,26 @@ class Leading:
         self._learner.restore(private)
 
     def end(self) -> None:
-        """Let the others go."""
-        self._group.say(END)
+        """Let the others go, if they are there."""
+        with suppress(RuntimeError):
+            self._group.say(END)
 
 
-def follow(learner: Learning, group: Group) -> None:
-    """Do what rank 0 does until it ends; raises whatever the learner raises."""
+def follow(learner: Learning, group: Group) -> str | None:
+    """Do what rank 0 does until it ends; one line where it is gone without a word.
+
+    Signals are rank 0's to heed: what it does at its end takes all.
+
+    Raises:
+        ConfigurationError: the task failed.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     while True:
-        name, arguments = group.hear()
+        try:
+            name, arguments = group.hear()
+        except RuntimeError as exc:
+            return f"rank {group.ranks.rank}: rank 0 is gone ({one_line(exc)})"
         if name == END:
-            return
+            return None
         getattr(learner, name)(*arguments)

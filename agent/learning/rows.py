@@ -13,6 +13,7 @@ from candor.agent.learning.contexts import Contexts
 from candor.agent.learning.initial import verified_initial_parameters
 from candor.agent.learning.learner import Learner, Learning, NotVectorised
 from candor.agent.learning.plain import PlainSgd
+from candor.agent.learning.ranks import ALONE, Ranks
 from candor.agent.learning.reporting import REPORTS, Reporting
 from candor.agent.learning.trainer import Trainer
 from candor.agent.tasks import resolve_task
@@ -116,6 +117,7 @@ def learner_of(
     strategies: Mapping[int, Strategy] = MappingProxyType({}),
     threads: int = 1,
     initial: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> Learning:
     """What trains some rows, whose data their `strategies`, by shard, may alter: all of them at
     once on so many threads where the task allows that, else each by itself.
@@ -132,11 +134,15 @@ def learner_of(
         cluster.ids,
         cluster.rounds.rounds,
         data_root,
+        ranks.rank,
+        ranks.world_size,
     )
     if is_loop(task):
         return Trainer(task, task, shards, contexts, initial)
     task = cast(Task, task)
     try:
+        if ranks.together:
+            raise NotVectorised("several processes train one agent")
         return Learner(
             task,
             shards,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from candor.agent.learning.contexts import Contexts, measure, prepare
 from candor.agent.learning.initial import initial_model
+from candor.agent.learning.layout import whole
 from candor.agent.learning.learner import LocalTraining
 from candor.agent.learning.measuring import UNDEFINED, metric_of
 from candor.agent.learning.plain import PlainSgd
@@ -45,6 +46,7 @@ class _Agent:
     saved: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict)
     restored: dict[str, Any] = field(default_factory=dict)
+    wrapped: dict[int, nn.Module] = field(default_factory=dict)
 
 
 class Trainer:
@@ -145,7 +147,7 @@ class Trainer:
     def _context(self, agent: _Agent, t: int, step_size: float) -> TrainingContext:
         context = self._contexts.of(agent.shard, t, step_size)
         context.saved, context.kept = agent.saved, agent.kept
-        context.restored = agent.restored
+        context.restored, context.wrapped = agent.restored, agent.wrapped
         return context
 
     def check_samples(self, x: Tensor, agents: Sequence[str]) -> None:
@@ -176,7 +178,7 @@ class Trainer:
     def state_dict(self, x: Tensor, row: int = 0) -> Mapping[str, Tensor]:
         """The whole model of a row, of which x (dim,) is what travels; see `Learning`."""
         held = self._layout.fill(self._agents[row].model, x).state_dict()
-        return {name: value.cpu().clone().contiguous() for name, value in held.items()}
+        return {name: whole(value).cpu().clone().contiguous() for name, value in held.items()}
 
     def named(self, x: Tensor) -> Mapping[str, Tensor]:
         """What travels, x (agents, dim), by name, (agents, *shape): contiguous copies."""
@@ -204,6 +206,8 @@ class Trainer:
     def _held(self, agent: _Agent) -> dict[str, dict[str, Any]]:
         with_state = {n: value for n, value in agent.kept.items() if has_state(value)}
         states = {name: value.state_dict() for name, value in with_state.items()}
+        # What lies in parts on several processes cannot be given back by one: made anew.
+        states = {name: state for name, state in states.items() if not _parted(state)}
         for name, value in {**states, **agent.saved}.items():
             if not _plain(value):
                 raise ConfigurationError(
@@ -242,6 +246,15 @@ def _plain(value: Any) -> bool:
         return all(map(_plain, value))
     plain = (bool, int, float, str, bytes, Tensor, torch.dtype, torch.device)
     return value is None or isinstance(value, plain)
+
+
+def _parted(value: Any) -> bool:
+    """Whether a tensor in something lies in parts on several processes."""
+    if isinstance(value, Mapping):
+        return any(map(_parted, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_parted, value))
+    return hasattr(value, "full_tensor")
 
 
 def _finite(value: Any) -> bool:

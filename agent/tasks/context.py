@@ -58,6 +58,7 @@ class TrainingContext:
     saved: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict)
     restored: dict[str, Any] = field(default_factory=dict)
+    wrapped: dict[int, nn.Module] = field(default_factory=dict)
 
     def keep(self, name: str, make: Callable[[], T]) -> T:
         """What `make` gave in the first round that asked for it; this agent's own.
@@ -76,13 +77,14 @@ class TrainingContext:
 
     def batches(self, loader: Iterable[T]) -> Iterator[T]:
         """Batches of a loader until this round's local phase is over: so many steps, passes over
-        the data or seconds, as the cluster file says; begun anew where the loader ends."""
+        the data or seconds, as the cluster file says; begun anew where the loader ends. Of several
+        processes that train together each gets its own part of every batch."""
         began, done, epoch = time.monotonic(), 0, 0
         phase = self.phase
         while True:
             before = done
             for batch in loader:
-                yield batch
+                yield self.part(batch)
                 done += 1
                 if phase.seconds is not None:
                     if time.monotonic() - began >= phase.seconds:
@@ -95,10 +97,44 @@ class TrainingContext:
             if phase.seconds is None and phase.epochs is not None and epoch >= phase.epochs:
                 return
 
+    def part(self, batch: T) -> T:
+        """This process's part of a batch: of tensors, in tuples, lists and dicts, every
+        `world_size`-th sample; the whole where there is one process.
+
+        Raises:
+            ValueError: the batch is not as long as there are processes.
+        """
+        if self.world_size == 1:
+            return batch
+        mine: T = _part(batch, self.rank, self.world_size)
+        return mine
+
     def parallel(self, model: nn.Module) -> nn.Module:
         """The model to call in training: wrapped so that gradients are averaged over the processes
-        that train this agent together, or the model itself where there is one."""
-        return model
+        that train this agent together; the model itself where there is one, or where it lies in
+        parts on them (FSDP) and does so itself."""
+        if self.world_size == 1 or any(hasattr(p, "full_tensor") for p in model.parameters()):
+            return model
+        if id(model) not in self.wrapped:
+            from torch.nn.parallel import DistributedDataParallel
+
+            self.wrapped[id(model)] = DistributedDataParallel(model)
+        return self.wrapped[id(model)]
+
+
+def _part(batch: Any, rank: int, world_size: int) -> Any:
+    if isinstance(batch, torch.Tensor):
+        if batch.ndim and len(batch) % world_size:
+            raise ValueError(
+                f"a batch of {len(batch)} samples for {world_size} processes: gradients would not "
+                "be those of one; drop the last batch, or give a size that they divide"
+            )
+        return batch[rank::world_size] if batch.ndim else batch
+    if isinstance(batch, dict):
+        return type(batch)({k: _part(v, rank, world_size) for k, v in batch.items()})
+    if isinstance(batch, list | tuple):
+        return type(batch)([_part(one, rank, world_size) for one in batch])
+    return batch
 
 
 def has_state(value: Any) -> TypeGuard[Stateful]:

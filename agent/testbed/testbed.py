@@ -53,7 +53,7 @@ class Testbed:
     `killed` and `stopped` are the agents that the fault plan has done that to and not undone, who
     has no disk left among the former; `slowed` those that it slowed, and whether each is held up at
     this moment; `restarted` those with more than one life. `proxy`: between all neighbours, where
-    the plan has faults of the network.
+    the plan has faults of the network. `launchers`: what starts an agent in place of Python.
     """
 
     run_dir: Path
@@ -69,6 +69,7 @@ class Testbed:
     proxy: Proxy | None = None
     dials: dict[Pair, int] = field(default_factory=dict)
     started_s: float = 0.0
+    launchers: dict[str, Sequence[str]] = field(default_factory=dict)
 
     def data_dir(self, agent: str) -> Path:
         """Where an agent keeps its things."""
@@ -238,7 +239,8 @@ class Testbed:
         for (dialler, peer), port in self.dials.items():
             words += ["--dial", f"{peer}=tcp://{HOST}:{port}"] if dialler == agent else []
         # -P: what lies where the user stands comes last on the path of modules, not first.
-        command = [sys.executable, "-P", "-m", "candor", "agent", *words]
+        launcher = self.launchers.get(agent, (sys.executable, "-P", "-m"))
+        command = [*launcher, "candor", "agent", *words]
         with private_files(), (data_dir / STDERR_NAME).open("ab") as errors:
             self.processes[agent] = subprocess.Popen(
                 [*command, "--record-sketches", "--exit-with-parent"],
