@@ -7,11 +7,10 @@ import pytest
 from rich.console import Console, RenderableType
 
 from candor.agent.daemon.status import NeighbourStatus, Status
+from candor.agent.reports.metric import format_share, mean_of
 from candor.agent.reports.terminal import (
     format_bytes,
-    format_share,
     live_table,
-    mean_share,
     payments_of,
     status_view,
     summary_view,
@@ -97,10 +96,10 @@ def test_bytes_are_in_decimal_units(count: float, text: str) -> None:
 
 
 def test_an_accuracy_may_be_one_number_or_one_an_agent() -> None:
-    assert mean_share(0.5) == 0.5
-    assert mean_share({"a0": 0.5, "a1": 1}) == 0.75
-    assert mean_share({}) is None
-    assert mean_share(None) is None
+    assert mean_of(0.5) == 0.5
+    assert mean_of({"a0": 0.5, "a1": 1}) == 0.75
+    assert mean_of({}) is None
+    assert mean_of(None) is None
     assert (format_share(None), format_share(0.5)) == ("-", "50.0 %")
 
 
