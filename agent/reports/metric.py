@@ -13,6 +13,8 @@ from candor.topologies.cluster.file import DEFAULT_METRIC
 LETTERS_MAX: Final = 60
 """Of a metric's name where it is shown: whoever gathers files of others did not choose it."""
 
+NARROW: Final = 7  # letters of a column: a row of statuses fits a terminal of 80
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -45,12 +47,19 @@ class Metric:
     @property
     def short(self) -> str:
         """Its name in a narrow column."""
-        return "acc" if self.is_share else fitting(self.name, 8)
+        return "acc" if self.is_share else fitting(self.name, NARROW)
 
     @property
     def quantity(self) -> str:
         """What an axis with `drawn` values is called."""
         return f"{self.name} (%)" if self.is_share else self.name
+
+    def cell(self, value: float | None) -> str:
+        """A value in a narrow column, with fewer digits where four do not fit."""
+        if self.is_share or value is None or len(self.text(value)) <= NARROW:
+            return self.text(value)
+        shorter = (f"{value:.{digits}g}" for digits in (3, 2))
+        return next((text for text in shorter if len(text) <= NARROW), f"{value:.1g}")
 
     def drawn(self, value: float) -> float:
         """A value as it stands on an axis."""

@@ -150,7 +150,8 @@ def _table(title: str, *columns: str) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class _Measures:
-    """The columns of statuses of one run; `own`: some have the metric on their own data."""
+    """The columns of statuses of one run. `own`: some have the metric on their own data, which
+    takes the place of the norm, as 80 letters have no room for both."""
 
     metric: Metric
     own: bool
@@ -162,29 +163,28 @@ class _Measures:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        own = ("own",) if self.own else ()
-        return ("state", "round", "loss", self.metric.short, *own, "norm", "balance", "bytes")
+        last = "own" if self.own else "norm"
+        return ("state", "round", "loss", self.metric.short, last, "balance", "bytes")
 
     @property
     def legend(self) -> str:
         metric = self.metric
         counts = "acc" if metric.is_share else metric.name
-        own = f"own: {metric.name} on own data; " * self.own
+        last = f"own: {metric.name} on own data" if self.own else "norm: of the own update"
         return (
             f"loss: in training, lower is better; {counts}: of test samples, {metric.direction}; "
-            f"{own}norm: of the own update; balance: credits, above 0 received; bytes: sent and "
-            "received"
+            f"{last}; balance: credits, above 0 received; bytes: sent and received"
         )
 
     def cells(self, status: Status, state: Text) -> Iterable[RenderableType]:
+        norm = _number(status.injected_norm, 2)
         return (
             literal(status.agent),
             state,
             f"{status.round}/{status.rounds}",
             _number(status.train_loss, 3),
-            self.metric.text(status.test_accuracy),
-            *((self.metric.text(status.local_metric),) if self.own else ()),
-            _number(status.injected_norm, 2),
+            self.metric.cell(status.test_accuracy),
+            self.metric.cell(status.local_metric) if self.own else norm,
             _balance(status.balance),
             format_bytes(status.bytes_sent + status.bytes_received),
         )
