@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from candor.agent.learning.learner import verified_initial_parameters
+from candor.agent.learning.initial import verified_initial_parameters
 from candor.agent.runs.cluster_parts import task_settings
 from candor.agent.tasks import resolve_task
 from candor.topologies.cluster.file import TaskSettings
