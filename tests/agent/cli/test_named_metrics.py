@@ -41,6 +41,10 @@ class Sales:
         x, y = self.points(0, 256)
         error = (model(x) - y).square().mean()
         return {"rmse": error.sqrt().item(), "r2": 1 - (error / y.var()).item()}
+
+    def evaluate_local(self, model, context):
+        x, y = self.points(context.shard.index + 1, 64)
+        return (model(x) - y).square().mean().sqrt().item()
 '''
 WORDS = [
     *("simulate", "--agents", "3", "--topology", "complete", "--task", "named_sales:Sales"),
@@ -79,17 +83,21 @@ def test_the_summary_has_all_metrics_and_the_worst_agents(finished: Path) -> Non
     assert summary["min_accuracy"] == max(summary["accuracy"].values()) > 1.0
     assert all(0.5 < each["r2"] < 1 for each in named.values())
     assert summary["centralised_accuracy"] > 0.9
-    assert "local_metric" not in summary
+    local = summary["local_metric"]
+    assert set(local) == {"a0", "a1", "a2"}
+    assert len({*local.values()} - {*summary["accuracy"].values()}) == 3
 
 
 def test_the_files_of_every_evaluation_have_them(finished: Path) -> None:
     lines = read_metrics(finished / "agents" / "a1" / "metrics.csv")
     assert [t for t, line in enumerate(lines, start=1) if line.metrics] == [4, 8, 12]
     assert all(line.metrics == {} for line in lines if line.test_accuracy is None)
+    assert [t for t, line in enumerate(lines, start=1) if line.local_metric] == [4, 8, 12]
+    assert lines[-1].local_metric == summary_of(finished)["local_metric"]["a1"]
     assert lines[-1].metrics == summary_of(finished)["metrics"]["a1"]
     assert lines[-1].test_accuracy == lines[-1].metrics["rmse"] < lines[3].metrics["rmse"]
     with safe_open(finished / "simulation.safetensors", framework="pt") as file:
-        assert {"metric/rmse", "metric/r2"} <= set(file.keys())
+        assert {"metric/rmse", "metric/r2", "local_metric"} <= set(file.keys())
         assert file.get_tensor("metric/r2").shape == (3, 3)
 
 
@@ -98,14 +106,16 @@ def test_people_read_its_name_and_what_is_better(
 ) -> None:
     assert cli.run(["status", str(finished)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "loss rmse norm" in shown
+    assert "loss rmse own balance" in shown
+    assert "own: rmse on own data" in shown
     assert "rmse: of test samples, lower is better" in shown
     assert cli.run(["status", str(finished), "--json"]) == 0
     agents = json.loads(capsys.readouterr().out)["agents"]
     assert agents["a0"]["metric"] == "rmse"
     assert agents["a0"]["metrics"] == summary_of(finished)["metrics"]["a0"]
+    assert agents["a0"]["local_metric"] == summary_of(finished)["local_metric"]["a0"]
     page = (finished / "report.html").read_text()
-    for words in ("Test rmse", "lower is better", "worst rmse", ">r2</th>"):
+    for words in ("Test rmse", "Rmse on own data", "lower is better", "worst rmse", ">r2</th>"):
         assert words in page
     assert "ccuracy" not in page
     r2 = summary_of(finished)["metrics"]["a0"]["r2"]
@@ -134,5 +144,6 @@ def test_a_run_goes_on_to_the_same_metrics(
     out = " ".join(capsys.readouterr().out.split())
     assert "mean rmse" in out
     assert "worst rmse" in out
+    assert "rmse own data balance" in out
     assert "%" not in out.replace("100%", "")
     assert not math.isnan(summary_of(again)["min_accuracy"])
