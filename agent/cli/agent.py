@@ -18,7 +18,8 @@ from candor.agent.cli.options import (
 )
 from candor.agent.daemon.status import read_status
 from candor.agent.exits import INTERRUPTED
-from candor.agent.reports.terminal import format_share, isolation
+from candor.agent.reports.metric import Metric
+from candor.agent.reports.terminal import isolation
 from candor.mechanisms.payments.credits import format_credits
 from candor.topologies.specs.specs import ConfigurationError
 
@@ -127,9 +128,12 @@ def _last_words(data_dir: Path) -> None:
     status = read_status(data_dir)
     if warning := isolation(status.agent, status.alone_rounds, status.round):
         click.echo(f"candor: warning: {warning}", err=True)
-    accuracy = format_share(status.test_accuracy)
+    metric = Metric.of({"metric": status.metric, "better": status.better})
+    found = f"{metric.name} {metric.text(status.test_accuracy)}"
+    if status.local_metric is not None:
+        found += f", on own data {metric.text(status.local_metric)}"
     click.echo(
-        f"candor: {status.agent}: done after round {status.round}, accuracy {accuracy}, balance "
+        f"candor: {status.agent}: done after round {status.round}, {found}, balance "
         f"{format_credits(status.balance)} credits; model, metrics and ledger in {data_dir}",
         err=True,
     )

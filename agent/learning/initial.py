@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from candor.agent.learning.layout import Layout, frozen_digest, layout_of
-from candor.agent.learning.measuring import metric_of
+from candor.agent.learning.measuring import check_metric, stated_metric
 from candor.agent.learning.saved import load_saved
 from candor.agent.tasks.base import Evaluated
 from candor.agent.tasks.checked import build_model
@@ -40,13 +40,11 @@ def initial_parameters(task: Evaluated, seed: int, saved: FilePath | None = None
 def stated_of(task: Evaluated, seed: int, saved: FilePath | None = None) -> dict[str, object]:
     """What a cluster file states of a task: the fields of `TaskSettings` that follow from it."""
     model, layout = initial_model(task, seed, saved)
-    name, higher = metric_of(task)
     return {
         "parameters": layout.dim,
         "model_digest": model_digest(layout.of(model).numpy()),
         "frozen_digest": frozen_digest(layout, model),
-        "metric": name,
-        "better": None if higher else "lower",
+        **stated_metric(task),
     }
 
 
@@ -57,8 +55,10 @@ def verified_initial_parameters(
     must its frozen parameters.
 
     Raises:
-        ConfigurationError: it is another model than the file's author had, or unusable.
+        ConfigurationError: it is another model than the file's author had, or unusable; or the task
+            measures something else.
     """
+    check_metric(task, settings)
     model, layout = initial_model(task, seed, saved)
     x = layout.of(model)
     digest = model_digest(x.numpy())

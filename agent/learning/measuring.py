@@ -8,7 +8,7 @@ import torch
 from candor.agent.tasks.base import Evaluated, Metrics
 from candor.agent.tasks.checked import faults_of
 from candor.agent.tasks.measured import Measured
-from candor.topologies.cluster.file import DEFAULT_METRIC
+from candor.topologies.cluster.file import DEFAULT_METRIC, TaskSettings
 from candor.topologies.specs.specs import ConfigurationError
 
 UNDEFINED = Measured(math.nan)
@@ -26,6 +26,37 @@ def metric_of(task: Evaluated) -> tuple[str | None, bool]:
     if not isinstance(higher, bool):
         raise ConfigurationError(f"task: higher_is_better is {higher!r}, neither True nor False")
     return name, higher
+
+
+def stated_metric(task: Evaluated) -> dict[str, str]:
+    """What a cluster file says of the metric that counts, by key: nothing where it is accuracy.
+
+    Raises:
+        ConfigurationError: an attribute is of another type.
+    """
+    name, higher = metric_of(task)
+    named = {} if name in (None, DEFAULT_METRIC) else {"metric": str(name)}
+    return named | ({} if higher else {"better": "lower"})
+
+
+def check_metric(task: Evaluated, settings: TaskSettings) -> None:
+    """See that the task on this host measures what the cluster file says.
+
+    Raises:
+        ConfigurationError: it names another metric, or the other direction.
+    """
+    name, higher = metric_of(task)
+    here = (name or DEFAULT_METRIC, higher)
+    stated = (settings.metric_name, settings.higher_is_better)
+    if here != stated:
+        raise ConfigurationError(
+            f"task {settings.name!r} says that {_told(*here)}, and the cluster file that "
+            f"{_told(*stated)}; use the same task code everywhere, or make the file anew"
+        )
+
+
+def _told(metric: str, higher: bool) -> str:
+    return f"{metric} counts, {'higher' if higher else 'lower'} is better"
 
 
 def measured(task: Evaluated, call: Callable[[], Metrics], method: str = "evaluate") -> Measured:

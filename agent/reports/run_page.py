@@ -7,21 +7,15 @@ the run came to; where there is none, the exports are audited.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from candor.agent.reports.charts import Line, lines_by_round, payment_graph
 from candor.agent.reports.html import card, escape, image, page, table
-from candor.agent.reports.terminal import (
-    format_bytes,
-    format_share,
-    isolation,
-    mean_share,
-    payments_of,
-    shares_of,
-)
+from candor.agent.reports.metric import Metric, format_value, mean_of, reached, shown_name
+from candor.agent.reports.terminal import format_bytes, isolation, payments_of
 from candor.agent.runs.data_dirs import STORE_NAME
 from candor.agent.runs.directory import AgentRun, RunDirectory, read_run_directory, section
 from candor.mechanisms.ledger.audit import RunAudit
@@ -46,9 +40,9 @@ _VERDICTS = {
     "incomplete": ("unknown", "incomplete"),
 }
 _AGENTS_CAPTION = (
-    "Accuracy on samples that nobody trains on, higher is better. Balance in credits, above 0 is "
-    "money received. Sent: bytes on the wire. Missed: how often a neighbour's update was not there "
-    "in time to be mixed; alone: in how many rounds there was none; lower is better."
+    "Balance in credits, above 0 is money received. Sent: bytes on the wire. Missed: how often a "
+    "neighbour's update was not there in time to be mixed; alone: in how many rounds there was "
+    "none; lower is better."
 )
 
 
@@ -70,7 +64,8 @@ def render(run: RunDirectory) -> str:
     parts = [
         _header(run),
         _audit(run.audit),
-        _accuracy(run),
+        _test_metric(run),
+        _own_data(run),
         _losses(run),
         _payments(run),
         _grounds(run, notes),
@@ -94,10 +89,12 @@ def _header(run: RunDirectory) -> str:
     )
     whose = f"{escape(run.own)}, one of " if run.own else ""
     lead = f"{whose}{run.agent_count} agents · {escape(rounds)} rounds"
-    shares = shares_of(summary)
+    metric = _metric(run)
+    found = reached(summary, metric)
     if run.own:
-        shares = {"accuracy": shares["mean accuracy"]} if shares else {}
-    tiles = [(name, format_share(share)) for name, share in shares.items()]
+        kept = {f"mean {metric.name}": metric.name, "on own data, mean": "on own data"}
+        found = {name: found[key] for key, name in kept.items() if key in found}
+    tiles = [(escape(name), metric.text(value)) for name, value in found.items()]
     if run.own and run.own in run.balances:
         tiles.append(("balance, credits", format_credits(run.balances[run.own], signed=True)))
     for key in ("mean_return", "consensus_distance", "seconds"):
@@ -160,21 +157,41 @@ def _audit(audit: RunAudit | None) -> str:
     return card("Ledger audit", caption, body)
 
 
-def _accuracy(run: RunDirectory) -> str:
-    lines = [_line(run, one, _evaluations(one)) for one in run.agents]
+def _metric(run: RunDirectory) -> Metric:
+    """As the summary has it, or the cluster file where none is there."""
+    summary = run.summary
+    return Metric.of(summary if "metric" in summary else section(run.cluster, "task"))
+
+
+def _test_metric(run: RunDirectory) -> str:
+    metric = _metric(run)
+    points = [[(m.round, m.test_accuracy) for m in one.rounds] for one in run.agents]
     references = {
-        name: 100 * share
+        name: metric.drawn(value)
         for name, key in (("all data", "centralised_accuracy"), ("alone", "alone_accuracy"))
-        if (share := mean_share(run.summary.get(key))) is not None
+        if (value := mean_of(run.summary.get(key))) is not None
     }
     return _lines_card(
-        "Test accuracy",
-        lines,
-        "test accuracy (%)",
-        "On samples that nobody trains on, higher is better."
+        f"Test {metric.name}",
+        [_metric_line(run, one, metric, its) for one, its in zip(run.agents, points, strict=True)],
+        f"test {metric.quantity}",
+        f"On samples that nobody trains on, {metric.direction}."
         + " Dashed: one model trained on all data in one place, and the mean of the agents when "
         "each trains alone." * bool(references),
         references=references,
+    )
+
+
+def _own_data(run: RunDirectory) -> str:
+    metric = _metric(run)
+    points = [[(m.round, m.local_metric) for m in one.rounds] for one in run.agents]
+    title = f"{metric.name} on own data"
+    return _lines_card(
+        title[0].upper() + title[1:],
+        [_metric_line(run, one, metric, its) for one, its in zip(run.agents, points, strict=True)],
+        f"{metric.quantity} on data of the agent's own",
+        f"Of each agent's model on data that this agent alone has, {metric.direction}. Agents have "
+        "different data, so their lines need not meet.",
     )
 
 
@@ -302,27 +319,52 @@ def _grounds(run: RunDirectory, notes: list[str]) -> str:
 def _agents(run: RunDirectory) -> str:
     if not run.agents:
         return ""
-    numbers = ("#rounds", "#accuracy", "#balance", "#sent", "#missed", "#alone")
-    columns = ("agent", "strategy", "state", *numbers)
-    rows = [_agent_row(run, one) for one in run.agents]
+    metric, named = _metric(run), {one.agent: _named(run, one) for one in run.agents}
+    every = dict.fromkeys(name for each in named.values() for name in each)
+    others = [name for name in every if shown_name(name) != metric.name]
+    measures = [f"#{escape(name)}" for name in (metric.name, "own data", *map(shown_name, others))]
+    columns = ("agent", "strategy", "state", "#rounds", *measures)
+    columns += ("#balance", "#sent", "#missed", "#alone")
+    rows = [
+        _agent_row(run, one, metric, [format_value(named[one.agent].get(name)) for name in others])
+        for one in run.agents
+    ]
     # Of a simulation there is no state, of exports nothing but what they say.
     known = [i for i in range(len(columns)) if any(row[i] not in _UNKNOWN for row in rows)]
     kept = [[row[i] for i in known] for row in rows]
-    return card("Agents", _AGENTS_CAPTION, table([columns[i] for i in known], kept))
+    name = escape(metric.name[0].upper() + metric.name[1:])
+    caption = f"{name} on samples that nobody trains on, {metric.direction}. {_AGENTS_CAPTION}"
+    return card("Agents", caption, table([columns[i] for i in known], kept))
 
 
-def _agent_row(run: RunDirectory, one: AgentRun) -> tuple[str, ...]:
+def _named(run: RunDirectory, one: AgentRun) -> Mapping[str, float | None]:
+    """All metrics that the task names, as they were measured last."""
+    stated = section(run.summary, "metrics").get(one.agent)
+    if isinstance(stated, dict):
+        return {name: mean_of(value) for name, value in stated.items()}
+    if one.status is not None and one.status.metrics:
+        return one.status.metrics
+    return next((row.metrics for row in reversed(one.rounds) if row.metrics), {})
+
+
+def _agent_row(
+    run: RunDirectory, one: AgentRun, metric: Metric, others: Sequence[str]
+) -> tuple[str, ...]:
     # Where no summary says so, nobody has.
     strategy = run.strategies.get(one.agent, "honest" if "strategies" in run.summary else "-")
     last = one.rounds[-1] if one.rounds else None
-    accuracy = section(run.summary, "accuracy").get(one.agent)
+    value, local = (
+        mean_of(section(run.summary, key).get(one.agent)) for key in ("accuracy", "local_metric")
+    )
     missed = sum(len(row.missing) for row in one.rounds)
     return (
         f"<b>{escape(one.agent)}</b>",
         escape(strategy) if strategy in ("honest", "-") else f"<mark>{escape(strategy)}</mark>",
         escape(one.status.state if one.status else "unknown"),
         str(last.round) if last else "-",
-        format_share(mean_share(accuracy)),
+        metric.text(value),
+        metric.text(local),
+        *others,
         format_credits(run.balances.get(one.agent, 0)),
         format_bytes(one.status.bytes_sent) if one.status else "-",
         str(missed) if one.rounds else "-",
@@ -385,7 +427,7 @@ def _lines_card(
     if not any(math.isfinite(value) for line in lines for value in line.values):
         return ""
     draw = partial(lines_by_round, lines, quantity, **drawn)
-    return card(title, caption, image(draw, f"{title}: {quantity} by round"))
+    return card(escape(title), caption, image(draw, f"{title}: {quantity} by round"))
 
 
 def _line(run: RunDirectory, one: AgentRun, points: Sequence[tuple[int, float]]) -> Line:
@@ -394,6 +436,9 @@ def _line(run: RunDirectory, one: AgentRun, points: Sequence[tuple[int, float]])
     return Line(name, [t for t, _ in points], [v for _, v in points], marked=strategy is not None)
 
 
-def _evaluations(one: AgentRun) -> list[tuple[int, float]]:
-    """(round, test accuracy in per cent) of the rounds with an evaluation."""
-    return [(m.round, 100 * m.test_accuracy) for m in one.rounds if m.test_accuracy is not None]
+def _metric_line(
+    run: RunDirectory, one: AgentRun, metric: Metric, points: Sequence[tuple[int, float | None]]
+) -> Line:
+    """The rounds in which it was measured."""
+    known = [(t, metric.drawn(value)) for t, value in points if value is not None]
+    return _line(run, one, known)

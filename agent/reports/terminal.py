@@ -6,7 +6,7 @@ it can neither style nor steer the terminal.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import isfinite
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from candor.agent.daemon.status import Status
+from candor.agent.reports.metric import Metric, fitting, mean_of, reached
 from candor.mechanisms.payments.credits import format_credits
 
 # Payments listed in a summary; the rest is counted, and complete in summary.json.
@@ -40,11 +41,6 @@ def format_bytes(count: float) -> str:
         if count < 1000:
             return f"{count:.0f} {unit}" if count >= 100 else f"{count:.1f} {unit}"
     return f"{count / 1000:.1f} TB"
-
-
-def format_share(share: float | None) -> str:
-    """A share 0..1 in per cent."""
-    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def isolation(agent: str, alone: int, rounds: int) -> str:
@@ -73,17 +69,19 @@ def plain_table(
 
 def live_table(statuses: Sequence[Status], title: str) -> Table:
     """One row an agent, in the given order."""
-    table = _table(title, *_MEASURES)
+    shown = _Measures.of(statuses)
+    table = _table(title, *shown.columns)
     for status in statuses:
-        table.add_row(*_measures(status, _state(status.state)))
-    table.caption = _LEGEND
+        table.add_row(*shown.cells(status, _state(status.state)))
+    table.caption = literal(shown.legend, "table.caption")
     return table
 
 
 def status_view(statuses: Sequence[Status], running: Mapping[str, bool], title: str) -> Group:
     """One row an agent, with how many of its neighbours it serves; then who ended without saying
     so, and who is not served and why."""
-    table = _table(title, *_MEASURES, "peers")
+    shown = _Measures.of(statuses)
+    table = _table(title, *shown.columns, "peers")
     notes: list[Text] = []
     for status in statuses:
         dead = not running[status.agent] and status.state not in _ENDS
@@ -93,16 +91,16 @@ def status_view(statuses: Sequence[Status], running: Mapping[str, bool], title: 
             notes.append(_sentence(form, status.agent, status.state))
         refused = _refusals(status)
         total = len(status.neighbours)
-        table.add_row(*_measures(status, state), f"{total - len(refused)}/{total}")
+        table.add_row(*shown.cells(status, state), f"{total - len(refused)}/{total}")
         if warning := isolation(status.agent, status.alone_rounds, status.round):
             notes.append(literal(warning, "yellow"))
         notes.extend(refused)
-    table.caption = _LEGEND
+    table.caption = literal(shown.legend, "table.caption")
     return Group(table, *notes)
 
 
 def summary_view(summary: Mapping[str, object], run_dir: Path | None = None) -> RenderableType:
-    """The end of a run: accuracies, who paid whom, the verdict on the ledgers, where to look.
+    """The end of a run: what was reached, who paid whom, the verdict on the ledgers, where to look.
 
     Takes summary.json as it is; what is missing from it is left out.
     """
@@ -125,36 +123,11 @@ def payments_of(edges: object) -> list[tuple[str, str, int]]:
     return sorted(paid, key=lambda payment: (-payment[2], payment[:2]))
 
 
-def mean_share(value: object) -> float | None:
-    """An accuracy that is one number, or the mean of one number an agent; None where it is not
-    known, of one agent too."""
-    shares = list(value.values()) if isinstance(value, Mapping) else [value]
-    numbers = [float(one) for one in shares if isinstance(one, int | float) and isfinite(one)]
-    return sum(numbers) / len(numbers) if 0 < len(numbers) == len(shares) else None
-
-
-def shares_of(summary: Mapping[str, object]) -> dict[str, float | None]:
-    """The accuracies of a summary and its yardsticks, by what they are, as far as it has them; None
-    where one is not a number."""
-    names = {
-        "mean accuracy": "mean_accuracy",
-        "lowest accuracy": "min_accuracy",
-        "one model on all data": "centralised_accuracy",
-        "agents alone, mean": "alone_accuracy",
-    }
-    return {name: mean_share(summary[key]) for name, key in names.items() if key in summary}
-
-
 def literal(value: object, style: str = "") -> Text:
     """Text that keeps no control character, so that a name cannot move the cursor."""
     return Text("".join(c if c.isprintable() else "?" for c in str(value)), style=style)
 
 
-_MEASURES = ("state", "round", "loss", "acc", "norm", "balance", "bytes")
-_LEGEND = (
-    "loss: in training, lower is better; acc: of test samples, higher is better; norm: of the own "
-    "update; balance: credits, above 0 received; bytes: sent and received"
-)
 _WORDS = {"state", "strategy"}
 
 
@@ -170,21 +143,51 @@ def _table(title: str, *columns: str) -> Table:
     table.add_column("agent", style="bold", overflow="fold", min_width=5)
     for column in columns:
         justify: Literal["left", "right"] = "left" if column in _WORDS else "right"
-        table.add_column(column, justify=justify, no_wrap=column != "strategy", overflow="fold")
+        name = literal(column)
+        table.add_column(name, justify=justify, no_wrap=column != "strategy", overflow="fold")
     return table
 
 
-def _measures(status: Status, state: Text) -> Iterable[RenderableType]:
-    return (
-        literal(status.agent),
-        state,
-        f"{status.round}/{status.rounds}",
-        _number(status.train_loss, 3),
-        format_share(status.test_accuracy),
-        _number(status.injected_norm, 2),
-        _balance(status.balance),
-        format_bytes(status.bytes_sent + status.bytes_received),
-    )
+@dataclass(frozen=True, slots=True)
+class _Measures:
+    """The columns of statuses of one run. `own`: some have the metric on their own data, which
+    takes the place of the norm, as 80 letters have no room for both."""
+
+    metric: Metric
+    own: bool
+
+    @classmethod
+    def of(cls, statuses: Sequence[Status]) -> "_Measures":
+        told = {"metric": statuses[0].metric, "better": statuses[0].better} if statuses else {}
+        return cls(Metric.of(told), any(one.local_metric is not None for one in statuses))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        last = "own" if self.own else "norm"
+        return ("state", "round", "loss", self.metric.short, last, "balance", "bytes")
+
+    @property
+    def legend(self) -> str:
+        metric = self.metric
+        counts = "acc" if metric.is_share else metric.name
+        last = f"own: {metric.name} on own data" if self.own else "norm: of the own update"
+        return (
+            f"loss: in training, lower is better; {counts}: of test samples, {metric.direction}; "
+            f"{last}; balance: credits, above 0 received; bytes: sent and received"
+        )
+
+    def cells(self, status: Status, state: Text) -> Iterable[RenderableType]:
+        norm = _number(status.injected_norm, 2)
+        return (
+            literal(status.agent),
+            state,
+            f"{status.round}/{status.rounds}",
+            _number(status.train_loss, 3),
+            self.metric.cell(status.test_accuracy),
+            self.metric.cell(status.local_metric) if self.own else norm,
+            _balance(status.balance),
+            format_bytes(status.bytes_sent + status.bytes_received),
+        )
 
 
 def _number(value: float | None, decimals: int) -> str:
@@ -232,8 +235,11 @@ def _headline(summary: Mapping[str, object]) -> Table:
     table.add_column(justify="right")
     table.add_column(style="dim")
     notes = {"one model on all data": _work(summary.get("centralised_work"))}
-    for name, share in shares_of(summary).items():
-        table.add_row(name, format_share(share), notes.get(name, ""))
+    metric = Metric.of(summary)
+    notes["on own data, mean"] = "of each agent's model on data that it alone has"
+    notes[metric.worst] = "" if metric.is_share else metric.direction
+    for name, value in reached(summary, metric).items():
+        table.add_row(literal(name), metric.text(value), notes.get(name, ""))
     mean_return = summary.get("mean_return")
     if isinstance(mean_return, int | float):
         table.add_row("mean return", f"{mean_return:.1f}")
@@ -257,22 +263,27 @@ def _title(summary: Mapping[str, object]) -> Text:
 
 
 def _agents(summary: Mapping[str, object]) -> Table:
-    accuracy, balances, sent, strategies = (
+    values, local, balances, sent, strategies = (
         value if isinstance(value := summary.get(key), Mapping) else {}
-        for key in ("accuracy", "balances", "bytes_sent", "strategies")
+        for key in ("accuracy", "local_metric", "balances", "bytes_sent", "strategies")
     )
-    table = _table("", "strategy", "accuracy", "balance", "sent")
-    table.caption = "accuracy: higher is better; balance: credits, above 0 received"
-    ids = list(dict(accuracy) | dict(balances))
+    metric = Metric.of(summary)
+    name = fitting(metric.name, 20)
+    own = ("own data",) if local else ()
+    table = _table("", "strategy", name, *own, "balance", "sent")
+    caption = f"{name}: {metric.direction}; balance: credits, above 0 received"
+    ids = list(dict(values) | dict(balances))
     if len(ids) > _AGENTS_SHOWN_MAX:  # who deviates, and then in the order of the cluster file
         ids.sort(key=lambda agent: strategies.get(agent, "honest") == "honest")
-        table.caption = f"and {len(ids) - _AGENTS_SHOWN_MAX} more agents; {table.caption}"
+        caption = f"and {len(ids) - _AGENTS_SHOWN_MAX} more agents; {caption}"
+    table.caption = literal(caption, "table.caption")
     for agent in ids[:_AGENTS_SHOWN_MAX]:
         strategy = str(strategies.get(agent, "honest"))
         table.add_row(
             literal(agent),
             literal(strategy, "" if strategy == "honest" else "yellow"),
-            format_share(mean_share(accuracy.get(agent))),
+            metric.text(mean_of(values.get(agent))),
+            *((metric.text(mean_of(local.get(agent))),) if local else ()),
             _balance(int(balances.get(agent, 0))),
             format_bytes(int(sent[agent])) if agent in sent else "-",
         )

@@ -29,7 +29,8 @@ def centralised_accuracy(
     initial: Path | None = None,
     device: str = "cpu",
 ) -> float:
-    """What one model with everyone's data reaches in as many rounds and steps: 0 to 1.
+    """What one model with everyone's data reaches in as many rounds and steps, by the
+    metric that counts.
 
     Each step is on as many samples as those of all agents together have, see `centralised_batch`:
     what the network would be, did it average at each step and lose nothing.
@@ -56,7 +57,8 @@ def alone_accuracy(
     initial: Path | None = None,
     device: str = "cpu",
 ) -> dict[str, float]:
-    """What agents reach on their own data without any neighbour: 0 to 1 by id.
+    """What agents reach on their own data without any neighbour, by id and the metric
+    that counts.
 
     All of them, or `ALONE_MAX` that are spread evenly over the cluster file.
 
@@ -67,8 +69,8 @@ def alone_accuracy(
     chosen = min(count, ALONE_MAX)
     some = [i * count // chosen for i in range(chosen)]
     shards = [Shard(index, count, cluster.task.partition) for index in some]
-    accuracies = _without_mixing(cluster, shards, data_root, initial, device)
-    return {cluster.ids[index]: value for index, value in zip(some, accuracies, strict=True)}
+    values = _without_mixing(cluster, shards, data_root, initial, device)
+    return {cluster.ids[index]: value for index, value in zip(some, values, strict=True)}
 
 
 def _without_mixing(
@@ -78,7 +80,7 @@ def _without_mixing(
     initial: Path | None,
     device: str,
 ) -> list[float]:
-    """Accuracy of each shard's agent after the cluster's rounds of honest training, unmixed. Local
+    """What each shard's agent reaches in the cluster's rounds of honest training, unmixed. Local
     phases of seconds are one pass over its samples here: whose seconds would they be?"""
     if cluster.algorithm.local_seconds is not None:
         epochs = {"local_seconds": None, "local_epochs": 1}

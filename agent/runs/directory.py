@@ -171,8 +171,9 @@ def _summed_up(
         "rule": section(cluster, "payments").get("rule"),
         "rounds": section(cluster, "rounds").get("rounds"),
     }
-    last = {run.agent: _last_accuracy(run) for run in agents}
-    reached = {agent: share for agent, share in last.items() if share is not None}
+    last = {run.agent: one for run in agents if (one := _last_evaluation(run)) is not None}
+    reached = {a: value for a, one in last.items() if (value := one.test_accuracy) is not None}
+    local = {a: value for a, one in last.items() if (value := one.local_metric) is not None}
     # An edge's balance as its lower end has it, else as the other has; the ledgers know best.
     edges: dict[tuple[str, str], int] = {}
     for agent, told in sorted(seen.items(), reverse=True):
@@ -183,8 +184,12 @@ def _summed_up(
         edges |= {(edge.lo, edge.hi): edge.balance_lo for edge in audit.edges}
     found: dict[str, Any] = {
         **settings,
+        "metric": task.get("metric"),
+        "better": task.get("better"),
         "accuracy": reached,
         "mean_accuracy": sum(reached.values()) / len(reached) if reached else None,
+        "local_metric": local,
+        "metrics": {agent: dict(one.metrics) for agent, one in last.items() if one.metrics},
         "edges": [
             {"lo": lo, "hi": hi, "balance_lo": received} for (lo, hi), received in edges.items()
         ],
@@ -193,11 +198,11 @@ def _summed_up(
     return {key: value for key, value in found.items() if value not in (None, {}, [])}
 
 
-def _last_accuracy(run: AgentRun) -> float | None:
+def _last_evaluation(run: AgentRun) -> Status | RoundMetrics | None:
+    """What knows the last evaluation: the status, or else a line of metrics."""
     if run.status is not None and run.status.test_accuracy is not None:
-        return run.status.test_accuracy
-    measured = [m.test_accuracy for m in run.rounds if m.test_accuracy is not None]
-    return measured[-1] if measured else None
+        return run.status
+    return next((m for m in reversed(run.rounds) if m.test_accuracy is not None), None)
 
 
 def _simulated(

@@ -6,8 +6,8 @@ has ended, the models instead. The fields are described in docs/run-directory.md
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from candor.agent.daemon.metrics import RoundMetrics
 from candor.agent.daemon.status import State, Status
+from candor.agent.tasks.measured import Measured
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.specs.files import json_text, replacing
 from candor.topologies.specs.specs import ConfigurationError
@@ -25,6 +26,8 @@ from candor.topologies.specs.specs import ConfigurationError
 FILE_NAME: Final = "simulation.safetensors"
 STATE: Final = "state/"
 MODEL: Final = "model/"
+METRIC: Final = "metric/"
+LOCAL: Final = "local_metric"
 _METADATA: Final = "candor"
 
 
@@ -46,7 +49,8 @@ class Columns:
     `seconds` (rounds,), `train_loss` and `injected_norm` (rounds, agents); `balance` (windows,
     agents), micro-credits after each settlement, and `settled` (windows,) the rounds after which
     those were; `test_accuracy` (evaluations, agents), `consensus_distance` and `evaluated`
-    (evaluations,), the rounds of these.
+    (evaluations,), the rounds of these. Where tasks have them, `local_metric` and `metric/NAME`
+    (evaluations, agents), nan where an agent has none.
     """
 
     rows: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -55,6 +59,34 @@ class Columns:
         """Append a row to each of some columns."""
         for name, value in values.items():
             self.rows.setdefault(name, []).append(value)
+
+    def add_evaluation(self, t: int, measured: Sequence[Measured], distance: float) -> None:
+        """Append what was measured after round t, an agent each."""
+        before = len(self.rows.get("evaluated", ()))
+        undefined = torch.full((len(measured),), torch.nan, dtype=torch.float64)
+        given = _by_name(measured)
+        # A task may name a metric late, or not of every model.
+        for name in dict.fromkeys([*given, *filter(_is_optional, self.rows)]):
+            rows = self.rows.setdefault(name, [undefined] * before)
+            rows.append(given.get(name, undefined))
+        self.add(
+            evaluated=torch.tensor(t),
+            test_accuracy=torch.tensor([one.value for one in measured], dtype=torch.float64),
+            consensus_distance=torch.tensor(distance).double(),
+        )
+
+    def measured(self, agents: int) -> list[Measured]:
+        """What was measured last of each of so many agents."""
+        value, local = self.last("test_accuracy"), self.last(LOCAL)
+        named = under(METRIC, {name: rows[-1] for name, rows in self.rows.items()})
+        return [
+            Measured(
+                torch.nan if value is None else float(value[row]),
+                {name: float(values[row]) for name, values in named.items()},
+                None if local is None else float(local[row]),
+            )
+            for row in range(agents)
+        ]
 
     def last(self, name: str) -> Tensor | None:
         """The last row of a column, None where it has none."""
@@ -68,8 +100,21 @@ class Columns:
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Self:
         """The columns among the tensors of a file."""
-        names = [name for name in tensors if "/" not in name]
+        names = [name for name in tensors if not name.startswith((STATE, MODEL))]
         return cls({name: list(tensors[name]) for name in names})
+
+
+def _is_optional(column: str) -> bool:
+    return column == LOCAL or column.startswith(METRIC)
+
+
+def _by_name(measured: Sequence[Measured]) -> dict[str, Tensor]:
+    """The named metrics (agents,) and the one on own data, as columns are called."""
+    names = dict.fromkeys(name for one in measured for name in one.metrics)
+    rows = {METRIC + name: [one.metrics.get(name, torch.nan) for one in measured] for name in names}
+    if any(one.local is not None for one in measured):
+        rows[LOCAL] = [torch.nan if one.local is None else one.local for one in measured]
+    return {name: torch.tensor(row, dtype=torch.float64) for name, row in rows.items()}
 
 
 def write(path: Path, about: About, tensors: Mapping[str, Tensor]) -> None:
@@ -109,7 +154,13 @@ def metrics_of(
     """The lines of metrics.csv of one agent, by its place; nothing was sent, nobody was missing."""
     if "seconds" not in columns:
         return []
-    accuracy = by_round(columns, "evaluated", "test_accuracy", agent)
+    counts = by_round(columns, "evaluated", "test_accuracy", agent)
+    local = by_round(columns, "evaluated", LOCAL, agent)
+    named = {
+        name.removeprefix(METRIC): by_round(columns, "evaluated", name, agent)
+        for name in columns
+        if name.startswith(METRIC)
+    }
     settled = by_round(columns, "settled", "balance", agent)
     measured = zip(
         columns["seconds"].tolist(),
@@ -120,9 +171,9 @@ def metrics_of(
     balance, lines = 0, []
     for t, (seconds, loss, norm) in enumerate(measured, start=1):
         balance = int(settled.get(t, balance))
-        lines.append(
-            RoundMetrics(t, seconds, loss, accuracy.get(t), norm, balance, 0, 0, neighbours)
-        )
+        metrics = {name: values[t] for name, values in named.items() if t in values}
+        line = RoundMetrics(t, seconds, loss, counts.get(t), norm, balance, 0, 0, neighbours)
+        lines.append(replace(line, local_metric=local.get(t), metrics=metrics))
     return lines
 
 
@@ -138,9 +189,13 @@ def statuses(path: Path, cluster: Cluster, *, running: bool) -> list[Status]:
     ended: State = "training" if running else "interrupted"
     state: State = ended if under(STATE, tensors) else "done"
     columns = Columns.of(tensors)
-    names = ("train_loss", "test_accuracy", "injected_norm", "balance")
+    names = ("train_loss", "test_accuracy", "injected_norm", "balance", LOCAL)
     last = {n: row.tolist() for n in names if (row := columns.last(n)) is not None}
     seconds = columns.last("seconds")
+    named = {
+        name: row.tolist()
+        for name, row in under(METRIC, {n: rows[-1] for n, rows in columns.rows.items()}).items()
+    }
     return [
         Status(
             cluster.run_id,
@@ -151,6 +206,9 @@ def statuses(path: Path, cluster: Cluster, *, running: bool) -> list[Status]:
             len(columns.rows.get("seconds", ())),
             cluster.rounds.rounds,
             seconds=0.0 if seconds is None else float(seconds),
+            metric=cluster.task.metric_name,
+            better=cluster.task.better_values,
+            metrics={name: values[row] for name, values in named.items()},
             **{name: values[row] for name, values in last.items()},
         )
         for row, agent in enumerate(cluster.ids)

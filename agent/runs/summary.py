@@ -1,4 +1,4 @@
-"""The summary of a finished run: accuracies and their yardsticks, who paid whom, the audit."""
+"""The summary of a finished run: metrics and their yardsticks, who paid whom, the audit."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,8 @@ from candor.agent.daemon.model_file import MODEL_NAME, rounds_behind
 from candor.agent.daemon.status import Status
 from candor.agent.runs.baselines import alone_accuracy, centralised_accuracy, centralised_batch
 from candor.agent.runs.ledger_audit import audit_run_directory
-from candor.topologies.cluster.file import Cluster
+from candor.agent.tasks.measured import Measured
+from candor.topologies.cluster.file import Cluster, TaskSettings
 from candor.topologies.specs.files import json_text
 
 FILE_NAME: Final = "summary.json"
@@ -35,8 +36,8 @@ def summarise(
     The yardsticks are trained here, with the same algorithm and number of steps: one model on all
     data and on as many samples as all agents together, and every agent on its own data alone.
     """
-    accuracy = {
-        agent: math.nan if status.test_accuracy is None else status.test_accuracy
+    measured = {
+        agent: _measured(status)
         for agent, status in statuses.items()
         # Whoever is done has been evaluated last: without a number, its metric is undefined.
         if status.test_accuracy is not None or status.state == "done"
@@ -44,7 +45,7 @@ def summarise(
     _, audit = audit_run_directory(run_dir)
     return {
         **settings_of_run(cluster, strategies),
-        **accuracies(accuracy),
+        **reached(cluster.task, measured),
         **yardsticks(cluster, data_root, initial),
         "balances": {agent: status.balance for agent, status in statuses.items()},
         "edges": _edges(cluster, statuses),
@@ -73,13 +74,33 @@ def settings_of_run(cluster: Cluster, strategies: Mapping[str, str]) -> dict[str
     }
 
 
-def accuracies(accuracy: Mapping[str, float]) -> dict[str, Any]:
-    """What the agents reached, by agent and over all of them: nan where it is nan of one."""
-    reached = np.array(list(accuracy.values()))
+def _measured(status: Status) -> Measured:
+    metrics = {name: _number(value) for name, value in status.metrics.items()}
+    return Measured(_number(status.test_accuracy), metrics, status.local_metric)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def reached(task: TaskSettings, measured: Mapping[str, Measured]) -> dict[str, Any]:
+    """What the agents reached, by agent and over all of them: nan where it is nan of one.
+
+    The keys say accuracy whatever the metric that counts is called; `min_accuracy` is the worst
+    agent's, so the highest where lower values are better.
+    """
+    values = np.array([one.value for one in measured.values()])
+    worst = values.min if task.higher_is_better else values.max
+    metrics = {agent: dict(one.metrics) for agent, one in measured.items() if one.metrics}
+    local = {agent: one.local for agent, one in measured.items() if one.local is not None}
     return {
-        "accuracy": dict(accuracy),
-        "mean_accuracy": float(reached.mean()) if len(reached) else None,
-        "min_accuracy": float(reached.min()) if len(reached) else None,
+        "metric": task.metric_name,
+        "better": task.better_values,
+        "accuracy": {agent: one.value for agent, one in measured.items()},
+        "mean_accuracy": float(values.mean()) if len(values) else None,
+        "min_accuracy": float(worst()) if len(values) else None,
+        **({"metrics": metrics} if metrics else {}),
+        **({"local_metric": local} if local else {}),
     }
 
 

@@ -21,7 +21,7 @@ from candor.agent.runs import simulation_file
 from candor.agent.runs.placeholder_agents import stand_in_entries
 from candor.agent.runs.plan import Plan, cluster_of, make_run_dir
 from candor.agent.runs.simulation_file import MODEL, STATE, About, Columns, metrics_of, under
-from candor.agent.runs.summary import accuracies, settings_of_run, spread, write_summary, yardsticks
+from candor.agent.runs.summary import reached, settings_of_run, spread, write_summary, yardsticks
 from candor.agent.simulation.evidence import Billing, Unbillable
 from candor.agent.simulation.vectorised import Simulation, divergence
 from candor.mechanisms.payments.bills import parse_rule
@@ -123,11 +123,8 @@ class SimulatedRun:
         self.simulation.forget()
 
     def _evaluate(self, t: int) -> None:
-        self.columns.add(
-            evaluated=torch.tensor(t),
-            test_accuracy=torch.tensor(self.simulation.evaluate(), dtype=torch.float64),
-            consensus_distance=torch.tensor(spread(self.simulation.parameters)).double(),
-        )
+        distance = spread(self.simulation.parameters)
+        self.columns.add_evaluation(t, self.simulation.evaluate(), distance)
 
     def _models(self) -> dict[str, Tensor]:
         return {MODEL + name: tensor for name, tensor in self.simulation.named().items()}
@@ -146,14 +143,13 @@ class SimulatedRun:
     def _summary(self, seconds: float) -> dict[str, Any]:
         ids, about = self.cluster.ids, self.about
         balance = self.columns.last("balance")
-        accuracy = self.columns.last("test_accuracy")
-        assert accuracy is not None  # the last round is evaluated
+        measured = self.columns.measured(len(ids))  # the last round is evaluated
         distance = self.columns.last("consensus_distance")
         return {
             **settings_of_run(self.cluster, about.strategies),
             "simulated": True,
             "device": self.device,
-            **accuracies(dict(zip(ids, accuracy.tolist(), strict=True))),
+            **reached(self.cluster.task, dict(zip(ids, measured, strict=True))),
             **yardsticks(self.cluster, _path(about.data_root), _path(about.initial), self.device),
             "balances": dict(
                 zip(ids, [0] * len(ids) if balance is None else balance.tolist(), strict=True)

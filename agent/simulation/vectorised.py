@@ -27,6 +27,7 @@ from candor.agent.simulation.evidence import Billing, Evidence, Measurements
 from candor.agent.simulation.evidence import settle as settle
 from candor.agent.simulation.mixing import Mixing
 from candor.agent.tasks import resolve_task
+from candor.agent.tasks.measured import Measured
 from candor.mechanisms.evidence.phases import Phases
 from candor.mechanisms.payments.bills import parse_rule
 from candor.network.codecs import FLOAT32
@@ -58,7 +59,8 @@ class VectorisedResult:
     """A finished run; rows in the order of the cluster file.
 
     `parameters` (agents, dim) float32 after the last mixing; `balances` net micro-credits received;
-    `losses` and `injected_norms` (rounds, agents); `accuracy` 0 to 1.
+    `losses` and `injected_norms` (rounds, agents); `accuracy` is the metric that counts, whatever
+    the task calls it.
     """
 
     parameters: Tensor
@@ -112,7 +114,10 @@ def run_vectorised(
         balances=dict(zip(cluster.ids, balances.tolist(), strict=True)),
         losses=np.stack([this.losses for this in done]),
         injected_norms=np.stack([this.injected_norms for this in done]),
-        accuracy=dict(zip(cluster.ids, simulation.evaluate(), strict=True)),
+        accuracy={
+            agent: measured.value
+            for agent, measured in zip(cluster.ids, simulation.evaluate(), strict=True)
+        },
         evidence=evidence,
     )
 
@@ -223,9 +228,9 @@ class Simulation:
         if self._measured is not None:
             self._measured.forget()
 
-    def evaluate(self) -> list[float]:
-        """The task's metric of each agent's model, or nan: see `Learner.evaluate`."""
-        return [one.value for one in self._learner.evaluate(self.parameters)]
+    def evaluate(self) -> list[Measured]:
+        """The task's metrics of each agent's model, or nan: see `Learner.evaluate`."""
+        return self._learner.evaluate(self.parameters)
 
     def named(self) -> Mapping[str, Tensor]:
         """What travels of all agents' models by name, (agents, *shape), on the processor."""

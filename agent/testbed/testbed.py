@@ -178,9 +178,13 @@ class Testbed:
         self.statuses = found
 
     def _not_yet(self, agent: str) -> Status:
-        rounds = self.cluster.rounds.rounds
-        fingerprint = self.cluster.fingerprint
-        return Status(self.cluster.run_id, agent, fingerprint, 0, "starting", 0, rounds)
+        cluster, task = self.cluster, self.cluster.task
+        rounds = cluster.rounds.rounds
+        return Status(
+            *(cluster.run_id, agent, cluster.fingerprint, 0, "starting", 0, rounds),
+            metric=task.metric_name,
+            better=task.better_values,
+        )
 
     def never_trained(self) -> list[str]:
         """Agents that ended badly before their first round: the run is not what was asked. Who was

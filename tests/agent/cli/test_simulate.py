@@ -72,7 +72,8 @@ def test_the_summary_is_that_of_a_testbed_without_ledgers(small: Path) -> None:
         "consensus_distance",
         "seconds",
     }
-    assert set(summary) == wanted | {"simulated", "device"}
+    assert set(summary) == wanted | {"metric", "better", "simulated", "device"}
+    assert (summary["metric"], summary["better"]) == ("accuracy", "higher")
     assert summary["strategies"]["a3"] == "scale:3"
     assert sum(summary["balances"].values()) == 0
     assert summary["balances"]["a3"] == min(summary["balances"].values()) < 0
@@ -286,7 +287,7 @@ from torch import nn
 
 
 class Task:
-    metric = {metric}
+    value = {metric}
 
     def build_model(self):
         return nn.Linear(2, 1)
@@ -301,7 +302,7 @@ class Task:
         return (model(batch[0]) ** 2).mean()
 
     def evaluate(self, model):
-        return self.metric
+        return self.value
 """
 
 

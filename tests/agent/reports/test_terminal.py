@@ -9,9 +9,7 @@ from rich.console import Console, RenderableType
 from candor.agent.daemon.status import NeighbourStatus, Status
 from candor.agent.reports.terminal import (
     format_bytes,
-    format_share,
     live_table,
-    mean_share,
     payments_of,
     status_view,
     summary_view,
@@ -96,14 +94,6 @@ def test_bytes_are_in_decimal_units(count: float, text: str) -> None:
     assert format_bytes(count) == text
 
 
-def test_an_accuracy_may_be_one_number_or_one_an_agent() -> None:
-    assert mean_share(0.5) == 0.5
-    assert mean_share({"a0": 0.5, "a1": 1}) == 0.75
-    assert mean_share({}) is None
-    assert mean_share(None) is None
-    assert (format_share(None), format_share(0.5)) == ("-", "50.0 %")
-
-
 def test_payments_go_from_payer_to_receiver_the_largest_first() -> None:
     assert payments_of(SUMMARY["edges"]) == [("a3", "a0", 1_000_001), ("a1", "a3", 20)]
     assert payments_of(None) == []
@@ -123,14 +113,94 @@ def test_the_live_table_has_a_row_for_each_agent_in_order() -> None:
     assert "a1 training 7/60 0.510 90.0 % 3.00 -0.000020 0 B a0 done 7/60 - - - 0.000000" in words
 
 
-def test_the_tables_fit_eighty_columns_at_the_credit_limit() -> None:
+RMSE: dict[str, object] = {
+    "metric": "rmse",
+    "better": "lower",
+    "metrics": {"rmse": 1.23456, "r2": 0.5},
+}
+
+
+def test_the_live_table_of_another_metric_names_it() -> None:
+    table = live_table([_status("a0", test_accuracy=1.23456, **RMSE), _status("a1", **RMSE)], "")
+    assert _lines(table) == [
+        "agent  state     round  loss   rmse  norm   balance  bytes",
+        "───────────────────────────────────────────────────────────",
+        "a0     training   7/60     -  1.235     -  0.000000    0 B",
+        "a1     training   7/60     -      -     -  0.000000    0 B",
+        "loss: in training, lower is better; rmse: of test samples,",
+        "lower is better; norm: of the own update; balance: credits,",
+        "above 0 received; bytes: sent and received",
+    ]
+
+
+def test_the_metric_on_own_data_has_a_column() -> None:
+    statuses = [
+        _status("a0", test_accuracy=12345.6, local_metric=0.5, **RMSE),
+        _status("a1", test_accuracy=2, **RMSE),
+    ]
+    view = status_view(statuses, {"a0": True, "a1": True}, "")
+    assert _lines(view) == [
+        "agent  state     round  loss     rmse  own   balance  bytes  peers",
+        "───────────────────────────────────────────────────────────────────",
+        "a0     training   7/60     -  1.2e+04  0.5  0.000000    0 B    0/0",
+        "a1     training   7/60     -        2    -  0.000000    0 B    0/0",
+        "loss: in training, lower is better; rmse: of test samples, lower is",
+        "better; own: rmse on own data; balance: credits, above 0 received;",
+        "bytes: sent and received",
+    ]
+    accuracy = status_view([_status("a0", test_accuracy=0.5, local_metric=0.25)], {"a0": True}, "")
+    assert "50.0 % 25.0 %" in _words(accuracy)
+
+
+def test_the_summary_of_another_metric_says_which_values_are_better() -> None:
+    summary: dict[str, object] = {
+        "run_id": "demo",
+        "task": "my_task:Sales",
+        "rounds": 60,
+        "metric": "rmse",
+        "better": "lower",
+        "accuracy": {"a0": 1.23456, "a1": 12.5},
+        "mean_accuracy": 6.8672,
+        "min_accuracy": 12.5,
+        "local_metric": {"a0": 1.0, "a1": 2.5},
+        "centralised_accuracy": 1.1,
+        "centralised_work": 1.0,
+        "alone_accuracy": {"a0": 3.0, "a1": 4.0},
+        "balances": {"a0": 0, "a1": 0},
+        "simulated": True,
+    }
+    assert _lines(summary_view(summary)) == [
+        "demo: my_task:Sales, 60 rounds",
+        "mean rmse              6.867",
+        "worst rmse              12.5  lower is better",
+        "on own data, mean       1.75  of each agent's model on data that it alone has",
+        "one model on all data    1.1  trained on as many samples as all agents together",
+        "agents alone, mean       3.5",
+        "",
+        "agent  strategy   rmse  own data   balance  sent",
+        "─────────────────────────────────────────────────",
+        "a0     honest    1.235         1  0.000000     -",
+        "a1     honest     12.5       2.5  0.000000     -",
+        "rmse: lower is better; balance: credits, above 0",
+        "received",
+    ]
+
+
+def _lines(view: RenderableType) -> list[str]:
+    return [line.rstrip() for line in _shown(view).rstrip().splitlines()]
+
+
+@pytest.mark.parametrize("own", [None, -1.23456e8])
+def test_the_tables_fit_eighty_columns_at_the_credit_limit(own: float | None) -> None:
+    named = {} if own is None else {"metric": "mean_absolute_error", "local_metric": own}
     status = _status(
         "a10",
+        **named,
         state="settling",
         round=1000,
         rounds=1000,
         train_loss=1234.5678,
-        test_accuracy=1.0,
+        test_accuracy=own or 1.0,
         injected_norm=123.45,
         balance=-1_000_000_000,
         bytes_sent=123_456_789,
@@ -141,7 +211,9 @@ def test_the_tables_fit_eighty_columns_at_the_credit_limit() -> None:
     assert "-1000.000000" in shown
     assert "1/2" in shown
     assert all(len(line.rstrip()) <= 80 for line in shown.splitlines())
-    assert "…" not in shown
+    assert ("mean_a…" in shown) == ("-1e+08 -1e+08" in " ".join(shown.split())) == bool(own)
+    assert "123 MB" in shown
+    assert shown.count("…") == bool(own)
 
 
 @pytest.mark.parametrize("state", ["done", "failed"])
@@ -183,7 +255,9 @@ def test_a_name_can_neither_style_nor_steer_the_terminal() -> None:
     attack = "[red]x[/red]\x1b[2J\r\n"
     status = _status("a0", neighbours={"a1": NeighbourStatus("out", reason=attack)})
     shown = _shown(status_view([status], {"a0": True}, attack))
-    summary = _shown(summary_view(SUMMARY | {"strategies": {"a3": attack}, "task": attack}))
+    attacked = {"strategies": {"a3": attack}, "task": attack, "metric": attack}
+    summary = _shown(summary_view(SUMMARY | attacked))
+    shown += _shown(live_table([_status("a0", metric=attack)], ""))
     assert "[red]x[/red]?[2J??" in shown
     assert "\x1b" not in shown + summary
     assert "\r" not in shown + summary
