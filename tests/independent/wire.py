@@ -116,11 +116,13 @@ TABLES = {
     "payments": ("rule", "window", "credit_limit", "sketch_size"),
     "graph": ("topology", "mixing", "schedule", "edges", "turns", "weights"),
 }
-REALS = ("step_size", "step_decay", "momentum", "deadline_s", "start_deadline_s")
-AGENT = ("id", "endpoint", "identity", "curve", "other_endpoints", "bind", "join", "serial")
+REALS = ("step_size", "step_decay", "momentum", "deadline_s", "start_deadline_s", "weight")
+AGENT = (
+    *("id", "endpoint", "identity", "curve", "other_endpoints", "bind", "join", "serial", "weight"),
+)
 REVISION = ("number", "organiser", "previous", "departed")
 LISTS = ("turns", "weights", "other_endpoints", "bind", "departed")
-OPTIONAL = (*LISTS, "join", "serial", "previous", "codec")
+OPTIONAL = (*LISTS, "join", "serial", "weight", "previous", "codec")
 
 
 @dataclass(frozen=True, slots=True)
