@@ -113,7 +113,7 @@ def given(ids: Sequence[str], asked: str) -> list[float]:
             f"--weights {agent}=…: no such agent; they are {ids[0]} … {ids[-1]}"
         )
     if missing := [agent for agent in ids if agent not in found]:
-        raise ConfigurationError(f"--weights: {_named(missing)} has none; {_FORMS}")
+        raise ConfigurationError(f"--weights: none is given of {_named(missing)}; {_FORMS}")
     return [found[agent] for agent in ids]
 
 

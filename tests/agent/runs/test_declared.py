@@ -46,7 +46,7 @@ def test_what_was_declared_can_be_asked_for_again() -> None:
         ("", "write equal, samples, or ID=NUMBER"),
         ("a0", "write equal, samples, or ID=NUMBER"),
         ("a0=1,", "write equal, samples, or ID=NUMBER"),
-        ("a0=1,a1=2", "agent 'a2' has none"),
+        ("a0=1,a1=2", "none is given of agent 'a2'"),
         ("a0=1,a1=2,a2=3,a3=4", "a3=…: no such agent; they are a0 … a2"),
         ("a0=1,a0=2,a1=1,a2=1", "'a0' is named twice"),
         ("a0=many,a1=1,a2=1", "a0=many: a weight is a number from 1e-06 to 1e+12"),
