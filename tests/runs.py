@@ -34,6 +34,7 @@ from candor.agent.daemon.exports import write_exports
 from candor.agent.daemon.store import Store
 from candor.agent.learning.given import GivenGradients
 from candor.agent.runs.cluster_parts import entry_of
+from candor.agent.runs.declared import EQUAL, declaring
 from candor.mechanisms.evidence.statements import Row, Statement
 from candor.network.identity import Identity
 from candor.network.messages import Message, Update, from_envelope, to_envelope
@@ -70,6 +71,7 @@ def write_cluster(
     mixing_name: str | None = None,
     algorithm: str | None = None,
     codec: str = "float32",
+    weights: str = EQUAL,
     **settings: float,
 ) -> Cluster:
     """Keys in RUN_DIR/agents/<id>/keys and RUN_DIR/cluster.toml; the task is never resolved.
@@ -90,7 +92,7 @@ def write_cluster(
         seed=3,
         graph=schedule,
         mixing_name=mixing_name,
-        agents=entries,
+        agents=declaring(entries, weights, None),
         task=task or TaskSettings(name="fixed", parameters=DIM, model_digest=model_digest(initial)),
         algorithm=AlgorithmSettings(
             name=algorithm or DEFAULT_ALGORITHM, step_size=0.5, step_decay=0.0

@@ -21,6 +21,7 @@ from candor.agent.tasks.partition import Shard
 from candor.topologies.cluster.file import Cluster, TaskSettings, model_digest
 from tests.runs import LocalRun, finish, write_cluster
 
+SIZES = "a0=120,a1=30,a2=7.5,a3=1000,a4=33"
 TASK = "digits:model=logistic"
 LIAR, LIE = "a1", "scale:3"
 
@@ -33,16 +34,17 @@ class Finished:
     run: LocalRun
 
 
-def run_cores(tmp_path, topology, algorithm, codec="float32", rounds=8, agents=5) -> Finished:
+def run_cores(
+    tmp_path, topology, algorithm, codec="float32", rounds=8, agents=5, weights="equal"
+) -> Finished:
     """Real cores that train on digits, one of which exaggerates."""
     x = initial_parameters(resolve_task(TASK), 3)
     digest = model_digest(x.numpy())
     task = TaskSettings(
         name=TASK, partition="dirichlet:0.5", parameters=len(x), model_digest=digest
     )
-    cluster = write_cluster(
-        tmp_path, topology, agents, rounds=rounds, task=task, algorithm=algorithm, codec=codec
-    )
+    how = {"algorithm": algorithm, "codec": codec, "weights": weights}
+    cluster = write_cluster(tmp_path, topology, agents, rounds=rounds, task=task, **how)
     performers = {agent: trained(cluster, agent) for agent in cluster.ids}
     return Finished(
         cluster, finish(LocalRun(tmp_path, cluster, performers=performers, initial=x.numpy()))
@@ -80,8 +82,29 @@ def trained(cluster: Cluster, agent: str) -> TrainedRows:
     ],
 )
 def test_lockstep_and_simulation_learn_the_same(tmp_path, topology, algorithm, codec) -> None:
-    done = run_cores(tmp_path, topology, algorithm, codec)
-    run, cluster = done.run, done.cluster
+    compare(run_cores(tmp_path, topology, algorithm, codec))
+
+
+@pytest.mark.parametrize(
+    ("topology", "algorithm"),
+    [
+        ("ring", "decentralized-sgd"),
+        ("failing:base=complete,p=0.3", "decentralized-sgd"),
+        ("ring", "gradient-tracking"),
+        ("complete", "median-sgd"),
+        ("ring", "tests.nearest:Nearest"),
+        ("directed-random:degree=2", "gradient-push"),
+    ],
+)
+def test_so_they_do_where_agents_declare_sizes(tmp_path, topology, algorithm) -> None:
+    done = run_cores(tmp_path, topology, algorithm, weights=SIZES)
+    assert done.cluster.sizes == (120.0, 30.0, 7.5, 1000.0, 33.0)
+    compare(done)
+
+
+def compare(done: Finished) -> None:
+    """Hold models and payments against those of a simulation; the liar pays most."""
+    run, cluster, codec = done.run, done.cluster, done.cluster.rounds.codec
     expected = run_vectorised(cluster, {LIAR: LIE})
     # A sum added in another order may be rounded to the next float16.
     tolerance = 1e-5 if codec == "float32" else 2.0**-9

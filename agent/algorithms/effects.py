@@ -32,7 +32,8 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Mass:
-    """The masses of round t, by which steps are divided: (agents, 1), ones but under push-sum."""
+    """By what the steps of round t are divided, (agents, 1): masses over those of round 1, ones but
+    under push-sum."""
 
     t: int
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from candor.agent.algorithms.catalogue import ALGORITHMS
 from candor.agent.algorithms.steps import OUTER_MOMENTUM, OUTER_STEP
 from candor.agent.runs.cluster_parts import option_name
+from candor.agent.runs.declared import EQUAL
 from candor.network.codecs import CODECS
 from candor.topologies.cluster.file import (
     OUTER_ALGORITHM,
@@ -94,6 +95,13 @@ mixing_option = click.option(
     help=f"How neighbours are weighted: {', '.join((*mixing.RULES, PUSH_SUM))}, or a matrix in a "
     f".csv or .npy file.  [default: {mixing.DEFAULT_MIXING} or the topology file's, {PUSH_SUM} "
     "on a directed graph]",
+)
+
+weights_option = click.option(
+    "--weights",
+    default=EQUAL,
+    metavar="equal|samples|ID=NUMBER,…",
+    help="How agents count in the mean: all alike, by the samples of each, or by these numbers.",
 )
 
 

@@ -22,6 +22,7 @@ from candor.agent.cli.options import (
     stacked,
     task_option,
     topology_option,
+    weights_option,
 )
 from candor.agent.reports.terminal import summary_view
 from candor.agent.runs.cluster_parts import sections
@@ -57,6 +58,7 @@ def plan_options(*, required: bool, lies: bool = True) -> Option:
         ),
         *([_strategy_option] if lies else []),
         mixing_option,
+        weights_option,
         seed_option,
         settings_options(here=True),
         initial_option,
@@ -87,6 +89,7 @@ def plan_of(
         strategies=strategies,
         evaluate_every=evaluate_every,
         faults=faults,
+        weights=asked["weights"],
     )
 
 

@@ -83,6 +83,7 @@ def render(run: RunDirectory) -> str:
 def _header(run: RunDirectory) -> str:
     summary = run.summary
     words = [summary.get(key) for key in ("task", "topology", "partition", "rule")]
+    words += ["weighted by declared sizes"] if summary.get("weights") else []
     described = " · ".join(escape(word) for word in words if word)
     rounds = summary.get("rounds") or max(
         (one.rounds[-1].round for one in run.agents if one.rounds), default=0

@@ -257,6 +257,7 @@ def _work(share: object) -> str:
 
 def _title(summary: Mapping[str, object]) -> Text:
     words = [summary.get(key) for key in ("task", "topology", "partition")]
+    words += ["weighted by declared sizes"] if summary.get("weights") else []
     described = ", ".join(str(word) for word in words if word)
     rounds = summary.get("rounds", "?")
     return literal(f"{summary.get('run_id', 'run')}: {described}, {rounds} rounds", "bold")

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from candor.agent.daemon import keys
+from candor.agent.runs.declared import check_declared, declaring, samples_of
 from candor.topologies.cluster import revisions
 from candor.topologies.cluster.file import (
     AgentEntry,
@@ -39,6 +40,7 @@ def new_cluster(asked: Mapping[str, Any], key: SigningKey | None) -> Cluster:
         ConfigurationError: what is wrong with them.
     """
     schedule, entries = _members(asked, key)
+    entries = _declaring(asked, entries, key)
     cluster = assemble_cluster(
         run_id=asked["run_id"],
         seed=asked["seed"],
@@ -82,6 +84,21 @@ def _members(
         entry_of(agent, keys_root / agent, f"tcp://{LOOPBACK}:{base_port + i}")
         for i, agent in enumerate(schedule.agents)
     ]
+
+
+def _declaring(
+    asked: Mapping[str, Any], entries: Sequence[AgentEntry], key: SigningKey | None
+) -> list[AgentEntry]:
+    """The entries with their weights: as their requests declare them, or as `--weights` asks."""
+    if key is not None:
+        check_declared(entries, asked["weights"])
+        return list(entries)
+
+    def counted() -> list[int]:
+        names = ("partition", "seed", "data_root")
+        return samples_of(asked["task"], len(entries), *(asked[name] for name in names))
+
+    return declaring(entries, asked["weights"], None if asked["named"] else counted)
 
 
 def named_entry(text: str) -> AgentEntry:

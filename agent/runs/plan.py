@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from candor.agent.runs.declared import EQUAL, declaring, samples_of
 from candor.topologies.cluster.file import (
     AgentEntry,
     AlgorithmSettings,
@@ -35,6 +36,7 @@ class Plan:
     data_root: Path | None
     initial: Path | None = None
     faults: Path | None = None
+    weights: str = EQUAL
 
 
 def cluster_of(
@@ -46,11 +48,18 @@ def cluster_of(
         ConfigurationError: a bad setting.
     """
     schedule, ids = graph_of(plan)
+    agents = declaring(
+        entries(ids),
+        plan.weights,
+        lambda: samples_of(
+            plan.task.name, len(ids), plan.task.partition, plan.seed, plan.data_root
+        ),
+    )
     return assemble_cluster(
         run_id=_run_id(run_dir),
         seed=plan.seed,
         graph=schedule,
-        agents=entries(ids),
+        agents=agents,
         task=plan.task,
         rounds=plan.rounds,
         mixing_name=plan.mixing,

@@ -70,6 +70,7 @@ def settings_of_run(cluster: Cluster, strategies: Mapping[str, str]) -> dict[str
         "task": cluster.task.name,
         "partition": cluster.task.partition,
         "rule": cluster.payments.rule,
+        "weights": dict(zip(cluster.ids, cluster.sizes, strict=True)) if cluster.sizes else None,
         "strategies": {agent: strategies.get(agent, "honest") for agent in cluster.ids},
     }
 

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,7 @@ from candor.agent.daemon.status import Status, read_status
 from candor.agent.daemon.store import FILE_NAME as STORE_NAME
 from candor.agent.daemon.store import Store
 from candor.agent.runs.cluster_parts import LOOPBACK, entry_of
+from candor.agent.runs.declared import as_asked
 from candor.agent.runs.placeholder_agents import stand_in_entries
 from candor.agent.runs.plan import Plan, cluster_of, graph_of, make_run_dir
 from candor.agent.testbed.faults import CORRUPT_S, Fault, load_faults
@@ -276,7 +277,8 @@ def prepare(plan: Plan, run_dir: Path) -> Testbed:
     make_run_dir(run_dir)
     for agent in ids:
         keys.generate(run_dir / "agents" / agent / "keys")
-    cluster = cluster_of(plan, run_dir, partial(_entries, run_dir=run_dir))
+    counted = replace(plan, weights=as_asked(stand_in.agents))  # data are read once
+    cluster = cluster_of(counted, run_dir, partial(_entries, run_dir=run_dir))
     (run_dir / "cluster.toml").write_text(dump_cluster(cluster), encoding="utf-8")
     bed = Testbed(run_dir, cluster, plan, faults=faults)
     if any(fault.action in ("partition", "corrupt") for fault in faults):

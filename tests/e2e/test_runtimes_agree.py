@@ -98,6 +98,25 @@ def algorithm_run(request, tmp_path_factory):
     return run_dir, run_testbed(run_dir, *options, *request.param, "--strategy", "a1=scale:3")
 
 
+@pytest.fixture(scope="module", params=["ring", "directed-random:degree=2"])
+def sized_run(request, tmp_path_factory):
+    """Of shards that differ, and count by their samples."""
+    run_dir = tmp_path_factory.mktemp("sized") / "run"
+    options = ["--agents", "4", "--topology", request.param, "--rounds", "18"]
+    return run_dir, run_testbed(
+        run_dir, *options, "--weights", "samples", "--strategy", "a1=scale:3"
+    )
+
+
+def test_daemons_and_the_simulation_agree_where_agents_count_by_samples(sized_run):
+    run_dir, summary = sized_run
+    agree(run_dir, summary)
+    assert summary["audit"] == "ok"
+    assert len(set(summary["weights"].values())) == 4
+    balances = summary["balances"]
+    assert min(balances, key=balances.get) == "a1"
+
+
 def test_daemons_and_the_simulation_agree_on_each_algorithm(algorithm_run):
     agree(*algorithm_run)
 

@@ -54,14 +54,30 @@ def takers(cluster: Cluster, number: int, giver: str) -> set[str]:
     }
 
 
+def sizes(cluster: Cluster) -> dict[str, float]:
+    """What each agent's declared weight is over their mean; 1 where none is declared."""
+    declared = {agent: float(entry.get("weight", 1)) for agent, entry in cluster.agents.items()}
+    largest, total = max(declared.values()), 0.0
+    for size in declared.values():
+        total += size / largest
+    return {agent: size / largest / (total / len(declared)) for agent, size in declared.items()}
+
+
 def weight_of(cluster: Cluster, number: int, giver: str, taker: str) -> float:
+    weight, size = symmetric_weight_of(cluster, number, giver, taker), sizes(cluster)
+    if cluster.file["graph"]["mixing"] == "push-sum":
+        now, after = push_sum_masses(cluster, number), push_sum_masses(cluster, number + 1)
+        return weight * now[giver] / after[taker]
+    return weight * min(1.0, size[giver] / size[taker])
+
+
+def symmetric_weight_of(cluster: Cluster, number: int, giver: str, taker: str) -> float:
     graph, round_arcs = cluster.file["graph"], arcs(cluster, number)
     out = {agent: sum(u == agent for u, _ in round_arcs) for agent in cluster.agents}
     into = {agent: sum(v == agent for _, v in round_arcs) for agent in cluster.agents}
     match graph["mixing"]:
         case "push-sum":
-            now, after = masses(cluster, number), masses(cluster, number + 1)
-            return 1.0 / (1 + out[giver]) * now[giver] / after[taker]
+            return 1.0 / (1 + out[giver])
         case "max-degree":
             return 1.0 / (1 + max(*out.values(), *into.values()))
         case "lazy":
@@ -75,10 +91,16 @@ def weight_of(cluster: Cluster, number: int, giver: str, taker: str) -> float:
 
 
 def masses(cluster: Cluster, number: int) -> dict[str, float]:
-    """The mass of each agent in a round."""
+    """What each agent's steps are divided by in a round: its mass over that of the first one."""
     if cluster.file["graph"]["mixing"] != "push-sum":
         return dict.fromkeys(cluster.agents, 1.0)
-    known = _MASSES.setdefault(id(cluster), [cluster, dict.fromkeys(cluster.agents, 1.0)])
+    size, mass = sizes(cluster), push_sum_masses(cluster, number)
+    return {agent: mass[agent] / size[agent] for agent in cluster.agents}
+
+
+def push_sum_masses(cluster: Cluster, number: int) -> dict[str, float]:
+    """The mass of each agent in a round."""
+    known = _MASSES.setdefault(id(cluster), [cluster, sizes(cluster)])
     while len(known) <= number:
         before, round_arcs = known[-1], arcs(cluster, len(known) - 1)
         out = {agent: sum(u == agent for u, _ in round_arcs) for agent in cluster.agents}

@@ -110,7 +110,10 @@ def is_signed(public: bytes, domain: str, message: bytes, signature: bytes) -> b
 
 
 TABLES = {
-    "task": ("name", "partition", "batch_size", "parameters", "model_digest"),
+    "task": (
+        *("name", "partition", "batch_size", "parameters", "model_digest"),
+        *("frozen_digest", "metric", "better"),
+    ),
     "algorithm": (
         *("name", "step_size", "step_decay", "local_steps", "momentum"),
         *("local_epochs", "local_seconds", "outer_momentum", "outer_step"),
@@ -120,11 +123,16 @@ TABLES = {
     "graph": ("topology", "mixing", "schedule", "edges", "turns", "weights"),
 }
 REALS = ("step_size", "step_decay", "momentum", "deadline_s", "start_deadline_s")
-REALS += ("local_seconds", "outer_momentum", "outer_step")
-AGENT = ("id", "endpoint", "identity", "curve", "other_endpoints", "bind", "join", "serial")
+REALS += ("local_seconds", "outer_momentum", "outer_step", "weight")
+AGENT = (
+    *("id", "endpoint", "identity", "curve", "other_endpoints", "bind", "join", "serial", "weight"),
+)
 REVISION = ("number", "organiser", "previous", "departed")
 LISTS = ("turns", "weights", "other_endpoints", "bind", "departed")
-OPTIONAL = (*LISTS, "join", "serial", "previous", "codec", *TABLES["algorithm"][5:])
+OPTIONAL = (
+    *(*LISTS, "join", "serial", "weight", "previous", "codec"),
+    *(*TABLES["algorithm"][5:], *TABLES["task"][5:]),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,8 @@ def test_it_reads_the_statement():
 
 def test_it_knows_who_mixes_whom_in_a_round():
     for case in vectors("rounds")["cases"]:
-        agents = {agent: {} for agent in case["agents"]}
+        declared = case.get("declared", {})
+        agents = {a: {"weight": declared[a]} if declared else {} for a in case["agents"]}
         cluster = cluster_of({}, file={"graph": case["graph"]}, agents=agents)
         for one in case["rounds"]:
             t, seen = one["round"], {agent: set() for agent in agents}

@@ -23,6 +23,7 @@ from candor.topologies.cluster.requests import check_join
 from candor.topologies.encoding import canonical
 from candor.topologies.encoding.signatures import SigningKey, verify
 from candor.topologies.graphs import graphs
+from candor.topologies.mixing import sizes
 from candor.topologies.mixing.rules import PUSH_SUM
 from candor.topologies.schedules.round_weights import GraphSettings, RoundWeights
 from candor.topologies.schedules.schedules import Schedule
@@ -195,6 +196,12 @@ class Cluster(Section):
         return self
 
     def _check_mixing(self) -> None:
+        silent = [agent.id for agent in self.agents if agent.weight is None]
+        if silent and len(silent) < len(self.agents):
+            loud = next(agent.id for agent in self.agents if agent.weight is not None)
+            raise ConfigurationError(
+                f"agent {silent[0]!r} declares no weight, and {loud!r} does; all do, or none"
+            )
         self.round_weights.check()
         if self.round_weights.push_sum != (self.algorithm.name == PUSH_SUM_ALGORITHM):
             raise ConfigurationError(
@@ -241,6 +248,16 @@ class Cluster(Section):
     def _neighbours(self) -> Mapping[str, tuple[str, ...]]:
         graph = self.networkx_graph()
         return {agent: tuple(sorted(graph[agent])) for agent in self.ids}
+
+    @cached_property
+    def sizes(self) -> tuple[float, ...]:
+        """The weights that agents declare, in file order; none where all count alike."""
+        return tuple(agent.weight for agent in self.agents if agent.weight is not None)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """How much each counts in the mean that all tend to, in file order: they sum to one."""
+        return sizes.shares(self.sizes or (1.0,) * len(self.agents))
 
     def index(self, agent: str) -> int:
         """The row of an agent.
@@ -300,7 +317,7 @@ class Cluster(Section):
     @cached_property
     def round_weights(self) -> RoundWeights:
         """The graph and the weights of every round."""
-        return RoundWeights(self.ids, self.graph)
+        return RoundWeights(self.ids, self.graph, self.sizes)
 
     def mixing_matrix(self, round: int = 1) -> NDArray[np.float64]:
         """The mixing matrix (agents, agents) of a round from 1, rows and columns in file order."""

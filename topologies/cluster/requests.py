@@ -1,4 +1,5 @@
-"""Join requests: an agent says, signed, under which id, keys and addresses it wants to take part.
+"""Join requests: an agent says, signed, under which id, keys and addresses it wants to take part,
+and perhaps how many samples it has.
 
 The signature covers the organiser whom the agent trusts to put the run together, and it goes into
 the cluster file with the entry. So every host can check that each agent asked for exactly what the
@@ -23,6 +24,7 @@ from candor.topologies.specs.fields import (
     CurveKey,
     Endpoint,
     Hex128,
+    Number,
     PublicKey,
 )
 from candor.topologies.specs.files import FilePath, Section, read_toml, validated
@@ -33,6 +35,8 @@ JOIN_VERSION = 1
 # An agent is dialled at one address after the other: eight take long enough.
 ENDPOINTS_MAX = 8
 REQUEST_BYTES_MAX = 16 * 1024  # the longest valid one, comments aside, has some 6,000
+# Shares of a whole or samples by the trillion: whatever the unit, a ratio keeps far from underflow.
+WEIGHT_MIN, WEIGHT_MAX = 1e-6, 1e12
 
 
 class AgentEntry(Section):
@@ -40,7 +44,9 @@ class AgentEntry(Section):
 
     `endpoint` is tried first, then the others in turn. `bind` is where the agent listens when that
     is not where it is dialled. `join` is its signature, see `join_body`; of two requests that with
-    the higher `serial` is the later one. Only signed files have these.
+    the higher `serial` is the later one. Only signed files have these. `weight` is how many samples
+    the agent declares, or another measure of its size, by which the mean is weighted: see
+    `topologies.mixing.sizes`. Nobody checks it against data.
     """
 
     id: AgentId
@@ -52,6 +58,7 @@ class AgentEntry(Section):
     bind: Annotated[tuple[BindEndpoint, ...], Field(max_length=ENDPOINTS_MAX)] = ()
     join: Hex128 | None = None
     serial: Count | None = None
+    weight: Annotated[Number, Field(ge=WEIGHT_MIN, le=WEIGHT_MAX)] | None = None
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -88,19 +95,19 @@ class JoinRequest(Section):
 
 def join_body(entry: AgentEntry, organiser: str) -> bytes:
     """The canonical bytes that an agent signs under `JOIN_DOMAIN`."""
-    return canonical.pack(
-        [
-            JOIN_VERSION,
-            organiser,
-            entry.id,
-            entry.endpoint,
-            entry.identity,
-            entry.curve,
-            entry.other_endpoints,
-            entry.bind,
-            entry.serial,
-        ]
-    )
+    stated: list[canonical.Value] = [
+        JOIN_VERSION,
+        organiser,
+        entry.id,
+        entry.endpoint,
+        entry.identity,
+        entry.curve,
+        entry.other_endpoints,
+        entry.bind,
+        entry.serial,
+    ]
+    # Whoever declares nothing signs what was signed before there were weights.
+    return canonical.pack(stated if entry.weight is None else [*stated, entry.weight])
 
 
 def make_request(
@@ -112,6 +119,7 @@ def make_request(
     endpoints: Sequence[str],
     serial: int,
     bind: Sequence[str] = (),
+    weight: float | None = None,
 ) -> JoinRequest:
     """A signed request to the organiser with this identity (64 hex).
 
@@ -119,7 +127,7 @@ def make_request(
     nobody compares it with a clock.
 
     Raises:
-        ConfigurationError: a bad id or endpoint, none, or too many.
+        ConfigurationError: a bad id, endpoint or weight, no endpoint, or too many.
     """
     first, *others = endpoints or [""]
     stated = {
@@ -130,6 +138,7 @@ def make_request(
         "other_endpoints": others,
         "bind": bind,
         "serial": serial,
+        "weight": weight,
     }
     entry = validated(AgentEntry, stated, f"agent {agent!r}")
     join = key.sign(JOIN_DOMAIN, join_body(entry, organiser)).hex()

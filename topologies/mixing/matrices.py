@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".csv", ".npy")
 SUM_TOLERANCE = 1e-9  # of a row or column: above what printing 12 digits loses
+SYMMETRY_TOLERANCE = 1e-12  # of two weights: above what computing them loses
 
 
 def resolve(mixing_spec: str, graph: "nx.Graph[str]") -> "csr_array[np.float64]":
@@ -147,6 +148,22 @@ def check_matrix(
                 f"{taker!r} weighs {giver!r}, but there is no edge between them"
             )
     _check_primitive(order, arcs)
+
+
+def check_symmetric(
+    matrix: "csr_array[np.float64]", order: Sequence[str]
+) -> "csr_array[np.float64]":
+    """`matrix` itself, which weighs the agents of each edge alike, as what is to be corrected for
+    sizes must; raises ConfigurationError for another."""
+    difference = (matrix - matrix.T).tocoo()
+    worst = int(np.argmax(np.abs(difference.data))) if difference.nnz else 0
+    if difference.nnz and abs(difference.data[worst]) > SYMMETRY_TOLERANCE:
+        u, v = order[int(difference.row[worst])], order[int(difference.col[worst])]
+        raise ConfigurationError(
+            f"the mixing matrix: {u!r} and {v!r} weigh each other differently, and agents declare "
+            "sizes, by which only a symmetric matrix can be corrected; use one"
+        )
+    return matrix
 
 
 def _check_sums(what: str, sums: NDArray[np.float64], order: Sequence[str]) -> None:

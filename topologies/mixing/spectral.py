@@ -1,12 +1,15 @@
 """How fast a mixing matrix averages: its spectral gap, also of ten thousand agents."""
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from candor.topologies.mixing.sizes import symmetric_form
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -19,15 +22,19 @@ _LANCZOS_RESTARTS_MAX = 30
 _SHIFT = 5e-7
 
 
-def spectral_gap(mixing: "Matrix") -> float:
+def spectral_gap(mixing: "Matrix", declared: Sequence[float] = ()) -> float:
     """1 - |lambda_2| of a stochastic (agents, agents) matrix, dense or sparse, in [0, 1].
 
     Disagreement shrinks by at least |lambda_2| a round: a gap of 1 averages at once, a gap of 0
-    never does (disconnected or periodic). One agent alone has nothing to average: 1.
+    never does (disconnected or periodic). One agent alone has nothing to average: 1. A matrix that
+    was corrected for `declared` sizes (agents,) is not symmetric; disagreement is then that from
+    the weighted mean, in the norm weighted by the sizes.
     """
     agents = mixing.shape[0]
     if agents == 1:
         return 1.0
+    if declared:
+        mixing = symmetric_form(mixing, declared)
     second = _second_sparse(mixing) if agents > DENSE_AGENTS_MAX else _second_dense(mixing)
     return float(np.clip(1.0 - second, 0.0, 1.0))
 

@@ -1,5 +1,6 @@
 """What a topology costs and gives: distances, rounds to agreement, bytes a round, weak points."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -66,8 +67,14 @@ class Analysis:
     bytes_per_round_max: int
 
 
-def analyse(graph: "nx.Graph[str]", matrix: "Matrix", parameters: int = PARAMETERS) -> Analysis:
-    """A connected graph, its mixing matrix in graph order, and a model of float32 `parameters`.
+def analyse(
+    graph: "nx.Graph[str]",
+    matrix: "Matrix",
+    parameters: int = PARAMETERS,
+    declared: Sequence[float] = (),
+) -> Analysis:
+    """A connected graph, its mixing matrix in graph order, and a model of float32 `parameters`;
+    with the sizes for which the matrix was corrected, if it was.
 
     Raises:
         ConfigurationError: a directed graph, or a matrix of another size.
@@ -80,7 +87,7 @@ def analyse(graph: "nx.Graph[str]", matrix: "Matrix", parameters: int = PARAMETE
             f"but the graph has {len(graph)} agents"
         )
     degrees = [degree for _, degree in graph.degree]
-    gap = spectral.spectral_gap(matrix)
+    gap = spectral.spectral_gap(matrix, declared)
     rounds = spectral.rounds_to(CONSENSUS_ERROR, gap)
     reached = int(rounds) if np.isfinite(rounds) else None
     return _analysis(graph, gap, reached, parameters, np.array(degrees))

@@ -24,6 +24,10 @@ An undirected edge counts as two arcs. Weights of an arc, with out- and in-degre
 
 An agent takes its own vector with what is left to one.
 
+Where agents declare sizes, the limit is the mean weighted by them. Symmetric weights are multiplied
+by Hastings' acceptance, see `topologies.mixing.sizes`, and push-sum's masses start at the sizes
+over their mean.
+
 Push-sum averages with a matrix P whose columns sum to one: numerators x and masses w, which start
 at 1, are mixed alike, and x / w tends to the mean (Kempe, Dobra and Gehrke 2003). Masses follow
 from the graphs alone. So they need not travel: z = x / w is mixed by rows that sum to one,
@@ -32,6 +36,10 @@ from the graphs alone. So they need not travel: z = x / w is mixed by rows that 
 
 which is the same vector. Whatever is lost, z stays a mean of what was heard, and masses what they
 are: mixed with the vectors, they would drift with every loss, and steps, which are over w, too.
+
+Masses that start at pi_i, of mean 1, make that the mean weighted by pi, as numerators start at
+pi_i z_i. A numerator w z that is to go the step lambda pi_i m_i moves z by lambda pi_i / w_t m_i:
+so steps are divided by w_t / w_1.
 """
 
 from collections import Counter
@@ -46,7 +54,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from candor.topologies.graphs import graphs
-from candor.topologies.mixing import matrices
+from candor.topologies.mixing import matrices, sizes
 from candor.topologies.mixing import rules as mixing
 from candor.topologies.mixing.rules import DEFAULT_MIXING, PUSH_SUM
 from candor.topologies.schedules import draws as chance
@@ -84,23 +92,32 @@ class GraphSettings(Section):
 
 
 class RoundWeights:
-    """All rounds of a run on agents `ids`, which are in the order of matrix rows."""
+    """All rounds of a run on agents `ids`, which are in the order of matrix rows, of `declared`
+    sizes in that order; without any, all are equal."""
 
-    def __init__(self, ids: Sequence[str], settings: GraphSettings) -> None:
+    def __init__(
+        self, ids: Sequence[str], settings: GraphSettings, declared: Sequence[float] = ()
+    ) -> None:
         """Raises ConfigurationError for settings that say nothing sensible; see also `check`."""
         self.ids = tuple(ids)
         self.settings = settings
+        self.declared = tuple(declared)
         self.push_sum = settings.mixing == PUSH_SUM
-        self._masses = {1: dict.fromkeys(self.ids, 1.0)}  # by round, see `MASSES_EVERY`
+        # Of mean 1; ones, to the last bit, where all are equal.
+        relative = sizes.scaled(self.declared) if self.declared else [1.0] * len(self.ids)
+        self.sizes = dict(zip(self.ids, relative, strict=True))
+        self._masses = {1: self.sizes}  # by round, see `MASSES_EVERY`
         self._latest = 1, self._masses[1]
         self._computing = Lock()
         self.period, self._graph = _graphs(self.ids, settings)
         self._weight = _rule(settings)
         self._cached = lru_cache(CACHED_ROUNDS)(self._round)
 
-    def __reduce__(self) -> tuple[type[Self], tuple[tuple[str, ...], GraphSettings]]:
+    def __reduce__(
+        self,
+    ) -> tuple[type[Self], tuple[tuple[str, ...], GraphSettings, tuple[float, ...]]]:
         """Pickled without what was computed: workers of a pool compute their own."""
-        return type(self), (self.ids, self.settings)
+        return type(self), (self.ids, self.settings, self.declared)
 
     def graph(self, round: int) -> "RoundGraph":
         """The graph of a round from 1, all agents in order; an arc goes from giver to taker."""
@@ -129,7 +146,8 @@ class RoundWeights:
         return found
 
     def check(self) -> None:
-        """Check the rounds of the whole schedule: that they connect everyone, and keep the mean.
+        """Check the rounds of the whole schedule: that they connect everyone, and keep the mean, as
+        weighted by the agents' sizes.
 
         Raises:
             ConfigurationError: names what is wrong and how to mend it.
@@ -144,15 +162,20 @@ class RoundWeights:
         if self.push_sum or self.settings.schedule != schedules.ARCS:
             return
         for t in range(1, (self.period or 1) + 1):
-            gives: Counter[str] = Counter()
-            for row in self.of(t).taken.values():
-                gives.update(row)
-            for agent, row in self.of(t).taken.items():
-                if abs(gives[agent] - sum(row.values())) > SUM_TOLERANCE:
-                    raise ConfigurationError(
-                        f"round {t}: {agent!r} takes with another weight than it is taken with, "
-                        f"so the mean would move; use mixing {PUSH_SUM!r}"
-                    )
+            self._check_stationary(t)
+
+    def _check_stationary(self, t: int) -> None:
+        """That sizes are stationary in a round: as much is taken of an agent as it takes."""
+        size, gives = self.sizes, Counter[str]()
+        for taker, row in self.of(t).taken.items():
+            gives.update({giver: size[taker] * weight for giver, weight in row.items()})
+        for agent, row in self.of(t).taken.items():
+            takes = size[agent] * sum(row.values())
+            if abs(gives[agent] - takes) > SUM_TOLERANCE * max(1.0, takes):
+                raise ConfigurationError(
+                    f"round {t}: {agent!r} takes with another weight than it is taken with, "
+                    f"so the mean would move; use mixing {PUSH_SUM!r}"
+                )
 
     def _check_weights(self) -> None:
         place = {agent: i for i, agent in enumerate(self.ids)}
@@ -164,6 +187,11 @@ class RoundWeights:
                     f"graph.weights: {u!r} and {v!r} weigh each other differently, which moves the "
                     "mean when edges fail; use a symmetric matrix"
                 )
+            if self.declared and abs(by_u - by_v) > SUM_TOLERANCE:
+                raise ConfigurationError(
+                    f"graph.weights: {u!r} and {v!r} weigh each other differently, and agents "
+                    "declare sizes, by which only a symmetric matrix can be corrected; use one"
+                )
         own = 1.0 - matrix.sum(axis=1)
         np.fill_diagonal(matrix, np.where(np.abs(own) < SUM_TOLERANCE, 0.0, own))
         matrices.check_matrix(matrix, graphs.make_graph(self.ids, self.settings.edges))
@@ -171,20 +199,23 @@ class RoundWeights:
     def _round(self, round: int) -> Round:
         graph = self._graph(round)
         arcs = graph if isinstance(graph, nx.DiGraph) else graph.to_directed()
-        weigh = self._weight(arcs)
+        weigh, size = self._weight(arcs), self.sizes
         taken: dict[str, dict[str, float]] = {agent: {} for agent in self.ids}
         takers: dict[str, set[str]] = {agent: set() for agent in self.ids}
         for giver, taker in sorted(arcs.edges):
             weight = weigh(giver, taker)
+            if not self.push_sum:
+                weight *= sizes.acceptance(size[taker], size[giver])
             if weight > 0:
                 taken[taker][giver] = weight
                 takers[giver].add(taker)
-        mass = self._masses[1]
+        mass = dict.fromkeys(self.ids, 1.0)
         if self.push_sum:
-            mass, after = self._masses_of(round), self._masses_of(round + 1)
+            before, after = self._masses_of(round), self._masses_of(round + 1)
             for taker, row in taken.items():
                 for giver in row:
-                    row[giver] = row[giver] * mass[giver] / after[taker]
+                    row[giver] = row[giver] * before[giver] / after[taker]
+            mass = {agent: value / size[agent] for agent, value in before.items()}
         return Round(taken, {agent: frozenset(who) for agent, who in takers.items()}, mass)
 
     def _masses_of(self, round: int) -> dict[str, float]:

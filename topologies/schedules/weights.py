@@ -11,7 +11,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Round:
     """One round: of each agent the weights of those it takes from, in ascending order of id, which
-    with its own sum to one; who takes from it; and its mass, by which its steps are divided."""
+    with its own sum to one; who takes from it; and by what its steps are divided: its mass over the
+    one that it started with, one but under push-sum."""
 
     taken: Mapping[str, Mapping[str, float]]
     takers: Mapping[str, frozenset[str]]

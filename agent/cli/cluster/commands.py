@@ -29,11 +29,12 @@ from candor.agent.cli.options import (
     sign_with_option,
     task_option,
     topology_option,
+    weights_option,
 )
 from candor.agent.daemon import keys
 from candor.agent.reports import terminal_graph
 from candor.agent.runs import cluster_parts as compose
-from candor.topologies.cluster.file import dump_cluster, load_cluster
+from candor.topologies.cluster.file import Cluster, dump_cluster, load_cluster
 from candor.topologies.specs.files import json_text, write_text
 
 
@@ -72,6 +73,7 @@ def command() -> None:
 @click.option("--base-port", type=int, help="All on this host: agent number i gets port P + i.")
 @click.option("--keys-root", type=FOLDER, help="All on this host: keys lie in KEYS_ROOT/ID.")
 @mixing_option
+@weights_option
 @seed_option
 @click.option(
     "--rounds", type=int, default=100, help="Rounds to train; testbed and simulate must be told."
@@ -86,6 +88,9 @@ def new(sign_with: Path | None, output: Path, as_json: bool, **asked: Any) -> No
     Without requests, agents are named one by one with --agent, or all on this host with --base-port
     and --keys-root. Agents take the places of a family or schedule in the order given; a topology
     file knows its agents by name. The file holds the graph and the weights of every round.
+
+    All agents count alike, unless --weights says otherwise: with samples, each request must declare
+    its own number, and where all are on this host their samples are counted.
 
     \b
     Examples:
@@ -123,6 +128,7 @@ def show(file: Path, as_json: bool) -> None:
         given = {key: value for key, value in sections[name].items() if value is not None}
         settings = ", ".join(f"{key} {value}" for key, value in given.items())
         click.echo(f"{name:<11}{settings}")
+    click.echo(f"{'weights':<11}{_weights_line(cluster)}")
     graph, gap, period = cluster.graph, gap_of(cluster), cluster.round_weights.period
     click.echo(
         f"{'graph':<11}{graph.topology}, {len(graph.edges)} edges, schedule {graph.schedule}, "
@@ -138,9 +144,27 @@ def show(file: Path, as_json: bool) -> None:
     width = max(len(name) for name in cluster.ids)
     places = {entry.id: ", ".join(entry.endpoints) for entry in cluster.agents}
     place = max(map(len, places.values()))
+    shares = dict(zip(cluster.ids, map(_share, cluster.shares), strict=True))
     for entry in cluster.agents:
         dials = " ".join(cluster.neighbours(entry.id)) or "nobody"
-        click.echo(f"{entry.id:>{width}}  {places[entry.id]:<{place}}  dials {dials}")
+        counts = f"counts {shares[entry.id]:>6}  " if cluster.sizes else ""
+        click.echo(f"{entry.id:>{width}}  {places[entry.id]:<{place}}  {counts}dials {dials}")
+
+
+def _weights_line(cluster: Cluster) -> str:
+    """How agents count in the mean that all tend to."""
+    if not cluster.sizes:
+        return "equal: nobody declares a size, all count alike"
+    pairs = sorted(zip(cluster.sizes, cluster.shares, cluster.ids, strict=True))
+    (least, low, who), (most, high, whose) = pairs[0], pairs[-1]
+    return (
+        f"declared, checked by nobody: from {who} {least:g} ({_share(low)} of the mean) to "
+        f"{whose} {most:g} ({_share(high)})"
+    )
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.3g} %"
 
 
 command.add_command(check)

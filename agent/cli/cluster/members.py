@@ -10,6 +10,7 @@ import click
 from candor.agent.cli.options import (
     FOLDER,
     PATH,
+    FiniteRange,
     data_root_option,
     initial_option,
     json_option,
@@ -22,7 +23,12 @@ from candor.agent.cli.options import (
 from candor.agent.daemon import keys, organisers
 from candor.agent.runs import cluster_parts as compose
 from candor.topologies.cluster.file import Cluster, dump_cluster, load_cluster
-from candor.topologies.cluster.requests import dump_request, make_request
+from candor.topologies.cluster.requests import (
+    WEIGHT_MAX,
+    WEIGHT_MIN,
+    dump_request,
+    make_request,
+)
 from candor.topologies.mixing import spectral
 from candor.topologies.specs.files import json_text, write_text
 from candor.topologies.specs.specs import ConfigurationError
@@ -45,6 +51,13 @@ from candor.topologies.specs.specs import ConfigurationError
     metavar="ENDPOINT",
     help="Where it listens, if not at its endpoints: tcp://*:7000, tcp://eth0:7000.",
 )
+@click.option(
+    "--weight",
+    type=FiniteRange(WEIGHT_MIN, WEIGHT_MAX),
+    metavar="NUMBER",
+    help="How many samples it has, or another measure of its size. The larger, the more its data "
+    "count; all members see it, nobody checks it.  [default: declare none]",
+)
 @organiser_option(
     "Who may put the run together: an identity in hex, or the organiser's public.toml.",
     required=True,
@@ -56,6 +69,7 @@ def request(
     agent: str,
     endpoints: tuple[str, ...],
     bind: tuple[str, ...],
+    weight: float | None,
     organiser: str,
     output: Path,
     as_json: bool,
@@ -80,13 +94,16 @@ def request(
         endpoints=endpoints,
         bind=bind,
         serial=time.time_ns() // 1_000_000,
+        weight=weight,
     )
     organisers.remember(directory, made.organiser)
     write_text(output, dump_request(made))
     if as_json:
         click.echo(json_text({"path": str(output), **made.model_dump(mode="json")}))
         return
-    click.echo(f"{output}: {agent} at {', '.join(endpoints)}, for organiser {made.organiser}")
+    places = ", ".join(endpoints)
+    sized = "" if weight is None else f", of weight {weight:g}"
+    click.echo(f"{output}: {agent} at {places}{sized}, for organiser {made.organiser}")
     click.echo(f"Next: send {output} to the organiser, who answers with a cluster file.")
 
 
@@ -209,6 +226,7 @@ def facts(cluster: Cluster) -> dict[str, Any]:
         **cluster.model_dump(mode="json"),
         "period": cluster.round_weights.period,
         "spectral_gap": gap_of(cluster),
+        "shares": dict(zip(cluster.ids, cluster.shares, strict=True)),
         "dials": {agent: list(cluster.neighbours(agent)) for agent in cluster.ids},
     }
 
@@ -217,4 +235,4 @@ def gap_of(cluster: Cluster) -> float | None:
     """The spectral gap of a graph that is the same in every round, None of others."""
     if cluster.round_weights.period != 1 or cluster.round_weights.push_sum:
         return None
-    return spectral.spectral_gap(cluster.mixing_matrix())
+    return spectral.spectral_gap(cluster.mixing_matrix(), cluster.sizes)

@@ -3,6 +3,7 @@
 Every entry of `families.FAMILIES` becomes a subcommand, with an option for each parameter.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,9 +24,10 @@ from candor.agent.cli.options import (
 )
 from candor.agent.cli.topology import tables as topology_tables
 from candor.agent.reports import terminal_graph
+from candor.agent.runs.declared import EQUAL, SAMPLES, given
 from candor.topologies.graphs import graphs
 from candor.topologies.graphs.families import FAMILIES, Family
-from candor.topologies.mixing import consensus, matrices
+from candor.topologies.mixing import consensus, matrices, sizes
 from candor.topologies.mixing import rules as mixing
 from candor.topologies.mixing.rules import PUSH_SUM
 from candor.topologies.schedules import costs as analysis
@@ -77,6 +79,12 @@ def command() -> None:
 @_agents_option
 @seed_option
 @mixing_option
+@click.option(
+    "--weights",
+    metavar="ID=NUMBER,…",
+    help="Sizes of the agents, by which the mean is weighted; on one undirected graph.  [default: "
+    "all count alike]",
+)
 @_parameters_option
 @_draw_option
 @json_option
@@ -85,6 +93,7 @@ def show(
     agents: int | None,
     seed: int,
     mixing_name: str | None,
+    weights: str | None,
     **shown: Any,
 ) -> None:
     """Show the topology of a SPEC or a FILE.
@@ -104,7 +113,10 @@ def show(
       candor topology show networkx:petersen_graph --mixing best-constant --draw petersen.png
     """
     found = schedules.build(spec, agents, seed)
-    _tell(found, mixing_name or _mixing_of(found), **shown)
+    if weights == SAMPLES:
+        raise ConfigurationError("--weights: a topology has no samples; write ID=NUMBER,…")
+    declared = [] if weights in (None, EQUAL) else given(found.agents, str(weights))
+    _tell(found, mixing_name or _mixing_of(found), declared=declared, **shown)
 
 
 @command.command()
@@ -201,15 +213,27 @@ def schedule(spec: str, agents: int | None, seed: int, rounds: int, as_json: boo
 
 
 def _facts(
-    schedule: Schedule, mixing_name: str, parameters: int, *, measure: bool = False
+    schedule: Schedule,
+    mixing_name: str,
+    parameters: int,
+    *,
+    measure: bool = False,
+    declared: Sequence[float] = (),
 ) -> dict[str, Any]:
     """What a machine wants to know of a topology; `analysis.Analysis` explains them."""
     rates: dict[str, float | None] = {}
     once = schedule.period == 1
+    if declared and (schedule.rule != schedules.FIXED or mixing_name == PUSH_SUM):
+        raise ConfigurationError(
+            f"--weights: the rate of {schedule.spec!r} with {mixing_name} is only told without "
+            "them, as they need one undirected graph and a symmetric rule here; runs take them"
+        )
     if schedule.rule == schedules.FIXED and mixing_name != PUSH_SUM:
         graph = schedule.union
         matrix = matrices.resolve(mixing_name, graph)
-        found = analysis.analyse(graph, matrix, parameters)
+        if declared:
+            matrix = sizes.corrected(matrices.check_symmetric(matrix, list(graph)), declared)
+        found = analysis.analyse(graph, matrix, parameters, declared)
         if measure:
             rate = consensus.measured_rate(matrix)
             rates = {"predicted_rate": 1 - found.spectral_gap, "measured_rate": rate}
@@ -229,6 +253,7 @@ def _facts(
         "edges": [list(edge) for edge in edges],
         "mixing": mixing_name,
         **asdict(found),
+        **({"shares": sizes.shares(declared)} if declared else {}),
         **({} if once else {"period": schedule.period}),
         **rates,
     }
@@ -244,11 +269,16 @@ def _mixing_of(schedule: Schedule) -> str:
 
 
 def _tell(
-    schedule: Schedule, mixing_name: str, parameters: int, picture: Path | None, as_json: bool
+    schedule: Schedule,
+    mixing_name: str,
+    parameters: int,
+    picture: Path | None,
+    as_json: bool,
+    declared: Sequence[float] = (),
 ) -> None:
     if mixing_name == "fastest":
         click.echo("solving for the fastest weights, up to minutes …", err=True)
-    found = _facts(schedule, mixing_name, parameters)
+    found = _facts(schedule, mixing_name, parameters, declared=declared)
     if picture is not None:
         _draw(schedule.neighbours(), picture, found["articulation_points"])
     if as_json:

@@ -30,6 +30,7 @@ def described(found: Facts) -> list[str]:
         ("neighbours", _span(found)),
         ("diameter", f"{_across(found)} (90 % of pairs within {found['effective_diameter']})"),
         ("mixing", found["mixing"]),
+        *([("weights", _shares(found))] if "shares" in found else []),
         ("spectral gap", f"{found['spectral_gap']:.4g}"),
         ("consensus", _rounds(rounds)),
         (
@@ -117,6 +118,13 @@ def _bytes(row: Facts) -> tuple[str, str]:
 def _span(found: Facts) -> str:
     low, high = found["degree_min"], found["degree_max"]
     return str(low) if low == high else f"{low} to {high}"
+
+
+def _shares(found: Facts) -> str:
+    """Who counts least and most in the mean that all tend to, which sizes decide."""
+    pairs = sorted(zip(found["shares"], found["agents"], strict=True))
+    (low, who), (high, whose) = pairs[0], pairs[-1]
+    return f"{who} counts {low:.3g} of the mean that all tend to, {whose} {high:.3g}"
 
 
 def _rounds(rounds: int | None) -> str:

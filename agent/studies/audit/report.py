@@ -49,6 +49,7 @@ def settings_of(question: Question, topology: str, price: str) -> dict[str, obje
         "agents": len(one.ids),
         "topology": topology,
         "mixing": one.graph.mixing,
+        "weights": "declared" if one.sizes else "equal",
         "partition": one.task.partition,
         "batch_size": one.task.batch_size,
         "algorithm": one.algorithm.name,

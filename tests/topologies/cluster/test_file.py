@@ -31,6 +31,7 @@ from candor.topologies.schedules import schedules
 from candor.topologies.specs.fields import distinct_binds, split_endpoint
 from candor.topologies.specs.files import validated
 from candor.topologies.specs.specs import ConfigurationError
+from tests.independent import wire
 
 VECTOR = Path(__file__).parents[2] / "vectors" / "cluster.json"
 DIGEST = model_digest(np.zeros(3, dtype=np.float32))
@@ -138,6 +139,56 @@ def test_the_fingerprint_is_the_hash_of_every_field_in_declared_order() -> None:
         [[e.id, e.endpoint, e.identity, e.curve] for e in cluster.agents],
     ]
     assert cluster.fingerprint == hashlib.sha256(msgpack.packb(fields)).hexdigest()
+
+
+def sized(*weights: float | None) -> Cluster:
+    """The cluster of `make`, whose agents declare weights."""
+    entries = [
+        entry(f"a{i}", i).model_copy(update={"weight": weight}) for i, weight in enumerate(weights)
+    ]
+    return make("ring", len(weights), agents=entries)
+
+
+def test_declared_weights_are_the_last_thing_that_a_fingerprint_covers_of_an_agent(
+    tmp_path: Path,
+) -> None:
+    cluster = sized(120.0, 7.5)
+    again = reload(cluster, tmp_path, lambda text: text.replace("120.0", "120"))
+    assert again == cluster
+    assert again.fingerprint == cluster.fingerprint
+    fields = [
+        "candor/cluster/v2",
+        1,
+        "demo",
+        7,
+        ["digits", "iid", 32, 3, DIGEST],
+        ["decentralized-sgd", 0.3, 0.0, 8, 0.0],
+        [20, 30.0, 60.0],
+        [DEFAULT_RULE, 16, 1_000_000_000, 1024],
+        ["ring", "metropolis-hastings", "fixed", [["a0", "a1"]]],
+        [
+            [e.id, e.endpoint, e.identity, e.curve, [], [], None, None, e.weight]
+            for e in cluster.agents
+        ],
+    ]
+    assert cluster.fingerprint == hashlib.sha256(msgpack.packb(fields)).hexdigest()
+    assert wire.Cluster.parse(dump_cluster(cluster)).run.hex() == cluster.fingerprint
+    assert sized(120.0, 7.6).fingerprint != cluster.fingerprint
+
+
+def test_weights_decide_shares_and_rows() -> None:
+    assert make().shares == (0.25,) * 4
+    cluster = sized(1.0, 1.0, 2.0)
+    assert cluster.shares == pytest.approx((0.25, 0.25, 0.5))
+    third, sixth = 1 / 3, 1 / 6  # a2 takes half of what it would, as it is twice as large
+    expected = [[third, third, third], [third, third, third], [sixth, sixth, 2 * third]]
+    np.testing.assert_allclose(cluster.mixing_matrix(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("weights", [(None, 1.0, 1.0), (1.0, 1.0, None), (None, None, 3.0)])
+def test_all_agents_declare_a_weight_or_none_does(weights: tuple[float | None, ...]) -> None:
+    with pytest.raises(ConfigurationError, match=r"'a\d' declares no weight, and 'a\d' does"):
+        sized(*weights)
 
 
 @pytest.mark.parametrize(

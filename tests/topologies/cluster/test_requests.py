@@ -1,10 +1,12 @@
 """A join request holds for one organiser, one agent and exactly what it says, or is refused."""
 
 import hashlib
+import math
 import os
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +14,8 @@ from hypothesis import strategies as st
 from candor.topologies.cluster.requests import (
     ENDPOINTS_MAX,
     REQUEST_BYTES_MAX,
+    WEIGHT_MAX,
+    WEIGHT_MIN,
     AgentEntry,
     JoinRequest,
     dump_request,
@@ -61,6 +65,54 @@ def test_the_golden_request_keeps_its_bytes(tmp_path: Path) -> None:
     )
 
 
+def test_the_golden_request_with_a_weight_keeps_its_bytes(tmp_path: Path) -> None:
+    request, path = make(weight=120.0), tmp_path / "r.toml"
+    path.write_text(dump_request(request))
+    assert load_request(path) == request
+    plain = join_body(make().agent, request.organiser)
+    assert join_body(request.agent, request.organiser)[1:] == plain[1:] + msgpack.packb(120.0)
+    assert_golden(
+        "request_weight.json",
+        {
+            "about": "The request of request.json, which declares a weight beside.",
+            "identity_seed": bytes(range(32)).hex(),
+            "organiser": request.organiser,
+            "body": join_body(request.agent, request.organiser).hex(),
+            "signature": request.agent.join,
+            "toml": dump_request(request),
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("weight = 120.0", "weight = 121.0"),
+        ("weight = 120.0", "weight = 120.00000000000001"),
+        ("weight = 120.0\n", ""),
+    ],
+)
+def test_a_declared_weight_is_signed(old: str, new: str, tmp_path: Path) -> None:
+    path, text = tmp_path / "r.toml", dump_request(make(weight=120.0))
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(SignatureError, match="did not sign this entry"):
+        load_request(path)
+
+
+def test_a_weight_cannot_be_added_to_a_request_without(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(dump_request(make()) + "weight = 120.0\n")
+    with pytest.raises(SignatureError, match="did not sign this entry"):
+        load_request(path)
+
+
+def test_a_whole_number_is_the_same_weight(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(dump_request(make(weight=120.0)).replace("120.0", "120"))
+    assert load_request(path) == make(weight=120.0)
+
+
 HOSTS = st.from_regex(r"[a-z]{1,10}(\.[a-z]{1,10}){0,2}", fullmatch=True) | st.ip_addresses(
     v=4
 ).map(str).filter(lambda host: host != "0.0.0.0")
@@ -71,11 +123,16 @@ HOSTS = st.from_regex(r"[a-z]{1,10}(\.[a-z]{1,10}){0,2}", fullmatch=True) | st.i
         st.tuples(HOSTS, st.integers(1, 65535)), min_size=1, max_size=ENDPOINTS_MAX, unique=True
     ),
     st.lists(st.integers(1, 65535).map(lambda port: f"tcp://*:{port}"), max_size=ENDPOINTS_MAX),
+    st.none() | st.floats(WEIGHT_MIN, WEIGHT_MAX),
 )
 def test_a_request_survives_its_file(
-    tmp_path_factory: pytest.TempPathFactory, places: list[tuple[str, int]], bind: list[str]
+    tmp_path_factory: pytest.TempPathFactory,
+    places: list[tuple[str, int]],
+    bind: list[str],
+    weight: float | None,
 ) -> None:
-    request = make(endpoints=[f"tcp://{host}:{port}" for host, port in places], bind=bind)
+    endpoints = [f"tcp://{host}:{port}" for host, port in places]
+    request = make(endpoints=endpoints, bind=bind, weight=weight)
     path = tmp_path_factory.mktemp("request") / "r.toml"
     path.write_text(dump_request(request))
     assert load_request(path) == request
@@ -169,6 +226,13 @@ def test_a_pipe_a_device_or_a_directory_is_no_request(tmp_path: Path) -> None:
         ({"agent": "../etc"}, "id"),
         ({"serial": 0}, "serial"),
         ({"serial": 1 << 53}, "serial"),
+        ({"weight": 0.0}, "weight"),
+        ({"weight": -1.0}, "weight"),
+        ({"weight": 0.99 * WEIGHT_MIN}, "weight"),
+        ({"weight": 1.01 * WEIGHT_MAX}, "weight"),
+        ({"weight": math.inf}, "weight"),
+        ({"weight": math.nan}, "weight"),
+        ({"weight": True}, "weight"),
     ],
 )
 def test_what_no_agent_can_be_is_not_signed(changes: dict[str, Any], message: str) -> None:

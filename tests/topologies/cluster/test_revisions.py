@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,11 @@ def make(
     organiser: SigningKey = ORGANISER,
     seed: int = 7,
     mixing_name: str | None = None,
+    weights: Sequence[float] = (),
 ) -> Cluster:
-    agents = [request(agent, organiser).agent for agent in ids]
+    declared = weights or [None] * len(ids)
+    asked = zip(ids, declared, strict=True)
+    agents = [request(agent, organiser, weight=weight).agent for agent, weight in asked]
     return signed(
         assemble_cluster(
             run_id="demo",
@@ -502,3 +505,40 @@ def test_another_run_or_organiser_does_not_follow() -> None:
     fields = mine.model_dump() | {"agents": agents, "revision": None, "signature": None}
     with pytest.raises(SignatureError, match="the file is not signed"):
         check_succession(mine, Cluster.model_validate(fields))
+
+
+def test_members_keep_their_weights_and_take_new_declarations(tmp_path: Path) -> None:
+    first = make("abc", weights=[100.0, 200.0, 300.0])
+    assert reload(first, tmp_path) == first
+    later = amended(
+        first, ORGANISER, joining=[request("d", weight=50.0), request("a", serial=2, weight=1.0)]
+    )
+    assert [(one.id, one.weight) for one in later.agents] == [
+        ("a", 1.0),
+        ("b", 200.0),
+        ("c", 300.0),
+        ("d", 50.0),
+    ]
+    fewer = amended(later, ORGANISER, leaving=["b"])
+    assert fewer.sizes == (1.0, 300.0, 50.0)
+    check_succession(first, fewer)
+    with pytest.raises(ConfigurationError, match="'d' declares no weight, and 'a' does"):
+        amended(first, ORGANISER, joining=[request("d")])
+    with pytest.raises(ConfigurationError, match="'a' declares no weight, and 'd' does"):
+        amended(make("abc"), ORGANISER, joining=[request("d", weight=50.0)])
+
+
+def test_an_organiser_cannot_change_what_an_agent_declared(tmp_path: Path) -> None:
+    cluster = make("abc", weights=[100.0, 200.0, 300.0])
+    forged = cluster.model_copy(
+        update={
+            "agents": (
+                cluster.agents[0].model_copy(update={"weight": 1.0}),
+                *cluster.agents[1:],
+            )
+        }
+    )
+    with pytest.raises(SignatureError, match="agent 'a': its keys did not sign this entry"):
+        signed(forged, ORGANISER)
+    with pytest.raises(SignatureError, match="agent 'c': its keys did not sign this entry"):
+        reload(cluster, tmp_path, lambda text: text.replace("weight = 300.0", "weight = 3.0"))

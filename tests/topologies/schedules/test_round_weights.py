@@ -266,6 +266,8 @@ GOLDEN = (
     ("round-robin:ring + star", None),
     ("directed-random:degree=2", None),
 )
+DECLARED = (120.0, 7.5, 1000.0, 33.0, 120.0)
+SIZED = (0, 6, 8, 9)  # of them, and of `GIVEN`
 GIVEN = GraphSettings(
     topology="mine",
     mixing="given",
@@ -278,13 +280,17 @@ GIVEN = GraphSettings(
 def test_golden_rounds() -> None:
     cases = []
     made = [rounds_of(spec, 5, mixing_spec) for spec, mixing_spec in GOLDEN]
-    for found in [*made, RoundWeights(made[0].ids, GIVEN)]:
+    made.append(RoundWeights(made[0].ids, GIVEN))
+    sized = [RoundWeights(made[at].ids, made[at].settings, DECLARED) for at in SIZED]
+    for found in [*made, *sized]:
         rounds = [
             {"round": t, "taken": found.of(t).taken, "mass": found.of(t).mass}
             for t in (1, 2, 3, 500 if found.push_sum else 1_000_000)
         ]
         graph = found.settings.model_dump(mode="json")
-        cases.append({"agents": list(found.ids), "graph": graph, "rounds": rounds})
+        case = {"agents": list(found.ids), "graph": graph, "rounds": rounds}
+        declared = dict(zip(found.ids, found.declared, strict=True)) if found.declared else None
+        cases.append(case | ({"declared": declared} if declared else {}))
     about = "The table [graph] of cluster files; of some rounds each agent's givers with their "
-    about += "weights, and its mass."
+    about += "weights, and what its steps are divided by; some with declared weights of agents."
     assert_golden("rounds.json", {"about": about, "cases": cases})

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 import networkx as nx
+import numpy as np
 import pytest
 from safetensors.torch import save_file
 
@@ -54,13 +55,19 @@ class Candor:
         assert "Traceback" not in err
         return err
 
-    def request(self, agent: str, *endpoints: str, organiser: str = "organiser") -> Path:
+    def request(
+        self,
+        agent: str,
+        *endpoints: str,
+        organiser: str = "organiser",
+        declared: tuple[str | int, ...] = (),
+    ) -> Path:
         if not (self.root / "keys" / agent).exists():
             self.done("keygen", self.root / "keys" / agent)
         path = self.root / f"{agent}.request.toml"
         places = [word for place in endpoints for word in ("--endpoint", place)]
         public = self.root / "keys" / organiser / "public.toml"
-        shared = ("--organiser", public, "-o", path)
+        shared = (*map(str, declared), "--organiser", public, "-o", path)
         self.done("cluster", "request", self.root / "keys" / agent, "--id", agent, *places, *shared)
         return path
 
@@ -520,3 +527,51 @@ def test_a_handshake_tells_who_is_not_there(candor: Candor, tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["request", "add", "remove"])
 def test_every_subcommand_helps_with_an_example(name: str, candor: Candor) -> None:
     assert f"candor cluster {name}" in candor.done("cluster", name, "--help")
+
+
+def test_declared_weights_come_from_requests_and_are_shown(candor: Candor, tmp_path: Path) -> None:
+    for number, agent in enumerate(IDS, start=1):
+        weight = ("--weight", 100 * number)
+        candor.request(agent, f"tcp://{agent}.example:7000", declared=weight)
+    asked = [tmp_path / f"{agent}.request.toml" for agent in IDS]
+    cluster = candor.sign("new", *asked, "--weights", "samples")
+    assert cluster.sizes == (100.0, 200.0, 300.0)
+    shown = candor.done("cluster", "show", tmp_path / "cluster.toml")
+    assert "from alice 100 (16.7 % of the mean) to carol 300 (50 %)" in shown
+    facts = json.loads(candor.done("cluster", "show", tmp_path / "cluster.toml", "--json"))
+    assert facts["shares"] == pytest.approx({"alice": 1 / 6, "bob": 1 / 3, "carol": 1 / 2})
+    values = np.linalg.eigvals(cluster.mixing_matrix())
+    assert facts["spectral_gap"] == pytest.approx(1 - np.sort(np.abs(values))[-2], abs=1e-9)
+    text = (tmp_path / "cluster.toml").read_text().replace("weight = 300.0", "weight = 900.0")
+    (tmp_path / "forged.toml").write_text(text)
+    told = candor.refused(3, "cluster", "check", tmp_path / "forged.toml", "--no-dial")
+    assert "agent 'carol': its keys did not sign this entry" in told
+
+
+def test_weights_are_equal_unless_told_and_said_to_be(
+    candor: Candor, requests: list[Path], tmp_path: Path
+) -> None:
+    cluster = candor.sign("new", *requests)
+    assert cluster.sizes == ()
+    shown = candor.done("cluster", "show", tmp_path / "cluster.toml")
+    assert "equal: nobody declares a size, all count alike" in shown
+
+
+def test_who_declared_something_else_than_is_asked_for_is_named(
+    candor: Candor, requests: list[Path], tmp_path: Path
+) -> None:
+    loud = candor.request("dave", "tcp://dave.example:7000", declared=("--weight", "7.5"))
+    new = ("cluster", "new", "--sign-with", tmp_path / "keys" / "organiser", "--topology", "ring")
+    new += ("--task", "digits", "--run-id", "spring", "-o", tmp_path / "c.toml", *requests, loud)
+    assert "agent 'dave' declared a weight in a signed request" in candor.refused(2, *new)
+    told = candor.refused(2, *new, "--weights", "samples")
+    assert "agent 'alice' and 2 more declared nothing" in told
+    told = candor.refused(2, *new, "--weights", "alice=1,bob=1,carol=1,dave=2")
+    assert "declare theirs themselves" in told
+    cluster = candor.sign("new", *requests)
+    told = candor.refused(
+        2, "cluster", "add", tmp_path / "cluster.toml", loud, "-o", tmp_path / "next.toml",
+        "--sign-with", tmp_path / "keys" / "organiser",
+    )  # fmt: skip
+    assert "agent 'alice' declares no weight, and 'dave' does" in told
+    assert cluster.sizes == ()

@@ -295,3 +295,33 @@ def test_large_topologies_are_timed() -> None:
     assert {"ring", "complete"} < {cost["topology"] for cost in costs}
     assert {"best-constant", "analysis"} < {cost["what"] for cost in costs}
     assert all(cost["seconds"] > 0 and cost["agents"] == 16 for cost in costs)
+
+
+def test_declared_sizes_slow_a_ring_down_and_their_shares_are_told() -> None:
+    words = ("show", "ring", "--agents", "4", "--weights", "a0=1,a1=2,a2=3,a3=10")
+    found = facts(*words)
+    assert found["shares"] == pytest.approx([1 / 16, 1 / 8, 3 / 16, 5 / 8])
+    assert found["spectral_gap"] == pytest.approx(0.28462, abs=1e-5)
+    assert "a0 counts 0.0625 of the mean that all tend to, a3 0.625" in run(*words).output
+    even = facts("show", "ring", "--agents", "4", "--weights", "a0=2,a1=2,a2=2,a3=2")
+    plain = facts("show", "ring", "--agents", "4")
+    assert even["spectral_gap"] == plain["spectral_gap"]
+    assert facts("show", "ring", "--agents", "4", "--weights", "equal") == plain
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("ring", "--weights", "samples"), "a topology has no samples"),
+        (("ring", "--weights", "a0=1"), "none is given of agent 'a1' and 2 more"),
+        (("directed-ring", "--weights", "a0=1,a1=1,a2=1,a3=2"), "is only told without"),
+        (("random-matching", "--weights", "a0=1,a1=1,a2=1,a3=2"), "is only told without"),
+    ],
+)
+def test_sizes_that_a_topology_cannot_have_are_refused(
+    words: tuple[str, ...], complaint: str
+) -> None:
+    result = run("show", *words, "--agents", "4")
+    assert isinstance(result.exception, ConfigurationError)
+    assert complaint in str(result.exception)
+    assert "\n" not in str(result.exception)
