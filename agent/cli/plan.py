@@ -26,6 +26,7 @@ from candor.agent.cli.options import (
 )
 from candor.agent.reports.terminal import summary_view
 from candor.agent.runs.cluster_parts import sections
+from candor.agent.runs.declared import EQUAL
 from candor.agent.runs.plan import Plan
 from candor.topologies.specs.files import json_text, private_files
 from candor.topologies.specs.specs import ConfigurationError
@@ -89,7 +90,7 @@ def plan_of(
         strategies=strategies,
         evaluate_every=evaluate_every,
         faults=faults,
-        weights=asked["weights"],
+        weights=asked.get("weights", EQUAL),
     )
 
 

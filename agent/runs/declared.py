@@ -3,10 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
 
 from candor.topologies.cluster.requests import WEIGHT_MAX, WEIGHT_MIN, AgentEntry
 from candor.topologies.specs.specs import ConfigurationError
+
+if TYPE_CHECKING:
+    from candor.agent.tasks.base import Task
 
 EQUAL: Final = "equal"
 SAMPLES: Final = "samples"
@@ -82,8 +85,9 @@ def samples_of(
             f"--weights {SAMPLES}: task {task!r} has no load_data() to count samples of; write "
             "ID=NUMBER,… for each agent"
         )
+    task_of_losses = cast("Task", found)
     shards = [Shard(index, count, partition) for index in range(count)]
-    return [len(load_data(found, shard, seed)[0]) for shard in shards]
+    return [len(load_data(task_of_losses, shard, seed)[0]) for shard in shards]
 
 
 def as_asked(entries: Sequence[AgentEntry]) -> str:
