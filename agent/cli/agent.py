@@ -12,6 +12,7 @@ from candor.agent.cli.options import (
     PATH,
     cluster_option,
     data_root_option,
+    device_option,
     initial_option,
     organiser_option,
 )
@@ -65,6 +66,7 @@ LEVELS = ("debug", "info", "warning", "error")
     default=1,
     help="Measure the test metric every this many rounds; 0 never.",
 )
+@device_option
 @click.option("--threads", type=COUNT, help="Threads of torch.  [default: its own]")
 @click.option(
     "--log-level",

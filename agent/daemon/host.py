@@ -33,7 +33,7 @@ from candor.agent.daemon.store import Store, StoreError
 from candor.agent.exits import INTERRUPTED
 from candor.agent.learning.learner import Learner, verified_initial_parameters
 from candor.agent.learning.reporting import Reporting
-from candor.agent.learning.rows import TrainedRows, learner_of
+from candor.agent.learning.rows import TrainedRows, learner_of, usable_device
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.partition import Shard
 from candor.network.identity import Identity
@@ -64,6 +64,7 @@ class HostSettings:
     initial: Path | None = None
     data_root: Path | None = None
     evaluate_every: int = 1
+    device: str = "cpu"
     threads: int | None = None
     log_level: int = 20
     record_sketches: bool = False
@@ -142,7 +143,8 @@ def prepare(cluster: Cluster, settings: HostSettings) -> tuple[Work, Learner]:
     phases_of(algorithm.name)
     reporting = Reporting(cluster.seed, [index], {0: settings.strategy})
     shard = Shard(index, len(cluster.ids), cluster.task.partition)
-    learner = learner_of(cluster, settings.data_root, [shard], "cpu", reporting.by_agent())
+    device = str(usable_device(settings.device))
+    learner = learner_of(cluster, settings.data_root, [shard], device, reporting.by_agent())
     task = resolve_task(cluster.task.name, settings.data_root)
     initial = verified_initial_parameters(task, cluster.task, cluster.seed, settings.initial)
     learner.check_samples(initial, [settings.agent])
@@ -157,6 +159,7 @@ def prepare(cluster: Cluster, settings: HostSettings) -> tuple[Work, Learner]:
         rounds=cluster.rounds.rounds,
         evaluate_every=settings.evaluate_every,
         exposure=cluster.exposure_of(learner.samples(0)),
+        device=device,
     )
     return work, learner
 
@@ -187,6 +190,7 @@ def _run(
         journal.log(logging.INFO, "revision", {"number": number, "fingerprint": fingerprint})
     if moved is not None:
         journal.log(logging.WARNING, "ledgers_moved", {"to": str(moved)})
+    journal.log(logging.INFO, "device", {"device": work.device})
     if work.exposure:
         journal.log(logging.WARNING, "exposed", {"detail": work.exposure})
     recorder = stack.enter_context(

@@ -76,7 +76,7 @@ class Learner:
             host whose row it is.
         batch_size: samples of one step.
         seed: the run's seed.
-        device: where rows and data live.
+        device: where rows and data live; the vectors of each call, but for evaluation, too.
         threads: how many train chunks of rows at the same time, where the gradient is written out.
 
     Raises:
@@ -99,7 +99,7 @@ class Learner:
         self._momentum = algorithm.momentum
         self._batch_size = batch_size
         self._seed = seed
-        self._device = torch.device(device)
+        self.device = self._device = torch.device(device)
         model = build_model(task, seed).to(self._device)
         self._stack = stack_of(task, model)
         self._by_threads = self._stack is not None and self._device.type == "cpu"
@@ -244,6 +244,7 @@ class Learner:
         Raises:
             ConfigurationError: the loss fails on a sample, or is not finite there.
         """
+        x = x.to(self._device)
         parameters = tuple(view[0] for view in self._views(x.unsqueeze(0)))
         total = int(self._lengths.sum())
         chosen = np.arange(total) if total * self.dim <= CHECKED_MAX else _extremes(self._data)
@@ -291,6 +292,7 @@ class Learner:
         length = int(self._lengths[row])
         chosen = np.arange(min(samples, length)) * length // min(samples, length)
         places = torch.from_numpy(chosen + self._offsets[row]).to(self._device)
+        x = x.to(self._device)
         parameters = tuple(view[0] for view in self._views(x.unsqueeze(0)))
         with faults_of("loss"):
             return self._loss(parameters, tuple(tensor[places] for tensor in self._data))
@@ -404,7 +406,7 @@ class Learner:
         the first sample, and on one of the largest class, which the model may not know."""
         x = torch.cat([p.detach().flatten() for p in self._wrapper.model.parameters()])
         last = self._data[-1]
-        largest = int(last.double().argmax()) if last.ndim == 1 else -1
+        largest = int(last.cpu().double().argmax()) if last.ndim == 1 else -1
         batch = tuple(tensor[[0, largest]].unsqueeze(0) for tensor in self._data)
         _, losses = self._differentiated(x.unsqueeze(0), batch)
         if losses.ndim != 1:

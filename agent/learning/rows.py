@@ -19,6 +19,8 @@ from candor.topologies.cluster.file import Cluster
 from candor.topologies.specs.specs import ConfigurationError
 
 VELOCITY: Final = "velocity"
+DEVICES: Final = ("auto", "cpu", "cuda", "cuda:1", "mps")
+"""What `--device` takes; another number is another card."""
 
 
 class TrainedRows:
@@ -42,12 +44,14 @@ class TrainedRows:
         self.reports = torch.empty(0)
 
     def local_steps(self, x: Tensor, t: int, step_size: float, state: dict[str, Tensor]) -> Tensor:
-        """The pseudo-gradients (agents, dim) of round t; momentum is in the state."""
-        done = self._learner.local_steps(x, t, step_size, state.get(VELOCITY))
+        """The pseudo-gradients (agents, dim) of round t; momentum is in the state. They are where x
+        is, wherever the learner trains: a daemon's vectors, which are sent, on the processor."""
+        there = x.to(self._learner.device)
+        done = self._learner.local_steps(there, t, step_size, state.get(VELOCITY))
         if done.velocity is not None:
             state[VELOCITY] = done.velocity
         self.losses = done.losses
-        return done.update
+        return done.update.to(x.device)
 
     def report(self, gradient: Tensor, t: int, state: dict[str, Tensor]) -> Tensor:
         """The reports (agents, dim), which the state keeps for strategies that look back."""
@@ -77,8 +81,9 @@ def learner_of(
     threads; raises ConfigurationError for a task that is not usable."""
     task = with_altered_data(resolve_task(cluster.task.name, data_root), strategies)
     settings = cluster.task
+    where = str(usable_device(device))
     return Learner(
-        task, shards, cluster.algorithm, settings.batch_size, cluster.seed, device, threads
+        task, shards, cluster.algorithm, settings.batch_size, cluster.seed, where, threads
     )
 
 
@@ -106,17 +111,28 @@ def shards_of(cluster: Cluster) -> tuple[Shard, ...]:
 
 
 def usable_device(name: str) -> torch.device:
-    """The device of this name.
+    """The device of this name; `auto` is a CUDA device where there is one, else Apple's, else the
+    processor.
 
     Raises:
-        ConfigurationError: it is neither `cpu` nor a CUDA device that is there.
+        ConfigurationError: it is none of `DEVICES`, or not there.
     """
-    if name == "cpu":
-        return torch.device(name)
-    if name != "cuda":
-        raise ConfigurationError(f"device {name!r} is unknown; known: cpu, cuda")
-    if not torch.cuda.is_available():
+    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    kind, colon, number = name.partition(":")
+    numbered = kind == "cuda" and number.isascii() and number.isdecimal() and len(number) < 4
+    if kind not in DEVICES or (colon and not numbered):
+        raise ConfigurationError(f"device {name!r} is unknown; known: {', '.join(DEVICES)}")
+    if kind == "cuda" and not cuda:
         raise ConfigurationError(
-            "device cuda: torch finds none here; install a torch built for CUDA, or use cpu"
+            f"device {name}: torch finds none here; install a torch built for CUDA, or use cpu"
+        )
+    if colon and int(number) >= cuda:
+        raise ConfigurationError(f"device {name}: torch finds cuda:0 to cuda:{cuda - 1} only")
+    if kind == "mps" and not mps:
+        raise ConfigurationError(
+            "device mps: torch finds none here; it needs a Mac with Apple silicon, or use cpu"
         )
     return torch.device(name)

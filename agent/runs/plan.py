@@ -20,7 +20,7 @@ from candor.topologies.specs.specs import ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run: the settings of the cluster file and who deviates how."""
+    """What to run: the settings of the cluster file, who deviates how, where models are trained."""
 
     topology: str
     agents: int | None
@@ -35,6 +35,7 @@ class Plan:
     data_root: Path | None
     initial: Path | None = None
     faults: Path | None = None
+    device: str = "cpu"
 
 
 def cluster_of(
