@@ -11,7 +11,6 @@ from candor.agent.learning.reporting import Reporting
 from candor.agent.learning.rows import TrainedRows, usable_device
 from candor.topologies.specs.specs import ConfigurationError
 
-
 UNKNOWN = ("tpu", "", "cpu:0", "mps:0", "cuda:", "cuda:-1", "cuda:9999", "cuda:²")
 
 
