@@ -92,11 +92,11 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RoundOutcome:
-    """One finished round: `accuracy` is None where the round was not evaluated."""
+    """One finished round: `measured` is None where the round was not evaluated."""
 
     round: int
     train_loss: float
-    accuracy: float | None
+    measured: Measured | None
     injected_norm: float
     mixed: int
     missing: tuple[str, ...]
@@ -315,13 +315,13 @@ class Daemon:
 
     async def _round_over(self, t: int, x: Tensor, loss: float) -> None:
         work, core = self._work, self.core
-        accuracy: float | None = None
+        measured: Measured | None = None
         if work.evaluate_every and (t % work.evaluate_every == 0 or t == work.rounds):
-            accuracy = (await self._trained("rest", work.trainer.evaluate, x))[0].value
+            (measured,) = await self._trained("rest", work.trainer.evaluate, x)
         norm = core.injected_norm if core.injected_norm is not None else float("nan")
         began = time.perf_counter()
         mixed = core.mixed_neighbours
-        outcome = RoundOutcome(t, loss, accuracy, norm, mixed, core.missing)
+        outcome = RoundOutcome(t, loss, measured, norm, mixed, core.missing)
         for observer in self._observers:
             observer.round_over(outcome, core)
         self.seconds["rest"] += time.perf_counter() - began

@@ -200,6 +200,8 @@ def _run(
             fingerprint=cluster.fingerprint,
             rounds=cluster.rounds.rounds,
             record_sketches=settings.record_sketches,
+            metric=cluster.task.metric_name,
+            better=cluster.task.better_values,
         )
     )
     daemon = build_daemon(

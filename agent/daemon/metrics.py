@@ -7,13 +7,15 @@ Not a log: what happened in words is in log.jsonl.
 
 import csv
 import io
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from candor.topologies.specs.files import open_regular
+from candor.topologies.specs.files import json_text, open_regular, replace_file
 from candor.topologies.specs.specs import ConfigurationError
 
 FILE_NAME = "metrics.csv"
@@ -23,9 +25,11 @@ FILE_NAME = "metrics.csv"
 class RoundMetrics:
     """What one agent measured in one round; the fields are the columns, in order.
 
-    `seconds` counts from the daemon's start; `test_accuracy` (0..1) is None in rounds without an
-    evaluation; `injected_norm` is ||S u|| of the agent's own update; `balance` is in micro-credits
-    over all edges, above 0 is money received; bytes are totals since the start.
+    `seconds` counts from the daemon's start; `test_accuracy` is the metric that counts, whatever it
+    is called, None in rounds without an evaluation; `injected_norm` is ||S u|| of the agent's own
+    update; `balance` is in micro-credits over all edges, above 0 is money received; bytes are
+    totals since the start; `local_metric` is the metric that counts on the agent's own data, None
+    where the task has none, and `metrics` all that it names, empty where it gives one number.
     """
 
     round: int
@@ -38,6 +42,8 @@ class RoundMetrics:
     bytes_received: int
     neighbours_mixed: int
     missing: tuple[str, ...] = ()
+    local_metric: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def alone(self) -> bool:
@@ -46,13 +52,15 @@ class RoundMetrics:
 
 
 COLUMNS = tuple(column.name for column in fields(RoundMetrics))
+_FIRST_COLUMNS = COLUMNS[:-2]  # those of files from before there were several metrics
 
 
 class MetricsWriter:
     """Appends rounds to a metrics file; each reaches the operating system as one whole line.
 
-    An existing file is continued: a torn last line is cut off, whole lines stay as they are.
-    `rounds`: how many there are.
+    An existing file is continued: a torn last line is cut off, whole lines stay as they are. One
+    without the last columns is replaced at once by one that has them, empty. `rounds`: how many
+    there are.
 
     Raises:
         ConfigurationError: the file exists and is not a metrics file.
@@ -60,6 +68,7 @@ class MetricsWriter:
 
     def __init__(self, path: Path) -> None:
         self.rounds = 0
+        _widen(path)
         self._file = path.open("a+", encoding="utf-8", newline="", buffering=1)
         try:
             self._resume(path)
@@ -115,13 +124,25 @@ def read_metrics(path: Path) -> list[RoundMetrics]:
 
 def _rounds(path: Path, text: str) -> Iterator[RoundMetrics]:
     rows = csv.reader(io.StringIO(text, newline=""))
-    if tuple(next(rows, COLUMNS)) != COLUMNS:
+    columns = tuple(next(rows, COLUMNS))
+    if columns not in (COLUMNS, _FIRST_COLUMNS):
         raise _not_metrics(path)
-    for row in rows:
-        try:
-            yield _parse(row)
-        except ValueError as exc:
-            raise ConfigurationError(f"{path}: line {rows.line_num} is not one round") from exc
+    absent = [""] * (len(COLUMNS) - len(columns))
+    try:
+        for row in rows:
+            yield _parse(row + absent)
+    except (ValueError, TypeError, RecursionError, csv.Error) as exc:
+        raise ConfigurationError(f"{path}: line {rows.line_num} is not one round") from exc
+
+
+def _widen(path: Path) -> None:
+    """Give a file of an earlier version the columns that it lacks, empty, in one step."""
+    header = _line(_FIRST_COLUMNS).encode()
+    if not path.exists() or not (data := path.read_bytes()).startswith(header):
+        return
+    empty = b"," * (len(COLUMNS) - len(_FIRST_COLUMNS)) + b"\n"
+    lines = data.split(b"\n")[1:-1]  # whole ones
+    replace_file(path, _line(COLUMNS).encode() + b"".join(line + empty for line in lines))
 
 
 def _not_metrics(path: Path) -> ConfigurationError:
@@ -144,37 +165,53 @@ def _line(cells: tuple[str, ...]) -> str:
 
 def _cells(metrics: RoundMetrics) -> tuple[str, ...]:
     # repr of a float is the shortest text that reads back as the same float.
-    accuracy = "" if metrics.test_accuracy is None else repr(float(metrics.test_accuracy))
     return (
         str(metrics.round),
         f"{metrics.seconds:.6f}",
         repr(float(metrics.train_loss)),
-        accuracy,
+        _optional(metrics.test_accuracy),
         repr(float(metrics.injected_norm)),
         str(metrics.balance),
         str(metrics.bytes_sent),
         str(metrics.bytes_received),
         str(metrics.neighbours_mixed),
         ";".join(metrics.missing),
+        _optional(metrics.local_metric),
+        json_text(dict(metrics.metrics)) if metrics.metrics else "",
     )
+
+
+def _optional(value: float | None) -> str:
+    return "" if value is None else repr(float(value))
 
 
 def _parse(row: list[str]) -> RoundMetrics:
     if len(row) != len(COLUMNS):
         raise ValueError(f"{len(row)} columns")
-    number, seconds, loss, accuracy, norm, balance, sent, received, mixed, missing = row
+    number, seconds, loss, counts, norm, balance, sent, received, mixed, missing, *more = row
+    local, several = more
     return RoundMetrics(
         round=int(number),
         seconds=float(seconds),
         train_loss=float(loss),
-        test_accuracy=float(accuracy) if accuracy else None,
+        test_accuracy=float(counts) if counts else None,
         injected_norm=float(norm),
         balance=int(balance),
         bytes_sent=int(sent),
         bytes_received=int(received),
         neighbours_mixed=int(mixed),
         missing=tuple(missing.split(";")) if missing else (),
+        local_metric=float(local) if local else None,
+        metrics=_named(several) if several else {},
     )
+
+
+def _named(text: str) -> dict[str, float]:
+    """Metrics by name; null stands for one that is undefined."""
+    found = json.loads(text, parse_int=float)
+    if not isinstance(found, dict):
+        raise ValueError("not numbers by name")
+    return {name: math.nan if value is None else float(value) for name, value in found.items()}
 
 
 SKETCHES_NAME = "sketches.f64"

@@ -17,7 +17,9 @@ from candor.agent.daemon.metrics import (
     read_metrics,
 )
 from candor.agent.daemon.status import NeighbourStatus, State, Status, StatusFile
+from candor.agent.tasks.measured import Measured
 from candor.mechanisms.evidence.statements import Statement
+from candor.topologies.cluster.file import DEFAULT_METRIC, Better
 
 STATUS_EVERY_S: Final = 0.25
 
@@ -42,18 +44,22 @@ class Recorder:
         fingerprint: str,
         rounds: int,
         record_sketches: bool,
+        metric: str = DEFAULT_METRIC,
+        better: Better = "higher",
     ) -> None:
         self._data_dir = data_dir
         self._run_id = run_id
         self._fingerprint = fingerprint
         self._rounds = rounds
+        self._metric = metric
+        self._better = better
         self._record_sketches = record_sketches
         self._status = StatusFile(data_dir)
         self._stack = ExitStack()
         self._sketches: BinaryIO | None = None
         self._stated = b""  # the sketch of the round under way
         self._last: RoundOutcome | None = None
-        self._accuracy: float | None = None
+        self._measured: Measured | None = None  # last
         self._alone = 0  # rounds, of earlier lives too
         self._began = time.monotonic()
         self._written_s = float("-inf")
@@ -83,21 +89,24 @@ class Recorder:
     def round_over(self, outcome: RoundOutcome, core: AgentCore) -> None:
         """One line of metrics; the status at most every quarter of a second."""
         self._last = outcome
-        if outcome.accuracy is not None:
-            self._accuracy = outcome.accuracy
+        found = outcome.measured
+        if found is not None:
+            self._measured = found
         sent, received = self._bytes()
         self._keep_sketch()
         metrics = RoundMetrics(
             round=outcome.round,
             seconds=time.monotonic() - self._began,
             train_loss=outcome.train_loss,
-            test_accuracy=outcome.accuracy,
+            test_accuracy=None if found is None else found.value,
             injected_norm=outcome.injected_norm,
             balance=core.settlement.balance,
             bytes_sent=sent,
             bytes_received=received,
             neighbours_mixed=outcome.mixed,
             missing=outcome.missing,
+            local_metric=None if found is None else found.local,
+            metrics={} if found is None else found.metrics,
         )
         self._metrics.write(metrics)
         self._alone += metrics.alone
@@ -127,7 +136,7 @@ class Recorder:
     def _write(self, core: AgentCore, state: State | None = None) -> None:
         self._written_s = time.monotonic()
         sent, received = self._bytes()
-        last = self._last
+        last, found = self._last, self._measured
         self._status.write(
             Status(
                 run_id=self._run_id,
@@ -138,7 +147,7 @@ class Recorder:
                 round=last.round if last else 0,
                 rounds=self._rounds,
                 train_loss=last.train_loss if last else None,
-                test_accuracy=self._accuracy,
+                test_accuracy=None if found is None else found.value,
                 injected_norm=last.injected_norm if last else None,
                 balance=core.settlement.balance,
                 beyond_credit=core.beyond_credit,
@@ -147,6 +156,10 @@ class Recorder:
                 bytes_received=received,
                 neighbours=self._neighbours(core),
                 seconds=round(time.monotonic() - self._began, 3),
+                metric=self._metric,
+                better=self._better,
+                metrics={} if found is None else found.metrics,
+                local_metric=None if found is None else found.local,
             )
         )
 

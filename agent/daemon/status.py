@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
+from candor.topologies.cluster.file import DEFAULT_METRIC, Better
 from candor.topologies.specs.files import json_text, open_regular, replace_file
 from candor.topologies.specs.specs import ConfigurationError
 
@@ -48,11 +49,13 @@ class NeighbourStatus:
 class Status:
     """What a daemon last said about itself.
 
-    Measurements are None before the first one and where they are not finite. `balance` is in
-    micro-credits over all edges; `beyond_credit` counts the own updates that the neighbours refuse,
-    as they could cost more than the credit limit; `alone_rounds` the rounds of all its lives in
-    which it should have mixed others' models and mixed nobody's; `seconds` counts from the daemon's
-    start.
+    Measurements are None before the first one and where they are not finite. `test_accuracy` is the
+    metric that counts, whatever `metric` calls it; `better` says which of its values are; `metrics`
+    has all that the task names, `local_metric` is the one that counts on the agent's own data.
+    `balance` is in micro-credits over all edges; `beyond_credit` counts the own updates that the
+    neighbours refuse, as they could cost more than the credit limit; `alone_rounds` the rounds of
+    all its lives in which it should have mixed others' models and mixed nobody's; `seconds` counts
+    from the daemon's start.
     """
 
     run_id: str
@@ -72,6 +75,10 @@ class Status:
     seconds: float = 0.0
     beyond_credit: int = 0
     alone_rounds: int = 0
+    metric: str = DEFAULT_METRIC
+    better: Better = "higher"
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    local_metric: float | None = None
 
 
 class StatusFile:

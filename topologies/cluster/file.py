@@ -10,7 +10,7 @@ signature and those of all its agents. `topologies.cluster.revisions` makes one 
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 import numpy as np
 import tomli_w
@@ -48,6 +48,7 @@ FINGERPRINT_DOMAIN = "candor/cluster/v2"
 ORGANISER_DOMAIN = "candor/organiser/v1"
 DEFAULT_CODEC = "float32"
 DEFAULT_METRIC: Final = "accuracy"
+Better: TypeAlias = Literal["higher", "lower"]
 EXPOSED_SAMPLES: Final = 4
 """Updates of so few samples show records, of however many local steps."""
 DEFAULT_ALGORITHM, PUSH_SUM_ALGORITHM = "decentralized-sgd", "gradient-push"
@@ -70,12 +71,17 @@ class TaskSettings(Section):
     # Absent ones are left out of a fingerprint from the end: new fields go last.
     frozen_digest: Hex64 | None = None
     metric: Line | None = None
-    better: Literal["higher", "lower"] | None = None
+    better: Better | None = None
 
     @property
     def metric_name(self) -> str:
         """What the metric that counts is called."""
         return self.metric or DEFAULT_METRIC
+
+    @property
+    def better_values(self) -> Better:
+        """Which of its values are better, in a word."""
+        return self.better or "higher"
 
     @property
     def higher_is_better(self) -> bool:

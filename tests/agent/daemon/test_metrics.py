@@ -12,7 +12,19 @@ from candor.agent.daemon.metrics import COLUMNS, MetricsWriter, RoundMetrics, re
 from candor.topologies.specs.specs import ConfigurationError
 
 FIRST = RoundMetrics(1, 0.25, 2.31, None, 3.5, -120, 4096, 8192, 2, ())
-SECOND = RoundMetrics(2, 0.5, 2.05, 0.75, 3.25, 400, 8192, 16384, 1, ("a1", "a7"))
+SECOND = RoundMetrics(
+    *(2, 0.5, 2.05, 0.75, 3.25, 400, 8192, 16384, 1, ("a1", "a7")),
+    local_metric=-2.5,
+    metrics={"rmse": 0.75, "r2": -1e300},
+)
+# As files looked before there were several metrics.
+OLD = (
+    "round,seconds,train_loss,test_accuracy,injected_norm,balance,"
+    "bytes_sent,bytes_received,neighbours_mixed,missing\n"
+    "1,0.250000,2.31,,3.5,-120,4096,8192,2,\n"
+    "2,0.500000,2.05,0.75,3.25,400,8192,16384,1,a1;a7\n"
+)
+OLD_ROUNDS = [FIRST, replace(SECOND, local_metric=None, metrics={})]
 
 _floats = st.floats(allow_nan=False)
 _rounds = st.builds(
@@ -20,13 +32,19 @@ _rounds = st.builds(
     round=st.integers(1),
     seconds=st.integers(0, 10**9).map(lambda us: us / 1e6),
     train_loss=_floats,
-    test_accuracy=st.none() | st.floats(0, 1),
+    test_accuracy=st.none() | _floats,
     injected_norm=_floats,
     balance=st.integers(),
     bytes_sent=st.integers(0),
     bytes_received=st.integers(0),
     neighbours_mixed=st.integers(0),
     missing=st.lists(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", fullmatch=True)).map(tuple),
+    local_metric=st.none() | _floats,
+    metrics=st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"])),
+        st.floats(allow_nan=False, allow_infinity=False),
+        max_size=4,
+    ),
 )
 
 
@@ -49,10 +67,47 @@ def test_the_file_is_plain_csv_with_the_documented_columns(tmp_path: Path) -> No
     _write(tmp_path / "metrics.csv", FIRST, SECOND)
     assert (tmp_path / "metrics.csv").read_text() == (
         "round,seconds,train_loss,test_accuracy,injected_norm,balance,"
-        "bytes_sent,bytes_received,neighbours_mixed,missing\n"
-        "1,0.250000,2.31,,3.5,-120,4096,8192,2,\n"
-        "2,0.500000,2.05,0.75,3.25,400,8192,16384,1,a1;a7\n"
+        "bytes_sent,bytes_received,neighbours_mixed,missing,local_metric,metrics\n"
+        "1,0.250000,2.31,,3.5,-120,4096,8192,2,,,\n"
+        "2,0.500000,2.05,0.75,3.25,400,8192,16384,1,a1;a7,-2.5,"
+        '"{""rmse"": 0.75, ""r2"": -1e+300}"\n'
     )
+
+
+def test_a_file_without_the_last_columns_is_read(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text(OLD)
+    assert read_metrics(tmp_path / "metrics.csv") == OLD_ROUNDS
+
+
+def test_a_file_without_the_last_columns_is_continued_with_them(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(OLD + "3,0.7")  # torn
+    with MetricsWriter(path) as writer:
+        assert writer.rounds == 2
+        writer.write(replace(SECOND, round=3))
+    assert read_metrics(path) == [*OLD_ROUNDS, replace(SECOND, round=3)]
+    assert [each.name for each in tmp_path.iterdir()] == ["metrics.csv"]
+    assert path.read_text().startswith(OLD.splitlines()[0] + ",local_metric,metrics\n1,0.25")
+
+
+def test_every_tear_of_a_file_without_the_last_columns_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    for cut in range(len(OLD)):
+        path.write_text(OLD[:cut])
+        kept = max(OLD[:cut].count("\n") - 1, 0)
+        assert read_metrics(path) == OLD_ROUNDS[:kept]
+        _write(path, replace(SECOND, round=9))
+        assert read_metrics(path) == [*OLD_ROUNDS[:kept], replace(SECOND, round=9)]
+
+
+def test_an_undefined_metric_reads_back_as_one(tmp_path: Path) -> None:
+    undefined = replace(SECOND, local_metric=math.nan, metrics={"dice": math.nan, "iou": 0.5})
+    _write(tmp_path / "metrics.csv", undefined)
+    (found,) = read_metrics(tmp_path / "metrics.csv")
+    assert found.local_metric is not None
+    assert math.isnan(found.local_metric)
+    assert math.isnan(found.metrics["dice"])
+    assert found.metrics["iou"] == 0.5
 
 
 def test_a_round_is_readable_before_the_writer_closes(tmp_path: Path) -> None:
@@ -99,7 +154,18 @@ def test_reading_a_foreign_file_is_refused(tmp_path: Path) -> None:
         read_metrics(tmp_path / "metrics.csv")
 
 
-@pytest.mark.parametrize("line", ["1,2\n", "x,0.1,1,,1,0,0,0,0,\n"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "1,2\n",
+        "x,0.1,1,,1,0,0,0,0,,,\n",
+        "1,0.1,1,,1,0,0,0,0,,,7\n",
+        "1,0.1,1,,1,0,0,0,0,,x,\n",
+        "1,0.1,1,,1,0,0,0,0,,," + "[" * 100_000 + "\n",
+        '1,0.1,1,,1,0,0,0,0,,,"{""r2"": [1]}"\n',
+        "1,0.1,1,,1,0,0,0,0,,," + "7" * 200_000 + "\n",
+    ],
+)
 def test_a_broken_whole_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text(",".join(COLUMNS) + "\n" + line)

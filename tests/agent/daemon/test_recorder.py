@@ -5,8 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from candor.agent.daemon.daemon import RoundOutcome
+from candor.agent.daemon.metrics import read_metrics
 from candor.agent.daemon.recorder import Recorder
+from candor.agent.daemon.status import read_status
 from candor.agent.runs.directory import read_run_directory
+from candor.agent.tasks.measured import Measured
 from candor.mechanisms.evidence.statements import Statement
 from tests.runs import LocalRun, write_cluster
 
@@ -40,6 +43,37 @@ def test_a_restarted_daemon_cuts_the_sketch_of_the_round_it_died_in(tmp_path: Pa
     assert found.sketches is not None
     assert list(found.sketch_rounds) == [1, 2, 3, 10, 11, 12]
     assert np.allclose(found.sketches[:, 0], [1, 2, 3, 10, 11, 12])
+
+
+def test_all_that_was_measured_is_written_down(tmp_path: Path) -> None:
+    """Rounds 1 and 3 are evaluated: the status has the last values, the metrics those of each."""
+    run = LocalRun(tmp_path, cluster := write_cluster(tmp_path, rounds=3))
+    run.start()
+    core, data_dir = run.nodes["a0"].core, tmp_path / "agents" / "a0"
+    recorder = Recorder(
+        data_dir,
+        run_id=cluster.run_id,
+        fingerprint=cluster.fingerprint,
+        rounds=3,
+        record_sketches=False,
+        metric="rmse",
+        better="lower",
+    )
+    first = Measured(12.5, {"rmse": 12.5, "r2": -0.25}, 3.0)
+    last = Measured(2.5, {"rmse": 2.5, "r2": 0.75})
+    with recorder:
+        recorder.started(core)
+        assert read_status(data_dir).test_accuracy is None
+        for t, measured in ((1, first), (2, None), (3, last)):
+            recorder.round_over(RoundOutcome(t, 0.5, measured, 1.0, 2, ()), core)
+        recorder.ended(core, "done")
+    run.close()
+    status, lines = read_status(data_dir), read_metrics(data_dir / "metrics.csv")
+    assert (status.metric, status.better, status.test_accuracy) == ("rmse", "lower", 2.5)
+    assert (status.metrics, status.local_metric) == ({"rmse": 2.5, "r2": 0.75}, None)
+    assert [line.test_accuracy for line in lines] == [12.5, None, 2.5]
+    assert [line.local_metric for line in lines] == [3.0, None, None]
+    assert [line.metrics for line in lines] == [first.metrics, {}, last.metrics]
 
 
 def stated(t: int) -> Statement:

@@ -48,6 +48,10 @@ STATUS = Status(
         "a7": NeighbourStatus("refused", 1, 0, "over its credit limit"),
     },
     seconds=1.5,
+    metric="rmse",
+    better="lower",
+    metrics={"rmse": 0.91, "r2": -3.5},
+    local_metric=1.25,
 )
 
 HOLDER = """
@@ -83,6 +87,24 @@ def _other_daemon(data_dir: Path) -> Iterator[subprocess.Popen[str]]:
 def test_a_status_reads_back_the_same(tmp_path: Path) -> None:
     StatusFile(tmp_path).write(STATUS)
     assert read_status(tmp_path) == STATUS
+
+
+def test_a_status_of_an_earlier_version_is_of_accuracy(tmp_path: Path) -> None:
+    StatusFile(tmp_path).write(STATUS)
+    stored = json.loads((tmp_path / "status.json").read_text())
+    for younger in ("metric", "better", "metrics", "local_metric"):
+        del stored[younger]
+    (tmp_path / "status.json").write_text(json.dumps(stored))
+    assert read_status(tmp_path) == replace(
+        STATUS, metric="accuracy", better="higher", metrics={}, local_metric=None
+    )
+
+
+def test_an_undefined_metric_is_null(tmp_path: Path) -> None:
+    StatusFile(tmp_path).write(replace(STATUS, metrics={"dice": math.nan}, local_metric=math.nan))
+    found = read_status(tmp_path)
+    assert found.metrics == {"dice": None}
+    assert found.local_metric is None
 
 
 def test_writing_replaces_the_status_and_leaves_nothing_else_behind(tmp_path: Path) -> None:
