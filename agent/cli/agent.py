@@ -67,6 +67,12 @@ LEVELS = ("debug", "info", "warning", "error")
     help="Measure the test metric every this many rounds; 0 never.",
 )
 @device_option
+@click.option(
+    "--tensorboard",
+    type=FOLDER,
+    metavar="DIR",
+    help="Write TensorBoard event files of each round to DIR/ID.",
+)
 @click.option("--threads", type=COUNT, help="Threads of torch.  [default: its own]")
 @click.option(
     "--log-level",

@@ -53,6 +53,7 @@ from candor.agent.daemon.snapshot import SnapshotFile
 from candor.agent.daemon.store import Store
 from candor.agent.exits import INTERRUPTED
 from candor.agent.tasks.measured import Measured
+from candor.agent.tasks.round_over import RoundOver
 from candor.mechanisms.evidence.examiner import Examined
 from candor.mechanisms.evidence.statements import EvidenceError, Statement
 from candor.network.codecs import FLOAT32
@@ -113,7 +114,7 @@ class Result:
 @dataclass(frozen=True, slots=True)
 class Work:
     """What the daemon does between messages; `exposure` is what its updates are known to show,
-    `device` where it trains."""
+    `device` where it trains, `on_round` the task's own callback."""
 
     algorithm: AlgorithmSettings
     trainer: Trainer
@@ -122,6 +123,7 @@ class Work:
     evaluate_every: int
     exposure: str | None = None
     device: str = "cpu"
+    on_round: Callable[[RoundOver], object] | None = None
 
 
 class Daemon:

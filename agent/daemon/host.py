@@ -19,7 +19,8 @@ from torch import Tensor
 
 from candor.agent.algorithms.catalogue import phases_of
 from candor.agent.core.assembly import assemble
-from candor.agent.daemon import keys, organisers
+from candor.agent.daemon import keys, organisers, tensorboard
+from candor.agent.daemon.callback import RoundCallback
 from candor.agent.daemon.daemon import Daemon, Observer, Result, Work
 from candor.agent.daemon.exports import write_exports
 from candor.agent.daemon.failpoints import Probe
@@ -30,6 +31,7 @@ from candor.agent.daemon.revision_dirs import move_on, open_store
 from candor.agent.daemon.snapshot import SnapshotFile
 from candor.agent.daemon.status import DataDirLock, State, read_status
 from candor.agent.daemon.store import Store, StoreError
+from candor.agent.daemon.tensorboard import TensorBoard
 from candor.agent.exits import INTERRUPTED
 from candor.agent.learning.learner import Learner, verified_initial_parameters
 from candor.agent.learning.reporting import Reporting
@@ -65,6 +67,7 @@ class HostSettings:
     data_root: Path | None = None
     evaluate_every: int = 1
     device: str = "cpu"
+    tensorboard: Path | None = None
     threads: int | None = None
     log_level: int = 20
     record_sketches: bool = False
@@ -89,6 +92,8 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
     identity = keys.load_of(cluster.agent(settings.agent), settings.keys)
     if _done(settings.data_dir, cluster):
         return f"this run is done; model, metrics and ledger are in {settings.data_dir}", 0
+    if settings.tensorboard is not None:
+        tensorboard.require()
     work, learner = prepare(cluster, settings)
     _make_data_dir(settings.data_dir)
     try:
@@ -160,6 +165,7 @@ def prepare(cluster: Cluster, settings: HostSettings) -> tuple[Work, Learner]:
         evaluate_every=settings.evaluate_every,
         exposure=cluster.exposure_of(learner.samples(0)),
         device=device,
+        on_round=getattr(task, "on_round", None),
     )
     return work, learner
 
@@ -204,6 +210,19 @@ def _run(
             better=cluster.task.better_values,
         )
     )
+    observers: list[Observer] = [recorder]
+    if settings.tensorboard is not None:
+        board = TensorBoard(settings.tensorboard, agent, cluster.task.metric_name, journal)
+        observers.append(stack.enter_context(board))
+    if work.on_round is not None:
+        callback = RoundCallback(
+            work.on_round,
+            journal,
+            metric=cluster.task.metric_name,
+            rounds=cluster.rounds.rounds,
+            named=models.named,
+        )
+        observers.append(stack.enter_context(callback))
     daemon = build_daemon(
         cluster,
         agent,
@@ -211,7 +230,7 @@ def _run(
         store,
         work,
         journal,
-        [recorder],
+        observers,
         SnapshotFile(data_dir),
         models,
         listen=settings.listen,
@@ -220,6 +239,10 @@ def _run(
         probe=probe,
     )
     recorder.link_bytes = daemon.link_bytes
+    if settings.tensorboard is not None:
+        board.link_bytes = daemon.link_bytes
+    if work.on_round is not None:
+        callback.model = lambda: daemon.model[0]
     state: State = "failed"
     with _signals_to(daemon.interrupt):
         try:

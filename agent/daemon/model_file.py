@@ -33,7 +33,7 @@ class ModelFile:
     ) -> None:
         self._path = data_dir / MODEL_NAME
         self._fingerprint = fingerprint
-        self._named = named
+        self.named = named
         self.round = rounds_behind(self._path, fingerprint)
 
     def save(self, x: Tensor, round_number: int) -> None:
@@ -46,7 +46,7 @@ class ModelFile:
         if round_number <= self.round:
             return
         about = {"fingerprint": self._fingerprint, "round": round_number}
-        data = save(dict(self._named(x)), {_METADATA: json_text(about)})
+        data = save(dict(self.named(x)), {_METADATA: json_text(about)})
         if self.round == 0 and self._path.exists():
             self._move_aside()
         replace_file(self._path, data, durable=True)

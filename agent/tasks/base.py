@@ -14,7 +14,7 @@ Both may say more of themselves, each as an attribute or a method that may be le
     buffers: str              "local" (FedBN, unless said) or "averaged": float buffers, such as
                               the running statistics of BatchNorm, travel with the parameters
     evaluate_local(model, context)    as `evaluate`, on data of this agent's own
-    on_round(context)         called in a daemon after each round; see `agent.tasks.context`
+    on_round(context)         called in a daemon after each round; see `agent.tasks.round_over`
 """
 
 from collections.abc import Mapping

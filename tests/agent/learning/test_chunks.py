@@ -92,5 +92,3 @@ def test_what_autograd_keeps_is_counted_once_for_each_storage() -> None:
 
 def test_a_row_larger_than_the_cache_is_trained_alone() -> None:
     assert chunks.rows_at_once(chunks.CACHE_BYTES + 1, torch.device("cpu")) == 1
-
-
