@@ -13,6 +13,7 @@ from candor.agent.cli.options import (
     PATH,
     cluster_option,
     data_root_option,
+    device_option,
     initial_option,
     organiser_option,
 )
@@ -66,6 +67,13 @@ LEVELS = ("debug", "info", "warning", "error")
     type=click.IntRange(min=0),
     default=1,
     help="Measure the test metric every this many rounds; 0 never.",
+)
+@device_option
+@click.option(
+    "--tensorboard",
+    type=FOLDER,
+    metavar="DIR",
+    help="Write TensorBoard event files of each round to DIR/ID.",
 )
 @click.option("--threads", type=COUNT, help="Threads of torch.  [default: its own]")
 @click.option(

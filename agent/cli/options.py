@@ -81,9 +81,9 @@ initial_option = click.option(
 )
 device_option = click.option(
     "--device",
-    type=click.Choice(["cpu", "cuda"]),
+    metavar="NAME",
     default="cpu",
-    help="Where models are trained.",
+    help="Where models are trained: cpu, cuda, cuda:1 …, mps, or auto for the best that is there.",
 )
 cluster_option = click.option(
     "--cluster", "cluster_path", required=True, type=FILE, help="The cluster file of the run."

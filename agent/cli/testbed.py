@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from candor.agent.cli.options import FILE, json_option
+from candor.agent.cli.options import FILE, device_option, json_option
 from candor.agent.cli.plan import (
     conclude,
     default_run_dir,
@@ -41,6 +42,7 @@ from candor.agent.testbed import testbed
     help="Measure the test metric every this many rounds; 0 only at the end.",
 )
 @new_run_dir_option
+@device_option
 @json_option
 @click.pass_context
 def command(
@@ -49,6 +51,7 @@ def command(
     faults: Path | None,
     evaluate_every: int,
     run_dir: Path | None,
+    device: str,
     as_json: bool,
     **asked: Any,
 ) -> None:
@@ -62,8 +65,9 @@ def command(
       candor testbed --agents 8 --topology ring --task digits --rounds 60 \\
           --strategy a3=scale:3 --run-dir runs/first
     """
-    plan = plan_of(asked, evaluate_every or asked["rounds"], faults)
-    bed = testbed.prepare(plan, run_dir or default_run_dir(plan.task.name, plan.topology))
+    asked_for = replace(plan_of(asked, evaluate_every or asked["rounds"], faults), device=device)
+    place = run_dir or default_run_dir(asked_for.task.name, asked_for.topology)
+    bed = testbed.prepare(asked_for, place)
     console = Console(stderr=as_json)
     began = time.monotonic()
     try:
@@ -113,6 +117,7 @@ def _conclude(console: Console, bed: testbed.Testbed, seconds: float, as_json: b
             plan.initial,
             seconds,
         )
+        found["device"] = plan.device
         write_summary(bed.run_dir, found)
         return found
 

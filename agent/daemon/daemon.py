@@ -53,6 +53,7 @@ from candor.agent.daemon.snapshot import SnapshotFile
 from candor.agent.daemon.store import Store
 from candor.agent.exits import INTERRUPTED
 from candor.agent.tasks.measured import Measured
+from candor.agent.tasks.round_over import RoundOver
 from candor.mechanisms.evidence.examiner import Examined
 from candor.mechanisms.evidence.statements import EvidenceError, Statement
 from candor.network.codecs import FLOAT32
@@ -112,7 +113,8 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What the daemon does between messages; `exposure` is what its updates are known to show."""
+    """What the daemon does between messages; `exposure` is what its updates are known to show,
+    `device` where it trains, `on_round` the task's own callback."""
 
     algorithm: AlgorithmSettings
     trainer: Trainer
@@ -120,6 +122,8 @@ class Work:
     rounds: int
     evaluate_every: int
     exposure: str | None = None
+    device: str = "cpu"
+    on_round: Callable[[RoundOver], object] | None = None
 
 
 class Daemon:
@@ -289,9 +293,9 @@ class Daemon:
 
     async def _exchange(self, out: Outgoing) -> tuple[Tensor | Heard, bool]:
         """An exchange over the network: state the vector, send it, wait, and combine."""
-        payload: NDArray[np.float32] = out.vectors[0].contiguous().numpy()
+        payload: NDArray[np.float32] = out.vectors[0].cpu().contiguous().numpy()
         payload.flags.writeable = False  # it stays on its way to neighbours for a while
-        attested = None if out.attested is None else out.attested[0].contiguous().numpy()
+        attested = None if out.attested is None else out.attested[0].cpu().contiguous().numpy()
         statement = await self._timed("state", self.core.stated, payload, attested)
         self._mixes = out.mixes
         if out.phase == self.core.phases.model:

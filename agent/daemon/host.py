@@ -19,7 +19,8 @@ from torch import Tensor
 
 from candor.agent.algorithms.catalogue import phases_of
 from candor.agent.core.assembly import assemble
-from candor.agent.daemon import keys, organisers
+from candor.agent.daemon import keys, organisers, tensorboard
+from candor.agent.daemon.callback import RoundCallback
 from candor.agent.daemon.daemon import Daemon, Observer, Result, Work
 from candor.agent.daemon.exports import write_exports
 from candor.agent.daemon.failpoints import Probe
@@ -30,11 +31,12 @@ from candor.agent.daemon.revision_dirs import move_on, open_store
 from candor.agent.daemon.snapshot import SnapshotFile
 from candor.agent.daemon.status import DataDirLock, State, read_status
 from candor.agent.daemon.store import Store, StoreError
+from candor.agent.daemon.tensorboard import TensorBoard
 from candor.agent.exits import INTERRUPTED
 from candor.agent.learning.initial import verified_initial_parameters
-from candor.agent.learning.ranks import ALONE, Group, Leading, follow, joined, ranks_of
+from candor.agent.learning.ranks import ALONE, Group, Leading, Ranks, follow, joined, ranks_of
 from candor.agent.learning.reporting import Reporting
-from candor.agent.learning.rows import TrainedRows, learner_of
+from candor.agent.learning.rows import TrainedRows, learner_of, usable_device
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.partition import Shard
 from candor.network.identity import Identity
@@ -65,6 +67,8 @@ class HostSettings:
     initial: Path | None = None
     data_root: Path | None = None
     evaluate_every: int = 1
+    device: str = "cpu"
+    tensorboard: Path | None = None
     threads: int | None = None
     log_level: int = 20
     record_sketches: bool = False
@@ -89,6 +93,8 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
     identity = keys.load_of(cluster.agent(settings.agent), settings.keys)
     if _done(settings.data_dir, cluster):
         return f"this run is done; model, metrics and ledger are in {settings.data_dir}", 0
+    if settings.tensorboard is not None:
+        tensorboard.require()
     with joined(ranks_of(os.environ)) as group:
         work, rows = prepare(cluster, settings, group)
         if group is not None and not group.ranks.leads:
@@ -180,7 +186,8 @@ def prepare(
     lies, saved = reporting.by_agent(), settings.initial
     ranks = ALONE if group is None else group.ranks
     root = settings.data_root
-    learner = learner_of(cluster, root, [shard], "cpu", lies, initial=saved, ranks=ranks)
+    device = str(_device(settings.device, ranks))
+    learner = learner_of(cluster, root, [shard], device, lies, initial=saved, ranks=ranks)
     learner.check_samples(initial, [settings.agent])
     if group is not None and ranks.leads:
         learner = Leading(learner, group)
@@ -196,8 +203,19 @@ def prepare(
         rounds=cluster.rounds.rounds,
         evaluate_every=settings.evaluate_every,
         exposure=None if held is None else cluster.exposure_of(held),
+        device=device,
+        on_round=getattr(task, "on_round", None),
     )
     return work, rows
+
+
+def _device(name: str, ranks: Ranks) -> torch.device:
+    """Where this process trains: of several on a host, each on a card of its own."""
+    found = usable_device(name)
+    if ranks.together and found == torch.device("cuda"):
+        found = usable_device(f"cuda:{ranks.local_rank}")
+        torch.cuda.set_device(found)
+    return found
 
 
 def _make_data_dir(data_dir: Path) -> None:
@@ -226,6 +244,7 @@ def _run(
         journal.log(logging.INFO, "revision", {"number": number, "fingerprint": fingerprint})
     if moved is not None:
         journal.log(logging.WARNING, "ledgers_moved", {"to": str(moved)})
+    journal.log(logging.INFO, "device", {"device": work.device})
     if work.exposure:
         journal.log(logging.WARNING, "exposed", {"detail": work.exposure})
     recorder = stack.enter_context(
@@ -239,6 +258,19 @@ def _run(
             better=cluster.task.better_values,
         )
     )
+    observers: list[Observer] = [recorder]
+    if settings.tensorboard is not None:
+        board = TensorBoard(settings.tensorboard, agent, cluster.task.metric_name, journal)
+        observers.append(stack.enter_context(board))
+    if work.on_round is not None:
+        callback = RoundCallback(
+            work.on_round,
+            journal,
+            metric=cluster.task.metric_name,
+            rounds=cluster.rounds.rounds,
+            named=models.named,
+        )
+        observers.append(stack.enter_context(callback))
     daemon = build_daemon(
         cluster,
         agent,
@@ -246,7 +278,7 @@ def _run(
         store,
         work,
         journal,
-        [recorder],
+        observers,
         SnapshotFile(data_dir),
         models,
         listen=settings.listen,
@@ -255,6 +287,10 @@ def _run(
         probe=probe,
     )
     recorder.link_bytes = daemon.link_bytes
+    if settings.tensorboard is not None:
+        board.link_bytes = daemon.link_bytes
+    if work.on_round is not None:
+        callback.model = lambda: daemon.model[0]
     state: State = "failed"
     with _signals_to(daemon.interrupt):
         try:

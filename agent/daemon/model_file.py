@@ -42,7 +42,7 @@ class ModelFile:
         self._path = data_dir / MODEL_NAME
         self._private_path = data_dir / PRIVATE_NAME
         self._fingerprint = fingerprint
-        self._named = named
+        self.named = named
         self._private = private
         self.round = rounds_behind(self._path, fingerprint)
         self.private_before = b""
@@ -60,7 +60,7 @@ class ModelFile:
             return
         about = {"fingerprint": self._fingerprint, "round": round_number}
         described = {_METADATA: json_text(about)}
-        model = save(dict(self._named(x)), described)
+        model = save(dict(self.named(x)), described)
         if private := self._private():
             kept = {_BYTES: torch.frombuffer(bytearray(private), dtype=torch.uint8)}
             self._replace(self._private_path, save(kept, described))

@@ -62,6 +62,7 @@ class Learning(Protocol):
     (`agent.learning.trainer.Trainer`)."""
 
     dim: int
+    device: torch.device
 
     def local_steps(
         self, x: Tensor, t: int, step_size: float, velocity: Tensor | None = None
@@ -120,7 +121,7 @@ class Learner:
             host whose row it is.
         batch_size: samples of one step.
         seed: the run's seed.
-        device: where rows and data live.
+        device: where rows and data live; the vectors of each call, but for evaluation, too.
         threads: how many train chunks of rows at the same time, where the gradient is written out.
         initial: the saved model that the run starts from, if it is not drawn from the seed.
         contexts: what a task's `evaluate_local` is told.
@@ -150,7 +151,7 @@ class Learner:
         self._momentum = algorithm.momentum
         self._batch_size = batch_size
         self._seed = seed
-        self._device = torch.device(device)
+        self.device = self._device = torch.device(device)
         self._contexts = contexts or Contexts(algorithm, batch_size, seed, self._device)
         model, self._layout = initial_model(task, seed, initial)
         if self._layout.own or not self._layout.exact:
@@ -296,6 +297,7 @@ class Learner:
         """Compute the loss of the model x (dim,) on the samples, see `Samples.check`."""
         for shard in self._shards:
             prepare(self._task, self._contexts.of(shard, 0, 0.0))
+        x = x.to(self._device)
         parameters = tuple(view[0] for view in self._views(x.unsqueeze(0)))
         self._samples.check(
             lambda batch: self._loss(parameters, batch), self.dim, self._batch_size, agents
@@ -308,6 +310,7 @@ class Learner:
         return torch.stack([self._shard_loss(x[r], r, samples) for r in range(len(x))])
 
     def _shard_loss(self, x: Tensor, row: int, samples: int) -> Tensor:
+        x = x.to(self._device)
         parameters = tuple(view[0] for view in self._views(x.unsqueeze(0)))
         with faults_of("loss"):
             return self._loss(parameters, self._samples.spread(row, samples))

@@ -137,7 +137,7 @@ class Leading:
 
     def __init__(self, learner: Learning, group: Group) -> None:
         self._learner, self._group = learner, group
-        self.dim = learner.dim
+        self.dim, self.device = learner.dim, learner.device
 
     def local_steps(
         self, x: Tensor, t: int, step_size: float, velocity: Tensor | None = None

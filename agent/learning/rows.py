@@ -27,6 +27,8 @@ from candor.topologies.specs.specs import ConfigurationError
 
 VELOCITY: Final = "velocity"
 PATIENCE: Final = 3  # rounds in a row in which training fails, before an agent gives up
+DEVICES: Final = ("auto", "cpu", "cuda", "cuda:1", "mps")
+"""What `--device` takes; another number is another card."""
 
 
 class TrainedRows:
@@ -59,13 +61,15 @@ class TrainedRows:
         self.reports = torch.empty(0)
 
     def local_steps(self, x: Tensor, t: int, step_size: float, state: dict[str, Tensor]) -> Tensor:
-        """The pseudo-gradients (agents, dim) of round t; momentum is in the state.
+        """The pseudo-gradients (agents, dim) of round t; momentum is in the state. They are where x
+        is, wherever the learner trains: a daemon's vectors, which are sent, on the processor.
 
         Raises:
             ConfigurationError: the task failed, and nobody is told or it did so too often in a row.
         """
+        there = x.to(self.learner.device)
         try:
-            done = self.learner.local_steps(x, t, step_size, state.get(VELOCITY))
+            done = self.learner.local_steps(there, t, step_size, state.get(VELOCITY))
         except ConfigurationError as exc:
             if not self._sits_out(t, str(exc)):
                 raise
@@ -79,7 +83,7 @@ class TrainedRows:
         if done.velocity is not None:
             state[VELOCITY] = done.velocity
         self.losses = done.losses
-        return done.update
+        return done.update.to(x.device)
 
     def _sits_out(self, t: int, why: str) -> bool:
         """Whether a round that failed is sat out."""
@@ -126,11 +130,12 @@ def learner_of(
         ConfigurationError: the task is not usable.
     """
     task = with_altered_data(resolve_task(cluster.task.name, data_root), strategies)
+    where = str(usable_device(device))
     contexts = Contexts(
         cluster.algorithm,
         cluster.task.batch_size,
         cluster.seed,
-        torch.device(device),
+        torch.device(where),
         cluster.ids,
         cluster.rounds.rounds,
         data_root,
@@ -149,7 +154,7 @@ def learner_of(
             cluster.algorithm,
             cluster.task.batch_size,
             cluster.seed,
-            device,
+            where,
             threads,
             initial,
             contexts,
@@ -184,17 +189,28 @@ def shards_of(cluster: Cluster) -> tuple[Shard, ...]:
 
 
 def usable_device(name: str) -> torch.device:
-    """The device of this name.
+    """The device of this name; `auto` is a CUDA device where there is one, else Apple's, else the
+    processor.
 
     Raises:
-        ConfigurationError: it is neither `cpu` nor a CUDA device that is there.
+        ConfigurationError: it is none of `DEVICES`, or not there.
     """
-    if name == "cpu":
-        return torch.device(name)
-    if name != "cuda":
-        raise ConfigurationError(f"device {name!r} is unknown; known: cpu, cuda")
-    if not torch.cuda.is_available():
+    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    kind, colon, number = name.partition(":")
+    numbered = kind == "cuda" and number.isascii() and number.isdecimal() and len(number) < 4
+    if kind not in DEVICES or (colon and not numbered):
+        raise ConfigurationError(f"device {name!r} is unknown; known: {', '.join(DEVICES)}")
+    if kind == "cuda" and not cuda:
         raise ConfigurationError(
-            "device cuda: torch finds none here; install a torch built for CUDA, or use cpu"
+            f"device {name}: torch finds none here; install a torch built for CUDA, or use cpu"
+        )
+    if colon and int(number) >= cuda:
+        raise ConfigurationError(f"device {name}: torch finds cuda:0 to cuda:{cuda - 1} only")
+    if kind == "mps" and not mps:
+        raise ConfigurationError(
+            "device mps: torch finds none here; it needs a Mac with Apple silicon, or use cpu"
         )
     return torch.device(name)

@@ -100,7 +100,7 @@ class Samples:
     def typical(self) -> Batch:
         """Two of them: the first, and one of the largest class, which a model may not know."""
         last = self.data[-1]
-        largest = int(last.double().argmax()) if last.ndim == 1 else -1
+        largest = int(last.cpu().double().argmax()) if last.ndim == 1 else -1
         return tuple(tensor[[0, largest]] for tensor in self.data)
 
     @torch.no_grad()

@@ -76,6 +76,7 @@ class Trainer:
         begun = first.state_dict()
         self._agents = [_Agent(shard, self._model(begun)) for shard in shards]
         self._round = 0
+        self.device = contexts.device
         self.names, self.shapes = self._layout.names, self._layout.shapes
         self.dim: int = self._layout.dim
 

@@ -21,7 +21,7 @@ from candor.topologies.specs.specs import ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run: the settings of the cluster file and who deviates how."""
+    """What to run: the settings of the cluster file, who deviates how, where models are trained."""
 
     topology: str
     agents: int | None
@@ -37,6 +37,7 @@ class Plan:
     initial: Path | None = None
     faults: Path | None = None
     weights: str = EQUAL
+    device: str = "cpu"
 
 
 def cluster_of(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from candor.agent.daemon import metrics
 from candor.agent.exits import RunFailed
+from candor.agent.learning.rows import usable_device
 from candor.agent.runs import simulation_file
 from candor.agent.runs.placeholder_agents import stand_in_entries
 from candor.agent.runs.plan import Plan, cluster_of, make_run_dir
@@ -123,8 +124,10 @@ class SimulatedRun:
         self.simulation.forget()
 
     def _evaluate(self, t: int) -> None:
-        distance = spread(self.simulation.parameters)
-        self.columns.add_evaluation(t, self.simulation.evaluate(), distance)
+        models = self.simulation.parameters
+        if models.device.type == "mps":  # which has no binary64
+            models = models.cpu()
+        self.columns.add_evaluation(t, self.simulation.evaluate(), spread(models))
 
     def _models(self) -> dict[str, Tensor]:
         return {MODEL + name: tensor for name, tensor in self.simulation.named().items()}
@@ -170,6 +173,7 @@ def start(plan: Plan, run_dir: Path, device: str) -> SimulatedRun:
     Raises:
         ConfigurationError: a bad setting, no such device, or the directory is not empty.
     """
+    device = str(usable_device(device))
     cluster = cluster_of(plan, run_dir, stand_in_entries)
     about = About(
         cluster.fingerprint,
@@ -194,6 +198,7 @@ def resume(run_dir: Path, device: str) -> SimulatedRun:
     Raises:
         ConfigurationError: there is none, it has ended, or its file is another run's.
     """
+    device = str(usable_device(device))
     about, tensors = simulation_file.read(run_dir / simulation_file.FILE_NAME)
     cluster = load_cluster(run_dir / "cluster.toml")
     if cluster.fingerprint != about.fingerprint:

@@ -89,7 +89,7 @@ def run_vectorised(
         rounds: how many, in place of the cluster file's number.
         on_round: called after each round.
         initial: the saved model that the run starts from, if it is not drawn from the seed.
-        device: where the models are trained, `cpu` or `cuda`.
+        device: where the models are trained, see `usable_device`.
 
     Raises:
         ConfigurationError: the task, a strategy, the rule or an id is not usable.
@@ -130,7 +130,8 @@ class Simulation:
         strategies: specs of the agents that do not report honestly, by id.
         data_root: where the task finds its data.
         initial: the saved model that the run starts from, if it is not drawn from the seed.
-        device: where the models are trained; evidence is always measured on the processor.
+        device: where the models are trained; evidence is always measured on the processor, in
+            binary64, which not every accelerator has.
         measured: measure the evidence of every round.
         state: what `state` gave for the same run; without it the run starts.
         threads: how many train agents at the same time; what they learn does not depend on it.
@@ -194,10 +195,10 @@ class Simulation:
         assert isinstance(self._answer, Tensor)
         self.round, self.parameters = out.round, self._answer
         if self._measured is None:
-            norms = self._rows.reports.norm(dim=1).double().cpu().numpy()
+            norms = self._rows.reports.norm(dim=1).cpu().double().numpy()
         else:
             norms = self._measured.norms
-        losses = self._rows.losses.double().cpu().numpy()
+        losses = self._rows.losses.cpu().double().numpy()
         return RoundResult(out.round, self.parameters, losses, norms)
 
     def _exchanged(self, out: Outgoing) -> Tensor | Heard:

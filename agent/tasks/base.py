@@ -15,7 +15,7 @@ Both may say more of themselves, each as an attribute or a method that may be le
                               the running statistics of BatchNorm, travel with the parameters
     evaluate_local(model, context)    as `evaluate`, on data of this agent's own
     prepare(context)          called once before a run, of each agent: what a host lacks shows here
-    on_round(context)         called in a daemon after each round; see `agent.tasks.context`
+    on_round(context)         called in a daemon after each round; see `agent.tasks.round_over`
 """
 
 from collections.abc import Mapping

@@ -234,6 +234,7 @@ class Testbed:
             "--strategy": plan.strategies.get(agent, "honest"),
             "--evaluate-every": plan.evaluate_every,
             "--threads": 1,  # N agents share this machine's cores
+            "--device": plan.device,
             "--log-level": "warning",
         }
         if plan.data_root is not None:
@@ -266,8 +267,9 @@ def prepare(plan: Plan, run_dir: Path) -> Testbed:
         ConfigurationError: a bad setting, samples that cannot be trained on, or the directory is
             not empty.
     """
-    from candor.agent.learning.rows import check_samples  # imports torch
+    from candor.agent.learning.rows import check_samples, usable_device  # imports torch
 
+    plan = replace(plan, device=str(usable_device(plan.device)))
     _, ids = graph_of(plan)
     faults = list(load_faults(plan.faults, ids)) if plan.faults else []
     if any(fault.action == "disk_full" for fault in faults) and not hasattr(resource, "prlimit"):

@@ -107,7 +107,7 @@ def measure_simulations(
     Raises:
         ConfigurationError: there is no such device, or no such graph.
     """
-    usable_device(device)
+    device = str(usable_device(device))
     for count in agents:
         for task in TASKS:
             for rule in RULES:
@@ -133,7 +133,7 @@ def _measure(task: str, agents: int, rule: str, rounds: int, device: str) -> Sim
         if payments.settles and simulation.round % cluster.payments.window == 0:
             settlement(simulation.evidence())
             simulation.forget()
-    if device == "cuda":
+    if device.startswith("cuda"):
         torch.cuda.synchronize()
     seconds, processor_seconds = time.perf_counter() - began, time.process_time() - processor_began
     return SimulationCost(

@@ -2,25 +2,33 @@
 
 import asyncio
 import errno
+import json
 import logging
 import os
+import re
+import sys
 import threading
 from contextlib import ExitStack
 
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from candor.agent.core.terms import channel_terms
 from candor.agent.daemon import host, keys
-from candor.agent.daemon.daemon import Work
+from candor.agent.daemon.callback import RoundCallback
+from candor.agent.daemon.daemon import RoundOutcome, Work
 from candor.agent.daemon.exports import LEDGER_NAME
 from candor.agent.daemon.host import build_daemon
 from candor.agent.daemon.journal import Journal
 from candor.agent.daemon.snapshot import SnapshotFile
 from candor.agent.daemon.store import FILE_NAME, Store
+from candor.agent.daemon.tensorboard import TensorBoard
 from candor.agent.learning.given import GivenGradients
+from candor.agent.tasks.measured import Measured
 from candor.agent.testbed.testbed import free_ports
+from candor.topologies.specs.specs import ConfigurationError
 from tests.runs import DIM, write_cluster
 
 WAIT_S = 60.0
@@ -46,7 +54,7 @@ def pair(tmp_path):
     )
     stack = ExitStack()
 
-    def daemon(agent, gradient=lambda t: np.full(DIM, 1e-3, np.float32)):
+    def daemon(agent, gradient=lambda t: np.full(DIM, 1e-3, np.float32), observers=()):
         data_dir = tmp_path / "agents" / agent
         identity = keys.load(data_dir / "keys")
         terms = list(channel_terms(cluster, agent).values())
@@ -56,9 +64,9 @@ def pair(tmp_path):
         journal = Journal(agent, data_dir, logging.CRITICAL)
         stack.callback(journal.close)
         given, initial = GivenGradients(gradient), torch.zeros(DIM)
-        work = Work(cluster.algorithm, given, initial, cluster.rounds.rounds, 0)
+        work = Work(cluster.algorithm, given, initial, cluster.rounds.rounds, 2)
         disk = Disk(data_dir)
-        built = build_daemon(cluster, agent, identity, store, work, journal, [], disk, None)
+        built = build_daemon(cluster, agent, identity, store, work, journal, observers, disk, None)
         return built, store, disk
 
     yield daemon
@@ -208,3 +216,162 @@ def test_updates_are_verified_and_messages_answered_while_a_local_phase_takes_it
     finally:
         over.set()
     assert slow.seconds["train"] > 0
+
+
+async def until_round(number, one, other):
+    """Both daemons to the end of a round of the first."""
+    async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as group:
+        for daemon in (one, other):
+            group.create_task(daemon.run())
+        while one.core.round <= number:
+            await asyncio.sleep(0.01)
+        one.interrupt()
+        other.interrupt()
+
+
+@pytest.fixture
+def journal(tmp_path):
+    """One whose `log.jsonl` is in tmp_path."""
+    made = Journal("a0", tmp_path, logging.CRITICAL)
+    yield made
+    made.close()
+
+
+def logged(tmp_path, event):
+    """The details of an event in the log."""
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    return [line["detail"] for line in map(json.loads, lines) if line["event"] == event]
+
+
+def test_event_files_hold_each_round_and_go_on_after_a_restart(pair, journal, tmp_path):
+    board = TensorBoard(tmp_path / "board", "a0", "r2", journal)
+    (one, _, _), (other, _, _) = pair("a0", observers=[board]), pair("a1")
+    board.link_bytes = one.link_bytes
+    asyncio.run(until_round(6, one, other))
+    with board:
+        pass
+    read = EventAccumulator(str(tmp_path / "board" / "a0"))
+    read.Reload()
+    tags = {"train_loss", "injected_norm", "balance_credits", "bytes_sent", "bytes_received"}
+    assert set(read.Tags()["scalars"]) == tags | {"neighbours_mixed", "test/r2"}
+    rounds = [event.step for event in read.Scalars("injected_norm")]
+    assert rounds[:6] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in read.Scalars("test/r2")][:3] == [2, 4, 6]
+    assert {event.value for event in read.Scalars("neighbours_mixed")} == {1.0}
+    sent = [event.value for event in read.Scalars("bytes_sent")]
+    assert sent == sorted(sent)
+    assert sent[0] > 0
+    # A second life that enters in round 4, as of a daemon that was killed.
+    again = TensorBoard(tmp_path / "board", "a0", "r2", journal)
+    one.core.step = one.core.phases.count * 3 + 1
+    assert one.core.round == 4
+    with again:
+        again.started(one.core)
+        again.round_over(RoundOutcome(4, 9.0, Measured(0.5, {}, 0.25), 1.0, 1, ()), one.core)
+    read = EventAccumulator(str(tmp_path / "board" / "a0"))
+    read.Reload()
+    assert [(e.step, e.value == 9.0) for e in read.Scalars("train_loss")] == [
+        *[(1, False), (2, False), (3, False)],
+        (4, True),
+    ]
+    assert [event.value for event in read.Scalars("local/r2")] == [0.25]
+    assert logged(tmp_path, "tensorboard_stopped") == []
+
+
+def test_event_files_that_cannot_be_written_end_no_run(pair, journal, tmp_path):
+    (tmp_path / "board").touch()  # where a directory should be
+    board = TensorBoard(tmp_path / "board", "a0", "r2", journal)
+    (one, _, _), (other, _, _) = pair("a0", observers=[board]), pair("a1")
+    asyncio.run(until_round(3, one, other))
+    (told,) = logged(tmp_path, "tensorboard_stopped")
+    assert told.endswith("; the run goes on without")
+
+
+def test_without_the_extra_event_files_are_refused_in_one_line(monkeypatch, journal, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'candor\[tensorboard\]'$"):
+        TensorBoard(tmp_path, "a0", "accuracy", journal)
+
+
+def callback_of(call, journal, **more):
+    def named(x):
+        return {"w": x.clone()}
+
+    return RoundCallback(call, journal, metric="r2", rounds=9, named=named, **more)
+
+
+def test_a_tasks_callback_is_told_of_rounds_off_the_loop_with_their_models(pair, journal):
+    seen = []
+
+    def on_round(told):
+        seen.append((told, threading.current_thread().name, told.model()["w"]))
+
+    callback = callback_of(on_round, journal)
+    (one, _, _), (other, _, _) = pair("a0", observers=[callback]), pair("a1")
+    callback.model = lambda: one.model[0]
+    with callback:
+        asyncio.run(until_round(6, one, other))
+    told, thread, weights = seen[-1]
+    assert thread == "on_round"
+    assert (told.agent, told.rounds) == ("a0", 9)
+    assert told.round == one.model[1]  # the last one is never left out
+    assert torch.equal(weights, one.model[0])
+    assert {name for told, *_ in seen for name in told.metrics} <= {"r2"}
+    with pytest.raises(AttributeError):
+        told.round = 3
+
+
+def test_a_slow_callback_holds_no_round_up_and_sees_the_latest(pair, journal, tmp_path):
+    begun, over, seen = threading.Event(), threading.Event(), []
+
+    def on_round(told):
+        seen.append(told.round)
+        begun.set()
+        assert over.wait(WAIT_S)
+
+    callback = callback_of(on_round, journal)
+    (one, _, _), (other, _, _) = pair("a0", observers=[callback]), pair("a1")
+    callback.model = lambda: one.model[0]
+    with callback:
+        asyncio.run(until_round(8, one, other))  # while the first call is under way
+        assert begun.is_set()
+        assert len(seen) == 1
+        over.set()
+    assert seen == [seen[0], one.model[1]]
+    assert logged(tmp_path, "on_round_left") == []
+
+
+def test_a_callback_that_fails_is_told_once_and_called_on(pair, journal, tmp_path):
+    called = threading.Semaphore(0)
+
+    def on_round(told):
+        called.release()
+        raise KeyError("no\nserver")
+
+    callback = callback_of(on_round, journal)
+    (one, _, _), (other, _, _) = pair("a0", observers=[callback]), pair("a1")
+    callback.model = lambda: one.model[0]
+    with callback:
+        asyncio.run(until_round(6, one, other))
+    assert called.acquire(timeout=1)
+    assert called.acquire(timeout=1)
+    (told,) = logged(tmp_path, "on_round_failed")
+    assert re.fullmatch(r"task: on_round\(\) failed in round \d+ \(KeyError: .*\)", told)
+
+
+def test_a_callback_that_does_not_end_is_left_and_told(journal, tmp_path):
+    over, begun = threading.Event(), threading.Event()
+
+    def on_round(told):
+        begun.set()
+        over.wait(WAIT_S)
+
+    with callback_of(on_round, journal, end_s=0.05) as callback:
+        callback._waiting = object()
+        with callback._changed:
+            callback._changed.notify()
+        assert begun.wait(WAIT_S)
+    (told,) = logged(tmp_path, "on_round_left")
+    assert told.startswith("a call had not ended 0.05 s after the run")
+    over.set()
+    callback._thread.join(WAIT_S)

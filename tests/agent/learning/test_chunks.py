@@ -7,7 +7,6 @@ import torch
 
 from candor.agent.learning import chunks
 from candor.agent.learning.learner import Learner
-from candor.agent.learning.rows import usable_device
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.partition import Shard
 from candor.topologies.cluster.file import AlgorithmSettings
@@ -93,15 +92,3 @@ def test_what_autograd_keeps_is_counted_once_for_each_storage() -> None:
 
 def test_a_row_larger_than_the_cache_is_trained_alone() -> None:
     assert chunks.rows_at_once(chunks.CACHE_BYTES + 1, torch.device("cpu")) == 1
-
-
-@pytest.mark.parametrize(
-    ("name", "words"), [("cuda", "device cuda: torch finds none here"), ("tpu", "known: cpu, cuda")]
-)
-def test_a_device_that_is_not_there_is_refused(
-    name: str, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigurationError, match=words):
-        usable_device(name)
-    assert usable_device("cpu") == torch.device("cpu")
