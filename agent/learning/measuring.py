@@ -70,22 +70,26 @@ def measured(task: Evaluated, call: Callable[[], Metrics], method: str = "evalua
         given = call()
     name, _ = metric_of(task)
     if not isinstance(given, Mapping):
-        value = _number(given, method, name or DEFAULT_METRIC)
-        if name is None and not (math.isnan(value) or 0.0 <= value <= 1.0):
-            raise ConfigurationError(
-                f"task: {method}() gave {value}, which is not from 0 to 1; name what it is, such "
-                'as metric = "rmse" and higher_is_better = False in the class'
-            )
-        return Measured(value)
+        return Measured(_counted(_number(given, method, name or DEFAULT_METRIC), name, method))
     several = {str(key): _number(number, method, str(key)) for key, number in given.items()}
-    wanted = name or (next(iter(several)) if len(several) == 1 else DEFAULT_METRIC)
+    wanted = name or DEFAULT_METRIC
     if wanted not in several:
         there = ", ".join(several) or "none"
         raise ConfigurationError(
             f"task: {method}() gave the metrics {there}; which one counts? say "
             f'metric = "…" in the class' + (f" (it says {name!r})" if name else "")
         )
-    return Measured(several[wanted], several)
+    return Measured(_counted(several[wanted], name, method), several)
+
+
+def _counted(value: float, name: str | None, method: str) -> float:
+    """The metric that counts; raises ConfigurationError for an accuracy that is no share."""
+    if name is None and not (math.isnan(value) or 0.0 <= value <= 1.0):
+        raise ConfigurationError(
+            f"task: {method}() gave {value}, which is not from 0 to 1; name what it is, such "
+            'as metric = "rmse" and higher_is_better = False in the class'
+        )
+    return value
 
 
 def _number(value: object, method: str, name: str) -> float:
