@@ -4,7 +4,7 @@ Shows what becomes of buffers: BatchNorm's running statistics stay with each hos
 FedBN; Li et al., 2021) or are averaged with the neighbours' as parameters are (`Averaged`).
 
     candor testbed --agents 4 --topology ring --task cnn_batchnorm:Local --partition dirichlet:1 \
-        --rounds 12 --local-steps 10 --evaluate-every 6 --run-dir runs/cnn
+        --rounds 10 --local-steps 8 --step-size 0.05 --evaluate-every 5 --run-dir runs/cnn
 
 Data: scikit-learn's digits of 8 x 8. With the data root's `fashion-mnist/`, four gzipped idx files
 under their usual names, those images of 28 x 28 in their place (`--rounds 40 --local-steps 20

@@ -18,7 +18,7 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from candor.agent.tasks.context import TrainingContext
@@ -45,9 +45,7 @@ class Hospitals:
         """So many steps as the cluster file says, on four fifths of the host's own rows."""
         mine, _ = context.keep("data", lambda: self.parts(context))
         optimizer = context.keep("optimizer", lambda: torch.optim.Adam(model.parameters(), lr=5e-3))
-        loader = DataLoader(
-            TensorDataset(*mine), context.batch_size, shuffle=True, generator=context.generator
-        )
+        loader = DataLoader(mine, context.batch_size, shuffle=True, generator=context.generator)
         losses = []
         for x, y in context.batches(loader):
             logits = model(x.to(context.device))
@@ -60,38 +58,37 @@ class Hospitals:
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """On the rows that all hosts hold."""
-        return judged(model, *self.test)
+        return judged(model, self.test)
 
     def evaluate_local(self, model: nn.Module, context: TrainingContext) -> dict[str, float]:
         """On every fifth row of this host, which it never trains on."""
         _, held_out = context.keep("data", lambda: self.parts(context))
-        return judged(model, *held_out)
+        return judged(model, held_out)
 
-    def parts(
-        self, context: TrainingContext
-    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def parts(self, context: TrainingContext) -> tuple[TensorDataset, TensorDataset]:
         """What this host trains on, and what it holds out."""
         names = [f"{context.agent}.csv", "train.csv"]
         found = [self.folder / name for name in names if (self.folder / name).exists()]
         if not found:
             raise FileNotFoundError(f"{self.folder}: there is neither {' nor '.join(names)}")
-        x, y = read_csv(found[0])
-        held_out = torch.arange(len(x)) % 5 == 0
-        return (x[~held_out], y[~held_out]), (x[held_out], y[held_out])
+        rows = read_csv(found[0])
+        held_out = torch.arange(len(rows)) % 5 == 0
+        return TensorDataset(*rows[~held_out]), TensorDataset(*rows[held_out])
 
 
-def read_csv(path: Path) -> tuple[Tensor, Tensor]:
+def read_csv(path: Path) -> TensorDataset:
     """Measurements (rows, FEATURES) and who is ill (rows,), 1 or 0; complains of what is wrong."""
     with path.open(newline="") as file:
         table = np.loadtxt(file, np.float32, delimiter=",", skiprows=1, ndmin=2)
     if len(table) == 0 or table.shape[1] != FEATURES + 1 or not set(table[:, -1]) <= {0.0, 1.0}:
         raise ValueError(f"{path}: rows must have {FEATURES} measurements, then 1 or 0")
     rows = torch.from_numpy(table)
-    return rows[:, :-1], rows[:, -1]
+    return TensorDataset(rows[:, :-1], rows[:, -1])
 
 
-def judged(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
+def judged(model: nn.Module, data: TensorDataset) -> dict[str, float]:
     """The area under the ROC curve, nan where all are alike, and the share judged rightly."""
+    x, y = data.tensors
     logits = model(x.to(next(model.parameters()).device)).cpu()
     ill, well = logits[y == 1], logits[y == 0]
     auc = (ill[:, None] > well).float().mean().item()

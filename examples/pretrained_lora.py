@@ -5,9 +5,10 @@ of 3.8 million numbers 35,000 are sent. `Whole` tunes everything, for comparison
 bytes. The first command pretrains a base, so that there is one, in half a minute; a folder that
 `save_pretrained` wrote, which all hosts hold, takes its place.
 
-    python pretrained_lora.py base
-    candor testbed --agents 4 --topology ring --task pretrained_lora:Requests --data-root base \
-        --partition iid --rounds 10 --local-steps 4 --evaluate-every 5 --run-dir runs/lora
+    python pretrained_lora.py runs/base
+    candor testbed --agents 4 --topology ring --task pretrained_lora:Requests \
+        --data-root runs/base --partition iid --rounds 8 --local-steps 4 --batch-size 16 \
+        --evaluate-every 4 --run-dir runs/lora
 
 Data: requests to a town hall by which of its four offices they are for, made of a few words.
 Without `--data-root` the base is a random one. Your own: change `requests` and `MODULES`.
@@ -58,17 +59,20 @@ class Requests:
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        if self.base is not None:
+        if self.base is not None and (self.base / "config.json").exists():
             return BertForSequenceClassification.from_pretrained(self.base, num_labels=4)
         return BertForSequenceClassification(config(num_labels=4))
 
     def train(self, model: nn.Module, context: TrainingContext) -> float:
         """So many steps as the cluster file says, of AdamW on what is not frozen."""
         tuned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = context.keep("optimizer", lambda: torch.optim.AdamW(tuned, lr=2e-3))
+        optimizer = context.keep("optimizer", lambda: torch.optim.AdamW(tuned, lr=4e-3))
         places = context.shard.select(self.labels[200:].numpy(), context.seed)
         loader = DataLoader(
-            Subset(self.data, places.tolist()), 16, shuffle=True, generator=context.generator
+            Subset(self.data, places.tolist()),
+            context.batch_size,
+            shuffle=True,
+            generator=context.generator,
         )
         losses = []
         for ids, labels in context.batches(loader):

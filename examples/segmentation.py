@@ -1,10 +1,10 @@
 """Segmentation: which pixels are of a disc, by a small U-Net; what counts is the Dice coefficient.
 
-Shows automatic mixed precision (bfloat16, by autocast), gradients accumulated over several small
-batches, a loss of one's own, and a folder of images.
+Shows automatic mixed precision (bfloat16, by autocast), gradients accumulated over the parts of a
+batch that fit into memory, a loss of one's own, and a folder of images.
 
     candor testbed --agents 4 --topology ring --task segmentation:Discs --partition iid \
-        --rounds 10 --local-steps 8 --evaluate-every 5 --run-dir runs/discs
+        --rounds 10 --local-steps 4 --batch-size 8 --evaluate-every 5 --run-dir runs/discs
 
 Data: made up, discs on a noisy ground, 32 x 32. Your own: in each host's data root (`--data-root
 DIR`) grey pictures in `train/images/`, and in `train/masks/` one of the same name for each, white
@@ -25,8 +25,7 @@ from candor.agent.tasks.context import TrainingContext
 SIDE: Final = 32
 SAMPLES: Final = 400
 TESTS: Final = 60
-BATCH: Final = 4  # images that fit into memory at once
-ACCUMULATE: Final = 2  # batches a step of the optimiser
+AT_ONCE: Final = 4  # images of a batch that fit into memory together
 
 
 class UNet(nn.Module):
@@ -71,30 +70,29 @@ class Discs:
     metric = "dice"
 
     def __init__(self, data_root: Path | None = None) -> None:
-        self.root = data_root
-        test = made_up(range(SAMPLES, SAMPLES + TESTS))
-        self.test = test if data_root is None else folder_of(data_root / "test")
+        self.own = data_root if data_root is not None and (data_root / "test").is_dir() else None
+        tests = range(SAMPLES, SAMPLES + TESTS)
+        self.test = made_up(tests) if self.own is None else folder_of(self.own / "test")
 
     def build_model(self) -> nn.Module:
         """Of 30,000 parameters."""
         return UNet()
 
     def train(self, model: nn.Module, context: TrainingContext) -> float:
-        """So many batches as the cluster file says; every `ACCUMULATE` of them make a step."""
+        """So many steps as the cluster file says; gradients are accumulated over each batch."""
         data = context.keep("data", lambda: self.images(context))
         optimizer = context.keep("optimizer", lambda: torch.optim.Adam(model.parameters(), lr=1e-2))
-        loader = DataLoader(data, BATCH, shuffle=True, generator=context.generator)
+        loader = DataLoader(data, context.batch_size, shuffle=True, generator=context.generator)
         losses = []
-        optimizer.zero_grad()  # what the round before accumulated without a step
-        for done, (images, masks) in enumerate(context.batches(loader), start=1):
-            with torch.autocast(context.device.type, torch.bfloat16):
-                logits = model(images.to(context.device))
-            loss = dice_loss(logits.float(), masks.to(context.device))
-            (loss / ACCUMULATE).backward()
-            losses.append(loss.item())
-            if done % ACCUMULATE == 0:
-                optimizer.step()
-                optimizer.zero_grad()
+        for images, masks in context.batches(loader):
+            optimizer.zero_grad()
+            for some, theirs in zip(images.split(AT_ONCE), masks.split(AT_ONCE), strict=True):
+                with torch.autocast(context.device.type, torch.bfloat16):
+                    logits = model(some.to(context.device))
+                loss = dice_loss(logits.float(), theirs.to(context.device))
+                (loss * len(some) / len(images)).backward()
+                losses.append(loss.item())
+            optimizer.step()
         return sum(losses) / len(losses)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
@@ -107,8 +105,8 @@ class Discs:
 
     def images(self, context: TrainingContext) -> TensorDataset:
         """What this host trains on."""
-        if self.root is not None:
-            return folder_of(self.root / "train")
+        if self.own is not None:
+            return folder_of(self.own / "train")
         return made_up(context.shard.select(np.zeros(SAMPLES), context.seed))
 
 

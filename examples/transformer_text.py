@@ -4,7 +4,7 @@ Shows an optimiser and a cosine schedule that stay with the host (and survive a 
 DataLoader of one's own, gradient clipping, and a tokenizer that needs no vocabulary.
 
     candor testbed --agents 4 --topology ring --task transformer_text:Reviews --partition iid \
-        --rounds 12 --local-steps 8 --evaluate-every 6 --run-dir runs/text
+        --rounds 10 --local-steps 10 --evaluate-every 5 --run-dir runs/text
 
 Data: sentences of a small grammar with words that praise, that blame, and a "not" that turns them
 round. With the data root's `text/rt-polarity.pos.gz` and `.neg.gz`, sentences of film reviews in
