@@ -1,7 +1,7 @@
 """Every host trains on a file of its own; nothing is dealt out, and no row leaves its host.
 
-Shows a data root with a file for each host, no `--partition`, and one clear error where a file is
-missing. The first command makes files to try it with.
+Shows a data root with a file for each host, no `--partition`, and `prepare`: where a file is
+missing, one line says so before anything begins. The first command makes files to try it with.
 
     python own_files.py runs/hospitals
     candor testbed --agents 4 --topology ring --task own_files:Hospitals \
@@ -41,6 +41,10 @@ class Hospitals:
         """The logit of being ill."""
         return nn.Sequential(nn.Linear(FEATURES, 16), nn.Tanh(), nn.Linear(16, 1), nn.Flatten(0))
 
+    def prepare(self, context: TrainingContext) -> None:
+        """Before the run: whoever lacks a file is told now, not in the first round."""
+        context.keep("data", lambda: self.parts(context))
+
     def train(self, model: nn.Module, context: TrainingContext) -> float:
         """So many steps as the cluster file says, on four fifths of the host's own rows."""
         mine, _ = context.keep("data", lambda: self.parts(context))
@@ -67,13 +71,20 @@ class Hospitals:
 
     def parts(self, context: TrainingContext) -> tuple[TensorDataset, TensorDataset]:
         """What this host trains on, and what it holds out."""
+        read = [read_csv(path).tensors for path in self.files(context)]
+        x, y = (torch.cat(columns) for columns in zip(*read, strict=True))
+        held_out = torch.arange(len(x)) % 5 == 0
+        return TensorDataset(x[~held_out], y[~held_out]), TensorDataset(x[held_out], y[held_out])
+
+    def files(self, context: TrainingContext) -> list[Path]:
+        """The host's own; all of them for the one model on all data, for comparison."""
+        if context.shard.count == 1:
+            return sorted(set(self.folder.glob("*.csv")) - {self.folder / "test.csv"})
         names = [f"{context.agent}.csv", "train.csv"]
         found = [self.folder / name for name in names if (self.folder / name).exists()]
         if not found:
             raise FileNotFoundError(f"{self.folder}: there is neither {' nor '.join(names)}")
-        rows = read_csv(found[0])
-        held_out = torch.arange(len(rows)) % 5 == 0
-        return TensorDataset(*rows[~held_out]), TensorDataset(*rows[held_out])
+        return found[:1]
 
 
 def read_csv(path: Path) -> TensorDataset:
