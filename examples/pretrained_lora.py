@@ -1,14 +1,14 @@
 """Fine-tuning a pretrained transformer by LoRA (`peft`): only what is tuned travels.
 
 Shows `shared`, patterns of the names of what is sent, and frozen parameters, which never travel:
-of 3.8 million numbers 35,000 are sent. `Whole` tunes everything, for comparison: 100 times the
-bytes. The first command pretrains a base, so that there is one, in half a minute; a folder that
+of 3.8 million numbers 34,000 are sent. `Whole` tunes everything, for comparison: 100 times the
+bytes. The first command pretrains a base, so that there is one, in a minute; a folder that
 `save_pretrained` wrote, which all hosts hold, takes its place.
 
     python pretrained_lora.py runs/base
     candor testbed --agents 4 --topology ring --task pretrained_lora:Requests \
-        --data-root runs/base --partition iid --rounds 8 --local-steps 4 --batch-size 16 \
-        --evaluate-every 4 --run-dir runs/lora
+        --data-root runs/base --partition iid --rounds 6 --local-steps 4 --batch-size 16 \
+        --evaluate-every 3 --run-dir runs/lora
 
 Data: requests to a town hall by which of its four offices they are for, made of a few words.
 Without `--data-root` the base is a random one. Your own: change `requests` and `MODULES`.
@@ -39,6 +39,7 @@ class Requests:
     """Which office a request is for; LoRA of rank 8, and the classifier."""
 
     shared: tuple[str, ...] = ("*lora_*", "*classifier*")
+    lr = 4e-3
 
     def __init__(self, data_root: Path | None = None) -> None:
         self.base = data_root
@@ -66,7 +67,7 @@ class Requests:
     def train(self, model: nn.Module, context: TrainingContext) -> float:
         """So many steps as the cluster file says, of AdamW on what is not frozen."""
         tuned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = context.keep("optimizer", lambda: torch.optim.AdamW(tuned, lr=4e-3))
+        optimizer = context.keep("optimizer", lambda: torch.optim.AdamW(tuned, lr=self.lr))
         places = context.shard.select(self.labels[200:].numpy(), context.seed)
         loader = DataLoader(
             Subset(self.data, places.tolist()),
@@ -96,6 +97,7 @@ class Whole(Requests):
     """The same without LoRA: everything is tuned and travels."""
 
     shared = ("*",)
+    lr = 5e-4
 
     def build_model(self) -> nn.Module:
         """The base with nothing frozen."""

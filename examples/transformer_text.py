@@ -4,7 +4,7 @@ Shows an optimiser and a cosine schedule that stay with the host (and survive a 
 DataLoader of one's own, gradient clipping, and a tokenizer that needs no vocabulary.
 
     candor testbed --agents 4 --topology ring --task transformer_text:Reviews --partition iid \
-        --rounds 10 --local-steps 10 --evaluate-every 5 --run-dir runs/text
+        --rounds 8 --local-steps 10 --evaluate-every 4 --run-dir runs/text
 
 Data: sentences of a small grammar with words that praise, that blame, and a "not" that turns them
 round. With the data root's `text/rt-polarity.pos.gz` and `.neg.gz`, sentences of film reviews in
@@ -26,7 +26,7 @@ from candor.agent.tasks.context import TrainingContext
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers: it must not dial out
 
-WORDS: Final = 16384  # the rows of the embedding; a word's hash says which is its
+WORDS: Final = 8192  # the rows of the embedding; a word's hash says which is its
 LENGTH: Final = 32  # words of a sentence that are read
 TEST_SHARE: Final = 0.2
 
