@@ -21,6 +21,7 @@ PAGES: Final = [
     *HOWTO,
     ROOT / "CONTRIBUTING.md",
     ROOT / "deploy" / "README.md",
+    ROOT / "examples" / "README.md",
 ]
 
 _FENCE = re.compile(

@@ -43,7 +43,7 @@ from tests.independent import wire
 from tests.runs import write_cluster
 
 # A backticked path that starts with one of these is a path in the project.
-FOLDERS = (*PACKAGES, "tests", "docs", "deploy")
+FOLDERS = (*PACKAGES, "tests", "docs", "deploy", "examples")
 DOTTED = re.compile(rf"(candor\.)?({'|'.join(PACKAGES)})(\.(?!py$)\w+)+")
 PROTOCOL = DOCS / "protocol.md"
 TOPOLOGIES = DOCS / "topologies.md"
