@@ -48,10 +48,6 @@ STATUS = Status(
         "a7": NeighbourStatus("refused", 1, 0, "over its credit limit"),
     },
     seconds=1.5,
-    metric="rmse",
-    better="lower",
-    metrics={"rmse": 0.91, "r2": -3.5},
-    local_metric=1.25,
 )
 MEASURED = replace(
     STATUS, metric="rmse", better="lower", metrics={"rmse": 0.91, "r2": -3.5}, local_metric=1.25
