@@ -36,9 +36,12 @@ def build_model(task: Evaluated, seed: int) -> nn.Module:
             model = task.build_model()
     if not isinstance(model, nn.Module):
         raise ConfigurationError(f"task: build_model() gave a {type(model).__name__}, not a Module")
+    modes = [(module, module.training) for module in model.modules()]
     with faults_of("build_model"):
-        its_own_mode = model.eval() is model.train() is model
-    if not its_own_mode:
+        modal = model.eval() is model.train() is model
+    for module, training in modes:  # parts of it may be meant to stay in evaluation mode
+        module.training = training
+    if not modal:
         raise ConfigurationError(
             "task: build_model() gave a model whose train() or eval() is not torch's; call the "
             "method of its class that trains something else"
