@@ -34,6 +34,9 @@ SECTIONS: Final = {
         "agent": "Run the daemon of one agent.",
         "status": "Show what an agent, or every agent of a run, is doing.",
     },
+    "For those who bring a model of their own": {
+        "task": "Check a task before hours are spent on it.",
+    },
     "For auditors, who check what was signed": {
         "ledger": "Show, verify, audit, export and repair signed ledgers.",
         "evidence": "Check a proof of misbehaviour with the cluster file alone.",

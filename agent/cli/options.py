@@ -5,7 +5,7 @@ Defaults are shown in every command's help: `candor.agent.cli.main` says so for 
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias, get_args
 
@@ -227,14 +227,15 @@ ON_THIS_MACHINE: Final[Mapping[str, str]] = {"partition": "dirichlet:0.5"}
 a cluster file: shards there differ, as those of parties do who split no data set."""
 
 
-def settings_options(*, here: bool = False) -> Option:
-    """Add an option for each of `SETTINGS`, with the default of a cluster file, or of a run on this
-    machine.
+def settings_options(*, here: bool = False, only: Collection[str] | None = None) -> Option:
+    """Add an option for each of `SETTINGS`, or for some fields of them, with the default of a
+    cluster file, or of a run on this machine.
 
     The function takes them as keyword arguments; `cluster_parts.sections` makes the file's sections
     of them.
     """
-    return stacked(*(_setting(*setting, here) for setting in SETTINGS))
+    asked = [setting for setting in SETTINGS if only is None or setting[1] in only]
+    return stacked(*(_setting(*setting, here) for setting in asked))
 
 
 def _setting(model: type[BaseModel], name: str, what: str, here: bool) -> Option:

@@ -19,6 +19,7 @@ from candor.agent.tasks.measured import Measured
 from candor.agent.tasks.partition import Shard
 from candor.topologies.cluster.file import AlgorithmSettings
 from candor.topologies.encoding.canonical import sha256
+from candor.topologies.specs.specs import ConfigurationError
 
 SEED_DOMAIN: Final = b"candor/training/v1"
 
@@ -98,7 +99,12 @@ def prepare(task: Evaluated, context: TrainingContext) -> None:
 def measure(task: Evaluated, model: nn.Module, context: TrainingContext) -> Measured:
     """The task's metrics of a model in evaluation mode, those on the agent's own data among them;
     raises as `measured` does."""
+    names = [name for name, _ in model.named_parameters()]
     found = measured(task, lambda: task.evaluate(model))
+    if names != [name for name, _ in model.named_parameters()]:
+        raise ConfigurationError(
+            "task: evaluate() changed what the model is made of; measure a copy.deepcopy() of it"
+        )
     own = getattr(task, "evaluate_local", None)
     if own is None:
         return found

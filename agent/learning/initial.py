@@ -2,11 +2,11 @@
 
 from torch import Tensor, nn
 
-from candor.agent.learning.layout import Layout, frozen_digest, layout_of
+from candor.agent.learning.layout import Layout, frozen_digest, layout_of, tensors_of
 from candor.agent.learning.measuring import check_metric, stated_metric
 from candor.agent.learning.saved import load_saved
 from candor.agent.tasks.base import Evaluated
-from candor.agent.tasks.checked import build_model
+from candor.agent.tasks.checked import build_model, faults_of
 from candor.topologies.cluster.file import TaskSettings, model_digest
 from candor.topologies.specs.files import FilePath
 from candor.topologies.specs.specs import ConfigurationError
@@ -27,8 +27,17 @@ def initial_model(
             another model's, or not finite.
     """
     model = build_model(task, seed)
-    layout = layout_of(task, model)
-    return (model if saved is None else load_saved(saved, model)), layout
+    with faults_of("build_model"):  # a module's own state_dict() may be anything
+        layout = layout_of(task, model)
+    if saved is not None:
+        return load_saved(saved, model), layout
+    held = tensors_of(model)
+    if broken := [name for name in layout.names if not bool(held[name].isfinite().all())]:
+        raise ConfigurationError(
+            f"task: build_model() gave a model that is not finite ({broken[0]}); give every "
+            "parameter a number: torch.empty() gives none"
+        )
+    return model, layout
 
 
 def initial_parameters(task: Evaluated, seed: int, saved: FilePath | None = None) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from candor.agent.tasks.base import Evaluated
+from candor.agent.tasks.checked import said_of
 from candor.topologies.encoding import canonical
 from candor.topologies.specs.specs import ConfigurationError
 
@@ -60,6 +61,19 @@ class Layout:
         for name, view in zip(self.names, self.views(x.unsqueeze(0)), strict=True):
             _copy(view[0], held[name])
         return model
+
+    def fault(self, model: nn.Module, device: torch.device) -> str:
+        """What was done to a model that it can no longer be filled or read; "" if nothing was."""
+        held = tensors_of(model)
+        shapes = dict(zip(self.names, self.shapes, strict=True))
+        for name in (*self.names, *self.own, *self.frozen):
+            if name not in held:
+                return f"took {name} out of the model"
+            if held[name].device.type != device.type:
+                return f"moved the model's {name} to {held[name].device}"
+            if held[name].shape != shapes.get(name, held[name].shape):
+                return f"changed the shape of the model's {name}"
+        return ""
 
     def owned(self, model: nn.Module) -> dict[str, Tensor]:
         """What of a model changes and does not travel, by name: copies, on the processor."""
@@ -127,6 +141,7 @@ def layout_of(task: Evaluated, model: nn.Module) -> Layout:
             matched |= hits
     if not trainable:
         raise ConfigurationError("task: its model has no parameter that requires a gradient")
+    _check_memory({name: held[name] for name in trainable})
     if unmatched := [pattern for pattern in patterns if pattern not in matched]:
         raise ConfigurationError(
             f"task: shared names {unmatched[0]!r}, and no trainable parameter is called so; there "
@@ -162,7 +177,7 @@ def frozen_digest(layout: Layout, model: nn.Module) -> str | None:
 
 
 def _wishes(task: Evaluated) -> tuple[Sequence[str], str]:
-    patterns, buffers = getattr(task, "shared", ("*",)), getattr(task, "buffers", LOCAL)
+    patterns, buffers = said_of(task, "shared", ("*",)), said_of(task, "buffers", LOCAL)
     if isinstance(patterns, str):
         patterns = (patterns,)
     if not isinstance(patterns, list | tuple) or not all(isinstance(p, str) for p in patterns):
@@ -190,6 +205,54 @@ def _check_tensor(name: str, parameter: Tensor) -> None:
         kind = str(parameter.dtype).removeprefix("torch.")
         known = ", ".join(str(one).removeprefix("torch.") for one in FLOATS)
         raise ConfigurationError(f"task: its parameter {name} is {kind}; known: {known}")
+
+
+def _check_memory(tensors: Mapping[str, Tensor]) -> None:
+    """Each number of a parameter lies in a place of its own: a view of another parameter would be
+    sent twice, and moved twice."""
+    lying: dict[int, list[str]] = {}
+    for name, tensor in tensors.items():
+        lying.setdefault(_storage(tensor), []).append(name)
+    for names in lying.values():
+        if len(names) > 1 or not tensors[names[0]].is_contiguous():
+            _check_storage({name: tensors[name] for name in names})
+
+
+def _check_storage(tensors: Mapping[str, Tensor]) -> None:
+    """`_check_memory` of those in one storage: each place that is taken is marked, once at most."""
+    storage = next(iter(tensors.values())).untyped_storage()
+    taken = torch.zeros(storage.nbytes(), dtype=torch.bool)
+    for name, tensor in tensors.items():
+        width = tensor.element_size()
+        strides = [stride * width for stride in tensor.stride()]
+        places = taken.as_strided(tensor.shape, strides, tensor.storage_offset() * width)
+        spread = all(s or n == 1 for s, n in zip(strides, tensor.shape, strict=True))
+        if not spread or bool(places.any()):
+            raise ConfigurationError(
+                f"task: its parameter {name} lies in the memory of another, or of itself; clone() "
+                "it, or use one nn.Parameter under both names"
+            )
+        places.fill_(True)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def check_apart(layout: Layout, one: nn.Module, other: nn.Module) -> None:
+    """See that two models that a task built share nothing that changes: each agent has its own.
+
+    Raises:
+        ConfigurationError: they share a tensor.
+    """
+    mine, others = tensors_of(one), tensors_of(other)
+    held = {_storage(others[name]) for name in (*layout.names, *layout.own) if name in others}
+    for name in (*layout.names, *layout.own):
+        if mine[name].numel() and _storage(mine[name]) in held:
+            raise ConfigurationError(
+                f"task: build_model() gave the very same {name} twice, which agents would share; "
+                "build or copy.deepcopy() it in each call"
+            )
 
 
 def _listed(names: Sequence[str]) -> str:

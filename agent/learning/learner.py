@@ -26,11 +26,11 @@ from candor.agent.learning.chunks import (
 from candor.agent.learning.closed_form import stack_of
 from candor.agent.learning.contexts import Contexts, measure, prepare
 from candor.agent.learning.initial import initial_model
-from candor.agent.learning.layout import whole
+from candor.agent.learning.layout import check_apart, whole
 from candor.agent.learning.measuring import UNDEFINED
 from candor.agent.learning.samples import Samples, taken
 from candor.agent.tasks.base import Batch, Task
-from candor.agent.tasks.checked import faults_of
+from candor.agent.tasks.checked import build_model, faults_of
 from candor.agent.tasks.measured import Measured
 from candor.agent.tasks.partition import Shard
 from candor.topologies.cluster.file import AlgorithmSettings
@@ -158,6 +158,7 @@ class Learner:
             raise NotVectorised("task: its model has buffers or parameters that do not travel")
         # One of its own to evaluate, for `functional_call` swaps parameters.
         self._evaluated = initial_model(task, seed, initial)[0].to(self._device).eval()
+        check_apart(self._layout, model, self._evaluated)
         self._stack = None if self._layout.frozen else stack_of(task, model)
         self._by_threads = self._stack is not None and self._device.type == "cpu"
         self._wrapper = _LossModule(task, model.to(self._device))
@@ -385,11 +386,15 @@ class Learner:
         one that can but not under `vmap` is trained otherwise."""
         x = self._layout.of(self._wrapper.model)
         batch = self._samples.typical()
+        rows = tuple(tensor.unsqueeze(0) for tensor in batch)
         try:
             with warnings.catch_warnings(action="ignore"):
-                _, losses = self._differentiated(x[None], tuple(t.unsqueeze(0) for t in batch))
+                _, losses = self._differentiated(x[None], rows)
+            with faults_of("loss"), torch.no_grad():  # nothing of vmap may be left in the model
+                self._loss(tuple(view[0] for view in self._views(x[None])), batch)
         except ConfigurationError as exc:
-            check_plain_loss(self._task, self._wrapper.model, batch)
+            # In a new model there is none of it.
+            check_plain_loss(self._task, build_model(self._task, self._seed), batch)
             raise NotVectorised(str(exc)) from exc
         if losses.ndim != 1:
             raise _no_scalar(losses.shape[1:])
@@ -401,8 +406,17 @@ def check_plain_loss(task: Task, model: nn.Module, batch: Batch) -> None:
     Raises:
         ConfigurationError: it fails, or does not lead to a gradient.
     """
-    with faults_of("loss"), torch.enable_grad():
-        loss = task.loss(model, batch)
+    for _ in range(2):  # something may be kept from one step to the next
+        with faults_of("loss"), torch.enable_grad():
+            loss = task.loss(model, batch)
+        _check_plain(loss)
+        with faults_of("loss"):
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own has no types
+    model.zero_grad()
+
+
+def _check_plain(loss: object) -> None:
+    """What a loss must be, that a gradient can be had of it."""
     if not isinstance(loss, Tensor):
         raise ConfigurationError(f"task: loss() gave a {type(loss).__name__}, not a tensor")
     if loss.ndim:
@@ -412,9 +426,6 @@ def check_plain_loss(task: Task, model: nn.Module, batch: Batch) -> None:
             "task: loss() does not depend on a trainable parameter; is there a detach() or an "
             ".item() on its way?"
         )
-    with faults_of("loss"):
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's own has no types
-    model.zero_grad()
 
 
 def _no_scalar(shape: Sequence[int]) -> ConfigurationError:

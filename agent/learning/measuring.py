@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from candor.agent.tasks.base import Evaluated, Metrics
-from candor.agent.tasks.checked import faults_of
+from candor.agent.tasks.checked import faults_of, said_of
 from candor.agent.tasks.measured import Measured
 from candor.topologies.cluster.file import DEFAULT_METRIC, TaskSettings
 from candor.topologies.specs.specs import ConfigurationError
@@ -20,7 +20,7 @@ def metric_of(task: Evaluated) -> tuple[str | None, bool]:
     Raises:
         ConfigurationError: an attribute is of another type.
     """
-    name, higher = getattr(task, "metric", None), getattr(task, "higher_is_better", True)
+    name, higher = said_of(task, "metric", None), said_of(task, "higher_is_better", True)
     if not isinstance(name, str | None) or name == "":
         raise ConfigurationError(f"task: metric is {name!r}, which is no name")
     if not isinstance(higher, bool):

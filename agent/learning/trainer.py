@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from candor.agent.learning.contexts import Contexts, measure, prepare
 from candor.agent.learning.initial import initial_model
-from candor.agent.learning.layout import whole
+from candor.agent.learning.layout import check_apart, whole
 from candor.agent.learning.learner import LocalTraining
 from candor.agent.learning.measuring import UNDEFINED, metric_of
 from candor.agent.learning.plain import PlainSgd
@@ -72,9 +72,12 @@ class Trainer:
         initial: FilePath | None = None,
     ) -> None:
         self._task, self._loop, self._contexts = task, loop, contexts
+        self._initial = initial
         first, self._layout = initial_model(task, contexts.seed, initial)
         begun = first.state_dict()
-        self._agents = [_Agent(shard, self._model(begun)) for shard in shards]
+        models = [self._model(begun) for _ in shards]
+        check_apart(self._layout, first, models[0])
+        self._agents = [_Agent(shard, model) for shard, model in zip(shards, models, strict=True)]
         self._round = 0
         self.device = contexts.device
         self.names, self.shapes = self._layout.names, self._layout.shapes
@@ -117,7 +120,10 @@ class Trainer:
         try:
             with self._contexts.seeded(agent.shard, t), faults_of("train"), torch.enable_grad():
                 loss = self._loop.train(model, context)
-                told = float("nan") if loss is None else float(loss)
+                known = loss.detach() if isinstance(loss, Tensor) else loss
+                told = float("nan") if known is None else float(known)
+            if fault := layout.fault(model, x.device):
+                raise ConfigurationError(f"task: train() {fault}; it must change it in place")
             update = start.sub_(layout.of(model)).div_(step_size)
             sound = bool(update.isfinite().all())
         finally:
@@ -126,10 +132,16 @@ class Trainer:
         return update, told
 
     def _undo(self, agent: _Agent, own: Mapping[str, Tensor]) -> None:
-        """Put back what stays with the agent; what is kept and no longer finite is made anew."""
+        """Put back what stays with the agent; what is kept and no longer finite is made anew, as
+        is a model that is not whole, with all that is kept of it."""
+        device = self._contexts.device
+        broken = bool(self._layout.fault(agent.model, device))
+        if broken:
+            first = initial_model(self._task, self._contexts.seed, self._initial)[0]
+            agent.model = first.to(device)
         self._layout.put_back(agent.model, own)
         for name, value in list(agent.kept.items()):
-            if has_state(value) and not _finite(value.state_dict()):
+            if has_state(value) and (broken or not _finite(value.state_dict())):
                 del agent.kept[name]
 
     def evaluate(self, x: Tensor) -> list[Measured]:

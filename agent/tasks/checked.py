@@ -1,6 +1,7 @@
 """Calls into a task, perhaps the user's own: whatever goes wrong becomes one line naming it."""
 
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,12 @@ def faults_of(method: str) -> AbstractContextManager[None]:
     return users_errors(f"task: {method}() failed")
 
 
+def said_of(task: Evaluated, name: str, default: object) -> Any:
+    """What a task says of itself, which may be a property of the user's own."""
+    with users_errors(f"task: its {name} failed"):
+        return getattr(task, name, default)
+
+
 def build_model(task: Evaluated, seed: int) -> nn.Module:
     """The task's model, drawn from `seed` without touching the global generator.
 
@@ -29,6 +36,16 @@ def build_model(task: Evaluated, seed: int) -> nn.Module:
             model = task.build_model()
     if not isinstance(model, nn.Module):
         raise ConfigurationError(f"task: build_model() gave a {type(model).__name__}, not a Module")
+    modes = [(module, module.training) for module in model.modules()]
+    with faults_of("build_model"):
+        modal = model.eval() is model.train() is model
+    for module, training in modes:  # parts of it may be meant to stay in evaluation mode
+        module.training = training
+    if not modal:
+        raise ConfigurationError(
+            "task: build_model() gave a model whose train() or eval() is not torch's; call the "
+            "method of its class that trains something else"
+        )
     if any(map(is_lazy, model.parameters())):
         raise ConfigurationError(
             "task: build_model() gave a lazy module, whose parameters have no shape yet; call it "
@@ -48,6 +65,10 @@ def load_data(task: Task, shard: Shard, seed: int) -> Batch:
     if not isinstance(data, tuple) or not all(isinstance(tensor, Tensor) for tensor in data):
         raise ConfigurationError("task: load_data() must give a tuple of tensors")
     for place, tensor in enumerate(data):
+        if tensor.is_meta:
+            raise ConfigurationError(
+                f"task: load_data() gave tensor {place} on the meta device, which has no numbers"
+            )
         if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized:
             kind = str(tensor.layout).removeprefix("torch.")
             kind = "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else kind
@@ -59,4 +80,4 @@ def load_data(task: Task, shard: Shard, seed: int) -> Batch:
         raise ConfigurationError(
             "task: load_data() must give tensors of one and the same length above 0"
         )
-    return data
+    return tuple(tensor.detach() for tensor in data)  # nothing is learned of what made them

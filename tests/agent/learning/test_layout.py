@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from candor.agent.learning.layout import frozen_digest, layout_of, tensors_of
+from candor.agent.learning.layout import check_apart, frozen_digest, layout_of, tensors_of
 from candor.topologies.specs.specs import ConfigurationError
 
 
@@ -122,3 +122,27 @@ def test_a_model_without_numbers_is_refused() -> None:
         model = Net()
     with pytest.raises(ConfigurationError, match="meta device"):
         layout_of(Wishes(), model)
+
+
+def test_a_parameter_that_lies_in_anothers_memory_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = nn.Parameter(model[0].weight.data.T)
+    with pytest.raises(ConfigurationError, match=r"1\.weight lies in the memory of another"):
+        layout_of(Wishes(), model)
+
+
+def test_parameters_may_lie_between_each_other_in_one_memory() -> None:
+    model = nn.Linear(3, 3)
+    both = torch.arange(12.0).reshape(3, 4)
+    model.weight.data, model.bias.data = both[:, :3], both[:, 3]
+    assert layout_of(Wishes(), model).dim == 12
+
+
+def test_models_of_two_agents_share_nothing_that_changes() -> None:
+    one, other = (nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)) for _ in range(2))
+    one[0].requires_grad_(False)
+    other[0] = one[0]  # frozen: may well be one and the same
+    check_apart(layout_of(Wishes(), one), one, other)
+    other[1].bias = one[1].bias
+    with pytest.raises(ConfigurationError, match=r"the very same 1\.bias twice"):
+        check_apart(layout_of(Wishes(), one), one, other)

@@ -393,3 +393,44 @@ def test_numpys_and_pythons_own_generators_are_seeded_too(tmp_path: Path) -> Non
     assert first.drawn == second.drawn
     Trainer(first, first, [Shard(0, 1)], contexts()).local_steps(x, 4, 0.1)
     assert first.drawn != second.drawn
+
+
+class Breaks(Loop):
+    """A loop that takes the model apart in its second round."""
+
+    def train(self, model: nn.Module, context: TrainingContext) -> float:
+        told = super().train(model, context)
+        if context.round == 2:
+            assert isinstance(model, nn.Sequential)
+            model[2] = nn.Identity()
+        return told
+
+
+def test_a_model_that_a_loop_takes_apart_is_told_and_whole_again_in_the_next_round() -> None:
+    task = Breaks()
+    one = loops(task, 1)
+    x = initial_parameters(task, 0)[None]
+    one.local_steps(x, 1, 0.1)
+    with pytest.raises(ConfigurationError, match=r"train\(\) took 2\.weight out of the model"):
+        one.local_steps(x, 2, 0.1)
+    update = one.local_steps(x, 3, 0.1).update
+    assert all(bool(view.any()) for view in one._layout.views(update))
+
+
+class Backbone(Points):
+    """One module in the models of all agents."""
+
+    def __init__(self) -> None:
+        self.backbone = nn.Linear(2, 4)
+
+    def build_model(self) -> nn.Module:
+        return nn.Sequential(self.backbone, nn.Tanh(), nn.Linear(4, 2))
+
+
+def test_agents_that_would_share_a_module_are_refused_and_frozen_ones_are_not() -> None:
+    task = Backbone()
+    for build in (lambda: plain(task), lambda: Learner(task, [Shard(0, 1)], SGD, 8, 0)):
+        with pytest.raises(ConfigurationError, match=r"the very same 0\.weight twice"):
+            build()
+    task.backbone.requires_grad_(False)
+    assert plain(task).names == ("2.weight", "2.bias")

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from torch import nn
 
 from candor.agent.learning.initial import initial_parameters
 from candor.agent.tasks import resolve_task
+from candor.agent.tasks.checked import build_model
 from candor.agent.tasks.digits import read_digits
 from candor.agent.tasks.partition import Shard
 from candor.topologies.specs.specs import ConfigurationError
@@ -129,3 +131,17 @@ def test_a_bad_task_is_refused_in_one_line(users_module: str, name: str, words: 
 def test_a_users_task_is_built_with_the_data_root_where_it_wants_one(users_module: str) -> None:
     assert vars(resolve_task(f"{users_module}:Line", Path("here"))) == {"root": Path("here")}
     assert vars(resolve_task(f"{users_module}:Plain", Path("here"))) == {"root": "none"}
+
+
+def test_a_model_keeps_the_modes_that_it_was_built_with() -> None:
+    class Mixed:
+        def build_model(self) -> nn.Module:
+            model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+            model[1].eval()
+            return model
+
+        def evaluate(self, model: nn.Module) -> float:
+            return 0.0
+
+    model = build_model(Mixed(), 0)
+    assert [module.training for module in model.modules()] == [True, True, False]

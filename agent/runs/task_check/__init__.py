@@ -1,0 +1,1 @@
+"""`candor task check`: what a task is like on this host, and what is wrong with it."""
