@@ -17,7 +17,7 @@ from typing import Final
 from candor.agent.core.terms import channel_terms
 from candor.agent.daemon import journal, metrics, status, store
 from candor.agent.daemon.exports import CLUSTER_NAME, EVIDENCE_NAME, LEDGER_NAME, write_exports
-from candor.agent.daemon.model_file import MODEL_NAME
+from candor.agent.daemon.model_file import MODEL_NAME, PRIVATE_NAME
 from candor.agent.daemon.snapshot import FILE_NAME as SNAPSHOT_NAME
 from candor.agent.daemon.store import Store, StoreError
 from candor.topologies.cluster.file import Cluster, dump_cluster, load_cluster
@@ -33,6 +33,7 @@ _OF_ONE_REVISION: Final = (
     status.FILE_NAME,
     metrics.SKETCHES_NAME,
     MODEL_NAME,
+    PRIVATE_NAME,
     LEDGER_NAME,
     EVIDENCE_NAME,
     SNAPSHOT_NAME,
