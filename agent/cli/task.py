@@ -31,6 +31,7 @@ OF_A_ROUND: Final = (
     *("partition", "batch_size", "step_size", "local_steps", "momentum"),
     *("local_epochs", "local_seconds", "deadline_s", "codec"),
 )
+ROUNDS: Final = 100  # as in a cluster file: a loop may make a schedule of so many
 IN_THE_FILE: Final = (*OF_A_ROUND, "agents", "seed")
 """What a cluster file says, where one is given."""
 
@@ -168,7 +169,8 @@ def _cluster(
     from candor.agent.runs.cluster_parts import sections
     from candor.agent.runs.task_check.check import stand_in_of
 
-    given = {"task": task, "rule": "none", "rounds": 1, "initial": initial, "data_root": data_root}
+    given: dict[str, Any] = {"task": task, "rule": "none", "rounds": ROUNDS}
+    given |= {"initial": initial, "data_root": data_root}
     return stand_in_of(sections(asked | given), asked["agents"], asked["seed"])
 
 

@@ -196,7 +196,7 @@ def _trained(
         contexts = _contexts(short, data_root, device)
         learner = Trainer(task, cast(Loop, watched), [first], contexts, initial)
         learner.check_samples(x, list(shards)[:1])
-        done = training.tried(learner, x, cluster.algorithm.step_size)
+        done = training.tried(learner, x, cluster.algorithm.step_size, short.rounds.rounds)
         learner.private()
         told = done if watched.seen.told is not None else replace(done, loss=None)
         return told, watched.seen, "it has a loop of its own"
@@ -204,7 +204,7 @@ def _trained(
     everybody.check_samples(x, list(shards))
     learner = learner_of(short, data_root, [first], str(device), initial=initial)
     why = None if isinstance(everybody, Learner) else _why_alone(layout)
-    return training.tried(learner, x, cluster.algorithm.step_size), None, why
+    return training.tried(learner, x, cluster.algorithm.step_size, short.rounds.rounds), None, why
 
 
 def _why_alone(layout: Layout) -> str:
@@ -217,7 +217,13 @@ def _why_alone(layout: Layout) -> str:
 
 def _short(cluster: Cluster) -> Cluster:
     changed = {"local_steps": training.STEPS, "local_epochs": None, "local_seconds": None}
-    return cluster.model_copy(update={"algorithm": cluster.algorithm.model_copy(update=changed)})
+    rounds = max(cluster.rounds.rounds, training.ROUNDS_MIN)
+    return cluster.model_copy(
+        update={
+            "algorithm": cluster.algorithm.model_copy(update=changed),
+            "rounds": cluster.rounds.model_copy(update={"rounds": rounds}),
+        }
+    )
 
 
 def _contexts(cluster: Cluster, data_root: Path | None, device: torch.device) -> Contexts:

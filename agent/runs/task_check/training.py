@@ -25,6 +25,7 @@ from candor.agent.tasks.partition import Shard
 
 STEPS: Final = 2  # of each round that is tried
 TIMED_S: Final = 0.3  # tiny steps are timed over more rounds than two
+ROUNDS_MIN: Final = 2  # an optimiser made anew is seen in the second
 ROUNDS_MAX: Final = 20
 REPEATED_S: Final = 5.0  # an evaluation that takes longer is not repeated
 ALLOWANCE: Final = 3  # a deadline is this many rounds: neighbours may be slower hosts
@@ -144,8 +145,11 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one, other.to(one.device, one.dtype))
 
 
-def tried(learner: Learning, x: Tensor, step_size: float, seconds: float = TIMED_S) -> Tried:
-    """Train one agent, in rounds of `STEPS` steps, two at least.
+def tried(
+    learner: Learning, x: Tensor, step_size: float, rounds: int, seconds: float = TIMED_S
+) -> Tried:
+    """Train one agent, in rounds of `STEPS` steps: two at least, and no more than the run's
+    `rounds`, beyond which a schedule such as OneCycleLR raises.
 
     Raises:
         ConfigurationError: training fails.
@@ -153,7 +157,7 @@ def tried(learner: Learning, x: Tensor, step_size: float, seconds: float = TIMED
     x = x.to(learner.device)
     start, velocity, loss, t = x, None, math.nan, 0
     took: list[float] = []
-    while t < 2 or (sum(took) < seconds and t < ROUNDS_MAX):
+    while t < ROUNDS_MIN or (sum(took) < seconds and t < min(ROUNDS_MAX, rounds)):
         t += 1
         began = time.perf_counter()
         done = learner.local_steps(x.unsqueeze(0), t, step_size, velocity)

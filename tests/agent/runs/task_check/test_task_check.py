@@ -137,7 +137,7 @@ SPECIAL = {
 }
 SOUND = (
     *("Sound", "SoundLoop", "Lock", "OpenFile", "KeptIterator", "Tied", "FlatMemory"),
-    *("WeightNormed", "Recurrent", "Hooked", "FromAGraph", "MeasuresItsOwn"),
+    *("OneCycle", "WeightNormed", "Recurrent", "Hooked", "FromAGraph", "MeasuresItsOwn"),
     *("CopiesItsContext", "GivesItsLoss"),
 )
 
@@ -279,6 +279,18 @@ def test_a_host_is_held_against_the_cluster_file(check: Check, tmp_path: Path) -
     write_cluster(tmp_path, "ring", 3, task=task.model_copy(update={"model_digest": "0" * 64}))
     done = check("Sound", "--cluster", path)
     assert (done.code, "builds another initial model" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_a_schedule_is_not_trained_beyond_the_rounds_of_the_run(
+    check: Check, tmp_path: Path, rounds: int
+) -> None:
+    facts = json.loads(check("OneCycle", *OPTIONS, "--seed", "3", "--json").out)["model"]
+    stated = {"parameters": facts["numbers"], "model_digest": facts["digest"]}
+    task = TaskSettings(name="wrong_tasks:OneCycle", batch_size=8, **stated)
+    write_cluster(tmp_path, "ring", 3, task=task, rounds=rounds)
+    done = check("OneCycle", "--cluster", str(tmp_path / "cluster.toml"))
+    assert done.code == 0, done.err
 
 
 def saved(folder: Path, check: dict[str, Any]) -> Path:

@@ -61,6 +61,27 @@ class SoundLoop:
         return DataLoader(data, context.batch_size, shuffle=True, drop_last=True)
 
 
+class OneCycle(SoundLoop):
+    """A schedule that raises where it is asked for more rounds than it was told of."""
+
+    def train(self, model, context):
+        sgd = context.keep("sgd", lambda: torch.optim.SGD(model.parameters(), 0.1, momentum=0.9))
+        cycle = context.keep(
+            "cycle",
+            lambda: torch.optim.lr_scheduler.OneCycleLR(sgd, 0.3, total_steps=context.rounds),
+        )
+        loader = context.keep("loader", lambda: self.loader(context))
+        losses = []
+        for x, y in context.batches(loader):
+            loss = F.cross_entropy(model(x), y)
+            sgd.zero_grad()
+            loss.backward()
+            sgd.step()
+            losses.append(loss.item())
+        cycle.step()
+        return sum(losses) / len(losses)
+
+
 # --- refused by every command ---------------------------------------------------------------------
 
 
