@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard, TypeVar
@@ -68,9 +70,11 @@ class TrainingContext:
         the data, lives as long as the process.
         """
         if name not in self.kept:
-            made = make()
-            if name in self.restored and has_state(made):
-                made.load_state_dict(self.restored.pop(name))
+            restored = name in self.restored
+            with _scheduled_as_they_were(self.kept.values() if restored else ()):
+                made = make()
+                if restored and has_state(made):
+                    made.load_state_dict(self.restored.pop(name))
             self.kept[name] = made
         found: T = self.kept[name]
         return found
@@ -135,6 +139,28 @@ def _part(batch: Any, rank: int, world_size: int) -> Any:
     if isinstance(batch, list | tuple):
         return type(batch)([_part(one, rank, world_size) for one in batch])
     return batch
+
+
+@contextmanager
+def _scheduled_as_they_were(kept: Iterable[Any]) -> Iterator[None]:
+    """Leave step sizes of restored optimisers alone while a scheduler is made anew beside them.
+
+    A scheduler of torch sets the first step size of its schedule when it is made, and its
+    `load_state_dict` does not put the optimiser's back: after a restart OneCycleLR would train a
+    round at its first step size, and LinearLR, or a warm-up in SequentialLR, be wrong by that
+    factor to the end, since they multiply what they find. `initial_lr` tells an optimiser that a
+    scheduler had at work in an earlier life from one that is made anew too.
+    """
+    was = [
+        (group, {key: deepcopy(value) for key, value in group.items() if key != "params"})
+        for one in kept
+        if isinstance(one, torch.optim.Optimizer)
+        for group in one.param_groups
+        if "initial_lr" in group
+    ]
+    yield
+    for group, settings in was:
+        group.update(settings)
 
 
 def has_state(value: Any) -> TypeGuard[Stateful]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import lr_scheduler
 
 from candor.agent.learning.contexts import Contexts
 from candor.agent.learning.initial import initial_parameters
@@ -132,6 +133,47 @@ def test_a_loop_goes_on_from_what_it_kept_to_the_same_bit() -> None:
     assert second._agents[1].saved["rounds"] == 6
     kept = second._agents[1].kept
     assert kept["adam"].param_groups[0]["lr"] == pytest.approx(0.05 * 0.5**6)
+
+
+SCHEDULES: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
+    "onecycle": lambda one: lr_scheduler.OneCycleLR(one, 0.3, total_steps=9),
+    "linear": lambda one: lr_scheduler.LinearLR(one, 0.1, total_iters=7),
+    "warm-up": lambda one: lr_scheduler.SequentialLR(
+        one,
+        [lr_scheduler.LinearLR(one, 0.1, total_iters=2), lr_scheduler.CosineAnnealingLR(one, 7)],
+        [2],
+    ),
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")  # SequentialLR's own
+def test_a_restart_changes_no_step_size_of_a_schedule(schedule: str) -> None:
+    class Scheduled(Points):
+        def train(self, model: nn.Module, context: TrainingContext) -> float:
+            sgd = context.keep("sgd", lambda: torch.optim.SGD(model.parameters(), 0.05, 0.9))
+            steps = context.keep("schedule", lambda: SCHEDULES[schedule](sgd))
+            told.append([dict(g, params=None) for g in sgd.param_groups])
+            loss = self.loss(model, self.load_data(context.shard, context.seed))
+            sgd.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            sgd.step()
+            steps.step()
+            return loss.item()
+
+    told: list[Any] = []
+    task = Scheduled()
+    x_whole = rounds(loops(task, 1), task, 1, 6)
+    whole = list(told)
+    told.clear()
+    first = loops(task, 1)
+    x = rounds(first, task, 1, 3)
+    second = loops(task, 1)
+    second.restore(first.private())
+    for t in range(4, 7):
+        x = x - 0.1 * second.local_steps(x, t, 0.1).update
+    assert told == whole
+    assert torch.equal(x, x_whole)
 
 
 def test_what_was_kept_and_never_asked_for_again_is_kept_on() -> None:
