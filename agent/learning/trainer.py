@@ -9,6 +9,7 @@ the loop keeps, and is saved as a whole by `private`.
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import Any, Final, Protocol
 
 import torch
@@ -20,6 +21,7 @@ from candor.agent.learning.layout import check_apart, whole
 from candor.agent.learning.learner import LocalTraining
 from candor.agent.learning.measuring import UNDEFINED, metric_of
 from candor.agent.learning.plain import PlainSgd
+from candor.agent.learning.serial import one_at_a_time
 from candor.agent.tasks.base import Evaluated, Loop
 from candor.agent.tasks.checked import build_model, faults_of
 from candor.agent.tasks.context import TrainingContext, has_state
@@ -71,6 +73,7 @@ class Trainer:
         contexts: Contexts,
         initial: FilePath | None = None,
     ) -> None:
+        self.lock = RLock()
         self._task, self._loop, self._contexts = task, loop, contexts
         self._initial = initial
         first, self._layout = initial_model(task, contexts.seed, initial)
@@ -89,6 +92,7 @@ class Trainer:
         model.load_state_dict(begun)
         return model.to(self._contexts.device)
 
+    @one_at_a_time
     def local_steps(
         self,
         x: Tensor,
@@ -144,6 +148,7 @@ class Trainer:
             if has_state(value) and (broken or not _finite(value.state_dict())):
                 del agent.kept[name]
 
+    @one_at_a_time
     def evaluate(self, x: Tensor) -> list[Measured]:
         """The task's metrics of each row of x (agents, dim), in the agent's own model; undefined
         where x is not finite."""
@@ -172,6 +177,7 @@ class Trainer:
             model = self._layout.fill(self._agents[0].model, x).train()
             self._loop.check(model, self.dim, self._contexts.batch_size, agents)
 
+    @one_at_a_time
     def shard_losses(self, x: Tensor, samples: int) -> Tensor:
         """The loss of each row on its own samples; of a loop of its own the metric that counts, on
         the agent's own data if it has any to measure on, so that lower is better: (agents,)."""
@@ -188,6 +194,7 @@ class Trainer:
         value = found.value if found.local is None else found.local
         return -value if metric_of(self._task)[1] else value
 
+    @one_at_a_time
     def state_dict(self, x: Tensor, row: int = 0) -> Mapping[str, Tensor]:
         """The whole model of a row, of which x (dim,) is what travels; see `Learning`."""
         held = self._layout.fill(self._agents[row].model, x).state_dict()
@@ -202,6 +209,7 @@ class Trainer:
         """How many samples a row trains on, None where only its loop knows."""
         return self._loop.samples(row) if isinstance(self._loop, PlainSgd) else None
 
+    @one_at_a_time
     def private(self) -> bytes:
         """Optimisers and what else has a state, what the loops save, and the tensors that do not
         travel, by `torch.save`, to be loaded without running anything; empty if there is none.

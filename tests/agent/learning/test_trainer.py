@@ -1,6 +1,7 @@
 """Agents that train each by itself: own loops, and losses that do not run under vmap."""
 
 import math
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -434,3 +435,37 @@ def test_agents_that_would_share_a_module_are_refused_and_frozen_ones_are_not() 
             build()
     task.backbone.requires_grad_(False)
     assert plain(task).names == ("2.weight", "2.bias")
+
+
+class Waiting(Loop):
+    """Looks on in the midst of its training."""
+
+    def __init__(self) -> None:
+        self.within, self.asked = threading.Event(), threading.Event()
+
+    def train(self, model: nn.Module, context: TrainingContext) -> float:
+        self.within.set()
+        self.asked.wait(0.5)
+        return super().train(model, context)
+
+
+def test_a_model_that_a_callback_asks_for_meanwhile_does_not_disturb_training() -> None:
+    shard, ones = Shard(0, 1), torch.ones
+    quiet = Trainer(Loop(), Loop(), [shard], contexts())
+    x = initial_parameters(Loop(), 0)[None]
+    expected = quiet.local_steps(x, 1, 0.1).update
+    task = Waiting()
+    trainer = Trainer(task, task, [shard], contexts())
+
+    def ask() -> None:
+        task.within.wait()
+        found.append(trainer.state_dict(ones(trainer.dim)))
+        task.asked.set()
+
+    found: list[Any] = []
+    asking = threading.Thread(target=ask)
+    asking.start()
+    update = trainer.local_steps(x, 1, 0.1).update
+    asking.join()
+    torch.testing.assert_close(update, expected, rtol=0, atol=0)
+    assert all(bool((value == 1).all()) for value in found[0].values())
