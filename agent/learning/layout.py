@@ -102,6 +102,13 @@ def whole(tensor: Tensor) -> Tensor:
     return found
 
 
+def copied(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a model's state_dict: copies, on the processor. What else modules put there
+    (`get_extra_state`) is not for a file of tensors."""
+    held = {name: one for name, one in model.state_dict().items() if isinstance(one, Tensor)}
+    return {name: whole(value).cpu().clone().contiguous() for name, value in held.items()}
+
+
 def _copy(value: Tensor, into: Tensor) -> None:
     if _parted(into):
         from torch.distributed.tensor import DTensor, distribute_tensor

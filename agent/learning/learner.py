@@ -27,7 +27,7 @@ from candor.agent.learning.chunks import (
 from candor.agent.learning.closed_form import stack_of
 from candor.agent.learning.contexts import Contexts, measure, prepare
 from candor.agent.learning.initial import initial_model
-from candor.agent.learning.layout import check_apart, whole
+from candor.agent.learning.layout import check_apart, copied
 from candor.agent.learning.measuring import UNDEFINED
 from candor.agent.learning.samples import Samples, taken
 from candor.agent.learning.serial import one_at_a_time
@@ -296,12 +296,14 @@ class Learner:
 
     def _measured(self, x: Tensor, shard: Shard) -> Measured:
         model = self._layout.fill(self._evaluated, x)
-        return measure(self._task, model, self._contexts.of(shard, self._round, 0.0))
+        with self._contexts.seeded(shard, self._round):
+            return measure(self._task, model, self._contexts.of(shard, self._round, 0.0))
 
     def check_samples(self, x: Tensor, agents: Sequence[str]) -> None:
         """Compute the loss of the model x (dim,) on the samples, see `Samples.check`."""
         for shard in self._shards:
-            prepare(self._task, self._contexts.of(shard, 0, 0.0))
+            with self._contexts.seeded(shard, 0):
+                prepare(self._task, self._contexts.of(shard, 0, 0.0))
         x = x.to(self._device)
         parameters = tuple(view[0] for view in self._views(x.unsqueeze(0)))
         self._samples.check(
@@ -323,8 +325,7 @@ class Learner:
     @one_at_a_time
     def state_dict(self, x: Tensor, row: int = 0) -> Mapping[str, Tensor]:  # noqa: ARG002
         """The whole model, of which x (dim,) is what travels; see `Learning`."""
-        held = self._layout.fill(self._evaluated, x).state_dict()
-        return {name: whole(value).cpu().clone().contiguous() for name, value in held.items()}
+        return copied(self._layout.fill(self._evaluated, x))
 
     def named(self, x: Tensor) -> Mapping[str, Tensor]:
         """The parameters x (agents, dim) by name, (agents, *shape): contiguous copies."""

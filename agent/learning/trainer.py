@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from candor.agent.learning.contexts import Contexts, measure, prepare
 from candor.agent.learning.initial import initial_model
-from candor.agent.learning.layout import check_apart, whole
+from candor.agent.learning.layout import check_apart, copied
 from candor.agent.learning.learner import LocalTraining
 from candor.agent.learning.measuring import UNDEFINED, metric_of
 from candor.agent.learning.plain import PlainSgd
 from candor.agent.learning.serial import one_at_a_time
+from candor.agent.learning.states import plain
 from candor.agent.tasks.base import Evaluated, Loop
 from candor.agent.tasks.checked import build_model, faults_of
 from candor.agent.tasks.context import TrainingContext, has_state
@@ -126,6 +127,7 @@ class Trainer:
                 loss = self._loop.train(model, context)
                 known = loss.detach() if isinstance(loss, Tensor) else loss
                 told = float("nan") if known is None else float(known)
+            agent.saved = self._saved(context)
             if fault := layout.fault(model, x.device):
                 raise ConfigurationError(f"task: train() {fault}; it must change it in place")
             update = start.sub_(layout.of(model)).div_(step_size)
@@ -134,6 +136,13 @@ class Trainer:
             if not sound:
                 self._undo(agent, own)
         return update, told
+
+    def _saved(self, context: TrainingContext) -> dict[str, Any]:
+        """What the loop saves: it may have put another dict into the place of the one there was."""
+        if not isinstance(context.saved, dict):
+            kind = type(context.saved).__name__
+            raise ConfigurationError(f"task: train() put a {kind} into context.saved, not a dict")
+        return context.saved
 
     def _undo(self, agent: _Agent, own: Mapping[str, Tensor]) -> None:
         """Put back what stays with the agent; what is kept and no longer finite is made anew, as
@@ -160,7 +169,8 @@ class Trainer:
 
     def _measured(self, agent: _Agent, x: Tensor) -> Measured:
         model = self._layout.fill(agent.model, x).eval()
-        return measure(self._task, model, self._context(agent, self._round, 0.0))
+        with self._contexts.seeded(agent.shard, self._round):
+            return measure(self._task, model, self._context(agent, self._round, 0.0))
 
     def _context(self, agent: _Agent, t: int, step_size: float) -> TrainingContext:
         context = self._contexts.of(agent.shard, t, step_size)
@@ -172,7 +182,8 @@ class Trainer:
         """Look at the samples of a loss; a loop of its own looks itself, where it is told to
         prepare."""
         for agent in self._agents:
-            prepare(self._task, self._context(agent, 0, 0.0))
+            with self._contexts.seeded(agent.shard, 0):
+                prepare(self._task, self._context(agent, 0, 0.0))
         if isinstance(self._loop, PlainSgd):
             model = self._layout.fill(self._agents[0].model, x).train()
             self._loop.check(model, self.dim, self._contexts.batch_size, agents)
@@ -197,8 +208,7 @@ class Trainer:
     @one_at_a_time
     def state_dict(self, x: Tensor, row: int = 0) -> Mapping[str, Tensor]:
         """The whole model of a row, of which x (dim,) is what travels; see `Learning`."""
-        held = self._layout.fill(self._agents[row].model, x).state_dict()
-        return {name: whole(value).cpu().clone().contiguous() for name, value in held.items()}
+        return copied(self._layout.fill(self._agents[row].model, x))
 
     def named(self, x: Tensor) -> Mapping[str, Tensor]:
         """What travels, x (agents, dim), by name, (agents, *shape): contiguous copies."""
@@ -229,15 +239,11 @@ class Trainer:
         states = {name: value.state_dict() for name, value in with_state.items()}
         # What lies in parts on several processes cannot be given back by one: made anew.
         states = {name: state for name, state in states.items() if not _parted(state)}
-        for name, value in {**states, **agent.saved}.items():
-            if not _plain(value):
-                raise ConfigurationError(
-                    f"task: {name} holds more than numbers, texts, tensors, lists and dicts, and "
-                    "cannot be saved; keep it under context.keep as something without state_dict"
-                )
+        states = {name: _plain(name, state) for name, state in states.items()}
+        saved = {name: _plain(name, value) for name, value in agent.saved.items()}
         # What was not asked for yet is kept on.
         kept = {**agent.restored, **states}
-        return {KEPT: kept, SAVED: dict(agent.saved), OWN: self._layout.owned(agent.model)}
+        return {KEPT: kept, SAVED: saved, OWN: self._layout.owned(agent.model)}
 
     def restore(self, private: bytes) -> None:
         """Go on with what `private` gave.
@@ -259,14 +265,15 @@ class Trainer:
             ) from exc
 
 
-def _plain(value: Any) -> bool:
-    """Whether something can be saved and loaded without running code."""
-    if isinstance(value, Mapping):
-        return all(isinstance(k, str | int) and _plain(v) for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_plain, value))
-    plain = (bool, int, float, str, bytes, Tensor, torch.dtype, torch.device)
-    return value is None or isinstance(value, plain)
+def _plain(name: str, value: Any) -> Any:
+    """A state that can be saved and loaded without running code."""
+    try:
+        return plain(value)
+    except TypeError as exc:
+        raise ConfigurationError(
+            f"task: {name} holds more than numbers, texts, tensors, lists and dicts, and cannot be "
+            f"saved ({exc}); keep it under context.keep as something without state_dict"
+        ) from exc
 
 
 def _parted(value: Any) -> bool:

@@ -70,7 +70,8 @@ class TrainingContext:
         if name not in self.kept:
             made = make()
             if name in self.restored and has_state(made):
-                made.load_state_dict(self.restored.pop(name))
+                made.load_state_dict(self.restored[name])
+                del self.restored[name]  # not before: whoever mends the code has it still
             self.kept[name] = made
         found: T = self.kept[name]
         return found

@@ -469,3 +469,93 @@ def test_a_model_that_a_callback_asks_for_meanwhile_does_not_disturb_training() 
     asking.join()
     torch.testing.assert_close(update, expected, rtol=0, atol=0)
     assert all(bool((value == 1).all()) for value in found[0].values())
+
+
+class Unusual(Loop):
+    """Saves and keeps what is not plain at a first look."""
+
+    def build_model(self) -> nn.Module:
+        class Stateful(nn.Linear):
+            def get_extra_state(self) -> Any:
+                return {"scale": 1.0}
+
+            def set_extra_state(self, state: Any) -> None: ...
+
+        return nn.Sequential(Stateful(2, 4), nn.Tanh(), nn.Linear(4, 2))
+
+    def train(self, model: nn.Module, context: TrainingContext) -> float:
+        lr = np.logspace(-3, -1, 3)[1]
+        context.keep("sgd", lambda: torch.optim.SGD(model.parameters(), lr))
+        context.saved = {"rate": lr, "shape": model[2].weight.shape, "seen": context.round}
+        return super().train(model, context)
+
+
+def test_numbers_of_numpy_and_a_dict_in_place_of_the_saved_one_survive_a_restart() -> None:
+    task = Unusual()
+    one = loops(task, 1)
+    x = initial_parameters(task, 0)[None]
+    one.local_steps(x, 1, 0.1)
+    other = loops(task, 1)
+    other.restore(one.private())
+    assert other._agents[0].saved["seen"] == 1
+    assert other._agents[0].saved["rate"] == pytest.approx(0.01)
+    assert other._agents[0].restored["sgd"]["param_groups"][0]["lr"] == pytest.approx(0.01)
+
+
+def test_a_modules_extra_state_is_not_for_a_file_of_tensors() -> None:
+    task = Unusual()
+    one = loops(task, 1)
+    saved = one.state_dict(initial_parameters(task, 0))
+    assert sorted(saved) == ["0.bias", "0.weight", "2.bias", "2.weight"]
+
+
+class NoSaved(Loop):
+    def train(self, model: nn.Module, context: TrainingContext) -> float:
+        context.saved = None  # type: ignore[assignment]
+        return 0.0
+
+
+def test_a_loop_that_takes_away_what_is_saved_is_told() -> None:
+    with pytest.raises(ConfigurationError, match=r"train\(\) put a NoneType into context\.saved"):
+        loops(NoSaved(), 1).local_steps(initial_parameters(NoSaved(), 0)[None], 1, 0.1)
+
+
+class Chance(Loop):
+    """Preparation and metric by chance, as `random_split` and a part of the test set are."""
+
+    def prepare(self, context: TrainingContext) -> None:
+        context.keep("chance", lambda: [torch.rand(1).item(), np.random.rand()])
+
+    def evaluate(self, model: nn.Module) -> float:
+        return float(torch.rand(1))
+
+
+def test_chance_in_preparation_and_metric_is_the_same_in_every_run() -> None:
+    def seen() -> Any:
+        one = loops(Chance(), 1)
+        x = initial_parameters(Chance(), 0)
+        one.check_samples(x, ["a0"])
+        return one._agents[0].kept["chance"], one.evaluate(x[None])
+
+    before = torch.random.get_rng_state()
+    assert seen() == seen()
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_an_optimisers_state_that_does_not_fit_the_new_code_is_kept_for_the_old() -> None:
+    one = loops(Loop(), 1)
+    x = initial_parameters(Loop(), 0)[None]
+    one.local_steps(x, 1, 0.1)
+
+    class Changed(Loop):
+        def train(self, model: nn.Module, context: TrainingContext) -> float:
+            context.keep("adam", lambda: torch.optim.Adam([{"params": [p]} for p in model[0].parameters()]))
+            return 0.0
+
+    other = loops(Changed(), 1)
+    other.restore(one.private())
+    with pytest.raises(ConfigurationError, match="different number of parameter groups"):
+        other.local_steps(x, 1, 0.1)
+    mended = loops(Loop(), 1)
+    mended.restore(other.private())
+    assert mended._agents[0].restored["adam"]["state"]
