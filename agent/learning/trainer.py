@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from candor.agent.learning.contexts import Contexts, measure, prepare
 from candor.agent.learning.initial import initial_model
-from candor.agent.learning.layout import check_apart, copied
+from candor.agent.learning.layout import check_apart, copied, frozen_digest
 from candor.agent.learning.learner import LocalTraining
 from candor.agent.learning.measuring import UNDEFINED, metric_of
 from candor.agent.learning.plain import PlainSgd
@@ -50,6 +50,7 @@ class _Agent:
     kept: dict[str, Any] = field(default_factory=dict)
     restored: dict[str, Any] = field(default_factory=dict)
     wrapped: dict[int, nn.Module] = field(default_factory=dict)
+    marks: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class Trainer:
@@ -121,6 +122,7 @@ class Trainer:
         # What a model of half precision starts from: what it cannot hold of x is not its doing.
         start, own = layout.of(model), layout.owned(model)
         context = self._context(agent, t, step_size)
+        agent.marks = layout.marks(model)
         sound = False
         try:
             with self._contexts.seeded(agent.shard, t), faults_of("train"), torch.enable_grad():
@@ -128,8 +130,8 @@ class Trainer:
                 known = loss.detach() if isinstance(loss, Tensor) else loss
                 told = float("nan") if known is None else float(known)
             agent.saved = self._saved(context)
-            if fault := layout.fault(model, x.device):
-                raise ConfigurationError(f"task: train() {fault}; it must change it in place")
+            if fault := layout.fault(model, x.device) or self._thawed(agent):
+                raise ConfigurationError(f"task: train() {fault}")
             update = start.sub_(layout.of(model)).div_(step_size)
             sound = bool(update.isfinite().all())
         finally:
@@ -144,11 +146,24 @@ class Trainer:
             raise ConfigurationError(f"task: train() put a {kind} into context.saved, not a dict")
         return context.saved
 
+    def _thawed(self, agent: _Agent) -> str:
+        """What was done to frozen parameters; "" if nothing. They are the same everywhere, and what
+        a loop makes of them would neither be sent nor saved."""
+        if self._layout.marks(agent.model) == agent.marks:
+            return ""
+        first = initial_model(self._task, self._contexts.seed, self._initial)[0]
+        if frozen_digest(self._layout, agent.model) == frozen_digest(self._layout, first):
+            return ""  # written to with what was there
+        return (
+            "changed a frozen parameter, which is not sent; let what it trains require a gradient "
+            "in build_model()"
+        )
+
     def _undo(self, agent: _Agent, own: Mapping[str, Tensor]) -> None:
         """Put back what stays with the agent; what is kept and no longer finite is made anew, as
         is a model that is not whole, with all that is kept of it."""
         device = self._contexts.device
-        broken = bool(self._layout.fault(agent.model, device))
+        broken = bool(self._layout.fault(agent.model, device) or self._thawed(agent))
         if broken:
             first = initial_model(self._task, self._contexts.seed, self._initial)[0]
             agent.model = first.to(device)

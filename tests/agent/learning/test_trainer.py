@@ -1,5 +1,6 @@
 """Agents that train each by itself: own loops, and losses that do not run under vmap."""
 
+import io
 import math
 import threading
 from collections.abc import Callable
@@ -549,7 +550,9 @@ def test_an_optimisers_state_that_does_not_fit_the_new_code_is_kept_for_the_old(
 
     class Changed(Loop):
         def train(self, model: nn.Module, context: TrainingContext) -> float:
-            context.keep("adam", lambda: torch.optim.Adam([{"params": [p]} for p in model[0].parameters()]))
+            context.keep(
+                "adam", lambda: torch.optim.Adam([{"params": [p]} for p in model[0].parameters()])
+            )
             return 0.0
 
     other = loops(Changed(), 1)
@@ -559,3 +562,51 @@ def test_an_optimisers_state_that_does_not_fit_the_new_code_is_kept_for_the_old(
     mended = loops(Loop(), 1)
     mended.restore(other.private())
     assert mended._agents[0].restored["adam"]["state"]
+
+
+class Thaws(Points):
+    """Trains a layer, from the second round on, that is frozen in the model it builds."""
+
+    def build_model(self) -> nn.Module:
+        model = super().build_model()
+        model[0].requires_grad_(False)
+        return model
+
+    def train(self, model: nn.Module, context: TrainingContext) -> float:
+        model[0].requires_grad_(context.round == 2)
+        sgd = torch.optim.SGD(model.parameters(), 0.1)
+        loss = self.loss(model, self.load_data(context.shard, 0))
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+        with torch.no_grad():
+            model[0].weight.mul_(1.0)  # written to, and the same
+        return loss.item()
+
+
+def test_a_frozen_layer_that_a_loop_trains_is_told_and_what_it_was_in_the_next_round() -> None:
+    one = loops(Thaws(), 1)
+    x = initial_parameters(Thaws(), 0)[None]
+    before = one.state_dict(x[0])["0.weight"]
+    one.local_steps(x, 1, 0.1)
+    with pytest.raises(ConfigurationError, match=r"train\(\) changed a frozen parameter"):
+        one.local_steps(x, 2, 0.1)
+    assert bool(one.local_steps(x, 3, 0.1).update.any())
+    assert torch.equal(one.state_dict(x[0])["0.weight"], before)
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_a_private_file_that_would_run_something_is_refused(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    torch.save([{"own": {}, "kept": {"adam": Bomb(tmp_path / "run")}, "saved": {}}], file)
+    with pytest.raises(ConfigurationError, match="is damaged or of another model") as told:
+        loops(Loop(), 1).restore(file.getvalue())
+    assert str(told.value).isprintable()
+    assert not (tmp_path / "run").exists()
