@@ -34,7 +34,16 @@ from candor.agent.daemon.store import Store, StoreError
 from candor.agent.daemon.tensorboard import TensorBoard
 from candor.agent.exits import INTERRUPTED
 from candor.agent.learning.initial import verified_initial_parameters
-from candor.agent.learning.ranks import ALONE, Group, Leading, Ranks, follow, joined, ranks_of
+from candor.agent.learning.ranks import (
+    ALONE,
+    Group,
+    Leading,
+    ProcessGone,
+    Ranks,
+    follow,
+    joined,
+    ranks_of,
+)
 from candor.agent.learning.reporting import Reporting
 from candor.agent.learning.rows import TrainedRows, learner_of, usable_device
 from candor.agent.tasks import resolve_task
@@ -130,6 +139,8 @@ def _lead(
             result = _run(cluster, identity, settings, work, store, models, stack, probe, moved)
     except (MalformedError, StoreError, OSError) as exc:
         return f"{settings.data_dir}: {_told(exc)}", 1
+    except ProcessGone as exc:
+        return str(exc), 1
     return result.failure, result.exit_code
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from candor.topologies.specs.files import json_text, replace_file
+from candor.topologies.specs.specs import ConfigurationError
 
 MODEL_NAME: Final = "model.safetensors"
 PRIVATE_NAME: Final = "private.safetensors"
@@ -47,7 +48,8 @@ class ModelFile:
         self.round = rounds_behind(self._path, fingerprint)
         self.private_before = b""
         if rounds_behind(self._private_path, fingerprint):
-            self.private_before = load_file(self._private_path)[_BYTES].numpy().tobytes()
+            held = load_file(self._private_path).get(_BYTES, torch.empty(0))
+            self.private_before = held.flatten().view(torch.uint8).numpy().tobytes()
 
     def save(self, x: Tensor, round_number: int) -> None:
         """Keep the model x (dim,) that has `round_number` rounds behind it, unless one that has as
@@ -55,15 +57,23 @@ class ModelFile:
 
         Raises:
             OSError: the system refused; the old one is still there.
+            ConfigurationError: what the agent keeps to itself cannot be saved; the model is.
         """
         if round_number <= self.round:
             return
         about = {"fingerprint": self._fingerprint, "round": round_number}
         described = {_METADATA: json_text(about)}
         model = save(dict(self.named(x)), described)
-        if private := self._private():
-            kept = {_BYTES: torch.frombuffer(bytearray(private), dtype=torch.uint8)}
-            self._replace(self._private_path, save(kept, described))
+        try:
+            if private := self._private():
+                kept = {_BYTES: torch.frombuffer(bytearray(private), dtype=torch.uint8)}
+                self._replace(self._private_path, save(kept, described))
+        except ConfigurationError:  # of the task's making: no reason to lose the model, too
+            self._replaced(model, round_number)
+            raise
+        self._replaced(model, round_number)
+
+    def _replaced(self, model: bytes, round_number: int) -> None:
         self._replace(self._path, model)
         self.round = round_number
 

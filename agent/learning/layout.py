@@ -21,6 +21,7 @@ from candor.topologies.specs.specs import ConfigurationError
 
 LOCAL, AVERAGED = "local", "averaged"
 FLOATS: Final = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_IN_PLACE: Final = "it must change it in place"
 _NAMED_MAX: Final = 6  # tensors that a message names
 
 
@@ -68,12 +69,19 @@ class Layout:
         shapes = dict(zip(self.names, self.shapes, strict=True))
         for name in (*self.names, *self.own, *self.frozen):
             if name not in held:
-                return f"took {name} out of the model"
+                return f"took {name} out of the model; {_IN_PLACE}"
             if held[name].device.type != device.type:
-                return f"moved the model's {name} to {held[name].device}"
+                return f"moved the model's {name} to {held[name].device}; {_IN_PLACE}"
             if held[name].shape != shapes.get(name, held[name].shape):
-                return f"changed the shape of the model's {name}"
+                return f"changed the shape of the model's {name}; {_IN_PLACE}"
         return ""
+
+    def marks(self, model: nn.Module) -> dict[str, tuple[int, int]]:
+        """What shows that frozen parameters may have been changed: which tensors they are, and how
+        often each was written to."""
+        held = tensors_of(model)
+        frozen = {name: held[name] for name in self.frozen}
+        return {n: (id(value), value._version) for n, value in frozen.items() if not _parted(value)}
 
     def owned(self, model: nn.Module) -> dict[str, Tensor]:
         """What of a model changes and does not travel, by name: copies, on the processor."""
@@ -100,6 +108,13 @@ def whole(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     found: Tensor = tensor.full_tensor() if _parted(tensor) else tensor  # type: ignore[attr-defined]
     return found
+
+
+def copied(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a model's state_dict: copies, on the processor. What else modules put there
+    (`get_extra_state`) is not for a file of tensors."""
+    held = {name: one for name, one in model.state_dict().items() if isinstance(one, Tensor)}
+    return {name: whole(value).cpu().clone().contiguous() for name, value in held.items()}
 
 
 def _copy(value: Tensor, into: Tensor) -> None:

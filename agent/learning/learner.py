@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from threading import RLock
 from typing import Final, Protocol
 
 import numpy as np
@@ -26,9 +27,10 @@ from candor.agent.learning.chunks import (
 from candor.agent.learning.closed_form import stack_of
 from candor.agent.learning.contexts import Contexts, measure, prepare
 from candor.agent.learning.initial import initial_model
-from candor.agent.learning.layout import check_apart, whole
+from candor.agent.learning.layout import check_apart, copied
 from candor.agent.learning.measuring import UNDEFINED
 from candor.agent.learning.samples import Samples, taken
+from candor.agent.learning.serial import one_at_a_time
 from candor.agent.tasks.base import Batch, Task
 from candor.agent.tasks.checked import build_model, faults_of
 from candor.agent.tasks.measured import Measured
@@ -144,6 +146,7 @@ class Learner:
         initial: FilePath | None = None,
         contexts: Contexts | None = None,
     ) -> None:
+        self.lock = RLock()
         self._task = task
         self._shards = tuple(shards)
         self._round = 0
@@ -277,6 +280,7 @@ class Learner:
         moved = update if done == 1 else torch.sub(x, z).div_(step_size)
         return LocalTraining(moved, loss / done, velocity if self._momentum else None)
 
+    @one_at_a_time
     def evaluate(self, x: Tensor) -> list[Measured]:
         """The task's metric of each row of x (agents, dim); nan where it is undefined, as that of a
         model that is not finite is.
@@ -292,12 +296,14 @@ class Learner:
 
     def _measured(self, x: Tensor, shard: Shard) -> Measured:
         model = self._layout.fill(self._evaluated, x)
-        return measure(self._task, model, self._contexts.of(shard, self._round, 0.0))
+        with self._contexts.seeded(shard, self._round):
+            return measure(self._task, model, self._contexts.of(shard, self._round, 0.0))
 
     def check_samples(self, x: Tensor, agents: Sequence[str]) -> None:
         """Compute the loss of the model x (dim,) on the samples, see `Samples.check`."""
         for shard in self._shards:
-            prepare(self._task, self._contexts.of(shard, 0, 0.0))
+            with self._contexts.seeded(shard, 0):
+                prepare(self._task, self._contexts.of(shard, 0, 0.0))
         x = x.to(self._device)
         parameters = tuple(view[0] for view in self._views(x.unsqueeze(0)))
         self._samples.check(
@@ -316,10 +322,10 @@ class Learner:
         with faults_of("loss"):
             return self._loss(parameters, self._samples.spread(row, samples))
 
+    @one_at_a_time
     def state_dict(self, x: Tensor, row: int = 0) -> Mapping[str, Tensor]:  # noqa: ARG002
         """The whole model, of which x (dim,) is what travels; see `Learning`."""
-        held = self._layout.fill(self._evaluated, x).state_dict()
-        return {name: whole(value).cpu().clone().contiguous() for name, value in held.items()}
+        return copied(self._layout.fill(self._evaluated, x))
 
     def named(self, x: Tensor) -> Mapping[str, Tensor]:
         """The parameters x (agents, dim) by name, (agents, *shape): contiguous copies."""

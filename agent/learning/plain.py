@@ -99,7 +99,7 @@ class PlainSgd:
             began = time.monotonic()
             for places in self._samples.passes(row, context.round, size):
                 yield places
-                if time.monotonic() - began >= phase.seconds:
+                if context.agreed(time.monotonic() - began >= phase.seconds):
                     return
         if phase.epochs is not None:
             steps = local_steps_of(phase.epochs, self.samples(row), size)

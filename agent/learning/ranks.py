@@ -11,12 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from threading import RLock
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from candor.agent.learning.learner import Learning, LocalTraining
+from candor.agent.learning.serial import one_at_a_time
 from candor.agent.tasks.measured import Measured
 from candor.topologies.specs.specs import ConfigurationError, one_line, users_errors
 
@@ -49,6 +51,10 @@ class Ranks:
 ALONE: Final = Ranks()
 
 
+class ProcessGone(Exception):
+    """Another process of this agent has died: what it was told cannot be done together."""
+
+
 def ranks_of(environment: Mapping[str, str]) -> Ranks:
     """What torchrun says; one process where it did not start this one.
 
@@ -76,12 +82,19 @@ class Group:
         self._saying = dist.new_group(backend="gloo", timeout=IDLE_TIMEOUT)
 
     def say(self, name: str, *arguments: Any) -> None:
-        """Of rank 0: call a method, or end."""
+        """Of rank 0: call a method, or end.
+
+        Raises:
+            ProcessGone: not all are there to hear it.
+        """
         forms = [_form(one) for one in arguments]
-        self._dist.broadcast_object_list([name, forms], src=0, group=self._saying)
-        for one in arguments:
-            if isinstance(one, Tensor):
-                self._dist.broadcast(one.cpu().contiguous(), src=0, group=self._saying)
+        try:
+            self._dist.broadcast_object_list([name, forms], src=0, group=self._saying)
+            for one in arguments:
+                if isinstance(one, Tensor):
+                    self._dist.broadcast(one.cpu().contiguous(), src=0, group=self._saying)
+        except RuntimeError as exc:
+            raise ProcessGone(f"another process of this agent is gone ({one_line(exc)})") from exc
 
     def hear(self) -> tuple[str, list[Any]]:
         """Of the others: what rank 0 says next."""
@@ -136,9 +149,11 @@ class Leading:
     """The learner of rank 0; see `agent.learning.learner.Learning`."""
 
     def __init__(self, learner: Learning, group: Group) -> None:
+        self.lock = RLock()  # what is said, and what it leads to, in the same order everywhere
         self._learner, self._group = learner, group
         self.dim, self.device = learner.dim, learner.device
 
+    @one_at_a_time
     def local_steps(
         self, x: Tensor, t: int, step_size: float, velocity: Tensor | None = None
     ) -> LocalTraining:
@@ -146,25 +161,29 @@ class Leading:
         self._group.say("local_steps", x, t, step_size, velocity)
         return self._learner.local_steps(x, t, step_size, velocity)
 
+    @one_at_a_time
     def evaluate(self, x: Tensor) -> list[Measured]:
         """The task's metric of each row of x (agents, dim)."""
         self._group.say("evaluate", x)
         return self._learner.evaluate(x)
 
+    @one_at_a_time
     def check_samples(self, x: Tensor, agents: Sequence[str]) -> None:
         """Look at the samples before the run."""
         self._group.say("check_samples", x, list(agents))
         self._learner.check_samples(x, agents)
 
+    @one_at_a_time
     def shard_losses(self, x: Tensor, samples: int) -> Tensor:
         """How the rows of x (agents, dim) do on their own data."""
         self._group.say("shard_losses", x, samples)
         return self._learner.shard_losses(x, samples)
 
+    @one_at_a_time
     def state_dict(self, x: Tensor, row: int = 0) -> Mapping[str, Tensor]:
         """The whole model of a row."""
-        self._group.say("state_dict", x, row)
-        return self._learner.state_dict(x, row)
+        with self._alone_if_need_be("state_dict", x, row):
+            return self._learner.state_dict(x, row)
 
     def named(self, x: Tensor) -> Mapping[str, Tensor]:
         """What travels, by name."""
@@ -174,20 +193,39 @@ class Leading:
         """How many samples a row trains on."""
         return self._learner.samples(row)
 
+    @one_at_a_time
     def private(self) -> bytes:
         """What agents keep to themselves."""
-        self._group.say("private")
-        return self._learner.private()
+        with self._alone_if_need_be("private"):
+            return self._learner.private()
 
+    @one_at_a_time
     def restore(self, private: bytes) -> None:
         """Go on with what `private` gave."""
         self._group.say("restore", private)
         self._learner.restore(private)
 
+    @one_at_a_time
     def end(self) -> None:
         """Let the others go, if they are there."""
-        with suppress(RuntimeError):
+        with suppress(ProcessGone):
             self._group.say(END)
+
+    @contextmanager
+    def _alone_if_need_be(self, name: str, *arguments: Any) -> Iterator[None]:
+        """What must be done at the end of a run when others may be gone: a model that lies whole
+        in this process is saved without them."""
+        gone: ProcessGone | None = None
+        try:
+            self._group.say(name, *arguments)
+        except ProcessGone as exc:
+            gone = exc
+        try:
+            yield
+        except RuntimeError:
+            if gone is not None:  # a part of it has died with another
+                raise gone from None
+            raise
 
 
 def follow(learner: Learning, group: Group) -> str | None:

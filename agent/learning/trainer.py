@@ -9,6 +9,7 @@ the loop keeps, and is saved as a whole by `private`.
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import Any, Final, Protocol
 
 import torch
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 
 from candor.agent.learning.contexts import Contexts, measure, prepare
 from candor.agent.learning.initial import initial_model
-from candor.agent.learning.layout import check_apart, whole
+from candor.agent.learning.layout import check_apart, copied, frozen_digest
 from candor.agent.learning.learner import LocalTraining
 from candor.agent.learning.measuring import UNDEFINED, metric_of
 from candor.agent.learning.plain import PlainSgd
+from candor.agent.learning.serial import one_at_a_time
+from candor.agent.learning.states import plain
 from candor.agent.tasks.base import Evaluated, Loop
 from candor.agent.tasks.checked import build_model, faults_of
 from candor.agent.tasks.context import TrainingContext, has_state
@@ -47,6 +50,7 @@ class _Agent:
     kept: dict[str, Any] = field(default_factory=dict)
     restored: dict[str, Any] = field(default_factory=dict)
     wrapped: dict[int, nn.Module] = field(default_factory=dict)
+    marks: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class Trainer:
@@ -71,6 +75,7 @@ class Trainer:
         contexts: Contexts,
         initial: FilePath | None = None,
     ) -> None:
+        self.lock = RLock()
         self._task, self._loop, self._contexts = task, loop, contexts
         self._initial = initial
         first, self._layout = initial_model(task, contexts.seed, initial)
@@ -89,6 +94,7 @@ class Trainer:
         model.load_state_dict(begun)
         return model.to(self._contexts.device)
 
+    @one_at_a_time
     def local_steps(
         self,
         x: Tensor,
@@ -116,14 +122,16 @@ class Trainer:
         # What a model of half precision starts from: what it cannot hold of x is not its doing.
         start, own = layout.of(model), layout.owned(model)
         context = self._context(agent, t, step_size)
+        agent.marks = layout.marks(model)
         sound = False
         try:
             with self._contexts.seeded(agent.shard, t), faults_of("train"), torch.enable_grad():
                 loss = self._loop.train(model, context)
                 known = loss.detach() if isinstance(loss, Tensor) else loss
                 told = float("nan") if known is None else float(known)
-            if fault := layout.fault(model, x.device):
-                raise ConfigurationError(f"task: train() {fault}; it must change it in place")
+            agent.saved = self._saved(context)
+            if fault := layout.fault(model, x.device) or self._thawed(agent):
+                raise ConfigurationError(f"task: train() {fault}")
             update = start.sub_(layout.of(model)).div_(step_size)
             sound = bool(update.isfinite().all())
         finally:
@@ -131,11 +139,31 @@ class Trainer:
                 self._undo(agent, own)
         return update, told
 
+    def _saved(self, context: TrainingContext) -> dict[str, Any]:
+        """What the loop saves: it may have put another dict into the place of the one there was."""
+        if not isinstance(context.saved, dict):
+            kind = type(context.saved).__name__
+            raise ConfigurationError(f"task: train() put a {kind} into context.saved, not a dict")
+        return context.saved
+
+    def _thawed(self, agent: _Agent) -> str:
+        """What was done to frozen parameters; "" if nothing. They are the same everywhere, and what
+        a loop makes of them would neither be sent nor saved."""
+        if self._layout.marks(agent.model) == agent.marks:
+            return ""
+        first = initial_model(self._task, self._contexts.seed, self._initial)[0]
+        if frozen_digest(self._layout, agent.model) == frozen_digest(self._layout, first):
+            return ""  # written to with what was there
+        return (
+            "changed a frozen parameter, which is not sent; let what it trains require a gradient "
+            "in build_model()"
+        )
+
     def _undo(self, agent: _Agent, own: Mapping[str, Tensor]) -> None:
         """Put back what stays with the agent; what is kept and no longer finite is made anew, as
         is a model that is not whole, with all that is kept of it."""
         device = self._contexts.device
-        broken = bool(self._layout.fault(agent.model, device))
+        broken = bool(self._layout.fault(agent.model, device) or self._thawed(agent))
         if broken:
             first = initial_model(self._task, self._contexts.seed, self._initial)[0]
             agent.model = first.to(device)
@@ -144,6 +172,7 @@ class Trainer:
             if has_state(value) and (broken or not _finite(value.state_dict())):
                 del agent.kept[name]
 
+    @one_at_a_time
     def evaluate(self, x: Tensor) -> list[Measured]:
         """The task's metrics of each row of x (agents, dim), in the agent's own model; undefined
         where x is not finite."""
@@ -155,7 +184,8 @@ class Trainer:
 
     def _measured(self, agent: _Agent, x: Tensor) -> Measured:
         model = self._layout.fill(agent.model, x).eval()
-        return measure(self._task, model, self._context(agent, self._round, 0.0))
+        with self._contexts.seeded(agent.shard, self._round):
+            return measure(self._task, model, self._context(agent, self._round, 0.0))
 
     def _context(self, agent: _Agent, t: int, step_size: float) -> TrainingContext:
         context = self._contexts.of(agent.shard, t, step_size)
@@ -167,11 +197,13 @@ class Trainer:
         """Look at the samples of a loss; a loop of its own looks itself, where it is told to
         prepare."""
         for agent in self._agents:
-            prepare(self._task, self._context(agent, 0, 0.0))
+            with self._contexts.seeded(agent.shard, 0):
+                prepare(self._task, self._context(agent, 0, 0.0))
         if isinstance(self._loop, PlainSgd):
             model = self._layout.fill(self._agents[0].model, x).train()
             self._loop.check(model, self.dim, self._contexts.batch_size, agents)
 
+    @one_at_a_time
     def shard_losses(self, x: Tensor, samples: int) -> Tensor:
         """The loss of each row on its own samples; of a loop of its own the metric that counts, on
         the agent's own data if it has any to measure on, so that lower is better: (agents,)."""
@@ -188,10 +220,10 @@ class Trainer:
         value = found.value if found.local is None else found.local
         return -value if metric_of(self._task)[1] else value
 
+    @one_at_a_time
     def state_dict(self, x: Tensor, row: int = 0) -> Mapping[str, Tensor]:
         """The whole model of a row, of which x (dim,) is what travels; see `Learning`."""
-        held = self._layout.fill(self._agents[row].model, x).state_dict()
-        return {name: whole(value).cpu().clone().contiguous() for name, value in held.items()}
+        return copied(self._layout.fill(self._agents[row].model, x))
 
     def named(self, x: Tensor) -> Mapping[str, Tensor]:
         """What travels, x (agents, dim), by name, (agents, *shape): contiguous copies."""
@@ -202,6 +234,7 @@ class Trainer:
         """How many samples a row trains on, None where only its loop knows."""
         return self._loop.samples(row) if isinstance(self._loop, PlainSgd) else None
 
+    @one_at_a_time
     def private(self) -> bytes:
         """Optimisers and what else has a state, what the loops save, and the tensors that do not
         travel, by `torch.save`, to be loaded without running anything; empty if there is none.
@@ -221,15 +254,11 @@ class Trainer:
         states = {name: value.state_dict() for name, value in with_state.items()}
         # What lies in parts on several processes cannot be given back by one: made anew.
         states = {name: state for name, state in states.items() if not _parted(state)}
-        for name, value in {**states, **agent.saved}.items():
-            if not _plain(value):
-                raise ConfigurationError(
-                    f"task: {name} holds more than numbers, texts, tensors, lists and dicts, and "
-                    "cannot be saved; keep it under context.keep as something without state_dict"
-                )
+        states = {name: _plain(name, state) for name, state in states.items()}
+        saved = {name: _plain(name, value) for name, value in agent.saved.items()}
         # What was not asked for yet is kept on.
         kept = {**agent.restored, **states}
-        return {KEPT: kept, SAVED: dict(agent.saved), OWN: self._layout.owned(agent.model)}
+        return {KEPT: kept, SAVED: saved, OWN: self._layout.owned(agent.model)}
 
     def restore(self, private: bytes) -> None:
         """Go on with what `private` gave.
@@ -251,14 +280,15 @@ class Trainer:
             ) from exc
 
 
-def _plain(value: Any) -> bool:
-    """Whether something can be saved and loaded without running code."""
-    if isinstance(value, Mapping):
-        return all(isinstance(k, str | int) and _plain(v) for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_plain, value))
-    plain = (bool, int, float, str, bytes, Tensor, torch.dtype, torch.device)
-    return value is None or isinstance(value, plain)
+def _plain(name: str, value: Any) -> Any:
+    """A state that can be saved and loaded without running code."""
+    try:
+        return plain(value)
+    except TypeError as exc:
+        raise ConfigurationError(
+            f"task: {name} holds more than numbers, texts, tensors, lists and dicts, and cannot be "
+            f"saved ({exc}); keep it under context.keep as something without state_dict"
+        ) from exc
 
 
 def _parted(value: Any) -> bool:

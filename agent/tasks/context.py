@@ -74,7 +74,8 @@ class TrainingContext:
             with _scheduled_as_they_were(self.kept.values() if restored else ()):
                 made = make()
                 if restored and has_state(made):
-                    made.load_state_dict(self.restored.pop(name))
+                    made.load_state_dict(self.restored[name])
+                    del self.restored[name]  # not before: whoever mends the code has it still
             self.kept[name] = made
         found: T = self.kept[name]
         return found
@@ -91,7 +92,7 @@ class TrainingContext:
                 yield self.part(batch)
                 done += 1
                 if phase.seconds is not None:
-                    if time.monotonic() - began >= phase.seconds:
+                    if self.agreed(time.monotonic() - began >= phase.seconds):
                         return
                 elif phase.epochs is None and done >= phase.steps:
                     return
@@ -112,6 +113,17 @@ class TrainingContext:
             return batch
         mine: T = _part(batch, self.rank, self.world_size)
         return mine
+
+    def agreed(self, over: bool) -> bool:
+        """Whether the local phase is over for rank 0, whose clock goes for all processes: one that
+        took a step more would wait for the others' gradients."""
+        if self.world_size == 1:
+            return over
+        from torch import distributed
+
+        told = torch.tensor([int(over)], device="cpu")
+        distributed.broadcast(told, src=0)
+        return bool(told.item())
 
     def parallel(self, model: nn.Module) -> nn.Module:
         """The model to call in training: wrapped so that gradients are averaged over the processes

@@ -142,7 +142,7 @@ def test_what_it_says_to_run_works_with_daemons_as_it_stands(example: Path, fold
 
 
 def test_what_is_frozen_does_not_travel(folder: Path) -> None:
-    options = prepared(folder, ROOT / "examples" / "pretrained_lora.py")
+    options = commands(ROOT / "examples" / "pretrained_lora.py").testbed  # on a random base
     numbers = []
     for task in ("pretrained_lora:Requests", "pretrained_lora:Whole"):
         run_dir = task.partition(":")[2]

@@ -16,6 +16,7 @@ from candor.topologies.specs.own import import_name
 
 Scalar = int | float | str
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -163,7 +164,8 @@ def printable(text: str) -> str:
 
 def one_line(exc: BaseException) -> str:
     """Kind and message of what others' code raised, cut to what a line of an error has room for."""
-    return " ".join(f"{type(exc).__name__}: {exc}".split()).rstrip(":")[:200]
+    text = _COLOURS.sub("", f"{type(exc).__name__}: {exc}")
+    return printable(" ".join(text.split())).rstrip(":")[:200]
 
 
 def scalar(text: str) -> Scalar:

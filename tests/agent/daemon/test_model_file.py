@@ -8,7 +8,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from candor.agent.daemon.model_file import MODEL_NAME, ModelFile, rounds_behind
+from candor.agent.daemon.model_file import MODEL_NAME, PRIVATE_NAME, ModelFile, rounds_behind
+from candor.topologies.specs.specs import ConfigurationError
 
 RUN, OTHER = "ab" * 32, "cd" * 32
 
@@ -87,3 +88,21 @@ def test_on_a_full_disk_the_old_model_stays_and_no_draft_takes_room(tmp_path):
     assert (held(tmp_path), kept.round) == (1, 3)
     kept.save(of(2), 4)
     assert held(tmp_path) == 2
+
+
+def test_a_model_is_saved_where_what_its_task_keeps_cannot_be(tmp_path):
+    def private():
+        raise ConfigurationError("a lambda")
+
+    one = ModelFile(tmp_path, RUN, lambda x: {"w": x.clone()}, private)
+    with pytest.raises(ConfigurationError, match="a lambda"):
+        one.save(of(5), 3)
+    assert held(tmp_path) == 5
+    assert rounds_behind(tmp_path / MODEL_NAME, RUN) == 3
+
+
+@pytest.mark.parametrize("tensors", [{"w": torch.ones(2)}, {"bytes": torch.ones(2, 2)}])
+def test_a_private_file_of_anything_is_bytes_that_no_learner_takes(tmp_path, tensors):
+    about = f'{{"fingerprint": "{RUN}", "round": 3}}'
+    save_file(tensors, tmp_path / PRIVATE_NAME, {"candor": about})
+    assert len(models(tmp_path).private_before) in (0, 16)

@@ -1,6 +1,8 @@
 """Agents that train each by itself: own loops, and losses that do not run under vmap."""
 
+import io
 import math
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -476,3 +478,177 @@ def test_agents_that_would_share_a_module_are_refused_and_frozen_ones_are_not() 
             build()
     task.backbone.requires_grad_(False)
     assert plain(task).names == ("2.weight", "2.bias")
+
+
+class Waiting(Loop):
+    """Looks on in the midst of its training."""
+
+    def __init__(self) -> None:
+        self.within, self.asked = threading.Event(), threading.Event()
+
+    def train(self, model: nn.Module, context: TrainingContext) -> float:
+        self.within.set()
+        self.asked.wait(0.5)
+        return super().train(model, context)
+
+
+def test_a_model_that_a_callback_asks_for_meanwhile_does_not_disturb_training() -> None:
+    shard, ones = Shard(0, 1), torch.ones
+    quiet = Trainer(Loop(), Loop(), [shard], contexts())
+    x = initial_parameters(Loop(), 0)[None]
+    expected = quiet.local_steps(x, 1, 0.1).update
+    task = Waiting()
+    trainer = Trainer(task, task, [shard], contexts())
+
+    def ask() -> None:
+        task.within.wait()
+        found.append(trainer.state_dict(ones(trainer.dim)))
+        task.asked.set()
+
+    found: list[Any] = []
+    asking = threading.Thread(target=ask)
+    asking.start()
+    update = trainer.local_steps(x, 1, 0.1).update
+    asking.join()
+    torch.testing.assert_close(update, expected, rtol=0, atol=0)
+    assert all(bool((value == 1).all()) for value in found[0].values())
+
+
+class Unusual(Loop):
+    """Saves and keeps what is not plain at a first look."""
+
+    def build_model(self) -> nn.Module:
+        class Stateful(nn.Linear):
+            def get_extra_state(self) -> Any:
+                return {"scale": 1.0}
+
+            def set_extra_state(self, state: Any) -> None: ...
+
+        return nn.Sequential(Stateful(2, 4), nn.Tanh(), nn.Linear(4, 2))
+
+    def train(self, model: nn.Module, context: TrainingContext) -> float:
+        lr = np.logspace(-3, -1, 3)[1]
+        context.keep("sgd", lambda: torch.optim.SGD(model.parameters(), lr))
+        context.saved = {"rate": lr, "shape": model[2].weight.shape, "seen": context.round}
+        return super().train(model, context)
+
+
+def test_numbers_of_numpy_and_a_dict_in_place_of_the_saved_one_survive_a_restart() -> None:
+    task = Unusual()
+    one = loops(task, 1)
+    x = initial_parameters(task, 0)[None]
+    one.local_steps(x, 1, 0.1)
+    other = loops(task, 1)
+    other.restore(one.private())
+    assert other._agents[0].saved["seen"] == 1
+    assert other._agents[0].saved["rate"] == pytest.approx(0.01)
+    assert other._agents[0].restored["sgd"]["param_groups"][0]["lr"] == pytest.approx(0.01)
+
+
+def test_a_modules_extra_state_is_not_for_a_file_of_tensors() -> None:
+    task = Unusual()
+    one = loops(task, 1)
+    saved = one.state_dict(initial_parameters(task, 0))
+    assert sorted(saved) == ["0.bias", "0.weight", "2.bias", "2.weight"]
+
+
+class NoSaved(Loop):
+    def train(self, model: nn.Module, context: TrainingContext) -> float:
+        context.saved = None  # type: ignore[assignment]
+        return 0.0
+
+
+def test_a_loop_that_takes_away_what_is_saved_is_told() -> None:
+    with pytest.raises(ConfigurationError, match=r"train\(\) put a NoneType into context\.saved"):
+        loops(NoSaved(), 1).local_steps(initial_parameters(NoSaved(), 0)[None], 1, 0.1)
+
+
+class Chance(Loop):
+    """Preparation and metric by chance, as `random_split` and a part of the test set are."""
+
+    def prepare(self, context: TrainingContext) -> None:
+        context.keep("chance", lambda: [torch.rand(1).item(), np.random.rand()])
+
+    def evaluate(self, model: nn.Module) -> float:
+        return float(torch.rand(1))
+
+
+def test_chance_in_preparation_and_metric_is_the_same_in_every_run() -> None:
+    def seen() -> Any:
+        one = loops(Chance(), 1)
+        x = initial_parameters(Chance(), 0)
+        one.check_samples(x, ["a0"])
+        return one._agents[0].kept["chance"], one.evaluate(x[None])
+
+    before = torch.random.get_rng_state()
+    assert seen() == seen()
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_an_optimisers_state_that_does_not_fit_the_new_code_is_kept_for_the_old() -> None:
+    one = loops(Loop(), 1)
+    x = initial_parameters(Loop(), 0)[None]
+    one.local_steps(x, 1, 0.1)
+
+    class Changed(Loop):
+        def train(self, model: nn.Module, context: TrainingContext) -> float:
+            context.keep(
+                "adam", lambda: torch.optim.Adam([{"params": [p]} for p in model[0].parameters()])
+            )
+            return 0.0
+
+    other = loops(Changed(), 1)
+    other.restore(one.private())
+    with pytest.raises(ConfigurationError, match="different number of parameter groups"):
+        other.local_steps(x, 1, 0.1)
+    mended = loops(Loop(), 1)
+    mended.restore(other.private())
+    assert mended._agents[0].restored["adam"]["state"]
+
+
+class Thaws(Points):
+    """Trains a layer, from the second round on, that is frozen in the model it builds."""
+
+    def build_model(self) -> nn.Module:
+        model = super().build_model()
+        model[0].requires_grad_(False)
+        return model
+
+    def train(self, model: nn.Module, context: TrainingContext) -> float:
+        model[0].requires_grad_(context.round == 2)
+        sgd = torch.optim.SGD(model.parameters(), 0.1)
+        loss = self.loss(model, self.load_data(context.shard, 0))
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+        with torch.no_grad():
+            model[0].weight.mul_(1.0)  # written to, and the same
+        return loss.item()
+
+
+def test_a_frozen_layer_that_a_loop_trains_is_told_and_what_it_was_in_the_next_round() -> None:
+    one = loops(Thaws(), 1)
+    x = initial_parameters(Thaws(), 0)[None]
+    before = one.state_dict(x[0])["0.weight"]
+    one.local_steps(x, 1, 0.1)
+    with pytest.raises(ConfigurationError, match=r"train\(\) changed a frozen parameter"):
+        one.local_steps(x, 2, 0.1)
+    assert bool(one.local_steps(x, 3, 0.1).update.any())
+    assert torch.equal(one.state_dict(x[0])["0.weight"], before)
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_a_private_file_that_would_run_something_is_refused(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    torch.save([{"own": {}, "kept": {"adam": Bomb(tmp_path / "run")}, "saved": {}}], file)
+    with pytest.raises(ConfigurationError, match="is damaged or of another model") as told:
+        loops(Loop(), 1).restore(file.getvalue())
+    assert str(told.value).isprintable()
+    assert not (tmp_path / "run").exists()
