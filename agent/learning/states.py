@@ -33,7 +33,8 @@ def plain(value: Any) -> Any:
         return value
     for kind in _PLAIN:
         if isinstance(value, kind):
-            return value if type(value) is kind else kind(value)
+            made: Any = kind
+            return value if type(value) is kind else made(value)
     raise TypeError(f"{type(value).__name__} is no number, text, tensor, list or dict")
 
 
