@@ -50,6 +50,11 @@ class Layout:
             for (low, high), shape in zip(pairwise(bounds), self.shapes, strict=True)
         )
 
+    def named(self, x: Tensor) -> dict[str, Tensor]:
+        """x (agents, dim) by name, (agents, *shape): contiguous copies."""
+        views = zip(self.names, self.views(x), strict=True)
+        return {name: view.contiguous().clone() for name, view in views}
+
     def of(self, model: nn.Module) -> Tensor:
         """The vector (dim,) of a model, float32; on the model's device."""
         held = tensors_of(model)

@@ -17,7 +17,7 @@ from candor.agent.learning.ranks import ALONE, Ranks
 from candor.agent.learning.reporting import REPORTS, Reporting
 from candor.agent.learning.trainer import Trainer
 from candor.agent.tasks import resolve_task
-from candor.agent.tasks.base import Task, is_loop
+from candor.agent.tasks.base import Loop, Task, is_loop
 from candor.agent.tasks.measured import Measured
 from candor.agent.tasks.partition import Shard
 from candor.agent.tasks.poisoned import with_altered_data
@@ -130,39 +130,71 @@ def learner_of(
         ConfigurationError: the task is not usable.
     """
     task = with_altered_data(resolve_task(cluster.task.name, data_root), strategies)
-    where = str(usable_device(device))
-    contexts = Contexts(
+    contexts = _contexts(cluster, data_root, device, ranks)
+    if is_loop(task):
+        return _trainer(task, cluster, shards, contexts, initial)
+    try:
+        if ranks.together:
+            raise NotVectorised("several processes train one agent")
+        return Learner(
+            cast(Task, task),
+            shards,
+            cluster.algorithm,
+            cluster.task.batch_size,
+            cluster.seed,
+            str(contexts.device),
+            threads,
+            initial,
+            contexts,
+        )
+    except NotVectorised:
+        return _trainer(task, cluster, shards, contexts, initial)
+
+
+def trainer_of(
+    cluster: Cluster,
+    data_root: Path | None,
+    shards: Sequence[Shard],
+    device: str,
+    strategies: Mapping[int, Strategy] = MappingProxyType({}),
+    initial: Path | None = None,
+) -> Trainer:
+    """What trains some rows each by itself, where `learner_of` found that they must be.
+
+    Raises:
+        ConfigurationError: the task is not usable.
+    """
+    task = with_altered_data(resolve_task(cluster.task.name, data_root), strategies)
+    return _trainer(task, cluster, shards, _contexts(cluster, data_root, device, ALONE), initial)
+
+
+def _trainer(
+    task: Task | Loop,
+    cluster: Cluster,
+    shards: Sequence[Shard],
+    contexts: Contexts,
+    initial: Path | None,
+) -> Trainer:
+    if is_loop(task):
+        return Trainer(task, task, shards, contexts, initial)
+    task = cast(Task, task)
+    momentum = cluster.algorithm.momentum
+    plain = PlainSgd(task, shards, cluster.seed, contexts.device, momentum)
+    return Trainer(task, plain, shards, contexts, initial)
+
+
+def _contexts(cluster: Cluster, data_root: Path | None, device: str, ranks: Ranks) -> Contexts:
+    return Contexts(
         cluster.algorithm,
         cluster.task.batch_size,
         cluster.seed,
-        torch.device(where),
+        usable_device(device),
         cluster.ids,
         cluster.rounds.rounds,
         data_root,
         ranks.rank,
         ranks.world_size,
     )
-    if is_loop(task):
-        return Trainer(task, task, shards, contexts, initial)
-    task = cast(Task, task)
-    try:
-        if ranks.together:
-            raise NotVectorised("several processes train one agent")
-        return Learner(
-            task,
-            shards,
-            cluster.algorithm,
-            cluster.task.batch_size,
-            cluster.seed,
-            where,
-            threads,
-            initial,
-            contexts,
-        )
-    except NotVectorised:
-        momentum = cluster.algorithm.momentum
-        plain = PlainSgd(task, shards, cluster.seed, contexts.device, momentum)
-        return Trainer(task, plain, shards, contexts, initial)
 
 
 def check_samples(

@@ -7,17 +7,18 @@ the loop keeps, and is saved as a whole by `private`.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import RLock
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from candor.agent.learning.contexts import Contexts, measure, prepare
 from candor.agent.learning.initial import initial_model
-from candor.agent.learning.layout import check_apart, copied, frozen_digest
+from candor.agent.learning.layout import Layout, check_apart, copied, frozen_digest
 from candor.agent.learning.learner import LocalTraining
 from candor.agent.learning.measuring import UNDEFINED, metric_of
 from candor.agent.learning.plain import PlainSgd
@@ -34,6 +35,7 @@ from candor.topologies.specs.specs import ConfigurationError, one_line
 KEPT: Final = "kept"
 SAVED: Final = "saved"
 OWN: Final = "own"
+_Held: TypeAlias = dict[str, dict[str, Any]]
 
 
 class _Trains(Protocol):
@@ -196,12 +198,21 @@ class Trainer:
     def check_samples(self, x: Tensor, agents: Sequence[str]) -> None:
         """Look at the samples of a loss; a loop of its own looks itself, where it is told to
         prepare."""
-        for agent in self._agents:
-            with self._contexts.seeded(agent.shard, 0):
-                prepare(self._task, self._context(agent, 0, 0.0))
+        self.prepare()
         if isinstance(self._loop, PlainSgd):
             model = self._layout.fill(self._agents[0].model, x).train()
             self._loop.check(model, self.dim, self._contexts.batch_size, agents)
+
+    @property
+    def layout(self) -> Layout:
+        """What of the model travels."""
+        return self._layout
+
+    def prepare(self) -> None:
+        """Let the task look at what each agent's host has."""
+        for agent in self._agents:
+            with self._contexts.seeded(agent.shard, 0):
+                prepare(self._task, self._context(agent, 0, 0.0))
 
     @one_at_a_time
     def shard_losses(self, x: Tensor, samples: int) -> Tensor:
@@ -227,8 +238,7 @@ class Trainer:
 
     def named(self, x: Tensor) -> Mapping[str, Tensor]:
         """What travels, x (agents, dim), by name, (agents, *shape): contiguous copies."""
-        views = zip(self.names, self._layout.views(x), strict=True)
-        return {name: view.contiguous().clone() for name, view in views}
+        return self._layout.named(x)
 
     def samples(self, row: int) -> int | None:
         """How many samples a row trains on, None where only its loop knows."""
@@ -242,14 +252,9 @@ class Trainer:
         Raises:
             ConfigurationError: a loop saves what cannot be loaded so.
         """
-        held = [self._held(agent) for agent in self._agents]
-        if not any(each[KEPT] or each[SAVED] or each[OWN] for each in held):
-            return b""
-        file = io.BytesIO()
-        torch.save(held, file)
-        return file.getvalue()
+        return packed([self._held(agent) for agent in self._agents])
 
-    def _held(self, agent: _Agent) -> dict[str, dict[str, Any]]:
+    def _held(self, agent: _Agent) -> _Held:
         with_state = {n: value for n, value in agent.kept.items() if has_state(value)}
         states = {name: value.state_dict() for name, value in with_state.items()}
         # What lies in parts on several processes cannot be given back by one: made anew.
@@ -268,16 +273,50 @@ class Trainer:
         """
         if not private:
             return
-        try:
-            device = self._contexts.device
-            held = torch.load(io.BytesIO(private), map_location=device, weights_only=True)
+        with _damage_told():
+            held = _unpacked(private, self._contexts.device)
             for agent, each in zip(self._agents, held, strict=True):
                 self._layout.put_back(agent.model, each[OWN])
                 agent.restored, agent.saved = dict(each[KEPT]), dict(each[SAVED])
-        except Exception as exc:  # whatever torch trips over in a damaged file
-            raise ConfigurationError(
-                f"what agents kept to themselves is damaged or of another model ({one_line(exc)})"
-            ) from exc
+
+
+def packed(held: Sequence[_Held]) -> bytes:
+    """What `Trainer.private` gives for agents that hold this."""
+    if not any(each[KEPT] or each[SAVED] or each[OWN] for each in held):
+        return b""
+    file = io.BytesIO()
+    torch.save(held, file)
+    return file.getvalue()
+
+
+def unpacked(private: bytes, agents: int) -> list[_Held]:
+    """What so many agents hold, of `Trainer.private`; on the processor.
+
+    Raises:
+        ConfigurationError: it is damaged, or of another number of agents.
+    """
+    if not private:
+        return [{KEPT: {}, SAVED: {}, OWN: {}} for _ in range(agents)]
+    with _damage_told():
+        held = _unpacked(private, torch.device("cpu"))
+        if len(held) != agents:
+            raise ValueError(f"of {len(held)} agents, not {agents}")
+        return held
+
+
+def _unpacked(private: bytes, device: torch.device) -> list[_Held]:
+    held: list[_Held] = torch.load(io.BytesIO(private), map_location=device, weights_only=True)
+    return held
+
+
+@contextmanager
+def _damage_told() -> Iterator[None]:
+    try:
+        yield
+    except Exception as exc:  # whatever torch trips over in a damaged file
+        raise ConfigurationError(
+            f"what agents kept to themselves is damaged or of another model ({one_line(exc)})"
+        ) from exc
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -12,7 +12,8 @@ from candor.agent.algorithms.driver import Driver
 from candor.agent.algorithms.effects import Heard
 from candor.agent.learning.initial import verified_initial_parameters
 from candor.agent.learning.reporting import Reporting
-from candor.agent.learning.rows import TrainedRows, learner_of, usable_device
+from candor.agent.learning.rows import TrainedRows, usable_device
+from candor.agent.learning.spread import simulated_learner_of
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.partition import Shard
 from candor.topologies.cluster.file import Cluster
@@ -86,7 +87,10 @@ def _without_mixing(
         epochs = {"local_seconds": None, "local_epochs": 1}
         algorithm = cluster.algorithm.model_copy(update=epochs)
         cluster = cluster.model_copy(update={"algorithm": algorithm})
-    learner = learner_of(cluster, data_root, shards, device, initial=initial)
+    cores = torch.get_num_threads()
+    learner = simulated_learner_of(
+        cluster, data_root, shards, device, initial=initial, processes=cores
+    )
     task = resolve_task(cluster.task.name, data_root)
     x = verified_initial_parameters(task, cluster.task, cluster.seed, initial)
     rows = x.repeat(len(shards), 1).to(usable_device(device))

@@ -22,7 +22,8 @@ from candor.agent.algorithms.effects import Heard
 from candor.agent.core.terms import codec_of
 from candor.agent.learning.initial import verified_initial_parameters
 from candor.agent.learning.reporting import Reporting
-from candor.agent.learning.rows import TrainedRows, learner_of, shards_of, usable_device
+from candor.agent.learning.rows import TrainedRows, shards_of, usable_device
+from candor.agent.learning.spread import simulated_learner_of
 from candor.agent.simulation.evidence import Billing, Evidence, Measurements
 from candor.agent.simulation.evidence import settle as settle
 from candor.agent.simulation.mixing import Mixing
@@ -134,7 +135,8 @@ class Simulation:
             binary64, which not every accelerator has.
         measured: measure the evidence of every round.
         state: what `state` gave for the same run; without it the run starts.
-        threads: how many train agents at the same time; what they learn does not depend on it.
+        threads: how many train agents at the same time, or processes, where each agent trains by
+            itself and that takes long; what they learn does not depend on it.
 
     Raises:
         ConfigurationError: the task, a strategy or an id is not usable, there is no such device,
@@ -164,8 +166,9 @@ class Simulation:
         self._mixing = Mixing(cluster, self._device)
         reporting = _reporting(cluster, strategies)
         lies = reporting.by_agent()
-        self._learner = learner_of(
-            cluster, data_root, shards_of(cluster), device, lies, threads, initial
+        shards = shards_of(cluster)
+        self._learner = simulated_learner_of(
+            cluster, data_root, shards, device, lies, threads, initial, processes=threads
         )
         self._rows = TrainedRows(self._learner, reporting, self._mass)
         held = dict(state or self._fresh(cluster, data_root, initial))

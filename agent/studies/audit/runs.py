@@ -12,10 +12,8 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
+from multiprocessing import get_context
 from pathlib import Path
-from threading import Thread
 from typing import Final
 from zipfile import BadZipFile
 
@@ -23,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from candor.agent.learning.processes import end_with_parent
 from candor.agent.learning.rows import learner_of, shards_of
 from candor.agent.simulation.evidence import Evidence, settle
 from candor.agent.simulation.vectorised import Simulation, divergence
@@ -228,17 +227,5 @@ def workers(jobs: int) -> Iterator[Callable[..., Iterator[Played]]]:
         yield map
         return
     context = get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=end_with_parent) as pool:
         yield pool.map
-
-
-def _end_with_parent() -> None:
-    """A worker whose audit was killed would wait for work for ever."""
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
