@@ -51,6 +51,23 @@ class Fails(Adam):
         return super().train(model, context)
 
 
+class Kept(Fails):
+    """What is kept and never saved counts as well: how many rounds there were. A layer's running
+    statistics stay with each agent."""
+
+    def build_model(self) -> nn.Module:
+        return nn.Sequential(
+            nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Dropout(0.2), nn.Linear(16, 10)
+        )
+
+    def train(self, model: nn.Module, context: TrainingContext) -> float:
+        seen = context.keep("seen", lambda: [0])
+        seen[0] += 1
+        for group in context.kept["adam"].param_groups if "adam" in context.kept else ():
+            group["weight_decay"] = 0.01 * seen[0]
+        return super().train(model, context)
+
+
 class Sharded(Adam):
     """The model lies in parts on the processes that train it (FSDP)."""
 

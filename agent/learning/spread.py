@@ -77,7 +77,6 @@ class Spread:
         ids: of their agents.
         processes: how many there may be.
         rounds: of the run.
-        worth_s: how many seconds processes must save in the rest of the run.
     """
 
     def __init__(
@@ -88,12 +87,11 @@ class Spread:
         ids: Sequence[str],
         processes: int,
         rounds: int,
-        worth_s: float = WORTH_S,
     ) -> None:
         self._here: Trainer | None = here
         self._make, self._shards, self._ids = make, tuple(shards), tuple(ids)
         self._parts = _parts(len(self._shards), processes)
-        self._rounds, self._worth_s = rounds, worth_s
+        self._rounds = rounds
         self._workers: Workers | None = None
         self._asked: list[tuple[Tensor, int, float]] = []  # rounds that were timed
         self._undecided = len(self._parts) > 1
@@ -132,7 +130,7 @@ class Spread:
         """Whether others pay for so many rounds, of which one took so long."""
         longest = max(len(self._shards[part]) for part in self._parts)
         saved_s = took_s * rounds * (1 - longest / len(self._shards))
-        pays = saved_s > self._worth_s
+        pays = saved_s > WORTH_S
         if pays and len(self._asked) < TIMED and took_s < LONG_S:
             return  # once more
         if pays:
