@@ -4,7 +4,7 @@ Everything begins in this process. Once a round has been timed and the rest of t
 workers start, each with a part of the rows, and train the first rounds again from where they began:
 what a loop keeps from round to round, iterators and all, is then in a worker what it would be here,
 and when they started changes nothing. Each process trains on one thread of torch, so that no bit
-depends on how many processes or cores there are.
+depends on how many processes or cores there are; a single large model alone is left torch's own.
 """
 
 import pickle
@@ -29,12 +29,16 @@ from candor.agent.tasks.partition import Shard
 from candor.mechanisms.strategies.lies import AltersData, Strategy
 from candor.topologies.cluster.file import Cluster
 
-# Seconds that workers must save: some times what they cost, a second or two to import torch in
-# each, and then data, models and the rounds that are trained again.
-WORTH_S: Final = 20.0
+# Seconds that workers must save if each is as fast as this process: some times what they cost, three
+# to import torch on two idle cores and ten on busy ones, then data, models, and the rounds that are
+# trained again.
+WORTH_S: Final = 30.0
 # A first round that takes longer is no longer one of reading data and getting warm.
 LONG_S: Final = 10.0
 TIMED: Final = 2  # rounds, of which the last decides
+# Parameters times samples of a step: some hundred million operations, which torch's threads share
+# out well, where there is one row and nothing else to share.
+LARGE: Final = 2**24
 
 
 def simulated_learner_of(
@@ -55,6 +59,8 @@ def simulated_learner_of(
     """
     learner = learner_of(cluster, data_root, shards, device, strategies, threads, initial)
     if not isinstance(learner, Trainer) or learner.device.type != "cpu":
+        return learner
+    if len(shards) == 1 and learner.dim * cluster.task.batch_size >= LARGE:
         return learner
     altering = {i: one for i, one in strategies.items() if isinstance(one, AltersData)}
     return Spread(

@@ -16,9 +16,10 @@ from candor.agent.learning.initial import initial_parameters, stated_of
 from candor.agent.learning.processes import Workers
 from candor.agent.learning.rows import shards_of, trainer_of
 from candor.agent.learning.spread import Spread, simulated_learner_of
-from candor.agent.learning.trainer import unpacked
+from candor.agent.learning.trainer import Trainer, unpacked
 from candor.agent.simulation.vectorised import Simulation
 from candor.agent.tasks import resolve_task
+from candor.agent.tasks.partition import Shard
 from candor.topologies.cluster.file import Cluster, TaskSettings
 from candor.topologies.specs.specs import ConfigurationError
 from tests.runs import write_cluster
@@ -127,8 +128,6 @@ class Waits:
     def prepare(self) -> None: ...
 
     def ended(self, how: str) -> None:
-        if how == "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
         if how == "left behind":  # holds the pipes open
             if not os.fork():
                 signal.alarm(20)
@@ -180,16 +179,15 @@ def test_tensors_of_all_types_cross_as_they_are(waiting: Workers) -> None:
         torch.testing.assert_close(mine, other, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize(
-    ("how", "told"),
-    [("killed", "was ended by SIGKILL"), ("left behind", "SIGKILL"), ("os exit", "exit code 3")],
-)
-def test_a_worker_that_dies_is_told_in_one_line(how: str, told: str) -> None:
-    workers = Workers([Waits], ["a4 to a7"])  # type: ignore[list-item]
-    for _ in range(2):
-        with pytest.raises(ConfigurationError, match=f"trains a4 to a7 .*{told}") as refusal:
-            workers.ask("ended", [(how,)])
-        assert "\n" not in str(refusal.value)
+def test_workers_that_die_are_told_in_one_line() -> None:
+    workers = Workers([Waits, Waits], ["a0 to a3", "a4 to a7"])  # type: ignore[list-item]
+    ways = ("left behind", "a4 to a7 was ended by SIGKILL"), ("os exit", "a0 to a3 .* exit code 3")
+    for worker, (how, told) in zip((1, 0), ways, strict=True):
+        arguments = [(how,) if worker == each else None for each in range(2)]
+        for _ in range(2):  # later, too
+            with pytest.raises(ConfigurationError, match=f"process that trains {told}") as refusal:
+                workers.ask("ended", arguments)
+            assert "\n" not in str(refusal.value)
     workers.end()
 
 
@@ -212,7 +210,7 @@ def refuses(why: str) -> Any:
 def test_short_runs_stay_in_one_process_and_leave_torch_its_threads(
     adam: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spread, "WORTH_S", 20.0)
+    monkeypatch.setattr(spread, "WORTH_S", 30.0)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -222,6 +220,15 @@ def test_short_runs_stay_in_one_process_and_leave_torch_its_threads(
     finally:
         torch.set_num_threads(before)
     assert not learner.processes
+
+
+@pytest.mark.parametrize(("large", "kind"), [(10**9, Spread), (1, Trainer)])
+def test_a_single_large_model_alone_is_left_torchs_threads(
+    adam: Cluster, monkeypatch: pytest.MonkeyPatch, large: int, kind: type
+) -> None:
+    monkeypatch.setattr(spread, "LARGE", large)
+    assert type(simulated_learner_of(adam, None, [Shard(0, 1)], "cpu", processes=2)) is kind
+    assert type(simulated_learner_of(adam, None, shards_of(adam), "cpu")) is Spread
 
 
 def test_a_simulation_goes_on_with_another_number_of_processes_to_the_same_bit(
