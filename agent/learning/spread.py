@@ -29,9 +29,9 @@ from candor.agent.tasks.partition import Shard
 from candor.mechanisms.strategies.lies import AltersData, Strategy
 from candor.topologies.cluster.file import Cluster
 
-# Seconds that workers must save if each is as fast as this process: some times what they cost, three
-# to import torch on two idle cores and ten on busy ones, then data, models, and the rounds that are
-# trained again.
+# Seconds that workers must save if each is as fast as this process: some times what they cost,
+# three to import torch on two idle cores and ten on busy ones, then data, models, and the rounds
+# that are trained again.
 WORTH_S: Final = 30.0
 # A first round that takes longer is no longer one of reading data and getting warm.
 LONG_S: Final = 10.0
