@@ -366,6 +366,16 @@ class TooFewForABatch(SoundLoop):
         return DataLoader(data, context.batch_size, drop_last=True)
 
 
+class NoDataRoot(SoundLoop):
+    def prepare(self, context):
+        Path(context.data_root)
+
+
+class OptimiserMisspelt(SoundLoop):
+    def train(self, model, context):
+        torch.optim.SGD(model.parameters(), lr=0.1, momentumm=0.9)
+
+
 class MissingOnThisHost(SoundLoop):
     def prepare(self, context):
         raise FileNotFoundError(2, "No such file", f"{context.agent}.csv")
