@@ -409,12 +409,14 @@ class Replaces(SoundLoop):
         return told
 
 
-class Thaws(SoundLoop):
+class Frozen(SoundLoop):
     def build_model(self):
         model = super().build_model()
         model[0].requires_grad_(False)
         return model
 
+
+class Thaws(Frozen):
     def train(self, model, context):
         model[0].requires_grad_(True)
         try:
