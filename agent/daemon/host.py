@@ -256,6 +256,8 @@ def _run(
     if moved is not None:
         journal.log(logging.WARNING, "ledgers_moved", {"to": str(moved)})
     journal.log(logging.INFO, "device", {"device": work.device})
+    if models.private_before:  # optimisers and whatever else the loop keeps
+        journal.log(logging.INFO, "training_restored", {"round": models.private_round})
     if work.exposure:
         journal.log(logging.WARNING, "exposed", {"detail": work.exposure})
     recorder = stack.enter_context(

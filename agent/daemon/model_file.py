@@ -31,7 +31,8 @@ _BYTES: Final = "bytes"
 class ModelFile:
     """DATA_DIR/model.safetensors of the run with this fingerprint; `named` gives the model whose
     shared part is a vector (dim,), by name, and `private` what the agent keeps to itself, which is
-    saved beside it. `private_before`: what an earlier life of this run kept, or nothing."""
+    saved beside it. `private_before`: what an earlier life of this run kept, or nothing; and
+    `private_round`: how many rounds it had behind it."""
 
     def __init__(
         self,
@@ -47,7 +48,8 @@ class ModelFile:
         self._private = private
         self.round = rounds_behind(self._path, fingerprint)
         self.private_before = b""
-        if rounds_behind(self._private_path, fingerprint):
+        self.private_round = rounds_behind(self._private_path, fingerprint)
+        if self.private_round:
             held = load_file(self._private_path).get(_BYTES, torch.empty(0))
             self.private_before = held.flatten().view(torch.uint8).numpy().tobytes()
 

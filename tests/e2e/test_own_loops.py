@@ -57,7 +57,7 @@ def test_adams_moments_and_schedule_survive_a_kill(bed) -> None:
     paced.until(lambda: rounds_behind(path, one.cluster.fingerprint) >= 3)
     one.processes["a0"].kill()
     one.processes["a0"].wait()
-    before = private(one, "a0")
+    before, saved = private(one, "a0"), rounds_behind(path, one.cluster.fingerprint)
     one.restart("a0")
     testbed.watch(one, lambda _statuses: None)
     assert not one.failed()
@@ -67,6 +67,8 @@ def test_adams_moments_and_schedule_survive_a_kill(bed) -> None:
     assert trained[: len(before["saved"]["rounds"])] == before["saved"]["rounds"]
     assert trained[-1] == 40
     assert steps[1] == 3 * len(trained) > steps[0]  # not begun anew
+    (restored,) = told(one, "a0", "training_restored")
+    assert restored["round"] == saved
     assert after["kept"]["cosine"]["last_epoch"] == len(trained)
     _, audit = audit_run_directory(one.run_dir)
     assert not audit.findings
@@ -98,7 +100,8 @@ def test_an_agent_that_fails_again_and_again_ends_with_one_line(bed, monkeypatch
         one.start()
         testbed.watch(one, lambda _statuses: None)
     assert one.failed() == {"a0": 2, "a1": 2}
-    assert one.complaint("a0").endswith("task: train() failed (RuntimeError: the images are gone)")
+    said = "task: train() failed (RuntimeError: the images are gone) at own_loops.py:"
+    assert said in one.complaint("a0")
     stderr = (one.data_dir("a0") / "stderr.log").read_text()
     assert "Traceback" not in stderr
     assert rounds_behind(one.data_dir("a0") / "model.safetensors", one.cluster.fingerprint) >= 2

@@ -7,9 +7,12 @@ its colon, such as `my_module:MyClass`, is the user's own class; `is_import_path
 import importlib
 import inspect
 import re
+import sysconfig
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from candor.topologies.specs.own import import_name
@@ -19,6 +22,12 @@ Scalar = int | float | str
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+_NOT_THE_USERS = (
+    *(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")),
+    str(Path(__file__).parents[2]),  # Candor itself
+    "<",  # what was compiled from no file
+)
 
 
 class ConfigurationError(ValueError):
@@ -148,7 +157,15 @@ def users_errors(told: str, hint: str = "") -> Iterator[None]:
     except (ConfigurationError, KeyboardInterrupt):
         raise
     except BaseException as exc:
-        raise ConfigurationError(f"{told} ({one_line(exc)}){hint}") from exc
+        raise ConfigurationError(f"{told} ({one_line(exc)}){_place(exc)}{hint}") from exc
+
+
+def _place(exc: BaseException) -> str:
+    """Where in the user's own code, " at my_model.py:31", something was raised or the call was made
+    that raised it; nothing where no line of it is known."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(_NOT_THE_USERS)]
+    return f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
 
 
 def shown(value: object) -> str:

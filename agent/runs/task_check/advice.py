@@ -79,7 +79,12 @@ _HINTS: Final = tuple(
             "look at what the file or the partition gives that agent; use fewer agents",
         ),
         (
-            r"positional argument|unexpected keyword",
+            r"PathLike object, not NoneType",
+            "the data root is None where neither --data-root nor $CANDOR_DATA_ROOT says it",
+        ),
+        (
+            r"TypeError: \S*\b(build_model|load_data|loss|train|eval|evaluate|evaluate_local|"
+            r"prepare)\(\) .*(positional argument|unexpected keyword)",
             "docs/howto/tasks.md has the arguments that each method is given",
         ),
     )
@@ -92,5 +97,5 @@ def advised(message: str) -> str:
         if message.startswith("task") and pattern.search(message):
             return f"{message}; {hint}"
     if " failed (" in message and ";" not in message:
-        return f"{message}; call it by itself in Python to see where"
+        return f"{message}; call it by itself in Python to see more"
     return message

@@ -1,6 +1,8 @@
 """The grammar of specs: what it accepts, and one line for everything else."""
 
+import runpy
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from candor.topologies.specs.specs import (
     is_import_path,
     load_object,
     parse_spec,
+    users_errors,
 )
 
 NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,8}", fullmatch=True)
@@ -129,3 +132,12 @@ def test_a_users_object_is_loaded(
 def test_a_path_that_does_not_import_is_one_line(path: str) -> None:
     with pytest.raises(ConfigurationError, match="cannot import"):
         load_object(path, "strategy")
+
+
+def test_where_in_a_users_own_file_something_went_wrong_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "my_model.py"
+    path.write_text("import json\n\n\ndef train():\n    return json.loads('{')\n")
+    train = runpy.run_path(str(path))["train"]
+    where = r"failed \(JSON.*\) at my_model.py:5$"
+    with pytest.raises(ConfigurationError, match=where), users_errors("task: train() failed"):
+        train()

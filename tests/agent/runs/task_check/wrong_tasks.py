@@ -366,6 +366,16 @@ class TooFewForABatch(SoundLoop):
         return DataLoader(data, context.batch_size, drop_last=True)
 
 
+class NoDataRoot(SoundLoop):
+    def prepare(self, context):
+        Path(context.data_root)
+
+
+class OptimiserMisspelt(SoundLoop):
+    def train(self, model, context):
+        torch.optim.SGD(model.parameters(), lr=0.1, momentumm=0.9)
+
+
 class MissingOnThisHost(SoundLoop):
     def prepare(self, context):
         raise FileNotFoundError(2, "No such file", f"{context.agent}.csv")
@@ -399,12 +409,14 @@ class Replaces(SoundLoop):
         return told
 
 
-class Thaws(SoundLoop):
+class Frozen(SoundLoop):
     def build_model(self):
         model = super().build_model()
         model[0].requires_grad_(False)
         return model
 
+
+class Thaws(Frozen):
     def train(self, model, context):
         model[0].requires_grad_(True)
         try:
