@@ -11,6 +11,7 @@ from candor.agent.cli.options import (
     COUNT,
     FOLDER,
     PATH,
+    answer_alone,
     cluster_option,
     data_root_option,
     device_option,
@@ -109,8 +110,10 @@ def command(
     from candor.agent.learning.ranks import ranks_of
 
     level = getattr(logging, log_level.upper())
-    settings = HostSettings(agent=agent, data_dir=data_dir, log_level=level, **options)
-    told, code = run_agent(cluster_path, settings)
+    # A task that goes to another directory while it trains does not take ours along.
+    settings = HostSettings(agent=agent, data_dir=data_dir.absolute(), log_level=level, **options)
+    with answer_alone(as_json):
+        told, code = run_agent(cluster_path, settings)
     if told is None and not ranks_of(os.environ).leads:
         context.exit(code)  # rank 0 has the last word
     if as_json:

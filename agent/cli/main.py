@@ -6,8 +6,11 @@ Commands are imported when they are used, so that `candor --help` and tab comple
 """
 
 import importlib
+import os
 import signal
 import sys
+import threading
+import time
 import traceback
 import warnings
 from types import FrameType
@@ -27,6 +30,7 @@ from candor.agent.exits import (
 from candor.network.errors import TransportError
 from candor.topologies.specs.specs import ConfigurationError, Note, SignatureError, printable
 
+THREADS_END_S: Final = 30.0  # that a task has started, once all is done
 SECTIONS: Final = {
     "For operators, who take part in a run": {
         "keygen": "Make the keys of an agent.",
@@ -104,7 +108,9 @@ def main() -> NoReturn:
     """The entry point of the `candor` command."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        sys.exit(run(sys.argv[1:]))
+        code = run(sys.argv[1:])
+        threading.Thread(target=_leave, args=(code,), daemon=True).start()
+        sys.exit(code)
     except SystemExit:
         raise
     except KeyboardInterrupt:
@@ -112,6 +118,17 @@ def main() -> NoReturn:
     except BaseException:
         traceback.print_exc()
         sys.exit(FAULT)  # 1 is an answer: of an audit, that a lie pays
+
+
+def _leave(code: int) -> None:
+    """End the process, though threads that a task started may go on for ever."""
+    time.sleep(THREADS_END_S)
+    mine = (threading.main_thread(), threading.current_thread())
+    left = [one.name for one in threading.enumerate() if one not in mine and not one.daemon]
+    print(f"candor: threads of the task had not ended: {', '.join(left)}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _terminated(_number: int, _frame: FrameType | None) -> None:

@@ -5,7 +5,9 @@ Defaults are shown in every command's help: `candor.agent.cli.main` says so for 
 
 import functools
 import math
+import sys
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any, Final, TypeAlias, get_args
 
@@ -63,6 +65,11 @@ def stacked(*options: Option) -> Option:
         return function
 
     return decorate
+
+
+def answer_alone(as_json: bool) -> AbstractContextManager[Any]:
+    """With --json standard output is the answer alone: what a task prints is not."""
+    return redirect_stdout(sys.stderr) if as_json else nullcontext()
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")

@@ -13,6 +13,7 @@ from rich.console import Console
 from candor.agent.cli.options import (
     COUNT,
     Option,
+    answer_alone,
     data_root_option,
     initial_option,
     mixing_option,
@@ -123,7 +124,8 @@ def conclude(
 
     tell = partial(console.print, style="dim", highlight=False, markup=False)
     tell("training one model on all data, and agents alone, to compare…")
-    summary = summarised()
+    with answer_alone(as_json):
+        summary = summarised()
     try:
         charts.require()
     except ConfigurationError as exc:

@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 
-from candor.agent.cli.options import device_option, json_option
+from candor.agent.cli.options import answer_alone, device_option, json_option
 from candor.agent.cli.plan import (
     conclude,
     default_run_dir,
@@ -75,7 +75,7 @@ def command(
 
     keep_freed_memory(all_of_it=True)
     console = Console(stderr=as_json)
-    with _interruptible() as asked_to_end:
+    with _interruptible() as asked_to_end, answer_alone(as_json):
         if resume is not None:
             run = simulated_run.resume(resume, device)
         else:

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from candor.agent.cli.options import FILE, device_option, json_option
+from candor.agent.cli.options import FILE, answer_alone, device_option, json_option
 from candor.agent.cli.plan import (
     conclude,
     default_run_dir,
@@ -65,9 +65,11 @@ def command(
       candor testbed --agents 8 --topology ring --task digits --rounds 60 \\
           --strategy a3=scale:3 --run-dir runs/first
     """
-    asked_for = replace(plan_of(asked, evaluate_every or asked["rounds"], faults), device=device)
-    place = run_dir or default_run_dir(asked_for.task.name, asked_for.topology)
-    bed = testbed.prepare(asked_for, place)
+    with answer_alone(as_json):
+        plan = plan_of(asked, evaluate_every or asked["rounds"], faults)
+        asked_for = replace(plan, device=device)
+        place = run_dir or default_run_dir(asked_for.task.name, asked_for.topology)
+        bed = testbed.prepare(asked_for, place)
     console = Console(stderr=as_json)
     began = time.monotonic()
     try:

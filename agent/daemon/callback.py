@@ -98,7 +98,7 @@ class RoundCallback:
         while (told := self._next()) is not None:
             try:
                 self._call(told)
-            except Exception as exc:  # the user's own code: whatever it raises
+            except BaseException as exc:  # the user's own code: whatever it raises, SystemExit too
                 self._tell(exc, told.round)
 
     def _next(self) -> RoundOver | None:
@@ -108,7 +108,7 @@ class RoundCallback:
             told, self._waiting = self._waiting, None
         return told
 
-    def _tell(self, exc: Exception, number: int) -> None:
+    def _tell(self, exc: BaseException, number: int) -> None:
         if self._failed:
             return
         self._failed = True

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_PLAIN = (bool, int, float, str, bytes)
+_PLAIN: tuple[type[Any], ...] = (bool, int, float, str, bytes)
 
 
 def plain(value: Any) -> Any:
@@ -28,7 +28,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return plain(value.item())
     if isinstance(value, Tensor):
-        return value.detach()  # a subclass may be what is not loaded, such as a Parameter's own
+        return value.detach()
     if value is None or isinstance(value, torch.dtype | torch.device):
         return value
     for kind in _PLAIN:

@@ -1,6 +1,8 @@
 """Calls into a task, perhaps the user's own: whatever goes wrong becomes one line naming it."""
 
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,9 +14,28 @@ from candor.agent.tasks.partition import Shard
 from candor.topologies.specs.specs import ConfigurationError, users_errors
 
 
-def faults_of(method: str) -> AbstractContextManager[None]:
-    """Turn whatever a task's method raises into one line that names the method."""
-    return users_errors(f"task: {method}() failed")
+@contextmanager
+def faults_of(method: str) -> Iterator[None]:
+    """Turn whatever a task's method raises into one line that names the method.
+
+    Where it went to another directory we come back: names of files are taken from where the user
+    stands.
+    """
+    here = _here()
+    try:
+        with users_errors(f"task: {method}() failed"):
+            yield
+    finally:
+        if here is not None and _here() != here:
+            os.chdir(here)
+
+
+def _here() -> str | None:
+    """The working directory, if it is still there."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
 
 
 def said_of(task: Evaluated, name: str, default: object) -> Any:

@@ -1,5 +1,6 @@
 """The command line as a whole."""
 
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -35,3 +36,20 @@ def test_a_note_is_one_line_and_no_failure(
     with warnings.catch_warnings(action="default"):
         assert cli.run(["topology", "compare", str(path)]) == 0
     assert capsys.readouterr().err == f"candor: note: {path}: left out 1 parallel edge\n"
+
+
+def test_a_thread_that_a_task_leaves_does_not_keep_the_process_for_ever() -> None:
+    script = (
+        "import sys, threading\n"
+        "from candor.agent.cli import main\n"
+        "main.THREADS_END_S = 0.2\n"
+        "threading.Thread(target=threading.Event().wait, name='uploads').start()\n"
+        "sys.argv = ['candor', '--version']\n"
+        "main.main()\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert found.returncode == 0
+    assert found.stdout.startswith("candor")
+    assert found.stderr == "candor: threads of the task had not ended: uploads\n"

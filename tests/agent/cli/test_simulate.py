@@ -467,3 +467,48 @@ def test_a_damaged_run_is_refused_in_one_line(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert line in error
+
+
+WANDERS = """
+import os
+from candor.agent.tasks import resolve_task
+
+class Wanders:
+    def __init__(self):
+        self.digits = resolve_task("digits:model=logistic")
+
+    def load_data(self, shard, seed):
+        return self.digits.load_data(shard, seed)
+
+    def loss(self, model, batch):
+        return self.digits.loss(model, batch)
+
+    def build_model(self):
+        print("a word")
+        return self.digits.build_model()
+
+    def evaluate(self, model):
+        print("another")
+        os.chdir(os.path.join(os.path.dirname(__file__), "elsewhere"))
+        return self.digits.evaluate(model)
+"""
+
+
+def test_a_task_that_prints_and_goes_elsewhere_leaves_answer_and_files_where_they_belong(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "wandering.py").write_text(WANDERS)
+    (tmp_path / "elsewhere").mkdir()
+    asked = ["--agents", "2", "--topology", "complete", "--rounds", "2", "--rule", "none", "--json"]
+    found = subprocess.run(
+        [*CANDOR, "simulate", *asked, "--task", "wandering:Wanders", "--run-dir", "run"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=120,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["rounds"] == 2
+    assert "another" in found.stderr
+    assert (tmp_path / "run" / "report.html").exists()

@@ -27,6 +27,7 @@ from candor.agent.daemon.store import FILE_NAME, Store
 from candor.agent.daemon.tensorboard import TensorBoard
 from candor.agent.learning.given import GivenGradients
 from candor.agent.tasks.measured import Measured
+from candor.agent.tasks.round_over import RoundOver
 from candor.agent.testbed.testbed import free_ports
 from candor.topologies.specs.specs import ConfigurationError
 from tests.runs import DIM, write_cluster
@@ -375,3 +376,23 @@ def test_a_callback_that_does_not_end_is_left_and_told(journal, tmp_path):
     assert told.startswith("a call had not ended 0.05 s after the run")
     over.set()
     callback._thread.join(WAIT_S)
+
+
+def test_a_callback_that_would_end_the_process_is_told_and_called_again(journal, tmp_path):
+    seen, called = [], threading.Semaphore(0)
+
+    def on_round(told):
+        seen.append(told.round)
+        called.release()
+        sys.exit(3)
+
+    callback = callback_of(on_round, journal)
+    with callback:
+        for number in (1, 2):
+            with callback._changed:
+                callback._waiting = RoundOver("a0", number, 9, 0.0, {}, None, 0, dict)
+                callback._changed.notify()
+            assert called.acquire(timeout=WAIT_S)
+    assert seen == [1, 2]
+    (detail,) = logged(tmp_path, "on_round_failed")
+    assert detail == "task: on_round() failed in round 1 (SystemExit: 3)"
