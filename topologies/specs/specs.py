@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from candor.topologies.specs.own import import_name
@@ -23,9 +22,10 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
+_SEPARATORS = r"[\\/]"
 _NOT_THE_USERS = (
     *(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")),
-    str(Path(__file__).parents[2]),  # Candor itself
+    re.sub(r"([\\/][^\\/]+){3}$", "", __file__),  # Candor itself
     "<",  # what was compiled from no file
 )
 
@@ -165,7 +165,7 @@ def _place(exc: BaseException) -> str:
     that raised it; nothing where no line of it is known."""
     frames = traceback.extract_tb(exc.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(_NOT_THE_USERS)]
-    return f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
+    return f" at {re.split(_SEPARATORS, own[-1].filename)[-1]}:{own[-1].lineno}" if own else ""
 
 
 def shown(value: object) -> str:
