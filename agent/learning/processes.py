@@ -10,6 +10,7 @@ import io
 import os
 import pickle
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -167,6 +168,7 @@ def _serve(pipe: Connection) -> None:
     """A worker: make what trains, and do what is asked until nobody asks any more."""
     _leave_signals_to_parent()
     end_with_parent()
+    sys.stdout = sys.stderr  # the other is the answer of the parent, not what a task prints
     torch.set_num_threads(1)
     learner: Any = None
     while True:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -27,7 +27,8 @@ def faults_of(method: str) -> Iterator[None]:
             yield
     finally:
         if here is not None and _here() != here:
-            os.chdir(here)
+            with suppress(OSError):  # it is gone
+                os.chdir(here)
 
 
 def _here() -> str | None:

@@ -127,6 +127,9 @@ class Waits:
 
     def prepare(self) -> None: ...
 
+    def prints(self) -> None:
+        print("a word", flush=True)
+
     def ended(self, how: str) -> None:
         if how == "left behind":  # holds the pipes open
             if not os.fork():
@@ -166,6 +169,16 @@ def test_what_else_is_raised_in_a_worker_is_one_line(waiting: Workers, how: str,
     with pytest.raises(ConfigurationError, match=rf"process of its own failed .*{told}"):
         waiting.ask("ended", [(how,)])
     assert waiting.ask("prepare", [()]) == [None]
+
+
+def test_what_a_worker_prints_is_no_part_of_the_answer(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    workers = Workers([Waits], ["a0"])  # type: ignore[list-item]
+    workers.ask("prints", [()])
+    workers.end()
+    found = capfd.readouterr()
+    assert (found.out, found.err) == ("", "a word\n")
 
 
 def test_tensors_of_all_types_cross_as_they_are(waiting: Workers) -> None:
