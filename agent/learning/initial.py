@@ -85,6 +85,6 @@ def verified_initial_parameters(
         )
     if frozen_digest(layout, model) != settings.frozen_digest:
         raise ConfigurationError(
-            f"{here} other frozen parameters than the cluster file states; {mend}"
+            f"{here} other frozen parameters than the cluster file states, or shares others; {mend}"
         )
     return x

@@ -181,12 +181,12 @@ def layout_of(task: Evaluated, model: nn.Module) -> Layout:
 
 
 def frozen_digest(layout: Layout, model: nn.Module) -> str | None:
-    """`TaskSettings.frozen_digest` (64 hex): BLAKE3 over name, type, shape and bytes of each frozen
-    parameter; None where there are none."""
-    if not layout.frozen:
+    """`TaskSettings.frozen_digest` (64 hex): BLAKE3 over the names of what travels, and name, type,
+    shape and bytes of each frozen parameter; None where just all parameters travel."""
+    if layout.names == tuple(name for name, _ in model.named_parameters()):
         return None
     held = tensors_of(model)
-    parts = []
+    parts = [canonical.pack(list(layout.names))]
     for name in layout.frozen:
         value = whole(held[name]).cpu().contiguous()
         data = value.flatten().view(torch.uint8).numpy().tobytes()

@@ -59,9 +59,9 @@ OUTER_ALGORITHM: Final = "diloco"
 class TaskSettings(Section):
     """What is learned; `model_digest` is `model_digest(initial parameters)`, all start from it.
 
-    `parameters` counts what travels; `frozen_digest` is of the parameters that do not, being
-    frozen, None where there are none. `metric` is which one counts, None for accuracy; `better`
-    says which of its values are, None for higher ones.
+    `parameters` counts what travels; `frozen_digest` is of its names and of the parameters that do
+    not travel, being frozen, None where just all parameters travel. `metric` is which one counts,
+    None for accuracy; `better` says which of its values are, None for higher ones.
     """
 
     name: Line

@@ -26,7 +26,12 @@ _SAME_VERSION = "use one version everywhere where results must be the same to th
 COMPARED: Final = (
     _Compared(("model", "numbers"), "how many numbers travel", "error", _SAME_CODE),
     _Compared(("model", "digest"), "the initial model's digest", "error", _SAME_CODE),
-    _Compared(("model", "frozen_digest"), "the frozen parameters' digest", "error", _SAME_CODE),
+    _Compared(
+        ("model", "frozen_digest"),
+        "the digest of frozen parameters and of what is shared",
+        "error",
+        _SAME_CODE,
+    ),
     _Compared(("model", "metric"), "the metric that counts", "error", _SAME_CODE),
     _Compared(("model", "higher_is_better"), "which metric is better", "error", _SAME_CODE),
     _Compared(("seed",), "the seed", "error", "check both with the same --seed"),

@@ -61,6 +61,15 @@ def test_frozen_parameters_do_not_travel_and_their_digest_shows_every_bit() -> N
     assert frozen_digest(layout_of(Wishes(), Net()), Net()) is None
 
 
+def test_hosts_that_share_others_have_other_digests() -> None:
+    model = Net()
+    digests = {
+        frozen_digest(layout_of(Wishes(**said), model), model)  # type: ignore[arg-type]
+        for said in ({}, {"buffers": "averaged"}, {"shared": ["*.bias"]}, {"shared": ["head.*"]})
+    }
+    assert len(digests) == 4
+
+
 def test_patterns_choose_what_is_shared() -> None:
     layout = layout_of(Wishes(shared=["head.*", "*.bias"]), Net())
     assert layout.names == ("body.bias", "norm.bias", "head.weight", "head.bias")
