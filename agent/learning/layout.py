@@ -231,6 +231,7 @@ def _check_memory(tensors: Mapping[str, Tensor]) -> None:
     """Each number of a parameter lies in a place of its own: a view of another parameter would be
     sent twice, and moved twice."""
     lying: dict[int, list[str]] = {}
+    tensors = {name: _here(tensor) for name, tensor in tensors.items()}
     for name, tensor in tensors.items():
         lying.setdefault(_storage(tensor), []).append(name)
     for names in lying.values():
@@ -256,7 +257,13 @@ def _check_storage(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    return _here(tensor).untyped_storage().data_ptr()
+
+
+def _here(tensor: Tensor) -> Tensor:
+    """What of a tensor lies in this process."""
+    found: Tensor = tensor.to_local() if _parted(tensor) else tensor  # type: ignore[attr-defined]
+    return found
 
 
 def check_apart(layout: Layout, one: nn.Module, other: nn.Module) -> None:

@@ -46,6 +46,7 @@ def check(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
         with monkeypatch.context() as patch:
             patch.setattr(sys, "path", list(sys.path))
             patch.chdir(HERE)
+            patch.delenv("CANDOR_DATA_ROOT", raising=False)
             code = cli.run(["task", "check", f"wrong_tasks:{task}", *(options or OPTIONS)])
         return Done(code, *capsys.readouterr())
 
