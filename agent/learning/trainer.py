@@ -38,10 +38,6 @@ OWN: Final = "own"
 _Held: TypeAlias = dict[str, dict[str, Any]]
 
 
-class _Trains(Protocol):
-    def train(self, model: nn.Module, context: TrainingContext) -> float | None: ...
-
-
 @dataclass(slots=True)
 class _Agent:
     """One agent: its model, what its loop saves and keeps, and states of an earlier life."""
