@@ -40,6 +40,18 @@ def initial_model(
     return model, layout
 
 
+def built_again(task: Evaluated, seed: int, model: nn.Module) -> nn.Module:
+    """Another model with the numbers of one; built, for what is in a module cannot always be
+    copied, and the file that it may be from need not be read twice.
+
+    Raises:
+        ConfigurationError: it cannot be built.
+    """
+    other = build_model(task, seed)
+    other.load_state_dict(model.state_dict())
+    return other
+
+
 def initial_parameters(task: Evaluated, seed: int, saved: FilePath | None = None) -> Tensor:
     """What travels of the model every agent starts from (dim,); raises as `initial_model` does."""
     model, layout = initial_model(task, seed, saved)

@@ -26,7 +26,7 @@ from candor.agent.learning.chunks import (
 )
 from candor.agent.learning.closed_form import stack_of
 from candor.agent.learning.contexts import Contexts, measure, prepare
-from candor.agent.learning.initial import initial_model
+from candor.agent.learning.initial import built_again, initial_model
 from candor.agent.learning.layout import check_apart, copied
 from candor.agent.learning.measuring import UNDEFINED
 from candor.agent.learning.samples import Samples, taken
@@ -160,7 +160,7 @@ class Learner:
         if self._layout.own or not self._layout.exact:
             raise NotVectorised("task: its model has buffers or parameters that do not travel")
         # One of its own to evaluate, for `functional_call` swaps parameters.
-        self._evaluated = initial_model(task, seed, initial)[0].to(self._device).eval()
+        self._evaluated = built_again(task, seed, model).to(self._device).eval()
         check_apart(self._layout, model, self._evaluated)
         self._stack = None if self._layout.frozen else stack_of(task, model)
         self._by_threads = self._stack is not None and self._device.type == "cpu"

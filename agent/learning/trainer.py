@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from candor.agent.learning.contexts import Contexts, measure, prepare
-from candor.agent.learning.initial import initial_model
+from candor.agent.learning.initial import built_again, initial_model
 from candor.agent.learning.layout import Layout, check_apart, copied, frozen_digest
 from candor.agent.learning.learner import LocalTraining
 from candor.agent.learning.measuring import UNDEFINED, metric_of
@@ -25,7 +25,7 @@ from candor.agent.learning.plain import PlainSgd
 from candor.agent.learning.serial import one_at_a_time
 from candor.agent.learning.states import plain
 from candor.agent.tasks.base import Evaluated, Loop
-from candor.agent.tasks.checked import build_model, faults_of
+from candor.agent.tasks.checked import faults_of
 from candor.agent.tasks.context import TrainingContext, has_state
 from candor.agent.tasks.measured import Measured
 from candor.agent.tasks.partition import Shard
@@ -77,20 +77,13 @@ class Trainer:
         self._task, self._loop, self._contexts = task, loop, contexts
         self._initial = initial
         first, self._layout = initial_model(task, contexts.seed, initial)
-        begun = first.state_dict()
-        models = [self._model(begun) for _ in shards]
+        models = [built_again(task, contexts.seed, first).to(contexts.device) for _ in shards]
         check_apart(self._layout, first, models[0])
         self._agents = [_Agent(shard, model) for shard, model in zip(shards, models, strict=True)]
         self._round = 0
         self.device = contexts.device
         self.names, self.shapes = self._layout.names, self._layout.shapes
         self.dim: int = self._layout.dim
-
-    def _model(self, begun: Mapping[str, Tensor]) -> nn.Module:
-        """A model of an agent's own; built, for what is in a module cannot always be copied."""
-        model = build_model(self._task, self._contexts.seed)
-        model.load_state_dict(begun)
-        return model.to(self._contexts.device)
 
     @one_at_a_time
     def local_steps(
