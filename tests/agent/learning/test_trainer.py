@@ -652,3 +652,20 @@ def test_a_private_file_that_would_run_something_is_refused(tmp_path: Path) -> N
         loops(Loop(), 1).restore(file.getvalue())
     assert str(told.value).isprintable()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", [Points, Loop])
+def test_a_model_that_is_built_otherwise_the_second_time_is_refused_in_one_line(
+    kind: type[Points],
+) -> None:
+    class Growing(kind):  # type: ignore[valid-type, misc]
+        built = 0
+
+        def build_model(self) -> nn.Module:
+            self.built += 1
+            return nn.Sequential(nn.Linear(2, 2 + self.built), nn.Linear(2 + self.built, 2))
+
+    task = Growing()
+    with pytest.raises(ConfigurationError, match=r"^task: build_model\(\) failed") as refusal:
+        Learner(task, [Shard(0, 1)], SGD, 8, 0) if kind is Points else loops(task, 1)
+    assert "\n" not in str(refusal.value)
