@@ -18,7 +18,10 @@ from candor.mechanisms.evidence.phases import Part, Phase, Phases
 
 
 def nearest(
-    agent: str, weights: Mapping[str, float], sketches: Mapping[str, NDArray[np.float64]]
+    agent: str,
+    _round: int,
+    weights: Mapping[str, float],
+    sketches: Mapping[str, NDArray[np.float64]],
 ) -> dict[str, float]:
     """Equal weights for the agent and the nearer half of the others, rounded up; 0 for the rest.
 

@@ -144,7 +144,7 @@ class PhasedRing:
             return weights
         said = {k: self.signed[t, phase, k].statement for k in weights}
         sketches = {k: np.frombuffer(one.sketch, "<f8") for k, one in said.items()}
-        return self.phases.rows[rule](agent, weights, sketches)
+        return self.phases.rows[rule](agent, t, weights, sketches)
 
     def _reenter(self, t: int) -> None:
         """Let agents take a neighbour's model; nothing is left of what they had of this round."""

@@ -70,6 +70,8 @@ def write_cluster(
     rule: str = "norm:2e-5",
     mixing_name: str | None = None,
     algorithm: str | None = None,
+    aggregator: str | None = None,
+    max_byzantine: int | None = None,
     codec: str = "float32",
     weights: str = EQUAL,
     **settings: float,
@@ -95,7 +97,11 @@ def write_cluster(
         agents=declaring(entries, weights, None),
         task=task or TaskSettings(name="fixed", parameters=DIM, model_digest=model_digest(initial)),
         algorithm=AlgorithmSettings(
-            name=algorithm or DEFAULT_ALGORITHM, step_size=0.5, step_decay=0.0
+            name=algorithm or DEFAULT_ALGORITHM,
+            step_size=0.5,
+            step_decay=0.0,
+            aggregator=aggregator,
+            max_byzantine=max_byzantine,
         ),
         rounds=RoundSettings(
             rounds=rounds,
@@ -315,6 +321,8 @@ class LocalRun:
 
     def _combined(self, agent: str, node: Node, combine: Combine) -> None:
         node.answer = combined(combine, agent, mixes=node.mixes)
+        if not combine.reentry:
+            node.answer = node.driver.combined(node.answer)
         if combine.phase != node.core.phases.model:
             return
         assert isinstance(node.answer, Tensor)

@@ -43,7 +43,9 @@ def run_cores(
     task = TaskSettings(
         name=TASK, partition="dirichlet:0.5", parameters=len(x), model_digest=digest
     )
-    how = {"algorithm": algorithm, "codec": codec, "weights": weights}
+    name, _, aggregator = algorithm.partition(" + ")
+    robust = {"aggregator": aggregator, "max_byzantine": 1} if aggregator else {}
+    how = {"algorithm": name, "codec": codec, "weights": weights, **robust}
     cluster = write_cluster(tmp_path, topology, agents, rounds=rounds, task=task, **how)
     performers = {agent: trained(cluster, agent) for agent in cluster.ids}
     return Finished(
@@ -72,6 +74,12 @@ def trained(cluster: Cluster, agent: str) -> TrainedRows:
         ("one-peer-exponential", "gradient-tracking", "float32"),
         ("complete", "median-sgd", "float32"),
         ("one-peer-exponential", "median-sgd", "float32"),
+        ("complete", "decentralized-sgd + rfa", "float32"),
+        ("complete", "decentralized-sgd + median", "float32"),
+        ("complete", "gradient-tracking + median", "float32"),
+        ("one-peer-exponential", "gradient-tracking + rfa", "float32"),
+        ("complete", "median-sgd + rfa", "float32"),
+        ("complete", "diloco + median", "float16"),
         ("ring", "tests.nearest:Nearest", "float32"),
         ("complete", "tests.nearest:Nearest", "float32"),
         ("directed-random:degree=2", "gradient-push", "float32"),

@@ -5,8 +5,8 @@ handed to the runtime and answered by it. The daemon has one row, a simulation a
 gradients.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from candor.agent.algorithms.catalogue import entry_of
+from candor.agent.algorithms.catalogue import aggregator_of, entry_of, phases_of
 from candor.agent.algorithms.effects import (
     Exchange,
     Heard,
@@ -32,6 +32,7 @@ from candor.agent.algorithms.steps import (
     given_or,
     step_schedule,
 )
+from candor.mechanisms.evidence.phases import How
 from candor.topologies.cluster.file import AlgorithmSettings
 from candor.topologies.specs.specs import load_object
 
@@ -57,17 +58,25 @@ class Performer(Protocol):
         """The agents' masses of round t, (agents, 1)."""
         ...
 
+    def sent(self, v: Tensor, t: int, phase: int) -> tuple[Tensor, Mapping[int, Tensor]]:
+        """What the agents send in a phase of round t in place of v (agents, dim); honest ones v. By
+        row, of those who send each of their neighbours another vector, in order of id, these:
+        (neighbours, dim)."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """An exchange to perform: `vectors` (agents, dim) as the codec decodes them. With `mixes` the
-    answer is the mixed vectors (agents, dim), else what was `Heard`."""
+    answer is the mixed vectors (agents, dim), else what was `Heard`. Agents by row in `apart` send
+    each of their neighbours another vector: (neighbours, dim), in order of id."""
 
     round: int
     phase: int
     vectors: Tensor
     attested: Tensor | None
     mixes: bool
+    apart: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 class Driver:
@@ -103,8 +112,23 @@ class Driver:
             given_or(settings.outer_step, OUTER_STEP),
             given_or(settings.outer_momentum, OUTER_MOMENTUM),
         )
+        self._phases, aggregator = phases_of(settings), aggregator_of(settings)
+        attests = aggregator is not None and aggregator.row is None
+        self._aggregate = aggregator.load() if aggregator is not None and attests else None
+        # By phase, what its last vectors were combined to; the model is what everyone starts from.
+        self._combined: dict[int, Tensor] = {self._phases.model: x}
+        self._mixing: int | None = None  # the phase whose vectors the aggregator is to combine
         self._rounds = _loaded(settings.name)(x, hyper, self.state, start)
         self._begun = False
+
+    def combined(self, answer: Tensor | Heard) -> Tensor | Heard:
+        """What an exchange comes to: what was heard, put together by the run's aggregator where the
+        algorithm asked for one vector. To be called before `advance`."""
+        if self._mixing is None or self._aggregate is None or not isinstance(answer, Heard):
+            return answer
+        made = self._aggregate(answer.vectors, answer.present, answer.own)
+        self._combined[self._mixing] = made
+        return made
 
     def advance(self, answer: Tensor | Heard | None = None) -> Outgoing:
         """Answer the last exchange, None before the first, and go on to the next one."""
@@ -120,10 +144,26 @@ class Driver:
                 case Mass(t):
                     made = self._performer.mass(t)
                 case Exchange(v, t, phase, attested) | Mix(v, t, phase, attested):
-                    return Outgoing(t, phase, self._sent(v), attested, isinstance(effect, Mix))
+                    sums = isinstance(effect, Mix) and self._aggregate is None
+                    self._mixing = phase if isinstance(effect, Mix) else None
+                    if attested is None:
+                        attested = self._attested(v, phase)
+                    sent, others = self._performer.sent(v, t, phase)
+                    apart = {row: self._decoded(each) for row, each in others.items()}
+                    return Outgoing(t, phase, self._decoded(sent), attested, sums, apart)
             effect = self._rounds.send(made)
 
-    def _sent(self, v: Tensor) -> Tensor:
+    def _attested(self, v: Tensor, phase: int) -> Tensor | None:
+        """What the run's aggregator made, if the vectors of a phase are stepped from that."""
+        if self._aggregate is None:
+            return None
+        for part in self._phases.phases[phase].parts:
+            if part.how is How.AGGREGATE and part.before:
+                return self._combined.get(part.phase, torch.zeros_like(v))
+        return None
+
+    def _decoded(self, v: Tensor) -> Tensor:
+        """Vectors as those who receive them decode them."""
         if self._rounded is None:
             return v
         return torch.from_numpy(self._rounded(v.cpu().numpy())).to(v.device)

@@ -54,8 +54,9 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """An exchange whose answer is the weighted sum (agents, dim) of what was heard and the agent's
-    own vector, by the round's mixing weights or those that the phase's rule derives."""
+    """An exchange whose answer is one vector an agent (agents, dim) of what was heard and its own:
+    the sum by the round's mixing weights or those that the phase's rule derives, or what the run's
+    aggregator makes of them."""
 
     v: Tensor
     t: int

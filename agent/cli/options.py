@@ -18,6 +18,7 @@ from candor.agent.algorithms.catalogue import ALGORITHMS
 from candor.agent.algorithms.steps import OUTER_MOMENTUM, OUTER_STEP
 from candor.agent.runs.cluster_parts import option_name
 from candor.agent.runs.declared import EQUAL
+from candor.mechanisms.aggregation.specs import AGGREGATORS, DEFAULT_AGGREGATOR
 from candor.network.codecs import CODECS
 from candor.topologies.cluster.file import (
     OUTER_ALGORITHM,
@@ -213,6 +214,17 @@ SETTINGS: tuple[tuple[type[BaseModel], str, str], ...] = (
         AlgorithmSettings,
         "outer_momentum",
         f"Nesterov momentum of {OUTER_ALGORITHM}, below 1.  [default: {OUTER_MOMENTUM}]",
+    ),
+    (
+        AlgorithmSettings,
+        "aggregator",
+        "What combines neighbours' vectors in place of the graph's mixing weights: "
+        f"{', '.join((DEFAULT_AGGREGATOR, *AGGREGATORS))} (docs/howto/robust.md).",
+    ),
+    (
+        AlgorithmSettings,
+        "max_byzantine",
+        "Byzantine neighbours of every agent that the aggregator is to withstand.",
     ),
     (RoundSettings, "deadline_s", "Longest wait for a neighbour's vector, seconds."),
     (RoundSettings, "start_deadline_s", "Longest wait for neighbours at the start, seconds."),

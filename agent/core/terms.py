@@ -23,7 +23,7 @@ def run_terms(cluster: Cluster) -> RunTerms:
         sketch_size=cluster.payments.sketch_size,
         window_rounds=cluster.payments.window,
         publics={agent.id: bytes.fromhex(agent.identity) for agent in cluster.agents},
-        phases=phases_of(cluster.algorithm.name),
+        phases=phases_of(cluster.algorithm),
     )
 
 
@@ -75,7 +75,7 @@ def evidence_terms(cluster: Cluster, initial: NDArray[np.float32]) -> Terms:
         step_size=step_schedule(algorithm.step_size, algorithm.step_decay),
         initial=initial,
         rounds=cluster.rounds.rounds,
-        phases=phases_of(algorithm.name),
+        phases=phases_of(algorithm),
         precision=Precision(codec.name, codec.relative, codec.absolute),
     )
 

@@ -286,6 +286,8 @@ class Daemon:
             answer, reentered = await self._exchange(out)
             if reentered:
                 return _model(answer), self.core.round
+            if isinstance(answer, Heard):
+                answer = await self._timed("mix", driver.combined, answer)
             if out.phase == phases.model:
                 await self._round_over(out.round, _model(answer), float(work.trainer.losses[0]))
             if out.phase == phases.model and out.round == work.rounds:

@@ -17,7 +17,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from candor.agent.algorithms.catalogue import phases_of
+from candor.agent.algorithms.catalogue import check_breakdown, phases_of
 from candor.agent.core.assembly import assemble
 from candor.agent.daemon import keys, organisers, tensorboard
 from candor.agent.daemon.callback import RoundCallback
@@ -189,7 +189,8 @@ def prepare(
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     index, algorithm = cluster.index(settings.agent), cluster.algorithm
-    phases_of(algorithm.name)
+    phases_of(algorithm)
+    check_breakdown(cluster)
     reporting = Reporting(cluster.seed, [index], {0: settings.strategy})
     shard = Shard(index, len(cluster.ids), cluster.task.partition)
     task = resolve_task(cluster.task.name, settings.data_root)

@@ -1,6 +1,6 @@
 """One agent whose gradients are given, in place of training: for lockstep and benchmarks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -34,6 +34,10 @@ class GivenGradients:
     def mass(self, t: int) -> Tensor:
         """The agent's mass (1, 1) of round t."""
         return torch.tensor([[self._mass(t)]])
+
+    def sent(self, v: Tensor, t: int, phase: int) -> tuple[Tensor, Mapping[int, Tensor]]:  # noqa: ARG002
+        """The vector itself."""
+        return v, {}
 
     def evaluate(self, x: Tensor) -> list[Measured]:
         """Nothing is learned."""

@@ -112,6 +112,10 @@ class TrainedRows:
         """The masses (agents, 1) of round t."""
         return self._mass(t)
 
+    def sent(self, v: Tensor, t: int, phase: int) -> tuple[Tensor, Mapping[int, Tensor]]:  # noqa: ARG002
+        """What the agents send in place of v (agents, dim), and to whom another vector."""
+        return v, {}
+
 
 def learner_of(
     cluster: Cluster,

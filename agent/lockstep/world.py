@@ -302,6 +302,8 @@ class World:
             assert isinstance(life.answer, Tensor)
             life.driver = self._driver(agent, life.answer, combine.round + 1)
             life.answer = None
+        else:
+            life.answer = life.driver.combined(life.answer)
         effects = life.core.combined(self._now_s)
         life.due = life.core.round <= ROUNDS
         return effects

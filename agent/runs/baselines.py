@@ -98,11 +98,11 @@ def _without_mixing(
     honest = Reporting(cluster.seed, [shard.index for shard in shards], {})
     trained = TrainedRows(learner, honest, lambda _t: ones)
     driver = Driver(cluster.algorithm, trained, None, rows)
-    last = phases_of(cluster.algorithm.name).model
+    last = phases_of(cluster.algorithm).model
     answer: Tensor | Heard | None = None
     while True:
         out = driver.advance(answer)
-        answer = out.vectors if out.mixes else _alone(out.vectors)
+        answer = driver.combined(out.vectors if out.mixes else _alone(out.vectors))
         if out.round == cluster.rounds.rounds and out.phase == last:
             return [one.value for one in learner.evaluate(out.vectors)]
 

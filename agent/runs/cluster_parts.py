@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from candor.agent.algorithms.catalogue import check_breakdown
 from candor.agent.daemon import keys
 from candor.agent.runs.declared import check_declared, declaring, samples_of
 from candor.topologies.cluster import revisions
@@ -50,6 +51,7 @@ def new_cluster(asked: Mapping[str, Any], key: SigningKey | None) -> Cluster:
         revision=revisions.first_revision(key) if key else None,
         **sections(asked),
     )
+    check_breakdown(cluster)
     return signed(cluster, key) if key else cluster
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from candor.agent.algorithms.catalogue import check_breakdown
 from candor.agent.runs.declared import EQUAL, declaring, samples_of
 from candor.topologies.cluster.file import (
     AgentEntry,
@@ -56,7 +57,7 @@ def cluster_of(
             plan.task.name, len(ids), plan.task.partition, plan.seed, plan.data_root
         ),
     )
-    return assemble_cluster(
+    cluster = assemble_cluster(
         run_id=_run_id(run_dir),
         seed=plan.seed,
         graph=schedule,
@@ -67,6 +68,8 @@ def cluster_of(
         algorithm=plan.algorithm,
         payments=plan.payments,
     )
+    check_breakdown(cluster)
+    return cluster
 
 
 def graph_of(plan: Plan) -> tuple[schedules.Schedule, Sequence[str]]:

@@ -52,7 +52,7 @@ class Measurements:
     ) -> None:
         self._run = bytes.fromhex(cluster.fingerprint)
         self._settings = cluster.payments
-        self._phases = phases_of(cluster.algorithm.name)
+        self._phases = phases_of(cluster.algorithm)
         self._step_size = step_schedule(cluster.algorithm.step_size, cluster.algorithm.step_decay)
         self._mixing = mixing
         self.before = dict(before)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from candor.agent.algorithms.effects import Heard
-from candor.mechanisms.evidence.phases import RowRule
+from candor.mechanisms.aggregation.rows import RowRule
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.schedules.weights import own_weight
 
@@ -75,7 +75,7 @@ class Mixing:
         for agent in cluster.ids:
             weights = dict(taken[agent]) | {agent: own_weight(taken[agent])}
             shown = {k: sketches[cluster.index(k)] for k in sorted(weights)}
-            rows[agent] = rule(agent, weights, shown)
+            rows[agent] = rule(agent, t, weights, shown)
         return self._of(sparse_rows(cluster, rows), t)
 
     def _round(self, t: int) -> RoundMixing:

@@ -162,7 +162,7 @@ class Simulation:
             )
         self._device = usable_device(device)
         self._cluster = cluster
-        self._phases = phases_of(cluster.algorithm.name)
+        self._phases = phases_of(cluster.algorithm)
         self._mixing = Mixing(cluster, self._device)
         reporting = _reporting(cluster, strategies)
         lies = reporting.by_agent()
@@ -194,7 +194,7 @@ class Simulation:
         """Perform the next round."""
         for _ in range(self._phases.count):
             out = self._driver.advance(self._answer)
-            self._answer = self._exchanged(out)
+            self._answer = self._driver.combined(self._exchanged(out))
         assert isinstance(self._answer, Tensor)
         self.round, self.parameters = out.round, self._answer
         if self._measured is None:

@@ -4,11 +4,31 @@ All take vectors (..., neighbours, dim), which of them are there (..., neighbour
 agents' own (..., dim), which always are, and give (..., dim).
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 
-def coordinate_median(vectors: Tensor, present: Tensor, own: Tensor) -> Tensor:
+def tolerant(
+    rule: Callable[[Tensor, Tensor, Tensor, int], Tensor], byzantine: int, least: int
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """A rule that is to withstand so many, for agents some of which may have heard too few: those
+    keep their own vector."""
+
+    def combine(vectors: Tensor, present: Tensor, own: Tensor) -> Tensor:
+        enough = present.sum(dim=-1) + 1 >= least  # (...)
+        return torch.where(enough[..., None], rule(vectors, present, own, byzantine), own)
+
+    return combine
+
+
+def coordinate_median(
+    vectors: Tensor,
+    present: Tensor,
+    own: Tensor,
+    byzantine: int = 0,  # noqa: ARG001
+) -> Tensor:
     """The median of each coordinate over those that are there and the own; of an even number the
     mean of the middle two (Yin et al., ICML 2018, definition 1).
 

@@ -269,7 +269,7 @@ class Examiner:
         heard = {k: taken[k] for k in sorted(sources) if k != agent}
         weights = heard | {agent: own_weight(heard)}
         sketches = {k: np.frombuffer(sources[k].sketch, "<f8") for k in sorted(sources)}
-        return self.terms.phases.rows[rule](agent, weights, sketches)
+        return self.terms.phases.rows[rule](agent, t, weights, sketches)
 
     def _next_sketch(self, t: int, phase: int, payload: NDArray[np.float32]) -> bytes:
         terms = self.terms
@@ -313,13 +313,14 @@ class Examiner:
         """That a part was formed as the run forms it, as far as it shows by itself."""
         agent, of_round = statement.agent, statement.round - part.before
         taken = self.terms.weights(of_round).taken[agent] if of_round else {}
-        if isinstance(formed, Attested) or part.how is How.AGGREGATE:
-            if not isinstance(formed, Attested) or part.how is not How.AGGREGATE:
-                raise EvidenceError("mixing-row", f"part {part.phase} is not attested as it is")
+        of_models = part.phase == self.terms.phases.model
+        if isinstance(formed, Attested):
+            if part.how is not How.AGGREGATE or of_round == 0:
+                raise EvidenceError("mixing-row", f"part {part.phase} is not attested")
             if formed.rule != part.rule or not taken.keys() >= set(formed.heard):
                 raise EvidenceError("mixing-row", "an aggregate of others than it is given")
             return
-        row, of_models = dict(formed.weights), part.phase == self.terms.phases.model
+        row = dict(formed.weights)
         if part.how is How.OWN or (of_round == 0 and of_models):
             if row != {agent: 1.0} or formed.rule:
                 raise EvidenceError("mixing-row", "it starts from its own vector alone")
@@ -330,6 +331,8 @@ class Examiner:
             raise EvidenceError("mixing-row", "nothing was there before round 1")
         elif of_models and not formed.rule and _re_enters(row, taken):
             return
+        elif part.how is How.AGGREGATE:
+            raise EvidenceError("mixing-row", f"part {part.phase} is to be attested")
         elif formed.rule != part.rule:
             raise EvidenceError("mixing-row", f"derived by {formed.rule or 'no rule'}")
         elif part.rule:
@@ -416,8 +419,8 @@ class Examiner:
         stated = {source: signed.statement for source, signed in sources.items()}
         parts = formed_parts(statement, stated, self.terms, first)
         vector = injected_after(parts, statement)
-        charged = self.terms.phases.phases[statement.phase].charged
-        allowed = math.inf if charged else self._slack(statement, parts)
+        phase = self.terms.phases.phases[statement.phase]
+        allowed = math.inf if phase.charged or phase.free else self._slack(statement, parts)
         bodies = tuple(source.body for source in sources.values())
         trace = self.fold(window)(vector)
         return Examined(vector, float(energy(vector)), trace, allowed, bodies)

@@ -6,28 +6,21 @@ follow from the name of the algorithm in the cluster file. In each phase an agen
     y = b - step * u,    b = sum over the phase's parts,    step = lambda_t, or -1 where `direct`
 
 of which everyone can compute b, and so u, from statements alone: u is what the agent *injected*.
-One phase of a round is *charged*: its u is claimed and billed. In any other an agent may only do as
-its parts say, up to rounding. The last phase states the model itself; a neighbour's payload of it
-is what an agent re-enters from.
+One phase of a round is *charged*: its u is claimed and billed. In any other, if it is not *free*,
+an agent may only do as its parts say, up to rounding. The last phase states the model itself; a
+neighbour's payload of it is what an agent re-enters from.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Final, TypeAlias
+from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-Floats = NDArray[np.float64]
+from candor.mechanisms.aggregation.rows import RowRule
 
 PHASES_MAX: Final = 16
 PARTS_MAX: Final = 4  # of a phase
-
-RowRule: TypeAlias = Callable[[str, Mapping[str, float], Mapping[str, Floats]], dict[str, float]]
-"""Weights by agent from the taker's id, the round's weights of those it heard and its own, and the
-sketches (k,) that all of these stated; the same bits wherever it is computed."""
 
 
 class How(StrEnum):
@@ -57,12 +50,15 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One exchange of a round; `direct` where what is injected is added as it is."""
+    """One exchange of a round; `direct` where what is injected is added as it is; `free` where an
+    agent may inject what it wants and nobody bills it, as a step that its optimiser makes of what
+    was exchanged before."""
 
     name: str
     parts: tuple[Part, ...]
     direct: bool = False
     charged: bool = False
+    free: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ class Phases:
                 # Of the round before what this one has not stated anew: rows are kept by phase.
                 earlier = range(number, self.count) if part.before else range(number)
                 assert part.phase in earlier, "a part is of the last exchange of its phase"
-                assert part.before <= (part.how is How.MIXED), "only rows reach back a round"
+                assert not part.before or part.how is not How.OWN, "it has no vector to reach for"
         mixed = {
             (p.phase, p.rule) for each in self.phases for p in each.parts if p.how is How.MIXED
         }

@@ -117,6 +117,7 @@ TABLES = {
     "algorithm": (
         *("name", "step_size", "step_decay", "local_steps", "momentum"),
         *("local_epochs", "local_seconds", "outer_momentum", "outer_step"),
+        *("aggregator", "max_byzantine"),
     ),
     "rounds": ("rounds", "deadline_s", "start_deadline_s", "codec"),
     "payments": ("rule", "window", "credit_limit", "sketch_size"),

@@ -109,6 +109,10 @@ class AlgorithmSettings(Section):
     local_seconds: Annotated[Number, Field(gt=0, le=86_400)] | None = None
     outer_momentum: Annotated[Number, Field(ge=0, lt=1)] | None = None
     outer_step: Annotated[Number, Field(gt=0, le=10)] | None = None
+    # How neighbours' vectors are combined where not by the graph's mixing weights, and how many
+    # Byzantine neighbours of every agent that is to withstand.
+    aggregator: Line | None = None
+    max_byzantine: Annotated[int, Field(strict=True, ge=0)] | None = None
 
     @model_validator(mode="after")
     def _check_outer(self) -> "AlgorithmSettings":

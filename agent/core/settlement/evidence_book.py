@@ -202,11 +202,13 @@ class EvidenceBook:
             return Row(((self.agent, 1.0),))
         source = self.phases.source(step, part)
         at, row = self._rows.get(part.phase, (0, Row(())))
-        if part.how is How.AGGREGATE:
-            heard = tuple(agent for agent, _ in row.weights if agent != self.agent)
-            return Attested(part.rule, heard, attested)
         if source <= 0 and part.phase == self.phases.model:
             return Row(((self.agent, 1.0),))  # the initial model
+        heard = tuple(agent for agent, _ in row.weights if agent != self.agent)
+        # A row without the agent itself is a re-entry's.
+        made = at == source and len(heard) < len(row.weights)
+        if part.how is How.AGGREGATE and (made or not part.before):
+            return Attested(part.rule, heard, attested)
         return row if at == source else Row(())
 
     def statements(self, step: int) -> Mapping[str, SignedStatement]:

@@ -96,6 +96,9 @@ class Quadratic:
     def mass(self, t: int) -> torch.Tensor:
         raise AssertionError
 
+    def sent(self, v: torch.Tensor, t: int, phase: int) -> tuple[torch.Tensor, dict]:
+        return v, {}
+
 
 def test_diloco_among_agents_that_hear_everybody_is_one_server_with_nesterov_momentum() -> None:
     """Algorithm 1 of Douillard et al., its outer optimiser torch's own; step sizes that decay."""

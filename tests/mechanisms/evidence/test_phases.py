@@ -117,7 +117,6 @@ FALSE: dict[str, tuple[Phase, ...]] = {
     "made of what no round has": with_part(Part(3, before=True)),
     "made of a round before that has been mixed since": with_part(BEFORE),
     "its own vector of the round before": with_part(Part(1, before=True, how=How.OWN)),
-    "an aggregate of the round before": with_part(replace(AGGREGATE, phase=1, before=True)),
     "an aggregate without a name": with_part(replace(AGGREGATE, rule="")),
     "two aggregates": (GRADIENT, Phase("model", (Part(1, before=True), AGGREGATE, AGGREGATE))),
     "rows by a rule that nobody knows": with_part(Part(0, rule="nearest")),

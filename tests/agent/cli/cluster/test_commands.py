@@ -455,7 +455,7 @@ def test_settings_that_may_be_left_out_are_in_the_file_where_they_are_given(
     keys_root: Path,
 ) -> None:
     plain = new(keys_root).algorithm
-    optional = ("local_epochs", "local_seconds", "outer_step", "outer_momentum")
+    optional = ("local_epochs", "local_seconds", "outer_step", "outer_momentum", "aggregator")
     assert all(getattr(plain, name) is None for name in optional)
     options = ("--algorithm", "diloco", "--local-epochs", 2, "--outer-momentum", 0.5)
     given = new(keys_root, *map(str, options))
