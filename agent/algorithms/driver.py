@@ -21,6 +21,7 @@ from candor.agent.algorithms.effects import (
     LocalSteps,
     Mass,
     Mix,
+    PolicyGradient,
     Report,
     Rounds,
     State,
@@ -48,6 +49,15 @@ class Performer(Protocol):
 
     def local_steps(self, x: Tensor, t: int, step_size: float, state: State) -> Tensor:
         """The pseudo-gradients (agents, dim) of round t from x (agents, dim)."""
+        ...
+
+    def policy_gradient(self, x: Tensor, t: int, count: int, before: Tensor | None) -> Tensor:
+        """The estimates (agents, dim) of `PolicyGradient` in round t, of so many trajectories of
+        each policy of x (agents, dim).
+
+        Raises:
+            ConfigurationError: the task has no environment to sample.
+        """
         ...
 
     def report(self, gradient: Tensor, t: int, state: State) -> Tensor:
@@ -139,6 +149,8 @@ class Driver:
                 case LocalSteps(x, t):
                     step_size = self._step_size(t)
                     made = self._performer.local_steps(x, t, step_size, self.state)
+                case PolicyGradient(x, t, count, before):
+                    made = self._performer.policy_gradient(x, t, count, before)
                 case Report(gradient, t):
                     made = self._performer.report(gradient, t, self.state)
                 case Mass(t):

@@ -22,6 +22,22 @@ class LocalSteps:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyGradient:
+    """Each agent samples `count` trajectories of its policy x (agents, dim) in round t; answered by
+    an estimate (agents, dim) of the gradient of minus the expected return: a descent direction, as
+    every gradient here.
+
+    With policies `before` (agents, dim) the answer is that estimate less the one that the same
+    trajectories give for those policies, by importance weights.
+    """
+
+    x: Tensor
+    t: int
+    count: int
+    before: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Each agent's strategy turns its gradient (agents, dim) into the report (agents, dim) it acts
     on; the honest one returns the gradient."""
@@ -74,7 +90,7 @@ class Heard:
     own: Tensor
 
 
-LocalEffect: TypeAlias = LocalSteps | Report | Mass
+LocalEffect: TypeAlias = LocalSteps | PolicyGradient | Report | Mass
 AlgorithmEffect: TypeAlias = LocalEffect | Exchange | Mix
 # Each effect's answer is a Tensor, an exchange's `Heard`: no type can say which comes next.
 Rounds: TypeAlias = Generator[AlgorithmEffect, Any, None]

@@ -10,6 +10,16 @@ OUTER_MOMENTUM: Final = 0.9
 """Of DiLoCo: the best ones of Douillard et al. 2023 (arXiv 2311.08105, section 3)."""
 
 
+LARGE_BATCH: Final = 50
+SMALL_BATCH: Final = 4
+SWITCH_PROBABILITY: Final = 0.2
+"""Of policy gradients: what Jordan et al. (arXiv 2401.03489) take for CartPole, where neither the
+run nor its task says otherwise."""
+# Against attackers who send everyone the same, one is enough; against those who do not, the
+# diameter shrinks by a factor each time.
+AGREEMENT_ROUNDS: Final = 4
+
+
 @dataclass(frozen=True, slots=True)
 class Hyper:
     """What every agent agrees on: `step_size(t)` is lambda_t of round t (from 1), above 0; the

@@ -15,13 +15,14 @@ import click
 from pydantic import BaseModel
 
 from candor.agent.algorithms.catalogue import ALGORITHMS
-from candor.agent.algorithms.steps import OUTER_MOMENTUM, OUTER_STEP
+from candor.agent.algorithms.steps import AGREEMENT_ROUNDS, OUTER_MOMENTUM, OUTER_STEP
 from candor.agent.runs.cluster_parts import option_name
 from candor.agent.runs.declared import EQUAL
 from candor.mechanisms.aggregation.specs import AGGREGATORS, DEFAULT_AGGREGATOR
 from candor.network.codecs import CODECS
 from candor.topologies.cluster.file import (
     OUTER_ALGORITHM,
+    POLICY_ALGORITHMS,
     AlgorithmSettings,
     PaymentSettings,
     RoundSettings,
@@ -179,6 +180,9 @@ def organiser_option(what: str, *, required: bool = False) -> Option:
     return click.option("--organiser", required=required, metavar="KEY|FILE", help=what)
 
 
+_FROM_TASK: Final = "  [default: the task's]"
+_OF_POLICIES: Final = f" For {' and '.join(POLICY_ALGORITHMS)}.{_FROM_TASK}"
+
 SETTINGS: tuple[tuple[type[BaseModel], str, str], ...] = (
     (
         TaskSettings,
@@ -225,6 +229,29 @@ SETTINGS: tuple[tuple[type[BaseModel], str, str], ...] = (
         AlgorithmSettings,
         "max_byzantine",
         "Byzantine neighbours of every agent that the aggregator is to withstand.",
+    ),
+    (
+        AlgorithmSettings,
+        "large_batch",
+        "Trajectories of an agent in a round in which the common coin shows a large batch."
+        f"{_OF_POLICIES}",
+    ),
+    (AlgorithmSettings, "small_batch", f"Trajectories of an agent in any other round.{_FROM_TASK}"),
+    (
+        AlgorithmSettings,
+        "switch_probability",
+        f"Chance of a large batch, the same for all agents.{_FROM_TASK}",
+    ),
+    (
+        AlgorithmSettings,
+        "agreement_rounds",
+        "Exchanges of a round, at most 15, in which policies are averaged until they agree.  "
+        f"[default: {AGREEMENT_ROUNDS}]",
+    ),
+    (
+        AlgorithmSettings,
+        "estimator",
+        "Of gradients: as the paper has it, or its published code.  [default: paper]",
     ),
     (RoundSettings, "deadline_s", "Longest wait for a neighbour's vector, seconds."),
     (RoundSettings, "start_deadline_s", "Longest wait for neighbours at the start, seconds."),

@@ -27,6 +27,11 @@ class GivenGradients:
         """The gradient (1, dim) of round t."""
         return torch.from_numpy(self._gradient(t)).unsqueeze(0)
 
+    def policy_gradient(self, x: Tensor, t: int, count: int, before: Tensor | None) -> Tensor:  # noqa: ARG002
+        """The gradient (1, dim) of round t; where it is to be a difference, a tenth of it."""
+        gradient = torch.from_numpy(self._gradient(t)).unsqueeze(0)
+        return gradient if before is None else gradient / 10
+
     def report(self, gradient: Tensor, t: int, state: dict[str, Tensor]) -> Tensor:  # noqa: ARG002
         """The gradient itself."""
         return gradient

@@ -85,6 +85,17 @@ class TrainedRows:
         self.losses = done.losses
         return done.update.to(x.device)
 
+    def policy_gradient(self, x: Tensor, t: int, count: int, before: Tensor | None) -> Tensor:  # noqa: ARG002
+        """The estimates (agents, dim) of round t, of so many trajectories of each policy of x.
+
+        Raises:
+            ConfigurationError: the task has no environment to sample.
+        """
+        raise ConfigurationError(
+            "the algorithm samples trajectories, and the task has no environment; choose another "
+            "algorithm"
+        )
+
     def _sits_out(self, t: int, why: str) -> bool:
         """Whether a round that failed is sat out."""
         self._failed += 1

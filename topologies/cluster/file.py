@@ -54,6 +54,12 @@ EXPOSED_SAMPLES: Final = 4
 """Updates of so few samples show records, of however many local steps."""
 DEFAULT_ALGORITHM, PUSH_SUM_ALGORITHM = "decentralized-sgd", "gradient-push"
 OUTER_ALGORITHM: Final = "diloco"
+# Algorithms that sample trajectories in place of batches, and what their rounds are set by.
+POLICY_ALGORITHMS: Final = ("dec-byz-pg", "byz-pg")
+POLICY_SETTINGS: Final = (
+    *("large_batch", "small_batch", "switch_probability", "agreement_rounds", "estimator"),
+)
+ESTIMATORS: Final = ("paper", "published")
 
 
 class TaskSettings(Section):
@@ -113,6 +119,14 @@ class AlgorithmSettings(Section):
     # Byzantine neighbours of every agent that is to withstand.
     aggregator: Line | None = None
     max_byzantine: Annotated[int, Field(strict=True, ge=0)] | None = None
+    # Of policy gradients: trajectories of an agent where the common coin shows a large batch and
+    # where not, the chance of that, how many times policies are averaged after a step at most (one
+    # exchange each, of 16 a round), and whether estimates are the paper's or its published code's.
+    large_batch: Count | None = None
+    small_batch: Count | None = None
+    switch_probability: Annotated[Number, Field(gt=0, le=1)] | None = None
+    agreement_rounds: Annotated[int, Field(strict=True, ge=1, le=15)] | None = None
+    estimator: Line | None = None
 
     @model_validator(mode="after")
     def _check_outer(self) -> "AlgorithmSettings":
@@ -122,6 +136,20 @@ class AlgorithmSettings(Section):
                     f"{name} is of algorithm {OUTER_ALGORITHM!r}, and this is {self.name!r}; "
                     "choose that one or leave it out"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_policy(self) -> "AlgorithmSettings":
+        for name in POLICY_SETTINGS:
+            if getattr(self, name) is not None and self.name not in POLICY_ALGORITHMS:
+                raise ConfigurationError(
+                    f"{name} is of algorithms {' and '.join(POLICY_ALGORITHMS)}, and this is "
+                    f"{self.name!r}; choose one of them or leave it out"
+                )
+        if self.estimator is not None and self.estimator not in ESTIMATORS:
+            raise ConfigurationError(
+                f"estimator {self.estimator!r} is unknown; known: {', '.join(ESTIMATORS)}"
+            )
         return self
 
 
