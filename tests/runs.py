@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from candor.agent.algorithms.driver import Driver, Performer
+from candor.agent.algorithms.driver import Driver, Overhears, Performer
 from candor.agent.algorithms.effects import Heard
 from candor.agent.core.agent import AgentCore
 from candor.agent.core.assembly import assemble
-from candor.agent.core.combination import combined
+from candor.agent.core.combination import combined, overheard
 from candor.agent.core.effects import (
     Begin,
     Combine,
@@ -320,6 +320,9 @@ class LocalRun:
         return node.core.published(payload, node.core.stated(payload, attested), self.now_s)
 
     def _combined(self, agent: str, node: Node, combine: Combine) -> None:
+        performer = self._performers.get(agent)
+        if isinstance(performer, Overhears) and performer.overhears and not combine.reentry:
+            performer.overheard(combine.phase, {0: overheard(combine, agent)})
         node.answer = combined(combine, agent, mixes=node.mixes)
         if not combine.reentry:
             node.answer = node.driver.combined(node.answer)

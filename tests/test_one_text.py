@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from candor.agent.core.deviating import reporting_of
 from candor.agent.learning.initial import initial_parameters
-from candor.agent.learning.reporting import Reporting
 from candor.agent.learning.rows import TrainedRows, learner_of
 from candor.agent.simulation.vectorised import Simulation, run_vectorised
 from candor.agent.tasks import resolve_task
@@ -35,9 +35,9 @@ class Finished:
 
 
 def run_cores(
-    tmp_path, topology, algorithm, codec="float32", rounds=8, agents=5, weights="equal"
+    tmp_path, topology, algorithm, codec="float32", rounds=8, agents=5, weights="equal", lie=LIE
 ) -> Finished:
-    """Real cores that train on digits, one of which exaggerates."""
+    """Real cores that train on digits, one of which exaggerates or attacks."""
     x = initial_parameters(resolve_task(TASK), 3)
     digest = model_digest(x.numpy())
     task = TaskSettings(
@@ -47,16 +47,16 @@ def run_cores(
     robust = {"aggregator": aggregator, "max_byzantine": 1} if aggregator else {}
     how = {"algorithm": name, "codec": codec, "weights": weights, **robust}
     cluster = write_cluster(tmp_path, topology, agents, rounds=rounds, task=task, **how)
-    performers = {agent: trained(cluster, agent) for agent in cluster.ids}
+    performers = {agent: trained(cluster, agent, lie) for agent in cluster.ids}
     return Finished(
         cluster, finish(LocalRun(tmp_path, cluster, performers=performers, initial=x.numpy()))
     )
 
 
-def trained(cluster: Cluster, agent: str) -> TrainedRows:
-    """What a daemon's agent trains and reports."""
+def trained(cluster: Cluster, agent: str, lie: str = LIE) -> TrainedRows:
+    """What a daemon's agent trains, reports and sends."""
     index = cluster.index(agent)
-    reporting = Reporting(cluster.seed, [index], {0: LIE} if agent == LIAR else {})
+    reporting = reporting_of(cluster, {LIAR: lie}, agent)
     shard = Shard(index, len(cluster.ids), cluster.task.partition)
 
     def mass(t):
@@ -110,10 +110,27 @@ def test_so_they_do_where_agents_declare_sizes(tmp_path, topology, algorithm) ->
     compare(done)
 
 
-def compare(done: Finished) -> None:
-    """Hold models and payments against those of a simulation; the liar pays most."""
+@pytest.mark.parametrize(
+    ("topology", "algorithm", "attack"),
+    [
+        ("complete", "decentralized-sgd + median", "avg-zero:seen=neighbours @ 3-"),
+        ("complete", "decentralized-sgd + rfa", "ipm:factor=0.2,seen=neighbours"),
+        ("complete", "median-sgd", "alie:factor=4,seen=neighbours"),
+        ("one-peer-exponential", "gradient-tracking", "mimic:whom=1,seen=neighbours"),
+        ("complete", "decentralized-sgd + median", "alie:factor=auto,seen=neighbours"),
+        ("ring", "decentralized-sgd", "hidden:0.3 @ every=2"),
+    ],
+)
+def test_who_attacks_by_what_it_hears_sends_the_same_in_both(
+    tmp_path, topology, algorithm, attack
+) -> None:
+    compare(run_cores(tmp_path, topology, algorithm, lie=attack), attack)
+
+
+def compare(done: Finished, lie: str = LIE) -> None:
+    """Hold models and payments against those of a simulation; a liar pays most."""
     run, cluster, codec = done.run, done.cluster, done.cluster.rounds.codec
-    expected = run_vectorised(cluster, {LIAR: LIE})
+    expected = run_vectorised(cluster, {LIAR: lie})
     # A sum added in another order may be rounded to the next float16.
     tolerance = 1e-5 if codec == "float32" else 2.0**-9
     for agent, model in zip(cluster.ids, expected.parameters.numpy(), strict=True):
@@ -126,7 +143,8 @@ def compare(done: Finished) -> None:
     for agent, balance in expected.balances.items():
         near = windows * len(cluster.neighbours(agent)) + 2e-2 * abs(balance) * (codec != "float32")
         assert abs(balance - balances[agent]) <= near
-    assert min(balances, key=balances.__getitem__) == LIAR
+    if lie == LIE:
+        assert min(balances, key=balances.__getitem__) == LIAR
     run.close()
 
 

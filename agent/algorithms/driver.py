@@ -5,9 +5,9 @@ handed to the runtime and answered by it. The daemon has one row, a simulation a
 gradients.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -75,6 +75,21 @@ class Performer(Protocol):
         ...
 
 
+@runtime_checkable
+class Overhears(Protocol):
+    """A performer some of whose agents go by what their neighbours sent before."""
+
+    @property
+    def overhears(self) -> Sequence[int]:
+        """The rows of these."""
+        ...
+
+    def overheard(self, phase: int, heard: Mapping[int, Tensor]) -> None:
+        """What these heard in an exchange that is over, by row: first what the agent sent itself,
+        then what its neighbours did, in order of id (1 + n, dim)."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """An exchange to perform: `vectors` (agents, dim) as the codec decodes them. With `mixes` the
@@ -127,6 +142,7 @@ class Driver:
         self._aggregate = aggregator.load() if aggregator is not None and attests else None
         # By phase, what its last vectors were combined to; the model is what everyone starts from.
         self._combined: dict[int, Tensor] = {self._phases.model: x}
+        self._altered: dict[int, Tensor] = {}  # by phase, what was sent less what the text has
         self._mixing: int | None = None  # the phase whose vectors the aggregator is to combine
         self._rounds = _loaded(settings.name)(x, hyper, self.state, start)
         self._begun = False
@@ -160,10 +176,24 @@ class Driver:
                     self._mixing = phase if isinstance(effect, Mix) else None
                     if attested is None:
                         attested = self._attested(v, phase)
-                    sent, others = self._performer.sent(v, t, phase)
+                    sent, others = self._sent(v, t, phase)
                     apart = {row: self._decoded(each) for row, each in others.items()}
                     return Outgoing(t, phase, self._decoded(sent), attested, sums, apart)
             effect = self._rounds.send(made)
+
+    def _sent(self, v: Tensor, t: int, phase: int) -> tuple[Tensor, Mapping[int, Tensor]]:
+        """What the agents send of v; who sent something else in an earlier phase of the round is
+        consistent, as its neighbours refuse what does not follow from what it stated."""
+        told = v
+        for part in self._phases.phases[phase].parts:
+            if part.how is How.OWN and part.phase in self._altered:
+                factor = -self._step_size(t) if part.stepped else 1.0
+                told = told.add(self._altered[part.phase], alpha=factor)
+        sent, apart = self._performer.sent(told, t, phase)
+        self._altered.pop(phase, None)
+        if sent is not v:
+            self._altered[phase] = sent - v
+        return sent, apart
 
     def _attested(self, v: Tensor, phase: int) -> Tensor | None:
         """What the run's aggregator made, if the vectors of a phase are stepped from that."""

@@ -20,6 +20,12 @@ def combined(combine: Combine, agent: str, *, mixes: bool) -> Tensor | Heard:
     return Heard(torch.from_numpy(vectors)[None], present, torch.from_numpy(own.copy())[None])
 
 
+def overheard(combine: Combine, agent: str) -> Tensor:
+    """What `agent` sent and then what it heard, in order of id: copies, (1 + n, dim)."""
+    ordered = sorted(combine.parts, key=lambda part: (part[0] != agent, part[0]))
+    return torch.from_numpy(np.stack([payload for _, _, payload in ordered]))
+
+
 def _mixed(combine: Combine) -> Tensor:
     # Read-only payloads are only read: torch has no notion of that and would warn.
     (_, weight, first), *others = combine.parts

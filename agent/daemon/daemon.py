@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from candor.agent.algorithms.driver import Driver, Outgoing, Performer
+from candor.agent.algorithms.driver import Driver, Outgoing, Overhears, Performer
 from candor.agent.algorithms.effects import Heard
 from candor.agent.core.agent import AgentCore, Stage
-from candor.agent.core.combination import combined
+from candor.agent.core.combination import combined, overheard
 from candor.agent.core.effects import (
     Arrived,
     Begin,
@@ -421,9 +421,7 @@ class Daemon:
             case Begin():
                 self._begun.set_result((self._x, 1))
             case Combine():
-                agent, mixes = self.core.settings.agent, self._mixes
-                answer = partial(combined, effect, agent, mixes=mixes)
-                self._in_worker("mix", answer, self._mixed(effect))
+                self._in_worker("mix", partial(self._combine, effect), self._mixed(effect))
             case Remember(snapshot):
                 self._reached(BEFORE_SNAPSHOT)
                 self._snapshot.replace(snapshot)
@@ -470,6 +468,12 @@ class Daemon:
 
     def _verified(self, peer: str, update: Arrived) -> Callable[[Examined | EvidenceError], None]:
         return lambda outcome: self._perform(self.core.verified(peer, update, outcome, self._now()))
+
+    def _combine(self, combine: Combine) -> Tensor | Heard:
+        agent, trainer = self.core.settings.agent, self._work.trainer
+        if isinstance(trainer, Overhears) and trainer.overhears and not combine.reentry:
+            trainer.overheard(combine.phase, {0: overheard(combine, agent)})
+        return combined(combine, agent, mixes=self._mixes)
 
     def _mixed(self, combine: Combine) -> Callable[[Tensor | Heard], None]:
         def mixed(answer: Tensor | Heard) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from candor.agent.algorithms.catalogue import check_breakdown, phases_of
 from candor.agent.core.assembly import assemble
+from candor.agent.core.deviating import reporting_of
 from candor.agent.daemon import keys, organisers, tensorboard
 from candor.agent.daemon.callback import RoundCallback
 from candor.agent.daemon.daemon import Daemon, Observer, Result, Work
@@ -44,7 +45,6 @@ from candor.agent.learning.ranks import (
     joined,
     ranks_of,
 )
-from candor.agent.learning.reporting import Reporting
 from candor.agent.learning.rows import TrainedRows, learner_of, usable_device
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.partition import Shard
@@ -191,7 +191,7 @@ def prepare(
     index, algorithm = cluster.index(settings.agent), cluster.algorithm
     phases_of(algorithm)
     check_breakdown(cluster)
-    reporting = Reporting(cluster.seed, [index], {0: settings.strategy})
+    reporting = reporting_of(cluster, {settings.agent: settings.strategy}, settings.agent)
     shard = Shard(index, len(cluster.ids), cluster.task.partition)
     task = resolve_task(cluster.task.name, settings.data_root)
     initial = verified_initial_parameters(task, cluster.task, cluster.seed, settings.initial)

@@ -123,9 +123,18 @@ class TrainedRows:
         """The masses (agents, 1) of round t."""
         return self._mass(t)
 
-    def sent(self, v: Tensor, t: int, phase: int) -> tuple[Tensor, Mapping[int, Tensor]]:  # noqa: ARG002
+    def sent(self, v: Tensor, t: int, phase: int) -> tuple[Tensor, Mapping[int, Tensor]]:
         """What the agents send in place of v (agents, dim), and to whom another vector."""
-        return v, {}
+        return self._reporting.sent(v, t, phase)
+
+    @property
+    def overhears(self) -> tuple[int, ...]:
+        """The rows that want to know what their neighbours send."""
+        return self._reporting.overhears
+
+    def overheard(self, phase: int, heard: Mapping[int, Tensor]) -> None:
+        """What these heard in a phase, see `Reporting.overheard`."""
+        self._reporting.overheard(phase, heard)
 
 
 def learner_of(

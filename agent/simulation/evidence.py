@@ -1,18 +1,21 @@
 """What the neighbours of simulated agents measure, and what they settle by it.
 
 The same arithmetic on the same sketches as `mechanisms.evidence.examiner` does of one statement,
-for all agents at once and without any signature.
+for all agents at once and without any signature. Nobody is barred here for sending its neighbours
+different vectors: such an agent is measured by the one that it states to its first neighbour by id,
+and each taker by what it was sent itself.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from candor.agent.algorithms.catalogue import phases_of
 from candor.agent.algorithms.steps import step_schedule
-from candor.agent.simulation.mixing import RoundMixing
+from candor.agent.simulation.mixing import NO_SKETCHES, Apart, RoundMixing
 from candor.mechanisms.evidence.examiner import energy, injected
 from candor.mechanisms.evidence.phases import How, Part
 from candor.mechanisms.evidence.sketch import SignSketch, TraceFold, signs_seed, window_of
@@ -23,6 +26,8 @@ from candor.topologies.cluster.file import Cluster
 from candor.topologies.specs.specs import ConfigurationError
 
 Floats = NDArray[np.float64]
+Vectors = Mapping[int, Mapping[int, NDArray[np.float32]]]
+"""What takers were sent that others were not, by taker and giver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,7 @@ class Measurements:
         before: by phase, what everyone stated in the round before the first one to observe,
             (agents, dim); before round 1 the initial model, which everyone states alike and starts
             from unmixed.
+        before_apart: the same of what some takers were sent apart.
     """
 
     def __init__(
@@ -49,6 +55,7 @@ class Measurements:
         cluster: Cluster,
         mixing: Callable[[int], RoundMixing],
         before: Mapping[int, NDArray[np.float32]],
+        before_apart: Mapping[int, Vectors] = MappingProxyType({}),
     ) -> None:
         self._run = bytes.fromhex(cluster.fingerprint)
         self._settings = cluster.payments
@@ -56,9 +63,11 @@ class Measurements:
         self._step_size = step_schedule(cluster.algorithm.step_size, cluster.algorithm.step_decay)
         self._mixing = mixing
         self.before = dict(before)
+        self.before_apart = dict(before_apart)
         # By phase and signs of the present window: of the round before, mixed; and of this round.
         self._started: dict[int, Floats] = {}
         self._stated: dict[int, Floats] = {}
+        self._apart: dict[int, Apart[Floats]] = {}
         self._mixed_by: dict[int, RoundMixing] = {}
         self._window = -1
         self.energies: list[Floats] = []  # (agents,) a round
@@ -70,17 +79,21 @@ class Measurements:
         phase: int,
         v: NDArray[np.float32],
         attested: NDArray[np.float32] | None = None,
-    ) -> Floats:
-        """Take what all state in a phase of round t: v (agents, dim), and the aggregates (agents,
-        dim) that it was stepped from, if any. Answers their sketches (agents, k)."""
+        apart: Vectors = MappingProxyType({}),
+    ) -> tuple[Floats, Apart[Floats]]:
+        """Take what all state in a phase of round t: v (agents, dim), what some are sent apart, and
+        the aggregates (agents, dim) that v was stepped from, if any. Answers the sketches (agents,
+        k) of v, and of what was sent apart."""
         if phase == 0:
             self._turn(t, v.shape[1])
         self._stated[phase] = self._sketch(v)
+        self._apart[phase] = _sketches(self._sketch, apart)
         if phase == self._phases.charged:
             self._measure(t, phase, attested)
         if self._phases.carried(phase):
             self.before[phase] = v
-        return self._stated[phase]
+            self.before_apart[phase] = apart
+        return self._stated[phase], self._apart[phase]
 
     @property
     def norms(self) -> Floats:
@@ -99,9 +112,12 @@ class Measurements:
         """Drop what was observed, once it is settled."""
         self.energies, self.traces = [], []
 
-    def sketched(self, t: int, v: NDArray[np.float32]) -> Floats:
-        """The sketches (agents, k) of v (agents, dim) under the signs of round t."""
-        return self._sketch_of(window_of(t, self._settings.window), v.shape[1])(v)
+    def sketched(self, t: int, phase: int) -> tuple[Floats, Apart[Floats]]:
+        """The sketches (agents, k) of what was stated in a phase of the round before, and of what
+        was sent apart, under the signs of round t."""
+        v = self.before[phase]
+        sketch = self._sketch_of(window_of(t, self._settings.window), v.shape[1])
+        return sketch(v), _sketches(sketch, self.before_apart.get(phase, {}))
 
     def _sketch_of(self, window: int, dim: int) -> SignSketch:
         return SignSketch(signs_seed(self._run, window), dim, self._settings.sketch_size)
@@ -109,17 +125,21 @@ class Measurements:
     def _turn(self, t: int, dim: int) -> None:
         """Begin a round: what the one before stated, under the signs of this one's window."""
         stated, self._stated = self._stated, {}
+        apart, self._apart = self._apart, {}
         window = window_of(t, self._settings.window)
         if window != self._window:
             self._window = window
             self._sketch = self._sketch_of(window, dim)
             self._fold = TraceFold(self._run, window, self._sketch.size)
             stated = {phase: self._sketch(vectors) for phase, vectors in self.before.items()}
+            told = self.before_apart.items()
+            apart = {phase: _sketches(self._sketch, vectors) for phase, vectors in told}
         self._started = {}
         for phase in self.before:
             value = stated[phase]
             if t > 1:
-                value = self._mixed_by.get(phase, self._mixing(t - 1)).sketches(value)
+                mixing = self._mixed_by.get(phase, self._mixing(t - 1))
+                value = mixing.sketches(value, apart.get(phase, NO_SKETCHES))
             self._started[phase] = value
 
     def _measure(self, t: int, phase: int, attested: NDArray[np.float32] | None) -> None:
@@ -157,7 +177,15 @@ class Measurements:
             first = np.zeros_like(self._started[self._phases.model])
             return self._started.get(part.phase, first)
         mixing = self._mixed_by.get(part.phase, self._mixing(t))
-        return mixing.sketches(self._stated[part.phase])
+        return mixing.sketches(self._stated[part.phase], self._apart[part.phase])
+
+
+def _sketches(sketch: SignSketch, apart: Vectors) -> Apart[Floats]:
+    """What was sent apart, sketched."""
+    return {
+        taker: dict(zip(told, sketch(np.stack(list(told.values()))), strict=True))
+        for taker, told in apart.items()
+    }
 
 
 class Unbillable(ConfigurationError):

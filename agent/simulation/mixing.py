@@ -1,10 +1,11 @@
 """Mixing as sparse matrix products: the weights of a round over all agents at once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Final
+from types import MappingProxyType
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,13 @@ from candor.topologies.cluster.file import Cluster
 from candor.topologies.schedules.weights import own_weight
 
 Floats = NDArray[np.float64]
+V = TypeVar("V")
+
+Apart: TypeAlias = Mapping[int, Mapping[int, V]]
+"""What takers were sent that others were not: by row of the taker and of the giver."""
+
+NONE_APART: Final[Apart[Tensor]] = MappingProxyType({})
+NO_SKETCHES: Final[Apart[Floats]] = MappingProxyType({})
 
 CACHED_ROUNDS: Final = 64  # as many as `RoundWeights` keeps; a matrix of 10,000 agents takes 1 MB
 
@@ -32,26 +40,51 @@ class RoundMixing:
     rounded: "WeightedRows"
     mass: Floats
 
-    def models(self, y: Tensor) -> Tensor:
-        """The models y (agents, dim) mixed, each sum in ascending order of rows."""
-        return self.rounded(y)
+    def models(self, y: Tensor, apart: Apart[Tensor] = NONE_APART) -> Tensor:
+        """The models y (agents, dim) mixed, each sum in ascending order of rows; those who were
+        sent something of their own mix that."""
+        mixed = self.rounded(y)
+        for taker, told in apart.items():
+            own = torch.zeros_like(y[taker])
+            for giver, weight in self._row(taker):
+                own.add_(told.get(giver, y[giver]), alpha=float(np.float32(weight)))
+            mixed[taker] = own
+        return mixed
 
-    def heard(self, v: Tensor) -> Heard:
-        """What each agent hears of v (agents, dim): a row of givers each, filled up with itself."""
-        rows = [
+    def givers(self) -> list[list[int]]:
+        """Whom each agent hears beside itself, in ascending order of rows."""
+        return [
             [int(giver) for giver in self.exact.indices[low:high] if giver != agent]
             for agent, (low, high) in enumerate(pairwise(self.exact.indptr))
         ]
+
+    def heard(self, v: Tensor, apart: Apart[Tensor] = NONE_APART) -> Heard:
+        """What each agent hears of v (agents, dim): a row of givers each, filled up with itself."""
+        rows = self.givers()
         most = max(map(len, rows))
         places = [row + [agent] * (most - len(row)) for agent, row in enumerate(rows)]
         index = torch.tensor(places, dtype=torch.int64, device=v.device)  # (agents, most)
         there = torch.arange(most) < torch.tensor([len(row) for row in rows])[:, None]
-        return Heard(v[index], there.to(v.device), v)
+        vectors = v[index]
+        for taker, told in apart.items():
+            for at, giver in enumerate(rows[taker]):
+                if giver in told:
+                    vectors[taker, at] = told[giver]
+        return Heard(vectors, there.to(v.device), v)
 
-    def sketches(self, stated: Floats) -> Floats:
+    def sketches(self, stated: Floats, apart: Apart[Floats] = NO_SKETCHES) -> Floats:
         """The sketches (agents, k) of the mixed models."""
         mixed: Floats = self.exact @ stated
+        for taker, told in apart.items():
+            parts = [w * told.get(giver, stated[giver]) for giver, w in self._row(taker)]
+            mixed[taker] = np.sum(parts, axis=0)
         return mixed
+
+    def _row(self, taker: int) -> list[tuple[int, float]]:
+        """The givers of a row, itself among them, each with its weight."""
+        low, high = self.exact.indptr[taker : taker + 2]
+        columns = self.exact.indices[low:high].tolist()
+        return list(zip(columns, self.exact.data[low:high].tolist(), strict=True))
 
 
 class Mixing:
@@ -66,15 +99,19 @@ class Mixing:
         """The mixing of round t, from 1."""
         return self._cached(self._cluster.round_weights.same_as(t))
 
-    def derived(self, t: int, rule: RowRule, sketches: Floats) -> RoundMixing:
+    def derived(
+        self, t: int, rule: RowRule, sketches: Floats, apart: Apart[Floats] = NO_SKETCHES
+    ) -> RoundMixing:
         """The mixing of round t by the rows that a rule derives from the sketches (agents, k) of
-        what was stated."""
+        what was stated, to each taker."""
         cluster = self._cluster
         taken = cluster.round_weights.of(t).taken
         rows = {}
         for agent in cluster.ids:
             weights = dict(taken[agent]) | {agent: own_weight(taken[agent])}
-            shown = {k: sketches[cluster.index(k)] for k in sorted(weights)}
+            told = apart.get(cluster.index(agent), {})
+            places = {k: cluster.index(k) for k in sorted(weights)}
+            shown = {k: told.get(place, sketches[place]) for k, place in places.items()}
             rows[agent] = rule(agent, t, weights, shown)
         return self._of(sparse_rows(cluster, rows), t)
 
@@ -87,6 +124,18 @@ class Mixing:
         mass = self._cluster.round_weights.of(t).mass
         masses = np.array([[mass[agent]] for agent in self._cluster.ids])
         return RoundMixing(exact, WeightedRows.of(exact, self._device), masses)
+
+
+def apart_by_taker(
+    sent: Mapping[int, Tensor], around: Sequence[Sequence[int]]
+) -> dict[int, dict[int, Tensor]]:
+    """What rows send their neighbours apart, (neighbours, dim) each in order of `around`, by taker
+    and giver."""
+    found: dict[int, dict[int, Tensor]] = {}
+    for giver, vectors in sent.items():
+        for taker, vector in zip(around[giver], vectors, strict=True):
+            found.setdefault(taker, {})[giver] = vector
+    return found
 
 
 def sparse_rows(cluster: Cluster, rows: Mapping[str, Mapping[str, float]]) -> "sparse.csr_array":

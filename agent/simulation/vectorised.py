@@ -19,14 +19,14 @@ from torch import Tensor
 from candor.agent.algorithms.catalogue import phases_of
 from candor.agent.algorithms.driver import Driver, Outgoing
 from candor.agent.algorithms.effects import Heard
+from candor.agent.core.deviating import reporting_of
 from candor.agent.core.terms import codec_of
 from candor.agent.learning.initial import verified_initial_parameters
-from candor.agent.learning.reporting import Reporting
 from candor.agent.learning.rows import TrainedRows, shards_of, usable_device
 from candor.agent.learning.spread import simulated_learner_of
 from candor.agent.simulation.evidence import Billing, Evidence, Measurements
 from candor.agent.simulation.evidence import settle as settle
-from candor.agent.simulation.mixing import Mixing
+from candor.agent.simulation.mixing import Apart, Mixing, RoundMixing, apart_by_taker
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.measured import Measured
 from candor.mechanisms.evidence.phases import Phases
@@ -38,6 +38,8 @@ from candor.topologies.specs.specs import ConfigurationError
 Floats = NDArray[np.float64]
 
 STATED: Final = "stated"
+APART: Final = f"{STATED}.apart."  # then phase, taker and giver: what these alone were sent
+HEARD: Final = f"{STATED}.heard."  # what attackers go by, see `Reporting.memory`
 PRIVATE: Final = "private"  # what agents keep to themselves, as bytes
 # What a saved state holds beside that of the algorithm, its trainer and its strategies.
 OURS: Final = frozenset({"round", "parameters", "energies", "traces"})
@@ -164,7 +166,8 @@ class Simulation:
         self._cluster = cluster
         self._phases = phases_of(cluster.algorithm)
         self._mixing = Mixing(cluster, self._device)
-        reporting = _reporting(cluster, strategies)
+        reporting = self._reporting = reporting_of(cluster, strategies)
+        self._around = [[cluster.index(k) for k in cluster.neighbours(a)] for a in cluster.ids]
         lies = reporting.by_agent()
         shards = shards_of(cluster)
         self._learner = simulated_learner_of(
@@ -175,6 +178,8 @@ class Simulation:
         if PRIVATE in held:
             self._learner.restore(held.pop(PRIVATE).numpy().tobytes())
         self._check(held, cluster)
+        heard = [name for name in held if name.startswith(HEARD)]
+        reporting.remember({name.removeprefix(HEARD): held.pop(name) for name in heard})
         self.round = int(held["round"])
         self.parameters = held["parameters"].to(self._device)
         self._measured = self._measurements(held) if measured or self._phases.rows else None
@@ -207,15 +212,36 @@ class Simulation:
     def _exchanged(self, out: Outgoing) -> Tensor | Heard:
         """Let every agent hear its givers, and its neighbours measure what it stated."""
         mixing = self._mixing.of(out.round)
+        apart = apart_by_taker(out.apart, self._around)
         if self._measured is not None:
             attested = None if out.attested is None else out.attested.cpu().numpy()
             stated = out.vectors.cpu().numpy()
-            sketches = self._measured.observe(out.round, out.phase, stated, attested)
+            told = {
+                taker: {giver: vector.cpu().numpy() for giver, vector in of.items()}
+                for taker, of in apart.items()
+            }
+            shown = self._measured.observe(out.round, out.phase, stated, attested, told)
             rule = self._phases.row_rule(out.phase)
             if rule:
-                mixing = self._mixing.derived(out.round, self._phases.rows[rule], sketches)
+                mixing = self._mixing.derived(out.round, self._phases.rows[rule], *shown)
                 self._measured.mixed(out.phase, mixing)
-        return mixing.models(out.vectors) if out.mixes else mixing.heard(out.vectors)
+        self._overhear(out, mixing, apart)
+        if out.mixes:
+            return mixing.models(out.vectors, apart)
+        return mixing.heard(out.vectors, apart)
+
+    def _overhear(self, out: Outgoing, mixing: RoundMixing, apart: Apart[Tensor]) -> None:
+        """Tell attackers that go by it what they were sent, in order of id."""
+        listening = self._rows.overhears
+        if not listening:
+            return
+        givers, ids, heard = mixing.givers(), self._cluster.ids, {}
+        for row in listening:
+            told = apart.get(row, {})
+            near = sorted(givers[row], key=ids.__getitem__)
+            vectors = [out.vectors[row], *(told.get(k, out.vectors[k]) for k in near)]
+            heard[row] = torch.stack(vectors)
+        self._rows.overheard(out.phase, heard)
 
     def evidence(self) -> Evidence:
         """What was measured and not forgotten."""
@@ -254,28 +280,45 @@ class Simulation:
             "parameters": self.parameters,
             **self._driver.state,
         }
+        held |= {HEARD + name: vectors for name, vectors in self._reporting.memory.items()}
         if private := self._learner.private():
             held[PRIVATE] = torch.frombuffer(bytearray(private), dtype=torch.uint8)
         if self._measured is not None:
             for phase, stated in self._measured.before.items():
                 held[_stated_name(phase, self._phases)] = torch.from_numpy(stated)
+            held |= self._kept_apart(self._measured)
             if self._measured.energies:
                 held["energies"] = torch.from_numpy(np.stack(self._measured.energies))
                 held["traces"] = torch.from_numpy(np.stack(self._measured.traces))
         return {name: tensor.cpu().contiguous() for name, tensor in held.items()}
 
+    @staticmethod
+    def _kept_apart(measured: Measurements) -> dict[str, Tensor]:
+        return {
+            f"{APART}{phase}.{taker}.{giver}": torch.from_numpy(vector)
+            for phase, apart in measured.before_apart.items()
+            for taker, told in apart.items()
+            for giver, vector in told.items()
+        }
+
     def _measurements(self, held: Mapping[str, Tensor]) -> Measurements:
         """The neighbours' measurements, carried on from a saved state."""
         names = {_stated_name(phase, self._phases): phase for phase in range(self._phases.count)}
         before = {names[name]: t.numpy() for name, t in held.items() if name in names}
-        measured = Measurements(self._cluster, self._mixing.of, before)
+        apart: dict[int, dict[int, dict[int, NDArray[np.float32]]]] = {}
+        for name in held:
+            if name.startswith(APART):
+                phase, taker, giver = map(int, name.removeprefix(APART).split("."))
+                told = apart.setdefault(phase, {}).setdefault(taker, {})
+                told[giver] = held[name].numpy()
+        measured = Measurements(self._cluster, self._mixing.of, before, apart)
         if "energies" in held:
             measured.energies = list(held["energies"].numpy())
             measured.traces = list(held["traces"].numpy())
-        for phase, stated in before.items() if self.round else ():
+        for phase in before if self.round else ():
             if rule := self._phases.row_rule(phase):  # derived anew, of what was stated
-                sketches = measured.sketched(self.round, stated)
-                derived = self._mixing.derived(self.round, self._phases.rows[rule], sketches)
+                shown = measured.sketched(self.round, phase)
+                derived = self._mixing.derived(self.round, self._phases.rows[rule], *shown)
                 measured.mixed(phase, derived)
         return measured
 
@@ -318,10 +361,3 @@ def divergence(cluster: Cluster, strategies: Mapping[str, str], result: RoundRes
 def _stated_name(phase: int, phases: Phases) -> str:
     """Under which name what was stated in a phase is saved."""
     return STATED if phase == phases.model else f"{STATED}.{phase}"
-
-
-def _reporting(cluster: Cluster, specs: Mapping[str, str]) -> Reporting:
-    """All agents' strategies, who may overhear their neighbours."""
-    neighbours = [[cluster.index(k) for k in cluster.neighbours(a)] for a in cluster.ids]
-    by_row = {cluster.index(agent): spec for agent, spec in specs.items()}
-    return Reporting(cluster.seed, range(len(cluster.ids)), by_row, neighbours)

@@ -63,6 +63,11 @@ class SignSketch:
             bits = np.unpackbits(np.frombuffer(stream, np.uint8), count=dim, bitorder="little")
             self._signs = 1.0 - 2.0 * bits.astype(np.float32)
 
+    @property
+    def signs(self) -> NDArray[np.float32]:
+        """The sign of each coordinate (dim,); ones where a vector is its own sketch."""
+        return np.ones(self.dim, np.float32) if self._signs is None else self._signs
+
     def __call__(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
         """Sketch float32 vectors (..., dim) into float64 (..., size)."""
         # Infinities may cancel and a peer's NaN may signal; evidence refuses what comes of it.

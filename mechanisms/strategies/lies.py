@@ -60,7 +60,9 @@ class AltersData(Protocol):
         ...
 
 
-class _ReportsTruly:
+class ReportsTruly:
+    """What attacks have that alter something else than reports."""
+
     __slots__ = ()
 
     def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:  # noqa: ARG002
@@ -69,7 +71,7 @@ class _ReportsTruly:
 
 
 @dataclass(frozen=True, slots=True)
-class Honest(_ReportsTruly):
+class Honest(ReportsTruly):
     """m = g."""
 
 
@@ -221,7 +223,7 @@ class Colluding:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelFlip(_ReportsTruly):
+class LabelFlip(ReportsTruly):
     """Honest reports from false labels, y -> C - 1 - y (Fang et al. 2020, the label flipping attack
     that they compare with). Without `classes`, C - 1 is the largest label of the agent's own
     samples, which is all that it knows."""
@@ -246,7 +248,7 @@ class LabelFlip(_ReportsTruly):
 
 
 @dataclass(frozen=True, slots=True)
-class TargetedLabelFlip(_ReportsTruly):
+class TargetedLabelFlip(ReportsTruly):
     """Honest reports from samples of one class labelled as another (1 as 7 in RFFL: Xu & Lyu 2020,
     A Reputation Mechanism Is All You Need)."""
 

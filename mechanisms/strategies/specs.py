@@ -4,10 +4,11 @@
     part     = (name[:value] | module:Class) [" @ " rounds]
     rounds   = FIRST | FIRST-LAST | FIRST-, each with ",every=K" or only "every=K"
 
-Every part is a map from gradients to reports; a sum applies them one after the other, each to what
-the part before it made, in the rounds (from 1) in which each is active. So `scale:3 + noise:0.5` is
-m = 3 g + 0.5 xi (Dorner et al., section 4), `scale:3 @ 1-50 + honest @ 51-` exaggerates for fifty
-rounds, and where no part is active the report is honest.
+Every part is a map from gradients to reports, or of what is sent; a sum applies them one after the
+other, each to what the part before it made, in the rounds (from 1) in which each is active. So
+`scale:3 + noise:0.5` is m = 3 g + 0.5 xi (Dorner et al., section 4), `scale:3 @ 1-50 + honest @
+51-` exaggerates for fifty rounds, `avg-zero @ 51-` attacks after fifty, and where no part is active
+the agent is honest.
 """
 
 import re
@@ -17,25 +18,31 @@ from typing import Final, Self, cast
 import torch
 from torch import Tensor
 
+from candor.mechanisms.strategies.attacks import ATTACKS, SIMULATED_ATTACKS
 from candor.mechanisms.strategies.lies import (
     SIMULATED,
     STRATEGIES,
     AltersData,
+    ReportsTruly,
     Samples,
     Strategy,
     StrategyContext,
     needs_simulation,
 )
+from candor.mechanisms.strategies.sending import AltersVectors, SendContext
 from candor.topologies.specs.specs import (
     ConfigurationError,
     Scalar,
     Spec,
     build_object,
     is_import_path,
+    load_object,
     parse_spec,
     shown,
     users_errors,
 )
+
+KNOWN: Final = {**STRATEGIES, **ATTACKS}
 
 _SUM = re.compile(r"\s+\+\s+")  # spaces are required: `1e+5` holds a plus too
 _LIST = re.compile(r",(?![a-z]+=)")
@@ -115,6 +122,14 @@ class Composite:
                 samples = strategy.data(samples)
         return samples
 
+    def sent(self, vectors: Tensor, context: SendContext) -> Tensor:
+        """What the parts that are active in the round make of the vectors: of each receiver's, once
+        a part has made them different."""
+        for strategy, rounds in self.parts:
+            if context.round in rounds and isinstance(strategy, AltersVectors):
+                vectors = _sent_by(strategy, vectors, context)
+        return vectors
+
 
 @dataclass(frozen=True, slots=True)
 class UsersStrategy:
@@ -140,6 +155,28 @@ class UsersStrategy:
             raise ConfigurationError(
                 f"strategy {self.path!r}: report() gave {fault} in round {context.round}"
             )
+        return cast(Tensor, answer).detach()
+
+    def sent(self, vectors: Tensor, context: SendContext) -> Tensor:
+        """What the user's agents send.
+
+        Raises:
+            ConfigurationError: it raised, or did not answer with finite values, of the same shape
+                or with one vector for each neighbour.
+        """
+        if not isinstance(self.inner, AltersVectors):
+            return vectors
+        told = f"strategy {self.path!r}: sent()"
+        with users_errors(f"{told} failed in round {context.round}"):
+            answer: object = self.inner.sent(vectors, context)
+        like = vectors
+        if isinstance(answer, Tensor) and answer.ndim == 3:
+            like = vectors[:, None].expand(-1, max(map(len, context.neighbours)), -1)
+        fault = _fault(answer, like)
+        if not fault and not torch.isfinite(cast(Tensor, answer)).all():
+            fault = "values that are not finite" if torch.isfinite(vectors).all() else ""
+        if fault:
+            raise ConfigurationError(f"{told} gave {fault} in round {context.round}")
         return cast(Tensor, answer).detach()
 
 
@@ -188,6 +225,28 @@ def parse_strategy(text: str, *, simulated: bool = True) -> Strategy:
     return only if len(parts) == 1 and rounds == Rounds() else Composite(parts)
 
 
+def attacks(strategy: Strategy) -> bool:
+    """Whether a strategy may send something else than the algorithm says."""
+    match strategy:
+        case Composite(parts):
+            return any(attacks(part) for part, _ in parts)
+        case UsersStrategy():
+            return isinstance(strategy.inner, AltersVectors)
+    return isinstance(strategy, AltersVectors)
+
+
+def marked(strategy: Strategy, mark: str, t: int | None = None) -> bool:
+    """Whether a part of a strategy that is active in round t, or in any, has an attribute that is
+    true: `overhears`, `omniscient` or `random_actions`."""
+    match strategy:
+        case Composite(parts):
+            active = (part for part, rounds in parts if t is None or t in rounds)
+            return any(marked(part, mark) for part in active)
+        case UsersStrategy():
+            return bool(getattr(strategy.inner, mark, False))
+    return bool(getattr(strategy, mark, False))
+
+
 def canonical_strategy(text: str) -> str:
     """The text of a strategy as it is compared: numbers and rounds written in one way, and without
     parts that are honest.
@@ -231,20 +290,47 @@ def _parts(text: str) -> list[tuple[str | Spec, Rounds]]:
 def _build(what: str | Spec, simulated: bool) -> Strategy:
     if isinstance(what, str):
         return _users_strategy(what)
-    if what.name not in STRATEGIES:
+    if what.name not in KNOWN:
         raise ConfigurationError(
-            f"strategy {what.name!r} is unknown; known: {', '.join(STRATEGIES)}, "
+            f"strategy {what.name!r} is unknown; known: {', '.join(KNOWN)}, "
             "or your own as module:Class"
         )
-    if what.name in SIMULATED and not simulated:
+    if what.name in SIMULATED | SIMULATED_ATTACKS and not simulated:
         raise needs_simulation(what.name)
-    return STRATEGIES[what.name](what)
+    return KNOWN[what.name](what)
 
 
 def _users_strategy(path: str) -> Strategy:
-    inner: Strategy = build_object(path, "strategy", "report")
+    sends = callable(getattr(load_object(path, "strategy"), "sent", None))
+    made = build_object(path, "strategy", "sent" if sends else "report")
+    inner: Strategy = made if hasattr(made, "report") else _Sender(made)
     kind = UsersDataStrategy if callable(getattr(inner, "data", None)) else UsersStrategy
     return kind(path, inner)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sender(ReportsTruly):
+    """A user's own class that has `sent` alone."""
+
+    inner: AltersVectors
+
+    def sent(self, vectors: Tensor, context: SendContext) -> Tensor:
+        return self.inner.sent(vectors, context)
+
+    @property
+    def overhears(self) -> bool:
+        return bool(getattr(self.inner, "overhears", False))
+
+
+def _sent_by(strategy: AltersVectors, vectors: Tensor, context: SendContext) -> Tensor:
+    """What a part makes of vectors (rows, dim), or of each receiver's (rows, neighbours, dim)."""
+    if vectors.ndim == 2:
+        return strategy.sent(vectors, context)
+    made = []
+    for at in range(vectors.shape[1]):
+        one = strategy.sent(vectors[:, at], context)
+        made.append(one[:, at] if one.ndim == 3 else one)
+    return torch.stack(made, dim=1)
 
 
 def _part_text(what: str | Spec) -> str:
