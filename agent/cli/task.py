@@ -20,12 +20,13 @@ from candor.agent.cli.options import (
     settings_options,
 )
 from candor.agent.exits import FAILED
-from candor.topologies.cluster.file import Cluster, load_cluster
+from candor.topologies.cluster.file import POLICY_ALGORITHMS, Cluster, load_cluster
 from candor.topologies.specs.files import json_text, read_text
 from candor.topologies.specs.specs import ConfigurationError
 
 if TYPE_CHECKING:
     from candor.agent.runs.task_check.check import Checked
+    from candor.agent.runs.task_check.policies import PolicyFacts
 
 OF_A_ROUND: Final = (
     *("partition", "batch_size", "step_size", "local_steps", "momentum"),
@@ -211,6 +212,8 @@ def _lines(found: "Checked") -> list[tuple[str, str]]:
             else f"each agent by itself: {found.why_alone}",
         ),
     ]
+    if (policy := found.policy) is not None:
+        lines += _of_policy(policy)
     if found.shards:
         lines.append(("data", _of_data(found)))
     better = "higher" if model.higher_is_better else "lower"
@@ -232,6 +235,23 @@ def _lines(found: "Checked") -> list[tuple[str, str]]:
     return lines
 
 
+def _of_policy(policy: "PolicyFacts") -> list[tuple[str, str]]:
+    shape = "x".join(map(str, policy.observations))
+    return [
+        (
+            "episodes",
+            f"{policy.environment}, observations of {shape} numbers, {policy.actions} actions; at "
+            f"most {policy.horizon:,} steps, discount {policy.discount:g}",
+        ),
+        (
+            "defaults",
+            f"--step-size {policy.step_size:g} --large-batch {policy.large_batch} --small-batch "
+            f"{policy.small_batch} --switch-probability {policy.switch_probability:g} of "
+            f"--algorithm {', '.join(POLICY_ALGORITHMS)}",
+        ),
+    ]
+
+
 def _of_data(found: "Checked") -> str:
     counts = [shard.samples for shard in found.shards]
     low, high = min(counts), max(counts)
@@ -249,8 +269,10 @@ def _of_data(found: "Checked") -> str:
 def _of_time(found: "Checked") -> str:
     time = found.time
     steps = "as many steps as it likes" if time.steps is None else _count(time.steps, "step")
+    steps += f" of {found.batch_size} episodes" if found.policy else ""
     waits = f"neighbours wait {time.deadline_s:g} s (--deadline-s)"
-    evaluation = f"evaluate() {time.evaluation_s:.3g} s"
+    evaluation = "evaluate()" if found.policy is None else "measuring a policy"
+    evaluation = f"{evaluation} {time.evaluation_s:.3g} s"
     return f"about {time.round_s:.3g} s here for {steps}, {evaluation}; {waits}"
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from candor.agent.learning.measuring import measured
-from candor.agent.tasks.base import Evaluated
+from candor.agent.tasks.base import Evaluated, Modelled
 from candor.agent.tasks.checked import faults_of
 from candor.agent.tasks.context import LocalPhase, TrainingContext
 from candor.agent.tasks.measured import Measured
@@ -84,7 +84,7 @@ class Contexts:
             np.random.set_state(arrays)
 
 
-def prepare(task: Evaluated, context: TrainingContext) -> None:
+def prepare(task: Modelled, context: TrainingContext) -> None:
     """Let a task look at what its host has, before a run.
 
     Raises:

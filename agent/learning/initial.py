@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from candor.agent.learning.layout import Layout, frozen_digest, layout_of, tensors_of
 from candor.agent.learning.measuring import check_metric, stated_metric
 from candor.agent.learning.saved import load_saved
-from candor.agent.tasks.base import Evaluated
+from candor.agent.tasks.base import Modelled
 from candor.agent.tasks.checked import build_model, faults_of
 from candor.topologies.cluster.file import TaskSettings, model_digest
 from candor.topologies.specs.files import FilePath
@@ -13,7 +13,7 @@ from candor.topologies.specs.specs import ConfigurationError
 
 
 def initial_model(
-    task: Evaluated, seed: int, saved: FilePath | None = None
+    task: Modelled, seed: int, saved: FilePath | None = None
 ) -> tuple[nn.Module, Layout]:
     """The model every agent starts from, on the processor, and what of it travels.
 
@@ -40,7 +40,7 @@ def initial_model(
     return model, layout
 
 
-def built_again(task: Evaluated, seed: int, model: nn.Module) -> nn.Module:
+def built_again(task: Modelled, seed: int, model: nn.Module) -> nn.Module:
     """Another model with the numbers of one; built, for what is in a module cannot always be
     copied, and the file that it may be from need not be read twice.
 
@@ -53,13 +53,13 @@ def built_again(task: Evaluated, seed: int, model: nn.Module) -> nn.Module:
     return other
 
 
-def initial_parameters(task: Evaluated, seed: int, saved: FilePath | None = None) -> Tensor:
+def initial_parameters(task: Modelled, seed: int, saved: FilePath | None = None) -> Tensor:
     """What travels of the model every agent starts from (dim,); raises as `initial_model` does."""
     model, layout = initial_model(task, seed, saved)
     return layout.of(model)
 
 
-def stated_of(task: Evaluated, seed: int, saved: FilePath | None = None) -> dict[str, object]:
+def stated_of(task: Modelled, seed: int, saved: FilePath | None = None) -> dict[str, object]:
     """What a cluster file states of a task: the fields of `TaskSettings` that follow from it."""
     model, layout = initial_model(task, seed, saved)
     return {
@@ -71,7 +71,7 @@ def stated_of(task: Evaluated, seed: int, saved: FilePath | None = None) -> dict
 
 
 def verified_initial_parameters(
-    task: Evaluated, settings: TaskSettings, seed: int, saved: FilePath | None = None
+    task: Modelled, settings: TaskSettings, seed: int, saved: FilePath | None = None
 ) -> Tensor:
     """What travels of the initial model (dim,), which must be the one the cluster file states, as
     must its frozen parameters.

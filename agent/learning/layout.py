@@ -14,7 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from candor.agent.tasks.base import Evaluated
+from candor.agent.tasks.base import Modelled
 from candor.agent.tasks.checked import said_of
 from candor.topologies.encoding import canonical
 from candor.topologies.specs.specs import ConfigurationError
@@ -136,7 +136,7 @@ def _parted(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
-def layout_of(task: Evaluated, model: nn.Module) -> Layout:
+def layout_of(task: Modelled, model: nn.Module) -> Layout:
     """What of a task's model travels.
 
     Raises:
@@ -196,7 +196,7 @@ def frozen_digest(layout: Layout, model: nn.Module) -> str | None:
     return canonical.payload_digest(b"".join(parts)).hex()
 
 
-def _wishes(task: Evaluated) -> tuple[Sequence[str], str]:
+def _wishes(task: Modelled) -> tuple[Sequence[str], str]:
     patterns, buffers = said_of(task, "shared", ("*",)), said_of(task, "buffers", LOCAL)
     if isinstance(patterns, str):
         patterns = (patterns,)

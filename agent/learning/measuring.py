@@ -2,25 +2,29 @@
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import torch
 
-from candor.agent.tasks.base import Evaluated, Metrics
+from candor.agent.tasks.base import Metrics, Modelled, is_policy_task
 from candor.agent.tasks.checked import faults_of, said_of
 from candor.agent.tasks.measured import Measured
 from candor.topologies.cluster.file import DEFAULT_METRIC, TaskSettings
 from candor.topologies.specs.specs import ConfigurationError
 
 UNDEFINED = Measured(math.nan)
+RETURN: Final = "mean_return"
+"""The metric of a policy: the mean sum of rewards of an episode, not discounted."""
 
 
-def metric_of(task: Evaluated) -> tuple[str | None, bool]:
+def metric_of(task: Modelled) -> tuple[str | None, bool]:
     """Which metric counts, None where the task names none, and whether higher values are better.
 
     Raises:
         ConfigurationError: an attribute is of another type.
     """
-    name, higher = said_of(task, "metric", None), said_of(task, "higher_is_better", True)
+    usual = RETURN if is_policy_task(task) else None
+    name, higher = said_of(task, "metric", usual), said_of(task, "higher_is_better", True)
     if not isinstance(name, str | None) or name == "":
         raise ConfigurationError(f"task: metric is {name!r}, which is no name")
     if not isinstance(higher, bool):
@@ -28,7 +32,7 @@ def metric_of(task: Evaluated) -> tuple[str | None, bool]:
     return name, higher
 
 
-def stated_metric(task: Evaluated) -> dict[str, str]:
+def stated_metric(task: Modelled) -> dict[str, str]:
     """What a cluster file says of the metric that counts, by key: nothing where it is accuracy.
 
     Raises:
@@ -39,7 +43,7 @@ def stated_metric(task: Evaluated) -> dict[str, str]:
     return named | ({} if higher else {"better": "lower"})
 
 
-def check_metric(task: Evaluated, settings: TaskSettings) -> None:
+def check_metric(task: Modelled, settings: TaskSettings) -> None:
     """See that the task on this host measures what the cluster file says.
 
     Raises:
@@ -59,7 +63,7 @@ def _told(metric: str, higher: bool) -> str:
     return f"{metric} counts, {'higher' if higher else 'lower'} is better"
 
 
-def measured(task: Evaluated, call: Callable[[], Metrics], method: str = "evaluate") -> Measured:
+def measured(task: Modelled, call: Callable[[], Metrics], method: str = "evaluate") -> Measured:
     """What a method of the task gives for a model.
 
     Raises:

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from candor.agent.learning.contexts import Contexts
 from candor.agent.learning.initial import verified_initial_parameters
-from candor.agent.learning.learner import Learner, Learning, NotVectorised
+from candor.agent.learning.learner import Learner, Learning, LocalTraining, NotVectorised
 from candor.agent.learning.plain import PlainSgd
+from candor.agent.learning.policy_gradient import PolicyLearner, PolicyLearning
 from candor.agent.learning.ranks import ALONE, Ranks
 from candor.agent.learning.reporting import REPORTS, Reporting
 from candor.agent.learning.trainer import Trainer
 from candor.agent.tasks import resolve_task
-from candor.agent.tasks.base import Loop, Task, is_loop
+from candor.agent.tasks.base import Loop, Task, is_loop, is_policy_task
 from candor.agent.tasks.measured import Measured
 from candor.agent.tasks.partition import Shard
 from candor.agent.tasks.poisoned import with_altered_data
@@ -68,8 +69,37 @@ class TrainedRows:
             ConfigurationError: the task failed, and nobody is told or it did so too often in a row.
         """
         there = x.to(self.learner.device)
+        done = self._trained(
+            x, t, lambda: self.learner.local_steps(there, t, step_size, state.get(VELOCITY))
+        )
+        if done.velocity is not None:
+            state[VELOCITY] = done.velocity
+        return done.update.to(x.device)
+
+    def policy_gradient(self, x: Tensor, t: int, count: int, before: Tensor | None) -> Tensor:
+        """The estimates (agents, dim) of round t, of so many episodes of each policy of x; see
+        `agent.learning.policy_gradient`. `losses` are minus the mean returns of these episodes.
+
+        Raises:
+            ConfigurationError: the task has no environment to sample; or it failed, and nobody is
+                told or it did so too often in a row.
+        """
+        learner = self.learner
+        if not isinstance(learner, PolicyLearning):
+            raise ConfigurationError(
+                "the algorithm samples episodes, and the task has no environment; choose a task "
+                "such as cartpole, or another algorithm"
+            )
+
+        def sampled() -> LocalTraining:
+            return LocalTraining(*learner.policy_gradient(x, t, count, before), None)
+
+        return self._trained(x, t, sampled).update.to(x.device)
+
+    def _trained(self, x: Tensor, t: int, train: Callable[[], LocalTraining]) -> LocalTraining:
+        """What training gave in round t, or nothing where the round is sat out."""
         try:
-            done = self.learner.local_steps(there, t, step_size, state.get(VELOCITY))
+            done = train()
         except ConfigurationError as exc:
             if not self._sits_out(t, str(exc)):
                 raise
@@ -80,21 +110,8 @@ class TrainedRows:
                 return self._nothing(x)
         elif self.tell is not None:
             self._failed = 0
-        if done.velocity is not None:
-            state[VELOCITY] = done.velocity
         self.losses = done.losses
-        return done.update.to(x.device)
-
-    def policy_gradient(self, x: Tensor, t: int, count: int, before: Tensor | None) -> Tensor:  # noqa: ARG002
-        """The estimates (agents, dim) of round t, of so many trajectories of each policy of x.
-
-        Raises:
-            ConfigurationError: the task has no environment to sample.
-        """
-        raise ConfigurationError(
-            "the algorithm samples trajectories, and the task has no environment; choose another "
-            "algorithm"
-        )
+        return done
 
     def _sits_out(self, t: int, why: str) -> bool:
         """Whether a round that failed is sat out."""
@@ -104,9 +121,15 @@ class TrainedRows:
         self.tell(t, why)
         return True
 
-    def _nothing(self, x: Tensor) -> Tensor:
+    def _nothing(self, x: Tensor) -> LocalTraining:
         self.losses = torch.full((len(x),), math.nan)
-        return torch.zeros_like(x)
+        return LocalTraining(torch.zeros_like(x), self.losses, None)
+
+    @property
+    def trajectories(self) -> int | None:
+        """How many episodes each agent sampled in the round under way; None where none are."""
+        learner = self.learner
+        return learner.trajectories if isinstance(learner, PolicyLearning) else None
 
     def report(self, gradient: Tensor, t: int, state: dict[str, Tensor]) -> Tensor:
         """The reports (agents, dim), which the state keeps for strategies that look back."""
@@ -155,6 +178,10 @@ def learner_of(
     """
     task = with_altered_data(resolve_task(cluster.task.name, data_root), strategies)
     contexts = _contexts(cluster, data_root, device, ranks)
+    if is_policy_task(task):
+        if ranks.together:
+            raise ConfigurationError("task: several processes do not train one policy; start one")
+        return PolicyLearner(task, shards, contexts, initial, strategies)
     if is_loop(task):
         return _trainer(task, cluster, shards, contexts, initial)
     try:
@@ -172,7 +199,7 @@ def learner_of(
             contexts,
         )
     except NotVectorised:
-        return _trainer(task, cluster, shards, contexts, initial)
+        return _trainer(cast(Task, task), cluster, shards, contexts, initial)
 
 
 def trainer_of(
@@ -189,7 +216,14 @@ def trainer_of(
         ConfigurationError: the task is not usable.
     """
     task = with_altered_data(resolve_task(cluster.task.name, data_root), strategies)
-    return _trainer(task, cluster, shards, _contexts(cluster, data_root, device, ALONE), initial)
+    assert not is_policy_task(task)
+    return _trainer(
+        cast(Task | Loop, task),
+        cluster,
+        shards,
+        _contexts(cluster, data_root, device, ALONE),
+        initial,
+    )
 
 
 def _trainer(

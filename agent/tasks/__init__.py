@@ -1,12 +1,19 @@
 """Tasks by name: the built-in ones, and the user's own as `module:Class`."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from candor.agent.tasks.a9a import a9a_from_spec
-from candor.agent.tasks.base import Batch, Loop, Task
+from candor.agent.tasks.base import AnyTask, Batch, Loop, PolicyTask, Task, is_policy_task
 from candor.agent.tasks.digits import digits_from_spec
+from candor.agent.tasks.environments import (
+    cart_pole_from_spec,
+    check_policy_task,
+    gym_from_spec,
+    lunar_lander_from_spec,
+)
 from candor.agent.tasks.femnist import femnist_from_spec
 from candor.agent.tasks.mnist import mnist_from_spec
 from candor.agent.tasks.partition import Shard
@@ -19,9 +26,9 @@ from candor.topologies.specs.specs import (
     parse_spec,
 )
 
-__all__ = ["TASKS", "Batch", "Loop", "Shard", "Task", "resolve_task"]
+__all__ = ["TASKS", "AnyTask", "Batch", "Loop", "PolicyTask", "Shard", "Task", "resolve_task"]
 
-TaskBuilder = Callable[[Spec, Path | None], Task]
+TaskBuilder = Callable[[Spec, Path | None], Task | PolicyTask]
 
 TASKS: Final[Mapping[str, TaskBuilder]] = {
     "digits": lambda spec, _data_root: digits_from_spec(spec),
@@ -29,13 +36,17 @@ TASKS: Final[Mapping[str, TaskBuilder]] = {
     "mnist": mnist_from_spec,
     "fashion-mnist": mnist_from_spec,
     "femnist": femnist_from_spec,
+    "cartpole": lambda spec, _data_root: cart_pole_from_spec(spec),
+    "lunar-lander": lambda spec, _data_root: lunar_lander_from_spec(spec),
+    "gym": lambda spec, _data_root: gym_from_spec(spec),
 }
 
 _METHODS: Final = ("build_model", "load_data", "loss", "evaluate")
 _OF_LOOPS: Final = ("build_model", "train", "evaluate")
+_OF_POLICIES: Final = ("build_model", "make_environment")
 
 
-def resolve_task(name: str, data_root: Path | None = None) -> Task | Loop:
+def resolve_task(name: str, data_root: Path | None = None) -> AnyTask:
     """Build the task a cluster file names.
 
     Args:
@@ -47,9 +58,12 @@ def resolve_task(name: str, data_root: Path | None = None) -> Task | Loop:
         ConfigurationError: unknown, or the user's class does not import, lacks a method or fails.
     """
     if is_import_path(name):
-        trains = callable(getattr(load_object(name, "task"), "train", None))
-        methods = _OF_LOOPS if trains else _METHODS
-        task: Task | Loop = build_object(name, "task", *methods, data_root=data_root)
+        has = partial(_has, load_object(name, "task"))
+        methods: tuple[str, ...] = _OF_LOOPS if has("train") else _METHODS
+        methods = _OF_POLICIES if has("make_environment") else methods
+        task: AnyTask = build_object(name, "task", *methods, data_root=data_root)
+        if is_policy_task(task):
+            check_policy_task(name, task)
         return task
     spec = parse_spec(name)
     if spec.name not in TASKS:
@@ -58,3 +72,7 @@ def resolve_task(name: str, data_root: Path | None = None) -> Task | Loop:
             f"task {name!r} is unknown; known: {known}, or your own as module:Class"
         )
     return TASKS[spec.name](spec, data_root)
+
+
+def _has(found: object, method: str) -> bool:
+    return callable(getattr(found, method, None))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from candor.agent.tasks.base import Batch, Evaluated, Task
+from candor.agent.tasks.base import Batch, Modelled, Task
 from candor.agent.tasks.partition import Shard
 from candor.topologies.specs.specs import ConfigurationError, users_errors
 
@@ -39,13 +39,13 @@ def _here() -> str | None:
         return None
 
 
-def said_of(task: Evaluated, name: str, default: object) -> Any:
+def said_of(task: Modelled, name: str, default: object) -> Any:
     """What a task says of itself, which may be a property of the user's own."""
     with users_errors(f"task: its {name} failed"):
         return getattr(task, name, default)
 
 
-def build_model(task: Evaluated, seed: int) -> nn.Module:
+def build_model(task: Modelled, seed: int) -> nn.Module:
     """The task's model, drawn from `seed` without touching the global generator.
 
     Raises:

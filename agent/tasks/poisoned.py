@@ -5,23 +5,38 @@ from typing import Any, cast
 
 from torch import nn
 
-from candor.agent.tasks.base import Batch, Loop, Metrics, Task, is_loop
+from candor.agent.tasks.base import AnyTask, Batch, Metrics, Task, is_loop, is_policy_task
 from candor.agent.tasks.checked import load_data
 from candor.agent.tasks.partition import Shard
-from candor.mechanisms.strategies.lies import AltersData, Strategy
+from candor.mechanisms.strategies.lies import AltersActions, AltersData, Strategy
+from candor.mechanisms.strategies.specs import alters_data, parts_of
 from candor.topologies.specs.specs import ConfigurationError
 
 
-def with_altered_data(task: Task | Loop, strategies: Mapping[int, Strategy]) -> Task | Loop:
+def with_altered_data(task: AnyTask, strategies: Mapping[int, Strategy]) -> AnyTask:
     """The task as agents with these strategies train it, by their places in the cluster file; the
     test set stays as it is.
 
     Raises:
-        ConfigurationError: a strategy alters samples, and the task loads its own.
+        ConfigurationError: a strategy alters samples, and the task loads its own or has none; or it
+            alters actions, and the task is no environment.
     """
-    altering = {i: one for i, one in strategies.items() if isinstance(one, AltersData)}
+    parts = [part for strategy in strategies.values() for part, _ in parts_of(strategy)]
+    if any(isinstance(part, AltersActions) for part in parts) and not is_policy_task(task):
+        raise ConfigurationError(
+            "this strategy alters the actions of a policy, and the task is no environment such as "
+            "cartpole"
+        )
+    altering = {
+        i: cast(AltersData, one) for i, one in strategies.items() if alters_data(one)
+    }  # a sum with such a part has `data`, too
     if not altering:
         return task
+    if is_policy_task(task):
+        raise ConfigurationError(
+            "this strategy alters samples, and an environment has none; random-action alters what "
+            "an agent does in it"
+        )
     if is_loop(task):
         raise ConfigurationError(
             "this strategy alters samples, and the task's train() loads its own; a strategy that "

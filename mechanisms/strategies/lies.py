@@ -60,6 +60,18 @@ class AltersData(Protocol):
         ...
 
 
+@runtime_checkable
+class AltersActions(Protocol):
+    """A strategy that also has `act`: what an agent does in the environment of a policy."""
+
+    def act(
+        self, actions: NDArray[np.int64], draws: NDArray[np.float64], choices: int
+    ) -> NDArray[np.int64]:
+        """What is done (episodes,) in place of the actions that the policy chose, of `choices`, in
+        one step; `draws` (episodes,) are uniform from 0 to 1, others in each step."""
+        ...
+
+
 class ReportsTruly:
     """What attacks have that alter something else than reports."""
 
@@ -265,6 +277,21 @@ class TargetedLabelFlip(ReportsTruly):
         return (*samples[:-1], labels.masked_fill(labels == self.source, self.target))
 
 
+@dataclass(frozen=True, slots=True)
+class RandomAction(ReportsTruly):
+    """Honest reports from episodes of random actions (random action of Jordan et al. 2024, arXiv
+    2401.03489): the gradient is of what was done, by its probabilities under the agent's policy."""
+
+    def act(
+        self,
+        actions: NDArray[np.int64],  # noqa: ARG002
+        draws: NDArray[np.float64],
+        choices: int,
+    ) -> NDArray[np.int64]:
+        """Each action alike."""
+        return (draws * choices).astype(np.int64)
+
+
 def needs_simulation(name: str) -> ConfigurationError:
     """The refusal of a strategy that no daemon can perform."""
     return ConfigurationError(
@@ -347,6 +374,7 @@ STRATEGIES: Final[Mapping[str, Callable[[Spec], Strategy]]] = {
     "zero": _plain(Zero),
     "partial": _numbered(Partial, "partial:0.5", 0, 1),
     "label-flip": _label_flip,
+    "random-action": _plain(RandomAction),
     "stale-copy": _plain(StaleCopy),
     "conform": _numbered(Conform, "conform:0.5", -1, 1),
     "colluding": _numbered(Colluding, "colluding:3"),

@@ -22,6 +22,7 @@ from candor.mechanisms.strategies.attacks import ATTACKS, SIMULATED_ATTACKS
 from candor.mechanisms.strategies.lies import (
     SIMULATED,
     STRATEGIES,
+    AltersActions,
     AltersData,
     ReportsTruly,
     Samples,
@@ -201,6 +202,22 @@ class UsersDataStrategy(UsersStrategy):
             if fault:
                 raise ConfigurationError(f"strategy {self.path!r}: data() gave {fault}")
         return answer
+
+
+def parts_of(strategy: Strategy) -> tuple[tuple[Strategy, Rounds], ...]:
+    """What a strategy is a sum of, each with its rounds."""
+    return strategy.parts if isinstance(strategy, Composite) else ((strategy, Rounds()),)
+
+
+def alters_data(strategy: Strategy) -> bool:
+    """Whether a part of a strategy alters samples."""
+    return any(isinstance(one, AltersData) for one, _ in parts_of(strategy))
+
+
+def acting_in(strategy: Strategy, t: int) -> AltersActions | None:
+    """What of a strategy acts in the place of the policy in round t, if anything does."""
+    found = [one for one, at in parts_of(strategy) if isinstance(one, AltersActions) and t in at]
+    return found[-1] if found else None
 
 
 def parse_strategy(text: str, *, simulated: bool = True) -> Strategy:

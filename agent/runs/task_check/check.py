@@ -18,13 +18,22 @@ from candor.agent.learning.contexts import Contexts
 from candor.agent.learning.initial import verified_initial_parameters
 from candor.agent.learning.layout import Layout
 from candor.agent.learning.learner import Learner, Learning
+from candor.agent.learning.policy_gradient import PolicyLearner
 from candor.agent.learning.rows import learner_of, usable_device
 from candor.agent.learning.trainer import Trainer
 from candor.agent.runs.placeholder_agents import stand_in_entries
-from candor.agent.runs.task_check import data, model, training
+from candor.agent.runs.task_check import data, model, policies, training
 from candor.agent.runs.task_check.findings import Finding, worst_first
 from candor.agent.tasks import resolve_task
-from candor.agent.tasks.base import Loop, Task, is_loop
+from candor.agent.tasks.base import (
+    AnyTask,
+    Evaluated,
+    Loop,
+    PolicyTask,
+    Task,
+    is_loop,
+    is_policy_task,
+)
 from candor.agent.tasks.partition import Shard
 from candor.topologies.cluster.file import Cluster, assemble_cluster
 from candor.topologies.schedules import schedules
@@ -59,6 +68,8 @@ class Checked:
     local: float | None
     time: Time
     findings: tuple[Finding, ...]
+    policy: policies.PolicyFacts | None = None
+    batch_size: int = 0
 
 
 def stand_in_of(sections: Mapping[str, Any], agents: int, seed: int) -> Cluster:
@@ -97,6 +108,9 @@ def checked(
     found += model.of_memory(model.memory_needed(facts, neighbours), _memory_bytes())
     names = cluster.ids if agent is None else (agent,)
     shards = {name: _shard(cluster, name) for name in names}
+    if is_policy_task(task):
+        learner = _policy_learner(cluster, shards, device, data_root, initial)
+        return _policy_checked(task, learner, cluster, facts, x, layout, found)
     samples = () if is_loop(task) else data.shard_facts(cast(Task, task), shards, cluster.seed)
     found += data.of_shards(samples, cluster.task.batch_size, alone=agent is not None)
     tried, seen, why_alone = _trained(task, cluster, shards, x, data_root, initial, layout, where)
@@ -104,10 +118,11 @@ def checked(
     if seen is not None:
         found += training.of_loop(seen, _phase(cluster))
     contexts, shard = _contexts(cluster, data_root, where), shards[names[0]]
-    before = after = training.evaluated(task, built, contexts, shard)
+    measured = cast(Evaluated, task)
+    before = after = training.evaluated(measured, built, contexts, shard)
     if tried.finite and not before.changed:
         built.load_state_dict(tried.model)
-        after = training.evaluated(task, built, contexts, shard)
+        after = training.evaluated(measured, built, contexts, shard)
     found += training.of_evaluation(before, after, facts.metric)
     time = _time(cluster, tried, seen, samples, before.seconds)
     found += training.of_time(time.round_s, time.evaluation_s, time.deadline_s)
@@ -166,6 +181,7 @@ def as_json(checked: Checked) -> dict[str, Any]:
             "local": checked.local,
         },
         "time": asdict(checked.time),
+        "policy": None if checked.policy is None else _plain(asdict(checked.policy)),
         "findings": [asdict(finding) for finding in checked.findings],
     }
 
@@ -177,8 +193,58 @@ def _plain(value: Any) -> Any:
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
+def _policy_learner(
+    cluster: Cluster,
+    shards: Mapping[str, Shard],
+    device: str,
+    data_root: Path | None,
+    initial: Path | None,
+) -> PolicyLearner:
+    """What samples the episodes of the first of some agents."""
+    first = next(iter(shards.values()))
+    learner = learner_of(cluster, data_root, [first], device, initial=initial)
+    return cast(PolicyLearner, learner)
+
+
+def _policy_checked(
+    task: PolicyTask,
+    learner: PolicyLearner,
+    cluster: Cluster,
+    facts: model.ModelFacts,
+    x: Tensor,
+    layout: Layout,
+    found: list[Finding],
+) -> Checked:
+    """`checked` of a policy: sample, step a little, sample again."""
+    told = policies.policy_facts(task)
+    learner.check_samples(x, ())
+    before = policies.evaluated(learner, x)
+    tried = training.tried(learner, x, told.step_size, cluster.rounds.rounds)
+    found += training.of_training(tried, layout, "sampling")
+    after = policies.evaluated(learner, tried.x) if tried.finite else before
+    found += policies.of_returns(before)
+    deadline_s, round_s = cluster.rounds.deadline_s, tried.step_s * training.STEPS
+    time = Time(1, round_s, round_s, before.seconds, deadline_s, training.peak_bytes())
+    found += training.of_time(round_s, 0.0, deadline_s)
+    return Checked(
+        task=cluster.task.name,
+        seed=cluster.seed,
+        model=facts,
+        shards=(),
+        why_alone=None,
+        loss=tried.loss,
+        trained_steps=tried.rounds,
+        metric=(before.measured.value, after.measured.value),
+        local=None,
+        time=time,
+        findings=tuple(worst_first(found)),
+        policy=told,
+        batch_size=cluster.task.batch_size,
+    )
+
+
 def _trained(
-    task: Task | Loop,
+    task: AnyTask,
     cluster: Cluster,
     shards: Mapping[str, Shard],
     x: Tensor,

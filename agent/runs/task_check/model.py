@@ -14,7 +14,7 @@ from candor.agent.learning.initial import initial_model
 from candor.agent.learning.layout import Layout, check_apart, frozen_digest, tensors_of
 from candor.agent.learning.measuring import metric_of
 from candor.agent.runs.task_check.findings import Finding, named
-from candor.agent.tasks.base import Evaluated, Loop, Task, is_loop
+from candor.agent.tasks.base import AnyTask, Modelled, is_loop
 from candor.network.codecs import Codec
 from candor.topologies.cluster.file import DEFAULT_METRIC, model_digest
 from candor.topologies.specs.files import FilePath
@@ -70,7 +70,7 @@ class ModelFacts:
     higher_is_better: bool
 
 
-def built_twice(task: Evaluated, seed: int, initial: FilePath | None) -> tuple[nn.Module, Layout]:
+def built_twice(task: Modelled, seed: int, initial: FilePath | None) -> tuple[nn.Module, Layout]:
     """The model that all start from, which must be the same each time it is built.
 
     Raises:
@@ -93,7 +93,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
-def model_facts(task: Evaluated, model: nn.Module, layout: Layout, codec: Codec) -> ModelFacts:
+def model_facts(task: Modelled, model: nn.Module, layout: Layout, codec: Codec) -> ModelFacts:
     """What is told of a model, and compared between hosts."""
     held = tensors_of(model)
     metric, higher = metric_of(task)
@@ -126,7 +126,7 @@ def type_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def of_the_class(task: Task | Loop) -> Iterator[Finding]:
+def of_the_class(task: AnyTask) -> Iterator[Finding]:
     """What is odd about what a task says of itself."""
     own = [name for name in dir(task) if not name.startswith("_") and name not in SAID]
     for name in own:
@@ -158,7 +158,7 @@ def of_the_class(task: Task | Loop) -> Iterator[Finding]:
 
 
 def of_the_model(
-    task: Task | Loop, model: nn.Module, layout: Layout, codec: Codec
+    task: AnyTask, model: nn.Module, layout: Layout, codec: Codec
 ) -> Iterator[Finding]:
     """What is odd about a model."""
     registered = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
