@@ -1,8 +1,7 @@
 """Many episodes of one environment at once: reset them, step them, leave out those that ended.
 
-How an episode begins follows from the words that it is given, and from nothing else: not from who
-else is sampled. Three kinds: CartPole as arrays, the user's environments one after the other, and
-in `agent.learning.spread_arena` several processes of the latter.
+How an episode begins follows from the words that it is given, and from nothing else: not from
+who else is sampled. Two kinds: CartPole as arrays, and any environments one after the other.
 """
 
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
