@@ -53,8 +53,7 @@ SECTIONS: Final = {
     },
     "For researchers, who ask whether a lie pays": {
         "audit": "Say whether any lie pays, and at which price none does.",
-        "games": "Hold the theory of when lies pay against games as played.",
-        "femnist": "Train with competing writers; find the price at which noise does not pay.",
+        "study": "Run an experiment beside what theory or a paper says: games, attacks and more.",
     },
     "For developers of Candor": {
         "lockstep": "Run real cores through thousands of schedules of faults.",
@@ -66,8 +65,9 @@ COMMANDS: Final = {name: what for section in SECTIONS.values() for name, what in
 ROOMS: Final = {
     "cluster": "cluster.commands",
     "topology": "topology.commands",
-    **{name: f"studies.{name}" for name in ("audit", "games", "femnist", "bench")},
+    **{name: f"studies.{name}" for name in ("audit", "study", "bench")},
 }
+MOVED: Final = {"games": "study games", "femnist": "study femnist"}
 
 
 class _LazyCommands(click.Group):
@@ -75,6 +75,9 @@ class _LazyCommands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name in MOVED:
+            moved = MOVED[cmd_name]
+            raise ConfigurationError(f"`candor {cmd_name}` is `candor {moved}` now; call that")
         if cmd_name not in COMMANDS:
             return None
         room = ROOMS.get(cmd_name, cmd_name)

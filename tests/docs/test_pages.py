@@ -16,8 +16,9 @@ from candor.agent.cli import main as cli
 from candor.agent.studies.games.estimation_rows import mean_rows
 from candor.agent.studies.games.sgd_rows import sgd_rows
 from candor.mechanisms.evidence.sketch import SignSketch, signs_seed
+from candor.mechanisms.strategies.attacks import ATTACKS, SIMULATED_ATTACKS
 from candor.mechanisms.strategies.lies import SIMULATED, STRATEGIES
-from candor.mechanisms.strategies.specs import parse_strategy
+from candor.mechanisms.strategies.specs import attacks, marked, parse_strategy
 from candor.network.wire import Kind
 from candor.topologies.encoding.canonical import pack
 from candor.topologies.graphs import formats as graph_files
@@ -48,6 +49,7 @@ DOTTED = re.compile(rf"(candor\.)?({'|'.join(PACKAGES)})(\.(?!py$)\w+)+")
 PROTOCOL = DOCS / "protocol.md"
 TOPOLOGIES = DOCS / "topologies.md"
 GAMES = DOCS / "games.md"
+ROBUST = DOCS / "howto" / "robust.md"
 PAYMENTS = DOCS / "payments.md"
 VECTORS = ROOT / "tests" / "vectors"
 
@@ -267,6 +269,16 @@ def test_the_strategies_on_the_page_are_those_of_the_code() -> None:
     }
     assert list(names) == list(STRATEGIES)
     assert {name for name, where in names.items() if where == "simulation"} == SIMULATED
+
+
+def test_the_attacks_on_the_page_are_those_of_the_code() -> None:
+    [rows] = [rows for header, rows in tables(ROBUST) if header[0] == "attack"]
+    specs = [row[0][1:-1] for row in rows]
+    assert [parse_spec(spec).name for spec in specs] == list(ATTACKS)
+    for spec, row in zip(specs, rows, strict=True):
+        assert attacks(parse_strategy(spec))
+        assert marked(parse_strategy(spec), "overhears") == ("heard" in row[2]), spec
+        assert ("only simulated" in row[1]) == (parse_spec(spec).name in SIMULATED_ATTACKS)
 
 
 def test_the_strategies_that_the_pages_combine_can_be_parsed() -> None:

@@ -1,4 +1,4 @@
-"""`candor femnist`: does noise pay among competing writers, and at which price does it not?"""
+"""`candor study femnist`: does noise pay among writers who compete, and at which price not?"""
 
 from pathlib import Path
 from typing import Final, cast
@@ -92,9 +92,9 @@ def command(
 
     \b
     Examples:
-      candor femnist --run-dir runs/femnist
-      candor femnist --task femnist:model=logistic --seeds 3 --run-dir runs/femnist-logistic
-      candor femnist --steps 10650 --seeds 10 --run-dir runs/femnist-long
+      candor study femnist --run-dir runs/femnist
+      candor study femnist --task femnist:model=logistic --seeds 3 --run-dir runs/femnist-logistic
+      candor study femnist --steps 10650 --seeds 10 --run-dir runs/femnist-long
     """
     from candor.agent.reports import charts
     from candor.agent.studies.femnist import experiment, federated  # imports torch

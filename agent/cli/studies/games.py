@@ -1,4 +1,4 @@
-"""`candor games`: what theory says on when lies pay, next to the games as played."""
+"""`candor study games`: what theory says on when lies pay, next to the games as played."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -43,7 +43,7 @@ def command(context: click.Context, trials: int, seed: int, as_json: bool) -> No
 
     \b
     Example:
-      candor games --seed 1
+      candor study games --seed 1
     """
     with Console(stderr=True).status("playing"):
         means, sgd = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))

@@ -53,3 +53,11 @@ def test_a_thread_that_a_task_leaves_does_not_keep_the_process_for_ever() -> Non
     assert found.returncode == 0
     assert found.stdout.startswith("candor")
     assert found.stderr == "candor: threads of the task had not ended: uploads\n"
+
+
+@pytest.mark.parametrize("name", ["games", "femnist"])
+def test_a_study_that_moved_says_where_it_is(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([name, "--help"]) == 2
+    told = f"candor: error: `candor {name}` is `candor study {name}` now; call that\n"
+    assert capsys.readouterr().err == told
+    assert cli.run(["study", name, "--help"]) == 0

@@ -1,4 +1,4 @@
-"""`candor games` prints what is predicted next to what is measured, and fails where they differ."""
+"""`candor study games` prints predictions next to measurements, and fails where they differ."""
 
 import json
 from dataclasses import asdict
