@@ -74,6 +74,11 @@ class Performer(Protocol):
         (neighbours, dim)."""
         ...
 
+    def losses_of(self, vectors: Tensor) -> Tensor:
+        """The losses (agents, vectors) of vectors (agents, vectors, dim) on their agent's own data,
+        for aggregators that filter by loss."""
+        ...
+
 
 @runtime_checkable
 class Overhears(Protocol):
@@ -139,7 +144,9 @@ class Driver:
         )
         self._phases, aggregator = phases_of(settings), aggregator_of(settings)
         attests = aggregator is not None and aggregator.row is None
-        self._aggregate = aggregator.load() if aggregator is not None and attests else None
+        self._aggregate = (
+            aggregator.load(performer.losses_of) if aggregator is not None and attests else None
+        )
         # By phase, what its last vectors were combined to; the model is what everyone starts from.
         self._combined: dict[int, Tensor] = {self._phases.model: x}
         self._altered: dict[int, Tensor] = {}  # by phase, what was sent less what the text has

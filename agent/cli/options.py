@@ -18,7 +18,7 @@ from candor.agent.algorithms.catalogue import ALGORITHMS
 from candor.agent.algorithms.steps import AGREEMENT_ROUNDS, OUTER_MOMENTUM, OUTER_STEP
 from candor.agent.runs.cluster_parts import option_name
 from candor.agent.runs.declared import EQUAL
-from candor.mechanisms.aggregation.specs import AGGREGATORS, DEFAULT_AGGREGATOR
+from candor.mechanisms.aggregation.specs import PREAGGREGATORS, RULES
 from candor.network.codecs import CODECS
 from candor.topologies.cluster.file import (
     OUTER_ALGORITHM,
@@ -223,7 +223,8 @@ SETTINGS: tuple[tuple[type[BaseModel], str, str], ...] = (
         AlgorithmSettings,
         "aggregator",
         "What combines neighbours' vectors in place of the graph's mixing weights: "
-        f"{', '.join((DEFAULT_AGGREGATOR, *AGGREGATORS))} (docs/howto/robust.md).",
+        f"{', '.join(RULES)}; before it, with ' + ', {', '.join(PREAGGREGATORS)} "
+        "(docs/howto/robust.md).",
     ),
     (
         AlgorithmSettings,

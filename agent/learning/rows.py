@@ -28,6 +28,7 @@ from candor.topologies.specs.specs import ConfigurationError
 
 VELOCITY: Final = "velocity"
 PATIENCE: Final = 3  # rounds in a row in which training fails, before an agent gives up
+LOSS_SAMPLES: Final = 64  # of an agent's own: a batch, as losses are compared in UBAR
 DEVICES: Final = ("auto", "cpu", "cuda", "cuda:1", "mps")
 """What `--device` takes; another number is another card."""
 
@@ -158,6 +159,15 @@ class TrainedRows:
     def overheard(self, phase: int, heard: Mapping[int, Tensor]) -> None:
         """What these heard in a phase, see `Reporting.overheard`."""
         self._reporting.overheard(phase, heard)
+
+    def losses_of(self, vectors: Tensor) -> Tensor:
+        """The losses (agents, vectors) of vectors (agents, vectors, dim), each on `LOSS_SAMPLES` of
+        its agent's own samples: the same ones in every round, so that losses can be compared."""
+        each = [
+            self.learner.shard_losses(column.contiguous(), LOSS_SAMPLES)
+            for column in vectors.unbind(dim=1)
+        ]
+        return torch.stack(each, dim=1)
 
 
 def learner_of(

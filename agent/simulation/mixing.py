@@ -103,15 +103,18 @@ class Mixing:
         self, t: int, rule: RowRule, sketches: Floats, apart: Apart[Floats] = NO_SKETCHES
     ) -> RoundMixing:
         """The mixing of round t by the rows that a rule derives from the sketches (agents, k) of
-        what was stated, to each taker."""
+        what was stated, to each taker. Over a network nobody hears what is not finite: it is
+        refused."""
         cluster = self._cluster
         taken = cluster.round_weights.of(t).taken
         rows = {}
         for agent in cluster.ids:
-            weights = dict(taken[agent]) | {agent: own_weight(taken[agent])}
             told = apart.get(cluster.index(agent), {})
-            places = {k: cluster.index(k) for k in sorted(weights)}
+            places = {k: cluster.index(k) for k in sorted({agent, *taken[agent]})}
             shown = {k: told.get(place, sketches[place]) for k, place in places.items()}
+            shown = {k: v for k, v in shown.items() if k == agent or np.isfinite(v).all()}
+            heard = {k: taken[agent][k] for k in shown if k != agent}
+            weights = heard | {agent: own_weight(heard)}
             rows[agent] = rule(agent, t, weights, shown)
         return self._of(sparse_rows(cluster, rows), t)
 

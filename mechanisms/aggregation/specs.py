@@ -1,52 +1,158 @@
 """Aggregators by name: what a spec means, how many vectors it takes, and who can check its result.
 
-An aggregator is one of two kinds. The *verifiable* ones are sums whose weights follow from the
-distances between vectors: the weights are computed of the signed sketches, by a `RowRule`, so that
-every neighbour of the taker derives the same row, bit by bit. The others, which work coordinate by
-coordinate or need more than the vectors, are *attested*: the taker states a sketch of the result.
-This module needs no torch, since auditors and cluster files do not.
+    aggregator    = (preaggregator " + ")* rule
+    preaggregator = nnm | bucketing:SIZE | clipping:RADIUS | arc
+    rule          = name[:value]
+
+An aggregator is one of two kinds. The *verifiable* ones are sums whose weights follow from inner
+products of vectors by exact arithmetic: the weights are computed of the signed sketches, by a
+`RowRule`, so that every neighbour of the taker derives the same row, bit by bit. The others, which
+work coordinate by coordinate, take eigenvectors or need more than the vectors, are *attested*: the
+taker states a sketch of the result. This module needs no torch, since auditors and cluster files do
+not.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import comb
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from candor.mechanisms.aggregation import rows
-from candor.mechanisms.aggregation.rows import RowRule
-from candor.topologies.specs.specs import ConfigurationError, Spec, parse_spec
+from candor.mechanisms.aggregation import preaggregators, rules
+from candor.mechanisms.aggregation.chains import Chain, Preaggregator, Weigh
+from candor.mechanisms.aggregation.preaggregators import BUCKET_SIZE
+from candor.mechanisms.aggregation.rows import DerivedRow, RowRule
+from candor.mechanisms.aggregation.smallest import LEFT_OUT_MAX
+from candor.topologies.specs.specs import ConfigurationError, Scalar, Spec, parse_spec
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from candor.mechanisms.aggregation.aggregators import LossesOf
 
     Aggregate: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
     """Vectors (agents, neighbours, dim), which of them are there (agents, neighbours) bool, and the
     agents' own (agents, dim), which always are, to (agents, dim)."""
 
 DEFAULT_AGGREGATOR: Final = "mean"
+NAME_CHARS_MAX: Final = 32  # of a rule in a statement
+SUBSETS_MAX: Final = 3_000  # whose eigenvalues are computed: 16 vectors with 4 Byzantine are 1,820
+
+_SUM = re.compile(r"\s+\+\s+")  # as strategies are put together
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A value that a spec may give: of which kind, and from what on."""
+
+    kind: type[int] | type[float] | tuple[str, ...]
+    least: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A rule or preaggregator.
+
+    Attributes:
+        make: what weighs points, or makes others of them; None of a rule that needs more.
+        options: what a spec may give; the first may be given alone.
+        least: how many vectors it takes to withstand f.
+        exact: its weights have the same bits on every machine.
+        alone: nothing may come before it.
+        origin: it measures from the origin.
+    """
+
+    make: Callable[..., Any] | None
+    least: Callable[[int], int] = lambda f: 2 * f + 1
+    options: Mapping[str, Option] = field(default_factory=dict)
+    exact: bool = True
+    alone: bool = False
+    origin: bool = False
+
+
+_ABOUT: Final = Option(("own", "zero"))
+_RADIUS: Final = Option(float, least=0.0)
+
+PREAGGREGATORS: Final[Mapping[str, Entry]] = MappingProxyType(
+    {
+        "nnm": Entry(preaggregators.nnm),
+        "bucketing": Entry(preaggregators.bucketing, options={"size": Option(int, least=1)}),
+        "clipping": Entry(preaggregators.clipping, options={"radius": _RADIUS, "about": _ABOUT}),
+        "arc": Entry(preaggregators.arc, options={"about": _ABOUT}),
+    }
+)
+RULES: Final[Mapping[str, Entry]] = MappingProxyType(
+    {
+        DEFAULT_AGGREGATOR: Entry(rules.mean),
+        "krum": Entry(rules.krum),
+        "multi-krum": Entry(rules.multi_krum),
+        "mda": Entry(rules.mda),
+        "monna": Entry(rules.monna),
+        "rfa": Entry(
+            rules.geometric_median,
+            options={
+                "steps": Option(int, least=1),
+                "floor": Option(float),
+                "start": Option(("near", "own")),
+            },
+        ),
+        "centred-clipping": Entry(
+            rules.centred_clipping,
+            options={"radius": _RADIUS, "steps": Option(int, least=1)},
+        ),
+        "clipped-gossip": Entry(rules.clipped_gossip, options={"radius": _RADIUS}),
+        "cge": Entry(rules.cge, origin=True),
+        "sybilwall": Entry(rules.similarity, least=lambda _f: 2, alone=True),
+        "smea": Entry(rules.smea, exact=False),
+        "caf": Entry(rules.caf, exact=False),
+        "median": Entry(None),
+        "trimmed-mean": Entry(None),
+        "meamed": Entry(None),
+        # Coordinates of neighbours are trimmed, the own one is not: 2 f + 1 neighbours.
+        "bridge": Entry(None, least=lambda f: 2 * f + 2, alone=True),
+        "ubar": Entry(None, least=lambda f: f + 2, alone=True),  # one neighbour must be honest
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Aggregator:
     """An aggregator as a run is configured with it.
 
-    `name` is how statements name its rule; `byzantine` is f, how many of the vectors that an agent
-    is sent may be anything; with fewer than `least` vectors, its own included, it withstands not
-    so many, and an agent that hears fewer keeps its own. `row` is there of verifiable ones;
-    `attested` names the function of the others in `mechanisms.aggregation.aggregators`.
+    Attributes:
+        name: how statements name it.
+        rule: what comes after the preaggregators, of `RULES`.
+        byzantine: f, how many of the vectors that an agent is sent may be anything.
+        least: how many vectors it takes, the own one included, to withstand so many; an agent that
+            hears fewer keeps its own.
+        before: the preaggregators.
+        weigh: what weighs points, where the result is a weighted sum.
+        origin: it measures from the origin.
     """
 
     name: str
+    rule: str
     byzantine: int
     least: int
-    row: RowRule | None = None
-    attested: str = ""
+    before: tuple[Preaggregator, ...]
+    weigh: Weigh | None
+    origin: bool
+
+    @property
+    def row(self) -> RowRule | None:
+        """The rule of the mixing rows, if the aggregator is verifiable."""
+        if self.weigh is None or not RULES[self.rule].exact:
+            return None
+        return DerivedRow(self._chain(self.weigh))
 
     def check(self, agent: str, neighbours: int) -> None:
-        """Refuse a graph in which an agent has too few neighbours.
+        """Refuse a graph in which an agent has too few neighbours, or too many to try out.
 
         Raises:
-            ConfigurationError: below the rule's breakdown point.
+            ConfigurationError: below the rule's breakdown point, or beyond its bound.
         """
         if neighbours + 1 < self.least:
             raise ConfigurationError(
@@ -54,12 +160,31 @@ class Aggregator:
                 f"agent takes {self.least - 1} of them or more, and {agent} has {neighbours}; "
                 "choose a denser graph, a smaller --max-byzantine or another aggregator"
             )
+        tried = comb(neighbours + 1, self.byzantine)
+        if self.rule == "smea" and tried > SUBSETS_MAX:
+            raise ConfigurationError(
+                f"aggregator {self.name}: {agent} with {neighbours} neighbours would try {tried} "
+                f"subsets, at most {SUBSETS_MAX} are tried; choose a sparser graph, a smaller "
+                "--max-byzantine or caf"
+            )
 
-    def load(self) -> "Aggregate":
-        """The function of an attested one: agents that heard too few keep their own vector."""
+    def load(self, losses_of: "LossesOf | None" = None) -> "Aggregate":
+        """Its function of whole vectors; `losses_of` what agents lose with a vector, which `ubar`
+        takes. Agents that heard too few keep their own vector."""
         from candor.mechanisms.aggregation import aggregators
 
-        return aggregators.tolerant(getattr(aggregators, self.attested), self.byzantine, self.least)
+        if self.weigh is not None:
+            return aggregators.Weighted(self._chain(self.weigh))
+        if self.rule == "ubar":
+            assert losses_of is not None
+            return aggregators.LossFiltered(losses_of, self.byzantine, self.least)
+        rule = aggregators.COORDINATE_RULES[self.rule]
+        return aggregators.CoordinateWise(
+            rule, self.byzantine, self.least, self.before, self.origin
+        )
+
+    def _chain(self, weigh: Weigh) -> Chain:
+        return Chain(self.before, weigh, self.byzantine, self.least, self.origin)
 
 
 def parse_aggregator(text: str, byzantine: int) -> Aggregator | None:
@@ -67,25 +192,109 @@ def parse_aggregator(text: str, byzantine: int) -> Aggregator | None:
     agent; None of `mean`, the graph's own mixing weights.
 
     Raises:
-        ConfigurationError: it is unknown, or takes another value.
+        ConfigurationError: it is unknown, takes other values, or cannot withstand so many.
     """
-    spec = parse_spec(text)
-    if spec.name == DEFAULT_AGGREGATOR:
+    *first, last = [parse_spec(part) for part in _SUM.split(text.strip())]
+    if not first and last == Spec(DEFAULT_AGGREGATOR):
         return None
-    if spec.name not in AGGREGATORS:
-        known = ", ".join((DEFAULT_AGGREGATOR, *AGGREGATORS))
-        raise ConfigurationError(f"aggregator {spec.name!r} is unknown; known: {known}")
-    return AGGREGATORS[spec.name](spec, byzantine)
+    for part in first:
+        _known(part, PREAGGREGATORS, "preaggregator")
+    _known(last, RULES, "aggregator")
+    _check_combination(first, last, byzantine)
+    before = [_Part.of(part, PREAGGREGATORS[part.name]) for part in first]
+    rule = _Part.of(last, RULES[last.name])
+    name = "+".join(part.name for part in (*before, rule))
+    if len(name) > NAME_CHARS_MAX:
+        raise ConfigurationError(
+            f"aggregator {text!r}: its name in statements, {name}, has {len(name)} characters, "
+            f"at most {NAME_CHARS_MAX} are allowed"
+        )
+    least = rule.entry.least(byzantine)
+    for step in reversed(before):
+        if step.entry is PREAGGREGATORS["bucketing"]:  # as many buckets as the rule takes vectors
+            least = (least - 1) * step.given.get("size", BUCKET_SIZE) + 1
+    return Aggregator(
+        name=name,
+        rule=last.name,
+        byzantine=byzantine,
+        least=least,
+        before=tuple(filter(None, (part.made for part in before))),
+        weigh=rule.made,
+        origin=rule.entry.origin or any(part.given.get("about") == "zero" for part in before),
+    )
 
 
-def _rfa(spec: Spec, byzantine: int) -> Aggregator:
-    return Aggregator(spec.name, byzantine, 2 * byzantine + 1, row=rows.rfa)
+def _known(spec: Spec, known: Mapping[str, Entry], what: str) -> None:
+    if spec.name not in known:
+        raise ConfigurationError(f"{what} {spec.name!r} is unknown; known: {', '.join(known)}")
 
 
-def _median(spec: Spec, byzantine: int) -> Aggregator:
-    return Aggregator(spec.name, byzantine, 2 * byzantine + 1, attested="coordinate_median")
+def _check_combination(first: Sequence[Spec], last: Spec, byzantine: int) -> None:
+    """Refuse what cannot be computed.
+
+    Raises:
+        ConfigurationError: something comes before a rule that stands alone, or f is too large.
+    """
+    if RULES[last.name].alone and first:
+        raise ConfigurationError(f"aggregator {last.name}: no preaggregator comes before it")
+    if last.name == "mda" and byzantine > LEFT_OUT_MAX:
+        raise ConfigurationError(
+            f"aggregator mda: --max-byzantine {byzantine} is above {LEFT_OUT_MAX}, beyond which "
+            "the subset of least diameter takes too long to find; choose multi-krum or nnm + rfa"
+        )
 
 
-AGGREGATORS: Final[Mapping[str, Callable[[Spec, int], Aggregator]]] = MappingProxyType(
-    {"rfa": _rfa, "median": _median}
-)
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of a spec: its name in statements, and its function with what the spec gives."""
+
+    name: str
+    entry: Entry
+    given: Mapping[str, Any]
+    made: Callable[..., Any] | None
+
+    @classmethod
+    def of(cls, spec: Spec, entry: Entry) -> "_Part":
+        """Raises ConfigurationError where the entry takes no such value."""
+        given = _options(spec, entry)
+        made = entry.make if entry.make is None or not given else partial(entry.make, **given)
+        return cls(_written(spec.name, given, entry), entry, given, made)
+
+
+def _options(spec: Spec, entry: Entry) -> dict[str, Any]:
+    given: dict[str, Scalar] = dict(spec.options)
+    if spec.value is not None:
+        if not entry.options:
+            raise ConfigurationError(f"aggregator {spec.name}: takes no value")
+        given[next(iter(entry.options))] = spec.value
+    for key in given:
+        if key not in entry.options:
+            known = ", ".join(entry.options) or "none"
+            raise ConfigurationError(f"aggregator {spec.name}: {key} is unknown; known: {known}")
+    # In one order, whatever the spec's.
+    return {
+        k: _value(spec.name, k, given[k], entry.options[k]) for k in entry.options if k in given
+    }
+
+
+def _value(name: str, key: str, value: Scalar, option: Option) -> Scalar:
+    if isinstance(option.kind, tuple):
+        if value in option.kind:
+            return value
+        raise ConfigurationError(f"aggregator {name}: {key} is {' or '.join(option.kind)}")
+    whole = isinstance(value, int)
+    number = float(value) if isinstance(value, int | float) else math.nan
+    if (option.kind is int and not whole) or not option.least <= number < math.inf:
+        kind = "a whole number" if option.kind is int else "a number"
+        raise ConfigurationError(f"aggregator {name}: {key} is {kind} from {option.least:g}")
+    return value if option.kind is int else number
+
+
+def _written(name: str, given: Mapping[str, Any], entry: Entry) -> str:
+    """A part as statements name it: equal texts of equal rules only."""
+    if not given:
+        return name
+    values = [str(value).removesuffix(".0").replace("e+", "e") for value in given.values()]
+    if list(given) == list(entry.options)[: len(given)]:
+        return f"{name}:{','.join(values)}"
+    return f"{name}:" + ",".join(f"{k}={v}" for k, v in zip(given, values, strict=True))

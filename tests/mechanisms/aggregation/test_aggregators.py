@@ -29,7 +29,8 @@ def test_a_minority_cannot_pull_the_median_out_of_what_the_others_sent(
     honest = torch.from_numpy(np.random.default_rng(liars).standard_normal((liars, 3)))
     vectors = torch.cat([torch.full((liars, 3), lie, dtype=torch.float64), honest])
     own = torch.zeros(3, dtype=torch.float64)
-    found = coordinate_median(vectors, torch.ones(2 * liars, dtype=torch.bool), own)
+    there = torch.ones(1, 2 * liars, dtype=torch.bool)
+    found = coordinate_median(vectors[None], there, own[None])[0]
     all_honest = torch.cat([honest, own[None]])
     assert (found >= all_honest.amin(dim=0)).all()
     assert (found <= all_honest.amax(dim=0)).all()
