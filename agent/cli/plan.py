@@ -26,6 +26,7 @@ from candor.agent.cli.options import (
     weights_option,
 )
 from candor.agent.reports.terminal import summary_view
+from candor.agent.runs.byzantine import parse_byzantine, with_byzantine
 from candor.agent.runs.cluster_parts import sections
 from candor.agent.runs.declared import EQUAL
 from candor.agent.runs.plan import Plan
@@ -43,6 +44,13 @@ _strategy_option = click.option(
     help="How an agent deviates, such as a3=scale:3 (docs/payments.md has all); the others are "
     "honest.",
 )
+_byzantine_option = click.option(
+    "--byzantine",
+    metavar="COUNT:ATTACK",
+    help="So many agents, drawn by the seed, attack, such as 3:avg-zero (docs/howto/robust.md has "
+    "all); means in the summary are of the others. --max-byzantine, if given, limits how many of "
+    "them an honest agent has as neighbours; else it is the most that one has.",
+)
 
 
 def plan_options(*, required: bool, lies: bool = True) -> Option:
@@ -58,7 +66,7 @@ def plan_options(*, required: bool, lies: bool = True) -> Option:
             type=COUNT,
             help="Rounds to train; no default here, in a cluster file: 100.",
         ),
-        *([_strategy_option] if lies else []),
+        *([_strategy_option, _byzantine_option] if lies else []),
         mixing_option,
         weights_option,
         seed_option,
@@ -84,7 +92,7 @@ def plan_of(
     strategies = dict(given)
     if len(strategies) < len(given):
         raise ConfigurationError("--strategy: an agent is named twice; join strategies with ' + '")
-    return Plan(
+    plan = Plan(
         **{name: asked[name] for name in ("topology", "agents", "seed", "data_root", "initial")},
         **sections(asked),
         mixing=asked["mixing_name"],
@@ -92,7 +100,20 @@ def plan_of(
         evaluate_every=evaluate_every,
         faults=faults,
         weights=asked.get("weights", EQUAL),
+        byzantine=tuple(agent for agent, spec in given if _attacks(spec)),
     )
+    if not asked.get("byzantine"):
+        return plan
+    from candor.mechanisms.strategies.specs import parse_strategy
+
+    parse_strategy(parse_byzantine(asked["byzantine"])[1], simulated=simulated)
+    return with_byzantine(plan, asked["byzantine"])
+
+
+def _attacks(spec: str) -> bool:
+    from candor.mechanisms.strategies.specs import attacks, parse_strategy
+
+    return attacks(parse_strategy(spec))
 
 
 def _assignment(text: str, *, simulated: bool) -> tuple[str, str]:

@@ -118,6 +118,7 @@ def _conclude(console: Console, bed: testbed.Testbed, seconds: float, as_json: b
             plan.data_root,
             plan.initial,
             seconds,
+            plan.byzantine,
         )
         found["device"] = plan.device
         write_summary(bed.run_dir, found)

@@ -109,8 +109,19 @@ def _header(run: RunDirectory) -> str:
     return (
         f"<header><p class=kind>Candor {kind}</p><h1>{escape(run.name)}</h1>"
         f"<p class=lead>{lead}{' · ' + described if described else ''}</p>"
-        f'<div class="tiles">{shown}{_verdict(run)}</div>{_isolated(run)}</header>'
+        f'<div class="tiles">{shown}{_verdict(run)}</div>{_attacked(run)}{_isolated(run)}</header>'
     )
+
+
+def _attacked(run: RunDirectory) -> str:
+    """A line on who attacks, and does not count."""
+    listed = run.summary.get("byzantine")
+    byzantine = [str(agent) for agent in listed] if isinstance(listed, list) else []
+    if not byzantine:
+        return ""
+    named = ", ".join(f"{agent} ({run.strategies.get(agent, '-')})" for agent in byzantine)
+    told = f"Byzantine: {named}. Means, worst values and distances are of the other agents."
+    return f"<p><mark>{escape(told)}</mark></p>"
 
 
 def _isolated(run: RunDirectory) -> str:

@@ -238,6 +238,9 @@ def _headline(summary: Mapping[str, object]) -> Table:
     metric = Metric.of(summary)
     notes["on own data, mean"] = "of each agent's model on data that it alone has"
     notes[metric.worst] = "" if metric.is_share else metric.direction
+    byzantine = summary.get("byzantine")
+    if isinstance(byzantine, list) and byzantine:
+        notes[f"mean {metric.name}"] = f"without {len(byzantine)} agents that attack"
     for name, value in reached(summary, metric).items():
         table.add_row(literal(name), metric.text(value), notes.get(name, ""))
     mean_return = summary.get("mean_return")

@@ -22,7 +22,9 @@ from candor.topologies.specs.specs import ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run: the settings of the cluster file, who deviates how, where models are trained."""
+    """What to run: the settings of the cluster file, who deviates how, where models are trained.
+
+    `byzantine` are those who attack, and are not counted in what the others reach."""
 
     topology: str
     agents: int | None
@@ -39,6 +41,7 @@ class Plan:
     faults: Path | None = None
     weights: str = EQUAL
     device: str = "cpu"
+    byzantine: tuple[str, ...] = ()
 
 
 def cluster_of(

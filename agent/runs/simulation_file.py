@@ -33,13 +33,15 @@ _METADATA: Final = "candor"
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """Which run a file is of, and how it was asked for; paths as they were given."""
+    """Which run a file is of, and how it was asked for; paths as they were given. `byzantine`: who
+    of those with a strategy attacks, and does not count."""
 
     fingerprint: str
     strategies: Mapping[str, str]
     evaluate_every: int
     data_root: str | None = None
     initial: str | None = None
+    byzantine: Sequence[str] = ()
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """The summary of a finished run: metrics and their yardsticks, who paid whom, the audit."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +30,7 @@ def summarise(
     data_root: Path | None,
     initial: Path | None,
     seconds: float,
+    byzantine: Collection[str] = (),
 ) -> dict[str, Any]:
     """The fields of summary.json (docs/run-directory.md), from what the daemons left behind.
 
@@ -44,21 +45,23 @@ def summarise(
     }
     _, audit = audit_run_directory(run_dir)
     return {
-        **settings_of_run(cluster, strategies),
-        **reached(cluster.task, measured),
+        **settings_of_run(cluster, strategies, byzantine),
+        **reached(cluster.task, measured, byzantine),
         **yardsticks(cluster, data_root, initial),
         "balances": {agent: status.balance for agent, status in statuses.items()},
         "edges": _edges(cluster, statuses),
         "beyond_credit": {agent: status.beyond_credit for agent, status in statuses.items()},
         "alone_rounds": {agent: status.alone_rounds for agent, status in statuses.items()},
         "bytes_sent": {agent: status.bytes_sent for agent, status in statuses.items()},
-        "consensus_distance": consensus_distance(run_dir, cluster),
+        "consensus_distance": consensus_distance(run_dir, cluster, byzantine),
         "audit": "violated" if audit.findings else "ok",
         "seconds": round(seconds, 3),
     }
 
 
-def settings_of_run(cluster: Cluster, strategies: Mapping[str, str]) -> dict[str, Any]:
+def settings_of_run(
+    cluster: Cluster, strategies: Mapping[str, str], byzantine: Collection[str] = ()
+) -> dict[str, Any]:
     """What ran: the fields that say with which settings."""
     return {
         "run_id": cluster.run_id,
@@ -72,6 +75,7 @@ def settings_of_run(cluster: Cluster, strategies: Mapping[str, str]) -> dict[str
         "rule": cluster.payments.rule,
         "weights": dict(zip(cluster.ids, cluster.sizes, strict=True)) if cluster.sizes else None,
         "strategies": {agent: strategies.get(agent, "honest") for agent in cluster.ids},
+        "byzantine": [agent for agent in cluster.ids if agent in byzantine],
     }
 
 
@@ -84,13 +88,16 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def reached(task: TaskSettings, measured: Mapping[str, Measured]) -> dict[str, Any]:
-    """What the agents reached, by agent and over all of them: nan where it is nan of one.
+def reached(
+    task: TaskSettings, measured: Mapping[str, Measured], byzantine: Collection[str] = ()
+) -> dict[str, Any]:
+    """What the agents reached, by agent and over all of them but those who attack: nan where it is
+    nan of one.
 
     The keys say accuracy whatever the metric that counts is called; `min_accuracy` is the worst
     agent's, so the highest where lower values are better.
     """
-    values = np.array([one.value for one in measured.values()])
+    values = np.array([one.value for agent, one in measured.items() if agent not in byzantine])
     worst = values.min if task.higher_is_better else values.max
     metrics = {agent: dict(one.metrics) for agent, one in measured.items() if one.metrics}
     local = {agent: one.local for agent, one in measured.items() if one.local is not None}
@@ -123,11 +130,13 @@ def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
     (run_dir / FILE_NAME).write_text(text + "\n", encoding="utf-8")
 
 
-def consensus_distance(run_dir: Path, cluster: Cluster) -> float | None:
-    """Root mean square distance of the agents' final models from their mean; None without two.
-    What an agent left that ended before the last round is no final one."""
+def consensus_distance(
+    run_dir: Path, cluster: Cluster, byzantine: Collection[str] = ()
+) -> float | None:
+    """Root mean square distance of the agents' final models from their mean, without those who
+    attack; None without two. What an agent left that ended early is no final one."""
     models = []
-    for agent in cluster.ids:
+    for agent in (one for one in cluster.ids if one not in byzantine):
         path = run_dir / "agents" / agent / MODEL_NAME
         if rounds_behind(path, cluster.fingerprint) == cluster.rounds.rounds:
             tensors = load_file(path)

@@ -75,7 +75,8 @@ class SimulatedRun:
             train_loss=torch.from_numpy(result.losses).float(),
             injected_norm=torch.from_numpy(result.injected_norms).float(),
         )
-        if (told := divergence(self.cluster, self.about.strategies, result)) is not None:
+        told = divergence(self.cluster, self.about.strategies, result, self.about.byzantine)
+        if told is not None:
             self.save()
             raise RunFailed(told)
         last = t == self.rounds
@@ -127,6 +128,9 @@ class SimulatedRun:
         models = self.simulation.parameters
         if models.device.type == "mps":  # which has no binary64
             models = models.cpu()
+        if self.about.byzantine:
+            ids, out = self.cluster.ids, set(self.about.byzantine)
+            models = models[[row for row, agent in enumerate(ids) if agent not in out]]
         self.columns.add_evaluation(t, self.simulation.evaluate(), spread(models))
 
     def _models(self) -> dict[str, Tensor]:
@@ -149,10 +153,12 @@ class SimulatedRun:
         measured = self.columns.measured(len(ids))  # the last round is evaluated
         distance = self.columns.last("consensus_distance")
         return {
-            **settings_of_run(self.cluster, about.strategies),
+            **settings_of_run(self.cluster, about.strategies, about.byzantine),
             "simulated": True,
             "device": self.device,
-            **reached(self.cluster.task, dict(zip(ids, measured, strict=True))),
+            **reached(
+                self.cluster.task, dict(zip(ids, measured, strict=True)), self.about.byzantine
+            ),
             **yardsticks(self.cluster, _path(about.data_root), _path(about.initial), self.device),
             "balances": dict(
                 zip(ids, [0] * len(ids) if balance is None else balance.tolist(), strict=True)
@@ -181,6 +187,7 @@ def start(plan: Plan, run_dir: Path, device: str) -> SimulatedRun:
         plan.evaluate_every,
         None if plan.data_root is None else str(plan.data_root),
         None if plan.initial is None else str(plan.initial),
+        list(plan.byzantine),
     )
     simulation = _simulation(cluster, about, device, None)
     simulation.check_samples()

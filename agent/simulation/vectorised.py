@@ -6,7 +6,7 @@ balances up to floating-point rounding. It knows no messages, signatures, faults
 agent hears all its neighbours in every round.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -341,16 +341,28 @@ class Simulation:
         return torch.from_numpy(self._mixing.of(t).mass).float().to(self._device)
 
 
-def divergence(cluster: Cluster, strategies: Mapping[str, str], result: RoundResult) -> str | None:
+def divergence(
+    cluster: Cluster,
+    strategies: Mapping[str, str],
+    result: RoundResult,
+    byzantine: Collection[str] = (),
+) -> str | None:
     """Who is the first whose update of a round is not finite, and what may have done it; None if
-    all are finite. Samples were looked at before: see `Learner.check_samples`."""
+    all are finite but those of who attacks. Samples were looked at before: see
+    `Learner.check_samples`."""
     sound = np.isfinite(result.injected_norms).tolist()
-    ruined = [agent for agent, ok in zip(cluster.ids, sound, strict=True) if not ok]
+    ruined = [
+        agent
+        for agent, ok in zip(cluster.ids, sound, strict=True)
+        if not ok and agent not in byzantine
+    ]
     if not ruined:
         return None
     others = f" (and those of {len(ruined) - 1} others)" if len(ruined) > 1 else ""
     mend = "a smaller --step-size or fewer --local-steps may help"
-    if all(agent in strategies for agent in ruined):  # else the liars were not alone
+    if byzantine:
+        mend = f"the attack of {min(byzantine)} may have made it so; see --aggregator"
+    elif all(agent in strategies for agent in ruined):  # else the liars were not alone
         mend = f"its strategy {strategies[ruined[0]]} has made it so"
     return (
         f"training diverged: the model of {ruined[0]} in round {result.round}{others} is not "

@@ -36,7 +36,7 @@ def worst_factor(
 
     def damage(factor: float) -> float:
         bad = made(factor).expand(attackers, -1)
-        far = context.run.combine(context.round, torch.cat([honest, bad]), own) - target
+        far = context.run.combine(torch.cat([honest, bad]), own) - target
         length = float(far.double().norm())
         return length if length == length else -1.0  # nan: nothing that an agent would take
 

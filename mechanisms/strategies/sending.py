@@ -47,30 +47,19 @@ class KnownRun:
 
 
 class Combine:
-    """One neighbourhood combined as honest agents do."""
+    """One neighbourhood combined as honest agents do: by whole vectors, not sketches, and with the
+    mean in the place of a rule that looks at losses, which an attacker does not know."""
 
     def __init__(self, aggregator: Aggregator | None) -> None:
-        self._rule = None if aggregator is None else aggregator.row
-        attested = aggregator is not None and aggregator.row is None
-        self._function = aggregator.load() if aggregator is not None and attested else None
+        known = aggregator is not None and aggregator.rule != "ubar"
+        self._function = aggregator.load() if aggregator is not None and known else None
 
-    def __call__(self, round_number: int, vectors: Tensor, own: Tensor) -> Tensor:
+    def __call__(self, vectors: Tensor, own: Tensor) -> Tensor:
         """The vector (dim,) that comes of vectors (n, dim) and the own (dim,)."""
-        if self._function is not None:
-            there = torch.ones(1, len(vectors), dtype=torch.bool, device=vectors.device)
-            return self._function(vectors[None], there, own[None])[0]
-        everyone = torch.cat([own[None], vectors])
-        if self._rule is None:
-            return everyone.mean(dim=0)
-        exact = everyone.double().cpu().numpy()
-        ids = [f"a{place:06}" for place in range(len(exact))]
-        share = 1.0 / len(ids)
-        row = self._rule(
-            ids[0], round_number, dict.fromkeys(ids, share), dict(zip(ids, exact, strict=True))
-        )
-        weights = torch.tensor([row.get(agent, 0.0) for agent in ids]).to(everyone)
-        taken = weights != 0  # a huge vector of weight 0 is not a number
-        return weights[taken] @ everyone[taken]
+        if self._function is None:
+            return torch.cat([own[None], vectors]).mean(dim=0)
+        there = torch.ones(1, len(vectors), dtype=torch.bool, device=vectors.device)
+        return self._function(vectors[None], there, own[None])[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ def test_the_optimised_factor_does_most_damage_of_a_fine_grid() -> None:
 
         def damage(vector, around=around, own=own, run=run, target=target) -> float:
             all_heard = torch.cat([around, vector.expand(2, -1)])
-            return float((run.combine(3, all_heard, own) - target).norm())
+            return float((run.combine(all_heard, own) - target).norm())
 
         def made(factor, direction=direction, context=context) -> torch.Tensor:
             text = f"{direction}:{factor}"
