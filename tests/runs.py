@@ -18,6 +18,7 @@ from candor.agent.core.combination import combined, overheard
 from candor.agent.core.effects import (
     Begin,
     Combine,
+    Derive,
     Effect,
     Finished,
     Log,
@@ -28,7 +29,7 @@ from candor.agent.core.effects import (
     Verify,
 )
 from candor.agent.core.terms import channel_terms, codec_of
-from candor.agent.core.verification import judge
+from candor.agent.core.verification import derive, judge
 from candor.agent.daemon import keys
 from candor.agent.daemon.exports import write_exports
 from candor.agent.daemon.store import Store
@@ -288,6 +289,9 @@ class LocalRun:
                     node.jobs.append(job)
                 case Begin():
                     node.due = True
+                case Derive() as asked:
+                    derived = derive(asked, node.core.examiner, agent)
+                    queue.extend(node.core.derived(derived))
                 case Combine() as combine:
                     self._combined(agent, node, combine)
                     queue.extend(node.core.combined(self.now_s))

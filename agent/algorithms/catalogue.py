@@ -15,6 +15,7 @@ from candor.mechanisms.aggregation.specs import (
     Aggregator,
     parse_aggregator,
 )
+from candor.mechanisms.evidence.hidden import SIZE_LEAST
 from candor.mechanisms.evidence.phases import MIXED_MODEL, How, Part, Phase, Phases
 from candor.topologies.cluster.file import AlgorithmSettings, Cluster
 from candor.topologies.specs.specs import ConfigurationError, is_import_path, load_object
@@ -104,14 +105,22 @@ def aggregator_of(settings: AlgorithmSettings) -> Aggregator | None:
 
 
 def check_breakdown(cluster: Cluster) -> None:
-    """Refuse an aggregator below its breakdown point, for the graph of any round.
+    """Refuse an aggregator below its breakdown point, for the graph of any round; and sketches so
+    short that anything could be hidden from them, where rows follow from them.
 
     Raises:
-        ConfigurationError: naming an agent with too few neighbours for what is to be withstood.
+        ConfigurationError: naming an agent with too few neighbours for what is to be withstood, or
+            the least size of sketches.
     """
     aggregator = aggregator_of(cluster.algorithm)
     if aggregator is None:
         return
+    size = cluster.payments.sketch_size
+    if aggregator.row is not None and size < min(SIZE_LEAST, cluster.task.parameters):
+        raise ConfigurationError(
+            f"aggregator {aggregator.name}: its weights follow from sketches, and from sketches of "
+            f"{size} values a vector may hide anything; use a sketch_size of {SIZE_LEAST} or more"
+        )
     for agent in cluster.ids:
         aggregator.check(agent, len(cluster.neighbours(agent)))
 

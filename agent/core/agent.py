@@ -26,6 +26,8 @@ from candor.agent.core.effects import (
     Arrived,
     Begin,
     Combine,
+    Derive,
+    Derived,
     Effect,
     Finished,
     Log,
@@ -84,6 +86,7 @@ _ALIVE: Final = frozenset(Stage) - {Stage.DONE}
 HEEDED: Final[Mapping[str, frozenset[Stage]]] = {
     "start": frozenset({Stage.STARTING}),
     "published": frozenset({Stage.RUNNING}),
+    "derived": frozenset({Stage.RUNNING}),
     "combined": frozenset({Stage.RUNNING}),
     "tick": _ALIVE,
     "stop": _ALIVE,
@@ -154,8 +157,9 @@ class AgentCore:
         self._taken_over = taken_over
         self._reserved = settings.reserved_round
         self._own: NDArray[np.float32] | None = None  # this step's payload once published
-        self._lent: list[NDArray[np.float32]] = []  # buffers inside a Combine under way
+        self._lent: list[NDArray[np.float32]] = []  # buffers inside a Derive or Combine under way
         self._combining = False
+        self._deriving: Derive | None = None  # what a row is derived of, before it is combined
         self._asked = False  # for patience, in this step
         self._deadline_s = 0.0
         self._bye_s = 0.0
@@ -258,13 +262,31 @@ class AgentCore:
         effects = self._reception.verified(peer, update, outcome, self.step)
         return effects + self._advance(now_s)
 
+    def derived(self, answer: Derived) -> list[Effect]:
+        """The row that follows from what was heard, and whose vector is not mixed: it is farther
+        away than its sketch shows."""
+        asked, self._deriving = self._deriving, None
+        if asked is None:
+            return []
+        if self.stage not in HEEDED["derived"]:
+            self._release()
+            return []
+        effects: list[Effect] = []
+        for peer in asked.payloads:
+            if peer in answer.hidden:
+                self.neighbours[peer].hiding += 1
+                effects += self._reception.refused(peer, self.step, answer.hidden[peer])
+            elif peer != self.settings.agent:
+                self.neighbours[peer].hiding = 0
+        self.missing = tuple(sorted({*self.missing, *answer.hidden}))
+        self.book.mixed(self.step, answer.row, asked.rule)
+        return [*effects, self._mix(answer.row, asked.payloads)]
+
     def combined(self, now_s: float) -> list[Effect]:
         """The driver has used what `Combine` handed it; the source buffers are free again."""
-        if not self._combining:
+        if not self._combining or self._deriving is not None:
             return []
-        for buffer in self._lent:
-            self._pool.give(buffer)
-        self._lent, self._combining, self._own = [], False, None
+        self._release()
         if self.stage not in HEEDED["combined"]:
             return []
         self.step += 1
@@ -489,24 +511,30 @@ class AgentCore:
         for neighbour in self.neighbours.values() if phase == self.phases.model else ():
             if neighbour.served and not neighbour.left and neighbour.last_step < step:
                 neighbour.unreturned += 1
-        weights[agent] = own_weight(weights)  # that of the missing goes to self
-        self.mixed_neighbours = len(weights) - 1
-        weights = self._mixed(step, weights)
         self._combining = True
-        parts = tuple((peer, weights[peer], payloads[peer]) for peer in sorted(weights))
-        return Combine(number, phase, parts, reentry=False)
-
-    def _mixed(self, step: int, weights: dict[str, float]) -> dict[str, float]:
-        """The row with which a step's vectors are mixed: the cluster file's, or that which a rule
-        derives from what was stated."""
-        number, phase = self.phases.at(step)
         rule = self.phases.row_rule(phase)
         if rule:
             held = self.book.statements(step)
-            sources = {agent: held[agent].statement for agent in weights}
-            weights = self.examiner.derived_row(self.settings.agent, number, rule, sources)
-        self.book.mixed(step, weights, rule)
-        return weights
+            stated = {peer: held[peer].statement for peer in payloads}
+            self._deriving = Derive(number, phase, rule, payloads, stated)
+            return self._deriving
+        weights[agent] = own_weight(weights)  # that of the missing goes to self
+        self.book.mixed(step, weights)
+        return self._mix(weights, payloads)
+
+    def _mix(
+        self, weights: Mapping[str, float], payloads: Mapping[str, NDArray[np.float32]]
+    ) -> Combine:
+        """What was heard in the exchange under way, with its weights."""
+        self.mixed_neighbours = len(weights) - 1
+        parts = tuple((peer, weights[peer], payloads[peer]) for peer in sorted(weights))
+        return Combine(*self.phases.at(self.step), parts, reentry=False)
+
+    def _release(self) -> None:
+        """The exchange under way is over: its buffers are free again."""
+        for buffer in self._lent:
+            self._pool.give(buffer)
+        self._lent, self._combining, self._own = [], False, None
 
     def _reenter(self, step: int, peer: str) -> list[Effect]:
         buffer = self.neighbours[peer].ready.pop(step)

@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from candor.mechanisms.evidence.statements import SignedStatement, Source
+from candor.mechanisms.evidence.statements import (
+    EvidenceError,
+    SignedStatement,
+    Source,
+    Statement,
+)
 from candor.mechanisms.ledger.effects import ReadRecords as ReadRecords
 from candor.mechanisms.ledger.effects import StoreChange
 from candor.network.slots import Slot
@@ -82,6 +87,27 @@ class Begin:
 
 
 @dataclass(frozen=True, slots=True)
+class Derive:
+    """Derive the row with which an exchange is mixed by `rule`, of what all in `payloads`, by agent
+    (dim,), this one among them, have stated, off the event loop; and say whose vector is farther
+    away than its sketch shows, whom the row leaves out. Answer with `AgentCore.derived`."""
+
+    round: int
+    phase: int
+    rule: str
+    payloads: Mapping[str, NDArray[np.float32]]
+    statements: Mapping[str, Statement]
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """The answer to `Derive`: the row by agent, and why others are not in it."""
+
+    row: Mapping[str, float]
+    hidden: Mapping[str, EvidenceError]
+
+
+@dataclass(frozen=True, slots=True)
 class Combine:
     """What was heard in an exchange, in order of id: `parts` are (agent, weight, payload (dim,)),
     the agent's own among them. Answer with `AgentCore.combined` once they have been used: mixed by
@@ -112,5 +138,5 @@ class Finished:
 
 
 Effect: TypeAlias = (
-    Send | Persist | Remember | ReadRecords | Verify | Begin | Combine | Log | Finished
+    Send | Persist | Remember | ReadRecords | Verify | Begin | Derive | Combine | Log | Finished
 )

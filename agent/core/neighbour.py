@@ -35,6 +35,7 @@ class Neighbour:
     `given_up`: it missed its deadline and is not waited for until it is heard again.
     `barred`: why it is no longer served at all (a frozen or disputed ledger, its credit limit).
     `unreturned`: rounds in a row, while it was served, of which no update of its was accepted.
+    `hiding`: exchanges in a row in which its vector was farther away than its sketch showed.
     `owed`: we owe it all that the credit limit allows.
     """
 
@@ -52,6 +53,7 @@ class Neighbour:
     heard_our_bye: bool = False
     last_step: int = 0
     unreturned: int = 0
+    hiding: int = 0
     owed: bool = False
 
     @property
@@ -76,7 +78,8 @@ class Neighbour:
     def given(self, round_number: int) -> bool:
         """Whether our update of a round goes to it. Whoever returns none that can be accepted does
         not take for ever; a round now and then, the same of all givers, lets it come back."""
-        return self.unreturned < UNRETURNED_MAX or round_number % TRIAL_EVERY == 0
+        taken = max(self.unreturned, self.hiding)
+        return taken < UNRETURNED_MAX or round_number % TRIAL_EVERY == 0
 
     @property
     def speaking(self) -> bool:

@@ -360,6 +360,10 @@ class Reception:
         neighbour.verifying.add(slot.step)
         return [Verify(neighbour.agent, Arrived(slot, self._book.trusted(slot.named)))]
 
+    def refused(self, peer: str, step: int, error: EvidenceError) -> list[Effect]:
+        """An update that was accepted is refused when it is to be mixed."""
+        return self._refuse(self._neighbours[peer], step, error)
+
     def _refuse(
         self, neighbour: Neighbour, step: int, error: EvidenceError | RemoteProtocolError
     ) -> list[Effect]:

@@ -30,6 +30,7 @@ from candor.agent.core.effects import (
     Arrived,
     Begin,
     Combine,
+    Derive,
     Effect,
     Finished,
     Log,
@@ -39,7 +40,7 @@ from candor.agent.core.effects import (
     Send,
     Verify,
 )
-from candor.agent.core.verification import judge
+from candor.agent.core.verification import derive, judge
 from candor.agent.daemon.failpoints import (
     AFTER_PERSIST,
     AFTER_SNAPSHOT,
@@ -420,6 +421,10 @@ class Daemon:
                 self._in_worker("verify", job, self._verified(peer, update))
             case Begin():
                 self._begun.set_result((self._x, 1))
+            case Derive():
+                agent = self.core.settings.agent
+                row = partial(derive, effect, self.core.examiner, agent)
+                self._in_worker("mix", row, lambda made: self._perform(self.core.derived(made)))
             case Combine():
                 self._in_worker("mix", partial(self._combine, effect), self._mixed(effect))
             case Remember(snapshot):

@@ -25,6 +25,7 @@ from candor.agent.core.combination import combined
 from candor.agent.core.effects import (
     Begin,
     Combine,
+    Derive,
     Effect,
     Finished,
     Log,
@@ -35,7 +36,7 @@ from candor.agent.core.effects import (
     Verify,
 )
 from candor.agent.core.terms import codec_of
-from candor.agent.core.verification import judge
+from candor.agent.core.verification import derive, judge
 from candor.agent.learning.given import GivenGradients
 from candor.agent.lockstep.checks import Checks, Violation
 from candor.agent.lockstep.disk import Disk
@@ -346,6 +347,9 @@ class World:
                     life.jobs.append(job)
                 case Begin():
                     life.due = True
+                case Derive() as asked:
+                    derived = derive(asked, life.core.examiner, agent)
+                    queue.extend(self.ordered(life.core.derived(derived)))
                 case Combine() as combine:
                     queue.extend(self.ordered(self._combined(agent, life, combine)))
                 case Log() as log:

@@ -21,6 +21,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from candor.mechanisms.evidence import hidden
 from candor.mechanisms.evidence.claims import Claim, ClaimedRound
 from candor.mechanisms.evidence.phases import MIXED_MODEL, How, Part, Phases
 from candor.mechanisms.evidence.sketch import (
@@ -270,6 +271,24 @@ class Examiner:
         weights = heard | {agent: own_weight(heard)}
         sketches = {k: np.frombuffer(sources[k].sketch, "<f8") for k in sorted(sources)}
         return self.terms.phases.rows[rule](agent, t, weights, sketches)
+
+    def check_hidden(
+        self,
+        own: NDArray[np.float32],
+        theirs: NDArray[np.float32],
+        mine: Statement,
+        said: Statement,
+    ) -> None:
+        """Refuse a vector (dim,) that is farther from the own one of the exchange than what both
+        stated shows.
+
+        Raises:
+            EvidenceError: see `mechanisms.evidence.hidden`.
+        """
+        stated, heard = (np.frombuffer(one.sketch, "<f8") for one in (mine, said))
+        precision, dim = self.terms.precision, self.terms.dim
+        floor = hidden.rounding(precision.relative, precision.absolute, dim, stated, heard)
+        hidden.check_hidden(own, theirs, stated, heard, floor)
 
     def _next_sketch(self, t: int, phase: int, payload: NDArray[np.float32]) -> bytes:
         terms = self.terms

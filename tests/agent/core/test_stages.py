@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from candor.agent.core.agent import HEEDED, AgentCore, Stage
-from candor.agent.core.effects import Combine, Finished, Verify
-from candor.agent.core.verification import judge
+from candor.agent.core.effects import Combine, Derive, Derived, Finished, Verify
+from candor.agent.core.verification import derive, judge
 from candor.mechanisms.evidence.statements import Statement
 from candor.network.wire import encode
 from tests.runs import DIM
@@ -19,6 +19,7 @@ EVENTS = (
     "received",
     "published",
     "verified",
+    "derived",
     "combined",
     "records_read",
     "told",
@@ -74,6 +75,8 @@ def fed(run, event, seen, draw, agent="a0"):
     match event:
         case "start" | "tick":
             return getattr(core, event)(now_s)
+        case "derived":
+            return core.derived(Derived({agent: 1.0}, {}))
         case "combined":
             return core.combined(now_s)
         case "stop":
@@ -176,10 +179,38 @@ def test_a_mixture_that_is_ready_after_the_stop_ends_no_round(started):
     assert (core.stage, core.step) == (Stage.DONE, step)
 
 
+def test_a_row_that_is_derived_after_the_stop_mixes_nothing(started):
+    run = started("complete", 4, rounds=50, aggregator="rfa", max_byzantine=1)
+    run.start()
+    core, perform, asked = run.nodes["a0"].core, run._perform, []
+
+    def held(agent, effects):
+        found = [e for e in effects if isinstance(e, Derive) and agent == "a0"]
+        asked.extend(found)
+        perform(agent, [e for e in effects if not found or e is not found[0]])
+
+    run._perform = held
+    run.advance_until(lambda: asked)
+    assert core.combined(run.now_s) == []  # nothing is combined yet
+    answer = derive(asked[0], core.examiner, "a0")
+    (combine,) = core.derived(answer)
+    assert isinstance(combine, Combine)
+    assert dict(answer.row) == {agent: weight for agent, weight, _ in combine.parts}
+    assert core.derived(answer) == []  # once only
+    perform("a0", [combine])
+    asked.clear()
+    run.advance_until(lambda: asked)
+    step = core.step
+    core.stop()
+    assert core.derived(answer) == []
+    assert (core.stage, core.step) == (Stage.DONE, step)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_any_sequence_of_events_leaves_a_core_sound(started, seed):
     draw = random.Random(seed)
-    run = started("ring", 3, rounds=6, window=2, deadline_s=0.5, start_deadline_s=1.0)
+    robust = {"aggregator": "rfa", "max_byzantine": 1} if seed % 2 else {}
+    run = started("ring", 3, rounds=6, window=2, deadline_s=0.5, start_deadline_s=1.0, **robust)
     run.start()
     seen = watched(run, verify_held=draw.random() < 0.5)
     node = run.nodes["a0"]
