@@ -152,6 +152,11 @@ class TrainedRows:
         return self._reporting.sent(v, t, phase)
 
     @property
+    def lies(self) -> bool:
+        """Whether anyone has a strategy."""
+        return self._reporting.lies
+
+    @property
     def overhears(self) -> tuple[int, ...]:
         """The rows that want to know what their neighbours send."""
         return self._reporting.overhears

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Final, TypeAlias, TypeVar
@@ -15,7 +15,10 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from candor.agent.algorithms.effects import Heard
+from candor.agent.core.terms import codec_of
 from candor.mechanisms.aggregation.rows import RowRule
+from candor.mechanisms.evidence.hidden import check_hidden, rounding
+from candor.mechanisms.evidence.statements import EvidenceError
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.schedules.weights import own_weight
 
@@ -93,6 +96,7 @@ class Mixing:
     def __init__(self, cluster: Cluster, device: torch.device) -> None:
         self._cluster = cluster
         self._device = device
+        self._codec = codec_of(cluster)
         self._cached = lru_cache(CACHED_ROUNDS)(self._round)
 
     def of(self, t: int) -> RoundMixing:
@@ -100,11 +104,17 @@ class Mixing:
         return self._cached(self._cluster.round_weights.same_as(t))
 
     def derived(
-        self, t: int, rule: RowRule, sketches: Floats, apart: Apart[Floats] = NO_SKETCHES
+        self,
+        t: int,
+        rule: RowRule,
+        sketches: Floats,
+        apart: Apart[Floats] = NO_SKETCHES,
+        sent: tuple[NDArray[np.float32], Apart[NDArray[np.float32]]] | None = None,
     ) -> RoundMixing:
         """The mixing of round t by the rows that a rule derives from the sketches (agents, k) of
         what was stated, to each taker. Over a network nobody hears what is not finite: it is
-        refused."""
+        refused. So is what is farther away than its sketch says, where the vectors themselves are
+        given: (agents, dim), and in their place what some takers were told."""
         cluster = self._cluster
         taken = cluster.round_weights.of(t).taken
         rows = {}
@@ -113,10 +123,32 @@ class Mixing:
             places = {k: cluster.index(k) for k in sorted({agent, *taken[agent]})}
             shown = {k: told.get(place, sketches[place]) for k, place in places.items()}
             shown = {k: v for k, v in shown.items() if k == agent or np.isfinite(v).all()}
+            if sent is not None:
+                given = sent[1].get(cluster.index(agent), {})
+                vectors = {k: given.get(places[k], sent[0][places[k]]) for k in shown}
+                hides = partial(self._hides, agent, vectors=vectors, sketches=shown)
+                shown = {k: v for k, v in shown.items() if k == agent or not hides(k)}
             heard = {k: taken[agent][k] for k in shown if k != agent}
             weights = heard | {agent: own_weight(heard)}
             rows[agent] = rule(agent, t, weights, shown)
         return self._of(sparse_rows(cluster, rows), t)
+
+    def _hides(
+        self,
+        agent: str,
+        peer: str,
+        vectors: Mapping[str, NDArray[np.float32]],
+        sketches: Mapping[str, Floats],
+    ) -> bool:
+        """Whether a peer's vector is farther from the agent's than its sketch says."""
+        codec, stated = self._codec, (sketches[agent], sketches[peer])
+        dim = len(vectors[agent])
+        floor = rounding(codec.relative, codec.absolute, dim, *stated)
+        try:
+            check_hidden(vectors[agent], vectors[peer], *stated, floor)
+        except EvidenceError:
+            return True
+        return False
 
     def _round(self, t: int) -> RoundMixing:
         taken = self._cluster.round_weights.of(t).taken

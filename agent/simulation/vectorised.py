@@ -223,7 +223,9 @@ class Simulation:
             shown = self._measured.observe(out.round, out.phase, stated, attested, told)
             rule = self._phases.row_rule(out.phase)
             if rule:
-                mixing = self._mixing.derived(out.round, self._phases.rows[rule], *shown)
+                # Honest vectors are never refused: not worth a look where nobody lies.
+                sent = (stated, told) if self._rows.lies else None
+                mixing = self._mixing.derived(out.round, self._phases.rows[rule], *shown, sent)
                 self._measured.mixed(out.phase, mixing)
         self._overhear(out, mixing, apart)
         if out.mixes:
@@ -318,7 +320,8 @@ class Simulation:
         for phase in before if self.round else ():
             if rule := self._phases.row_rule(phase):  # derived anew, of what was stated
                 shown = measured.sketched(self.round, phase)
-                derived = self._mixing.derived(self.round, self._phases.rows[rule], *shown)
+                sent = (before[phase], apart.get(phase, {})) if self._rows.lies else None
+                derived = self._mixing.derived(self.round, self._phases.rows[rule], *shown, sent)
                 measured.mixed(phase, derived)
         return measured
 
