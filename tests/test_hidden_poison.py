@@ -1,4 +1,4 @@
-"""A poison in the sketch's null space, in real runs: refused with its sender named, and nobody else.
+"""A poison in the null space of sketches, in real runs: refused, its sender named, and nobody else.
 
 In the simulation the same agents leave out the same vectors.
 """
