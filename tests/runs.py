@@ -28,6 +28,7 @@ from candor.agent.core.effects import (
     Send,
     Verify,
 )
+from candor.agent.core.faces import told_apart
 from candor.agent.core.terms import channel_terms, codec_of
 from candor.agent.core.verification import derive, judge
 from candor.agent.daemon import keys
@@ -321,7 +322,10 @@ class LocalRun:
         node.mixes = out.mixes
         payload = out.vectors[0].numpy()
         attested = None if out.attested is None else out.attested[0].numpy()
-        return node.core.published(payload, node.core.stated(payload, attested), self.now_s)
+        statement = node.core.stated(payload, attested)
+        vectors = told_apart(out.apart[0], sorted(node.core.neighbours)) if out.apart else {}
+        faces = node.core.faces(vectors, attested)
+        return node.core.published(payload, statement, self.now_s, faces)
 
     def _combined(self, agent: str, node: Node, combine: Combine) -> None:
         performer = self._performers.get(agent)

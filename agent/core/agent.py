@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -35,6 +36,7 @@ from candor.agent.core.effects import (
     PutValue,
     Remember,
 )
+from candor.agent.core.faces import Face, Faces, SignedFace
 from candor.agent.core.neighbour import Neighbour, ahead
 from candor.agent.core.reception import Reception
 from candor.agent.core.settlement.evidence_book import EvidenceBook
@@ -56,6 +58,7 @@ from candor.topologies.encoding.signatures import SigningKey
 from candor.topologies.schedules.weights import own_weight
 
 RESERVED_KEY: Final = "reserved_round"
+NO_FACES: Final[Mapping[str, Face]] = MappingProxyType({})
 BYE_RETRY_S: Final = 0.5
 KEPT: Final = "its ledger is kept and exported"
 # A neighbour may be late with its claim, and a referee waits for it before it bills.
@@ -155,6 +158,7 @@ class AgentCore:
             memories,
         )
         self._taken_over = taken_over
+        self._faces = Faces(book, key)
         self._reserved = settings.reserved_round
         self._own: NDArray[np.float32] | None = None  # this step's payload once published
         self._lent: list[NDArray[np.float32]] = []  # buffers inside a Derive or Combine under way
@@ -221,13 +225,27 @@ class AgentCore:
         formed = self.book.formed(self.step, sketch)
         return self.examiner.state(number, phase, self.settings.agent, payload, formed)
 
+    def faces(
+        self, vectors: Mapping[str, NDArray[np.float32]], attested: NDArray[np.float32] | None
+    ) -> Mapping[str, Face]:
+        """What neighbours are to be told of vectors (dim,) that differ from this agent's own, where
+        a strategy asks for that; see `stated`."""
+        number, _ = self.phases.at(self.step)
+        sketch = b"" if attested is None else self.examiner.attested(number, attested)
+        return self._faces.faces(self.step, vectors, sketch)
+
     def published(
-        self, payload: NDArray[np.float32], statement: Statement, now_s: float
+        self,
+        payload: NDArray[np.float32],
+        statement: Statement,
+        now_s: float,
+        faces: Mapping[str, Face] = NO_FACES,
     ) -> list[Effect]:
         """This agent's vector of the current exchange is ready: state it, send it to every
         neighbour.
 
-        `payload` (dim,) must not change any more; `statement` comes from `stated`.
+        `payload` (dim,) must not change any more; `statement` comes from `stated`. An attacker has
+        `faces` for neighbours that it tells something else; an honest agent none.
         """
         late = self._own is not None or self._combining or self.book.step_of(statement) != self.step
         if self.stage not in HEEDED["published"] or late:
@@ -252,7 +270,8 @@ class AgentCore:
             effects.append(Remember(self._reception.snapshot()))
         self._own, self._asked = payload, False
         self._deadline_s = now_s + self.settings.deadline_s
-        effects += self._reception.update(signed, witnesses, payload)
+        told = {peer: self._faces.sign(peer, face) for peer, face in faces.items()}
+        effects += self._reception.update(SignedFace(signed, tuple(witnesses), payload), told)
         return effects + self._advance(now_s)
 
     def verified(

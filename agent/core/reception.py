@@ -7,13 +7,11 @@ message is refused whole, with a code in the log, before anything of it is kept.
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from candor.agent.core.effects import Arrived, Effect, Log, Persist, PutValue, Send, Verify
+from candor.agent.core.faces import SignedFace
 from candor.agent.core.neighbour import Neighbour
 from candor.agent.core.settlement.edge import Step, To
 from candor.agent.core.settlement.evidence_book import SEEN_BYTES_MAX, EvidenceBook
@@ -94,6 +92,7 @@ class Reception:
         for neighbour in neighbours.values():
             neighbour.session.memory = self._hearsay.memory(neighbour.agent)
         self._proofs: set[tuple[str, str]] = set()  # at most one of a kind and agent
+        self._denies = False  # an attacker keeps proofs of what it does to itself
         self._refusals: Counter[tuple[str, str]] = Counter()
         self._repeated: Counter[tuple[str, str, str]] = Counter()  # in the present round
         self._repeated_round = 0
@@ -193,7 +192,7 @@ class Reception:
             ProofError, MalformedError: it proves nothing.
         """
         key = (proof.agent, proof.kind)
-        if key in self._proofs:
+        if key in self._proofs or (self._denies and proof.agent == self._agent):
             return []
         verdict = verify_proof(proof, self._examiner.terms)
         if heard_from is not None and not verdict.malice:
@@ -385,18 +384,42 @@ class Reception:
 
     # --- sending ----------------------------------------------------------------------------
 
-    def update(
-        self,
-        signed: SignedStatement,
-        witnesses: Sequence[SignedStatement],
-        payload: NDArray[np.float32],
-    ) -> list[Effect]:
+    def update(self, own: SignedFace, apart: Mapping[str, SignedFace]) -> list[Effect]:
         """Our update of a step to every neighbour that is served: statement, witnesses, and chunks
-        for those that take it in this round; without them it is a notice."""
-        number, phase = signed.statement.round, signed.statement.phase
+        for those that take it in this round; without them it is a notice. Those of `apart` are told
+        something else: then we are an attacker, and say nothing against ourselves."""
+        statement = own.signed.statement
+        number, step = statement.round, self._phases.step(statement.round, statement.phase)
         self._hearsay.stating(number)
-        view = self._codec.encode(payload)
-        shown = Witnesses.batches(number, phase, [(w.body, w.signature) for w in witnesses])
+        self._denies = self._denies or bool(apart)
+        takers = self._examiner.terms.weights(number).takers[self._agent]
+        shared = self._messages(own)
+        return [
+            effect
+            for neighbour in self._neighbours.values()
+            if neighbour.served and not neighbour.left
+            if neighbour.given(number)
+            for message in self._addressed_to(neighbour.agent, shared, apart, takers)
+            for effect in self.send(neighbour, message, step)
+        ]
+
+    def _addressed_to(
+        self,
+        peer: str,
+        shared: "tuple[list[Message], list[Message]]",
+        apart: Mapping[str, SignedFace],
+        takers: Collection[str],
+    ) -> list[Message]:
+        whole, notice = self._messages(apart[peer]) if peer in apart else shared
+        return whole if peer in takers else notice
+
+    def _messages(self, face: SignedFace) -> tuple[list[Message], list[Message]]:
+        """An update as it goes to those that take it, and as a notice."""
+        signed, statement = face.signed, face.signed.statement
+        number, phase = statement.round, statement.phase
+        view = self._codec.encode(face.payload)
+        pairs = [(witness.body, witness.signature) for witness in face.witnesses]
+        shown = Witnesses.batches(number, phase, pairs)
         size = self._chunk_bytes
         chunks = [
             Chunk(number, phase, at, view[at : at + size]) for at in range(0, len(view), size)
@@ -407,16 +430,7 @@ class Reception:
             *shown,
             *chunks,
         ]
-        takers = self._examiner.terms.weights(number).takers[self._agent]
-        step = self._phases.step(number, phase)
-        return [
-            effect
-            for neighbour in self._neighbours.values()
-            if neighbour.served and not neighbour.left
-            if neighbour.given(number)
-            for message in (whole if neighbour.agent in takers else notice)
-            for effect in self.send(neighbour, message, step)
-        ]
+        return whole, notice
 
     def _tell_heads(self, neighbour: Neighbour) -> list[Effect]:
         """What a neighbour does not know yet of anyone's statements."""

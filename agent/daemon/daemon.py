@@ -40,6 +40,7 @@ from candor.agent.core.effects import (
     Send,
     Verify,
 )
+from candor.agent.core.faces import Face, told_apart
 from candor.agent.core.verification import derive, judge
 from candor.agent.daemon.failpoints import (
     AFTER_PERSIST,
@@ -300,13 +301,14 @@ class Daemon:
         payload.flags.writeable = False  # it stays on its way to neighbours for a while
         attested = None if out.attested is None else out.attested[0].cpu().contiguous().numpy()
         statement = await self._timed("state", self.core.stated, payload, attested)
+        faces = await self._faces(out, attested)
         self._mixes = out.mixes
         if out.phase == self.core.phases.model:
             for observer in self._observers:
                 observer.stated(statement)
         self._combined = self._loop.create_future()
         began = time.perf_counter()
-        self._perform(self.core.published(payload, statement, self._now()))
+        self._perform(self.core.published(payload, statement, self._now(), faces))
         self.seconds["send"] += time.perf_counter() - began
         busy = self.seconds["verify"] + self.seconds["mix"]
         began = time.perf_counter()
@@ -317,6 +319,15 @@ class Daemon:
             0.0, waited - (self.seconds["verify"] + self.seconds["mix"] - busy)
         )
         return outcome
+
+    async def _faces(
+        self, out: Outgoing, attested: NDArray[np.float32] | None
+    ) -> Mapping[str, Face]:
+        """What an attacker tells each of its neighbours; nothing of an honest agent."""
+        if not out.apart:
+            return {}
+        vectors = told_apart(out.apart[0], sorted(self.core.neighbours))
+        return await self._timed("state", self.core.faces, vectors, attested)
 
     async def _round_over(self, t: int, x: Tensor, loss: float) -> None:
         work, core = self._work, self.core

@@ -1,0 +1,120 @@
+"""A modified client that tells each neighbour another story: for attacks that a strategy asks for.
+
+An honest agent states one vector an exchange. Here each neighbour is told of another one, by a
+statement of its own, signed like any other, and consistent with what that neighbour was told
+before: rows are derived anew of it, and it is forwarded as a witness of the next exchange. Nothing
+that a neighbour sees by itself gives the lie away; the heads of the statements, which travel, do.
+The core makes none of this unless a driver hands it vectors apart.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candor.agent.core.settlement.evidence_book import EvidenceBook
+from candor.mechanisms.evidence.phases import Part
+from candor.mechanisms.evidence.statements import (
+    Formed,
+    Row,
+    SignedStatement,
+    Source,
+    Statement,
+    commitment,
+    named_sources,
+    place_of,
+)
+from candor.topologies.encoding.signatures import SigningKey
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """What one neighbour is told of an exchange: the vector (dim,), and the statement of it."""
+
+    payload: Vector
+    statement: Statement
+
+
+@dataclass(frozen=True, slots=True)
+class SignedFace:
+    """The same, signed, with the statements that go with it."""
+
+    signed: SignedStatement
+    witnesses: tuple[SignedStatement, ...]
+    payload: Vector
+
+
+def told_apart(vectors: "Tensor", peers: Sequence[str]) -> dict[str, Vector]:
+    """What each of `peers`, in order of id, is sent of vectors (peers, dim)."""
+    rows = vectors.cpu().contiguous().numpy()
+    found = {peer: row.copy() for peer, row in zip(peers, rows, strict=True)}
+    for row in found.values():
+        row.flags.writeable = False
+    return found
+
+
+class Faces:
+    """What agent `book.agent` has told each neighbour apart, in the exchanges that are kept."""
+
+    def __init__(self, book: EvidenceBook, key: SigningKey) -> None:
+        self._book = book
+        self._key = key
+        self._told: dict[str, dict[Source, SignedStatement]] = {}
+
+    def faces(self, step: int, vectors: Mapping[str, Vector], attested: bytes) -> dict[str, Face]:
+        """What the neighbours of `vectors` (dim,) are to be told of a step; `attested` is the
+        sketch of the aggregate that all of them were stepped from. Changes nothing."""
+        number, phase = self._book.phases.at(step)
+        examiner, agent = self._book.examiner, self._book.agent
+        formed = self._book.formed(step, attested)
+        parts = self._book.phases.phases[phase].parts
+        return {
+            peer: Face(
+                payload,
+                examiner.state(
+                    number,
+                    phase,
+                    agent,
+                    payload,
+                    [
+                        self._as_told(peer, number, part, one)
+                        for part, one in zip(parts, formed, strict=True)
+                    ],
+                ),
+            )
+            for peer, payload in vectors.items()
+        }
+
+    def sign(self, peer: str, face: Face) -> SignedFace:
+        """The statement of a face, signed, and remembered as what this neighbour was told."""
+        named = named_sources(face.statement, self._book.phases)
+        told = self._told.setdefault(peer, {})
+        sources = self._book.trusted(named)
+        witnesses = tuple(told.get(source, signed) for source, signed in sources.items())
+        digest = commitment(witness.body for witness in witnesses)
+        signed = SignedStatement.sign(replace(face.statement, sources=digest), self._key)
+        told[place_of(signed.statement)] = signed
+        while len(told) > self._book.steps_kept:
+            del told[next(iter(told))]
+        return SignedFace(signed, witnesses, face.payload)
+
+    def _as_told(self, peer: str, number: int, part: Part, formed: Formed) -> Formed:
+        """A derived row as it follows from what a neighbour was told of this agent's own vector."""
+        if not isinstance(formed, Row) or not formed.rule:
+            return formed
+        agent, told = self._book.agent, self._told.get(peer, {})
+        of_round = number - part.before
+        places = [(of_round, part.phase, k) for k, _ in formed.weights]
+        stated = {
+            place[2]: told.get(place, signed).statement
+            for place, signed in self._book.trusted(places).items()
+        }
+        row = self._book.examiner.derived_row(agent, of_round, formed.rule, stated)
+        return Row(tuple(sorted(row.items())), formed.rule)
