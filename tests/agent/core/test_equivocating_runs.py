@@ -77,7 +77,7 @@ def test_it_is_proven_and_barred_and_all_others_finish(tmp_path, topology, optio
 def test_without_heads_each_neighbour_finds_its_story_sound(tmp_path, aggregator):
     """What is forwarded is consistent with what a neighbour was told: rows, too."""
     robust = {"aggregator": aggregator, "max_byzantine": 1} if aggregator else {}
-    cluster, around, run = liars_run(tmp_path, "ring", 6, **robust)
+    _cluster, around, run = liars_run(tmp_path, "ring", 6, **robust)
     run.tamper = lambda _, send: None if send.envelope.kind is Kind.HEADS else send
     run.start()
     run.advance_until(lambda: all(node.core.round > 8 for node in run.nodes.values()), 60.0)
