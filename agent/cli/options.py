@@ -150,7 +150,8 @@ def task_option(*, required: bool = True) -> Option:
         "--task",
         required=required,
         metavar="NAME",
-        help="digits, a9a, mnist, fashion-mnist, femnist, or your own module:Class.",
+        help="digits, a9a, mnist, fashion-mnist, femnist, cartpole, lunar-lander, gym:env=NAME, or "
+        "your own module:Class.",
     )
 
 

@@ -91,7 +91,7 @@ def command(
             told(title, run.round, run.rounds)
             while not run.done and not asked_to_end():
                 run.advance()
-                told(title, run.round, run.rounds)
+                told(title + run.told_return, run.round, run.rounds)
             if not run.done:
                 run.save()
     interrupted = not run.done

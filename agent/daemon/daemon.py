@@ -79,6 +79,11 @@ class Trainer(Performer, Protocol):
 
     losses: Tensor
 
+    @property
+    def trajectories(self) -> int | None:
+        """How many episodes the last round sampled; None where the task has none."""
+        ...
+
     def evaluate(self, x: Tensor) -> list[Measured]:
         """The metric of each row of x (agents, dim)."""
         ...
@@ -103,6 +108,7 @@ class RoundOutcome:
     injected_norm: float
     mixed: int
     missing: tuple[str, ...]
+    trajectories: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +343,9 @@ class Daemon:
         norm = core.injected_norm if core.injected_norm is not None else float("nan")
         began = time.perf_counter()
         mixed = core.mixed_neighbours
-        outcome = RoundOutcome(t, loss, measured, norm, mixed, core.missing)
+        outcome = RoundOutcome(
+            t, loss, measured, norm, mixed, core.missing, work.trainer.trajectories
+        )
         for observer in self._observers:
             observer.round_over(outcome, core)
         self.seconds["rest"] += time.perf_counter() - began

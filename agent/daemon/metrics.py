@@ -29,7 +29,9 @@ class RoundMetrics:
     is called, None in rounds without an evaluation; `injected_norm` is ||S u|| of the agent's own
     update; `balance` is in micro-credits over all edges, above 0 is money received; bytes are
     totals since the start; `local_metric` is the metric that counts on the agent's own data, None
-    where the task has none, and `metrics` all that it names, empty where it gives one number.
+    where the task has none, and `metrics` all that it names, empty where it gives one number;
+    `trajectories` is how many episodes of its policy the agent sampled in the round, None where its
+    task has none: there `train_loss` is minus their mean return.
     """
 
     round: int
@@ -44,6 +46,7 @@ class RoundMetrics:
     missing: tuple[str, ...] = ()
     local_metric: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    trajectories: int | None = None
 
     @property
     def alone(self) -> bool:
@@ -52,7 +55,8 @@ class RoundMetrics:
 
 
 COLUMNS = tuple(column.name for column in fields(RoundMetrics))
-_FIRST_COLUMNS = COLUMNS[:-2]  # those of files from before there were several metrics
+# Of files from before there were several metrics, and from before there were policies.
+_EARLIER_COLUMNS = (COLUMNS[:-3], COLUMNS[:-1])
 
 
 class MetricsWriter:
@@ -125,7 +129,7 @@ def read_metrics(path: Path) -> list[RoundMetrics]:
 def _rounds(path: Path, text: str) -> Iterator[RoundMetrics]:
     rows = csv.reader(io.StringIO(text, newline=""))
     columns = tuple(next(rows, COLUMNS))
-    if columns not in (COLUMNS, _FIRST_COLUMNS):
+    if columns not in (COLUMNS, *_EARLIER_COLUMNS):
         raise _not_metrics(path)
     absent = [""] * (len(COLUMNS) - len(columns))
     try:
@@ -137,10 +141,13 @@ def _rounds(path: Path, text: str) -> Iterator[RoundMetrics]:
 
 def _widen(path: Path) -> None:
     """Give a file of an earlier version the columns that it lacks, empty, in one step."""
-    header = _line(_FIRST_COLUMNS).encode()
-    if not path.exists() or not (data := path.read_bytes()).startswith(header):
+    if not path.exists():
         return
-    empty = b"," * (len(COLUMNS) - len(_FIRST_COLUMNS)) + b"\n"
+    data = path.read_bytes()
+    found = [one for one in _EARLIER_COLUMNS if data.startswith(_line(one).encode())]
+    if not found:
+        return
+    empty = b"," * (len(COLUMNS) - len(found[0])) + b"\n"
     lines = data.split(b"\n")[1:-1]  # whole ones
     replace_file(path, _line(COLUMNS).encode() + b"".join(line + empty for line in lines))
 
@@ -178,6 +185,7 @@ def _cells(metrics: RoundMetrics) -> tuple[str, ...]:
         ";".join(metrics.missing),
         _optional(metrics.local_metric),
         json_text(dict(metrics.metrics)) if metrics.metrics else "",
+        "" if metrics.trajectories is None else str(metrics.trajectories),
     )
 
 
@@ -189,7 +197,7 @@ def _parse(row: list[str]) -> RoundMetrics:
     if len(row) != len(COLUMNS):
         raise ValueError(f"{len(row)} columns")
     number, seconds, loss, counts, norm, balance, sent, received, mixed, missing, *more = row
-    local, several = more
+    local, several, trajectories = more
     return RoundMetrics(
         round=int(number),
         seconds=float(seconds),
@@ -203,6 +211,7 @@ def _parse(row: list[str]) -> RoundMetrics:
         missing=tuple(missing.split(";")) if missing else (),
         local_metric=float(local) if local else None,
         metrics=_named(several) if several else {},
+        trajectories=int(trajectories) if trajectories else None,
     )
 
 

@@ -107,6 +107,7 @@ class Recorder:
             missing=outcome.missing,
             local_metric=None if found is None else found.local,
             metrics={} if found is None else found.metrics,
+            trajectories=outcome.trajectories,
         )
         self._metrics.write(metrics)
         self._alone += metrics.alone

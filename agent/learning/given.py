@@ -22,6 +22,7 @@ class GivenGradients:
         self._gradient = gradient
         self._mass = mass
         self.losses = torch.zeros(1)
+        self.trajectories: int | None = None
 
     def local_steps(self, x: Tensor, t: int, step_size: float, state: dict[str, Tensor]) -> Tensor:  # noqa: ARG002
         """The gradient (1, dim) of round t."""

@@ -23,8 +23,9 @@ def metric_of(task: Modelled) -> tuple[str | None, bool]:
     Raises:
         ConfigurationError: an attribute is of another type.
     """
-    usual = RETURN if is_policy_task(task) else None
-    name, higher = said_of(task, "metric", usual), said_of(task, "higher_is_better", True)
+    if is_policy_task(task):
+        return RETURN, True
+    name, higher = said_of(task, "metric", None), said_of(task, "higher_is_better", True)
     if not isinstance(name, str | None) or name == "":
         raise ConfigurationError(f"task: metric is {name!r}, which is no name")
     if not isinstance(higher, bool):

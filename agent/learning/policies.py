@@ -1,15 +1,14 @@
-"""The policies of many agents at once: logits of actions from observations, a row each.
+"""The policies of many agents: logits of actions from observations, and gradients of what was done.
 
-Two uses: choosing actions, step by step and without a gradient, and the logarithms of
-probabilities of all that was done, with one. A network of linear layers with tanh or ReLU is
-written out as products of batches of matrices in binary64, the first use in numpy: for a policy of
-some hundred numbers torch would spend its time on being called. Any other model runs under
-`torch.func.vmap`.
+Two uses: choosing actions, for all agents at once and step by step; and the logarithms of the
+probabilities of all that one agent did, with their gradient. A network of linear layers with tanh
+or ReLU is written out in numpy, which is called in a fraction of torch's time; any other model
+runs under torch. An agent's arrays have shapes that follow from its own episodes, so that its
+gradient is the same to the last bit alone and among many.
 """
 
 from collections.abc import Callable
-from itertools import count
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -21,8 +20,13 @@ from candor.agent.learning.layout import Layout
 from candor.agent.tasks.checked import faults_of
 from candor.topologies.specs.specs import ConfigurationError
 
-Acting: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float64]]
-"""From observations (agents, episodes, *shape) to logits (agents, episodes, actions)."""
+Floats: TypeAlias = NDArray[np.floating[Any]]
+Acting: TypeAlias = Callable[[NDArray[np.float32]], Floats]
+"""From observations (agents, episodes, *shape) to logits (agents, episodes, actions), which the
+next call writes over."""
+Scored: TypeAlias = tuple[NDArray[np.float64], Callable[[NDArray[np.float64]], NDArray[np.float64]]]
+"""log pi(a | s) of what one agent did, (n,), and what makes of gains (n,) the gradient (dim,) of
+their weighted sum."""
 
 _KNOWN: Final = (nn.Linear, nn.Tanh, nn.ReLU)
 
@@ -31,12 +35,13 @@ class Policy(Protocol):
     """Policies whose parameters are the rows of x (agents, dim)."""
 
     def acting(self, x: Tensor) -> Acting:
-        """What chooses actions by the policies x, without gradients."""
+        """What chooses actions by the policies x (agents, dim)."""
         ...
 
-    def logits(self, x: Tensor, observations: Tensor) -> Tensor:
-        """The logits (agents, n, actions) of observations (agents, n, *shape) float32; binary64,
-        differentiable in x where that is."""
+    def scored(
+        self, x: Tensor, observations: NDArray[np.float32], actions: NDArray[np.int64]
+    ) -> Scored:
+        """What one agent of policy x (dim,) did, (n,), where it saw these, (n, *shape)."""
         ...
 
 
@@ -52,23 +57,19 @@ def policy_of(model: nn.Module, layout: Layout) -> Policy:
             "as BatchNorm, and parameters of an agent's own"
         )
     layers = [one for one in model.children() if not isinstance(one, nn.Flatten)]
-    dense = type(model) is nn.Sequential and all(type(one) in _KNOWN for one in layers)
-    biased = all(one.bias is not None for one in layers if isinstance(one, nn.Linear))
-    if dense and biased and not layout.frozen and len(layers) == _named(layout, model):
-        return DensePolicy(layers, layout)
-    return AnyPolicy(model.eval(), layout)
-
-
-def _named(layout: Layout, model: nn.Module) -> int:
-    """How many layers a network has whose parameters all travel, each once and in order; no number
-    of layers where they do not."""
-    names = tuple(name for name, _ in model.named_parameters(remove_duplicate=False))
-    plain = [one for one in model.children() if not isinstance(one, nn.Flatten)]
-    return len(plain) if names == layout.names else -1
+    linear = [one for one in layers if isinstance(one, nn.Linear)]
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    plain = (
+        type(model) is nn.Sequential
+        and all(type(one) in _KNOWN for one in layers)
+        and all(one.bias is not None for one in linear)
+        and tuple(names) == layout.names  # each once, and none frozen
+    )
+    return DensePolicy(layers, layout) if plain else AnyPolicy(model.eval(), layout)
 
 
 class DensePolicy:
-    """A network of linear layers, written out."""
+    """A network of linear layers, written out; as exact as x is: in float32, or float64."""
 
     def __init__(self, layers: list[nn.Module], layout: Layout) -> None:
         self._layers = layers
@@ -76,19 +77,26 @@ class DensePolicy:
 
     def acting(self, x: Tensor) -> Acting:
         """As `Policy.acting`."""
-        views = [view.detach().numpy() for view in self._layout.views(x.double().cpu())]
+        views = [view.detach().numpy() for view in self._layout.views(x.cpu())]
         # (agents, inputs, outputs) and (agents, 1, outputs) a layer
         weights = [np.ascontiguousarray(view.transpose(0, 2, 1)) for view in views[0::2]]
         biases = [view[:, np.newaxis] for view in views[1::2]]
+        held: list[Floats] = []
 
-        def act(observations: NDArray[np.float32]) -> NDArray[np.float64]:
-            h = observations.reshape(*observations.shape[:2], -1).astype(np.float64)
-            places = count()
+        def act(observations: NDArray[np.float32]) -> Floats:
+            agents, episodes = observations.shape[:2]
+            if not held:  # a place for each layer's outputs
+                held.extend(
+                    np.empty((agents, episodes, weight.shape[2]), weight.dtype)
+                    for weight in weights
+                )
+            h: Floats = observations.reshape(agents, episodes, -1)
+            place = 0
             for layer in self._layers:
                 if isinstance(layer, nn.Linear):
-                    place = next(places)
-                    h = np.matmul(h, weights[place])
+                    h = np.matmul(h, weights[place], out=held[place])
                     h += biases[place]
+                    place += 1
                 elif isinstance(layer, nn.Tanh):
                     np.tanh(h, out=h)
                 else:
@@ -97,21 +105,52 @@ class DensePolicy:
 
         return act
 
-    def logits(self, x: Tensor, observations: Tensor) -> Tensor:
-        """As `Policy.logits`."""
-        views = iter(self._layout.views(x.double()))
-        h = observations.flatten(2).double()
+    def scored(
+        self, x: Tensor, observations: NDArray[np.float32], actions: NDArray[np.int64]
+    ) -> Scored:
+        """As `Policy.scored`: forward, and back from the gradient of log softmax."""
+        views = [view[0].detach().numpy() for view in self._layout.views(x.cpu().unsqueeze(0))]
+        weights, biases = views[0::2], views[1::2]
+        h = observations.reshape(len(actions), -1).astype(weights[0].dtype, copy=False)
+        inputs: list[Floats] = []  # of each layer
+        place = 0
         for layer in self._layers:
+            inputs.append(h)
             if isinstance(layer, nn.Linear):
-                weight, bias = next(views), next(views)  # (agents, outputs, inputs), (…, outputs)
-                h = torch.baddbmm(bias[:, None], h, weight.transpose(1, 2))
+                h = h @ weights[place].T
+                h += biases[place]
+                place += 1
             else:
-                h = h.tanh() if isinstance(layer, nn.Tanh) else h.relu()
-        return h
+                h = np.tanh(h) if isinstance(layer, nn.Tanh) else np.maximum(h, 0.0)
+        inputs.append(h)
+        logs = _log_softmax(h)
+        rows = np.arange(len(actions))
+
+        def gradient(gains: NDArray[np.float64]) -> NDArray[np.float64]:
+            weighted = gains.astype(h.dtype)[:, np.newaxis]
+            back = np.exp(logs)
+            back *= -weighted
+            back[rows, actions] += weighted[:, 0]
+            parts: list[NDArray[np.float64]] = []
+            place = len(weights)
+            for number in reversed(range(len(self._layers))):
+                layer, before, after = self._layers[number], inputs[number], inputs[number + 1]
+                if isinstance(layer, nn.Linear):
+                    place -= 1
+                    parts.append(back.sum(axis=0, dtype=np.float64))
+                    parts.append((back.T @ before).astype(np.float64).ravel())
+                    back = back @ weights[place] if number else back
+                elif isinstance(layer, nn.Tanh):
+                    back *= 1.0 - after * after
+                else:
+                    back *= after > 0.0
+            return np.concatenate(parts[::-1])
+
+        return logs[rows, actions].astype(np.float64), gradient
 
 
 class AnyPolicy:
-    """Any model of logits, in float32, each agent's under `vmap`."""
+    """Any model of logits: `vmap` over agents where they act, plain autograd for the gradient."""
 
     def __init__(self, model: nn.Module, layout: Layout) -> None:
         self._model = model
@@ -119,29 +158,39 @@ class AnyPolicy:
 
     def acting(self, x: Tensor) -> Acting:
         """As `Policy.acting`."""
-        x = x.detach().cpu()
+        views = self._layout.views(x.detach().cpu())
 
-        def act(observations: NDArray[np.float32]) -> NDArray[np.float64]:
-            with torch.no_grad():
-                logits: NDArray[np.float64] = self.logits(x, torch.from_numpy(observations)).numpy()
-            return logits
+        def act(observations: NDArray[np.float32]) -> Floats:
+            with torch.no_grad(), faults_of("build_model"):
+                return vmap(self._logits)(views, torch.from_numpy(observations)).numpy()
 
         return act
 
-    def logits(self, x: Tensor, observations: Tensor) -> Tensor:
-        """As `Policy.logits`."""
-        views = self._layout.views(x.float())
+    def scored(
+        self, x: Tensor, observations: NDArray[np.float32], actions: NDArray[np.int64]
+    ) -> Scored:
+        """As `Policy.scored`."""
+        row = x.detach().cpu().clone().requires_grad_()
+        with torch.enable_grad(), faults_of("build_model"):
+            views = tuple(view[0] for view in self._layout.views(row.unsqueeze(0)))
+            logits = self._logits(views, torch.from_numpy(observations))
+            chosen = torch.from_numpy(actions).unsqueeze(1)
+            logs = torch.log_softmax(logits.double(), dim=1).gather(1, chosen)[:, 0]
 
-        def one(parameters: tuple[Tensor, ...], seen: Tensor) -> Tensor:
-            named = dict(zip(self._layout.names, parameters, strict=True))
-            found: Tensor = functional_call(self._model, named, (seen,))
-            return found
+        def gradient(gains: NDArray[np.float64]) -> NDArray[np.float64]:
+            total = (logs * torch.from_numpy(gains)).sum()
+            (found,) = torch.autograd.grad(total, row, retain_graph=True)
+            return found.double().numpy()
 
-        with faults_of("build_model"):
-            logits = vmap(one)(views, observations)
-        if logits.ndim != 3:
-            raise ConfigurationError(
-                f"task: its policy gave shape {tuple(logits.shape[1:])} for a batch of "
-                f"{observations.shape[1]} observations; give logits (batch, actions)"
-            )
-        return logits.double()
+        return logs.detach().numpy(), gradient
+
+    def _logits(self, views: tuple[Tensor, ...], seen: Tensor) -> Tensor:
+        named = dict(zip(self._layout.names, views, strict=True))
+        found: Tensor = functional_call(self._model, named, (seen,))
+        return found
+
+
+def _log_softmax(logits: Floats) -> Floats:
+    logs: Floats = logits - logits.max(axis=1, keepdims=True)
+    logs -= np.log(np.exp(logs).sum(axis=1, keepdims=True))
+    return logs

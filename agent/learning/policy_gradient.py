@@ -14,11 +14,15 @@ SRVR-PG, ICLR 2020):
 
 which is unbiased, as a reward depends on what was done before it alone. The weights are sums of
 logarithms: products of a thousand probabilities underflow, and a guard against division by zero
-then switches the correction off without a word. Everything is in binary64; signs are those of minus
-the return, so that what comes out is descended like any other gradient.
+then switches the correction off without a word. Sums over steps and weights are in binary64,
+networks in float32; signs are those of minus the return, so that what comes out is descended like
+any other gradient.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from threading import RLock
 from types import MappingProxyType
 from typing import Final, Protocol, runtime_checkable
@@ -26,9 +30,11 @@ from typing import Final, Protocol, runtime_checkable
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from candor.agent.learning.arena import arena_of
+from candor.agent.learning.chunks import Threads, slices
 from candor.agent.learning.contexts import Contexts, prepare
 from candor.agent.learning.initial import built_again, initial_model
 from candor.agent.learning.layout import copied
@@ -50,7 +56,6 @@ EVALUATED: Final = 20  # episodes that measure a policy of which none were sampl
 # e**60 is far above any weight that an estimate can use, and its square is still a float32: an
 # agent whose policy was replaced by nonsense injects a large vector, and none that is not finite.
 LOG_WEIGHT_MAX: Final = 60.0
-_AT_ONCE: Final = 2**21  # observations times the widest layer, of one pass of gradients
 
 
 def discounted(
@@ -58,69 +63,46 @@ def discounted(
     discount: float,
     log_weights: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """sum_{h >= t} w_h gamma^h r_h for each step t: (steps, agents, episodes), as the rewards."""
-    steps = len(rewards)
-    worth = discount ** np.arange(steps)[:, np.newaxis, np.newaxis] * rewards
+    """sum_{h >= t} w_h gamma^h r_h for each step t: (steps, episodes), as the rewards."""
+    worth = discount ** np.arange(len(rewards))[:, np.newaxis] * rewards
     if log_weights is not None:
         worth = worth * np.exp(np.minimum(log_weights, LOG_WEIGHT_MAX))
     summed: NDArray[np.float64] = worth[::-1].cumsum(axis=0)[::-1]
     return summed
 
 
-def log_probabilities(policy: Policy, x: Tensor, made: Trajectories) -> NDArray[np.float64]:
-    """log pi_x(a_t | s_t) of what was done, 0 where an episode has ended: as `made.actions`."""
-    with torch.no_grad():
-        parts = [_log_probability(policy, x, made, steps).numpy() for steps in _chunks(x, made)]
-    found = np.concatenate(parts, axis=1).transpose(1, 0, 2)  # (steps, agents, episodes)
-    return np.where(made.alive, found, 0.0)
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Of one agent: `own` is ghat, and `weighted` ghat_w of a policy before, if there is one;
+    (dim,) each, with the signs of minus the return."""
+
+    own: NDArray[np.float64]
+    weighted: NDArray[np.float64] | None
 
 
-def score_gradient(
-    policy: Policy, x: Tensor, made: Trajectories, gains: NDArray[np.float64]
-) -> Tensor:
-    """1/N sum_i sum_t gains_t grad log pi_x(a_t | s_t): (agents, dim) binary64."""
-    counted = np.where(made.alive, gains, 0.0) / made.actions.shape[2]
-    rows = x.detach().double().requires_grad_()
-    total = torch.zeros_like(rows)
-    for steps in _chunks(x, made):
-        with torch.enable_grad():
-            logs = _log_probability(policy, rows, made, steps)  # (agents, steps, episodes)
-            weights = torch.from_numpy(np.ascontiguousarray(counted[steps].transpose(1, 0, 2)))
-            (gradient,) = torch.autograd.grad((logs * weights).sum(), rows)
-        total += gradient
-    return total
-
-
-def gpomdp(policy: Policy, x: Tensor, made: Trajectories, discount: float) -> Tensor:
-    """The estimate ghat of the gradient of minus the expected return: (agents, dim) binary64."""
-    return -score_gradient(policy, x, made, discounted(made.rewards, discount))
-
-
-def weighted_gpomdp(
-    policy: Policy, before: Tensor, x: Tensor, made: Trajectories, discount: float
-) -> Tensor:
-    """ghat_w of policies `before`, of episodes that x sampled: (agents, dim) binary64."""
-    ratios = log_probabilities(policy, before, made) - log_probabilities(policy, x, made)
-    gains = discounted(made.rewards, discount, ratios.cumsum(axis=0))
-    return -score_gradient(policy, before, made, gains)
-
-
-def _log_probability(policy: Policy, x: Tensor, made: Trajectories, steps: slice) -> Tensor:
-    """Of some steps: (agents, steps, episodes)."""
-    seen = np.moveaxis(made.observations[steps], 1, 0)  # (agents, steps, episodes, *shape)
-    flat = torch.from_numpy(np.ascontiguousarray(seen)).flatten(1, 2)
-    done = torch.from_numpy(np.ascontiguousarray(made.actions[steps].transpose(1, 0, 2)))
-    logs = torch.log_softmax(policy.logits(x, flat), dim=-1)
-    return logs.gather(-1, done.flatten(1).unsqueeze(-1)).view(done.shape)
-
-
-def _chunks(x: Tensor, made: Trajectories) -> list[slice]:
-    """Steps that are differentiated at once: activations of some million numbers."""
-    steps, agents, episodes = made.actions.shape
-    # A layer of a square matrix is as wide as the root of what it has.
-    width = max(16, int(np.sqrt(x.shape[1])))
-    each = max(1, _AT_ONCE // (agents * episodes * width))
-    return [slice(low, low + each) for low in range(0, steps, each)]
+def estimate(
+    policy: Policy,
+    made: Trajectories,
+    agent: int,
+    discount: float,
+    x: Tensor,
+    before: Tensor | None = None,
+) -> Estimate:
+    """The estimates of the agent of a row, whose policy x (dim,) has sampled its episodes, for that
+    one and for the policy `before` (dim,)."""
+    alive = made.alive[:, agent]  # (steps, episodes)
+    episodes = alive.shape[1]
+    seen, done = made.observations[:, agent][alive], made.actions[:, agent][alive]
+    rewards = made.rewards[:, agent]
+    logs, gradient = policy.scored(x, seen, done)
+    own = -gradient(discounted(rewards, discount)[alive] / episodes)
+    if before is None:
+        return Estimate(own, None)
+    logs_before, gradient = policy.scored(before, seen, done)
+    ratios = np.zeros(alive.shape)
+    ratios[alive] = logs_before - logs
+    worth = discounted(rewards, discount, ratios.cumsum(axis=0))
+    return Estimate(own, -gradient(worth[alive] / episodes))
 
 
 @runtime_checkable
@@ -152,6 +134,7 @@ class PolicyLearner:
             `batch_size` episodes.
         initial: the saved model that the run starts from, if it is not drawn from the seed.
         strategies: by place in the cluster file, who may act otherwise than its policy says.
+        threads: how many differentiate at the same time, each the episodes of other rows.
 
     Raises:
         ConfigurationError: the environment or the policy cannot be used.
@@ -164,6 +147,7 @@ class PolicyLearner:
         contexts: Contexts,
         initial: FilePath | None = None,
         strategies: Mapping[int, Strategy] = MappingProxyType({}),
+        threads: int = 1,
     ) -> None:
         self.lock = RLock()
         self.device = torch.device("cpu")
@@ -180,13 +164,15 @@ class PolicyLearner:
         self.dim: int = self._layout.dim
         self._check_policy()
         self._arena = arena_of(task)
+        self._threads_max = max(1, min(threads, len(self._shards)))
+        self._threads = Threads(self._threads_max)
         self._round = 0
         self._returns: NDArray[np.float64] | None = None  # (agents,) of the batch last sampled
         self.trajectories = 0
 
     def _check_policy(self) -> None:
-        x = self._layout.of(self._model)[None]
-        found = self.policy.logits(x, torch.zeros(1, 2, *self._shape))
+        act = self.policy.acting(self._layout.of(self._model)[None])
+        found = act(np.zeros((1, 2, *self._shape), np.float32))
         if found.shape != (1, 2, self._actions):
             raise ConfigurationError(
                 f"task: its policy gives shape {tuple(found.shape[1:])} for a batch of 2 "
@@ -206,27 +192,43 @@ class PolicyLearner:
         made = self._sample(x, t, count)
         self._round, self.trajectories = t, count
         self._returns = made.returns.mean(axis=1)
-        estimate = gpomdp(self.policy, x, made, self._task.discount)
-        if before is not None:
-            estimate -= weighted_gpomdp(self.policy, before, x, made, self._task.discount)
-        return estimate.float(), torch.from_numpy(-self._returns).float()
+        with _one_thread_a_product():
+            answer = self._answers(made, x, before)
+        return torch.from_numpy(answer).float(), torch.from_numpy(-self._returns).float()
+
+    def _answers(self, made: Trajectories, x: Tensor, before: Tensor | None) -> NDArray[np.float64]:
+        """What the rows are answered, (agents, dim)."""
+        found = self._threads.map(
+            lambda rows: [self._difference(made, row, x, before) for row in _range(rows)],
+            slices(len(x), -(-len(x) // self._threads_max)),
+        )
+        return np.stack([one for part in found for one in part])
+
+    def _difference(
+        self, made: Trajectories, row: int, x: Tensor, before: Tensor | None
+    ) -> NDArray[np.float64]:
+        """What a row is answered, (dim,)."""
+        earlier = None if before is None else before[row]
+        found = estimate(self.policy, made, row, self._task.discount, x[row], earlier)
+        return found.own if found.weighted is None else found.own - found.weighted
 
     def _sample(
         self, x: Tensor, t: int, count: int, *, evaluating: bool = False, rows: int | None = None
     ) -> Trajectories:
         acting = {row: acting_in(strategy, t) for row, strategy in self._strategies.items()}
         others = {row: one for row, one in acting.items() if one is not None}
-        return sample(
-            self._arena,
-            self.policy.acting(x),
-            self._agents[:rows],
-            count,
-            seed=self._contexts.seed,
-            t=t,
-            horizon=self._task.horizon,
-            evaluating=evaluating,
-            altering={} if evaluating else others,
-        )
+        with _one_thread_a_product():
+            return sample(
+                self._arena,
+                self.policy.acting(x),
+                self._agents[:rows],
+                count,
+                seed=self._contexts.seed,
+                t=t,
+                horizon=self._task.horizon,
+                evaluating=evaluating,
+                altering={} if evaluating else others,
+            )
 
     def local_steps(
         self,
@@ -303,3 +305,20 @@ class PolicyLearner:
 
     def restore(self, private: bytes) -> None:
         """Nothing is kept."""
+
+
+@contextmanager
+def _one_thread_a_product() -> Iterator[None]:
+    """Products of matrices on one thread each, and no warning of policies whose numbers overflow:
+    of these the answer is not finite, which is told by whoever trains."""
+    with _pools().limit(limits=1, user_api="blas"), np.errstate(all="ignore"):
+        yield
+
+
+@lru_cache(maxsize=1)
+def _pools() -> ThreadpoolController:
+    return ThreadpoolController()  # looks through all libraries, once
+
+
+def _range(rows: slice) -> range:
+    return range(rows.start, rows.stop)

@@ -196,7 +196,7 @@ def learner_of(
     if is_policy_task(task):
         if ranks.together:
             raise ConfigurationError("task: several processes do not train one policy; start one")
-        return PolicyLearner(task, shards, contexts, initial, strategies)
+        return PolicyLearner(task, shards, contexts, initial, strategies, threads)
     if is_loop(task):
         return _trainer(task, cluster, shards, contexts, initial)
     try:

@@ -1,8 +1,7 @@
 """Sampling episodes: all agents' policies in one product, all environments in as few calls.
 
 What is drawn (where an episode begins, which action) comes from counters of seed, round and agent:
-an agent alone in its daemon samples what it samples among all in a simulation, to the rounding of
-binary64.
+an agent alone in its daemon samples what it samples among all in a simulation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candor.agent.learning.arena import WORDS, Arena, uniform
-from candor.agent.learning.policies import Acting
+from candor.agent.learning.policies import Acting, Floats
 from candor.mechanisms.strategies.lies import AltersActions
 from candor.topologies.specs.specs import ConfigurationError
 
@@ -129,10 +128,13 @@ class Draws:
         return uniform(words[: self._count * _BLOCK]).reshape(_BLOCK, self._count)
 
 
-def choose(logits: NDArray[np.float64], draws: NDArray[np.float64]) -> NDArray[np.int64]:
+def choose(logits: Floats, draws: NDArray[np.float64]) -> NDArray[np.int64]:
     """The actions (agents, episodes) that uniform draws choose by logits (…, actions): the first
     whose cumulative probability is above the draw."""
-    odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    if logits.shape[-1] == 2:  # a quarter of the time
+        odds = np.exp(logits[..., 1] - logits[..., 0], dtype=np.float64)
+        return (draws * (1.0 + odds) >= 1.0).astype(np.int64)
+    odds = np.exp(logits - logits.max(axis=-1, keepdims=True), dtype=np.float64)
     reached = np.cumsum(odds, axis=-1)
     below = reached[..., :-1] <= (draws * reached[..., -1])[..., np.newaxis]
     chosen: NDArray[np.int64] = below.sum(axis=-1)

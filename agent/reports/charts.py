@@ -131,6 +131,45 @@ def lines_by_round(
 
 
 @dataclass(frozen=True, slots=True)
+class Band:
+    """A named line with what lies around it: all of one length, `low` and `high` its edges."""
+
+    name: str
+    across: Sequence[float]
+    values: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    marked: bool = False
+
+
+def bands(
+    drawn: Sequence[Band],
+    quantity: str,
+    *,
+    across: str,
+    references: Mapping[str, float] | None = None,
+    width_in: float = WIDE_IN,
+) -> bytes:
+    """Lines in their bands, over what goes `across`, each named at its end; references are dashed
+    horizontal lines."""
+    with _canvas(width_in, 3.5) as (figure, axes):
+        ends: list[tuple[float, str, str]] = []
+        plain, warm = cycle(_PALETTE), cycle(_MARKED_PALETTE)
+        for band in drawn:
+            colour = next(warm if band.marked else plain)
+            axes.fill_between(band.across, band.low, band.high, color=colour, alpha=0.18, lw=0)
+            axes.plot(band.across, band.values, color=colour)
+            ends.append((band.values[-1], _fitting(band.name, width_in), colour))
+        for name, value in (references or {}).items():
+            axes.axhline(value, color=INK, linestyle=(0, (4, 3)), linewidth=1.1)
+            ends.append((value, name, INK))
+        axes.margins(x=0.01)
+        _label_axes(axes, quantity, across)
+        _name_ends(figure, axes, ends)
+        return _rendered(figure)
+
+
+@dataclass(frozen=True, slots=True)
 class Bars:
     """A named row of intervals, (mean, low, high) each."""
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 
 from candor.topologies.cluster.file import DEFAULT_METRIC
 
+RETURN: Final = "mean_return"  # as `agent.learning.measuring` has it, without torch
 LETTERS_MAX: Final = 60
 """Of a metric's name where it is shown: whoever gathers files of others did not choose it."""
 
@@ -34,6 +35,11 @@ class Metric:
     @property
     def is_share(self) -> bool:
         return self.name == DEFAULT_METRIC
+
+    @property
+    def is_return(self) -> bool:
+        """Whether it is what episodes of a policy return."""
+        return self.name == RETURN
 
     @property
     def direction(self) -> str:
@@ -101,9 +107,13 @@ def mean_of(value: object) -> float | None:
 def reached(summary: Mapping[str, object], metric: Metric) -> dict[str, float | None]:
     """What the agents of a summary and its yardsticks reached, by what it is, as far as it has
     that; None where one is not a number."""
+    first = (
+        {"mean return of honest agents": "mean_return", "lowest return": "min_accuracy"}
+        if metric.is_return
+        else {f"mean {metric.name}": "mean_accuracy", metric.worst: "min_accuracy"}
+    )
     names = {
-        f"mean {metric.name}": "mean_accuracy",
-        metric.worst: "min_accuracy",
+        **first,
         "on own data, mean": "local_metric",
         "one model on all data": "centralised_accuracy",
         "agents alone, mean": "alone_accuracy",

@@ -8,11 +8,14 @@ the run came to; where there is none, the exports are audited.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from candor.agent.reports.charts import Line, lines_by_round, payment_graph
+import numpy as np
+
+from candor.agent.reports.charts import Band, Line, bands, lines_by_round, payment_graph
 from candor.agent.reports.html import card, escape, image, page, table
 from candor.agent.reports.metric import Metric, format_value, mean_of, reached, shown_name
 from candor.agent.reports.terminal import format_bytes, isolation, payments_of
@@ -64,9 +67,9 @@ def render(run: RunDirectory) -> str:
     parts = [
         _header(run),
         _audit(run.audit),
-        _test_metric(run),
+        _returns(run) if _metric(run).is_return else _test_metric(run),
         _own_data(run),
-        _losses(run),
+        "" if _metric(run).is_return else _losses(run),
         _payments(run),
         _grounds(run, notes),
         _balances(run),
@@ -93,12 +96,13 @@ def _header(run: RunDirectory) -> str:
     metric = _metric(run)
     found = reached(summary, metric)
     if run.own:
-        kept = {f"mean {metric.name}": metric.name, "on own data, mean": "on own data"}
+        mean = next(iter(found), "")
+        kept = {mean: metric.name, "on own data, mean": "on own data"}
         found = {name: found[key] for key, name in kept.items() if key in found}
     tiles = [(escape(name), metric.text(value)) for name, value in found.items()]
     if run.own and run.own in run.balances:
         tiles.append(("balance, credits", format_credits(run.balances[run.own], signed=True)))
-    for key in ("mean_return", "consensus_distance", "seconds"):
+    for key in ("consensus_distance", "seconds"):
         value = summary.get(key)
         if isinstance(value, int | float):
             tiles.append((key.replace("_", " "), f"{value:.3g}"))
@@ -192,6 +196,53 @@ def _test_metric(run: RunDirectory) -> str:
         "each trains alone." * bool(references),
         references=references,
     )
+
+
+def _returns(run: RunDirectory) -> str:
+    """What episodes returned, by how many an agent had sampled and by round: honest agents in one
+    band, the others each."""
+    honest = [one for one in run.agents if one.agent not in run.strategies and one.rounds]
+    if not honest:
+        return ""
+    alone = mean_of(run.summary.get("alone_accuracy"))
+    references = {} if alone is None else {"alone": alone}
+    name = "honest agents" if len(honest) > 1 else honest[0].agent
+    by_round = _band_of(name, honest)
+    sampled = {row.round: row.trajectories or 0 for row in honest[0].rounds}
+    total, reached_by = 0, []
+    for t in by_round.across:
+        total += sampled.get(int(t), 0)
+        reached_by.append(total)
+    by_episodes = replace(by_round, across=reached_by)
+    quantity = "return of an episode, mean over the batch"
+    caption = (
+        "Sum of an episode's rewards, not discounted: the mean over the episodes that an agent "
+        "sampled in a round, and over honest agents; higher is better. Shaded: one standard "
+        "deviation of these to each side."
+        + " Dashed: an agent that learns alone."
+        * bool(references)
+    )
+    pictures = [
+        image(
+            partial(bands, [band], quantity, across=across, references=references),
+            f"Return by {across}",
+        )
+        for band, across in ((by_episodes, "episodes that an agent sampled"), (by_round, "round"))
+    ]
+    return card("Return", caption, "".join(pictures))
+
+
+def _band_of(name: str, agents: Sequence[AgentRun]) -> Band:
+    """The mean return of some agents in each round that all of them finished."""
+    found: dict[int, list[float]] = {}
+    for one in agents:
+        for row in one.rounds:
+            found.setdefault(row.round, []).append(-row.train_loss)
+    rounds = sorted(t for t, each in found.items() if len(each) == len(agents))
+    values = np.array([found[t] for t in rounds])  # (rounds, agents)
+    mean, spread = values.mean(axis=1), values.std(axis=1)
+    low, high = (mean - spread).tolist(), (mean + spread).tolist()
+    return Band(name, rounds, mean.tolist(), low, high)
 
 
 def _own_data(run: RunDirectory) -> str:

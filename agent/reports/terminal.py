@@ -243,9 +243,6 @@ def _headline(summary: Mapping[str, object]) -> Table:
         notes[f"mean {metric.name}"] = f"without {len(byzantine)} agents that attack"
     for name, value in reached(summary, metric).items():
         table.add_row(literal(name), metric.text(value), notes.get(name, ""))
-    mean_return = summary.get("mean_return")
-    if isinstance(mean_return, int | float):
-        table.add_row("mean return", f"{mean_return:.1f}")
     return table
 
 

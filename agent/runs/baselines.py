@@ -15,12 +15,16 @@ from candor.agent.learning.reporting import Reporting
 from candor.agent.learning.rows import TrainedRows, usable_device
 from candor.agent.learning.spread import simulated_learner_of
 from candor.agent.tasks import resolve_task
+from candor.agent.tasks.base import is_policy_task
 from candor.agent.tasks.partition import Shard
 from candor.topologies.cluster.file import Cluster
 
 BATCH_MAX: Final = 4096
 """Samples of one step of the one model: more average no noise that would show, and the activations
 of a CNN for so many take a gigabyte."""
+ALONE_POLICIES_MAX: Final = 1
+"""Agents whose policies are learned alone: they differ by chance only, and each takes a third of
+the time of the run itself."""
 ALONE_MAX: Final = 256  # agents that are trained alone: all of a large run would double its time
 
 
@@ -61,13 +65,15 @@ def alone_accuracy(
     """What agents reach on their own data without any neighbour, by id and the metric
     that counts.
 
-    All of them, or `ALONE_MAX` that are spread evenly over the cluster file.
+    All of them, or `ALONE_MAX` that are spread evenly over the cluster file; of those that share an
+    environment `ALONE_POLICIES_MAX`.
 
     Raises:
         ConfigurationError: the task is not usable.
     """
     count = len(cluster.ids)
-    chosen = min(count, ALONE_MAX)
+    policies = is_policy_task(resolve_task(cluster.task.name, data_root))
+    chosen = min(count, ALONE_POLICIES_MAX if policies else ALONE_MAX)
     some = [i * count // chosen for i in range(chosen)]
     shards = [Shard(index, count, cluster.task.partition) for index in some]
     values = _without_mixing(cluster, shards, data_root, initial, device)

@@ -52,7 +52,8 @@ class Columns:
     agents), micro-credits after each settlement, and `settled` (windows,) the rounds after which
     those were; `test_accuracy` (evaluations, agents), `consensus_distance` and `evaluated`
     (evaluations,), the rounds of these. Where tasks have them, `local_metric` and `metric/NAME`
-    (evaluations, agents), nan where an agent has none.
+    (evaluations, agents), nan where an agent has none, and `trajectories` (rounds,), the episodes
+    of an agent.
     """
 
     rows: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -163,6 +164,7 @@ def metrics_of(
         for name in columns
         if name.startswith(METRIC)
     }
+    trajectories = columns.get("trajectories")
     settled = by_round(columns, "settled", "balance", agent)
     measured = zip(
         columns["seconds"].tolist(),
@@ -175,7 +177,9 @@ def metrics_of(
         balance = int(settled.get(t, balance))
         metrics = {name: values[t] for name, values in named.items() if t in values}
         line = RoundMetrics(t, seconds, loss, counts.get(t), norm, balance, 0, 0, neighbours)
-        lines.append(replace(line, local_metric=local.get(t), metrics=metrics))
+        episodes = None if trajectories is None else int(trajectories[t - 1])
+        line = replace(line, local_metric=local.get(t), metrics=metrics)
+        lines.append(replace(line, trajectories=episodes))
     return lines
 
 

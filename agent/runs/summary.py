@@ -12,8 +12,11 @@ from torch import Tensor
 
 from candor.agent.daemon.model_file import MODEL_NAME, rounds_behind
 from candor.agent.daemon.status import Status
+from candor.agent.learning.measuring import RETURN
 from candor.agent.runs.baselines import alone_accuracy, centralised_accuracy, centralised_batch
 from candor.agent.runs.ledger_audit import audit_run_directory
+from candor.agent.tasks import resolve_task
+from candor.agent.tasks.base import is_policy_task
 from candor.agent.tasks.measured import Measured
 from candor.topologies.cluster.file import Cluster, TaskSettings
 from candor.topologies.specs.files import json_text
@@ -46,7 +49,7 @@ def summarise(
     _, audit = audit_run_directory(run_dir)
     return {
         **settings_of_run(cluster, strategies, byzantine),
-        **reached(cluster.task, measured, byzantine),
+        **reached(cluster.task, measured, byzantine, strategies),
         **yardsticks(cluster, data_root, initial),
         "balances": {agent: status.balance for agent, status in statuses.items()},
         "edges": _edges(cluster, statuses),
@@ -89,17 +92,24 @@ def _number(value: float | None) -> float:
 
 
 def reached(
-    task: TaskSettings, measured: Mapping[str, Measured], byzantine: Collection[str] = ()
+    task: TaskSettings,
+    measured: Mapping[str, Measured],
+    byzantine: Collection[str] = (),
+    deviating: Collection[str] = (),
 ) -> dict[str, Any]:
     """What the agents reached, by agent and over all of them but those who attack: nan where it is
     nan of one.
 
     The keys say accuracy whatever the metric that counts is called; `min_accuracy` is the worst
-    agent's, so the highest where lower values are better.
+    agent's, so the highest where lower values are better. `mean_return`, of policies, leaves out
+    whoever deviates in another way, too.
     """
     values = np.array([one.value for agent, one in measured.items() if agent not in byzantine])
     worst = values.min if task.higher_is_better else values.max
     metrics = {agent: dict(one.metrics) for agent, one in measured.items() if one.metrics}
+    others = {*byzantine, *deviating}
+    honest = [one.value for agent, one in measured.items() if agent not in others]
+    returned = task.metric_name == RETURN and bool(honest)
     local = {agent: one.local for agent, one in measured.items() if one.local is not None}
     return {
         "metric": task.metric_name,
@@ -107,6 +117,7 @@ def reached(
         "accuracy": {agent: one.value for agent, one in measured.items()},
         "mean_accuracy": float(values.mean()) if len(values) else None,
         "min_accuracy": float(worst()) if len(values) else None,
+        **({"mean_return": float(np.mean(honest))} if returned else {}),
         **({"metrics": metrics} if metrics else {}),
         **({"local_metric": local} if local else {}),
     }
@@ -115,7 +126,10 @@ def reached(
 def yardsticks(
     cluster: Cluster, data_root: Path | None, initial: Path | None, device: str = "cpu"
 ) -> dict[str, Any]:
-    """What a run is compared with; trained here."""
+    """What a run is compared with; trained here. A policy is compared with that of an agent alone,
+    see `alone_accuracy`: samples that could be pooled there are none."""
+    if is_policy_task(resolve_task(cluster.task.name, data_root)):
+        return {"alone_accuracy": alone_accuracy(cluster, data_root, initial, device)}
     together = cluster.task.batch_size * len(cluster.ids)
     return {
         "centralised_accuracy": centralised_accuracy(cluster, data_root, initial, device),

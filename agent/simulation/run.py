@@ -75,6 +75,8 @@ class SimulatedRun:
             train_loss=torch.from_numpy(result.losses).float(),
             injected_norm=torch.from_numpy(result.injected_norms).float(),
         )
+        if result.trajectories is not None:
+            self.columns.add(trajectories=torch.tensor(result.trajectories))
         told = divergence(self.cluster, self.about.strategies, result, self.about.byzantine)
         if told is not None:
             self.save()
@@ -86,6 +88,16 @@ class SimulatedRun:
             self._evaluate(t)
         if time.monotonic() - self.saved_s >= CHECKPOINT_S:
             self.save()
+
+    @property
+    def told_return(self) -> str:
+        """What the last episodes returned, to tell whoever waits; nothing where there are none."""
+        losses = self.columns.last("train_loss")
+        if losses is None or "trajectories" not in self.columns.rows:
+            return ""
+        lying = self.about.strategies
+        rows = [row for row, agent in enumerate(self.cluster.ids) if agent not in lying]
+        return f", return {-float(losses[rows].mean()):.1f}" if rows else ""
 
     def save(self) -> None:
         """Write down what it takes to go on from here."""
@@ -157,7 +169,10 @@ class SimulatedRun:
             "simulated": True,
             "device": self.device,
             **reached(
-                self.cluster.task, dict(zip(ids, measured, strict=True)), self.about.byzantine
+                self.cluster.task,
+                dict(zip(ids, measured, strict=True)),
+                about.byzantine,
+                about.strategies,
             ),
             **yardsticks(self.cluster, _path(about.data_root), _path(about.initial), self.device),
             "balances": dict(

@@ -49,12 +49,14 @@ OURS: Final = frozenset({"round", "parameters", "energies", "traces"})
 class RoundResult:
     """One finished round: the models `parameters` (agents, dim) after mixing, `losses` and
     `injected_norms` (agents,), the norms from sketches as neighbours measure them; those of the
-    updates themselves where nothing is measured."""
+    updates themselves where nothing is measured. `trajectories` is how many episodes each agent
+    sampled, None where the task has none."""
 
     round: int
     parameters: Tensor
     losses: Floats
     injected_norms: Floats
+    trajectories: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +209,7 @@ class Simulation:
         else:
             norms = self._measured.norms
         losses = self._rows.losses.cpu().double().numpy()
-        return RoundResult(out.round, self.parameters, losses, norms)
+        return RoundResult(out.round, self.parameters, losses, norms, self._rows.trajectories)
 
     def _exchanged(self, out: Outgoing) -> Tensor | Heard:
         """Let every agent hear its givers, and its neighbours measure what it stated."""

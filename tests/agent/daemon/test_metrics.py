@@ -16,6 +16,7 @@ SECOND = RoundMetrics(
     *(2, 0.5, 2.05, 0.75, 3.25, 400, 8192, 16384, 1, ("a1", "a7")),
     local_metric=-2.5,
     metrics={"rmse": 0.75, "r2": -1e300},
+    trajectories=50,
 )
 # As files looked before there were several metrics.
 OLD = (
@@ -24,7 +25,7 @@ OLD = (
     "1,0.250000,2.31,,3.5,-120,4096,8192,2,\n"
     "2,0.500000,2.05,0.75,3.25,400,8192,16384,1,a1;a7\n"
 )
-OLD_ROUNDS = [FIRST, replace(SECOND, local_metric=None, metrics={})]
+OLD_ROUNDS = [FIRST, replace(SECOND, local_metric=None, metrics={}, trajectories=None)]
 
 _floats = st.floats(allow_nan=False)
 _rounds = st.builds(
@@ -45,6 +46,7 @@ _rounds = st.builds(
         st.floats(allow_nan=False, allow_infinity=False),
         max_size=4,
     ),
+    trajectories=st.none() | st.integers(0),
 )
 
 
@@ -67,16 +69,24 @@ def test_the_file_is_plain_csv_with_the_documented_columns(tmp_path: Path) -> No
     _write(tmp_path / "metrics.csv", FIRST, SECOND)
     assert (tmp_path / "metrics.csv").read_text() == (
         "round,seconds,train_loss,test_accuracy,injected_norm,balance,"
-        "bytes_sent,bytes_received,neighbours_mixed,missing,local_metric,metrics\n"
-        "1,0.250000,2.31,,3.5,-120,4096,8192,2,,,\n"
+        "bytes_sent,bytes_received,neighbours_mixed,missing,local_metric,metrics,trajectories\n"
+        "1,0.250000,2.31,,3.5,-120,4096,8192,2,,,,\n"
         "2,0.500000,2.05,0.75,3.25,400,8192,16384,1,a1;a7,-2.5,"
-        '"{""rmse"": 0.75, ""r2"": -1e+300}"\n'
+        '"{""rmse"": 0.75, ""r2"": -1e+300}",50\n'
     )
 
 
 def test_a_file_without_the_last_columns_is_read(tmp_path: Path) -> None:
-    (tmp_path / "metrics.csv").write_text(OLD)
-    assert read_metrics(tmp_path / "metrics.csv") == OLD_ROUNDS
+    path = tmp_path / "metrics.csv"
+    path.write_text(OLD)
+    assert read_metrics(path) == OLD_ROUNDS
+    before_policies = [FIRST, replace(SECOND, trajectories=None)]
+    _write(path.with_name("new.csv"), *before_policies)
+    lines = path.with_name("new.csv").read_text().splitlines()
+    path.write_text("".join(line.rpartition(",")[0] + "\n" for line in lines))
+    assert read_metrics(path) == before_policies
+    _write(path, replace(SECOND, round=3))
+    assert read_metrics(path) == [*before_policies, replace(SECOND, round=3)]
 
 
 def test_a_file_without_the_last_columns_is_continued_with_them(tmp_path: Path) -> None:
@@ -87,7 +97,9 @@ def test_a_file_without_the_last_columns_is_continued_with_them(tmp_path: Path) 
         writer.write(replace(SECOND, round=3))
     assert read_metrics(path) == [*OLD_ROUNDS, replace(SECOND, round=3)]
     assert [each.name for each in tmp_path.iterdir()] == ["metrics.csv"]
-    assert path.read_text().startswith(OLD.splitlines()[0] + ",local_metric,metrics\n1,0.25")
+    assert path.read_text().startswith(
+        OLD.splitlines()[0] + ",local_metric,metrics,trajectories\n1"
+    )
 
 
 def test_every_tear_of_a_file_without_the_last_columns_is_cut_off(tmp_path: Path) -> None:
