@@ -1,0 +1,81 @@
+"""Runs whose task is an environment: what is left of returns, and `candor task check`."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from candor.agent.cli import main as cli
+
+ROUNDS = 4
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with an agent whose actions are random."""
+    made = tmp_path_factory.mktemp("policies") / "run"
+    asked = ["--agents", "3", "--topology", "complete", "--task", "cartpole", "--batch-size", "6"]
+    asked += ["--rounds", str(ROUNDS), "--step-size", "1e-3", "--strategy", "a1=random-action"]
+    assert cli.run(["simulate", *asked, "--rule", "none", "--run-dir", str(made)]) == 0
+    return made
+
+
+def test_returns_are_those_of_the_batch_sampled_last_and_of_the_honest(run_dir: Path) -> None:
+    summary = json.loads((run_dir / "summary.json").read_text())
+    returns = summary["accuracy"]
+    assert summary["metric"] == "mean_return"
+    assert summary["mean_return"] == pytest.approx((returns["a0"] + returns["a2"]) / 2)
+    assert "centralised_accuracy" not in summary
+    assert list(summary["alone_accuracy"]) == ["a0"]
+    for agent, value in returns.items():
+        with (run_dir / "agents" / agent / "metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [row["trajectories"] for row in rows] == ["6"] * ROUNDS
+        assert -float(rows[-1]["train_loss"]) == pytest.approx(value)
+
+
+def test_an_agent_alone_samples_what_it_samples_in_the_run_until_it_hears_somebody(
+    run_dir: Path, tmp_path: Path
+) -> None:
+    """The first round of another run of more agents is the same for who is in both."""
+    other = tmp_path / "other"
+    asked = ["--agents", "5", "--topology", "ring", "--task", "cartpole", "--batch-size", "6"]
+    asked += ["--rounds", "1", "--step-size", "1e-3", "--rule", "none"]
+    assert cli.run(["simulate", *asked, "--run-dir", str(other)]) == 0
+    for agent in ("a0", "a2"):
+        first = []
+        for place in (run_dir, other):
+            with (place / "agents" / agent / "metrics.csv").open() as file:
+                first.append(next(csv.DictReader(file)))
+        for column in ("train_loss", "injected_norm"):
+            assert first[0][column] == first[1][column]
+
+
+def test_the_report_draws_returns_by_episodes_and_by_round(run_dir: Path) -> None:
+    page = (run_dir / "report.html").read_text()
+    for across in ("episodes that an agent sampled", "round"):
+        assert f"Return by {across}" in page
+    assert "Training loss" not in page
+    assert "mean return of honest agents" in page
+
+
+def test_the_check_says_what_policy_and_environment_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.run(["task", "check", "cartpole", "--batch-size", "4", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["policy"] == {
+        "environment": "CartPole-v1",
+        "observations": [4],
+        "actions": 2,
+        "horizon": 500,
+        "discount": 0.999,
+        "large_batch": 50,
+        "small_batch": 4,
+        "switch_probability": 0.2,
+        "step_size": 5e-4,
+    }
+    assert 8 <= found["metric"]["before"] <= 60
+    assert np.isfinite(found["metric"]["after"])
