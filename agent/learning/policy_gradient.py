@@ -199,7 +199,7 @@ class PolicyLearner:
     def _answers(self, made: Trajectories, x: Tensor, before: Tensor | None) -> NDArray[np.float64]:
         """What the rows are answered, (agents, dim)."""
         found = self._threads.map(
-            lambda rows: [self._difference(made, row, x, before) for row in _range(rows)],
+            lambda rows: [self._difference(made, row, x, before) for row in range(len(x))[rows]],
             slices(len(x), -(-len(x) // self._threads_max)),
         )
         return np.stack([one for part in found for one in part])
@@ -318,7 +318,3 @@ def _one_thread_a_product() -> Iterator[None]:
 @lru_cache(maxsize=1)
 def _pools() -> ThreadpoolController:
     return ThreadpoolController()  # looks through all libraries, once
-
-
-def _range(rows: slice) -> range:
-    return range(rows.start, rows.stop)

@@ -66,10 +66,10 @@ class NormedWalkTask(WalkTask):
         return nn.Sequential(nn.Linear(3, 5), nn.LayerNorm(5), nn.Linear(5, 3))
 
 
-def learner_of(task, agents, strategies=None, seed=5):
+def learner_of(task, agents, strategies=None, seed=5, threads=1):
     contexts = Contexts(AlgorithmSettings(), 6, seed, torch.device("cpu"))
     shards = [Shard(agent, 8) for agent in agents]
-    return PolicyLearner(task, shards, contexts, strategies=strategies or {})
+    return PolicyLearner(task, shards, contexts, None, strategies or {}, threads)
 
 
 def policies(task, agents, spread=0.3, seed=1):
@@ -226,9 +226,9 @@ def test_weights_outlive_a_thousand_steps():
 @pytest.mark.parametrize("name", ["cartpole", "lunar-lander"])
 def test_one_agent_alone_samples_what_it_samples_among_many(name):
     task = resolve_task(name)
-    agents, count = [0, 2, 3, 7], 3
-    x, before = policies(task, 4, 0.1), policies(task, 4, 0.1, seed=2)
-    together = learner_of(task, agents, {3: RandomAction()})
+    agents, count = [0, 2, 3, 5, 7], 3
+    x, before = policies(task, 5, 0.1), policies(task, 5, 0.1, seed=2)
+    together = learner_of(task, agents, {3: RandomAction()}, threads=3)
     many = together.policy_gradient(x, 9, count, before)
     for row, agent in enumerate(agents):
         alone = learner_of(task, [agent], {3: RandomAction()})
