@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from candor.agent.algorithms.catalogue import coin_of
 from candor.agent.algorithms.driver import Driver, Overhears, Performer
 from candor.agent.algorithms.effects import Heard
 from candor.agent.core.agent import AgentCore
@@ -100,10 +101,12 @@ def write_cluster(
         task=task or TaskSettings(name="fixed", parameters=DIM, model_digest=model_digest(initial)),
         algorithm=AlgorithmSettings(
             name=algorithm or DEFAULT_ALGORITHM,
-            step_size=0.5,
+            step_size=settings.get("step_size", 0.5),
             step_decay=0.0,
             aggregator=aggregator,
             max_byzantine=max_byzantine,
+            # Fewer exchanges than usual, to be quick.
+            agreement_rounds=3 if algorithm == "dec-byz-pg" and aggregator != "mean" else None,
         ),
         rounds=RoundSettings(
             rounds=rounds,
@@ -256,7 +259,8 @@ class LocalRun:
 
         given = self._performers.get(agent) or GivenGradients(self._reports[agent], mass)
         rounded = codec_of(self.cluster).rounded
-        return Driver(self.cluster.algorithm, given, rounded, x, None, start)
+        coin = coin_of(self.cluster)
+        return Driver(self.cluster.algorithm, given, rounded, x, None, start, coin)
 
     def _deliver(self) -> None:
         while due := self.network.deliver(self.now_s):

@@ -10,26 +10,50 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
+from candor.agent.algorithms.steps import (
+    AGREEMENT_ROUNDS,
+    LARGE_BATCH,
+    SMALL_BATCH,
+    SWITCH_PROBABILITY,
+    given_or,
+)
+from candor.mechanisms.aggregation.rows import RowRule
 from candor.mechanisms.aggregation.specs import (
     DEFAULT_AGGREGATOR,
     Aggregator,
     parse_aggregator,
 )
+from candor.mechanisms.agreement import coin
+from candor.mechanisms.agreement.averaging import (
+    AGREEMENT,
+    FIRST,
+    Averaging,
+    first,
+    least_to_agree,
+)
+from candor.mechanisms.agreement.coin import Coin
 from candor.mechanisms.evidence.hidden import SIZE_LEAST
 from candor.mechanisms.evidence.phases import MIXED_MODEL, How, Part, Phase, Phases
-from candor.topologies.cluster.file import AlgorithmSettings, Cluster
-from candor.topologies.specs.specs import ConfigurationError, is_import_path, load_object
+from candor.topologies.cluster.file import POLICY_ALGORITHMS, AlgorithmSettings, Cluster
+from candor.topologies.specs.specs import (
+    ConfigurationError,
+    is_import_path,
+    load_object,
+    parse_spec,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """An algorithm: where its generator function is, and the exchanges of a round, or what makes
     them of the settings. `aggregates`: whether another aggregator may take the place of the graph's
-    mixing weights."""
+    mixing weights; `aggregator`: the one where the run names none, and with its values where it
+    names that one without any."""
 
     path: str
     phases: Phases | Callable[[AlgorithmSettings], Phases] = MIXED_MODEL
     aggregates: bool = True
+    aggregator: str = DEFAULT_AGGREGATOR
 
 
 TRACKING: Final = Phases(
@@ -47,7 +71,30 @@ MEDIAN: Final = Phases(
     )
 )
 
+
+def _policy_phases(settings: AlgorithmSettings) -> Phases:
+    """Of policy gradients: gradients, then policies once stepped, then policies averaged until they
+    agree; of ByzPG policies once, all taking the first agent's."""
+    exchanges = given_or(settings.agreement_rounds, AGREEMENT_ROUNDS)
+    rules: dict[str, RowRule] = {}
+    if settings.name == BYZ_PG:
+        rule, exchanges, rules = FIRST, 1, {FIRST: first}
+    elif aggregator_of(settings) is not None:
+        rule, rules = AGREEMENT, {AGREEMENT: Averaging(settings.max_byzantine or 0)}
+    else:
+        rule, exchanges = "", given_or(settings.agreement_rounds, 1)  # one mean is all of them
+    model = Part(exchanges, before=True, rule=rule)
+    policy = Phase("policy", (model, Part(0, stepped=True)), free=True)
+    later = [Phase(f"agreement {k}", (Part(k - 1, rule=rule),)) for k in range(2, exchanges + 1)]
+    return Phases((Phase("gradient", (), direct=True, charged=True), policy, *later), rules)
+
+
 _ROOM: Final = "candor.agent.algorithms"
+_POLICY_GRADIENT: Final = f"{_ROOM}.decbyzpg:decentralized_policy_gradient"
+DEC_BYZ_PG, BYZ_PG = POLICY_ALGORITHMS
+# RFA as the paper takes it: the smoothing is large, and what aggregates starts alike at all agents.
+_FROM_ZERO: Final = "rfa:floor=0.1,start=zero"
+
 ALGORITHMS: Final[Mapping[str, Entry]] = MappingProxyType(
     {
         "decentralized-sgd": Entry(f"{_ROOM}.dsgd:decentralized_sgd"),
@@ -55,6 +102,8 @@ ALGORITHMS: Final[Mapping[str, Entry]] = MappingProxyType(
         "gradient-push": Entry(f"{_ROOM}.push:gradient_push", aggregates=False),
         "gradient-tracking": Entry(f"{_ROOM}.tracking:gradient_tracking", TRACKING),
         "median-sgd": Entry(f"{_ROOM}.median:median_sgd", MEDIAN),
+        DEC_BYZ_PG: Entry(_POLICY_GRADIENT, _policy_phases, aggregator=_FROM_ZERO),
+        BYZ_PG: Entry(_POLICY_GRADIENT, _policy_phases, aggregator=_FROM_ZERO),
     }
 )
 
@@ -94,10 +143,12 @@ def aggregator_of(settings: AlgorithmSettings) -> Aggregator | None:
     Raises:
         ConfigurationError: it is unknown, or the algorithm takes none.
     """
-    if settings.aggregator is None:
-        return None
-    aggregator = parse_aggregator(settings.aggregator, settings.max_byzantine or 0)
-    if aggregator is not None and not entry_of(settings.name).aggregates:
+    entry = entry_of(settings.name)
+    spec = settings.aggregator
+    if spec is None or spec == parse_spec(entry.aggregator).name:
+        spec = entry.aggregator
+    aggregator = parse_aggregator(spec, settings.max_byzantine or 0)
+    if aggregator is not None and not entry.aggregates:
         raise ConfigurationError(
             f"algorithm {settings.name!r} takes no aggregator but {DEFAULT_AGGREGATOR}"
         )
@@ -123,6 +174,39 @@ def check_breakdown(cluster: Cluster) -> None:
         )
     for agent in cluster.ids:
         aggregator.check(agent, len(cluster.neighbours(agent)))
+    if cluster.algorithm.name in POLICY_ALGORITHMS:
+        _check_agreement(cluster)
+
+
+def _check_agreement(cluster: Cluster) -> None:
+    """Refuse graphs on which policies do not come to agree."""
+    settings, others = cluster.algorithm, len(cluster.ids) - 1
+    lonely = [agent for agent in cluster.ids if len(cluster.neighbours(agent)) < others]
+    if settings.name == BYZ_PG and lonely:
+        raise ConfigurationError(
+            f"algorithm {BYZ_PG}: {min(cluster.ids)} hands its policy to all, and {lonely[0]} is "
+            "not everyone's neighbour; choose --topology complete"
+        )
+    least = least_to_agree(settings.max_byzantine or 0)
+    for agent in cluster.ids if settings.name == DEC_BYZ_PG else ():
+        if len(cluster.neighbours(agent)) + 1 < least:
+            raise ConfigurationError(
+                f"algorithm {DEC_BYZ_PG}: with {settings.max_byzantine} Byzantine neighbours "
+                f"policies are sure to come closer among {least} agents or more, and {agent} has "
+                f"{len(cluster.neighbours(agent))} neighbours; choose a denser graph or a smaller "
+                "--max-byzantine"
+            )
+
+
+def batches_of(settings: AlgorithmSettings) -> tuple[int, int]:
+    """Trajectories of an agent in a round with a large batch, and with a small one."""
+    return given_or(settings.large_batch, LARGE_BATCH), given_or(settings.small_batch, SMALL_BATCH)
+
+
+def coin_of(cluster: Cluster) -> Coin:
+    """The run's common coin, which policy gradients switch by."""
+    probability = given_or(cluster.algorithm.switch_probability, SWITCH_PROBABILITY)
+    return coin.coin_of(cluster.genesis, probability)
 
 
 def _aggregated(phases: Phases, aggregator: Aggregator) -> Phases:

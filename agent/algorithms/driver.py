@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from candor.agent.algorithms.catalogue import aggregator_of, entry_of, phases_of
+from candor.agent.algorithms.catalogue import aggregator_of, batches_of, entry_of, phases_of
 from candor.agent.algorithms.effects import (
     Exchange,
     Heard,
@@ -30,9 +30,11 @@ from candor.agent.algorithms.steps import (
     OUTER_MOMENTUM,
     OUTER_STEP,
     Hyper,
+    always,
     given_or,
     step_schedule,
 )
+from candor.mechanisms.agreement.coin import Coin
 from candor.mechanisms.evidence.phases import How
 from candor.topologies.cluster.file import AlgorithmSettings
 from candor.topologies.specs.specs import load_object
@@ -119,6 +121,7 @@ class Driver:
         x: the models (agents, dim) of round `start`.
         state: what was kept when the round before ended; nothing for a fresh start.
         start: the first round.
+        coin: the run's common coin, which some algorithms switch by; None where the run has none.
 
     Raises:
         ConfigurationError: the algorithm is unknown.
@@ -132,21 +135,27 @@ class Driver:
         x: Tensor,
         state: State | None = None,
         start: int = 1,
+        coin: Coin | None = None,
     ) -> None:
         self.state: State = {} if state is None else state
         self._step_size = step_schedule(settings.step_size, settings.step_decay)
         self._performer = performer
         self._rounded = rounded
+        self._phases, aggregator = phases_of(settings), aggregator_of(settings)
         hyper = Hyper(
             self._step_size,
             given_or(settings.outer_step, OUTER_STEP),
             given_or(settings.outer_momentum, OUTER_MOMENTUM),
+            coin or always,
+            *batches_of(settings),
+            self._phases.count - 1,
         )
-        self._phases, aggregator = phases_of(settings), aggregator_of(settings)
         attests = aggregator is not None and aggregator.row is None
         self._aggregate = (
             aggregator.load(performer.losses_of) if aggregator is not None and attests else None
         )
+        parts = [part for phase in self._phases.phases for part in phase.parts]
+        self._aggregated = {part.phase for part in parts if part.how is How.AGGREGATE}
         # By phase, what its last vectors were combined to; the model is what everyone starts from.
         self._combined: dict[int, Tensor] = {self._phases.model: x}
         self._altered: dict[int, Tensor] = {}  # by phase, what was sent less what the text has
@@ -179,7 +188,8 @@ class Driver:
                 case Mass(t):
                     made = self._performer.mass(t)
                 case Exchange(v, t, phase, attested) | Mix(v, t, phase, attested):
-                    sums = isinstance(effect, Mix) and self._aggregate is None
+                    attests = self._aggregate is not None and phase in self._aggregated
+                    sums = isinstance(effect, Mix) and not attests
                     self._mixing = phase if isinstance(effect, Mix) else None
                     if attested is None:
                         attested = self._attested(v, phase)
@@ -207,7 +217,7 @@ class Driver:
         if self._aggregate is None:
             return None
         for part in self._phases.phases[phase].parts:
-            if part.how is How.AGGREGATE and part.before:
+            if part.how is How.AGGREGATE:
                 return self._combined.get(part.phase, torch.zeros_like(v))
         return None
 

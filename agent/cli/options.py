@@ -181,6 +181,10 @@ def organiser_option(what: str, *, required: bool = False) -> Option:
     return click.option("--organiser", required=required, metavar="KEY|FILE", help=what)
 
 
+_STEP_SIZE, _STEP_DECAY = (
+    AlgorithmSettings.model_fields[name].default for name in ("step_size", "step_decay")
+)
+_TOLD_LATER: Final = ("step_size", "step_decay")  # their defaults depend on the algorithm
 _FROM_TASK: Final = "  [default: the task's]"
 _OF_POLICIES: Final = f" For {' and '.join(POLICY_ALGORITHMS)}.{_FROM_TASK}"
 
@@ -196,8 +200,17 @@ SETTINGS: tuple[tuple[type[BaseModel], str, str], ...] = (
         "name",
         f"How rounds move the models: {', '.join(ALGORITHMS)}, or your own module:Object.",
     ),
-    (AlgorithmSettings, "step_size", "Step size of round 1."),
-    (AlgorithmSettings, "step_decay", "Round t steps by step-size * t ** -step-decay."),
+    (
+        AlgorithmSettings,
+        "step_size",
+        f"Step size of round 1.  [default: {_STEP_SIZE:g}, of policy gradients the task's]",
+    ),
+    (
+        AlgorithmSettings,
+        "step_decay",
+        "Round t steps by step-size * t ** -step-decay.  [default: "
+        f"{_STEP_DECAY:g}, of policy gradients 0]",
+    ),
     (AlgorithmSettings, "local_steps", "Steps of local SGD a round."),
     (AlgorithmSettings, "momentum", "Momentum of local SGD, below 1."),
     (
@@ -293,6 +306,8 @@ def _setting(model: type[BaseModel], name: str, what: str, here: bool) -> Option
         others = f"in a cluster file: {of_file}" if here else f"in testbed and simulate: {mine}"
         what = f"{what} Default {others}."
     option = f"--{option_name(model, name).replace('_', '-')}"
+    if name in _TOLD_LATER:
+        default = None
     return click.option(option, type=_kind(model, name), default=default, help=what)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from rich.console import Console
@@ -29,12 +29,22 @@ from candor.agent.reports.terminal import summary_view
 from candor.agent.runs.byzantine import parse_byzantine, with_byzantine
 from candor.agent.runs.cluster_parts import sections
 from candor.agent.runs.declared import EQUAL
-from candor.agent.runs.plan import Plan
+from candor.agent.runs.plan import Plan, expected_rounds
+from candor.topologies.cluster.file import POLICY_ALGORITHMS
 from candor.topologies.specs.files import json_text, private_files
 from candor.topologies.specs.specs import ConfigurationError
 
+EVALUATIONS: Final = 20  # in a run, where nobody says how often
+AT_THE_END: Final = 2**31  # rounds: of no run
+
 new_run_dir_option = run_dir_option(
     "Where everything is kept; must be new or empty.  [default: runs/TASK-TOPOLOGY-TIME]"
+)
+_trajectories_option = click.option(
+    "--trajectories",
+    type=COUNT,
+    help="In place of --rounds, of policy gradients: as many rounds as give every agent so many "
+    "trajectories.",
 )
 _strategy_option = click.option(
     "--strategy",
@@ -62,11 +72,11 @@ def plan_options(*, required: bool, lies: bool = True) -> Option:
         task_option(required=required),
         click.option(
             "--rounds",
-            required=required,
+            required=required and not lies,
             type=COUNT,
             help="Rounds to train; no default here, in a cluster file: 100.",
         ),
-        *([_strategy_option, _byzantine_option] if lies else []),
+        *([_trajectories_option, _strategy_option, _byzantine_option] if lies else []),
         mixing_option,
         weights_option,
         seed_option,
@@ -76,28 +86,56 @@ def plan_options(*, required: bool, lies: bool = True) -> Option:
     )
 
 
+def check_length(context: click.Context, asked: Mapping[str, Any]) -> None:
+    """How long the run is must be said, and in one way.
+
+    Raises:
+        click.UsageError: it is not.
+    """
+    if asked["rounds"] is None and asked["trajectories"] is None:
+        raise click.UsageError("Missing option '--rounds', or '--trajectories'.", context)
+    if asked["rounds"] is not None and asked["trajectories"] is not None:
+        raise click.UsageError("--rounds and --trajectories: give one of them.", context)
+
+
 def plan_of(
     asked: Mapping[str, Any],
-    evaluate_every: int,
+    evaluate_every: int | None,
     faults: Path | None = None,
     *,
     simulated: bool = False,
 ) -> Plan:
     """The plan that the values of `plan_options` describe; some strategies are for simulated runs.
+    It is evaluated every so many rounds; only at the end for 0, `EVALUATIONS` times for None.
 
     Raises:
         ConfigurationError: one of them is refused.
     """
+    trajectories = asked.get("trajectories")
+    if trajectories is not None:  # the rounds follow once the run is known
+        asked = {**asked, "rounds": 1}
     given = [_assignment(text, simulated=simulated) for text in asked["strategies"]]
     strategies = dict(given)
     if len(strategies) < len(given):
         raise ConfigurationError("--strategy: an agent is named twice; join strategies with ' + '")
+    parts = sections(asked)
+    if trajectories is not None and parts["algorithm"].name not in POLICY_ALGORITHMS:
+        raise ConfigurationError(
+            f"--trajectories is of algorithms {' and '.join(POLICY_ALGORITHMS)}; this one samples "
+            "none: give --rounds"
+        )
+    if evaluate_every is None:
+        rounds = asked["rounds"]
+        if trajectories is not None:
+            rounds = expected_rounds(parts["algorithm"], trajectories)
+        evaluate_every = -(-rounds // EVALUATIONS)
     plan = Plan(
         **{name: asked[name] for name in ("topology", "agents", "seed", "data_root", "initial")},
-        **sections(asked),
+        **parts,
         mixing=asked["mixing_name"],
         strategies=strategies,
-        evaluate_every=evaluate_every,
+        evaluate_every=evaluate_every or AT_THE_END,
+        trajectories=trajectories,
         faults=faults,
         weights=asked.get("weights", EQUAL),
         byzantine=tuple(agent for agent, spec in given if _attacks(spec)),

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from candor.agent.cli.options import answer_alone, device_option, json_option
 from candor.agent.cli.plan import (
+    check_length,
     conclude,
     default_run_dir,
     new_run_dir_option,
@@ -24,7 +25,7 @@ from candor.agent.daemon.status import DataDirLock
 from candor.agent.exits import INTERRUPTED
 from candor.topologies.specs.files import private_files
 
-NEEDED: Final = ("topology", "task", "rounds")
+NEEDED: Final = ("topology", "task")
 WITH_RESUME: Final = ("resume", "device", "as_json")
 
 
@@ -79,9 +80,7 @@ def command(
         if resume is not None:
             run = simulated_run.resume(resume, device)
         else:
-            if evaluate_every is None:
-                evaluate_every = simulated_run.default_interval(asked["rounds"])
-            plan = plan_of(asked, evaluate_every or asked["rounds"], simulated=True)
+            plan = plan_of(asked, evaluate_every, simulated=True)
             place = run_dir or default_run_dir(plan.task.name, plan.topology)
             run = simulated_run.start(plan, place, device)
         context.with_resource(DataDirLock(run.run_dir))
@@ -113,6 +112,7 @@ def _check_usage(context: click.Context, resume: Path | None) -> None:
             raise click.UsageError(
                 f"Missing option '--{missing[0]}', or --resume RUN_DIR.", context
             )
+        check_length(context, context.params)
         return
     for parameter in context.command.params:
         given = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE

@@ -13,6 +13,7 @@ from rich.live import Live
 
 from candor.agent.cli.options import FILE, answer_alone, device_option, json_option
 from candor.agent.cli.plan import (
+    check_length,
     conclude,
     default_run_dir,
     new_run_dir_option,
@@ -65,8 +66,9 @@ def command(
       candor testbed --agents 8 --topology ring --task digits --rounds 60 \\
           --strategy a3=scale:3 --run-dir runs/first
     """
+    check_length(context, asked)
     with answer_alone(as_json):
-        plan = plan_of(asked, evaluate_every or asked["rounds"], faults)
+        plan = plan_of(asked, evaluate_every, faults)
         asked_for = replace(plan, device=device)
         place = run_dir or default_run_dir(asked_for.task.name, asked_for.topology)
         bed = testbed.prepare(asked_for, place)

@@ -56,6 +56,7 @@ from candor.agent.daemon.store import Store
 from candor.agent.exits import INTERRUPTED
 from candor.agent.tasks.measured import Measured
 from candor.agent.tasks.round_over import RoundOver
+from candor.mechanisms.agreement.coin import Coin
 from candor.mechanisms.evidence.examiner import Examined
 from candor.mechanisms.evidence.statements import EvidenceError, Statement
 from candor.network.codecs import FLOAT32
@@ -122,7 +123,7 @@ class Result:
 @dataclass(frozen=True, slots=True)
 class Work:
     """What the daemon does between messages; `exposure` is what its updates are known to show,
-    `device` where it trains, `on_round` the task's own callback."""
+    `device` where it trains, `on_round` the task's own callback, `coin` the run's common one."""
 
     algorithm: AlgorithmSettings
     trainer: Trainer
@@ -132,6 +133,7 @@ class Work:
     exposure: str | None = None
     device: str = "cpu"
     on_round: Callable[[RoundOver], object] | None = None
+    coin: Coin | None = None
 
 
 class Daemon:
@@ -287,7 +289,7 @@ class Daemon:
     async def _run_algorithm(self, x: Tensor, start: int) -> tuple[Tensor, int]:
         """Drive the algorithm from round `start` until the run ends or re-enters."""
         work, phases = self._work, self.core.phases
-        driver = Driver(work.algorithm, work.trainer, self._rounded, x, None, start)
+        driver = Driver(work.algorithm, work.trainer, self._rounded, x, None, start, work.coin)
         answer: Tensor | Heard | None = None
         while True:
             out = await self._trained("train", driver.advance, answer)

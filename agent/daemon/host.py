@@ -17,7 +17,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from candor.agent.algorithms.catalogue import check_breakdown, phases_of
+from candor.agent.algorithms.catalogue import check_breakdown, coin_of, phases_of
 from candor.agent.core.assembly import assemble
 from candor.agent.core.deviating import reporting_of
 from candor.agent.daemon import keys, organisers, tensorboard
@@ -217,6 +217,7 @@ def prepare(
         exposure=None if held is None else cluster.exposure_of(held),
         device=device,
         on_round=getattr(task, "on_round", None),
+        coin=coin_of(cluster),
     )
     return work, rows
 

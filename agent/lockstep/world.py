@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from candor.agent.algorithms.catalogue import ALGORITHMS
+from candor.agent.algorithms.catalogue import ALGORITHMS, coin_of
 from candor.agent.algorithms.driver import Driver
 from candor.agent.algorithms.effects import Heard
 from candor.agent.core.agent import AgentCore
@@ -283,10 +283,9 @@ class World:
         def mass(t: int) -> float:
             return self._cluster.round_weights.of(t).mass[agent]
 
-        rounded = codec_of(self._cluster).rounded
-        return Driver(
-            self._cluster.algorithm, GivenGradients(gradient, mass), rounded, x, None, start
-        )
+        rounded, coin = codec_of(self._cluster).rounded, coin_of(self._cluster)
+        given = GivenGradients(gradient, mass)
+        return Driver(self._cluster.algorithm, given, rounded, x, None, start, coin)
 
     def _publish(self, agent: str, life: _Life) -> None:
         life.due = False

@@ -82,12 +82,14 @@ def require() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A named line: `rounds` and `values` have one length; a marked line stands out."""
+    """A named line: `rounds` and `values` have one length, and the `band` around the values, lowest
+    and highest of each, if there is one; a marked line stands out."""
 
     name: str
     rounds: Sequence[float]
     values: Sequence[float]
     marked: bool = False
+    band: Sequence[tuple[float, float]] = ()
 
 
 def lines_by_round(
@@ -312,8 +314,13 @@ def _fitting(name: str, width_in: float) -> str:
 
 
 def _finite(line: Line) -> Line:
-    kept = [(t, v) for t, v in zip(line.rounds, line.values, strict=True) if math.isfinite(v)]
-    return replace(line, rounds=[t for t, _ in kept], values=[v for _, v in kept])
+    kept = [at for at, value in enumerate(line.values) if math.isfinite(value)]
+    return replace(
+        line,
+        rounds=[line.rounds[at] for at in kept],
+        values=[line.values[at] for at in kept],
+        band=[line.band[at] for at in kept] if line.band else (),
+    )
 
 
 def _colours(lines: Sequence[Line]) -> list[str]:
@@ -336,6 +343,9 @@ def _broken(line: Line) -> tuple[Sequence[float], Sequence[float]]:
 def _draw_line(
     axes: "Axes", line: Line, colour: str, style: "DrawStyleType", *, rasterized: bool
 ) -> None:
+    if line.band:
+        lows, highs = zip(*line.band, strict=True)
+        axes.fill_between(line.rounds, lows, highs, color=colour, alpha=0.15, linewidth=0)
     rounds, values = (line.rounds, line.values) if style == "steps-post" else _broken(line)
     axes.plot(
         rounds,

@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from candor.agent.algorithms.catalogue import phases_of
+from candor.agent.algorithms.catalogue import coin_of, phases_of
 from candor.agent.algorithms.driver import Driver
 from candor.agent.algorithms.effects import Heard
 from candor.agent.learning.initial import verified_initial_parameters
@@ -103,7 +103,7 @@ def _without_mixing(
     ones = torch.ones(len(shards), 1, device=rows.device)
     honest = Reporting(cluster.seed, [shard.index for shard in shards], {})
     trained = TrainedRows(learner, honest, lambda _t: ones)
-    driver = Driver(cluster.algorithm, trained, None, rows)
+    driver = Driver(cluster.algorithm, trained, None, rows, coin=coin_of(cluster))
     last = phases_of(cluster.algorithm).model
     answer: Tensor | Heard | None = None
     while True:

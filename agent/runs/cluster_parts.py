@@ -5,6 +5,7 @@ are imported when they are needed: torch takes seconds to load, and most command
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from candor.agent.daemon import keys
 from candor.agent.runs.declared import check_declared, declaring, samples_of
 from candor.topologies.cluster import revisions
 from candor.topologies.cluster.file import (
+    POLICY_ALGORITHMS,
     AgentEntry,
     AlgorithmSettings,
     Cluster,
@@ -180,9 +182,30 @@ def sections(asked: Mapping[str, Any]) -> dict[str, Any]:
     parts: dict[str, Any] = {"task": task}
     for name, model in models.items():
         options = {field: option_name(model, field) for field in model.model_fields}
-        given = {field: asked[option] for field, option in options.items() if option in asked}
+        asked_for = {field: asked.get(option) for field, option in options.items()}
+        given = {field: value for field, value in asked_for.items() if value is not None}
+        if name == "algorithm":
+            given = _of_the_task(given, asked) | given
         parts[name] = validated(model, given, name)
     return parts
+
+
+def _of_the_task(given: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of an algorithm as the task has them, where it is one of policy gradients."""
+    if given.get("name") not in POLICY_ALGORITHMS:
+        return {}
+
+    from candor.agent.tasks import resolve_task
+    from candor.agent.tasks.base import is_policy_task
+    from candor.agent.tasks.environments import defaults_of
+
+    task = resolve_task(asked["task"], asked["data_root"])
+    if not is_policy_task(task):
+        raise ConfigurationError(
+            f"algorithm {given['name']} samples episodes, and task {asked['task']} has no "
+            "environment; choose a task such as cartpole"
+        )
+    return asdict(defaults_of(task)) | {"step_decay": 0.0}
 
 
 def option_name(model: type[BaseModel], field: str) -> str:

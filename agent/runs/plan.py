@@ -1,11 +1,14 @@
 """What to run: a plan, its cluster file and its directory."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from candor.agent.algorithms.catalogue import check_breakdown
+from candor.agent.algorithms.catalogue import batches_of, check_breakdown, coin_of
+from candor.agent.algorithms.steps import SWITCH_PROBABILITY, given_or
 from candor.agent.runs.declared import EQUAL, declaring, samples_of
+from candor.mechanisms.agreement.coin import rounds_for
 from candor.topologies.cluster.file import (
     AgentEntry,
     AlgorithmSettings,
@@ -23,6 +26,7 @@ from candor.topologies.specs.specs import ConfigurationError
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to run: the settings of the cluster file, who deviates how, where models are trained.
+    With `trajectories` the run has as many rounds as give every agent so many.
 
     `byzantine` are those who attack, and are not counted in what the others reach."""
 
@@ -42,6 +46,7 @@ class Plan:
     weights: str = EQUAL
     device: str = "cpu"
     byzantine: tuple[str, ...] = ()
+    trajectories: int | None = None
 
 
 def cluster_of(
@@ -60,19 +65,33 @@ def cluster_of(
             plan.task.name, len(ids), plan.task.partition, plan.seed, plan.data_root
         ),
     )
-    cluster = assemble_cluster(
-        run_id=_run_id(run_dir),
-        seed=plan.seed,
-        graph=schedule,
-        agents=agents,
-        task=plan.task,
-        rounds=plan.rounds,
-        mixing_name=plan.mixing,
-        algorithm=plan.algorithm,
-        payments=plan.payments,
-    )
+
+    def assembled(rounds: RoundSettings) -> Cluster:
+        return assemble_cluster(
+            run_id=_run_id(run_dir),
+            seed=plan.seed,
+            graph=schedule,
+            agents=agents,
+            task=plan.task,
+            rounds=rounds,
+            mixing_name=plan.mixing,
+            algorithm=plan.algorithm,
+            payments=plan.payments,
+        )
+
+    cluster = assembled(plan.rounds)
     check_breakdown(cluster)
-    return cluster
+    if plan.trajectories is None:
+        return cluster
+    rounds = rounds_for(plan.trajectories, coin_of(cluster), *batches_of(plan.algorithm))
+    return assembled(plan.rounds.model_copy(update={"rounds": rounds}))
+
+
+def expected_rounds(algorithm: AlgorithmSettings, trajectories: int) -> int:
+    """How many rounds give an agent so many trajectories, by the chance of a large batch alone."""
+    large, small = batches_of(algorithm)
+    heads = given_or(algorithm.switch_probability, SWITCH_PROBABILITY)
+    return math.ceil(trajectories / (heads * large + (1 - heads) * small))
 
 
 def graph_of(plan: Plan) -> tuple[schedules.Schedule, Sequence[str]]:

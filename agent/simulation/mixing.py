@@ -1,7 +1,8 @@
 """Mixing as sparse matrix products: the weights of a round over all agents at once."""
 
+import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import pairwise
 from types import MappingProxyType
@@ -40,18 +41,16 @@ class RoundMixing:
     and by what the steps are divided, (agents, 1)."""
 
     exact: "sparse.csr_array"
-    rounded: "WeightedRows"
+    rounded: "WeightedRows | OrderedRows"
     mass: Floats
+    rank: Sequence[int]  # the agents' places in order of id
 
     def models(self, y: Tensor, apart: Apart[Tensor] = NONE_APART) -> Tensor:
-        """The models y (agents, dim) mixed, each sum in ascending order of rows; those who were
-        sent something of their own mix that."""
+        """The models y (agents, dim) mixed; those who were sent something of their own mix that."""
         mixed = self.rounded(y)
         for taker, told in apart.items():
-            own = torch.zeros_like(y[taker])
-            for giver, weight in self._row(taker):
-                own.add_(told.get(giver, y[giver]), alpha=float(np.float32(weight)))
-            mixed[taker] = own
+            terms = [told.get(k, y[k]) * float(np.float32(w)) for k, w in self._row(taker)]
+            mixed[taker] = functools.reduce(torch.add, terms)  # rounded one after the other
         return mixed
 
     def givers(self) -> list[list[int]]:
@@ -84,10 +83,11 @@ class RoundMixing:
         return mixed
 
     def _row(self, taker: int) -> list[tuple[int, float]]:
-        """The givers of a row, itself among them, each with its weight."""
+        """The givers of a row, itself among them, each with its weight, in order of id."""
         low, high = self.exact.indptr[taker : taker + 2]
         columns = self.exact.indices[low:high].tolist()
-        return list(zip(columns, self.exact.data[low:high].tolist(), strict=True))
+        row = zip(columns, self.exact.data[low:high].tolist(), strict=True)
+        return sorted(row, key=lambda entry: self.rank[entry[0]])
 
 
 class Mixing:
@@ -97,6 +97,8 @@ class Mixing:
         self._cluster = cluster
         self._device = device
         self._codec = codec_of(cluster)
+        places = {agent: place for place, agent in enumerate(sorted(cluster.ids))}
+        self._rank = [places[agent] for agent in cluster.ids]
         self._cached = lru_cache(CACHED_ROUNDS)(self._round)
 
     def of(self, t: int) -> RoundMixing:
@@ -131,7 +133,8 @@ class Mixing:
             heard = {k: taken[agent][k] for k in shown if k != agent}
             weights = heard | {agent: own_weight(heard)}
             rows[agent] = rule(agent, t, weights, shown)
-        return self._of(sparse_rows(cluster, rows), t)
+        exact = sparse_rows(cluster, rows)
+        return replace(self._of(exact, t), rounded=OrderedRows.of(exact, self._rank, self._device))
 
     def _hides(
         self,
@@ -158,7 +161,7 @@ class Mixing:
     def _of(self, exact: "sparse.csr_array", t: int) -> RoundMixing:
         mass = self._cluster.round_weights.of(t).mass
         masses = np.array([[mass[agent]] for agent in self._cluster.ids])
-        return RoundMixing(exact, WeightedRows.of(exact, self._device), masses)
+        return RoundMixing(exact, WeightedRows.of(exact, self._device), masses, self._rank)
 
 
 def apart_by_taker(
@@ -217,3 +220,37 @@ class WeightedRows:
             per_sample_weights=self.weights,
             include_last_offset=True,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class OrderedRows:
+    """The same sums to the last bit as a daemon has them: each product is rounded before it is
+    added, one after the other. Rows that follow from what was sent are summed like this, at the
+    price of passes over all models: the next round's rows follow from these sums."""
+
+    columns: Tensor  # (agents, most) int64, each row's in order of id, then others
+    weights: Tensor  # (agents, most) float32, 0 behind a row's own
+
+    @classmethod
+    def of(
+        cls, matrix: "sparse.csr_array", rank: Sequence[int], device: torch.device
+    ) -> "OrderedRows":
+        """The matrix rounded to float32, on a device; `rank`: of the agents in order of id."""
+        lengths = np.diff(matrix.indptr)
+        columns = np.zeros((len(lengths), int(lengths.max())), np.int64)
+        weights = np.zeros(columns.shape, np.float32)
+        there = np.arange(columns.shape[1]) < lengths[:, None]
+        columns[there], weights[there] = matrix.indices, matrix.data
+        ranks = np.where(there, np.array(rank)[columns], len(rank))  # what is filled up goes last
+        order = np.argsort(ranks, axis=1, kind="stable")
+        columns = np.take_along_axis(columns, order, axis=1)
+        weights = np.take_along_axis(weights, order, axis=1)
+        return cls(torch.from_numpy(columns).to(device), torch.from_numpy(weights).to(device))
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """The product with y (agents, dim)."""
+        first, *others = range(self.columns.shape[1])
+        out = y[self.columns[:, first]] * self.weights[:, first, None]
+        for place in others:
+            out += y[self.columns[:, place]] * self.weights[:, place, None]
+        return out

@@ -30,7 +30,6 @@ from candor.topologies.cluster.file import Cluster, dump_cluster, load_cluster
 from candor.topologies.specs.specs import ConfigurationError
 
 CHECKPOINT_S: Final = 60.0
-EVALUATIONS: Final = 20  # in a run, where nobody says how often
 AGENT_FILES_MAX: Final = 256  # agents that get files of their own
 
 
@@ -181,11 +180,6 @@ class SimulatedRun:
             "consensus_distance": None if distance is None else float(distance),
             "seconds": round(seconds, 3),
         }
-
-
-def default_interval(rounds: int) -> int:
-    """Every how many rounds to evaluate where nobody says so."""
-    return -(-rounds // EVALUATIONS)
 
 
 def start(plan: Plan, run_dir: Path, device: str) -> SimulatedRun:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from candor.agent.algorithms.catalogue import phases_of
+from candor.agent.algorithms.catalogue import coin_of, phases_of
 from candor.agent.algorithms.driver import Driver, Outgoing
 from candor.agent.algorithms.effects import Heard
 from candor.agent.core.deviating import reporting_of
@@ -194,6 +194,7 @@ class Simulation:
             self.parameters,
             {name: tensor for name, tensor in kept.items() if not name.startswith(STATED)},
             self.round + 1,
+            coin_of(cluster),
         )
         self._answer: Tensor | Heard | None = None
 
@@ -246,6 +247,10 @@ class Simulation:
             vectors = [out.vectors[row], *(told.get(k, out.vectors[k]) for k in near)]
             heard[row] = torch.stack(vectors)
         self._rows.overheard(out.phase, heard)
+
+    def kept(self, name: str) -> Tensor | None:
+        """What the algorithm keeps under a name, with a leading axis of agents."""
+        return self._driver.state.get(name)
 
     def evidence(self) -> Evidence:
         """What was measured and not forgotten."""

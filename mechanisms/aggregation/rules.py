@@ -106,16 +106,19 @@ def geometric_median(
 
     It starts not from the mean, which one far point moves as far as it likes and which a few steps
     do not bring back, but from the mean of the n - f points nearest to the own vector; with `start`
-    "own" from the own vector, which only a large `floor` lets it leave.
+    "own" from the own vector, which only a large `floor` lets it leave, with "zero" from the
+    origin, where gradients that are noise are near, and which is the same for all who take them.
 
     >>> from candor.mechanisms.aggregation.specs import parse_aggregator
     >>> parse_aggregator("rfa:steps=3,floor=0.1,start=own", byzantine=1).least
     3
     """
-    over = np.zeros(points.count) if start == "own" else monna(points, byzantine)
+    over = np.zeros(points.count) if start != "near" else monna(points, byzantine)
+    squares = points.from_origin() if start == "zero" else points.from_own(over)
     for _ in range(steps):
-        near = 1.0 / np.maximum(np.sqrt(points.from_own(over)), floor)
+        near = 1.0 / np.maximum(np.sqrt(squares), floor)
         over = near / in_order(near)
+        squares = points.from_own(over)
     return over
 
 

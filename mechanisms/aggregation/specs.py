@@ -96,7 +96,7 @@ RULES: Final[Mapping[str, Entry]] = MappingProxyType(
             options={
                 "steps": Option(int, least=1),
                 "floor": Option(float),
-                "start": Option(("near", "own")),
+                "start": Option(("near", "own", "zero")),
             },
         ),
         "centred-clipping": Entry(
@@ -220,7 +220,9 @@ def parse_aggregator(text: str, byzantine: int) -> Aggregator | None:
         least=least,
         before=tuple(filter(None, (part.made for part in before))),
         weigh=rule.made,
-        origin=rule.entry.origin or any(part.given.get("about") == "zero" for part in before),
+        origin=rule.entry.origin
+        or rule.given.get("start") == "zero"
+        or any(part.given.get("about") == "zero" for part in before),
     )
 
 

@@ -90,8 +90,8 @@ class Phases:
         }
         assert len(mixed) == len(dict(mixed)), "the vectors of a phase are mixed in one way"
         assert {rule for _, rule in mixed} <= {"", *self.rows}, "rows follow from a known rule"
-        ends = [part for part in self.phases[-1].parts if part.before and part.phase == self.model]
-        assert ends, "models come from models"
+        parts = [part for each in self.phases for part in each.parts]
+        assert any(p.before and p.phase == self.model for p in parts), "models come from models"
 
     @property
     def count(self) -> int:

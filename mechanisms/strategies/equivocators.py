@@ -85,10 +85,10 @@ class InDiameter(ReportsTruly):
     """s_k = m + c_k d, c_k d the largest step from the honest mean m along d or against it, by
     turns, that stays within the honest diameter of every honest vector: no honest agent can tell it
     from an honest one by distances, and receivers are drawn apart. d joins the two honest vectors
-    that are farthest apart. Made for averaging agreement, which it holds up.
+    that are farthest apart. Made for averaging agreement, which it holds up; it acts on gradients,
+    too, as agents that aggregate and step alike have nothing to agree on.
 
-    Knows the honest vectors, or over a network what neighbours sent in the exchange before. Acts
-    where agents agree: in every exchange but that of gradients.
+    Knows the honest vectors, or over a network what neighbours sent in the exchange before.
     """
 
     omniscient: bool = True
@@ -96,8 +96,6 @@ class InDiameter(ReportsTruly):
 
     def sent(self, vectors: Tensor, context: SendContext) -> Tensor:
         """One vector for each receiver: (rows, neighbours, dim)."""
-        if not context.agrees:
-            return vectors
         most = max(map(len, context.neighbours))
         out = vectors[:, None].repeat(1, most, 1)
         for row in range(len(vectors)):
@@ -110,8 +108,9 @@ class InDiameter(ReportsTruly):
     def _honest(self, context: SendContext, row: int) -> Tensor | None:
         if self.omniscient and context.honest is not None:
             return context.honest
-        gradients = context.phase > 0 and context.phase - 1 == context.run.phases.charged
-        told = context.heard if gradients else context.just_heard
+        # What was sent just before is of another kind where gradients turn into models.
+        alike = context.agrees and context.phase - 1 != context.run.phases.charged
+        told = context.just_heard if alike else context.heard
         return None if told is None else told[row]
 
 

@@ -268,6 +268,15 @@ class Cluster(Section):
         return canonical.sha256(canonical.pack([FINGERPRINT_DOMAIN, *stated])).hex()
 
     @cached_property
+    def genesis(self) -> bytes:
+        """The fingerprint (32 bytes) that this file would have for one round: what a run is known
+        by whose number of rounds is yet to be chosen."""
+        stated = _fields(self, ("signature",))
+        place = list(type(self).model_fields).index("rounds")
+        stated[place] = _fields(self.rounds.model_copy(update={"rounds": 1}))
+        return canonical.sha256(canonical.pack([FINGERPRINT_DOMAIN, *stated]))
+
+    @cached_property
     def ids(self) -> tuple[str, ...]:
         """Agent ids in file order: the order of matrix rows."""
         return tuple(agent.id for agent in self.agents)

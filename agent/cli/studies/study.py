@@ -7,6 +7,7 @@ import click
 
 STUDIES: Final = {
     "games": "Hold the theory of when lies pay against games as played.",
+    "decbyzpg": "Repeat DecByzPG's experiments: policy gradients among attackers.",
     "femnist": "Train with competing writers; find the price at which noise does not pay.",
 }
 """Each has a module of its name beside this one."""

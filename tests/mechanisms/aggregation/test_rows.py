@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from candor.mechanisms.aggregation.specs import PREAGGREGATORS, RULES, parse_aggregator
+from candor.mechanisms.agreement.averaging import AGREEMENT, FIRST, Averaging, first
 from tests.golden import assert_golden
 
 SPECS = [
@@ -18,6 +19,7 @@ SPECS = [
     "cge",
     "rfa",
     "rfa:steps=3,floor=0.1,start=own",
+    "rfa:floor=0.1,start=zero",
     "centred-clipping",
     "centred-clipping:2.5",
     "clipped-gossip",
@@ -59,13 +61,17 @@ def test_golden_rows() -> None:
             assert made is not None
             assert made.row is not None
             row = made.row("a3", 6, weights, arrays)
-            rows[spec] = {
-                "name": made.name,
-                "row": {k: struct.pack("<d", w).hex() for k, w in row.items()},
-            }
+            rows[spec] = {"name": made.name, "row": encoded(row)}
+        agreed = Averaging(1)("a3", 6, weights, arrays)
+        rows[AGREEMENT] = {"name": AGREEMENT, "row": encoded(agreed)}
+        rows[FIRST] = {"name": FIRST, "row": encoded(first("a3", 6, weights, arrays))}
         cases.append({"weights": weights, "sketches": sketches, "rows": rows})
     about = "Rows of taker a3 in round 6, max_byzantine 1: each weight little-endian binary64."
     assert_golden("rows.json", {"about": about, "cases": cases})
+
+
+def encoded(row: dict[str, float]) -> dict[str, str]:
+    return {k: struct.pack("<d", w).hex() for k, w in row.items()}
 
 
 def few(seed: int, count: int, size: int) -> tuple[dict[str, float], dict[str, list[float]]]:

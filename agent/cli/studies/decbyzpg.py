@@ -1,0 +1,115 @@
+"""`candor study decbyzpg`: policy gradients among attackers, the paper's figures beside ours."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+
+from candor.agent.cli.options import COUNT, SEED, json_option, run_dir_option
+from candor.agent.cli.progress import progress
+from candor.agent.exits import FAILED
+from candor.agent.reports.terminal import plain_table
+from candor.topologies.specs.files import json_text
+
+SEEDS: Final = {"cartpole": 5, "lunar-lander": 2}
+QUICK_TRAJECTORIES: Final = 300
+
+
+@click.command("decbyzpg")
+@click.option(
+    "--task",
+    "tasks",
+    type=click.Choice(tuple(SEEDS)),
+    multiple=True,
+    default=("cartpole",),
+    help="An environment of the paper; once for each.",
+)
+@click.option(
+    "--seeds",
+    type=COUNT,
+    help="Runs of each setting.  [default: "
+    f"{', '.join(f'{count} of {task}' for task, count in SEEDS.items())}]",
+)
+@click.option("--seed", type=SEED, default=0, help="The first.")
+@click.option("--trajectories", type=COUNT, default=8_000, help="Of each agent, in each run.")
+@click.option(
+    "--attack",
+    "attacks",
+    multiple=True,
+    metavar="NAME",
+    help="Only runs under this attack, or none for those without; once for each.",
+)
+@click.option(
+    "--quick", is_flag=True, help=f"One seed and {QUICK_TRAJECTORIES} trajectories: does it work?"
+)
+@click.option("--workers", type=COUNT, help="Runs at the same time.  [default: one a core]")
+@run_dir_option(
+    "Where runs are kept, and the report; those that are there are not run again.",
+    default=Path("runs/decbyzpg"),
+)
+@json_option
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    tasks: tuple[str, ...],
+    seeds: int | None,
+    seed: int,
+    trajectories: int,
+    attacks: tuple[str, ...],
+    quick: bool,
+    workers: int | None,
+    run_dir: Path,
+    as_json: bool,
+) -> None:
+    """Repeat the experiments of Jordan et al. (arXiv 2401.03489): DecByzPG with 1, 5 and 13 agents,
+    and with 3 of 13 attacking, beside plain averaging.
+
+    Figures of the paper stand beside ours, with 95 % confidence intervals; returns by trajectories
+    are drawn in report.html. Finished runs are kept: the same command goes on after an
+    interruption. Exit code 0: what was run bears out what is claimed, or does not reach so far; 1:
+    a claim does not hold.
+
+    \b
+    Examples:
+      candor study decbyzpg --quick --run-dir runs/quick
+      candor study decbyzpg --run-dir runs/decbyzpg
+      candor study decbyzpg --task lunar-lander --run-dir runs/decbyzpg
+      candor study decbyzpg --attack avg-zero --trajectories 3000 --run-dir runs/avg-zero
+    """
+    from candor.agent.reports import charts
+    from candor.agent.studies.decbyzpg import report as study_report  # imports torch
+    from candor.agent.studies.decbyzpg.experiment import experiment
+    from candor.agent.studies.decbyzpg.figures import Cell, cells_of, verdicts
+    from candor.agent.studies.decbyzpg.runs import Run
+    from candor.topologies.specs.files import write_text
+
+    charts.require()
+    if quick:
+        seeds, trajectories = 1, QUICK_TRAJECTORIES
+    runs: dict[Cell, list[Run]] = {}
+    with progress(Console(stderr=True)) as told:
+        for task in dict.fromkeys(tasks):
+            cells = [c for c in cells_of(task) if not attacks or (c.attack or "none") in attacks]
+            runs |= experiment(
+                cells,
+                trajectories,
+                range(seed, seed + (seeds or SEEDS[task])),
+                run_dir / "runs",
+                workers or os.cpu_count() or 1,
+                told,
+            )
+    report = run_dir / "report.html"
+    write_text(report, study_report.render(runs, trajectories))
+    if as_json:
+        click.echo(json_text(study_report.facts(runs, trajectories), indent=2))
+    else:
+        rows = study_report.rows(runs, trajectories)
+        title = "Returns of DecByzPG, the paper's beside ours"
+        Console().print(plain_table(title, study_report.COLUMNS, rows, study_report.NOTE))
+        click.echo("\n".join(map(study_report.sentence, verdicts(runs))))
+        click.echo(f"{report}: the page")
+    if any(verdict.holds is False for verdict in verdicts(runs)):
+        context.exit(FAILED)
