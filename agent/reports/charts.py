@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import networkx as nx
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
     from matplotlib.typing import DrawStyleType
 
 Point: TypeAlias = tuple[float, float]
@@ -51,6 +52,8 @@ _NAMED_NODES_MAX = 100  # of a drawing
 _ARROWS_MAX = 300
 _LETTERS_AN_INCH = 6  # of a name beside a chart: half of its width at most
 _GAP = 3.0  # times the usual distance of two points: beyond, a line is broken
+_SHADES = "Blues"
+_CELL_IN = 0.35  # of a picture of shades: what a number of three letters needs
 _BINS = 60  # not as many as fit the values: one far away would ask for millions
 
 # Typed as the library edge it is: the keys are known to some versions of its annotations only.
@@ -232,6 +235,60 @@ def histogram(
         if references:
             axes.legend(frameon=False)
         return _rendered(figure)
+
+
+def heat_map(
+    values: Mapping[tuple[str, str], float],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    marked: Collection[tuple[str, str]],
+    width_in: float = WIDE_IN,
+) -> bytes:
+    """Values by (row, column) as shades with their numbers, the darker the higher; those `marked`
+    are framed. In a narrow picture the numbers have no room and are left out."""
+    table = np.array([[values.get((row, column), math.nan) for column in columns] for row in rows])
+    roomy = width_in / (len(columns) + 3) > _CELL_IN
+    with _canvas(width_in, 1.4 + 0.3 * len(rows)) as (figure, axes):
+        axes.grid(visible=False)
+        axes.imshow(table, aspect="auto", cmap=_SHADES, vmin=min(0.0, np.nanmin(table)))
+        bright = np.nanmax(table) / 2
+        shown = _two_digits if np.nanmax(table) <= 1 else "{:.3g}".format
+        for at, row in enumerate(rows):
+            for along, column in enumerate(columns):
+                value = table[at, along]
+                if (row, column) in marked:
+                    edge: dict[str, Any] = {
+                        "fill": False,
+                        "edgecolor": _MARKED_PALETTE[0],
+                        "linewidth": 2.0,
+                    }
+                    axes.add_patch(_square(along, at, **edge))
+                if roomy and math.isfinite(value):
+                    colour = "white" if value > bright else INK
+                    size: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6.5}
+                    axes.text(along, at, shown(value), color=colour, **size)
+        axes.set_yticks(range(len(rows)), [_fitting(row, width_in) for row in rows], fontsize=8)
+        turned: dict[str, Any] = {
+            "rotation": 45,
+            "ha": "right",
+            "rotation_mode": "anchor",
+            "fontsize": 8,
+        }
+        axes.set_xticks(range(len(columns)), list(columns), **turned)
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        return _rendered(figure)
+
+
+def _two_digits(share: float) -> str:
+    return f"{share:.2f}".removeprefix("0")
+
+
+def _square(column: int, row: int, **look: Any) -> "Rectangle":
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, **look)
 
 
 def payment_graph(

@@ -50,6 +50,7 @@ class Dissensus(ReportsTruly):
     """
 
     factor: float
+    omniscient = True
 
     def sent(self, vectors: Tensor, context: SendContext) -> Tensor:
         """One vector for each receiver: (rows, neighbours, dim).

@@ -8,6 +8,7 @@ import click
 STUDIES: Final = {
     "games": "Hold the theory of when lies pay against games as played.",
     "decbyzpg": "Repeat DecByzPG's experiments: policy gradients among attackers.",
+    "robustness": "Attacks against aggregators on graphs: what honest agents still learn.",
     "femnist": "Train with competing writers; find the price at which noise does not pay.",
 }
 """Each has a module of its name beside this one."""
@@ -38,5 +39,6 @@ def command() -> None:
     \b
     Examples:
       candor study games --seed 1
+      candor study robustness --task digits --jobs 2
       candor study femnist --run-dir runs/femnist
     """

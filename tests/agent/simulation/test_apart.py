@@ -8,6 +8,7 @@ from candor.agent.learning.initial import initial_parameters
 from candor.agent.simulation.mixing import Mixing, apart_by_taker
 from candor.agent.simulation.vectorised import Simulation
 from candor.agent.tasks import resolve_task
+from candor.mechanisms.strategies.attacks import ATTACKS
 from candor.topologies.cluster.file import TaskSettings, model_digest
 from tests.runs import write_cluster
 
@@ -15,7 +16,7 @@ TASK = "digits:model=logistic"
 EQUIVOCATORS = {"a1": "large-noise:0.1", "a4": "large-noise:0.1"}
 
 
-def cluster_of(tmp_path, aggregator=None, algorithm=None, topology="complete"):
+def cluster_of(tmp_path, aggregator=None, algorithm=None, topology="complete", sketch_size=1024):
     x = initial_parameters(resolve_task(TASK), 3)
     task = TaskSettings(
         name=TASK,
@@ -31,7 +32,7 @@ def cluster_of(tmp_path, aggregator=None, algorithm=None, topology="complete"):
         rounds=7,
         window=2,
         task=task,
-        sketch_size=1024,
+        sketch_size=sketch_size,
         aggregator=aggregator,
         max_byzantine=2 if aggregator else None,
         algorithm=algorithm,
@@ -117,3 +118,30 @@ def test_a_simulation_with_attackers_is_carried_on(tmp_path, aggregator, split, 
         second.step()
     assert torch.equal(second.parameters, whole.parameters)
     assert np.array_equal(second.evidence().energies, whole.evidence().energies)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack_is_performed_by_simulated_agents(tmp_path, name) -> None:
+    attack = "hidden:1" if name == "hidden" else name
+    cluster = cluster_of(tmp_path, "median", sketch_size=64)
+    simulation = Simulation(cluster, dict.fromkeys(EQUIVOCATORS, attack), measured=True)
+    rows, meant, sent = simulation._rows, [], []
+    perform, told = simulation._exchanged, rows.sent
+
+    def sending(v, t, phase):
+        meant.append(v)
+        return told(v, t, phase)
+
+    def exchanging(out):
+        sent.append(out)
+        return perform(out)
+
+    rows.sent, simulation._exchanged = sending, exchanging
+    for _ in range(2):
+        simulation.step()
+    for v, out in zip(meant, sent, strict=True):
+        assert torch.equal(out.vectors[[0, 2, 3, 5]], v[[0, 2, 3, 5]])
+        assert out.vectors.isfinite().all()
+        for row in (1, 4):
+            assert not torch.equal(out.vectors[row], v[row])
+        assert bool(out.apart) == (name in {"large-noise", "dissensus", "in-diameter"})

@@ -1,0 +1,1 @@
+"""What attacks do to what honest agents learn, by aggregator and graph."""

@@ -1,0 +1,122 @@
+"""The grid of attacks: its runs, its verdicts, and that it goes on where it was stopped."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from candor.agent.cli import main as cli
+from candor.agent.cli.studies import robustness
+from candor.agent.simulation.vectorised import Simulation
+from candor.agent.studies.robustness.grid import (
+    Cell,
+    Place,
+    Reached,
+    cells_of,
+    jobs_of,
+    played,
+    verdicts_of,
+)
+from candor.agent.studies.robustness.report import collapsed, sentences
+from candor.topologies.specs.specs import ConfigurationError
+
+SMALL = (
+    "--agents", "5", "--topology", "complete", "--byzantine", "1", "--max-byzantine", "1",
+    "--rounds", "14", "--task", "digits:model=logistic",
+)  # fmt: skip
+
+
+def study(run_dir, *more: str):
+    arguments = ["study", "robustness", *SMALL, "--run-dir", str(run_dir), *more]
+    return CliRunner().invoke(cli.command, arguments, catch_exceptions=False)
+
+
+def test_a_grid_is_printed_kept_and_gone_on_with(tmp_path) -> None:
+    grid = ("--aggregator", "mean", "--aggregator", "median")
+    first = study(tmp_path, *grid, "--attack", "none", "--attack", "infinity")
+    assert first.exit_code == 0, first.output
+    assert "at most 0.05 lose, under every attack: median" in first.stdout
+    assert "plain mixing collapses under 1: infinity" in first.stdout
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
+    assert len(kept) == 4
+    cut = min(kept)
+    cut.write_bytes(cut.read_bytes()[:10])  # as a crash may leave it
+    more = study(
+        tmp_path, *grid, "--attack", "none", "--attack", "infinity", "--attack", "mimic", "--json"
+    )
+    assert more.exit_code == 0, more.output
+    found = json.loads(more.stdout)
+    assert found == json.loads((tmp_path / "results.json").read_text())
+    again = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
+    assert len(again) == 6
+    assert {path for path in kept if again[path] != kept[path]} == {cut}
+    assert [one["attack"] for one in found["cells"]] == ["none", "infinity", "mimic"] * 2
+    assert found["worst"][0]["attack"] == "infinity"
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<picture>") == 2
+    assert "nnm" not in page
+
+
+def test_a_run_is_that_of_the_simulation_and_counts_honest_agents_alone(tmp_path) -> None:
+    asked = {
+        "agents": 5, "task": "digits:model=logistic", "rounds": 3, "partition": "iid",
+        "batch_size": 32, "algorithm": "decentralized-sgd", "step_size": 0.1, "step_decay": 0.0,
+        "local_steps": 2, "data_root": None, "max_byzantine": 1,
+    }  # fmt: skip
+    jobs = jobs_of(
+        lambda topology, seed: robustness._plan(asked, topology, seed),
+        ["complete"], ["median"], ["none", "ipm:2"], [4, 5], 1, tmp_path,
+    )  # fmt: skip
+    found = played(jobs, 1)
+    for job in jobs:
+        simulation = Simulation(job.cluster, job.strategies, measured=False)
+        for _ in range(3):
+            simulation.step()
+        values = dict(zip(job.cluster.ids, simulation.evaluate(), strict=True))
+        honest = {a: one.value for a, one in values.items() if a not in job.strategies}
+        assert found[job.place] == Reached(honest, tuple(job.strategies))
+        assert len(honest) == 5 - (job.place.attack != "none")
+
+
+def reached(*values: float) -> Reached:
+    return Reached({f"a{i}": value for i, value in enumerate(values)}, ())
+
+
+def test_cells_are_means_over_agents_and_seeds_and_the_worst_attack_is_that_of_the_mean() -> None:
+    found = {
+        Place("ring", "mean", "none", 0): reached(0.9, 0.8),
+        Place("ring", "mean", "none", 1): reached(0.7, 0.8),
+        Place("ring", "mean", "ipm", 0): reached(0.5, 0.1),
+        Place("ring", "mean", "ipm", 1): reached(0.3, 0.3),
+        Place("ring", "mean", "alie", 0): reached(0.6, 0.05),
+        Place("ring", "mean", "alie", 1): reached(0.6, 0.6),
+    }
+    cells = cells_of(found)
+    assert [(one.attack, one.worst) for one in cells] == [
+        ("none", 0.7), ("ipm", 0.1), ("alie", 0.05),
+    ]  # fmt: skip
+    assert np.allclose([one.mean for one in cells], [0.8, 0.3, 0.4625])
+    [verdict] = verdicts_of(cells)
+    assert verdict.worst.attack == "ipm"
+    assert verdict.loses == pytest.approx(0.5)
+    assert sentences([verdict], 0.5 + 1e-9)[0].endswith("attack: mean")
+    assert sentences([verdict], 0.4) == ["no aggregator loses at most 0.4 under every attack"]
+    assert collapsed(cells, "mean", 0.05) == ["ipm"]
+    with pytest.raises(ConfigurationError, match="nothing to withstand"):
+        verdicts_of([Cell("ring", "mean", "none", 1.0, 1.0)])
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--attack", "none"), "nothing to withstand"),
+        (("--attack", "lie"), "strategy 'lie' is unknown"),
+        (("--aggregator", "bridge", "--max-byzantine", "2"), "takes 5 of them or more"),
+        (("--byzantine", "3"), "found no 3 agents of complete"),
+    ],
+)
+def test_what_cannot_be_run_is_one_line(tmp_path, capsys, more, words) -> None:
+    arguments = ["study", "robustness", *SMALL, "--run-dir", str(tmp_path / "out"), *more]
+    assert cli.run(arguments) == 2
+    assert words in capsys.readouterr().err
