@@ -21,8 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from candor.mechanisms.evidence.sketch import window_of
 from candor.mechanisms.strategies import equivocators
 from candor.mechanisms.strategies.lies import ReportsTruly, Strategy
+from candor.mechanisms.strategies.null_space import KINDS
 from candor.mechanisms.strategies.search import worst_factor
 from candor.mechanisms.strategies.sending import AltersVectors as AltersVectors
 from candor.mechanisms.strategies.sending import SendContext as SendContext
@@ -30,6 +32,7 @@ from candor.mechanisms.strategies.sending import known
 from candor.topologies.specs.specs import ConfigurationError, Scalar, Spec
 
 HUGE: Final = 1e30  # finite in float32, as are sums of millions of it, and squares in binary64
+HIDDEN_DOMAIN: Final = 0x68696464
 AUTO: Final = "auto"
 NEIGHBOURS: Final = "neighbours"
 
@@ -221,11 +224,13 @@ class ColludingDifference(ReportsTruly):
 @dataclass(frozen=True, slots=True)
 class Hidden(ReportsTruly):
     """s = v + h, |h| = `size`, S h = 0: a poison in the null space of the sketch by which the round
-    is measured, so that no sketch shows it. Signs are known before vectors are sent: each bucket
-    gets a pair of coordinates that cancel. From its own vector and the cluster file.
+    is measured, so that no sketch shows it; h is the same from all attackers and in all rounds of a
+    window. From its own vector and the cluster file, which gives away the signs; `kind` is one of
+    `null_space.KINDS`.
     """
 
     size: float
+    kind: str = "spread"
 
     def sent(self, vectors: Tensor, context: SendContext) -> Tensor:
         """The vectors with h in the exchange of models.
@@ -235,25 +240,17 @@ class Hidden(ReportsTruly):
         """
         if context.phase != context.run.phases.model:
             return vectors
-        return vectors + hidden(vectors.shape[1], self.size, context).to(vectors)
-
-
-def hidden(dim: int, size: float, context: SendContext) -> Tensor:
-    """A vector (dim,) of this length whose sketch in the round is zero; raises as `Hidden` does."""
-    sketch = context.run.sketch(context.round, dim)
-    pairs = (dim // sketch.size) // 2  # of whole rows of buckets
-    count = pairs * sketch.size or dim - sketch.size  # coordinates of one sign
-    if count == 0:
-        raise ConfigurationError(
-            f"strategy hidden: a model of {dim} parameters is its own sketch, which hides nothing; "
-            "give a smaller --sketch-size or a larger model"
-        )
-    apart = sketch.size if pairs == 0 else pairs * sketch.size  # a multiple of the bucket count
-    length = np.float32(size / math.sqrt(2 * count))
-    out = np.zeros(dim, np.float32)
-    out[:count] = length * sketch.signs[:count]
-    out[apart : apart + count] = -length * sketch.signs[apart : apart + count]
-    return torch.from_numpy(out)
+        dim = vectors.shape[1]
+        sketch = context.run.sketch(context.round, dim)
+        if sketch.size == dim:
+            raise ConfigurationError(
+                f"strategy hidden: a model of {dim} parameters is its own sketch, which hides "
+                "nothing; give a smaller --sketch-size or a larger model"
+            )
+        window = window_of(context.round, context.run.window)
+        draw = np.random.default_rng([context.seed, HIDDEN_DOMAIN, window])
+        poison = self.size * KINDS[self.kind](sketch.signs, sketch.size, draw)
+        return vectors + torch.from_numpy(poison.astype(np.float32)).to(vectors)
 
 
 def _plain(kind: Callable[[], Strategy], spec: Spec) -> Strategy:
@@ -320,11 +317,18 @@ def _in_diameter(spec: Spec) -> Strategy:
     return equivocators.InDiameter(omniscient)
 
 
-def _sized(
-    kind: Callable[[float], Strategy], default: float | None, example: str, spec: Spec
-) -> Strategy:
+def _hidden(spec: Spec) -> Strategy:
+    options = {"size": spec.value, "kind": "spread"} | dict(spec.options)
+    size, kind = options.pop("size"), str(options.pop("kind"))
+    example = f"hidden:10 or hidden:size=10,kind={'|'.join(KINDS)}"
+    if options or kind not in KINDS:
+        raise ConfigurationError(f"strategy {spec.name}: write {example}")
+    return Hidden(_number(spec, size, example, 0, HUGE), kind)
+
+
+def _sized(kind: Callable[[float], Strategy], default: float, example: str, spec: Spec) -> Strategy:
     """An attack of one number, from 0 on."""
-    if spec.value is None and not spec.options and default is not None:
+    if spec.value is None and not spec.options:
         return kind(default)
     return kind(_number(spec, spec.value, example, 0, HUGE))
 
@@ -345,7 +349,7 @@ ATTACKS: Final[Mapping[str, Callable[[Spec], Strategy]]] = MappingProxyType(
         ),
         "dissensus": partial(_sized, equivocators.Dissensus, 1.0, "dissensus or dissensus:1"),
         "in-diameter": _in_diameter,
-        "hidden": partial(_sized, Hidden, None, "hidden:10"),
+        "hidden": _hidden,
     }
 )
 """Each builds an attack from its spec; `SIMULATED_ATTACKS` are those that no daemon can perform."""

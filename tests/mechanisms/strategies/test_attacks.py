@@ -11,6 +11,7 @@ from candor.mechanisms.aggregation.specs import parse_aggregator
 from candor.mechanisms.evidence.phases import Part, Phase, Phases
 from candor.mechanisms.strategies.attacks import ATTACKS, backed_deviation
 from candor.mechanisms.strategies.lies import StrategyContext
+from candor.mechanisms.strategies.null_space import KINDS
 from candor.mechanisms.strategies.sending import KnownRun, SendContext
 from candor.mechanisms.strategies.specs import attacks, marked, parse_strategy
 from candor.topologies.specs.specs import ConfigurationError
@@ -179,19 +180,22 @@ def test_in_diameter_stays_within_the_honest_diameter_and_touches_it() -> None:
     assert torch.equal(torch.tensor(sent("in-diameter", same))[0, 0], HONEST[0])
 
 
-@pytest.mark.parametrize(("dim", "size"), [(12, 4), (9, 4), (7, 4), (5, 4), (4000, 64)])
-def test_a_hidden_poison_has_its_length_and_no_sketch(dim, size) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("dim", "size"), [(65, 64), (100, 64), (4000, 64)])
+def test_a_hidden_poison_has_its_length_and_no_sketch(dim, size, kind) -> None:
     run = KnownRun(RUN.fingerprint, 4, size)
-    for t in (1, 4, 5, 9):
-        context = SendContext(t, 0, 9, (0,), ((1,),), run=run)
-        vector = torch.zeros(1, dim)
-        poison = parse_strategy("hidden:10").sent(vector, context)
-        assert float(poison.norm()) == pytest.approx(10, rel=1e-5)
-        assert not run.sketch(t, dim)(poison.numpy()).any()
-        other = run.sketch(t + 4, dim)(poison.numpy())  # the next window's signs
-        assert dim < 100 or other.any()
+    made = {}
+    for t in (1, 4, 5):
+        context = SendContext(t, 0, 9, (0, 1), ((1,), (0,)), run=run)
+        attack = parse_strategy(f"hidden:size=10,kind={kind}")
+        poison = made[t] = attack.sent(torch.zeros(2, dim), context)
+        assert float(poison[0].norm()) == pytest.approx(10, rel=1e-5)
+        assert torch.equal(poison[0], poison[1])
+        assert np.abs(run.sketch(t, dim)(poison.numpy())).max() < 1e-5
+    assert torch.equal(made[1], made[4])
+    assert np.abs(run.sketch(5, dim)(made[1].numpy())).max() > 1e-3 or dim < 101
     with pytest.raises(ConfigurationError, match="is its own sketch"):
-        parse_strategy("hidden:10").sent(torch.zeros(1, size), context)
+        attack.sent(torch.zeros(1, size), context)
 
 
 def test_attacks_on_gradients_leave_models_alone_and_those_on_agreement_gradients() -> None:
@@ -229,6 +233,7 @@ def test_a_sum_attacks_in_its_rounds_and_a_later_part_takes_every_receivers_vect
         ("avg-zero:3", "write avg-zero"),
         ("in-diameter:whom=1", "write in-diameter"),
         ("hidden", "write hidden:10"),
+        ("hidden:size=1,kind=odd", "write hidden:10"),
         ("infinity:3", "takes no value"),
         ("large-noise:inf", "write large-noise"),
     ],
