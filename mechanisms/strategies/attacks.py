@@ -71,9 +71,12 @@ class Estimating(ReportsTruly):
         if not context.charged:
             return vectors
         if self.omniscient and context.honest is not None:
-            return torch.stack(
-                [self._made(context.honest, row, context) for row in range(len(vectors))]
-            )
+            # All attackers know the same: only how many hear them may differ.
+            made: dict[int, Tensor] = {}
+            for row, around in enumerate(context.neighbours):
+                if len(around) not in made:
+                    made[len(around)] = self._made(context.honest, row, context)
+            return torch.stack([made[len(around)] for around in context.neighbours])
         rows = []
         for row, own in enumerate(vectors):
             others = known(context, row, omniscient=False)
