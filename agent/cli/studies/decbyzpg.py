@@ -1,13 +1,14 @@
 """`candor study decbyzpg`: policy gradients among attackers, the paper's figures beside ours."""
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 import click
 from rich.console import Console
 
-from candor.agent.cli.options import COUNT, SEED, json_option, run_dir_option
+from candor.agent.cli.options import COUNT, FOLDER, SEED, json_option, run_dir_option
 from candor.agent.cli.progress import progress
 from candor.agent.exits import FAILED
 from candor.agent.reports.terminal import plain_table
@@ -15,6 +16,7 @@ from candor.topologies.specs.files import json_text
 
 SEEDS: Final = {"cartpole": 5, "lunar-lander": 2}
 QUICK_TRAJECTORIES: Final = 300
+ROUNDING: Final = 1e-4  # of what was learned: float32 sums of many rounds
 
 
 @click.command("decbyzpg")
@@ -44,6 +46,12 @@ QUICK_TRAJECTORIES: Final = 300
 @click.option(
     "--quick", is_flag=True, help=f"One seed and {QUICK_TRAJECTORIES} trajectories: does it work?"
 )
+@click.option(
+    "--daemons",
+    type=FOLDER,
+    metavar="RUN_DIR",
+    help="Run nothing but a simulation of what a testbed ran, and compare the policies.",
+)
 @click.option("--workers", type=COUNT, help="Runs at the same time.  [default: one a core]")
 @run_dir_option(
     "Where runs are kept, and the report; those that are there are not run again.",
@@ -60,6 +68,7 @@ def command(
     trajectories: int,
     attacks: tuple[str, ...],
     quick: bool,
+    daemons: Path | None,
     workers: int | None,
     run_dir: Path,
     as_json: bool,
@@ -78,7 +87,10 @@ def command(
       candor study decbyzpg --run-dir runs/decbyzpg
       candor study decbyzpg --task lunar-lander --run-dir runs/decbyzpg
       candor study decbyzpg --attack avg-zero --trajectories 3000 --run-dir runs/avg-zero
+      candor study decbyzpg --daemons runs/testbed
     """
+    if daemons is not None:
+        context.exit(0 if _same(daemons, as_json) else FAILED)
     from candor.agent.reports import charts
     from candor.agent.studies.decbyzpg import report as study_report  # imports torch
     from candor.agent.studies.decbyzpg.experiment import experiment
@@ -113,3 +125,23 @@ def command(
         click.echo(f"{report}: the page")
     if any(verdict.holds is False for verdict in verdicts(runs)):
         context.exit(FAILED)
+
+
+def _same(run_dir: Path, as_json: bool) -> bool:
+    """Tell how a testbed's policies compare; whether they agree within the tolerance, and with the
+    simulation to the rounding of their numbers."""
+    from candor.agent.studies.decbyzpg.daemons import compare  # imports torch
+    from candor.mechanisms.agreement.averaging import TOLERANCE
+
+    with progress(Console(stderr=True)) as told:
+        found = compare(run_dir, lambda done, of: told("simulating its rounds", done, of))
+    agree, equal = found.apart <= TOLERANCE, found.off <= ROUNDING * found.moved
+    if as_json:
+        click.echo(json_text({**asdict(found), "agree": agree, "equal": equal}, indent=2))
+        return agree and equal
+    click.echo(
+        f"{found.honest} honest of {found.agents} daemons, {found.rounds} rounds: policies are "
+        f"{found.apart:.3g} apart at most (tolerance {TOLERANCE:g}), {found.off:.3g} from the "
+        f"simulation's, and {found.moved:.3g} from where they began"
+    )
+    return agree and equal
