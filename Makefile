@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # In the order of the folders: the long files, of the agent and with daemons, come first.
 SPREAD := -n logical --dist loadscope --no-loadscope-reorder
 
-.PHONY: setup demo test quick check bench bench-gossipy fuzz crash mutants pins clean
+.PHONY: setup demo test quick check bench bench-gossipy bench-byzfl fuzz crash mutants pins clean
 
 setup: $(VENV)/installed
 
@@ -46,6 +46,18 @@ benchmarks/gossipy/.venv/installed: pyproject.toml constraints.txt benchmarks/go
 	  -r benchmarks/gossipy/requirements.txt -e .
 	@touch $@
 
+# Candor's aggregators and ByzFL's in turns: ten minutes, in an environment of its own.
+bench-byzfl: benchmarks/byzfl/.venv/installed
+	benchmarks/byzfl/.venv/bin/python benchmarks/byzfl/compare.py
+
+benchmarks/byzfl/.venv/installed: pyproject.toml constraints.txt benchmarks/byzfl/requirements.txt
+	$(PYTHON) -m venv benchmarks/byzfl/.venv
+	benchmarks/byzfl/.venv/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -r benchmarks/byzfl/requirements.txt -e .
+	benchmarks/byzfl/.venv/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --no-deps byzfl==0.0.11
+	@touch $@
+
 # Three minutes: a neighbour that sends a million changed messages, then one that attacks a daemon.
 fuzz: setup
 	$(BIN)/python -m tests.campaigns.fuzz_peer --frames 1000000
@@ -68,4 +80,4 @@ pins: setup
 	rm deploy/report.json
 
 clean:
-	rm -rf $(VENV) benchmarks/gossipy/.venv
+	rm -rf $(VENV) benchmarks/gossipy/.venv benchmarks/byzfl/.venv

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from candor.mechanisms.aggregation import coordinates
-from candor.mechanisms.aggregation.chains import Chain, Preaggregator
+from candor.mechanisms.aggregation.chains import Chain, Measures, Preaggregator
 from candor.mechanisms.aggregation.coordinates import CoordinateRule, by_chunks
 from candor.mechanisms.aggregation.inner import inner_of
 from candor.mechanisms.aggregation.points import Points
@@ -44,11 +44,13 @@ class Weighted:
 
     def __call__(self, vectors: Tensor, present: Tensor, own: Tensor) -> Tensor:
         """See the module."""
-        inner = inner_of(vectors, own, origin=self.chain.origin).numpy()
+        inner = inner_of(
+            vectors, own, origin=self.chain.origin, measures=self.chain.measures
+        ).numpy()
         rows = np.zeros((len(own), vectors.shape[1] + 1))
         for agent, there in enumerate(_there(inner, present)):
             rows[agent, there] = self._row(inner[agent], there)
-        return _weighed(rows, vectors, own)
+        return weighed(rows, vectors, own)
 
     def _row(self, inner: NDArray[np.float64], there: NDArray[np.int64]) -> NDArray[np.float64]:
         places = np.append(there, len(inner) - 1) if self.chain.origin else there
@@ -67,12 +69,13 @@ class CoordinateWise:
     least: int
     before: tuple[Preaggregator, ...] = ()
     origin: bool = False
+    measures: Measures = Measures.PAIRS
 
     def __call__(self, vectors: Tensor, present: Tensor, own: Tensor) -> Tensor:
         """See the module."""
         shares: dict[int, NDArray[np.float64]] = {}
         if self.before:
-            inner = inner_of(vectors, own, origin=self.origin).numpy()
+            inner = inner_of(vectors, own, origin=self.origin, measures=self.measures).numpy()
             heard = _there(inner, present)
             shares = {a: self._shares(inner[a], there) for a, there in enumerate(heard)}
         else:
@@ -120,12 +123,12 @@ class LossFiltered:
 
     def __call__(self, vectors: Tensor, present: Tensor, own: Tensor) -> Tensor:
         """See the module."""
-        inner = inner_of(vectors, own, origin=False).numpy()
+        inner = inner_of(vectors, own, origin=False, measures=Measures.OWN).numpy()
         losses = self.losses_of(torch.cat([own[:, None], vectors], dim=1)).cpu().numpy()
         rows = np.zeros((len(own), vectors.shape[1] + 1))
         for agent, there in enumerate(_there(inner, present)):
             rows[agent, there] = self._row(inner[agent, there, there], losses[agent, there])
-        return _weighed(rows, vectors, own)
+        return weighed(rows, vectors, own)
 
     def _row(
         self, squares: NDArray[np.float64], losses: NDArray[np.float32]
@@ -160,12 +163,12 @@ def _there(inner: NDArray[np.float64], present: Tensor) -> list[NDArray[np.int64
     return [np.append(0, 1 + np.flatnonzero(each)) for each in sound]
 
 
-def _weighed(rows: NDArray[np.float64], vectors: Tensor, own: Tensor) -> Tensor:
+def weighed(rows: NDArray[np.float64], vectors: Tensor, own: Tensor) -> Tensor:
     """The sums (agents, dim) with weights (agents, 1 + neighbours), the own first."""
     weights = torch.from_numpy(rows).to(vectors.device, vectors.dtype)
     some = weights[:, None, 1:]
     found = (some @ vectors)[:, 0].addcmul_(own, weights[:, :1])
-    if not bool(found.isfinite().all()):  # 0 times what is not finite, too, is nothing here
+    if not bool(found.sum().isfinite()):  # 0 times what is not finite, too, is nothing here
         counted = vectors.masked_fill((weights[:, 1:] == 0)[:, :, None], 0.0)
         found = (some @ counted)[:, 0].addcmul_(own, weights[:, :1])
     return found

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import TypeAlias
 
 from candor.mechanisms.aggregation.points import Floats, Points
@@ -11,12 +12,21 @@ Weigh: TypeAlias = Callable[[Points, int], Floats]
 """Points and f, how many of them may be anything, to r (points,), see `aggregation.rules`."""
 
 
+class Measures(Enum):
+    """What weights follow from: distances of all pairs, or only those of each vector from the own
+    one, or only lengths."""
+
+    PAIRS = "pairs"
+    OWN = "own"
+    ZERO = "zero"
+
+
 @dataclass(frozen=True, slots=True)
 class Chain:
     """An aggregator whose result is a weighted sum of the vectors that it is given.
 
     `least` is how many vectors it takes, the own one included; with fewer the own is the result.
-    `origin`: it measures from the origin, too.
+    `origin`: it measures from the origin, too; `measures`: what it measures at most.
     """
 
     before: tuple[Preaggregator, ...]
@@ -24,6 +34,7 @@ class Chain:
     byzantine: int
     least: int
     origin: bool = False
+    measures: Measures = Measures.PAIRS
 
     def weights(self, inner: Floats, mixing: Floats, drawn: tuple[str, int] = ("", 0)) -> Floats:
         """The weights (n,) of vectors of which the own is the first.

@@ -24,7 +24,7 @@ def coordinate_median(points: Sequence[Tensor], byzantine: int) -> Tensor:  # no
     >>> coordinate_median([torch.tensor([0.0]), torch.tensor([1.0]), torch.tensor([9.0])], 1)
     tensor([1.])
     """
-    return _middle(in_order(points))
+    return _middle(in_order(points, _middles(len(points))))
 
 
 def trimmed_mean(points: Sequence[Tensor], byzantine: int) -> Tensor:
@@ -34,7 +34,8 @@ def trimmed_mean(points: Sequence[Tensor], byzantine: int) -> Tensor:
     >>> trimmed_mean([torch.tensor([0.0]), torch.tensor([1.0]), torch.tensor([9.0])], 1)
     tensor([1.])
     """
-    return _mean(in_order(points)[byzantine : len(points) - byzantine])
+    kept = range(byzantine, len(points) - byzantine)
+    return _mean(in_order(points, kept)[byzantine : len(points) - byzantine])
 
 
 def meamed(points: Sequence[Tensor], byzantine: int) -> Tensor:
@@ -44,7 +45,7 @@ def meamed(points: Sequence[Tensor], byzantine: int) -> Tensor:
     >>> meamed([torch.tensor([0.0]), torch.tensor([1.0]), torch.tensor([9.0])], 1)
     tensor([0.5000])
     """
-    ordered = in_order(points)
+    ordered = in_order(points, range(len(points)))
     median, kept = _middle(ordered), len(points) - byzantine
     total = _sum(ordered[byzantine:kept])
     for low in range(byzantine):
@@ -62,8 +63,9 @@ def bridge(points: Sequence[Tensor], byzantine: int) -> Tensor:
     >>> bridge([torch.tensor([4.0]), *torch.tensor([[0.0], [2.0], [9.0]])], 1)
     tensor([3.])
     """
-    ordered = in_order(points[1:])
-    return _mean([points[0], *ordered[byzantine : len(ordered) - byzantine]])
+    kept = range(byzantine, len(points) - 1 - byzantine)
+    ordered = in_order(points[1:], kept)
+    return _mean([points[0], *ordered[kept.start : kept.stop]])
 
 
 def by_chunks(rule: CoordinateRule, points: Sequence[Tensor], byzantine: int) -> Tensor:
@@ -76,20 +78,29 @@ def by_chunks(rule: CoordinateRule, points: Sequence[Tensor], byzantine: int) ->
     return out
 
 
-def in_order(points: Sequence[Tensor]) -> list[Tensor]:
-    """The same values in ascending order at each coordinate."""
+def in_order(points: Sequence[Tensor], wanted: range) -> list[Tensor]:
+    """The same values in ascending order at each coordinate, in the `wanted` places."""
     rows = list(points)
-    for low, high in network(len(rows)):
+    for low, high, smaller, larger in network(len(rows), wanted):
         first, second = rows[low], rows[high]
-        rows[low], rows[high] = torch.minimum(first, second), torch.maximum(first, second)
+        if smaller:
+            rows[low] = torch.minimum(first, second)
+        if larger:
+            rows[high] = torch.maximum(first, second)
     return rows
 
 
 @lru_cache(64)
-def network(count: int) -> tuple[tuple[int, int], ...]:
-    """Comparisons that sort `count` values: Batcher's odd-even merges (Knuth, volume 3, 5.2.2,
+def network(count: int, wanted: range) -> tuple[tuple[int, int, bool, bool], ...]:
+    """Comparisons that sort `count` values: places, and whether the smaller and the larger one's
+    result bears on the `wanted` places. Batcher's odd-even merges (Knuth, volume 3, 5.2.2,
     algorithm M)."""
-    return tuple(_merges(count))
+    needed, found = set(wanted), []
+    for low, high in reversed(list(_merges(count))):
+        if low in needed or high in needed:
+            found.append((low, high, low in needed, high in needed))
+            needed |= {low, high}
+    return tuple(reversed(found))
 
 
 def _merges(count: int) -> Iterator[tuple[int, int]]:
@@ -107,8 +118,13 @@ def _merges(count: int) -> Iterator[tuple[int, int]]:
         p //= 2
 
 
+def _middles(count: int) -> range:
+    return range((count - 1) // 2, count // 2 + 1)
+
+
 def _middle(ordered: Sequence[Tensor]) -> Tensor:
-    low, high = (len(ordered) - 1) // 2, len(ordered) // 2
+    middles = _middles(len(ordered))
+    low, high = middles[0], middles[-1]
     return ordered[low] if low == high else (ordered[low] + ordered[high]) / 2
 
 

@@ -33,7 +33,7 @@ class Points:
         inner: (vectors, vectors) of <x_i - x_0, x_j - x_0>.
         shares: (points, vectors).
         weights: (points,) the mixing weights of the graph.
-        drawn: what draws are seeded with beside the inner products, as the taker and the round.
+        drawn: what draws are seeded with beside the vectors, as the taker and the round.
         plain: the points are the vectors themselves.
     """
 
@@ -94,9 +94,10 @@ class Points:
         return replace(self, shares=shares, weights=weights, plain=False)
 
     def drawn_order(self) -> list[int]:
-        """The points in an order that nobody knew before everyone had sent: drawn from the inner
-        products, which follow from all vectors, and from who takes them in which round."""
-        seed = pack([DRAW_DOMAIN, *self.drawn]) + self.inner.astype("<f8").tobytes()
+        """The points in an order that nobody knew before everyone had sent: drawn from the vectors'
+        squared distances from x_0, and from who takes them in which round."""
+        apart = self.inner.diagonal()[: len(self.inner) - self.origin]
+        seed = pack([DRAW_DOMAIN, *self.drawn]) + apart.astype("<f8").tobytes()
         keys = np.frombuffer(blake3.blake3(seed).digest(length=8 * self.count), "<u8").tolist()
         return sorted(range(self.count), key=lambda a: (keys[a], a))
 

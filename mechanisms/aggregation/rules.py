@@ -18,6 +18,7 @@ WEISZFELD_STEPS: Final = 8
 WEISZFELD_FLOOR: Final = 1e-6
 CLIPPING_STEPS: Final = 3
 TRUSTED: Final = 0.99  # FoolsGold's largest trust before its logit, which has none for 1
+ONE_PLACE: Final = 1e-12  # of a variance: what rounding leaves of none
 LOG_TERMS: Final = 16  # of a series in squares of at most 1/9: beyond binary64's last bit
 
 
@@ -242,26 +243,28 @@ def caf(points: Points, byzantine: int) -> Floats:
     """Covariance-bound agnostic filter: weights fall with the variance along the direction in which
     the weighted points vary most, until n - 2 f of weight is left; of the means on the way that of
     the smallest variance (Allouah et al., ICLR 2025, "Towards trustworthy federated learning with
-    untrusted participants", algorithm 2).
+    untrusted participants", algorithm 2). The largest of the variances that a round scales by is
+    that of the points that still weigh something, so that each round ends the weight of one.
 
     >>> from candor.mechanisms.aggregation.specs import parse_aggregator
     >>> parse_aggregator("caf", byzantine=1).least
     3
     """
     weights = np.ones(points.count)
-    best, smallest = weights / points.count, math.inf
+    best, smallest, first = weights / points.count, math.inf, 0.0
     while weights.sum() > points.count - 2 * byzantine:
         over = weights / weights.sum()
         centred = points.products - over @ points.products
         centred = centred - (centred @ over)[:, None]
         root = np.sqrt(over)
         values, vectors = np.linalg.eigh(root[:, None] * centred * root)
+        first = max(first, values[-1])
         if values[-1] < smallest:
             best, smallest = over, values[-1]
+        if values[-1] <= ONE_PLACE * first:
+            break  # all that still weighs something is in one place
         along = (centred @ (root * vectors[:, -1])) ** 2
-        if not along.max() > 0.0:
-            break  # all points are the same
-        weights = weights * (1.0 - along / along.max())
+        weights = np.maximum(0.0, weights * (1.0 - along / along[weights > 0.0].max()))
     return best
 
 

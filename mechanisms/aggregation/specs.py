@@ -22,7 +22,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from candor.mechanisms.aggregation import preaggregators, rules
-from candor.mechanisms.aggregation.chains import Chain, Preaggregator, Weigh
+from candor.mechanisms.aggregation.chains import Chain, Measures, Preaggregator, Weigh
 from candor.mechanisms.aggregation.preaggregators import BUCKET_SIZE
 from candor.mechanisms.aggregation.rows import DerivedRow, RowRule
 from candor.mechanisms.aggregation.smallest import LEFT_OUT_MAX
@@ -63,6 +63,7 @@ class Entry:
         exact: its weights have the same bits on every machine.
         alone: nothing may come before it.
         origin: it measures from the origin.
+        measures: what it measures; None of a rule that measures nothing.
     """
 
     make: Callable[..., Any] | None
@@ -71,6 +72,7 @@ class Entry:
     exact: bool = True
     alone: bool = False
     origin: bool = False
+    measures: Measures | None = Measures.PAIRS
 
 
 _ABOUT: Final = Option(("own", "zero"))
@@ -79,18 +81,24 @@ _RADIUS: Final = Option(float, least=0.0)
 PREAGGREGATORS: Final[Mapping[str, Entry]] = MappingProxyType(
     {
         "nnm": Entry(preaggregators.nnm),
-        "bucketing": Entry(preaggregators.bucketing, options={"size": Option(int, least=1)}),
-        "clipping": Entry(preaggregators.clipping, options={"radius": _RADIUS, "about": _ABOUT}),
-        "arc": Entry(preaggregators.arc, options={"about": _ABOUT}),
+        "bucketing": Entry(
+            preaggregators.bucketing, options={"size": Option(int, least=1)}, measures=Measures.OWN
+        ),
+        "clipping": Entry(
+            preaggregators.clipping,
+            options={"radius": _RADIUS, "about": _ABOUT},
+            measures=Measures.OWN,
+        ),
+        "arc": Entry(preaggregators.arc, options={"about": _ABOUT}, measures=Measures.OWN),
     }
 )
 RULES: Final[Mapping[str, Entry]] = MappingProxyType(
     {
-        DEFAULT_AGGREGATOR: Entry(rules.mean),
+        DEFAULT_AGGREGATOR: Entry(rules.mean, measures=None),
         "krum": Entry(rules.krum),
         "multi-krum": Entry(rules.multi_krum),
         "mda": Entry(rules.mda),
-        "monna": Entry(rules.monna),
+        "monna": Entry(rules.monna, measures=Measures.OWN),
         "rfa": Entry(
             rules.geometric_median,
             options={
@@ -103,14 +111,16 @@ RULES: Final[Mapping[str, Entry]] = MappingProxyType(
             rules.centred_clipping,
             options={"radius": _RADIUS, "steps": Option(int, least=1)},
         ),
-        "clipped-gossip": Entry(rules.clipped_gossip, options={"radius": _RADIUS}),
-        "cge": Entry(rules.cge, origin=True),
+        "clipped-gossip": Entry(
+            rules.clipped_gossip, options={"radius": _RADIUS}, measures=Measures.OWN
+        ),
+        "cge": Entry(rules.cge, origin=True, measures=Measures.ZERO),
         "sybilwall": Entry(rules.similarity, least=lambda _f: 2, alone=True),
         "smea": Entry(rules.smea, exact=False),
         "caf": Entry(rules.caf, exact=False),
-        "median": Entry(None),
-        "trimmed-mean": Entry(None),
-        "meamed": Entry(None),
+        "median": Entry(None, measures=None),
+        "trimmed-mean": Entry(None, measures=None),
+        "meamed": Entry(None, measures=None),
         # Coordinates of neighbours are trimmed, the own one is not: 2 f + 1 neighbours.
         "bridge": Entry(None, least=lambda f: 2 * f + 2, alone=True),
         "ubar": Entry(None, least=lambda f: f + 2, alone=True),  # one neighbour must be honest
@@ -131,6 +141,7 @@ class Aggregator:
         before: the preaggregators.
         weigh: what weighs points, where the result is a weighted sum.
         origin: it measures from the origin.
+        measures: what it measures at most.
     """
 
     name: str
@@ -140,6 +151,7 @@ class Aggregator:
     before: tuple[Preaggregator, ...]
     weigh: Weigh | None
     origin: bool
+    measures: Measures
 
     @property
     def row(self) -> RowRule | None:
@@ -180,11 +192,12 @@ class Aggregator:
             return aggregators.LossFiltered(losses_of, self.byzantine, self.least)
         rule = aggregators.COORDINATE_RULES[self.rule]
         return aggregators.CoordinateWise(
-            rule, self.byzantine, self.least, self.before, self.origin
+            rule, self.byzantine, self.least, self.before, self.origin, self.measures
         )
 
     def _chain(self, weigh: Weigh) -> Chain:
-        return Chain(self.before, weigh, self.byzantine, self.least, self.origin)
+        how = (self.before, weigh, self.byzantine, self.least, self.origin, self.measures)
+        return Chain(*how)
 
 
 def parse_aggregator(text: str, byzantine: int) -> Aggregator | None:
@@ -220,10 +233,16 @@ def parse_aggregator(text: str, byzantine: int) -> Aggregator | None:
         least=least,
         before=tuple(filter(None, (part.made for part in before))),
         weigh=rule.made,
-        origin=rule.entry.origin
-        or rule.given.get("start") == "zero"
-        or any(part.given.get("about") == "zero" for part in before),
+        origin=any(part.origin for part in (*before, rule)),
+        measures=_measures([part.measures for part in (*before, rule)]),
     )
+
+
+def _measures(parts: Sequence[Measures | None]) -> Measures:
+    """What a chain of parts measures: the second one that does measures other points, whose
+    distances follow from those of all pairs."""
+    found = [part for part in parts if part is not None]
+    return found[0] if len(found) == 1 else Measures.PAIRS
 
 
 def _known(spec: Spec, known: Mapping[str, Entry], what: str) -> None:
@@ -235,10 +254,17 @@ def _check_combination(first: Sequence[Spec], last: Spec, byzantine: int) -> Non
     """Refuse what cannot be computed.
 
     Raises:
-        ConfigurationError: something comes before a rule that stands alone, or f is too large.
+        ConfigurationError: something comes before a rule that stands alone, the rule is a mean that
+            nothing bounds, or f is too large.
     """
     if RULES[last.name].alone and first:
         raise ConfigurationError(f"aggregator {last.name}: no preaggregator comes before it")
+    bounded = {"clipping", "arc"} & {part.name for part in first}
+    if last.name == DEFAULT_AGGREGATOR and byzantine and not bounded:
+        raise ConfigurationError(
+            f"aggregator mean: behind {first[-1].name} alone one far vector moves it as far as it "
+            "likes; end with a robust one, such as rfa, or put clipping or arc before it"
+        )
     if last.name == "mda" and byzantine > LEFT_OUT_MAX:
         raise ConfigurationError(
             f"aggregator mda: --max-byzantine {byzantine} is above {LEFT_OUT_MAX}, beyond which "
@@ -254,6 +280,16 @@ class _Part:
     entry: Entry
     given: Mapping[str, Any]
     made: Callable[..., Any] | None
+
+    @property
+    def origin(self) -> bool:
+        """Whether it measures from the origin."""
+        return self.entry.origin or "zero" in (self.given.get("about"), self.given.get("start"))
+
+    @property
+    def measures(self) -> Measures | None:
+        """What it measures."""
+        return Measures.ZERO if self.given.get("about") == "zero" else self.entry.measures
 
     @classmethod
     def of(cls, spec: Spec, entry: Entry) -> "_Part":

@@ -11,7 +11,7 @@ from candor.mechanisms.agreement.averaging import AGREEMENT, FIRST, Averaging, f
 from tests.golden import assert_golden
 
 SPECS = [
-    "nnm + mean",
+    "arc + mean",
     "krum",
     "multi-krum",
     "mda",
