@@ -46,7 +46,7 @@ benchmarks/gossipy/.venv/installed: pyproject.toml constraints.txt benchmarks/go
 	  -r benchmarks/gossipy/requirements.txt -e .
 	@touch $@
 
-# Candor's aggregators and ByzFL's in turns: ten minutes, in an environment of its own.
+# Candor's aggregators and ByzFL's in turns: a quarter of an hour, most of it ByzFL's SMEA, in an environment of its own.
 bench-byzfl: benchmarks/byzfl/.venv/installed
 	benchmarks/byzfl/.venv/bin/python benchmarks/byzfl/compare.py
 

@@ -1,6 +1,6 @@
 """Candor's aggregators beside ByzFL's: the same results, and times in one run.
 
-    make bench-byzfl                     # an environment of its own, then all of it: ten minutes
+    make bench-byzfl                     # an environment of its own, then all of it: a quarter hour
     benchmarks/byzfl/.venv/bin/python benchmarks/byzfl/compare.py --quick
 
 Results are of 16 vectors of 300 float64, 3 of them far off, and differ by the largest difference

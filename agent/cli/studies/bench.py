@@ -22,6 +22,7 @@ def command() -> None:
       candor bench payments --agents 10 --rounds 320 --seeds 4
       candor bench topologies
       candor bench simulate
+      candor bench rows
     """
 
 
@@ -198,3 +199,51 @@ def simulate_command(agents: tuple[int, ...], rounds: int, device: str, as_json:
         "of the process, less is better."
     )
     _print(f"{rounds} rounds on {device}", (*columns, "#MiB"), rows, caption)
+
+
+@command.command("rows")
+@click.option(
+    "--trials", type=click.IntRange(min=1), default=100, help="Neighbourhoods of each kind."
+)
+@json_option
+def rows_command(trials: int, as_json: bool) -> None:
+    """How far rows of sketches are from those of whole vectors, and how long a row takes.
+
+    \b
+    Example:
+      candor bench rows --trials 20
+    """
+    from candor.agent.studies.bench import rows  # imports torch
+
+    console = Console(stderr=True)
+    with console.status("") as status:
+        errors = rows.measure_errors(trials, status.update)
+        costs = rows.measure_costs(trials, status.update)
+    if as_json:
+        found = {"errors": [asdict(e) for e in errors], "costs": [asdict(c) for c in costs]}
+        click.echo(json_text(found, indent=2))
+        return
+    found = [
+        (
+            e.vectors,
+            e.aggregator,
+            f"{e.mean_weight_error:.3f}",
+            f"{e.largest_weight_error:.3f}",
+            f"{e.mean_distance:.3f}",
+        )
+        for e in errors
+    ]
+    columns = ("vectors", "aggregator", "#weights apart", "#at most", "#result apart")
+    Console().print(
+        plain_table(
+            "Rows of sketches beside those of whole vectors",
+            columns,
+            found,
+            "Sum of |w - w'|; and the result's distance over that of honest vectors from each other.",
+        )
+    )
+    counts = sorted({cost.neighbours for cost in costs})
+    by_place = {(c.aggregator, c.neighbours): f"{c.milliseconds:.2f}" for c in costs}
+    lines = [(spec, *(by_place[spec, count] for count in counts)) for spec in rows.RULES]
+    columns = ("aggregator", *(f"#{count} neighbours" for count in counts))
+    Console().print(plain_table("A row", columns, lines, "Milliseconds, median."))
