@@ -220,8 +220,8 @@ def rows_command(trials: int, as_json: bool) -> None:
         errors = rows.measure_errors(trials, status.update)
         costs = rows.measure_costs(trials, status.update)
     if as_json:
-        found = {"errors": [asdict(e) for e in errors], "costs": [asdict(c) for c in costs]}
-        click.echo(json_text(found, indent=2))
+        both = {"errors": [asdict(e) for e in errors], "costs": [asdict(c) for c in costs]}
+        click.echo(json_text(both, indent=2))
         return
     found = [
         (
@@ -239,11 +239,11 @@ def rows_command(trials: int, as_json: bool) -> None:
             "Rows of sketches beside those of whole vectors",
             columns,
             found,
-            "Sum of |w - w'|; and the result's distance over that of honest vectors from each other.",
+            "Sum of |w - w'|; and the result's distance over that between honest vectors.",
         )
     )
     counts = sorted({cost.neighbours for cost in costs})
     by_place = {(c.aggregator, c.neighbours): f"{c.milliseconds:.2f}" for c in costs}
     lines = [(spec, *(by_place[spec, count] for count in counts)) for spec in rows.RULES]
-    columns = ("aggregator", *(f"#{count} neighbours" for count in counts))
-    Console().print(plain_table("A row", columns, lines, "Milliseconds, median."))
+    names = ("aggregator", *(f"#{count} neighbours" for count in counts))
+    Console().print(plain_table("A row", names, lines, "Milliseconds of processor time, median."))
