@@ -51,6 +51,7 @@ AGGREGATORS: Final = (
     "nnm + mda",
     "arc + nnm + trimmed-mean",
 )
+HIDES: Final = "hidden:10"
 ATTACKS: Final = (
     "none",
     "sign-flip",
@@ -67,11 +68,9 @@ ATTACKS: Final = (
     "colluding-difference",
     "dissensus",
     "in-diameter",
-    "hidden:10",
+    HIDES,
 )
-SKETCH_SIZE: Final = 256
-"""Smaller than a cluster file's: models of a study are small, and nothing hides from a sketch that
-is as long as the model."""
+SKETCH_SIZE: Final = 1024  # a model that is no longer than its sketch hides nothing
 # Of the settings of a whole run here those that a grid has, with defaults of its own.
 ASKED: Final = ("partition", "batch_size", "name", "step_size", "step_decay", "local_steps")
 DEFAULTS: Final[Mapping[str, Any]] = {
@@ -165,9 +164,11 @@ def command(
     from candor.agent.studies.robustness.grid import cells_of, jobs_of, played  # imports torch
 
     charts.require()
-    aggregators, attacks = aggregators or AGGREGATORS, attacks or ATTACKS
-    _check_attacks(attacks)
     first = _plan(asked, topologies[0], asked["seed"])
+    small = first.task.parameters <= SKETCH_SIZE
+    aggregators = aggregators or AGGREGATORS
+    attacks = attacks or tuple(one for one in ATTACKS if not (small and one == HIDES))
+    _check_attacks(attacks)
     with system_errors(f"--run-dir {run_dir}"):
         (run_dir / "runs").mkdir(parents=True, exist_ok=True)
     chosen = range(asked["seed"], asked["seed"] + seeds)
