@@ -30,6 +30,11 @@ BATCH = 20
 @click.option("--jobs", type=click.IntRange(1, 256), default=1, help="Processes to share them.")
 @click.option("--rule", default=DEFAULT_RULE, metavar="SPEC", help="The payment rule.")
 @click.option("--algorithm", metavar="NAME", help="Which to run.  [default: drawn by each seed]")
+@click.option(
+    "--aggregator",
+    metavar="SPEC",
+    help="How vectors are put together.  [default: drawn with the algorithm, else mean]",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Print what happens, event by event.")
 @json_option
 def command(
@@ -38,6 +43,7 @@ def command(
     jobs: int,
     rule: str,
     algorithm: str | None,
+    aggregator: str | None,
     verbose: bool,
     as_json: bool,
 ) -> None:
@@ -50,13 +56,19 @@ def command(
     Examples:
       candor lockstep --seeds 1000
       candor lockstep --first-seed 17 --seeds 1 -v
-      candor lockstep --algorithm gradient-tracking
+      candor lockstep --algorithm gradient-tracking --aggregator rfa
     """
     from candor.agent.lockstep.world import run_seed
     from candor.agent.runs.cluster_parts import check_rule
 
     check_rule(rule)
-    work = partial(run_seed, algorithm=algorithm, rule=rule, trace=click.echo if verbose else None)
+    work = partial(
+        run_seed,
+        algorithm=algorithm,
+        rule=rule,
+        trace=click.echo if verbose else None,
+        aggregator=aggregator,
+    )
     chosen, began_s = range(first_seed, first_seed + seeds), time.monotonic()
     outcomes: list[Outcome] = []
     with _mapped(1 if verbose else jobs) as mapped, progress(Console(stderr=True)) as told:

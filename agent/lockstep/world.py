@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from candor.agent.algorithms.catalogue import ALGORITHMS, coin_of
+from candor.agent.algorithms.catalogue import ALGORITHMS, coin_of, phases_of
 from candor.agent.algorithms.driver import Driver
 from candor.agent.algorithms.effects import Heard
 from candor.agent.core.agent import AgentCore
@@ -59,6 +59,7 @@ from candor.topologies.cluster.file import (
 )
 from candor.topologies.encoding.canonical import sha256
 from candor.topologies.schedules import schedules
+from candor.topologies.specs.specs import ConfigurationError
 
 DIM: Final = 8
 TICK_S: Final = 0.1
@@ -81,6 +82,14 @@ TOPOLOGIES: Final = (
 WALL_S: Final = 1_700_000_000.0
 # A directed graph brings its own.
 UNDIRECTED: Final = tuple(name for name in ALGORITHMS if name != PUSH_SUM_ALGORITHM)
+
+
+# Half of all runs are by the graph's weights; what needs losses is left to real training.
+AGGREGATORS: Final = (
+    *("rfa", "multi-krum", "mda", "nnm + krum", "bucketing:2 + rfa"),
+    *("centred-clipping:0.5", "arc + monna", "clipped-gossip:1.0", "sybilwall"),
+    *("median", "trimmed-mean", "nnm + meamed", "bridge", "smea"),
+)
 
 
 @dataclass(slots=True)
@@ -120,9 +129,11 @@ def run_seed(
     algorithm: str | None = None,
     rule: str = DEFAULT_RULE,
     trace: Callable[[str], None] | None = None,
+    aggregator: str | None = None,
 ) -> Outcome:
-    """One schedule, from its seed alone; the seed also draws the algorithm where none is named."""
-    return World(seed, algorithm, rule, trace).run()
+    """One schedule, from its seed alone; the seed also draws the algorithm where none is named, and
+    then the aggregator where none is named."""
+    return World(seed, algorithm, rule, trace, aggregator).run()
 
 
 class World:
@@ -140,10 +151,11 @@ class World:
         algorithm: str | None = None,
         rule: str = DEFAULT_RULE,
         trace: Callable[[str], None] | None = None,
+        aggregator: str | None = None,
     ) -> None:
         self._random = np.random.default_rng([0x6C6F636B, seed])
         self._trace = trace
-        self._cluster, self._identities = _cluster(self._random, rule, algorithm, seed)
+        self._cluster, self._identities = _cluster(self._random, rule, algorithm, aggregator, seed)
         draw = self._random.random
         self._network = MemoryNetwork(
             seed,
@@ -379,10 +391,14 @@ _KEYS: Final = {
 
 
 def _cluster(
-    random: np.random.Generator, rule: str, algorithm: str | None, seed: int
+    random: np.random.Generator,
+    rule: str,
+    algorithm: str | None,
+    aggregator: str | None,
+    seed: int,
 ) -> tuple[Cluster, Mapping[str, Identity]]:
-    """Three or four agents on one of `TOPOLOGIES`. Algorithm and codec have draws of their own, so
-    that a seed's faults are the same whatever there is to choose from."""
+    """Three or four agents on one of `TOPOLOGIES`. Algorithm, codec and aggregator have draws of
+    their own, so that a seed's faults are the same whatever there is to choose from."""
     agents = int(random.integers(3, 5))
     topology = TOPOLOGIES[int(random.integers(len(TOPOLOGIES)))]
     schedule = schedules.build(topology, agents)
@@ -406,11 +422,11 @@ def _cluster(
         task=TaskSettings(
             name="none", parameters=DIM, model_digest=model_digest(np.zeros(DIM, np.float32))
         ),
-        algorithm=AlgorithmSettings(
-            name=algorithm or (DEFAULT_ALGORITHM if schedule.push_sum else drawn),
-            step_size=0.5,
-            step_decay=0.0,
-            local_steps=1,
+        algorithm=_algorithm(
+            algorithm or (DEFAULT_ALGORITHM if schedule.push_sum else drawn),
+            aggregator,
+            schedule.push_sum,
+            np.random.default_rng([0x61676772, seed]) if algorithm is None else None,
         ),
         rounds=RoundSettings(
             rounds=ROUNDS,
@@ -421,3 +437,24 @@ def _cluster(
         payments=PaymentSettings(rule=rule, window=WINDOW, sketch_size=16),
     )
     return cluster, {agent: _KEYS[agent] for agent in cluster.ids}
+
+
+def _algorithm(
+    name: str, aggregator: str | None, push_sum: bool, own: np.random.Generator | None
+) -> AlgorithmSettings:
+    """An algorithm with the aggregator that is asked for, else with one in half of all draws, if it
+    takes one."""
+    settings = AlgorithmSettings(name=name, step_size=0.5, step_decay=0.0, local_steps=1)
+    drawn = str(own.choice(AGGREGATORS)) if own is not None and own.random() < 0.5 else None
+    chosen = aggregator or drawn
+    byzantine = 1 if own is None else int(own.integers(2))
+    if chosen is None or push_sum:
+        return settings
+    robust = settings.model_copy(update={"aggregator": chosen, "max_byzantine": byzantine})
+    try:
+        phases_of(robust)
+    except ConfigurationError:  # it attests an aggregate of its own
+        if aggregator is not None:
+            raise
+        return settings
+    return robust

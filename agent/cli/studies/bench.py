@@ -35,9 +35,26 @@ def command() -> None:
 @click.option(
     "--rounds", type=click.IntRange(min=3), default=30, help="Rounds to take the median of."
 )
+@click.option(
+    "--aggregator",
+    metavar="SPEC",
+    help="Time rounds by this aggregator next to rounds by the graph's weights instead.",
+)
+@click.option(
+    "--max-byzantine",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Byzantine neighbours that the aggregator is to withstand.",
+)
 @json_option
 def measure_command(
-    agents: int, topology: str, parameters: int, rounds: int, as_json: bool
+    agents: int,
+    topology: str,
+    parameters: int,
+    rounds: int,
+    aggregator: str | None,
+    max_byzantine: int,
+    as_json: bool,
 ) -> None:
     """Time rounds of real daemons that do not train, next to the raw exchange of the same bytes.
 
@@ -47,9 +64,13 @@ def measure_command(
     \b
     Example:
       candor bench round --agents 8 --topology ring --parameters 1000000 --rounds 30 --json
+      candor bench round --agents 8 --topology random-regular:degree=6 --aggregator rfa
     """
     from candor.agent.studies.bench.rounds import measure_round  # imports torch
 
+    if aggregator is not None:
+        _robust_round(agents, topology, parameters, rounds, aggregator, max_byzantine, as_json)
+        return
     cost = measure_round(agents, topology, parameters, rounds)
     if as_json:
         click.echo(json_text(asdict(cost), indent=2))
@@ -76,6 +97,37 @@ def measure_command(
         "them is. What is beside them runs at the same time."
     )
     _print(title, ("what a round takes", "#ms"), rows, caption)
+
+
+def _robust_round(
+    agents: int,
+    topology: str,
+    parameters: int,
+    rounds: int,
+    aggregator: str,
+    max_byzantine: int,
+    as_json: bool,
+) -> None:
+    from candor.agent.studies.bench.rounds import measure_robust_round
+
+    cost = measure_robust_round(agents, topology, parameters, rounds, aggregator, max_byzantine)
+    if as_json:
+        click.echo(json_text(asdict(cost), indent=2))
+        return
+    plain, robust = cost.plain_seconds_per_round, cost.robust_seconds_per_round
+    rows = [
+        ("the slowest agent, median", f"{1e3 * plain:.2f}", f"{1e3 * robust:.2f}"),
+        *(
+            (f"  an agent's {phase}, mean", f"{1e3 * spent:.2f}", f"{1e3 * beside:.2f}")
+            for (phase, spent), beside in zip(
+                cost.plain_phases.items(), cost.robust_phases.values(), strict=True
+            )
+        ),
+        ("ratio", "1.00", f"{cost.ratio:.2f}"),
+    ]
+    columns = ("what a round takes", "#ms by the graph's weights", f"#ms by {aggregator}")
+    title = f"{agents} agents, {topology}, {parameters:,} parameters"
+    _print(title, columns, rows, "Less is better. Both are measured in turns.")
 
 
 def _print(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> None:

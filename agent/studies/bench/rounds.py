@@ -25,6 +25,7 @@ from typing import Final
 import numpy as np
 import torch
 
+from candor.agent.algorithms.catalogue import check_breakdown
 from candor.agent.core.agent import AgentCore
 from candor.agent.core.settlement.evidence_book import EvidenceBook
 from candor.agent.core.settlement.settlement import Settlement
@@ -47,6 +48,7 @@ from candor.network.messages import Update, to_envelope
 from candor.network.transport import TransportLimits
 from candor.network.wire import NONCE_BYTES, encode
 from candor.topologies.cluster.file import (
+    AlgorithmSettings,
     Cluster,
     PaymentSettings,
     RoundSettings,
@@ -62,6 +64,8 @@ from candor.topologies.graphs import graphs
 from candor.topologies.schedules import schedules
 
 WARM_UP_ROUNDS: Final = 2
+TURNS: Final = 2  # of plain and robust rounds each: a machine is not as fast all the time
+PLAIN: Final = AlgorithmSettings()
 ROUND_DEADLINE_S: Final = 60.0
 PHASES: Final = ("train", "state", "send", "wait", "verify", "mix")  # of a round, one after another
 
@@ -219,11 +223,58 @@ def measure_round(agents: int, topology: str, parameters: int, rounds: int) -> R
     )
 
 
-def _run_daemons(ids: Sequence[str], topology: str, parameters: int, rounds: int) -> list[Measured]:
+@dataclass(frozen=True, slots=True)
+class RobustCost:
+    """What `candor bench round --aggregator` prints: seconds a round, the slowest agent's median,
+    by the graph's weights and by the aggregator; the ratio of the two; and the mean seconds of an
+    agent's phases, of both."""
+
+    aggregator: str
+    plain_seconds_per_round: float
+    robust_seconds_per_round: float
+    ratio: float
+    plain_phases: Mapping[str, float]
+    robust_phases: Mapping[str, float]
+
+
+def measure_robust_round(
+    agents: int, topology: str, parameters: int, rounds: int, aggregator: str, byzantine: int
+) -> RobustCost:
+    """Run daemons by the graph's weights and by an aggregator, in turns, and compare medians.
+
+    Raises:
+        ConfigurationError: the aggregator is unknown, or agents have too few neighbours for it.
+    """
+    ids = list(graphs.build(topology, agents))
+    robust = AlgorithmSettings(aggregator=aggregator, max_byzantine=byzantine)
+    ways = {"plain": AlgorithmSettings(), "robust": robust}
+    spent: dict[str, list[float]] = {way: [] for way in ways}
+    phases: dict[str, list[Mapping[str, float]]] = {way: [] for way in ways}
+    for _ in range(TURNS):
+        for way, algorithm in ways.items():
+            measured = _run_daemons(ids, topology, parameters, -(-rounds // TURNS), algorithm)
+            lasts = np.max([one.ends_s for one in measured], axis=0)
+            spent[way] += np.diff(lasts)[WARM_UP_ROUNDS - 1 :].tolist()
+            phases[way] += [one.phases for one in measured]
+    means = {
+        way: {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+        for way, found in phases.items()
+    }
+    plain, slower = median(spent["plain"]), median(spent["robust"])
+    return RobustCost(aggregator, plain, slower, slower / plain, means["plain"], means["robust"])
+
+
+def _run_daemons(
+    ids: Sequence[str],
+    topology: str,
+    parameters: int,
+    rounds: int,
+    algorithm: AlgorithmSettings = PLAIN,
+) -> list[Measured]:
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="candor-bench-") as scratch:
         run_dir = Path(scratch)
-        _write_cluster(run_dir, ids, topology, parameters, rounds + WARM_UP_ROUNDS)
+        _write_cluster(run_dir, ids, topology, parameters, rounds + WARM_UP_ROUNDS, algorithm)
         children = []
         for agent in ids:
             ours, theirs = context.Pipe(duplex=False)
@@ -249,7 +300,12 @@ def _answer(pipe: Connection) -> Measured:
 
 
 def _write_cluster(
-    run_dir: Path, ids: Sequence[str], topology: str, parameters: int, rounds: int
+    run_dir: Path,
+    ids: Sequence[str],
+    topology: str,
+    parameters: int,
+    rounds: int,
+    algorithm: AlgorithmSettings,
 ) -> None:
     entries = []
     for agent, port in zip(ids, free_ports(len(ids)), strict=True):
@@ -265,9 +321,11 @@ def _write_cluster(
             parameters=parameters,
             model_digest=model_digest(np.zeros(parameters, np.float32)),
         ),
+        algorithm=algorithm,
         rounds=RoundSettings(rounds=rounds, deadline_s=ROUND_DEADLINE_S),
         payments=PaymentSettings(),
     )
+    check_breakdown(cluster)
     (run_dir / "cluster.toml").write_text(dump_cluster(cluster), encoding="utf-8")
 
 
