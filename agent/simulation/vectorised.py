@@ -252,6 +252,12 @@ class Simulation:
         """What the algorithm keeps under a name, with a leading axis of agents."""
         return self._driver.state.get(name)
 
+    @property
+    def stated(self) -> NDArray[np.float32]:
+        """The models (agents, dim) that all sent in the last round, where that is measured."""
+        assert self._measured is not None
+        return self._measured.before[self._phases.model]
+
     def evidence(self) -> Evidence:
         """What was measured and not forgotten."""
         assert self._measured is not None

@@ -35,6 +35,8 @@ RUNS = {
     # Two exchanges a round, and half the bytes.
     "tracking": "--topology=ring --rounds=8 --window=4 --algorithm=gradient-tracking "
     "--codec=float16",
+    # Rows that both derive from sketches.
+    "robust": "--topology=complete --rounds=8 --window=4 --aggregator=multi-krum --max-byzantine=1",
 }
 WINDOWS = {"complete": 3}  # of the others 2
 

@@ -321,7 +321,9 @@ class Peer:
         cluster, (t, phase) = self.cluster, self.cluster.at(self.step)
         near = self.near.items()
         parts = {peer: n.payloads[self.step] for peer, n in near if self.step in n.payloads}
-        self.training.mix(t, phase, parts)
+        said = {peer: self.near[peer].statements[self.step] for peer in parts}
+        said[self.own] = self.statements[self.step]
+        self.training.mix(t, phase, parts, said)
         if phase == cluster.charged:
             self.heard[t] = sorted(parts)
         if phase == cluster.model:

@@ -1,6 +1,6 @@
 """The exchanges of a round, by the algorithm's name, and the encodings of vectors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ class Part:
     made: str = MIXED
     before: bool = False
     stepped: bool = False
+    rule: str = ""  # that derives the row from sketches
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,18 @@ PHASES = {
         Phase((Part(1, before=True), Part(0, MEDIAN, stepped=True))),
     ),
 }
+
+
+def aggregated(phases: tuple[Phase, ...], aggregator: str) -> tuple[Phase, ...]:
+    """The same exchanges, mixed by an aggregator."""
+
+    def changed(part: Part) -> Part:
+        if part.made != MIXED or aggregator == "mean":
+            return part
+        attested = aggregator == MEDIAN
+        return replace(part, made=MEDIAN) if attested else replace(part, rule=aggregator)
+
+    return tuple(replace(one, parts=tuple(map(changed, one.parts))) for one in phases)
 
 
 class Codec(NamedTuple):

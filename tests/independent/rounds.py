@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import blake3
 import numpy as np
 
-from tests.independent import graphs
+from tests.independent import graphs, rows
 from tests.independent.phases import CODECS, MEDIAN, OWN, Part, decoded
 from tests.independent.wire import (
     Cluster,
@@ -232,10 +232,11 @@ def is_formed(cluster: Cluster, stated: Statement, part: Part, formed: Formed) -
     """Whether a part was formed in a way that the page allows."""
     agent, number = stated.agent, stated.round - part.before
     near = graphs.taken(cluster, number, agent) if number else {}
-    if part.made == MEDIAN:
-        return formed[:2] == [ATTESTED, "median"] and set(formed[2]) <= set(near)
-    if formed[0] != LISTED:
-        return False
+    if formed[0] == ATTESTED:
+        return part.made == MEDIAN == formed[1] and number > 0 and set(formed[2]) <= set(near)
+    if formed[0] == DERIVED:
+        ids = {one for one, _ in formed[2]}
+        return part.rule == formed[1] and number > 0 and agent in ids <= {agent, *near}
     row, of_models = dict(formed[1]), part.phase == cluster.model
     if part.made == OWN or (number == 0 and of_models):
         return row == {agent: 1.0}
@@ -243,6 +244,8 @@ def is_formed(cluster: Cluster, stated: Statement, part: Part, formed: Formed) -
         return not row and part.before
     if of_models and len(row) == 1 and set(row) <= set(near):
         return list(row.values()) == [1.0]
+    if part.made == MEDIAN or part.rule:
+        return False
     others = {one: weight for one, weight in row.items() if one != agent}
     if agent not in row or row[agent] < 0.0 or any(near.get(k) != w for k, w in others.items()):
         return False
@@ -316,6 +319,7 @@ def injected(
     """S u of an exchange, from its statement and those that its rows name. Raises Refused."""
     if stated.sources != commitment(list(sources.values())):
         raise Refused("witness-digest")
+    _check_derived(cluster, stated, sources)
     parts, own = _parts(cluster, stated, sources, initial), np.frombuffer(stated.sketch, "<f8")
     base = np.zeros(cluster.k)
     for part in parts:
@@ -332,6 +336,25 @@ def injected(
         if energy(found) > allowed * allowed:
             raise Refused("not-as-formed")
     return found
+
+
+def derived_row(
+    cluster: Cluster, agent: str, rule: str, said: dict[str, Statement]
+) -> dict[str, float]:
+    """The row of an agent by a rule, of what it and those that it heard have stated."""
+    byzantine = cluster.file["algorithm"].get("max_byzantine", 0)
+    sketches = {one: np.frombuffer(said[one].sketch, "<f8") for one in said}
+    return rows.derived(rule, byzantine, agent, sketches)
+
+
+def _check_derived(cluster: Cluster, stated: Statement, sources: dict[Source, Statement]) -> None:
+    """Raises Refused where a derived row is another than that which follows."""
+    for part, formed in zip(cluster.phases[stated.phase].parts, stated.formed, strict=True):
+        if formed[0] == DERIVED:
+            number = stated.round - part.before
+            said = {one: sources[number, part.phase, one] for one, _ in formed[2]}
+            if derived_row(cluster, stated.agent, formed[1], said) != dict(formed[2]):
+                raise Refused("mixing-row")
 
 
 def _parts(

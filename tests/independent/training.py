@@ -7,7 +7,7 @@ import numpy as np
 
 from tests.independent import rounds
 from tests.independent.phases import MEDIAN, OWN, Part, decoded, encoded
-from tests.independent.rounds import ATTESTED, LISTED, Formed
+from tests.independent.rounds import ATTESTED, DERIVED, LISTED, Formed
 from tests.independent.wire import Cluster
 
 
@@ -37,22 +37,47 @@ class Training:
         self._vectors[phase] = decoded(cluster.codec, data)
         return formed, self._vectors[phase], data
 
-    def mix(self, t: int, phase: int, payloads: dict[str, np.ndarray]) -> None:
-        """Combine the own vector with those of the neighbours that were heard."""
-        row = rounds.mixing_row(self._cluster, self._own, t, list(payloads))
+    def mix(
+        self,
+        t: int,
+        phase: int,
+        payloads: dict[str, np.ndarray],
+        said: dict[str, rounds.Statement],
+    ) -> None:
+        """Combine the own vector with those of the neighbours that were heard; `said` is what they
+        and the agent itself stated of them."""
         came = payloads | {self._own: self._vectors[phase]}
+        rule, attested = self._combines(phase)
+        if attested:
+            median = np.median(list(came.values()), axis=0).astype(np.float32)
+            self._came[phase], self._mixes[phase] = came, ([], median)
+            if phase == self._cluster.model:
+                self._x = median
+            return
+        if rule:
+            heard = {one: said[one] for one in came}
+            row = rounds.derived_row(self._cluster, self._own, rule, heard)
+        else:
+            row = rounds.mixing_row(self._cluster, self._own, t, list(payloads))
         total = np.zeros(self._cluster.dim)
         for agent in sorted(came):
             total += row[agent] * came[agent].astype(np.float64)
-        listed = [LISTED, [[agent, row[agent]] for agent in sorted(row)]]
+        weights = [[agent, row[agent]] for agent in sorted(row)]
+        listed = [DERIVED, rule, weights] if rule else [LISTED, weights]
         self._came[phase], self._mixes[phase] = came, (listed, total.astype(np.float32))
         if phase == self._cluster.model:
             self._x = self._mixes[phase][1]
 
+    def _combines(self, phase: int) -> tuple[str, bool]:
+        """The rule that rows over a phase derive from, and whether its aggregate is attested."""
+        parts = [part for one in self._cluster.phases for part in one.parts if part.phase == phase]
+        attested = any(part.made == MEDIAN and part.before for part in parts)
+        return next((part.rule for part in parts if part.rule), ""), attested
+
     def _part(self, t: int, part: Part) -> tuple[Formed, np.ndarray]:
         if part.made == OWN:
             return [LISTED, [[self._own, 1.0]]], self._vectors[part.phase]
-        if part.made == MEDIAN:
+        if part.made == MEDIAN and t > part.before:
             came = self._came[part.phase]
             median = np.median(list(came.values()), axis=0).astype(np.float32)
             shown = rounds.sketch(self._cluster, self._cluster.window_of(t), median)

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 )
 from zmq.utils import z85
 
-from tests.independent.phases import PHASES, Phase
+from tests.independent.phases import PHASES, Phase, aggregated
 
 HELLO, UPDATE, WITNESSES, CHUNK, ACK, CLAIM, STATE, PROPOSE, ACCEPT, REJECT = range(1, 11)
 EVIDENCE, RECORDS, BYE, WAITING, BILL, HEADS = 11, 12, 13, 14, 15, 16
@@ -177,7 +177,9 @@ class Cluster:
             window=file["payments"]["window"],
             rounds=file["rounds"]["rounds"],
             codec=file["rounds"].get("codec", "float32"),
-            phases=PHASES[file["algorithm"]["name"]],
+            phases=aggregated(
+                PHASES[file["algorithm"]["name"]], file["algorithm"].get("aggregator", "mean")
+            ),
             deadline_s=float(file["rounds"]["deadline_s"]),
             start_deadline_s=float(file["rounds"]["start_deadline_s"]),
             rule=file["payments"]["rule"],

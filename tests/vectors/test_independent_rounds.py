@@ -17,13 +17,23 @@ from tests.independent.training import Training
 from tests.runs import DIM, LocalRun, finish, write_cluster
 
 ROUNDS, WINDOW = 5, 2
-RUNS = sorted(product(PHASES, CODECS))
+RUNS = [
+    *sorted(product(PHASES, CODECS)),
+    ("decentralized-sgd + rfa", "float32"),
+    ("decentralized-sgd + multi-krum", "float16"),
+    ("decentralized-sgd + median", "float32"),
+    ("gradient-tracking + multi-krum", "float32"),
+    ("gradient-tracking + median", "float16"),
+    ("median-sgd + rfa", "float32"),
+]
 
 
 def written(folder, algorithm, codec):
     """The file of a small run, read by both."""
     topology = "directed-ring" if algorithm == "gradient-push" else "ring"
-    settings = {"rounds": ROUNDS, "window": WINDOW, "algorithm": algorithm, "codec": codec}
+    name, _, aggregator = algorithm.partition(" + ")
+    robust = {"aggregator": aggregator, "max_byzantine": 1} if aggregator else {}
+    settings = {"rounds": ROUNDS, "window": WINDOW, "algorithm": name, "codec": codec, **robust}
     write_cluster(folder, topology, 4, **settings)
     path = folder / "cluster.toml"
     return load_cluster(path), wire.Cluster.parse(path.read_text())
@@ -116,7 +126,8 @@ class Independents:
             for agent, training in self.training.items():
                 near = graphs.taken(self.cluster, t, agent)
                 came = {k: decoded(self.cluster.codec, payloads[k]) for k in near}
-                training.mix(t, phase, came)
+                said = {k: self.stated[t, phase, k] for k in self.training}
+                training.mix(t, phase, came, said)
 
     def sources(self, t, phase, formed):
         """What a statement's rows name."""

@@ -7,6 +7,7 @@ import click
 from rich.console import Console
 
 from candor.agent.cli.options import COUNT, device_option, json_option
+from candor.agent.exits import VERIFICATION_FAILED
 from candor.agent.reports.terminal import plain_table
 from candor.topologies.specs.files import json_text
 
@@ -175,6 +176,50 @@ def payments_command(agents: int, rounds: int, seeds: int, as_json: bool) -> Non
             if (cell.topology, cell.partition) == setting
         ]
         _print(f"{', '.join(setting)}: what lies gain and pay", columns, rows, caption)
+
+
+@command.command("hidden")
+@click.option("--runs", type=COUNT, default=100, help="Runs for every kind and size of poison.")
+@json_option
+def hidden_command(runs: int, as_json: bool) -> None:
+    """Try poisons that sketches do not show on agents that train, and count who refuses them.
+
+    In each run, a round of training on digits, one of seven agents adds a poison from the null
+    space of the sketch, as long as its largest distance to a receiver times the size. Exit code 3:
+    an honest vector was refused, or a poison beyond the bound was not.
+
+    \b
+    Example:
+      candor bench hidden --runs 100
+    """
+    from candor.agent.studies.bench.hidden import BOUND, measure_hidden  # imports torch
+
+    with Console(stderr=True).status("runs") as status:
+        cells, honest = measure_hidden(runs, status.update)
+    missed = [cell for cell in cells if cell.size >= BOUND and cell.by_all < cell.runs]
+    if as_json:
+        told = {"poisons": [asdict(cell) for cell in cells], "honest": asdict(honest)}
+        click.echo(json_text(told, indent=2))
+    else:
+        rows = (
+            (
+                cell.kind,
+                f"{cell.size:g}",
+                f"{cell.by_all} of {cell.runs}",
+                f"{cell.by_none} of {cell.runs}",
+                f"{cell.farthest:.2f}" if cell.farthest else "",
+            )
+            for cell in cells
+        )
+        columns = ("poison", "#size", "#refused by all", "#by none", "#farthest accepted")
+        caption = (
+            f"Farthest: times as far as its sketch says. Honest: {honest.refused} of "
+            f"{honest.pairs} refused; of a squared distance {honest.hidden:.2f} at most was "
+            f"hidden, chance explains {honest.explained:.2f}, allowed is {honest.cap:.2f} at most."
+        )
+        _print("Poisons that the sketch does not show", columns, rows, caption)
+    if honest.refused or missed:
+        raise click.exceptions.Exit(VERIFICATION_FAILED)
 
 
 @command.command("topologies")
