@@ -15,7 +15,7 @@ from candor.agent.learning.rows import TrainedRows, learner_of
 from candor.agent.simulation.vectorised import Simulation
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.partition import Shard
-from candor.mechanisms.strategies.attacks import hidden
+from candor.mechanisms.strategies.attacks import Hidden
 from candor.mechanisms.strategies.sending import KnownRun
 from candor.topologies.cluster.file import TaskSettings, model_digest
 from tests.runs import LocalRun, finish, write_cluster
@@ -76,7 +76,8 @@ def test_neighbours_name_who_hides_a_poison(tmp_path, aggregator, size, codec):
     for _ in range(ROUNDS):
         last, without = simulation.step(), plain.step()
     known = KnownRun(bytes.fromhex(cluster.fingerprint), WINDOW, 1024)
-    poison = hidden(len(x), 1.0, SimpleNamespace(run=known, round=1)).numpy()
+    about = SimpleNamespace(run=known, round=1, phase=0, seed=cluster.seed)
+    poison = Hidden(1.0).sent(torch.zeros(1, len(x)), about)[0].numpy()
     for agent in honest:
         row = cluster.index(agent)
         ours = run.nodes[agent].models[ROUNDS + 1]
