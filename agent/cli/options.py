@@ -263,11 +263,6 @@ SETTINGS: tuple[tuple[type[BaseModel], str, str], ...] = (
         "Exchanges of a round, at most 15, in which policies are averaged until they agree.  "
         f"[default: {AGREEMENT_ROUNDS}]",
     ),
-    (
-        AlgorithmSettings,
-        "estimator",
-        "Of gradients: as the paper has it, or its published code.  [default: paper]",
-    ),
     (RoundSettings, "deadline_s", "Longest wait for a neighbour's vector, seconds."),
     (RoundSettings, "start_deadline_s", "Longest wait for neighbours at the start, seconds."),
     (RoundSettings, "codec", f"How vectors travel: {', '.join(CODECS)}."),

@@ -57,9 +57,8 @@ OUTER_ALGORITHM: Final = "diloco"
 # Algorithms that sample trajectories in place of batches, and what their rounds are set by.
 POLICY_ALGORITHMS: Final = ("dec-byz-pg", "byz-pg")
 POLICY_SETTINGS: Final = (
-    *("large_batch", "small_batch", "switch_probability", "agreement_rounds", "estimator"),
+    *("large_batch", "small_batch", "switch_probability", "agreement_rounds"),
 )
-ESTIMATORS: Final = ("paper", "published")
 
 
 class TaskSettings(Section):
@@ -120,13 +119,12 @@ class AlgorithmSettings(Section):
     aggregator: Line | None = None
     max_byzantine: Annotated[int, Field(strict=True, ge=0)] | None = None
     # Of policy gradients: trajectories of an agent where the common coin shows a large batch and
-    # where not, the chance of that, how many times policies are averaged after a step at most (one
-    # exchange each, of 16 a round), and whether estimates are the paper's or its published code's.
+    # where not, the chance of that, and how many times policies are averaged after a step at most
+    # (one exchange each, of 16 a round).
     large_batch: Count | None = None
     small_batch: Count | None = None
     switch_probability: Annotated[Number, Field(gt=0, le=1)] | None = None
     agreement_rounds: Annotated[int, Field(strict=True, ge=1, le=15)] | None = None
-    estimator: Line | None = None
 
     @model_validator(mode="after")
     def _check_outer(self) -> "AlgorithmSettings":
@@ -146,10 +144,6 @@ class AlgorithmSettings(Section):
                     f"{name} is of algorithms {' and '.join(POLICY_ALGORITHMS)}, and this is "
                     f"{self.name!r}; choose one of them or leave it out"
                 )
-        if self.estimator is not None and self.estimator not in ESTIMATORS:
-            raise ConfigurationError(
-                f"estimator {self.estimator!r} is unknown; known: {', '.join(ESTIMATORS)}"
-            )
         return self
 
 

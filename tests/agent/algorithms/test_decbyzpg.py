@@ -182,5 +182,3 @@ def test_a_graph_on_which_policies_may_stay_apart_is_refused(tmp_path) -> None:
 def test_settings_of_policy_gradients_are_of_no_other_algorithm() -> None:
     with pytest.raises(ValueError, match="large_batch is of algorithms dec-byz-pg and byz-pg"):
         AlgorithmSettings(large_batch=3)
-    with pytest.raises(ValueError, match="estimator 'mine' is unknown; known: paper, published"):
-        settings_of(estimator="mine")
