@@ -66,7 +66,7 @@ TICK_S: Final = 0.1
 ROUNDS: Final = 6
 WINDOW: Final = 2
 FAULTS_S: Final = 6.0  # while things break
-RUN_S: Final = 40.0  # by then everyone has ended, whatever broke
+RUN_S: Final = 40.0  # for each exchange of a round: by then everyone has ended, whatever broke
 DRAIN_S: Final = 8.0  # a start of everyone on a network that works
 DRAINS_MAX: Final = 3
 CRASHES_MAX: Final = 6
@@ -182,7 +182,8 @@ class World:
         self._until(FAULTS_S, lambda: False)
         self._faulty = False
         self._network.heal()
-        self._until(RUN_S, lambda: all(life.ended for life in self._lives.values()))
+        exchanges = phases_of(self._cluster.algorithm).count
+        self._until(RUN_S * exchanges, lambda: all(life.ended for life in self._lives.values()))
         if not self._checks.found and not all(life.ended for life in self._lives.values()):
             self._checks.violated("hang", "not everyone ended")
         self._network = MemoryNetwork(self._out.seed, delay_s=(0.0, 0.01))
