@@ -125,6 +125,12 @@ def _robust_round(
             )
         ),
         ("ratio", "1.00", f"{cost.ratio:.2f}"),
+        (
+            "processor, an agent's mean",
+            f"{1e3 * cost.plain_processor_seconds:.2f}",
+            f"{1e3 * cost.robust_processor_seconds:.2f}",
+        ),
+        ("ratio", "1.00", f"{cost.processor_ratio:.2f}"),
     ]
     columns = ("what a round takes", "#ms by the graph's weights", f"#ms by {aggregator}")
     title = f"{agents} agents, {topology}, {parameters:,} parameters"

@@ -226,13 +226,17 @@ def measure_round(agents: int, topology: str, parameters: int, rounds: int) -> R
 @dataclass(frozen=True, slots=True)
 class RobustCost:
     """What `candor bench round --aggregator` prints: seconds a round, the slowest agent's median,
-    by the graph's weights and by the aggregator; the ratio of the two; and the mean seconds of an
-    agent's phases, of both."""
+    by the graph's weights and by the aggregator, and the ratio of the two; the same of processor
+    seconds, an agent's mean, which other work on the machine does not disturb; and the mean seconds
+    of an agent's phases, of both."""
 
     aggregator: str
     plain_seconds_per_round: float
     robust_seconds_per_round: float
     ratio: float
+    plain_processor_seconds: float
+    robust_processor_seconds: float
+    processor_ratio: float
     plain_phases: Mapping[str, float]
     robust_phases: Mapping[str, float]
 
@@ -250,18 +254,31 @@ def measure_robust_round(
     ways = {"plain": AlgorithmSettings(), "robust": robust}
     spent: dict[str, list[float]] = {way: [] for way in ways}
     phases: dict[str, list[Mapping[str, float]]] = {way: [] for way in ways}
+    processor: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(TURNS):
         for way, algorithm in ways.items():
             measured = _run_daemons(ids, topology, parameters, -(-rounds // TURNS), algorithm)
             lasts = np.max([one.ends_s for one in measured], axis=0)
             spent[way] += np.diff(lasts)[WARM_UP_ROUNDS - 1 :].tolist()
             phases[way] += [one.phases for one in measured]
+            processor[way] += [one.processor["whole"] for one in measured]
     means = {
         way: {name: float(np.mean([one[name] for one in found])) for name in found[0]}
         for way, found in phases.items()
     }
     plain, slower = median(spent["plain"]), median(spent["robust"])
-    return RobustCost(aggregator, plain, slower, slower / plain, means["plain"], means["robust"])
+    lighter, heavier = (float(np.mean(processor[way])) for way in ways)
+    return RobustCost(
+        aggregator=aggregator,
+        plain_seconds_per_round=plain,
+        robust_seconds_per_round=slower,
+        ratio=slower / plain,
+        plain_processor_seconds=lighter,
+        robust_processor_seconds=heavier,
+        processor_ratio=heavier / lighter,
+        plain_phases=means["plain"],
+        robust_phases=means["robust"],
+    )
 
 
 def _run_daemons(
