@@ -283,15 +283,27 @@ ON_THIS_MACHINE: Final[Mapping[str, str]] = {"partition": "dirichlet:0.5"}
 a cluster file: shards there differ, as those of parties do who split no data set."""
 
 
-def settings_options(*, here: bool = False, only: Collection[str] | None = None) -> Option:
+def settings_options(
+    *,
+    here: bool = False,
+    only: Collection[str] | None = None,
+    own: Collection[str] = (),
+) -> Option:
     """Add an option for each of `SETTINGS`, or for some fields of them, with the default of a
-    cluster file, or of a run on this machine.
+    cluster file, or of a run on this machine; `own`: those that have another in this command.
 
     The function takes them as keyword arguments; `cluster_parts.sections` makes the file's sections
     of them.
     """
     asked = [setting for setting in SETTINGS if only is None or setting[1] in only]
-    return stacked(*(_setting(*setting, here) for setting in asked))
+    return stacked(*(_setting(*_without_default(setting, own), here) for setting in asked))
+
+
+def _without_default(
+    setting: tuple[type[BaseModel], str, str], own: Collection[str]
+) -> tuple[type[BaseModel], str, str]:
+    model, name, what = setting
+    return (model, name, what.partition("  [default")[0]) if name in own else setting
 
 
 def _setting(model: type[BaseModel], name: str, what: str, here: bool) -> Option:

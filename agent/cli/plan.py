@@ -54,9 +54,22 @@ _strategy_option = click.option(
     help="How an agent deviates, such as a3=scale:3 (docs/payments.md has all); the others are "
     "honest.",
 )
+
+
+def _given_once(
+    _context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> str | None:
+    """One value: the last of several would win without a word."""
+    if len(values) > 1:
+        raise click.BadParameter("give it once; other attackers by --strategy", param=parameter)
+    return values[0] if values else None
+
+
 _byzantine_option = click.option(
     "--byzantine",
     metavar="COUNT:ATTACK",
+    multiple=True,
+    callback=_given_once,
     help="So many agents, drawn by the seed, attack, such as 3:avg-zero (docs/howto/robust.md has "
     "all); means in the summary are of the others. --max-byzantine, if given, limits how many of "
     "them an honest agent has as neighbours; else it is the most that one has.",
@@ -182,7 +195,7 @@ def conclude(
     from candor.agent.reports.run_page import write_report
 
     tell = partial(console.print, style="dim", highlight=False, markup=False)
-    tell("training one model on all data, and agents alone, to compare…")
+    tell("training yardsticks to compare with: models of all data, of an agent alone…")
     with answer_alone(as_json):
         summary = summarised()
     try:

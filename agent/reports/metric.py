@@ -112,10 +112,11 @@ def reached(summary: Mapping[str, object], metric: Metric) -> dict[str, float | 
         if metric.is_return
         else {f"mean {metric.name}": "mean_accuracy", metric.worst: "min_accuracy"}
     )
+    alone = "first agent alone" if metric.is_return else "agents alone, mean"
     names = {
         **first,
         "on own data, mean": "local_metric",
         "one model on all data": "centralised_accuracy",
-        "agents alone, mean": "alone_accuracy",
+        alone: "alone_accuracy",
     }
     return {name: mean_of(summary[key]) for name, key in names.items() if key in summary}

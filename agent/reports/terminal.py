@@ -240,7 +240,10 @@ def _headline(summary: Mapping[str, object]) -> Table:
     notes[metric.worst] = "" if metric.is_share else metric.direction
     byzantine = summary.get("byzantine")
     if isinstance(byzantine, list) and byzantine:
-        notes[f"mean {metric.name}"] = f"without {len(byzantine)} agents that attack"
+        attackers = (
+            "1 agent that attacks" if len(byzantine) == 1 else f"{len(byzantine)} that attack"
+        )
+        notes[f"mean {metric.name}"] = f"without {attackers}"
     for name, value in reached(summary, metric).items():
         table.add_row(literal(name), metric.text(value), notes.get(name, ""))
     return table
@@ -256,7 +259,9 @@ def _work(share: object) -> str:
 
 
 def _title(summary: Mapping[str, object]) -> Text:
-    words = [summary.get(key) for key in ("task", "topology", "partition")]
+    words = [summary.get(key) for key in ("task", "topology")]
+    if not Metric.of(summary).is_return:  # of an environment there are no samples to part
+        words.append(summary.get("partition"))
     words += ["weighted by declared sizes"] if summary.get("weights") else []
     described = ", ".join(str(word) for word in words if word)
     rounds = summary.get("rounds", "?")

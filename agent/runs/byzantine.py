@@ -35,14 +35,14 @@ def with_byzantine(plan: Plan, asked: str) -> Plan:
     ]
     if count > len(free):
         raise ConfigurationError(
-            f"--byzantine {asked}: {len(free)} of {len(ids)} agents can be drawn: not the first "
-            "one, nor those that have a --strategy"
+            f"--byzantine: {count} are too many, {len(free)} of {len(ids)} agents can be drawn: "
+            "not the first one, nor those that have a --strategy"
         )
     limit = plan.algorithm.max_byzantine
     chosen = drawn(around, free, count, limit, plan.seed)
     if chosen is None:
         raise ConfigurationError(
-            f"--byzantine {asked}: found no {count} agents of {plan.topology} that leave every "
+            f"--byzantine: found no {count} agents of {plan.topology} that leave every "
             f"honest one with at most {limit} Byzantine neighbours; raise --max-byzantine, or take "
             "a sparser graph or fewer attackers"
         )

@@ -169,7 +169,7 @@ class Aggregator:
         if neighbours + 1 < self.least:
             raise ConfigurationError(
                 f"aggregator {self.name}: to withstand {self.byzantine} Byzantine neighbours an "
-                f"agent takes {self.least - 1} of them or more, and {agent} has {neighbours}; "
+                f"agent needs {self.least - 1} neighbours or more, and {agent} has {neighbours}; "
                 "choose a denser graph, a smaller --max-byzantine or another aggregator"
             )
         tried = comb(neighbours + 1, self.byzantine)

@@ -114,7 +114,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     help="Attackers that an honest agent has as neighbours at most; aggregators withstand so many.",
 )
 @click.option("--rounds", type=COUNT, default=40, help="Rounds of each run.")
-@settings_options(here=True, only=ASKED)
+@settings_options(here=True, only=ASKED, own=DEFAULTS)
 @click.option("--seeds", type=click.IntRange(1, 1000), default=1, help="How many, from --seed on.")
 @seed_option
 @click.option(
@@ -243,7 +243,7 @@ def _print(cells: "list[Cell]", metric: Any, most: float) -> None:
         columns, rows = report.grid_rows(of)
         console.print(plain_table(title, columns, rows, "Mean over honest agents and seeds."))
         title = f"{topology}: what the worst attack costs"
-        caption = "Loses: the mean without attack less the mean under the worst one."
+        caption = report.LOSES
         rows = report.summary_rows(verdicts, metric)
         console.print(plain_table(title, report.SUMMARY, rows, caption))
         for line in report.sentences(verdicts, most):

@@ -41,8 +41,8 @@ _HINTS: Final = tuple(
         (r"out of memory|can't allocate", "use a smaller --batch-size or a smaller model"),
         (
             r"lacks the method",
-            "a task has build_model, load_data, loss and evaluate, or build_model, train and "
-            "evaluate",
+            "a task has build_model, load_data, loss and evaluate; or build_model, train and "
+            "evaluate; or, of an environment, build_model and make_environment",
         ),
         (
             r"no parameter that requires a gradient",

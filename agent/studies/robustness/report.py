@@ -19,6 +19,10 @@ _INTRODUCTION: Final = (
     "attack against one aggregator. A number is the mean over honest agents and seeds; the worst "
     "attack of each aggregator is marked. An agent whose model is not finite counts as 0."
 )
+LOSES: Final = (
+    "Loses: the mean without attack less the mean under the worst one; who learns nothing without "
+    "attack has nothing to lose."
+)
 SUMMARY: Final = (
     "aggregator",
     "#no attack",
@@ -128,7 +132,7 @@ def _of_graph(cells: Sequence[Cell], metric: Metric, most: float) -> list[str]:
     parts = [
         card(
             f"{topology}: what the worst attack costs",
-            "Loses: the mean without attack less the mean under the worst one.",
+            LOSES,
             table(SUMMARY, rows) + lines,
         )
     ]

@@ -2,12 +2,15 @@
 
 import csv
 import json
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from candor.agent.cli import main as cli
+from candor.agent.reports.terminal import summary_view
 
 ROUNDS = 4
 
@@ -29,6 +32,10 @@ def test_returns_are_those_of_the_batch_sampled_last_and_of_the_honest(run_dir: 
     assert summary["mean_return"] == pytest.approx((returns["a0"] + returns["a2"]) / 2)
     assert "centralised_accuracy" not in summary
     assert list(summary["alone_accuracy"]) == ["a0"]
+    with StringIO() as told:
+        Console(file=told, width=100).print(summary_view(summary))
+        assert "first agent alone" in told.getvalue()
+        assert "dirichlet" not in told.getvalue()  # there are no samples to part
     for agent, value in returns.items():
         with (run_dir / "agents" / agent / "metrics.csv").open() as file:
             rows = list(csv.DictReader(file))

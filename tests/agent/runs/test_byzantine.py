@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 
 import networkx as nx
 import pytest
 
+from candor.agent.cli import main as cli
 from candor.agent.cli.plan import plan_of
 from candor.agent.runs.byzantine import drawn, most_around, with_byzantine
 from candor.agent.runs.plan import Plan
@@ -85,6 +87,15 @@ def test_the_declared_number_is_the_most_there_are_or_a_limit() -> None:
 def test_what_cannot_be_is_one_line(asked: str, limit: int | None, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         with_byzantine(plan("complete", 8, limit), asked)
+
+
+def test_a_second_kind_of_attackers_is_refused_and_not_dropped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["simulate", "--agents", "5", "--topology", "complete", "--task", "digits"]
+    asked += ["--rounds", "1", "--byzantine", "1:ipm", "--byzantine", "1:infinity"]
+    assert cli.run([*asked, "--run-dir", str(tmp_path / "run")]) == 2
+    assert "'--byzantine': give it once" in capsys.readouterr().err
 
 
 def test_agents_with_a_strategy_are_not_drawn_and_attackers_among_them_do_not_count() -> None:

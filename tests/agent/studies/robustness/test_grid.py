@@ -112,7 +112,7 @@ def test_cells_are_means_over_agents_and_seeds_and_the_worst_attack_is_that_of_t
     [
         (("--attack", "none"), "nothing to withstand"),
         (("--attack", "lie"), "strategy 'lie' is unknown"),
-        (("--aggregator", "bridge", "--max-byzantine", "2"), "takes 5 of them or more"),
+        (("--aggregator", "bridge", "--max-byzantine", "2"), "needs 5 neighbours or more"),
         (("--byzantine", "3"), "found no 3 agents of complete"),
     ],
 )
