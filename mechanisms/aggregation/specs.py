@@ -12,8 +12,8 @@ taker states a sketch of the result. This module needs no torch, since auditors 
 not.
 """
 
-import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 DEFAULT_AGGREGATOR: Final = "mean"
 NAME_CHARS_MAX: Final = 32  # of a rule in a statement
+STEPS_MAX: Final = 1_000  # of a rule that iterates: every neighbour goes through them, too
+FLOOR_LEAST: Final = 1e-30  # what distances are divided by: of vectors that are all equal, too
 SUBSETS_MAX: Final = 3_000  # whose eigenvalues are computed: 16 vectors with 4 Byzantine are 1,820
 
 _SUM = re.compile(r"\s+\+\s+")  # as strategies are put together
@@ -46,10 +48,11 @@ _SUM = re.compile(r"\s+\+\s+")  # as strategies are put together
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A value that a spec may give: of which kind, and from what on."""
+    """A value that a spec may give: of which kind, and from where to where."""
 
     kind: type[int] | type[float] | tuple[str, ...]
     least: float = 0.0
+    most: float = sys.float_info.max
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class Entry:
 
 _ABOUT: Final = Option(("own", "zero"))
 _RADIUS: Final = Option(float, least=0.0)
+_STEPS: Final = Option(int, least=1, most=STEPS_MAX)
 
 PREAGGREGATORS: Final[Mapping[str, Entry]] = MappingProxyType(
     {
@@ -102,14 +106,14 @@ RULES: Final[Mapping[str, Entry]] = MappingProxyType(
         "rfa": Entry(
             rules.geometric_median,
             options={
-                "steps": Option(int, least=1),
-                "floor": Option(float),
+                "steps": _STEPS,
+                "floor": Option(float, least=FLOOR_LEAST),
                 "start": Option(("near", "own", "zero")),
             },
         ),
         "centred-clipping": Entry(
             rules.centred_clipping,
-            options={"radius": _RADIUS, "steps": Option(int, least=1)},
+            options={"radius": _RADIUS, "steps": _STEPS},
         ),
         "clipped-gossip": Entry(
             rules.clipped_gossip, options={"radius": _RADIUS}, measures=Measures.OWN
@@ -321,11 +325,13 @@ def _value(name: str, key: str, value: Scalar, option: Option) -> Scalar:
             return value
         raise ConfigurationError(f"aggregator {name}: {key} is {' or '.join(option.kind)}")
     whole = isinstance(value, int)
-    number = float(value) if isinstance(value, int | float) else math.nan
-    if (option.kind is int and not whole) or not option.least <= number < math.inf:
+    # Compared before it is converted: a whole number may have any number of digits.
+    inside = isinstance(value, int | float) and option.least <= value <= option.most
+    if not inside or (option.kind is int and not whole):
         kind = "a whole number" if option.kind is int else "a number"
-        raise ConfigurationError(f"aggregator {name}: {key} is {kind} from {option.least:g}")
-    return value if option.kind is int else number
+        to = "" if option.most == sys.float_info.max else f" to {option.most:g}"
+        raise ConfigurationError(f"aggregator {name}: {key} is {kind} from {option.least:g}{to}")
+    return value if option.kind is int else float(value)
 
 
 def _written(name: str, given: Mapping[str, Any], entry: Entry) -> str:

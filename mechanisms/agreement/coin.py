@@ -25,8 +25,9 @@ further than that from an estimate of a large batch, with any file.
 """
 
 import math
+import sys
+from bisect import bisect_right
 from collections.abc import Callable
-from functools import lru_cache
 from itertools import accumulate, count
 from typing import Final
 
@@ -36,7 +37,6 @@ DOMAIN: Final = "candor/coin/v1"
 BITS: Final = 53  # of a binary64, all of whose fractions of these bits are exact
 # A stretch without heads that an honest hash shows with this chance is not waited for.
 RARE: Final = 2.0**-20
-CACHED_ROUNDS: Final = 4096
 
 Coin = Callable[[int], bool]
 """Whether a round, from 1, shows heads."""
@@ -53,7 +53,8 @@ def stretch_of(probability: float) -> int:
     2^-20."""
     if probability >= 1:
         return 0
-    return math.ceil(math.log(RARE) / math.log1p(-probability))
+    stretch = math.log(RARE) / math.log1p(-probability)
+    return math.ceil(min(stretch, sys.float_info.max))  # of the least p it is infinite
 
 
 def coin_of(genesis: bytes, probability: float) -> Coin:
@@ -64,12 +65,14 @@ def coin_of(genesis: bytes, probability: float) -> Coin:
         probability: p, above 0.
     """
     longest = stretch_of(probability)
-    tossed = lru_cache(CACHED_ROUNDS)(lambda t: t == 1 or toss(genesis, t, probability))
+    shown, tossed = [1], 1  # rounds whose hash shows heads, and up to which one that is known
 
     def heads(t: int) -> bool:
-        if tossed(t):
-            return True
-        last = next(s for s in range(t - 1, 0, -1) if tossed(s))
+        nonlocal tossed
+        # Every round is tossed once: where p is small, the last one that showed heads is far back.
+        shown.extend(s for s in range(tossed + 1, t + 1) if toss(genesis, s, probability))
+        tossed = max(tossed, t)
+        last = shown[bisect_right(shown, t) - 1]
         return (t - last) % (longest + 1) == 0
 
     return heads

@@ -117,7 +117,7 @@ class AlgorithmSettings(Section):
     # How neighbours' vectors are combined where not by the graph's mixing weights, and how many
     # Byzantine neighbours of every agent that is to withstand.
     aggregator: Line | None = None
-    max_byzantine: Annotated[int, Field(strict=True, ge=0)] | None = None
+    max_byzantine: Annotated[int, Field(strict=True, ge=0, lt=1 << 53)] | None = None
     # Of policy gradients: trajectories of an agent where the common coin shows a large batch and
     # where not, the chance of that, and how many times policies are averaged after a step at most
     # (one exchange each, of 16 a round).

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from candor.agent.algorithms.catalogue import batches_of, coin_of
 from candor.agent.algorithms.decbyzpg import MOVED
@@ -79,6 +80,9 @@ class Run:
         first = min(first, last - 1)
         weights = sizes[first:last]
         return float(np.dot(weights, self.returns[first:last]) / weights.sum())
+
+
+_KEPT: Final = TypeAdapter(Run)
 
 
 def run(setting: Setting, told: Callable[[int], None] = lambda _: None) -> Run:
@@ -150,8 +154,11 @@ def kept(directory: Path, setting: Setting) -> Run | None:
         found = json.loads(read_text(path, "run"))
         if (found["version"], found["setting"]) != (VERSION, asdict(setting)):
             raise ConfigurationError(f"{path}: is of another version or setting; delete it")
-        ends, returns, moves = (tuple(found[name]) for name in ("trajectories", "returns", "moves"))
-        return Run(setting, ends, returns, moves, float(found["apart"]), float(found["seconds"]))
+        done = _KEPT.validate_python({key: found[key] for key in found.keys() - {"version"}})
+        sizes = np.diff(done.trajectories, prepend=0)
+        if len(done.returns) != len(sizes) or not (sizes > 0).all():
+            raise ValueError("rounds and returns do not belong together")
+        return done
     except (ValueError, KeyError, TypeError) as exc:
         if isinstance(exc, ConfigurationError):
             raise

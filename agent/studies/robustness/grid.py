@@ -4,6 +4,7 @@ Every finished run is one small file, named by all it depends on: a grid that wa
 asked for more attacks, runs only what is not there.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -113,7 +114,7 @@ def played(
     Raises:
         ConfigurationError: a strategy or the task cannot be used.
     """
-    found = {job.place: held for job in jobs if (held := _held(job.path)) is not None}
+    found = {job.place: held for job in jobs if (held := _held(job)) is not None}
     left = [job for job in jobs if job.place not in found]
     progress("runs", len(found), len(jobs))
     for place, reached in _finished(left, processes):
@@ -168,13 +169,21 @@ def _key(
     return sha256("\n".join(words).encode()).hex()[:32]
 
 
-def _held(path: Path) -> Reached | None:
-    """What was kept; None where it is absent, or cut short by a crash."""
+def _held(job: Job) -> Reached | None:
+    """What was kept; None where it is absent, cut short by a crash, or not of this run."""
     try:
-        kept = TypeAdapter(dict[str, object]).validate_json(path.read_bytes())
-        return _KEPT.validate_python({key: kept[key] for key in ("honest", "byzantine")})
+        kept = TypeAdapter(dict[str, object]).validate_json(job.path.read_bytes())
+        reached = _KEPT.validate_python({key: kept[key] for key in ("honest", "byzantine")})
     except (OSError, ValidationError, KeyError):
         return None
+    honest = set(job.cluster.ids) - job.strategies.keys()
+    of_it = (
+        kept.get("place") == asdict(job.place)
+        and reached.byzantine == tuple(job.strategies)
+        and reached.honest.keys() == honest
+        and all(map(math.isfinite, reached.honest.values()))
+    )
+    return reached if of_it else None
 
 
 @dataclass(frozen=True, slots=True)

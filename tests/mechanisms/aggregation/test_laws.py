@@ -157,7 +157,12 @@ def test_distances_survive_large_offsets_and_large_values(hostile: float) -> Non
         ("krum:3", 1, "takes no value"),
         ("rfa:radius=3", 1, "radius is unknown; known: steps, floor, start"),
         ("rfa:steps=0", 1, "steps is a whole number from 1"),
-        ("rfa:steps=1.5", 1, "steps is a whole number from 1"),
+        ("rfa:steps=1.5", 1, "steps is a whole number from 1 to 1000"),
+        ("rfa:steps=1001", 1, "steps is a whole number from 1 to 1000"),
+        ("centred-clipping:steps=1000000000000", 1, "steps is a whole number from 1 to 1000"),
+        (f"rfa:{'9' * 400}", 1, "steps is a whole number from 1 to 1000"),
+        (f"clipping:{'9' * 400} + krum", 1, "radius is a number from 0"),
+        ("rfa:floor=0", 1, "floor is a number from 1e-30"),
         ("clipping:-1 + krum", 1, "radius is a number from 0"),
         ("clipping:inf + krum", 1, "radius is a number from 0"),
         ("arc:middle + krum", 1, "about is own or zero"),
@@ -184,6 +189,18 @@ def test_an_agent_below_the_breakdown_point_is_refused(spec: str, f: int, neighb
     made.check("a1", neighbours)
     with pytest.raises(ConfigurationError, match=f"a1 has {neighbours - 1}"):
         made.check("a1", neighbours - 1)
+
+
+@pytest.mark.parametrize("start", ["near", "own", "zero"])
+def test_the_least_floor_keeps_weights_of_equal_vectors_finite(start: str) -> None:
+    made = parse_aggregator(f"rfa:floor=1e-30,start={start}", 1)
+    assert made is not None
+    assert made.row is not None
+    for value in (0.0, 1.0, 5e-324):
+        sketches = {agent: np.full(8, value) for agent in ("a0", "a1", "a2")}
+        row = made.row("a0", 1, dict.fromkeys(sketches, 1 / 3), sketches)
+        assert sum(row.values()) == pytest.approx(1.0) or start == "zero"
+        assert np.isfinite(list(row.values())).all()
 
 
 def test_smea_tries_no_more_subsets_than_it_can() -> None:

@@ -40,6 +40,21 @@ def test_whoever_ground_the_file_cannot_delay_heads_beyond_the_stretch(monkeypat
     assert shown == list(range(1, 4 * longest, longest + 1))
 
 
+def test_the_least_chance_has_no_heads_but_the_first_and_late_rounds_take_no_longer(
+    monkeypatch,
+) -> None:
+    asked = []
+
+    def counted(genesis: bytes, t: int, probability: float) -> bool:
+        asked.append(t)
+        return toss(genesis, t, probability)
+
+    monkeypatch.setattr("candor.mechanisms.agreement.coin.toss", counted)
+    coin = coin_of(GENESIS, 5e-324)
+    assert [t for t in (*range(1, 50), 10_000, 9_999, 10_000) if coin(t)] == [1]
+    assert len(asked) == 10_000 - 1
+
+
 def test_rounds_are_as_many_as_the_trajectories_take() -> None:
     coin = coin_of(b"other", 0.2)
     sums, total = [], 0

@@ -245,6 +245,11 @@ def test_a_whole_number_where_a_real_one_is_meant_is_the_same_cluster(tmp_path: 
         ("step_size = 0.3", "step_size = nan", "algorithm.step_size: input should be"),
         ("step_size = 0.3", "step_size = true", "algorithm.step_size: input should be a valid"),
         ("momentum = 0.0", "momentum = 1.0", "algorithm.momentum: input should be less than 1"),
+        (
+            "momentum = 0.0",
+            f"momentum = 0.0\nmax_byzantine = {10**20}",
+            "algorithm.max_byzantine: input should be less than",
+        ),
         ("sketch_size = 1024", "sketch_size = 15", "payments.sketch_size: input should be greater"),
         ("credit_limit = 1000000000", "credit_limit = 0", "payments.credit_limit: input should"),
         ('"metropolis-hastings"', '"mean"', "graph.mixing: unknown mixing 'mean'"),

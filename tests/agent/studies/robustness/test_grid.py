@@ -58,6 +58,36 @@ def test_a_grid_is_printed_kept_and_gone_on_with(tmp_path) -> None:
     assert "nnm" not in page
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"honest": {}},
+        {"honest": {"a0": 1.0}},
+        {"byzantine": ["a9"]},
+        {"place": {"topology": "ring", "aggregator": "median", "attack": "none", "seed": 4}},
+        {"nan": None},
+    ],
+)
+def test_a_kept_run_that_is_not_of_this_grid_is_run_again(tmp_path, change) -> None:
+    asked = {
+        "agents": 5, "task": "digits:model=logistic", "rounds": 1, "partition": "iid",
+        "batch_size": 8, "algorithm": "decentralized-sgd", "step_size": 0.1, "step_decay": 0.0,
+        "local_steps": 1, "data_root": None, "max_byzantine": 1,
+    }  # fmt: skip
+    jobs = jobs_of(
+        lambda topology, seed: robustness._plan(asked, topology, seed),
+        ["complete"], ["median"], ["none"], [4], 1, tmp_path,
+    )  # fmt: skip
+    found = played(jobs, 1)
+    (job,) = jobs
+    written = json.loads(job.path.read_text())
+    if "nan" in change:
+        change = {"honest": dict.fromkeys(written["honest"], float("nan"))}
+    job.path.write_text(json.dumps(written | change))
+    assert played(jobs, 1) == found
+    assert json.loads(job.path.read_text()) == written
+
+
 def test_a_run_is_that_of_the_simulation_and_counts_honest_agents_alone(tmp_path) -> None:
     asked = {
         "agents": 5, "task": "digits:model=logistic", "rounds": 3, "partition": "iid",
