@@ -13,6 +13,7 @@ from candor.agent.cli.progress import progress
 from candor.agent.exits import FAILED
 from candor.agent.reports.terminal import plain_table
 from candor.topologies.specs.files import json_text
+from candor.topologies.specs.specs import ConfigurationError
 
 SEEDS: Final = {"cartpole": 5, "lunar-lander": 2}
 QUICK_TRAJECTORIES: Final = 300
@@ -101,6 +102,13 @@ def command(
     charts.require()
     if quick:
         seeds, trajectories = 1, QUICK_TRAJECTORIES
+    known = {cell.attack or "none" for task in tasks for cell in cells_of(task)}
+    for attack in attacks:
+        if attack not in known:
+            raise ConfigurationError(
+                f"--attack {attack!r} is not in the paper's runs of {', '.join(tasks)}; "
+                f"known: {', '.join(sorted(known))}"
+            )
     runs: dict[Cell, list[Run]] = {}
     with progress(Console(stderr=True)) as told:
         for task in dict.fromkeys(tasks):
