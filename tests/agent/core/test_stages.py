@@ -53,9 +53,9 @@ def watched(run, agent="a0", verify_held=False):
     core, seen = run.nodes[agent].core, Seen()
     published, perform = core.published, run._perform
 
-    def noted(payload, statement, now_s):
+    def noted(payload, statement, now_s, *faces):
         seen.published.append((payload, statement))
-        return published(payload, statement, now_s)
+        return published(payload, statement, now_s, *faces)
 
     def held(of, effects):
         jobs = [e for e in effects if isinstance(e, Verify) and of == agent and e.peer == "a1"]
