@@ -5,9 +5,9 @@ The coin of PAGE's switch (Li et al., ICML 2021; lines 3 and 4 of DecByzPG in Jo
 
     h_t = first 53 bits of BLAKE3("candor/coin/v1" || genesis || t) / 2^53,    heads if h_t < p
 
-of the run's `genesis`, the fingerprint that its cluster file would have for one round
-(`topologies.cluster.file`), so that the number of rounds may be chosen by how many trajectories
-they come to.
+of the run's `genesis`, the fingerprint that its cluster file would have for one round of a run
+without a name (`topologies.cluster.file`): so the number of rounds may be chosen by how many
+trajectories they come to, and a run of the same file under another name tosses the same.
 
 Who could bias it? Nobody during the run: it depends on nothing that anybody sends. A commit and
 reveal in every round would: who reveals last knows the outcome first, and by staying silent (a
@@ -15,13 +15,13 @@ reveal in every round would: who reveals last knows the outcome first, and by st
 Known in advance it may be: a round's estimate is drawn from trajectories that do not depend on the
 coin, and the aggregation bounds what attackers do in a round of either kind. Before the run there
 is who puts the file together, and in an unsigned file or a run of one host that is whoever starts
-it. Each agent's keys and signed join request are part of the hash, so no agent can choose its
-entry to suit without knowing all others; but the organiser, who knows all, may try run ids or
-seeds until it likes the coins: n tries make a pattern of chance 1/n appear. What that buys is
-bounded twice. Everyone can compute all coins before round 1. And whatever was ground, no stretch
-of small batches is longer than `stretch_of(p)` rounds: the round after it is heads, which for an
-honest file happens about once in a million rounds. So the recursion of PAGE never drifts
-further than that from an estimate of a large batch, with any file.
+it. Each agent's keys and signed join request are part of the hash, so no agent can choose its entry
+to suit without knowing all others; but the organiser, who knows all, may try seeds until it likes
+the coins: n tries make a pattern of chance 1/n appear. What that buys is bounded twice. Everyone
+can compute all coins before round 1. And whatever was ground, no stretch of small batches is longer
+than `stretch_of(p)` rounds: the round after it is heads, which for an honest file happens about
+once in a million rounds. So the recursion of PAGE never drifts further than that from an estimate
+of a large batch, with any file.
 """
 
 import math

@@ -263,11 +263,12 @@ class Cluster(Section):
 
     @cached_property
     def genesis(self) -> bytes:
-        """The fingerprint (32 bytes) that this file would have for one round: what a run is known
-        by whose number of rounds is yet to be chosen."""
+        """The fingerprint (32 bytes) that this file would have for one round of a run without a
+        name: who takes part in what, however long it is and whatever it is called."""
         stated = _fields(self, ("signature",))
-        place = list(type(self).model_fields).index("rounds")
-        stated[place] = _fields(self.rounds.model_copy(update={"rounds": 1}))
+        places = list(type(self).model_fields)
+        stated[places.index("run_id")] = ""
+        stated[places.index("rounds")] = _fields(self.rounds.model_copy(update={"rounds": 1}))
         return canonical.sha256(canonical.pack([FINGERPRINT_DOMAIN, *stated]))
 
     @cached_property
