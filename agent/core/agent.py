@@ -291,12 +291,11 @@ class AgentCore:
             self._release()
             return []
         effects: list[Effect] = []
-        for peer in asked.payloads:
-            if peer in answer.hidden:
-                self.neighbours[peer].hiding += 1
+        for peer in sorted(asked.payloads.keys() & self.neighbours.keys()):
+            hides = peer in answer.hidden
+            self.neighbours[peer].compared(self.step, hides=hides)
+            if hides:
                 effects += self._reception.refused(peer, self.step, answer.hidden[peer])
-            elif peer != self.settings.agent:
-                self.neighbours[peer].hiding = 0
         self.missing = tuple(sorted({*self.missing, *answer.hidden}))
         self.book.mixed(self.step, answer.row, asked.rule)
         return [*effects, self._mix(answer.row, asked.payloads)]

@@ -35,7 +35,8 @@ class Neighbour:
     `given_up`: it missed its deadline and is not waited for until it is heard again.
     `barred`: why it is no longer served at all (a frozen or disputed ledger, its credit limit).
     `unreturned`: rounds in a row, while it was served, of which no update of its was accepted.
-    `hiding`: exchanges in a row in which its vector was farther away than its sketch showed.
+    `hiding`: rounds in a row in which a vector of its was farther away than its sketch showed, the
+    last of them `hid_round`.
     `owed`: we owe it all that the credit limit allows.
     """
 
@@ -54,6 +55,7 @@ class Neighbour:
     last_step: int = 0
     unreturned: int = 0
     hiding: int = 0
+    hid_round: int = 0
     owed: bool = False
 
     @property
@@ -80,6 +82,15 @@ class Neighbour:
         not take for ever; a round now and then, the same of all givers, lets it come back."""
         taken = max(self.unreturned, self.hiding)
         return taken < UNRETURNED_MAX or round_number % TRIAL_EVERY == 0
+
+    def compared(self, step: int, *, hides: bool) -> None:
+        """Its vector of a step was held against its sketch. Rounds count, however many exchanges
+        they have: within one window it is the same signs that hide or show."""
+        number, _ = self.phases.at(step)
+        if hides and self.hid_round != number:
+            self.hiding, self.hid_round = self.hiding + 1, number
+        elif not hides and self.is_model(step) and self.hid_round != number:
+            self.hiding = 0
 
     @property
     def speaking(self) -> bool:

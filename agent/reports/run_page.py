@@ -396,7 +396,8 @@ def _agents(run: RunDirectory) -> str:
     known = [i for i in range(len(columns)) if any(row[i] not in _UNKNOWN for row in rows)]
     kept = [[row[i] for i in known] for row in rows]
     name = escape(metric.name[0].upper() + metric.name[1:])
-    caption = f"{name} on samples that nobody trains on, {metric.direction}. {_AGENTS_CAPTION}"
+    of = "of the last round's episodes" if metric.is_return else "on samples that nobody trains on"
+    caption = f"{name.replace('_', ' ')} {of}, {metric.direction}. {_AGENTS_CAPTION}"
     return card("Agents", caption, table([columns[i] for i in known], kept))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from candor.agent.algorithms.catalogue import check_breakdown
+from candor.agent.algorithms.catalogue import aggregator_of, check_breakdown
 from candor.agent.daemon import keys
 from candor.agent.runs.declared import check_declared, declaring, samples_of
 from candor.topologies.cluster import revisions
@@ -161,7 +161,27 @@ def next_cluster(
         fields = before.rounds.model_dump() | {"rounds": rounds}
         changes["rounds"] = validated(RoundSettings, fields, "--rounds")
     requests = [load_request(path) for path in joining]
-    return revisions.amended(before, key, joining=requests, changes=changes, **changed)
+    after = revisions.amended(before, key, joining=requests, changes=changes, **changed)
+    check_breakdown(after)
+    return after
+
+
+def warnings_of(cluster: Cluster) -> list[str]:
+    """What is allowed in a cluster file and probably not meant, a line each."""
+    found = [cluster.exposure] if cluster.exposure else []
+    byzantine = cluster.algorithm.max_byzantine or 0
+    aggregator = aggregator_of(cluster.algorithm)
+    if aggregator is None and byzantine:
+        found.append(
+            f"max_byzantine {byzantine} with plain mixing, which withstands nobody; choose an "
+            "--aggregator"
+        )
+    if aggregator is not None and not byzantine:
+        found.append(
+            f"aggregator {aggregator.name} is to withstand no Byzantine neighbour; say how many "
+            "with --max-byzantine"
+        )
+    return found
 
 
 def sections(asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from candor.agent.algorithms.catalogue import check_breakdown
 from candor.agent.cli.options import (
     ABOVE_0,
     FOLDER,
@@ -87,6 +88,8 @@ def check(
     cluster = load_cluster(file)
     organisers.check_signer(cluster, file, organiser, keys_dir)
     origin = "" if previous is None else _origin(cluster, file, previous)
+    with located(str(file)):
+        check_breakdown(cluster)
     compose.check_rule(cluster.payments.rule)
     compose.check_partition(cluster.task.partition)
     dialled = cluster.ids if agent is None else cluster.neighbours(agent)
@@ -101,7 +104,7 @@ def check(
     if as_json:
         facts = _facts(cluster, entries, answers)
         checked = {"ok": not silent, "keys_checked": identity is not None}
-        warnings = [cluster.exposure] if cluster.exposure else []
+        warnings = compose.warnings_of(cluster)
         click.echo(json_text(facts | checked | {"warnings": warnings}))
     else:
         _tell(cluster, file, origin)
@@ -166,8 +169,8 @@ def _tell(cluster: Cluster, file: Path, origin: str) -> None:
         number, organiser = cluster.revision.number, cluster.revision.organiser
         click.echo(f"revision {number}, signed by organiser {organiser}")
         click.echo(f"all {len(cluster.ids)} agents signed their entries for this organiser")
-    if cluster.exposure:
-        click.echo(f"warning: {cluster.exposure}", err=True)
+    for warning in compose.warnings_of(cluster):
+        click.echo(f"warning: {warning}", err=True)
     if origin:
         click.echo(origin)
 

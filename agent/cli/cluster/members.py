@@ -196,8 +196,8 @@ def tell_written(path: Path, cluster: Cluster, as_json: bool, initial: Path | No
     click.echo(f"{path}: run {cluster.run_id}, {count}, fingerprint {cluster.fingerprint}")
     if cluster.revision:
         click.echo(signed_line(cluster))
-    if cluster.exposure:
-        click.echo(f"warning: {cluster.exposure}", err=True)
+    for warning in compose.warnings_of(cluster):
+        click.echo(f"warning: {warning}", err=True)
     words = ["candor", "cluster", "check", str(path), "--id", "ID", "--keys", "KEYS", "--no-dial"]
     words += [] if initial is None else ["--initial", str(initial)]
     click.echo(f"Next: give {path} to every agent, and run `{shlex.join(words)}` there;")

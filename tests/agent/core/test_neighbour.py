@@ -385,6 +385,23 @@ def test_a_model_is_among_those_that_are_kept() -> None:
     assert neighbour(phases=TRACKING).kept == neighbour().kept == READY_KEPT
 
 
+def test_rounds_count_in_which_a_neighbour_hid_however_many_exchanges_they_have() -> None:
+    one = neighbour(phases=TRACKING)
+    for step in range(1, 9):  # two exchanges a round
+        one.compared(step, hides=True)
+    assert one.hiding == 4
+    one.compared(9, hides=False)  # the first exchange of a round: its model is yet to come
+    assert one.hiding == 4
+    one.compared(10, hides=True)
+    assert one.hiding == 5
+    one.compared(11, hides=True)
+    one.compared(12, hides=False)  # it hid in this round
+    assert one.hiding == 6
+    one.compared(13, hides=False)
+    one.compared(14, hides=False)
+    assert one.hiding == 0
+
+
 def test_a_payload_of_two_exchanges_a_round_is_not_kept_longer_than_its_statement() -> None:
     one, pool, old = neighbour(phases=TRACKING), Pool(), payload()
     one.keep(5, old, 5, pool)

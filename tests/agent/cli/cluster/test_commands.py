@@ -451,6 +451,35 @@ def test_settings_that_show_records_are_warned_of(keys_root: Path, tmp_path: Pat
     assert run(*words[:-4]).stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--aggregator", "rfa"), "warning: aggregator rfa is to withstand no Byzantine neighbour"),
+        (("--max-byzantine", 1), "warning: max_byzantine 1 with plain mixing, which withstands"),
+        (("--aggregator", "rfa", "--max-byzantine", 1), ""),
+    ],
+)
+def test_what_withstands_nobody_is_warned_of(
+    keys_root: Path, tmp_path: Path, words: tuple[str | int, ...], told: str
+) -> None:
+    output = tmp_path / "c.toml"
+    local = ("--base-port", "7000", "--keys-root", keys_root, "--topology", "ring", "--agents", 4)
+    made = run(*NEW, "-o", output, *local, *map(str, words))
+    assert made.exit_code == 0
+    assert made.stderr.startswith(told)
+    assert bool(made.stderr) == bool(told)
+    assert run("check", output, "--no-dial", "--no-task").stderr == made.stderr
+
+
+def test_a_file_below_an_aggregators_breakdown_point_is_not_valid(keys_root: Path) -> None:
+    new(keys_root, "--aggregator", "rfa", "--max-byzantine", "1")
+    path = keys_root.parent / "c.toml"
+    path.write_text(path.read_text().replace("max_byzantine = 1", "max_byzantine = 2"))
+    error = error_of("check", path, "--no-dial", "--no-task")
+    assert error.startswith(f"{path}: aggregator rfa: ")
+    assert "a0 has 2" in error
+
+
 def test_settings_that_may_be_left_out_are_in_the_file_where_they_are_given(
     keys_root: Path,
 ) -> None:
