@@ -72,7 +72,14 @@ def test_the_summary_is_that_of_a_testbed_without_ledgers(small: Path) -> None:
         "consensus_distance",
         "seconds",
     }
-    assert set(summary) == wanted | {"metric", "better", "simulated", "device", "weights"}
+    assert set(summary) == wanted | {
+        "byzantine",
+        "metric",
+        "better",
+        "simulated",
+        "device",
+        "weights",
+    }
     assert summary["weights"] is None
     assert (summary["metric"], summary["better"]) == ("accuracy", "higher")
     assert summary["strategies"]["a3"] == "scale:3"
