@@ -258,7 +258,7 @@ def test_event_files_hold_each_round_and_go_on_after_a_restart(pair, journal, tm
     rounds = [event.step for event in read.Scalars("injected_norm")]
     assert rounds[:6] == [1, 2, 3, 4, 5, 6]
     assert [event.step for event in read.Scalars("test/r2")][:3] == [2, 4, 6]
-    assert {event.value for event in read.Scalars("neighbours_mixed")} == {1.0}
+    assert [event.value for event in read.Scalars("neighbours_mixed")][:5] == [1.0] * 5
     sent = [event.value for event in read.Scalars("bytes_sent")]
     assert sent == sorted(sent)
     assert sent[0] > 0
