@@ -125,7 +125,7 @@ class Mixing:
             places = {k: cluster.index(k) for k in sorted({agent, *taken[agent]})}
             shown = {k: told.get(place, sketches[place]) for k, place in places.items()}
             shown = {k: v for k, v in shown.items() if k == agent or np.isfinite(v).all()}
-            if sent is not None:
+            if sent is not None and sent[0].shape[1] > sketches.shape[1]:  # else nothing is hidden
                 given = sent[1].get(cluster.index(agent), {})
                 vectors = {k: given.get(places[k], sent[0][places[k]]) for k in shown}
                 hides = partial(self._hides, agent, vectors=vectors, sketches=shown)

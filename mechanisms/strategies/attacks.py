@@ -10,6 +10,7 @@ behind any of them.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -58,7 +59,7 @@ class Infinity(ReportsTruly):
 
 
 @dataclass(frozen=True, slots=True)
-class Estimating(ReportsTruly):
+class Estimating(ReportsTruly, ABC):
     """An attack by the honest vectors of the exchange, or an estimate of them: `omniscient` if it
     may know them where it is simulated."""
 
@@ -83,9 +84,9 @@ class Estimating(ReportsTruly):
             rows.append(own if others is None else self._made(others, row, context))
         return torch.stack(rows)
 
+    @abstractmethod
     def _made(self, others: Tensor, row: int, context: SendContext) -> Tensor:
         """The vector (dim,) of a row, from those of others (n, dim)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,20 @@ def test_a_grid_is_printed_kept_and_gone_on_with(tmp_path) -> None:
     assert "nnm" not in page
 
 
+def small(run_dir, attacks, seeds, *, rounds, local_steps):
+    """Jobs of a grid of five agents that all hear each other, and their medians."""
+    asked = {
+        "agents": 5, "task": "digits:model=logistic", "rounds": rounds, "partition": "iid",
+        "batch_size": 8, "algorithm": "decentralized-sgd", "step_size": 0.1, "step_decay": 0.0,
+        "local_steps": local_steps, "data_root": None, "max_byzantine": 1,
+    }  # fmt: skip
+
+    def planned(topology, seed):
+        return robustness._plan(asked, topology, seed)
+
+    return jobs_of(planned, ["complete"], ["median"], attacks, seeds, 1, run_dir)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -69,15 +83,7 @@ def test_a_grid_is_printed_kept_and_gone_on_with(tmp_path) -> None:
     ],
 )
 def test_a_kept_run_that_is_not_of_this_grid_is_run_again(tmp_path, change) -> None:
-    asked = {
-        "agents": 5, "task": "digits:model=logistic", "rounds": 1, "partition": "iid",
-        "batch_size": 8, "algorithm": "decentralized-sgd", "step_size": 0.1, "step_decay": 0.0,
-        "local_steps": 1, "data_root": None, "max_byzantine": 1,
-    }  # fmt: skip
-    jobs = jobs_of(
-        lambda topology, seed: robustness._plan(asked, topology, seed),
-        ["complete"], ["median"], ["none"], [4], 1, tmp_path,
-    )  # fmt: skip
+    jobs = small(tmp_path, ["none"], [4], rounds=1, local_steps=1)
     found = played(jobs, 1)
     (job,) = jobs
     written = json.loads(job.path.read_text())
@@ -89,15 +95,7 @@ def test_a_kept_run_that_is_not_of_this_grid_is_run_again(tmp_path, change) -> N
 
 
 def test_a_run_is_that_of_the_simulation_and_counts_honest_agents_alone(tmp_path) -> None:
-    asked = {
-        "agents": 5, "task": "digits:model=logistic", "rounds": 3, "partition": "iid",
-        "batch_size": 32, "algorithm": "decentralized-sgd", "step_size": 0.1, "step_decay": 0.0,
-        "local_steps": 2, "data_root": None, "max_byzantine": 1,
-    }  # fmt: skip
-    jobs = jobs_of(
-        lambda topology, seed: robustness._plan(asked, topology, seed),
-        ["complete"], ["median"], ["none", "ipm:2"], [4, 5], 1, tmp_path,
-    )  # fmt: skip
+    jobs = small(tmp_path, ["none", "ipm:2"], [4, 5], rounds=3, local_steps=2)
     found = played(jobs, 1)
     for job in jobs:
         simulation = Simulation(job.cluster, job.strategies, measured=False)
