@@ -206,7 +206,7 @@ def batches_of(settings: AlgorithmSettings) -> tuple[int, int]:
 def coin_of(cluster: Cluster) -> Coin:
     """The run's common coin, which policy gradients switch by."""
     probability = given_or(cluster.algorithm.switch_probability, SWITCH_PROBABILITY)
-    return coin.coin_of(cluster.genesis, probability)
+    return coin.coin_of(cluster.seed.to_bytes(8, "big"), probability)
 
 
 def _aggregated(phases: Phases, aggregator: Aggregator) -> Phases:

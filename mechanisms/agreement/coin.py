@@ -3,25 +3,24 @@
 The coin of PAGE's switch (Li et al., ICML 2021; lines 3 and 4 of DecByzPG in Jordan et al., arXiv
 2401.03489) decides whether the agents sample a large or a small batch. It is a hash:
 
-    h_t = first 53 bits of BLAKE3("candor/coin/v1" || genesis || t) / 2^53,    heads if h_t < p
+    h_t = first 53 bits of BLAKE3("candor/coin/v1" || seed || t) / 2^53,    heads if h_t < p
 
-of the run's `genesis`, the fingerprint that its cluster file would have for one round of a run
-without a name (`topologies.cluster.file`): so the number of rounds may be chosen by how many
-trajectories they come to, and a run of the same file under another name tosses the same.
+of the seed in the run's cluster file, both as 8 bytes, big-endian. So the number of rounds may be
+chosen by how many trajectories they come to, and runs that differ in who takes part, in attackers
+or in name, but not in seed, switch alike: what they learn can be compared.
 
 Who could bias it? Nobody during the run: it depends on nothing that anybody sends. A commit and
 reveal in every round would: who reveals last knows the outcome first, and by staying silent (a
 "fault") chooses between two coins, each round anew; and it takes two more exchanges a round.
 Known in advance it may be: a round's estimate is drawn from trajectories that do not depend on the
-coin, and the aggregation bounds what attackers do in a round of either kind. Before the run there
-is who puts the file together, and in an unsigned file or a run of one host that is whoever starts
-it. Each agent's keys and signed join request are part of the hash, so no agent can choose its entry
-to suit without knowing all others; but the organiser, who knows all, may try seeds until it likes
-the coins: n tries make a pattern of chance 1/n appear. What that buys is bounded twice. Everyone
-can compute all coins before round 1. And whatever was ground, no stretch of small batches is longer
-than `stretch_of(p)` rounds: the round after it is heads, which for an honest file happens about
-once in a million rounds. So the recursion of PAGE never drifts further than that from an estimate
-of a large batch, with any file.
+coin, and the aggregation bounds what attackers do in a round of either kind. Before the run no
+agent can move it, whatever keys it brings: only who puts the file together, in an unsigned file or
+a run of one host whoever starts it, chooses the seed, and may try some until it likes the coins: n
+tries make a pattern of chance 1/n appear. What that buys is bounded twice. Everyone can compute all
+coins before round 1. And whatever was ground, no stretch of small batches is longer than
+`stretch_of(p)` rounds: the round after it is heads, which for an honest seed happens about once in
+a million rounds. So the recursion of PAGE never drifts further than that from an estimate of a
+large batch, with any file.
 """
 
 import math
@@ -42,9 +41,9 @@ Coin = Callable[[int], bool]
 """Whether a round, from 1, shows heads."""
 
 
-def toss(genesis: bytes, t: int, probability: float) -> bool:
+def toss(seed: bytes, t: int, probability: float) -> bool:
     """Whether the hash of round t alone shows heads, with this chance."""
-    digest = blake3(DOMAIN.encode() + genesis + t.to_bytes(8, "big")).digest(length=8)
+    digest = blake3(DOMAIN.encode() + seed + t.to_bytes(8, "big")).digest(length=8)
     return int.from_bytes(digest, "big") >> (64 - BITS) < probability * 2.0**BITS
 
 
@@ -57,11 +56,11 @@ def stretch_of(probability: float) -> int:
     return math.ceil(min(stretch, sys.float_info.max))  # of the least p it is infinite
 
 
-def coin_of(genesis: bytes, probability: float) -> Coin:
+def coin_of(seed: bytes, probability: float) -> Coin:
     """The run's coin; round 1 always shows heads, as nothing was sampled before.
 
     Args:
-        genesis: what the run is known by, 32 bytes.
+        seed: the run's, 8 bytes.
         probability: p, above 0.
     """
     longest = stretch_of(probability)
@@ -70,7 +69,7 @@ def coin_of(genesis: bytes, probability: float) -> Coin:
     def heads(t: int) -> bool:
         nonlocal tossed
         # Every round is tossed once: where p is small, the last one that showed heads is far back.
-        shown.extend(s for s in range(tossed + 1, t + 1) if toss(genesis, s, probability))
+        shown.extend(s for s in range(tossed + 1, t + 1) if toss(seed, s, probability))
         tossed = max(tossed, t)
         last = shown[bisect_right(shown, t) - 1]
         return (t - last) % (longest + 1) == 0

@@ -262,16 +262,6 @@ class Cluster(Section):
         return canonical.sha256(canonical.pack([FINGERPRINT_DOMAIN, *stated])).hex()
 
     @cached_property
-    def genesis(self) -> bytes:
-        """The fingerprint (32 bytes) that this file would have for one round of a run without a
-        name: who takes part in what, however long it is and whatever it is called."""
-        stated = _fields(self, ("signature",))
-        places = list(type(self).model_fields)
-        stated[places.index("run_id")] = ""
-        stated[places.index("rounds")] = _fields(self.rounds.model_copy(update={"rounds": 1}))
-        return canonical.sha256(canonical.pack([FINGERPRINT_DOMAIN, *stated]))
-
-    @cached_property
     def ids(self) -> tuple[str, ...]:
         """Agent ids in file order: the order of matrix rows."""
         return tuple(agent.id for agent in self.agents)

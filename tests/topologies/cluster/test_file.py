@@ -208,15 +208,6 @@ def test_any_change_changes_the_fingerprint(change: tuple[str, str], tmp_path: P
     assert changed.fingerprint != cluster.fingerprint
 
 
-def test_a_genesis_is_of_a_run_whatever_its_name_and_length() -> None:
-    one = make()
-    longer = {"run_id": "other", "rounds": one.rounds.model_copy(update={"rounds": 77})}
-    assert make(**longer).genesis == one.genesis != bytes.fromhex(one.fingerprint)
-    assert make(seed=one.seed + 1).genesis != one.genesis
-    later = one.rounds.model_copy(update={"deadline_s": 7.5})
-    assert make(rounds=later).genesis != one.genesis
-
-
 def test_a_codec_counts_but_for_the_one_that_files_without_it_mean(tmp_path: Path) -> None:
     cluster = make()
     lines = "start_deadline_s = 60.0\n"
