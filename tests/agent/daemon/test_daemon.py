@@ -219,12 +219,37 @@ def test_updates_are_verified_and_messages_answered_while_a_local_phase_takes_it
     assert slow.seconds["train"] > 0
 
 
-async def until_round(number, one, other):
-    """Both daemons to the end of a round of the first."""
+class Told:
+    """The last observer of a daemon: the last round that all of them were told of, and its model.
+
+    A daemon that is interrupted may have the model of one round more.
+    """
+
+    def __init__(self):
+        self.round, self.x, self.model = 0, None, None
+
+    def started(self, core): ...
+    def stated(self, statement): ...
+    def ticked(self, core): ...
+
+    def round_over(self, outcome, core):
+        self.round, self.x = outcome.round, self.model()
+
+
+def observed(pair, *observers):
+    """Two daemons, the first with these observers and a `Told` after them."""
+    told = Told()
+    (one, _, _), (other, _, _) = pair("a0", observers=[*observers, told]), pair("a1")
+    told.model = lambda: one.model[0]
+    return one, other, told
+
+
+async def until(reached, one, other):
+    """Both daemons until something is so, which is looked at now and then."""
     async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as group:
         for daemon in (one, other):
             group.create_task(daemon.run())
-        while one.core.round <= number:
+        while not reached():
             await asyncio.sleep(0.01)
         one.interrupt()
         other.interrupt()
@@ -246,9 +271,9 @@ def logged(tmp_path, event):
 
 def test_event_files_hold_each_round_and_go_on_after_a_restart(pair, journal, tmp_path):
     board = TensorBoard(tmp_path / "board", "a0", "r2", journal)
-    (one, _, _), (other, _, _) = pair("a0", observers=[board]), pair("a1")
+    one, other, told = observed(pair, board)
     board.link_bytes = one.link_bytes
-    asyncio.run(until_round(6, one, other))
+    asyncio.run(until(lambda: told.round >= 6, one, other))
     with board:
         pass
     read = EventAccumulator(str(tmp_path / "board" / "a0"))
@@ -282,10 +307,10 @@ def test_event_files_hold_each_round_and_go_on_after_a_restart(pair, journal, tm
 def test_event_files_that_cannot_be_written_end_no_run(pair, journal, tmp_path):
     (tmp_path / "board").touch()  # where a directory should be
     board = TensorBoard(tmp_path / "board", "a0", "r2", journal)
-    (one, _, _), (other, _, _) = pair("a0", observers=[board]), pair("a1")
-    asyncio.run(until_round(3, one, other))
-    (told,) = logged(tmp_path, "tensorboard_stopped")
-    assert told.endswith("; the run goes on without")
+    one, other, told = observed(pair, board)
+    asyncio.run(until(lambda: told.round >= 3, one, other))
+    (detail,) = logged(tmp_path, "tensorboard_stopped")
+    assert detail.endswith("; the run goes on without")
 
 
 def test_without_the_extra_event_files_are_refused_in_one_line(monkeypatch, journal, tmp_path):
@@ -308,18 +333,18 @@ def test_a_tasks_callback_is_told_of_rounds_off_the_loop_with_their_models(pair,
         seen.append((told, threading.current_thread().name, told.model()["w"]))
 
     callback = callback_of(on_round, journal)
-    (one, _, _), (other, _, _) = pair("a0", observers=[callback]), pair("a1")
+    one, other, told = observed(pair, callback)
     callback.model = lambda: one.model[0]
     with callback:
-        asyncio.run(until_round(6, one, other))
-    told, thread, weights = seen[-1]
+        asyncio.run(until(lambda: told.round >= 6, one, other))
+    last, thread, weights = seen[-1]
     assert thread == "on_round"
-    assert (told.agent, told.rounds) == ("a0", 9)
-    assert told.round == one.model[1]  # the last one is never left out
-    assert torch.equal(weights, one.model[0])
-    assert {name for told, *_ in seen for name in told.metrics} <= {"r2"}
+    assert (last.agent, last.rounds) == ("a0", 9)
+    assert last.round == told.round  # the last one is never left out
+    assert torch.equal(weights, told.x)
+    assert {name for over, *_ in seen for name in over.metrics} <= {"r2"}
     with pytest.raises(AttributeError):
-        told.round = 3
+        last.round = 3
 
 
 def test_a_slow_callback_holds_no_round_up_and_sees_the_latest(pair, journal, tmp_path):
@@ -331,33 +356,31 @@ def test_a_slow_callback_holds_no_round_up_and_sees_the_latest(pair, journal, tm
         assert over.wait(WAIT_S)
 
     callback = callback_of(on_round, journal)
-    (one, _, _), (other, _, _) = pair("a0", observers=[callback]), pair("a1")
+    one, other, told = observed(pair, callback)
     callback.model = lambda: one.model[0]
-    with callback:
-        asyncio.run(until_round(8, one, other))  # while the first call is under way
-        assert begun.is_set()
+    with callback:  # the first call is under way, and rounds go on
+        asyncio.run(until(lambda: begun.is_set() and told.round >= seen[0] + 7, one, other))
         assert len(seen) == 1
         over.set()
-    assert seen == [seen[0], one.model[1]]
+    assert seen == [seen[0], told.round]
     assert logged(tmp_path, "on_round_left") == []
 
 
 def test_a_callback_that_fails_is_told_once_and_called_on(pair, journal, tmp_path):
-    called = threading.Semaphore(0)
+    called = []
 
     def on_round(told):
-        called.release()
+        called.append(told.round)
         raise KeyError("no\nserver")
 
     callback = callback_of(on_round, journal)
-    (one, _, _), (other, _, _) = pair("a0", observers=[callback]), pair("a1")
+    one, other, _ = observed(pair, callback)
     callback.model = lambda: one.model[0]
     with callback:
-        asyncio.run(until_round(6, one, other))
-    assert called.acquire(timeout=1)
-    assert called.acquire(timeout=1)
-    (told,) = logged(tmp_path, "on_round_failed")
-    assert re.fullmatch(r"task: on_round\(\) failed in round \d+ \(KeyError: .*\)", told)
+        asyncio.run(until(lambda: len(called) >= 2, one, other))
+    (detail,) = logged(tmp_path, "on_round_failed")
+    failed = f"task: on_round() failed in round {called[0]} "
+    assert re.fullmatch(re.escape(failed) + r"\(KeyError: .*\)", detail)
 
 
 def test_a_callback_that_does_not_end_is_left_and_told(journal, tmp_path):
