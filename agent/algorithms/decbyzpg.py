@@ -43,6 +43,9 @@ def decentralized_policy_gradient(x: Tensor, hyper: Hyper, state: State, start: 
     an oracle that sees all policies asks for; each agent stops moving by a rule of its own, and
     the exchanges after that carry nothing new. An agent without v_{t-1}, new or back from where it
     was away, samples a large batch whatever the coin says, with moments that begin anew.
+    With estimator `published`, to compare with the curves of the authors' program, y_{t-1} takes
+    the place of x_{t-1} in line 5, and the weights are those of
+    `agent.learning.policy_gradient.episode_weights`.
     With aggregator `mean` gradients and policies are averaged by the graph's weights: the plain
     decentralized policy gradient that the paper compares with.
 
@@ -69,6 +72,8 @@ def decentralized_policy_gradient(x: Tensor, hyper: Hyper, state: State, start: 
         report: Tensor = yield Report(estimate, t)
         direction: Tensor = yield Mix(report, t, GRADIENT_PHASE)
         y = _stepped(x, direction, hyper.step_size(t), state)
+        if hyper.published:
+            state[POLICY] = y
         moved = torch.zeros(len(x), 1, device=x.device)
         for phase in range(1, 1 + hyper.policy_exchanges):
             averaged: Tensor = yield Mix(y, t, phase)

@@ -36,7 +36,7 @@ from candor.agent.algorithms.steps import (
 )
 from candor.mechanisms.agreement.coin import Coin
 from candor.mechanisms.evidence.phases import How
-from candor.topologies.cluster.file import AlgorithmSettings
+from candor.topologies.cluster.file import PUBLISHED, AlgorithmSettings
 from candor.topologies.specs.specs import load_object
 
 
@@ -149,6 +149,7 @@ class Driver:
             coin or always,
             *batches_of(settings),
             self._phases.count - 1,
+            settings.estimator == PUBLISHED,
         )
         attests = aggregator is not None and aggregator.row is None
         self._aggregate = (

@@ -35,7 +35,7 @@ class Hyper:
     """What every agent agrees on: `step_size(t)` is lambda_t of round t (from 1), above 0; the
     outer step and momentum are DiLoCo's, the rest is of policy gradients: `coin(t)` is the common
     coin, the batches are in trajectories of an agent, `policy_exchanges` are those of a round in
-    which policies are averaged."""
+    which policies are averaged; `published`: the estimator is that of the authors' program."""
 
     step_size: Callable[[int], float]
     outer_step: float = OUTER_STEP
@@ -44,6 +44,7 @@ class Hyper:
     large_batch: int = LARGE_BATCH
     small_batch: int = SMALL_BATCH
     policy_exchanges: int = 1
+    published: bool = False
 
 
 def given_or(value: T | None, default: T) -> T:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Any, Final, TypeAlias, get_args
+from typing import Any, Final, Literal, TypeAlias, get_args, get_origin
 
 import click
 from pydantic import BaseModel
@@ -263,6 +263,12 @@ SETTINGS: tuple[tuple[type[BaseModel], str, str], ...] = (
         "Exchanges of a round, at most 15, in which policies are averaged until they agree.  "
         f"[default: {AGREEMENT_ROUNDS}]",
     ),
+    (
+        AlgorithmSettings,
+        "estimator",
+        f"For {' and '.join(POLICY_ALGORITHMS)}: the paper's, or that of its authors' program "
+        "(docs/howto/policy-gradient.md).  [default: the paper's]",
+    ),
     (RoundSettings, "deadline_s", "Longest wait for a neighbour's vector, seconds."),
     (RoundSettings, "start_deadline_s", "Longest wait for neighbours at the start, seconds."),
     (RoundSettings, "codec", f"How vectors travel: {', '.join(CODECS)}."),
@@ -318,12 +324,14 @@ def _setting(model: type[BaseModel], name: str, what: str, here: bool) -> Option
     return click.option(option, type=_kind(model, name), default=default, help=what)
 
 
-def _kind(model: type[BaseModel], name: str) -> type:
+def _kind(model: type[BaseModel], name: str) -> type | click.Choice[str]:
     """The type of a setting; of one that may be left out, of what it is where it is given."""
     field = model.model_fields[name]
     default = field.get_default()
     if default is not None:
         return type(default)
     given = get_args(field.annotation)[0]  # of `Annotated[int, …] | None`
+    if get_origin(given) is Literal:
+        return click.Choice(get_args(given))
     kind: type = get_args(given)[0] if get_args(given) else given
     return kind

@@ -17,6 +17,9 @@ logarithms: products of a thousand probabilities underflow, and a guard against 
 then switches the correction off without a word. Sums over steps and weights are in binary64,
 networks in float32; signs are those of minus the return, so that what comes out is descended like
 any other gradient.
+
+Estimator `published` is that of the program of Jordan et al., to compare with their curves:
+`episode_weights`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,6 +52,7 @@ from candor.agent.tasks.measured import Measured
 from candor.agent.tasks.partition import Shard
 from candor.mechanisms.strategies.lies import Strategy
 from candor.mechanisms.strategies.specs import acting_in
+from candor.topologies.cluster.file import PUBLISHED
 from candor.topologies.specs.files import FilePath
 from candor.topologies.specs.specs import ConfigurationError
 
@@ -56,6 +60,7 @@ EVALUATED: Final = 20  # episodes that measure a policy of which none were sampl
 # e**60 is far above any weight that an estimate can use, and its square is still a float32: an
 # agent whose policy was replaced by nonsense injects a large vector, and none that is not finite.
 LOG_WEIGHT_MAX: Final = 60.0
+GUARD: Final = 1e-9  # of the published weights
 
 
 def discounted(
@@ -69,6 +74,22 @@ def discounted(
         worth = worth * np.exp(np.minimum(log_weights, LOG_WEIGHT_MAX))
     summed: NDArray[np.float64] = worth[::-1].cumsum(axis=0)[::-1]
     return summed
+
+
+def episode_weights(
+    alive: NDArray[np.bool_], logs: NDArray[np.float64], logs_before: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """One weight an episode (episodes,) from the logarithms of its steps, which are `alive` (steps,
+    episodes): prod pi_before / (prod pi_x + 1e-9), as the published program has it.
+
+    Of episodes longer than some thirty steps of even odds the products are far below the guard: the
+    weight is next to 0, and nothing is taken off the estimate.
+    """
+    taken = np.zeros((2, *alive.shape))
+    taken[:, alive] = logs_before, logs
+    before, own = np.exp(taken.sum(axis=1))
+    weights: NDArray[np.float64] = before / (own + GUARD)
+    return weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +108,11 @@ def estimate(
     discount: float,
     x: Tensor,
     before: Tensor | None = None,
+    *,
+    published: bool = False,
 ) -> Estimate:
     """The estimates of the agent of a row, whose policy x (dim,) has sampled its episodes, for that
-    one and for the policy `before` (dim,)."""
+    one and for the policy `before` (dim,); `published`: with weights of whole episodes."""
     alive = made.alive[:, agent]  # (steps, episodes)
     episodes = alive.shape[1]
     seen, done = made.observations[:, agent][alive], made.actions[:, agent][alive]
@@ -99,9 +122,12 @@ def estimate(
     if before is None:
         return Estimate(own, None)
     logs_before, gradient = policy.scored(before, seen, done)
-    ratios = np.zeros(alive.shape)
-    ratios[alive] = logs_before - logs
-    worth = discounted(rewards, discount, ratios.cumsum(axis=0))
+    if published:
+        worth = discounted(rewards, discount) * episode_weights(alive, logs, logs_before)
+    else:
+        ratios = np.zeros(alive.shape)
+        ratios[alive] = logs_before - logs
+        worth = discounted(rewards, discount, ratios.cumsum(axis=0))
     return Estimate(own, -gradient(worth[alive] / episodes))
 
 
@@ -209,7 +235,10 @@ class PolicyLearner:
     ) -> NDArray[np.float64]:
         """What a row is answered, (dim,)."""
         earlier = None if before is None else before[row]
-        found = estimate(self.policy, made, row, self._task.discount, x[row], earlier)
+        published = self._contexts.algorithm.estimator == PUBLISHED
+        found = estimate(
+            self.policy, made, row, self._task.discount, x[row], earlier, published=published
+        )
         return found.own if found.weighted is None else found.own - found.weighted
 
     def _sample(

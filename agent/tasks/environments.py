@@ -17,6 +17,7 @@ import numpy as np
 from torch import nn
 
 from candor.agent.tasks.base import PolicyTask
+from candor.topologies.cluster.file import PUBLISHED
 from candor.topologies.specs.specs import (
     ConfigurationError,
     Scalar,
@@ -66,17 +67,25 @@ class EnvironmentTask:
     step_size: float
     settings: tuple[tuple[str, Scalar], ...] = ()
     squashed: bool = False
+    biases_by_outputs: bool = False
 
     def build_model(self) -> nn.Module:
-        """From observations to logits. `squashed`: tanh on the logits, too, as in the program of
-        the paper's authors, whose best action is never surer than 0.881 of two."""
+        """From observations to logits. As in the program of the paper's authors: `squashed`, with
+        tanh on the logits, too, so that the best action is never surer than 0.881 of two; and
+        `biases_by_outputs`, every parameter drawn from +-1 / sqrt(its last dimension), which torch
+        has for weights, while its biases go by the inputs."""
         observations, actions = spaces_of(self)
         inputs = math.prod(observations)
         layers: list[nn.Module] = [nn.Flatten()] if len(observations) != 1 else []
         for before, width in pairwise((inputs, *self.widths)):
             layers += [nn.Linear(before, width), nn.Tanh()]
         layers += [nn.Linear(self.widths[-1], actions)]
-        return nn.Sequential(*layers, *([nn.Tanh()] if self.squashed else []))
+        model = nn.Sequential(*layers, *([nn.Tanh()] if self.squashed else []))
+        if self.biases_by_outputs:
+            for parameter in model.parameters():
+                bound = 1.0 / math.sqrt(parameter.shape[-1])
+                nn.init.uniform_(parameter, -bound, bound)
+        return model
 
     def make_environment(self) -> "gymnasium.Env[Any, Any]":
         """One environment; that it is sound is looked at once, and not at each step."""
@@ -214,7 +223,7 @@ def environment_faults() -> Iterator[None]:
 
 def _changed(task: EnvironmentTask, spec: Spec, options: Mapping[str, Scalar]) -> EnvironmentTask:
     """A task with the options of its spec."""
-    known = "hidden=WIDTH, horizon=STEPS, discount=GAMMA, output=tanh"
+    known = "hidden=WIDTH, horizon=STEPS, discount=GAMMA, output=tanh, initial=published"
     if spec.value is not None:
         raise ConfigurationError(f"task {spec.name}: its options are {known}")
     changes: dict[str, Any] = {}
@@ -228,11 +237,13 @@ def _changed(task: EnvironmentTask, spec: Spec, options: Mapping[str, Scalar]) -
                 changes["discount"] = float(value)
             case "output" if value == "tanh":
                 changes["squashed"] = True
-            case "hidden" | "horizon" | "discount" | "output":
+            case "initial" if value == PUBLISHED:
+                changes["biases_by_outputs"] = True
+            case "hidden" | "horizon" | "discount" | "output" | "initial":
                 raise ConfigurationError(
                     f"task {spec.name}: {key}={value} is out of range; hidden is a width to "
                     f"{WIDTH_MAX}, horizon steps to {HORIZON_MAX}, discount above 0 and at most 1, "
-                    "output tanh"
+                    f"output tanh, initial {PUBLISHED}"
                 )
             case _:
                 raise ConfigurationError(

@@ -50,6 +50,8 @@ ORGANISER_DOMAIN = "candor/organiser/v1"
 DEFAULT_CODEC = "float32"
 DEFAULT_METRIC: Final = "accuracy"
 Better: TypeAlias = Literal["higher", "lower"]
+Estimator: TypeAlias = Literal["published"]
+PUBLISHED: Final = "published"
 EXPOSED_SAMPLES: Final = 4
 """Updates of so few samples show records, of however many local steps."""
 DEFAULT_ALGORITHM, PUSH_SUM_ALGORITHM = "decentralized-sgd", "gradient-push"
@@ -57,7 +59,7 @@ OUTER_ALGORITHM: Final = "diloco"
 # Algorithms that sample trajectories in place of batches, and what their rounds are set by.
 POLICY_ALGORITHMS: Final = ("dec-byz-pg", "byz-pg")
 POLICY_SETTINGS: Final = (
-    *("large_batch", "small_batch", "switch_probability", "agreement_rounds"),
+    *("large_batch", "small_batch", "switch_probability", "agreement_rounds", "estimator"),
 )
 
 
@@ -125,6 +127,9 @@ class AlgorithmSettings(Section):
     small_batch: Count | None = None
     switch_probability: Annotated[Number, Field(gt=0, le=1)] | None = None
     agreement_rounds: Annotated[int, Field(strict=True, ge=1, le=15)] | None = None
+    # What a small batch corrects, and by which weights: the paper's unless it is that of the
+    # program that its authors published.
+    estimator: Estimator | None = None
 
     @model_validator(mode="after")
     def _check_outer(self) -> "AlgorithmSettings":

@@ -127,6 +127,29 @@ def test_who_has_nothing_from_the_round_before_samples_a_large_batch() -> None:
     assert performer.asked[1][2] is not COIN(small + 1)
 
 
+def test_the_published_program_corrects_by_the_policy_before_agreement() -> None:
+    """All of whose policies are then moved far away."""
+    befores = {}
+
+    class Seeing(Noisy):
+        def policy_gradient(self, x, t, count, before):
+            befores[t] = before
+            return super().policy_gradient(x, t, count, before)
+
+    small = next(t for t in range(2, 50) if not COIN(t))
+    stepped = {}
+
+    def moved(v, t, phase):
+        if phase == 1:
+            stepped[t] = v.clone()
+        return v if phase != 1 else v + 5.0
+
+    drive(settings_of(estimator="published"), small, moved, Seeing(), torch.zeros(AGENTS, DIM))
+    assert torch.equal(befores[small], stepped[small - 1])
+    drive(settings_of(), small, moved, Seeing(), torch.zeros(AGENTS, DIM))
+    assert (befores[small] - stepped[small - 1]).abs().max() > 1e-3
+
+
 def test_a_state_carries_a_run_on() -> None:
     settings, x = settings_of(), torch.zeros(AGENTS, DIM)
     whole = drive(settings, 20, everybody, Noisy(), x)

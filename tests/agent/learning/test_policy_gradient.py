@@ -13,7 +13,12 @@ from candor.agent.learning.arena import CartPoles, SingleEnvironments, uniform
 from candor.agent.learning.contexts import Contexts
 from candor.agent.learning.initial import initial_model, initial_parameters
 from candor.agent.learning.policies import AnyPolicy, DensePolicy, policy_of
-from candor.agent.learning.policy_gradient import PolicyLearner, estimate
+from candor.agent.learning.policy_gradient import (
+    PolicyLearner,
+    discounted,
+    episode_weights,
+    estimate,
+)
 from candor.agent.learning.trajectories import Draws, Trajectories, choose, sample
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.partition import Shard
@@ -66,8 +71,8 @@ class NormedWalkTask(WalkTask):
         return nn.Sequential(nn.Linear(3, 5), nn.LayerNorm(5), nn.Linear(5, 3))
 
 
-def learner_of(task, agents, strategies=None, seed=5, threads=1):
-    contexts = Contexts(AlgorithmSettings(), 6, seed, torch.device("cpu"))
+def learner_of(task, agents, strategies=None, seed=5, threads=1, settings=None):
+    contexts = Contexts(settings or AlgorithmSettings(), 6, seed, torch.device("cpu"))
     shards = [Shard(agent, 8) for agent in agents]
     return PolicyLearner(task, shards, contexts, None, strategies or {}, threads)
 
@@ -130,6 +135,35 @@ def test_estimates_are_those_of_a_loop_over_episodes_and_steps(task):
         np.testing.assert_allclose(found.weighted, weighted, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(answer[agent], own - weighted, rtol=1e-4, atol=2e-5)
     torch.testing.assert_close(losses, -torch.from_numpy(made.returns.mean(1)).float())
+
+
+def test_the_published_weights_are_of_whole_episodes_and_vanish_on_long_ones():
+    task, settings = WalkTask(), AlgorithmSettings(name="dec-byz-pg", estimator="published")
+    learner = learner_of(task, [0], settings=settings)
+    x, before = policies(task, 1), policies(task, 1, seed=2)
+    walks = SingleEnvironments(task)
+    made = sample(walks, learner.policy.acting(x), [0], 5, seed=5, t=3, horizon=12)
+    model, expected = task.build_model(), torch.zeros_like(x[0])
+    for episode in range(5):
+        alive = made.alive[:, 0, episode]
+        seen = torch.from_numpy(made.observations[alive, 0, episode])
+        done = torch.from_numpy(made.actions[alive, 0, episode])
+        chances = []
+        for parameters in (x[0], before[0]):
+            torch.nn.utils.vector_to_parameters(parameters, model.parameters())
+            model.zero_grad()
+            logs = model(seen).log_softmax(1).gather(1, done[:, None])[:, 0]
+            chances.append(float(logs.detach().sum().exp()))
+        worth = discounted(made.rewards[:, 0, episode : episode + 1], DISCOUNT)[alive, 0]
+        (logs * torch.from_numpy(worth.copy()).float()).sum().backward()
+        score = torch.cat([p.grad.flatten() for p in model.parameters()])
+        expected -= score * chances[1] / (chances[0] + 1e-9) / 5
+    own = learner.policy_gradient(x, 3, 5)[0]
+    answer = learner.policy_gradient(x, 3, 5, before)[0]
+    torch.testing.assert_close((own - answer)[0], expected, rtol=1e-4, atol=2e-5)
+    alive, logs = np.ones((100, 1), bool), np.full(100, np.log(0.5))
+    assert episode_weights(alive, logs, logs) < 1e-20
+    assert episode_weights(alive[:4], logs[:4], logs[:4]) == pytest.approx(1, abs=1e-6)
 
 
 def test_estimates_are_unbiased_for_the_policy_and_for_the_one_before():

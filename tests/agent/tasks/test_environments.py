@@ -3,6 +3,7 @@
 import warnings
 
 import pytest
+import torch
 
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.base import is_policy_task
@@ -85,6 +86,15 @@ def test_built_in_names_have_the_settings_of_their_papers(
     assert task.discount == (0.99 if "Acrobot" in name else 0.999)
 
 
+def test_parameters_of_the_published_program_are_drawn_by_their_last_dimension():
+    plain = resolve_task("cartpole:hidden=300").build_model()
+    torch.manual_seed(3)
+    published = resolve_task("cartpole:hidden=300,initial=published").build_model()
+    for task, bounds in ((plain, (0.5, 0.5)), (published, (0.5, 300**-0.5))):
+        largest = [float(p.detach().abs().max()) for p in list(task.parameters())[:2]]
+        assert all(0.9 * bound < most <= bound for most, bound in zip(largest, bounds, strict=True))
+
+
 def test_users_environments_come_by_name_and_by_class(own):
     by_name = resolve_task(f"gym:env={own}:Coin-v0")
     assert (spaces_of(by_name), by_name.horizon) == (((3,), 2), 7)
@@ -100,6 +110,7 @@ def test_users_environments_come_by_name_and_by_class(own):
     [
         ("cartpole:hidden=0", "hidden=0 is out of range"),
         ("cartpole:width=3", "unknown option 'width'; its options are hidden=WIDTH"),
+        ("cartpole:initial=theirs", "initial published"),
         ("cartpole:3", "its options are hidden=WIDTH"),
         ("gym", "name the environment, such as gym:env=Acrobot-v1"),
         ("gym:env=Nowhere-v0", "Environment `Nowhere` doesn't exist"),
