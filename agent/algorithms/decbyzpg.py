@@ -13,7 +13,6 @@ ESTIMATE: Final = "estimate"  # v: an agent's own of the gradient, never the agg
 POLICY: Final = "policy_before"  # the policy at which that was estimated
 FIRST_MOMENT, SECOND_MOMENT = "first_moment", "second_moment"
 FORGOTTEN: Final = "adam_forgotten"  # beta^steps of both moments
-MOVED: Final = "agreement_moves"  # (agents, 1) exchanges of the last agreement that moved a policy
 BETA_1: Final = 0.9
 BETA_2: Final = 0.999
 EPSILON: Final = 1e-8
@@ -57,8 +56,7 @@ def decentralized_policy_gradient(x: Tensor, hyper: Hyper, state: State, start: 
         x: the policies of round `start`, (agents, dim).
         hyper: step sizes, coin, batches, and how many exchanges average policies.
         state: v, the policy before and Adam's moments, (agents, dim) each, and how much those have
-            forgotten, (agents, 2). Beside these, in how many exchanges of the round before
-            averaging moved each policy.
+            forgotten, (agents, 2).
         start: the first round; above 1 when a checkpoint is continued.
     """
     for t in count(start):
@@ -74,12 +72,8 @@ def decentralized_policy_gradient(x: Tensor, hyper: Hyper, state: State, start: 
         y = _stepped(x, direction, hyper.step_size(t), state)
         if hyper.published:
             state[POLICY] = y
-        moved = torch.zeros(len(x), 1, device=x.device)
         for phase in range(1, 1 + hyper.policy_exchanges):
-            averaged: Tensor = yield Mix(y, t, phase)
-            moved += (averaged != y).any(dim=1, keepdim=True)
-            y = averaged
-        state[MOVED] = moved
+            y = yield Mix(y, t, phase)
         x = y
 
 

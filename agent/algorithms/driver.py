@@ -36,7 +36,7 @@ from candor.agent.algorithms.steps import (
 )
 from candor.mechanisms.agreement.coin import Coin
 from candor.mechanisms.evidence.phases import How
-from candor.topologies.cluster.file import PUBLISHED, AlgorithmSettings
+from candor.topologies.cluster.file import POLICY_ALGORITHMS, PUBLISHED, AlgorithmSettings
 from candor.topologies.specs.specs import load_object
 
 
@@ -112,7 +112,8 @@ class Outgoing:
 
 
 class Driver:
-    """An algorithm under way.
+    """An algorithm under way. `moves` is in how many exchanges of the round so far averaging moved
+    each agent's policy (agents,); None of algorithms that average no policies.
 
     Args:
         settings: the algorithm and its step sizes.
@@ -161,12 +162,17 @@ class Driver:
         self._combined: dict[int, Tensor] = {self._phases.model: x}
         self._altered: dict[int, Tensor] = {}  # by phase, what was sent less what the text has
         self._mixing: int | None = None  # the phase whose vectors the aggregator is to combine
+        self._agreeing: Tensor | None = None  # policies (agents, dim) that are being averaged
+        averages = settings.name in POLICY_ALGORITHMS
+        self.moves = torch.zeros(len(x), dtype=torch.int64, device=x.device) if averages else None
         self._rounds = _loaded(settings.name)(x, hyper, self.state, start)
         self._begun = False
 
     def combined(self, answer: Tensor | Heard) -> Tensor | Heard:
         """What an exchange comes to: what was heard, put together by the run's aggregator where the
         algorithm asked for one vector. To be called before `advance`."""
+        if self.moves is not None and self._agreeing is not None and isinstance(answer, Tensor):
+            self.moves = self.moves + (answer != self._agreeing).any(dim=1)
         if self._mixing is None or self._aggregate is None or not isinstance(answer, Heard):
             return answer
         made = self._aggregate(answer.vectors, answer.present, answer.own)
@@ -196,7 +202,11 @@ class Driver:
                         attested = self._attested(v, phase)
                     sent, others = self._sent(v, t, phase)
                     apart = {row: self._decoded(each) for row, each in others.items()}
-                    return Outgoing(t, phase, self._decoded(sent), attested, sums, apart)
+                    vectors = self._decoded(sent)
+                    if self.moves is not None and phase == self._phases.charged:
+                        self.moves = torch.zeros_like(self.moves)
+                    self._agreeing = vectors if phase > self._phases.charged else None
+                    return Outgoing(t, phase, vectors, attested, sums, apart)
             effect = self._rounds.send(made)
 
     def _sent(self, v: Tensor, t: int, phase: int) -> tuple[Tensor, Mapping[int, Tensor]]:

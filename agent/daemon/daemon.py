@@ -110,6 +110,7 @@ class RoundOutcome:
     mixed: int
     missing: tuple[str, ...]
     trajectories: int | None = None
+    agreement_moves: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,10 +297,11 @@ class Daemon:
             answer, reentered = await self._exchange(out)
             if reentered:
                 return _model(answer), self.core.round
-            if isinstance(answer, Heard):
+            if isinstance(answer, Heard) or driver.moves is not None:
                 answer = await self._timed("mix", driver.combined, answer)
             if out.phase == phases.model:
-                await self._round_over(out.round, _model(answer), float(work.trainer.losses[0]))
+                moves = None if driver.moves is None else int(driver.moves[0])
+                await self._round_over(out.round, _model(answer), moves)
             if out.phase == phases.model and out.round == work.rounds:
                 return _model(answer), out.round + 1
 
@@ -337,7 +339,7 @@ class Daemon:
         vectors = told_apart(out.apart[0], sorted(self.core.neighbours))
         return await self._timed("state", self.core.faces, vectors, attested)
 
-    async def _round_over(self, t: int, x: Tensor, loss: float) -> None:
+    async def _round_over(self, t: int, x: Tensor, moves: int | None) -> None:
         work, core = self._work, self.core
         measured: Measured | None = None
         if work.evaluate_every and (t % work.evaluate_every == 0 or t == work.rounds):
@@ -345,9 +347,8 @@ class Daemon:
         norm = core.injected_norm if core.injected_norm is not None else float("nan")
         began = time.perf_counter()
         mixed = core.mixed_neighbours
-        outcome = RoundOutcome(
-            t, loss, measured, norm, mixed, core.missing, work.trainer.trajectories
-        )
+        loss, episodes = float(work.trainer.losses[0]), work.trainer.trajectories
+        outcome = RoundOutcome(t, loss, measured, norm, mixed, core.missing, episodes, moves)
         for observer in self._observers:
             observer.round_over(outcome, core)
         self.seconds["rest"] += time.perf_counter() - began

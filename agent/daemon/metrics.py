@@ -31,7 +31,8 @@ class RoundMetrics:
     totals since the start; `local_metric` is the metric that counts on the agent's own data, None
     where the task has none, and `metrics` all that it names, empty where it gives one number;
     `trajectories` is how many episodes of its policy the agent sampled in the round, None where its
-    task has none: there `train_loss` is minus their mean return.
+    task has none: there `train_loss` is minus their mean return. `agreement_moves` is in how many
+    exchanges of the round averaging moved its policy, None where no policies are averaged.
     """
 
     round: int
@@ -47,6 +48,7 @@ class RoundMetrics:
     local_metric: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     trajectories: int | None = None
+    agreement_moves: int | None = None
 
     @property
     def alone(self) -> bool:
@@ -55,8 +57,8 @@ class RoundMetrics:
 
 
 COLUMNS = tuple(column.name for column in fields(RoundMetrics))
-# Of files from before there were several metrics, and from before there were policies.
-_EARLIER_COLUMNS = (COLUMNS[:-3], COLUMNS[:-1])
+# Of files from before there were several metrics, policies, and agreement.
+_EARLIER_COLUMNS = (COLUMNS[:-4], COLUMNS[:-2], COLUMNS[:-1])
 
 
 class MetricsWriter:
@@ -185,8 +187,13 @@ def _cells(metrics: RoundMetrics) -> tuple[str, ...]:
         ";".join(metrics.missing),
         _optional(metrics.local_metric),
         json_text(dict(metrics.metrics)) if metrics.metrics else "",
-        "" if metrics.trajectories is None else str(metrics.trajectories),
+        _count(metrics.trajectories),
+        _count(metrics.agreement_moves),
     )
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else str(value)
 
 
 def _optional(value: float | None) -> str:
@@ -197,7 +204,7 @@ def _parse(row: list[str]) -> RoundMetrics:
     if len(row) != len(COLUMNS):
         raise ValueError(f"{len(row)} columns")
     number, seconds, loss, counts, norm, balance, sent, received, mixed, missing, *more = row
-    local, several, trajectories = more
+    local, several, trajectories, moves = more
     return RoundMetrics(
         round=int(number),
         seconds=float(seconds),
@@ -212,6 +219,7 @@ def _parse(row: list[str]) -> RoundMetrics:
         local_metric=float(local) if local else None,
         metrics=_named(several) if several else {},
         trajectories=int(trajectories) if trajectories else None,
+        agreement_moves=int(moves) if moves else None,
     )
 
 

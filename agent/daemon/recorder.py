@@ -108,6 +108,7 @@ class Recorder:
             local_metric=None if found is None else found.local,
             metrics={} if found is None else found.metrics,
             trajectories=outcome.trajectories,
+            agreement_moves=outcome.agreement_moves,
         )
         self._metrics.write(metrics)
         self._alone += metrics.alone

@@ -68,6 +68,7 @@ def render(run: RunDirectory) -> str:
         _header(run),
         _audit(run.audit),
         _returns(run) if _metric(run).is_return else _test_metric(run),
+        _agreement(run),
         _own_data(run),
         "" if _metric(run).is_return else _losses(run),
         _payments(run),
@@ -230,6 +231,25 @@ def _returns(run: RunDirectory) -> str:
         for band, across in ((by_episodes, "episodes that an agent sampled"), (by_round, "round"))
     ]
     return card("Return", caption, "".join(pictures))
+
+
+def _agreement(run: RunDirectory) -> str:
+    """In how many exchanges averaging moved each agent's policy."""
+    points = [
+        [(m.round, float(m.agreement_moves)) for m in one.rounds if m.agreement_moves is not None]
+        for one in run.agents
+    ]
+    found = section(run.summary, "agreement_moves")
+    mean, most = mean_of(found.get("mean")), mean_of(found.get("max"))
+    known = mean is not None and most is not None
+    told = f" Of honest agents in the mean {mean:.3g}, at most {most:.0f}." if known else ""
+    return _lines_card(
+        "Agreement",
+        [_line(run, one, its) for one, its in zip(run.agents, points, strict=True)],
+        "exchanges that moved the policy",
+        "In how many exchanges of a round averaging moved an agent's policy, until it took all to "
+        f"agree; lower is better.{told}",
+    )
 
 
 def _band_of(name: str, agents: Sequence[AgentRun]) -> Band:

@@ -52,8 +52,8 @@ class Columns:
     agents), micro-credits after each settlement, and `settled` (windows,) the rounds after which
     those were; `test_accuracy` (evaluations, agents), `consensus_distance` and `evaluated`
     (evaluations,), the rounds of these. Where tasks have them, `local_metric` and `metric/NAME`
-    (evaluations, agents), nan where an agent has none, and `trajectories` (rounds,), the episodes
-    of an agent.
+    (evaluations, agents), nan where an agent has none, `trajectories` (rounds,), the episodes
+    of an agent, and `agreement_moves` (rounds, agents).
     """
 
     rows: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -164,7 +164,7 @@ def metrics_of(
         for name in columns
         if name.startswith(METRIC)
     }
-    trajectories = columns.get("trajectories")
+    trajectories, moves = columns.get("trajectories"), columns.get("agreement_moves")
     settled = by_round(columns, "settled", "balance", agent)
     measured = zip(
         columns["seconds"].tolist(),
@@ -179,7 +179,8 @@ def metrics_of(
         line = RoundMetrics(t, seconds, loss, counts.get(t), norm, balance, 0, 0, neighbours)
         episodes = None if trajectories is None else int(trajectories[t - 1])
         line = replace(line, local_metric=local.get(t), metrics=metrics)
-        lines.append(replace(line, trajectories=episodes))
+        moved = None if moves is None else int(moves[t - 1, agent])
+        lines.append(replace(line, trajectories=episodes, agreement_moves=moved))
     return lines
 
 

@@ -1,7 +1,7 @@
 """The summary of a finished run: metrics and their yardsticks, who paid whom, the audit."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,6 +10,8 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor
 
+from candor.agent.daemon.metrics import FILE_NAME as METRICS_NAME
+from candor.agent.daemon.metrics import read_metrics
 from candor.agent.daemon.model_file import MODEL_NAME, rounds_behind
 from candor.agent.daemon.status import Status
 from candor.agent.learning.measuring import RETURN
@@ -50,6 +52,7 @@ def summarise(
     return {
         **settings_of_run(cluster, strategies, byzantine),
         **reached(cluster.task, measured, byzantine, strategies),
+        **agreement_of(_moves(run_dir, agent) for agent in cluster.ids if agent not in strategies),
         **yardsticks(cluster, data_root, initial),
         "balances": {agent: status.balance for agent, status in statuses.items()},
         "edges": _edges(cluster, statuses),
@@ -121,6 +124,24 @@ def reached(
         **({"metrics": metrics} if metrics else {}),
         **({"local_metric": local} if local else {}),
     }
+
+
+def agreement_of(moves: Iterable[Sequence[int]]) -> dict[str, Any]:
+    """How hard it was for honest agents to agree on a policy: of the exchanges of each round in
+    which averaging moved each of them, the most of any of them, by its mean and largest value over
+    the rounds. Nothing where no policies are averaged."""
+    known = [each for each in moves if each]
+    if not known:
+        return {}
+    rounds = min(map(len, known))  # an agent that was away has fewer
+    most = np.array([each[len(each) - rounds :] for each in known]).max(axis=0)
+    return {"agreement_moves": {"mean": float(most.mean()), "max": int(most.max())}}
+
+
+def _moves(run_dir: Path, agent: str) -> list[int]:
+    path = run_dir / "agents" / agent / METRICS_NAME
+    rounds = read_metrics(path) if path.exists() else []
+    return [one.agreement_moves for one in rounds if one.agreement_moves is not None]
 
 
 def yardsticks(

@@ -22,7 +22,14 @@ from candor.agent.runs import simulation_file
 from candor.agent.runs.placeholder_agents import stand_in_entries
 from candor.agent.runs.plan import Plan, cluster_of, make_run_dir
 from candor.agent.runs.simulation_file import MODEL, STATE, About, Columns, metrics_of, under
-from candor.agent.runs.summary import reached, settings_of_run, spread, write_summary, yardsticks
+from candor.agent.runs.summary import (
+    agreement_of,
+    reached,
+    settings_of_run,
+    spread,
+    write_summary,
+    yardsticks,
+)
 from candor.agent.simulation.evidence import Billing, Unbillable
 from candor.agent.simulation.vectorised import Simulation, divergence
 from candor.mechanisms.payments.bills import parse_rule
@@ -76,6 +83,8 @@ class SimulatedRun:
         )
         if result.trajectories is not None:
             self.columns.add(trajectories=torch.tensor(result.trajectories))
+        if result.moves is not None:
+            self.columns.add(agreement_moves=result.moves.cpu())
         told = divergence(self.cluster, self.about.strategies, result, self.about.byzantine)
         if told is not None:
             self.save()
@@ -173,6 +182,7 @@ class SimulatedRun:
                 about.byzantine,
                 about.strategies,
             ),
+            **self._agreement(),
             **yardsticks(self.cluster, _path(about.data_root), _path(about.initial), self.device),
             "balances": dict(
                 zip(ids, [0] * len(ids) if balance is None else balance.tolist(), strict=True)
@@ -180,6 +190,11 @@ class SimulatedRun:
             "consensus_distance": None if distance is None else float(distance),
             "seconds": round(seconds, 3),
         }
+
+    def _agreement(self) -> dict[str, Any]:
+        moves, about = self.columns.rows.get("agreement_moves"), self.about
+        honest = [row for row, a in enumerate(self.cluster.ids) if a not in about.strategies]
+        return {} if not moves else agreement_of(torch.stack(moves)[:, honest].T.tolist())
 
 
 def start(plan: Plan, run_dir: Path, device: str) -> SimulatedRun:

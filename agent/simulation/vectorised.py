@@ -50,13 +50,15 @@ class RoundResult:
     """One finished round: the models `parameters` (agents, dim) after mixing, `losses` and
     `injected_norms` (agents,), the norms from sketches as neighbours measure them; those of the
     updates themselves where nothing is measured. `trajectories` is how many episodes each agent
-    sampled, None where the task has none."""
+    sampled, None where the task has none; `moves` in how many exchanges averaging moved each
+    agent's policy (agents,), None where no policies are averaged."""
 
     round: int
     parameters: Tensor
     losses: Floats
     injected_norms: Floats
     trajectories: int | None = None
+    moves: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +212,8 @@ class Simulation:
         else:
             norms = self._measured.norms
         losses = self._rows.losses.cpu().double().numpy()
-        return RoundResult(out.round, self.parameters, losses, norms, self._rows.trajectories)
+        moves, episodes = self._driver.moves, self._rows.trajectories
+        return RoundResult(out.round, self.parameters, losses, norms, episodes, moves)
 
     def _exchanged(self, out: Outgoing) -> Tensor | Heard:
         """Let every agent hear its givers, and its neighbours measure what it stated."""
@@ -247,10 +250,6 @@ class Simulation:
             vectors = [out.vectors[row], *(told.get(k, out.vectors[k]) for k in near)]
             heard[row] = torch.stack(vectors)
         self._rows.overheard(out.phase, heard)
-
-    def kept(self, name: str) -> Tensor | None:
-        """What the algorithm keeps under a name, with a leading axis of agents."""
-        return self._driver.state.get(name)
 
     @property
     def stated(self) -> NDArray[np.float32]:

@@ -21,6 +21,8 @@ def test_daemons_agree_and_learn_what_a_simulation_does(tmp_path) -> None:
     summary = json.loads(out.getvalue())
     assert summary["audit"] == "ok"
     assert "mean_return" in summary
+    assert summary["agreement_moves"] == {"mean": 0.0, "max": 0}  # all hear the same
+    assert "exchanges that moved the policy" in (run_dir / "report.html").read_text()
     with redirect_stdout(StringIO()) as out:
         assert cli.run(["study", "decbyzpg", "--daemons", str(run_dir), "--json"]) == 0
     found = json.loads(out.getvalue())

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from candor.agent.algorithms.catalogue import batches_of, coin_of
-from candor.agent.algorithms.decbyzpg import MOVED
 from candor.agent.runs.byzantine import with_byzantine
 from candor.agent.runs.cluster_parts import sections
 from candor.agent.runs.placeholder_agents import stand_in_entries
@@ -56,7 +55,7 @@ class Setting:
 class Run:
     """What a run came to, by round: trajectories that each agent has sampled by its end, the mean
     return of the honest agents in the batch of that round, and in how many exchanges averaging
-    moved an honest policy, of all rounds but the last. A run that diverged ends there.
+    moved an honest policy. A run that diverged ends there.
 
     `apart` is the largest distance of two honest policies after the last round.
     """
@@ -127,8 +126,8 @@ def run(setting: Setting, told: Callable[[int], None] = lambda _: None) -> Run:
     sampled, ends, returns, moves = 0, [], [], []
     for t in range(1, cluster.rounds.rounds + 1):
         result = simulation.step()
-        if (moved := simulation.kept(MOVED)) is not None:  # of the round before
-            moves.append(int(moved[honest].max()))
+        assert result.moves is not None
+        moves.append(int(result.moves[honest].max()))
         if not bool(simulation.parameters[honest].isfinite().all()):
             break
         sampled += large if coin(t) else small

@@ -150,6 +150,20 @@ def test_the_published_program_corrects_by_the_policy_before_agreement() -> None
     assert (befores[small] - stepped[small - 1]).abs().max() > 1e-3
 
 
+def test_moves_are_the_exchanges_of_the_round_that_moved_a_policy() -> None:
+    """The first agent's policy is moved three times, all others' twice; gradients do not count."""
+    driver = Driver(settings_of(), Noisy(), None, torch.zeros(AGENTS, DIM), {}, 1, COIN)
+    answer = None
+    for _ in range(2):
+        for phase in range(phases_of(settings_of()).count):
+            out = driver.advance(answer)
+            assert out.phase == phase
+            answer = out.vectors + float(phase < 3)
+            answer[0] += float(phase == 3)
+            assert driver.combined(answer) is answer
+        assert driver.moves.tolist() == [3] + [2] * (AGENTS - 1)
+
+
 def test_a_state_carries_a_run_on() -> None:
     settings, x = settings_of(), torch.zeros(AGENTS, DIM)
     whole = drive(settings, 20, everybody, Noisy(), x)

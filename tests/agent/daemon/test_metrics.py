@@ -17,6 +17,7 @@ SECOND = RoundMetrics(
     local_metric=-2.5,
     metrics={"rmse": 0.75, "r2": -1e300},
     trajectories=50,
+    agreement_moves=3,
 )
 # As files looked before there were several metrics.
 OLD = (
@@ -25,7 +26,8 @@ OLD = (
     "1,0.250000,2.31,,3.5,-120,4096,8192,2,\n"
     "2,0.500000,2.05,0.75,3.25,400,8192,16384,1,a1;a7\n"
 )
-OLD_ROUNDS = [FIRST, replace(SECOND, local_metric=None, metrics={}, trajectories=None)]
+BEFORE_POLICIES = replace(SECOND, trajectories=None, agreement_moves=None)
+OLD_ROUNDS = [FIRST, replace(BEFORE_POLICIES, local_metric=None, metrics={})]
 
 _floats = st.floats(allow_nan=False)
 _rounds = st.builds(
@@ -47,6 +49,7 @@ _rounds = st.builds(
         max_size=4,
     ),
     trajectories=st.none() | st.integers(0),
+    agreement_moves=st.none() | st.integers(0),
 )
 
 
@@ -69,24 +72,29 @@ def test_the_file_is_plain_csv_with_the_documented_columns(tmp_path: Path) -> No
     _write(tmp_path / "metrics.csv", FIRST, SECOND)
     assert (tmp_path / "metrics.csv").read_text() == (
         "round,seconds,train_loss,test_accuracy,injected_norm,balance,"
-        "bytes_sent,bytes_received,neighbours_mixed,missing,local_metric,metrics,trajectories\n"
-        "1,0.250000,2.31,,3.5,-120,4096,8192,2,,,,\n"
+        "bytes_sent,bytes_received,neighbours_mixed,missing,local_metric,metrics,trajectories,"
+        "agreement_moves\n1,0.250000,2.31,,3.5,-120,4096,8192,2,,,,,\n"
         "2,0.500000,2.05,0.75,3.25,400,8192,16384,1,a1;a7,-2.5,"
-        '"{""rmse"": 0.75, ""r2"": -1e+300}",50\n'
+        '"{""rmse"": 0.75, ""r2"": -1e+300}",50,3\n'
     )
 
 
-def test_a_file_without_the_last_columns_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("lacking", "second"), [(1, replace(SECOND, agreement_moves=None)), (2, BEFORE_POLICIES)]
+)
+def test_a_file_without_the_last_columns_is_read(
+    tmp_path: Path, lacking: int, second: RoundMetrics
+) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text(OLD)
     assert read_metrics(path) == OLD_ROUNDS
-    before_policies = [FIRST, replace(SECOND, trajectories=None)]
-    _write(path.with_name("new.csv"), *before_policies)
+    earlier = [FIRST, second]
+    _write(path.with_name("new.csv"), *earlier)
     lines = path.with_name("new.csv").read_text().splitlines()
-    path.write_text("".join(line.rpartition(",")[0] + "\n" for line in lines))
-    assert read_metrics(path) == before_policies
+    path.write_text("".join(line.rsplit(",", lacking)[0] + "\n" for line in lines))
+    assert read_metrics(path) == earlier
     _write(path, replace(SECOND, round=3))
-    assert read_metrics(path) == [*before_policies, replace(SECOND, round=3)]
+    assert read_metrics(path) == [*earlier, replace(SECOND, round=3)]
 
 
 def test_a_file_without_the_last_columns_is_continued_with_them(tmp_path: Path) -> None:
@@ -98,7 +106,7 @@ def test_a_file_without_the_last_columns_is_continued_with_them(tmp_path: Path) 
     assert read_metrics(path) == [*OLD_ROUNDS, replace(SECOND, round=3)]
     assert [each.name for each in tmp_path.iterdir()] == ["metrics.csv"]
     assert path.read_text().startswith(
-        OLD.splitlines()[0] + ",local_metric,metrics,trajectories\n1"
+        OLD.splitlines()[0] + ",local_metric,metrics,trajectories,agreement_moves\n1"
     )
 
 

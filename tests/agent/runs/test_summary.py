@@ -2,7 +2,7 @@
 
 import math
 
-from candor.agent.runs.summary import reached
+from candor.agent.runs.summary import agreement_of, reached
 from candor.agent.tasks.measured import Measured
 from candor.topologies.cluster.file import TaskSettings
 
@@ -43,3 +43,8 @@ def test_one_that_is_undefined_makes_mean_and_worst_undefined() -> None:
         assert math.isnan(found["mean_accuracy"])
         assert math.isnan(found["min_accuracy"])
     assert reached(ACCURACY, {})["mean_accuracy"] is None
+
+
+def test_agreement_is_told_of_the_agent_that_moved_most_in_the_rounds_that_all_have() -> None:
+    assert agreement_of([]) == agreement_of([[], []]) == {}
+    assert agreement_of([[9, 1, 2, 4], [1, 3, 1]]) == {"agreement_moves": {"mean": 8 / 3, "max": 4}}
