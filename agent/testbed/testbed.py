@@ -29,6 +29,7 @@ from candor.agent.runs.declared import as_asked
 from candor.agent.runs.placeholder_agents import stand_in_entries
 from candor.agent.runs.plan import Plan, cluster_of, graph_of, make_run_dir
 from candor.agent.testbed.faults import CORRUPT_S, Fault, load_faults
+from candor.agent.testbed.nursery import FORKS, Nursery, NurseryChild
 from candor.agent.testbed.proxy import HOST, Pair, Ports, Proxy
 from candor.topologies.cluster.file import AgentEntry, Cluster, dump_cluster
 from candor.topologies.specs.fields import split_endpoint
@@ -55,12 +56,13 @@ class Testbed:
     has no disk left among the former; `slowed` those that it slowed, and whether each is held up at
     this moment; `restarted` those with more than one life. `proxy`: between all neighbours, where
     the plan has faults of the network. `launchers`: what starts an agent in place of Python.
+    `nursery`: forks all the others, once there is need.
     """
 
     run_dir: Path
     cluster: Cluster
     plan: Plan
-    processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+    processes: dict[str, "subprocess.Popen[bytes] | NurseryChild"] = field(default_factory=dict)
     statuses: dict[str, Status] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     killed: set[str] = field(default_factory=set)
@@ -71,6 +73,7 @@ class Testbed:
     dials: dict[Pair, int] = field(default_factory=dict)
     started_s: float = 0.0
     launchers: dict[str, Sequence[str]] = field(default_factory=dict)
+    nursery: Nursery | None = None
 
     def data_dir(self, agent: str) -> Path:
         """Where an agent keeps its things."""
@@ -221,6 +224,9 @@ class Testbed:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        if self.nursery is not None:
+            self.nursery.close()
+            self.nursery = None
         if self.proxy is not None:
             self.proxy.close()
 
@@ -244,12 +250,17 @@ class Testbed:
         words = [str(word) for pair in arguments.items() for word in pair]
         for (dialler, peer), port in self.dials.items():
             words += ["--dial", f"{peer}=tcp://{HOST}:{port}"] if dialler == agent else []
-        # -P: what lies where the user stands comes last on the path of modules, not first.
-        launcher = self.launchers.get(agent, (sys.executable, "-P", "-m"))
-        command = [*launcher, "candor", "agent", *words]
+        words = ["agent", *words, "--record-sketches", "--exit-with-parent"]
         with private_files(), (data_dir / STDERR_NAME).open("ab") as errors:
+            if FORKS and agent not in self.launchers:
+                self.nursery = self.nursery or Nursery()
+                started = self.nursery.start(words, errors.fileno(), environment or {})
+                self.processes[agent] = started
+                return
+            # -P: what lies where the user stands comes last on the path of modules, not first.
+            launcher = self.launchers.get(agent, (sys.executable, "-P", "-m"))
             self.processes[agent] = subprocess.Popen(
-                [*command, "--record-sketches", "--exit-with-parent"],
+                [*launcher, "candor", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,

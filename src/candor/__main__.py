@@ -5,8 +5,8 @@ import sys
 from typing import NoReturn
 
 
-def main() -> NoReturn:
-    """Put the places of modules in their order, then run the command.
+def order_places() -> None:
+    """Put the places of modules in their order.
 
     What torch asks for must not be the user's `random.py`, here or in a process that is started:
     the standard library comes first, then PYTHONPATH, and not the current directory or a script's.
@@ -16,6 +16,11 @@ def main() -> NoReturn:
     library = os.path.dirname(os.__file__)
     sys.path.sort(key=lambda place: place not in (library, os.path.join(library, "lib-dynload")))
     os.environ["PYTHONSAFEPATH"] = "1"
+
+
+def main() -> NoReturn:
+    """Run the command."""
+    order_places()
     from candor.agent.cli.main import main as run
 
     run()
