@@ -170,6 +170,8 @@ class AgentCore:
         self._rejoining_s = 0.0
         self._refused_s = math.inf  # since when all have refused us
         self.missing: tuple[str, ...] = ()
+        # Heard in this round's exchange of what is billed, and given no weight by the run's rule.
+        self.weightless: tuple[str, ...] = ()
         self.mixed_neighbours = 0
 
     @property
@@ -297,6 +299,9 @@ class AgentCore:
             if hides:
                 effects += self._reception.refused(peer, self.step, answer.hidden[peer])
         self.missing = tuple(sorted({*self.missing, *answer.hidden}))
+        if asked.phase == self.phases.charged:
+            own = self.settings.agent
+            self.weightless = tuple(k for k, w in answer.row.items() if w == 0.0 and k != own)
         self.book.mixed(self.step, answer.row, asked.rule)
         return [*effects, self._mix(answer.row, asked.payloads)]
 
@@ -562,6 +567,7 @@ class AgentCore:
         number, phase = self.phases.at(step)
         taken = self.examiner.terms.weights(number).taken[self.settings.agent]
         self.missing = tuple(agent for agent in sorted(taken) if agent != peer)
+        self.weightless = ()
         self.mixed_neighbours = 1
         self.stage, self.step = Stage.RUNNING, step
         return [

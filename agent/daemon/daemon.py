@@ -111,6 +111,7 @@ class RoundOutcome:
     missing: tuple[str, ...]
     trajectories: int | None = None
     agreement_moves: int | None = None
+    weightless: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +349,9 @@ class Daemon:
         began = time.perf_counter()
         mixed = core.mixed_neighbours
         loss, episodes = float(work.trainer.losses[0]), work.trainer.trajectories
-        outcome = RoundOutcome(t, loss, measured, norm, mixed, core.missing, episodes, moves)
+        outcome = RoundOutcome(
+            t, loss, measured, norm, mixed, core.missing, episodes, moves, core.weightless
+        )
         for observer in self._observers:
             observer.round_over(outcome, core)
         self.seconds["rest"] += time.perf_counter() - began

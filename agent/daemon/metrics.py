@@ -32,7 +32,8 @@ class RoundMetrics:
     where the task has none, and `metrics` all that it names, empty where it gives one number;
     `trajectories` is how many episodes of its policy the agent sampled in the round, None where its
     task has none: there `train_loss` is minus their mean return. `agreement_moves` is in how many
-    exchanges of the round averaging moved its policy, None where no policies are averaged.
+    exchanges of the round averaging moved its policy, None where no policies are averaged;
+    `weightless` are those whom the run's rule gave no weight in the exchange of what is billed.
     """
 
     round: int
@@ -49,6 +50,7 @@ class RoundMetrics:
     metrics: Mapping[str, float] = field(default_factory=dict)
     trajectories: int | None = None
     agreement_moves: int | None = None
+    weightless: tuple[str, ...] = ()
 
     @property
     def alone(self) -> bool:
@@ -57,8 +59,8 @@ class RoundMetrics:
 
 
 COLUMNS = tuple(column.name for column in fields(RoundMetrics))
-# Of files from before there were several metrics, policies, and agreement.
-_EARLIER_COLUMNS = (COLUMNS[:-4], COLUMNS[:-2], COLUMNS[:-1])
+# Of files from before there were several metrics, policies, agreement, and rules that weigh.
+_EARLIER_COLUMNS = (COLUMNS[:-5], COLUMNS[:-3], COLUMNS[:-2], COLUMNS[:-1])
 
 
 class MetricsWriter:
@@ -189,6 +191,7 @@ def _cells(metrics: RoundMetrics) -> tuple[str, ...]:
         json_text(dict(metrics.metrics)) if metrics.metrics else "",
         _count(metrics.trajectories),
         _count(metrics.agreement_moves),
+        ";".join(metrics.weightless),
     )
 
 
@@ -204,7 +207,7 @@ def _parse(row: list[str]) -> RoundMetrics:
     if len(row) != len(COLUMNS):
         raise ValueError(f"{len(row)} columns")
     number, seconds, loss, counts, norm, balance, sent, received, mixed, missing, *more = row
-    local, several, trajectories, moves = more
+    local, several, trajectories, moves, weightless = more
     return RoundMetrics(
         round=int(number),
         seconds=float(seconds),
@@ -220,6 +223,7 @@ def _parse(row: list[str]) -> RoundMetrics:
         metrics=_named(several) if several else {},
         trajectories=int(trajectories) if trajectories else None,
         agreement_moves=int(moves) if moves else None,
+        weightless=tuple(weightless.split(";")) if weightless else (),
     )
 
 

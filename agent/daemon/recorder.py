@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -60,7 +61,9 @@ class Recorder:
         self._stated = b""  # the sketch of the round under way
         self._last: RoundOutcome | None = None
         self._measured: Measured | None = None  # last
-        self._alone = 0  # rounds, of earlier lives too
+        # Rounds, of earlier lives too: alone, and by neighbour those in which it got no weight.
+        self._alone = 0
+        self._weightless: Counter[str] = Counter()
         self._began = time.monotonic()
         self._written_s = float("-inf")
         self.link_bytes: Callable[[], Mapping[str, tuple[int, int]]] = dict
@@ -68,7 +71,9 @@ class Recorder:
     def __enter__(self) -> Self:
         path = self._data_dir / METRICS_NAME
         self._metrics = self._stack.enter_context(MetricsWriter(path))
-        self._alone = sum(metrics.alone for metrics in read_metrics(path))
+        earlier = read_metrics(path)
+        self._alone = sum(metrics.alone for metrics in earlier)
+        self._weightless = Counter(agent for metrics in earlier for agent in metrics.weightless)
         if self._record_sketches:
             path = self._data_dir / SKETCHES_NAME
             self._sketches = self._stack.enter_context(path.open("ab"))
@@ -109,9 +114,11 @@ class Recorder:
             metrics={} if found is None else found.metrics,
             trajectories=outcome.trajectories,
             agreement_moves=outcome.agreement_moves,
+            weightless=outcome.weightless,
         )
         self._metrics.write(metrics)
         self._alone += metrics.alone
+        self._weightless.update(metrics.weightless)
         self.ticked(core)
 
     def _keep_sketch(self) -> None:
@@ -175,6 +182,7 @@ class Recorder:
                 reason=core.why_absent(agent),
                 bytes_sent=links.get(agent, (0, 0))[0],
                 bytes_received=links.get(agent, (0, 0))[1],
+                weightless_rounds=self._weightless[agent],
             )
             for agent, neighbour in core.neighbours.items()
         }

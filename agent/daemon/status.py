@@ -7,7 +7,8 @@ operating system drops it with the process, so neither a crash nor a reused pid 
 
 import fcntl
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -35,7 +36,8 @@ State: TypeAlias = Literal[
 @dataclass(frozen=True, slots=True)
 class NeighbourStatus:
     """One edge as its agent sees it: `balance` is in micro-credits, above 0 is money received;
-    `reason` says why the neighbour is not served, None while it is."""
+    `reason` says why the neighbour is not served, None while it is; `weightless_rounds` counts the
+    rounds, of all lives, in which it was heard and given no weight by the run's rule."""
 
     state: str
     last_round: int = 0
@@ -43,6 +45,7 @@ class NeighbourStatus:
     reason: str | None = None
     bytes_sent: int = 0
     bytes_received: int = 0
+    weightless_rounds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,18 @@ class Status:
     better: Better = "higher"
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     local_metric: float | None = None
+
+
+def weightless_shares(statuses: Iterable[Status]) -> dict[str, float]:
+    """By agent, in which share of its neighbours' rounds their rule gave it no weight; only those
+    with some such round, the largest share first."""
+    without, of = Counter[str](), Counter[str]()
+    for status in statuses:
+        for agent, seen in status.neighbours.items():
+            without[agent] += seen.weightless_rounds
+            of[agent] += status.round
+    shares = {agent: without[agent] / max(1, of[agent]) for agent in without if without[agent]}
+    return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
 
 
 class StatusFile:

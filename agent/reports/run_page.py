@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from candor.agent.daemon.status import weightless_shares
 from candor.agent.reports.charts import Band, Line, bands, lines_by_round, payment_graph
 from candor.agent.reports.html import card, escape, image, page, table
 from candor.agent.reports.metric import Metric, format_value, mean_of, reached, shown_name
@@ -46,6 +47,9 @@ _AGENTS_CAPTION = (
     "Balance in credits, above 0 is money received. Sent: bytes on the wire. Missed: how often a "
     "neighbour's update was not there in time to be mixed; alone: in how many rounds there was "
     "none; lower is better."
+)
+_WEIGHTLESS_CAPTION = (
+    " No weight: in which share of its neighbours' rounds their rule gave the agent none."
 )
 
 
@@ -403,13 +407,20 @@ def _agents(run: RunDirectory) -> str:
     if not run.agents:
         return ""
     metric, named = _metric(run), {one.agent: _named(run, one) for one in run.agents}
+    shares = weightless_shares(one.status for one in run.agents if one.status is not None)
+    told = bool(shares) and run.own is None
     every = dict.fromkeys(name for each in named.values() for name in each)
     others = [name for name in every if shown_name(name) != metric.name]
     measures = [f"#{escape(name)}" for name in (metric.name, "own data", *map(shown_name, others))]
     columns = ("agent", "strategy", "state", "#rounds", *measures)
-    columns += ("#balance", "#sent", "#missed", "#alone")
+    columns += ("#balance", "#sent", "#missed", "#alone", "#no weight")
     rows = [
-        _agent_row(run, one, metric, [format_value(named[one.agent].get(name)) for name in others])
+        (
+            *_agent_row(
+                run, one, metric, [format_value(named[one.agent].get(name)) for name in others]
+            ),
+            _share(shares.get(one.agent, 0.0)) if told else "-",
+        )
         for one in run.agents
     ]
     # Of a simulation there is no state, of exports nothing but what they say.
@@ -418,7 +429,12 @@ def _agents(run: RunDirectory) -> str:
     name = escape(metric.name[0].upper() + metric.name[1:])
     of = "of the last round's episodes" if metric.is_return else "on samples that nobody trains on"
     caption = f"{name.replace('_', ' ')} {of}, {metric.direction}. {_AGENTS_CAPTION}"
+    caption += _WEIGHTLESS_CAPTION if told else ""
     return card("Agents", caption, table([columns[i] for i in known], kept))
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _named(run: RunDirectory, one: AgentRun) -> Mapping[str, float | None]:
@@ -469,13 +485,18 @@ def _neighbours(run: RunDirectory) -> str:
             format_credits(one.balance, signed=True),
             format_bytes(one.bytes_sent),
             format_bytes(one.bytes_received),
+            _share(one.weightless_rounds / max(1, seen.round)),
             escape(one.reason or ""),
         )
         for agent, one in sorted(seen.neighbours.items())
     ]
-    columns = ("neighbour", "state", "#last round", "#balance", "#sent", "#received", "not served")
-    caption = f"As {escape(seen.agent)} saw them last. Balance in credits, above 0 is owed to it."
-    return card("Neighbours", caption, table(columns, rows))
+    columns = ("neighbour", "state", "#last round", "#balance", "#sent", "#received")
+    weighed = ("#no weight", "not served")
+    caption = (
+        f"As {escape(seen.agent)} saw them last. Balance in credits, above 0 is owed to it. No "
+        "weight: in which share of its rounds the run's rule gave the neighbour none."
+    )
+    return card("Neighbours", caption, table((*columns, *weighed), rows))
 
 
 def _settings(run: RunDirectory) -> str:

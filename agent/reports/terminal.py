@@ -15,7 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from candor.agent.daemon.status import Status
+from candor.agent.daemon.status import Status, weightless_shares
 from candor.agent.reports.metric import Metric, fitting, mean_of, reached
 from candor.mechanisms.payments.credits import format_credits
 
@@ -95,6 +95,8 @@ def status_view(statuses: Sequence[Status], running: Mapping[str, bool], title: 
         if warning := isolation(status.agent, status.alone_rounds, status.round):
             notes.append(literal(warning, "yellow"))
         notes.extend(refused)
+    if told := _weightless(weightless_shares(statuses)):
+        notes.append(literal(told))
     table.caption = literal(shown.legend, "table.caption")
     return Group(table, *notes)
 
@@ -226,6 +228,16 @@ def _refusals(status: Status) -> list[Text]:
             last = str(seen.last_round)
             lines.append(_sentence(words, status.agent, neighbour, last))
     return lines
+
+
+def _weightless(shares: Mapping[str, float]) -> str:
+    """Whom the run's rule gives no weight, and how often; "" where it weighs all."""
+    if not shares:
+        return ""
+    named = [f"{agent} in {100 * share:.0f} %" for agent, share in shares.items()]
+    del named[_PAYMENTS_SHOWN_MAX:]
+    more = f" and {len(shares) - len(named)} more agents" if len(shares) > len(named) else ""
+    return f"given no weight, of their neighbours' rounds: {', '.join(named)}{more}"
 
 
 def _headline(summary: Mapping[str, object]) -> Table:

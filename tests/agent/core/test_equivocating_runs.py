@@ -93,6 +93,18 @@ def told_by(run):
     return stated_digests(run.nodes[LIAR])
 
 
+def test_an_agent_knows_whom_its_rule_gives_no_weight(tmp_path):
+    robust = {"aggregator": "multi-krum", "max_byzantine": 1}
+    cluster = write_cluster(tmp_path, "complete", 5, rounds=3, **robust)
+    run = LocalRun(tmp_path, cluster, reports={"a1": lambda t: np.full(DIM, 50.0, np.float32)})
+    run.start()
+    run.run()
+    for agent, node in run.nodes.items():
+        assert node.core.missing == ()
+        assert (node.core.weightless == ("a1",)) is (agent != "a1")
+    run.close()
+
+
 def test_an_honest_agent_states_one_thing_to_all(tmp_path):
     cluster = write_cluster(tmp_path, "complete", 4, rounds=6, aggregator="rfa", max_byzantine=1)
     run = LocalRun(tmp_path, cluster)

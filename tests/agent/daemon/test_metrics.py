@@ -18,6 +18,7 @@ SECOND = RoundMetrics(
     metrics={"rmse": 0.75, "r2": -1e300},
     trajectories=50,
     agreement_moves=3,
+    weightless=("a1", "a2"),
 )
 # As files looked before there were several metrics.
 OLD = (
@@ -26,7 +27,7 @@ OLD = (
     "1,0.250000,2.31,,3.5,-120,4096,8192,2,\n"
     "2,0.500000,2.05,0.75,3.25,400,8192,16384,1,a1;a7\n"
 )
-BEFORE_POLICIES = replace(SECOND, trajectories=None, agreement_moves=None)
+BEFORE_POLICIES = replace(SECOND, trajectories=None, agreement_moves=None, weightless=())
 OLD_ROUNDS = [FIRST, replace(BEFORE_POLICIES, local_metric=None, metrics={})]
 
 _floats = st.floats(allow_nan=False)
@@ -50,6 +51,7 @@ _rounds = st.builds(
     ),
     trajectories=st.none() | st.integers(0),
     agreement_moves=st.none() | st.integers(0),
+    weightless=st.lists(st.from_regex(r"[A-Za-z0-9]{1,9}", fullmatch=True)).map(tuple),
 )
 
 
@@ -73,14 +75,19 @@ def test_the_file_is_plain_csv_with_the_documented_columns(tmp_path: Path) -> No
     assert (tmp_path / "metrics.csv").read_text() == (
         "round,seconds,train_loss,test_accuracy,injected_norm,balance,"
         "bytes_sent,bytes_received,neighbours_mixed,missing,local_metric,metrics,trajectories,"
-        "agreement_moves\n1,0.250000,2.31,,3.5,-120,4096,8192,2,,,,,\n"
+        "agreement_moves,weightless\n1,0.250000,2.31,,3.5,-120,4096,8192,2,,,,,,\n"
         "2,0.500000,2.05,0.75,3.25,400,8192,16384,1,a1;a7,-2.5,"
-        '"{""rmse"": 0.75, ""r2"": -1e+300}",50,3\n'
+        '"{""rmse"": 0.75, ""r2"": -1e+300}",50,3,a1;a2\n'
     )
 
 
 @pytest.mark.parametrize(
-    ("lacking", "second"), [(1, replace(SECOND, agreement_moves=None)), (2, BEFORE_POLICIES)]
+    ("lacking", "second"),
+    [
+        (1, replace(SECOND, weightless=())),
+        (2, replace(SECOND, weightless=(), agreement_moves=None)),
+        (3, BEFORE_POLICIES),
+    ],
 )
 def test_a_file_without_the_last_columns_is_read(
     tmp_path: Path, lacking: int, second: RoundMetrics
@@ -106,7 +113,7 @@ def test_a_file_without_the_last_columns_is_continued_with_them(tmp_path: Path) 
     assert read_metrics(path) == [*OLD_ROUNDS, replace(SECOND, round=3)]
     assert [each.name for each in tmp_path.iterdir()] == ["metrics.csv"]
     assert path.read_text().startswith(
-        OLD.splitlines()[0] + ",local_metric,metrics,trajectories,agreement_moves\n1"
+        OLD.splitlines()[0] + ",local_metric,metrics,trajectories,agreement_moves,weightless\n1"
     )
 
 

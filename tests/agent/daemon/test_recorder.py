@@ -34,11 +34,14 @@ def test_a_restarted_daemon_cuts_the_sketch_of_the_round_it_died_in(tmp_path: Pa
         with recorder:
             for t in rounds:
                 recorder.stated(stated(t))
-                recorder.round_over(RoundOutcome(t, 0.5, None, 1.0, 2, ()), core)
+                outcome = RoundOutcome(t, 0.5, None, 1.0, 2, (), weightless=("a1",) * (t % 2))
+                recorder.round_over(outcome, core)
+            recorder.ended(core, "interrupted")
         if torn is not None:  # killed between the row and the line
             with (data_dir / "sketches.f64").open("ab") as file:
                 file.write(stated(torn).sketch)
     run.close()
+    assert read_status(data_dir).neighbours["a1"].weightless_rounds == 3  # 1, 3 and 11
     [found] = [one for one in read_run_directory(tmp_path).agents if one.agent == "a0"]
     assert found.sketches is not None
     assert list(found.sketch_rounds) == [1, 2, 3, 10, 11, 12]

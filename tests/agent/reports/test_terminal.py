@@ -62,6 +62,21 @@ def test_who_mixed_with_nobody_in_many_rounds_is_told() -> None:
     assert "a1 mixed with nobody" not in shown
 
 
+def test_whom_a_rule_gives_no_weight_is_told_by_the_share_of_rounds() -> None:
+    def seen(**rounds: int) -> dict[str, NeighbourStatus]:
+        return {k: NeighbourStatus("served", 7, weightless_rounds=n) for k, n in rounds.items()}
+
+    statuses = [
+        _status("a0", neighbours=seen(a1=0, a2=7)),
+        _status("a1", neighbours=seen(a0=1, a2=7)),
+        _status("a2", neighbours=seen(a0=0, a1=0)),
+    ]
+    running = dict.fromkeys(("a0", "a1", "a2"), True)
+    shown = _words(status_view(statuses, running, "demo"))
+    assert "given no weight, of their neighbours' rounds: a2 in 100 %, a0 in 7 %" in shown
+    assert "no weight" not in _words(status_view(statuses[2:], running, "demo"))
+
+
 def _words(view: RenderableType) -> str:
     return " ".join(_shown(view).split())
 
