@@ -1,7 +1,8 @@
-"""Evidence objects: two signed things of one agent that cannot both be, checkable by anyone.
+"""Evidence objects: signed things of one agent that cannot be, or not both, checkable by anyone.
 
     proof = pack([1, kind, agent, [body, signature], [body, signature]])
     proof = pack([1, "contradictory-claim", agent, claim, statement, [source, …]])
+    proof = pack([1, "wrong-row" or "not-as-formed", agent, statement, [source, …]])
 
 A third party needs the proof and the cluster file, nothing else. `malice` is what no honest agent
 can do, whatever crashes: it persists before it sends. What a restored backup can do as well is
@@ -17,10 +18,17 @@ import numpy as np
 
 from candor.mechanisms.evidence.claims import Claim, ClaimedRound, SignedClaim
 from candor.mechanisms.evidence.examiner import (
+    MIXING_ROW,
+    NOT_AS_FORMED,
+    FormedError,
     RunTerms,
+    allowed_energy,
     check_energy,
     check_trace,
     energy,
+    examine_derived,
+    examine_injected,
+    examine_parts,
     formed_parts,
     injected_after,
 )
@@ -28,9 +36,11 @@ from candor.mechanisms.evidence.sketch import TraceFold, window_of
 from candor.mechanisms.evidence.statements import (
     ID_CHARS_MAX,
     EvidenceError,
+    Floats,
     Head,
     Row,
     SignedStatement,
+    Source,
     Statement,
     commitment,
     named_sources,
@@ -51,9 +61,14 @@ CONFLICTING: Final = "conflicting-proposal"
 TWO_CLAIMS: Final = "two-claims"
 TWO_BILLS: Final = "two-bills"
 CONTRADICTORY: Final = "contradictory-claim"
+WRONG_ROW: Final = "wrong-row"
+OF_ONE: Final = (WRONG_ROW, NOT_AS_FORMED)
+"""The kinds that are proven by one statement and what it commits to."""
+MALICE: Final = (EQUIVOCATION, DOUBLE_SIGNED, WRONG_ROW)
 
 Signed = tuple[bytes, bytes]
 """A body and its signature."""
+NOTHING: Final[Signed] = (b"", b"")
 
 
 class ProofError(ValueError):
@@ -63,7 +78,7 @@ class ProofError(ValueError):
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What a proof shows: `place` is the round, window or record; `malice` is False for what a
-    restored backup explains as well."""
+    restored backup explains as well, or for `not-as-formed` what others hid from sketches."""
 
     kind: str
     agent: str
@@ -71,16 +86,17 @@ class Verdict:
     malice: bool
 
     def __str__(self) -> str:
-        what = "guilty" if self.malice else "malice or a restored backup, no guilt"
+        excuse = "what others hid" if self.kind == NOT_AS_FORMED else "a restored backup"
+        what = "guilty" if self.malice else f"malice or {excuse}, no guilt"
         return f"{self.agent}: {self.kind} in {self.place}: {what}"
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Two signed bodies of one agent.
+    """Two signed bodies of one agent, or one and `NOTHING` of the kinds `OF_ONE`: a statement.
 
     Of a contradictory claim `first` is the claim and `second` a statement; `sources` are the bodies
-    that the statement commits to, where the contradiction is about what they show.
+    that the statement commits to, where the proof is about what they show.
     """
 
     kind: str
@@ -94,6 +110,8 @@ class Proof:
         head: list[Value] = [PROOF_VERSION, self.kind, self.agent]
         if self.kind == CONTRADICTORY:
             return pack([*head, self.first, self.second, self.sources])
+        if self.kind in OF_ONE:
+            return pack([*head, self.first, self.sources])
         return pack([*head, *sorted((self.first, self.second))])
 
     @classmethod
@@ -104,19 +122,27 @@ class Proof:
             MalformedError: another layout, kind or order, or too long.
         """
         match unpack(data, bytes_max=PROOF_BYTES_MAX):
-            case [_, str(kind), str(agent), [bytes(a), bytes(x)], [bytes(b), bytes(y)], *rest] if (
-                kind in _CHECKS
-                and is_name(agent, ID_CHARS_MAX)
-                and len(x) == len(y) == SIGNATURE_BYTES
+            case [_, str(kind), str(agent), *rest] if kind in _CHECKS and is_name(
+                agent, ID_CHARS_MAX
             ):
-                proof = cls(kind, agent, (a, x), (b, y), _bodies_of(rest))
+                count = 1 if kind in OF_ONE else 2
+                signed = [_signed_of(part) for part in rest[:count]]
+                one, two, *_ = *signed, NOTHING, NOTHING
+                proof = cls(kind, agent, one, two, _bodies_of(rest[count:]))
                 if proof.encode() == data:  # which settles version and order
                     return proof
         raise MalformedError("not a proof of this version")
 
 
+def _signed_of(part: Value) -> Signed:
+    match part:
+        case [bytes(body), bytes(signature)] if len(signature) == SIGNATURE_BYTES:
+            return body, signature
+    raise MalformedError("not a signed body")
+
+
 def _bodies_of(rest: list[Value]) -> tuple[bytes, ...]:
-    """The sources of a contradictory claim; nothing for what is none, and then not canonical."""
+    """The sources of a statement; nothing for what is none, and then not canonical."""
     match rest:
         case [[*bodies]]:
             return tuple(body for body in bodies if isinstance(body, bytes))
@@ -137,7 +163,7 @@ def verify_proof(proof: Proof, terms: RunTerms) -> Verdict:
     if proof.first[0] == proof.second[0]:
         raise ProofError("the two bodies are the same")
     place = _CHECKS[proof.kind](proof, public, terms)
-    return Verdict(proof.kind, proof.agent, place, proof.kind in (EQUIVOCATION, DOUBLE_SIGNED))
+    return Verdict(proof.kind, proof.agent, place, proof.kind in MALICE)
 
 
 def _heads(proof: Proof, public: bytes, terms: RunTerms) -> str:
@@ -210,14 +236,8 @@ def _false_round(claim: Claim, said: Statement, bodies: tuple[bytes, ...], terms
     if entry is None:
         return f"round {said.round}"
     try:
-        named = named_sources(said, terms.phases)
-        if commitment(bodies) != said.sources or len(bodies) != len(named):
-            raise ProofError("the sources are not those that the statement commits to")
-        decoded = [Statement.decode(body, sketch_bytes_max=terms.sketch_bytes) for body in bodies]
-        if any(len(one.sketch) != terms.sketch_bytes for one in (said, *decoded)):
-            raise ProofError("a sketch has not the length of the run's")
-        sources = dict(zip(named, decoded, strict=True))
-        vector = injected_after(formed_parts(said, sources, terms), said)
+        sources = _committed(said, bodies, terms)
+        vector = injected_after(_parts(said, sources, terms), said)
     except EvidenceError as exc:
         raise ProofError(str(exc)) from exc
     shown = float(energy(vector))
@@ -230,6 +250,64 @@ def _false_round(claim: Claim, said: Statement, bodies: tuple[bytes, ...], terms
     except EvidenceError:
         return f"round {said.round}"
     raise ProofError("the claim agrees with the statement")
+
+
+def _committed(
+    said: Statement, bodies: tuple[bytes, ...], terms: RunTerms
+) -> dict[Source, SignedStatement]:
+    """The statements that the rows of one name, from the bodies that it commits to: no
+    signature but its own counts.
+
+    Raises:
+        ProofError, MalformedError: it commits to others, or a sketch has another length.
+        EvidenceError: its phase or its parts are not those of the run.
+    """
+    named = named_sources(said, terms.phases)
+    if commitment(bodies) != said.sources or len(bodies) != len(named):
+        raise ProofError("the sources are not those that the statement commits to")
+    decoded = [Statement.decode(body, sketch_bytes_max=terms.sketch_bytes) for body in bodies]
+    if any(len(one.sketch) != terms.sketch_bytes for one in (said, *decoded)):
+        raise ProofError("a sketch has not the length of the run's")
+    signed = (SignedStatement(one.encode(), b"", one) for one in decoded)
+    return dict(zip(named, signed, strict=True))
+
+
+def _parts(
+    said: Statement, sources: Mapping[Source, SignedStatement], terms: RunTerms
+) -> list[Floats]:
+    return formed_parts(said, {k: one.statement for k, one in sources.items()}, terms)
+
+
+def _formed(proof: Proof, public: bytes, terms: RunTerms) -> str:
+    """How a vector was formed, as its agent states it, is not how the run forms it; or the vector
+    is not what was formed so. What it commits to is its own choice: no other signature counts."""
+    signed = SignedStatement.decode(*proof.first, sketch_bytes_max=terms.sketch_bytes)
+    said = signed.statement
+    if said.agent != proof.agent or not signed.verify(public):
+        raise ProofError(f"not signed by {proof.agent}")
+    _of_run(said.run, terms)
+    if said.round > terms.rounds:
+        raise ProofError("the statement is of a round beyond the last")
+    try:
+        _examine_formed(said, proof, terms)
+    except FormedError as exc:
+        if (exc.code == NOT_AS_FORMED) == (proof.kind == NOT_AS_FORMED):
+            return f"round {said.round}"
+        raise ProofError(f"it shows something else: {exc}") from exc
+    except EvidenceError as exc:
+        raise ProofError(str(exc)) from exc
+    raise ProofError("the vector was formed as it should be")
+
+
+def _examine_formed(said: Statement, proof: Proof, terms: RunTerms) -> None:
+    named_sources(said, terms.phases)
+    examine_parts(said, terms)
+    sources = _committed(said, proof.sources, terms)
+    examine_derived(said, sources, terms)
+    if proof.kind == NOT_AS_FORMED:
+        parts = _parts(said, sources, terms)
+        found = float(energy(injected_after(parts, said)))
+        examine_injected(found, allowed_energy(said, parts, terms), proof.sources)
 
 
 def _claimed(claim: Claim, number: int) -> ClaimedRound | None:
@@ -271,6 +349,8 @@ _CHECKS: Final[Mapping[str, Callable[[Proof, bytes, RunTerms], str]]] = {
     TWO_CLAIMS: _claims,
     TWO_BILLS: _bills,
     CONTRADICTORY: _contradiction,
+    WRONG_ROW: _formed,
+    NOT_AS_FORMED: _formed,
 }
 KINDS: Final = tuple(_CHECKS)
 
@@ -297,6 +377,17 @@ def contradiction(
             if len(proof.encode()) <= PROOF_BYTES_MAX and _holds(proof, terms):
                 return proof
     return None
+
+
+def misformed(signed: SignedStatement, error: EvidenceError, terms: RunTerms) -> Proof | None:
+    """The proof that a statement makes which was refused for how its vector was formed; None where
+    it was for something else, a third party lacks the initial model, or it would be too long."""
+    if not isinstance(error, FormedError):
+        return None
+    kind = WRONG_ROW if error.code == MIXING_ROW else error.code
+    said = (signed.body, signed.signature)
+    proof = Proof(kind, signed.statement.agent, said, NOTHING, error.sources)
+    return proof if len(proof.encode()) <= PROOF_BYTES_MAX and _holds(proof, terms) else None
 
 
 def _holds(proof: Proof, terms: RunTerms) -> bool:

@@ -17,6 +17,7 @@ from candor.agent.algorithms.effects import (
     LocalSteps,
     Mass,
     Mix,
+    PolicyGradient,
     Report,
     Rounds,
     State,
@@ -71,14 +72,15 @@ class PhasedRing:
         self.phases = self.terms.phases
         self._state: State = {}
         x = torch.from_numpy(np.stack([self.terms.initial] * len(IDS)))
-        self._steps = self.text(x, Hyper(self.terms.step_size), self._state)
+        hyper = Hyper(self.terms.step_size, policy_exchanges=self.phases.count - 1)
+        self._steps = self.text(x, hyper, self._state)
         self._asked = next(self._steps)
 
     def play(self, rounds: int) -> "PhasedRing":
         """Play up to and with a round."""
         while True:
             match self._asked:
-                case LocalSteps(_, t):
+                case LocalSteps(_, t) | PolicyGradient(_, t):
                     if t > rounds:
                         return self
                     answer: Tensor | Heard = self._stack(lambda i, t=t: self.reports(i, t))

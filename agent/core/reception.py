@@ -19,7 +19,7 @@ from candor.agent.core.settlement.hearsay import Hearsay
 from candor.agent.core.settlement.settlement import Settlement
 from candor.mechanisms.evidence.examiner import Examined, Examiner
 from candor.mechanisms.evidence.statements import EvidenceError, Head, SignedStatement, Source
-from candor.mechanisms.proofs import Proof, ProofError, verify_proof
+from candor.mechanisms.proofs import Proof, ProofError, misformed, verify_proof
 from candor.network.codecs import Codec
 from candor.network.errors import RemoteProtocolError
 from candor.network.messages import (
@@ -170,7 +170,9 @@ class Reception:
             outcome = EvidenceError("injected-too-large", reason)
         if isinstance(outcome, EvidenceError):
             self._pool.give(slot.buffer)
-            return self._refuse(neighbour, slot.step, outcome)
+            refused = self._refuse(neighbour, slot.step, outcome)
+            proof = misformed(slot.statement, outcome, self._examiner.terms)
+            return [*refused, *(self._proven(proof, heard_from=None) if proof else [])]
         self._book.add(slot.statement, outcome)
         self._settlement.stated(slot.statement, outcome)
         # Witnesses: those that the rows name, whose signatures were checked with the update.

@@ -24,6 +24,9 @@ def run_terms(cluster: Cluster) -> RunTerms:
         window_rounds=cluster.payments.window,
         publics={agent.id: bytes.fromhex(agent.identity) for agent in cluster.agents},
         phases=phases_of(cluster.algorithm),
+        weights=cluster.round_weights.of,
+        rounds=cluster.rounds.rounds,
+        precision=_precision(cluster),
     )
 
 
@@ -64,7 +67,7 @@ def audit_facts(cluster: Cluster) -> AuditFacts:
 
 def evidence_terms(cluster: Cluster, initial: NDArray[np.float32]) -> Terms:
     """What every statement of the run is judged against."""
-    algorithm, codec = cluster.algorithm, codec_of(cluster)
+    algorithm = cluster.algorithm
     return Terms(
         run=bytes.fromhex(cluster.fingerprint),
         dim=cluster.task.parameters,
@@ -76,7 +79,7 @@ def evidence_terms(cluster: Cluster, initial: NDArray[np.float32]) -> Terms:
         initial=initial,
         rounds=cluster.rounds.rounds,
         phases=phases_of(algorithm),
-        precision=Precision(codec.name, codec.relative, codec.absolute),
+        precision=_precision(cluster),
     )
 
 
@@ -95,6 +98,11 @@ def _terms(cluster: Cluster, lo: str, hi: str) -> ChannelTerms:
         fingerprint=bytes.fromhex(cluster.fingerprint),
         credit_limit=cluster.payments.credit_limit,
     )
+
+
+def _precision(cluster: Cluster) -> Precision:
+    codec = codec_of(cluster)
+    return Precision(codec.name, codec.relative, codec.absolute)
 
 
 def codec_of(cluster: Cluster) -> Codec:

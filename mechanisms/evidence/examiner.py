@@ -54,6 +54,8 @@ TRACE_TOLERANCE: Final = 1e-6
 # A norm of 1e8: no training comes near it, whatever the rule allows to be paid for.
 ENERGY_MAX: Final = 1e16
 ROW_TOLERANCE: Final = 1e-12
+MIXING_ROW: Final = "mixing-row"
+NOT_AS_FORMED: Final = "not-as-formed"
 STEP_TOLERANCE: Final = 1e-12
 # Squared norms of a payload and of its sketch agree within a few percent unless someone has placed
 # values where the sketch's known signs cancel them. Only what is absurd is refused here: a payload
@@ -137,8 +139,23 @@ def _squared_norm(payload: NDArray[np.float32]) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class Precision:
+    """How far a codec may move a value: by `relative` of it or by `absolute`, whichever is more."""
+
+    codec: str
+    relative: float
+    absolute: float
+
+
+FLOAT32: Final = Precision("float32", 2.0**-24, 2.0**-150)
+
+
+@dataclass(frozen=True, slots=True)
 class RunTerms:
-    """What the cluster file alone fixes, by which signed things are compared."""
+    """What the cluster file alone fixes, by which signed things are compared.
+
+    `weights(t)` are those for mixing round t; `rounds` is the last one.
+    """
 
     run: bytes
     dim: int
@@ -146,6 +163,9 @@ class RunTerms:
     window_rounds: int
     publics: Mapping[str, bytes]
     phases: Phases = MIXED_MODEL
+    weights: Callable[[int], Round] = field(kw_only=True)
+    rounds: int = field(kw_only=True)
+    precision: Precision = field(default=FLOAT32, kw_only=True)
 
     @property
     def sketch_bytes(self) -> int:
@@ -159,30 +179,14 @@ class RunTerms:
 
 
 @dataclass(frozen=True, slots=True)
-class Precision:
-    """How far a codec may move a value: by `relative` of it or by `absolute`, whichever is more."""
-
-    codec: str
-    relative: float
-    absolute: float
-
-
-FLOAT32: Final = Precision("float32", 2.0**-24, 2.0**-150)
-
-
-@dataclass(frozen=True, slots=True)
 class Terms(RunTerms):
     """What all agents of a run know in advance and every statement is judged against.
 
-    `weights(t)` are those of the cluster file for mixing round t. `initial` is the initial model
-    (dim,) float32, `step_size(t)` the schedule, `rounds` the last one.
+    `initial` is the initial model (dim,) float32, `step_size(t)` the schedule.
     """
 
-    weights: Callable[[int], Round] = field(kw_only=True)
     step_size: Callable[[int], float] = field(kw_only=True)
     initial: NDArray[np.float32] = field(kw_only=True)
-    rounds: int = field(kw_only=True)
-    precision: Precision = field(default=FLOAT32, kw_only=True)
 
     def step_size_of(self, agent: str, t: int) -> float:
         """The step of an agent in round t: the schedule's, over its mass."""
@@ -192,6 +196,15 @@ class Terms(RunTerms):
         """What an injected update of a phase is multiplied with: the step, or -1 where it is added
         as it is."""
         return -1.0 if self.phases.phases[phase].direct else self.step_size_of(agent, t)
+
+
+class FormedError(EvidenceError):
+    """A vector that was not formed as its agent was to form it: `MIXING_ROW` of a derived row, or
+    `NOT_AS_FORMED`. Its statement and the bodies of the `sources` show it."""
+
+    def __init__(self, code: str, detail: str, sources: tuple[bytes, ...]) -> None:
+        super().__init__(code, detail)
+        self.sources = sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,13 +277,8 @@ class Examiner:
     def derived_row(
         self, agent: str, t: int, rule: str, sources: Mapping[str, Statement]
     ) -> dict[str, float]:
-        """The row that `rule` gives an agent for what `sources` stated in round t: its own and
-        those of whom it heard."""
-        taken = self.terms.weights(t).taken[agent]
-        heard = {k: taken[k] for k in sorted(sources) if k != agent}
-        weights = heard | {agent: own_weight(heard)}
-        sketches = {k: np.frombuffer(sources[k].sketch, "<f8") for k in sorted(sources)}
-        return self.terms.phases.rows[rule](agent, t, weights, sketches)
+        """See `derived_row`."""
+        return derived_row(agent, t, rule, sources, self.terms)
 
     def check_hidden(
         self,
@@ -323,42 +331,7 @@ class Examiner:
         scheduled = terms.stated_step(sender, statement.round, statement.phase)
         if not math.isclose(statement.step_size, scheduled, rel_tol=STEP_TOLERANCE):
             raise EvidenceError("step-size", f"{statement.step_size}")
-        for part, formed in zip(
-            terms.phases.phases[statement.phase].parts, statement.formed, strict=True
-        ):
-            self._examine_part(statement, part, formed)
-
-    def _examine_part(self, statement: Statement, part: Part, formed: Formed) -> None:
-        """That a part was formed as the run forms it, as far as it shows by itself."""
-        agent, of_round = statement.agent, statement.round - part.before
-        taken = self.terms.weights(of_round).taken[agent] if of_round else {}
-        of_models = part.phase == self.terms.phases.model
-        if isinstance(formed, Attested):
-            if part.how is not How.AGGREGATE or of_round == 0:
-                raise EvidenceError("mixing-row", f"part {part.phase} is not attested")
-            if formed.rule != part.rule or not taken.keys() >= set(formed.heard):
-                raise EvidenceError("mixing-row", "an aggregate of others than it is given")
-            return
-        row = dict(formed.weights)
-        if part.how is How.OWN or (of_round == 0 and of_models):
-            if row != {agent: 1.0} or formed.rule:
-                raise EvidenceError("mixing-row", "it starts from its own vector alone")
-        elif not row:  # nothing of an earlier round is there
-            if not part.before or of_models or formed.rule:
-                raise EvidenceError("mixing-row", "it starts from nothing")
-        elif of_round == 0:
-            raise EvidenceError("mixing-row", "nothing was there before round 1")
-        elif of_models and not formed.rule and _re_enters(row, taken):
-            return
-        elif part.how is How.AGGREGATE:
-            raise EvidenceError("mixing-row", f"part {part.phase} is to be attested")
-        elif formed.rule != part.rule:
-            raise EvidenceError("mixing-row", f"derived by {formed.rule or 'no rule'}")
-        elif part.rule:
-            if not taken.keys() | {agent} >= row.keys() or agent not in row:
-                raise EvidenceError("mixing-row", "of others than it is given")
-        else:
-            _examine_row(agent, row, taken)
+        examine_parts(statement, terms)
 
     def examine(
         self,
@@ -384,13 +357,11 @@ class Examiner:
         sources = self._sources(statement, witnesses, trusted)
         if commitment(source.body for source in sources.values()) != statement.sources:
             raise EvidenceError("witness-digest", "not the statements that it mixed")
-        self._examine_derived(statement, sources)
+        examine_derived(statement, sources, self.terms)
         shown = self.shown(statement, sources)
         if not math.isfinite(shown.energy):
             raise EvidenceError("injected-not-finite")
-        if shown.energy > shown.allowed:
-            detail = f"an energy of {shown.energy:g} where rounding explains {shown.allowed:g}"
-            raise EvidenceError("not-as-formed", detail)
+        examine_injected(shown.energy, shown.allowed, shown.sources)
         if shown.energy > ENERGY_MAX:
             raise EvidenceError("injected-too-large", f"its energy is {shown.energy:g}")
         return shown
@@ -411,21 +382,6 @@ class Examiner:
         if not whole <= HIDDEN_FACTOR * float(energy(measured)) + HIDDEN_FREE:
             raise EvidenceError("payload-hidden", f"its squared norm is {whole:g}")
 
-    def _examine_derived(
-        self, statement: Statement, sources: Mapping[Source, SignedStatement]
-    ) -> None:
-        """That rows which follow from sketches are those that follow from them, bit by bit."""
-        for part, formed in zip(
-            self.terms.phases.phases[statement.phase].parts, statement.formed, strict=True
-        ):
-            if not isinstance(formed, Row) or not formed.rule:
-                continue
-            of_round = statement.round - part.before
-            stated = {k: sources[of_round, part.phase, k].statement for k, _ in formed.weights}
-            due = self.derived_row(statement.agent, of_round, formed.rule, stated)
-            if dict(formed.weights) != due:
-                raise EvidenceError("mixing-row", f"not what {formed.rule} derives from sketches")
-
     def shown(self, statement: Statement, sources: Mapping[Source, SignedStatement]) -> Examined:
         """What a statement shows was injected; may be not finite. `sources` are the statements that
         its rows name, in that order.
@@ -438,27 +394,10 @@ class Examiner:
         stated = {source: signed.statement for source, signed in sources.items()}
         parts = formed_parts(statement, stated, self.terms, first)
         vector = injected_after(parts, statement)
-        phase = self.terms.phases.phases[statement.phase]
-        allowed = math.inf if phase.charged or phase.free else self._slack(statement, parts)
+        allowed = allowed_energy(statement, parts, self.terms)
         bodies = tuple(source.body for source in sources.values())
         trace = self.fold(window)(vector)
         return Examined(vector, float(energy(vector)), trace, allowed, bodies)
-
-    def _slack(self, statement: Statement, parts: Sequence[Floats]) -> float:
-        """The energy that rounding explains where nothing is injected.
-
-        Rounding errors e satisfy ||e|| <= relative * ||values||, or absolute * sqrt(dim) each of
-        what was stated and what it was stepped by. Their sketch has that length but for a few
-        percent, and so have the values' own, which `ROUNDING_MARGIN` covers.
-        """
-        precision = self.terms.precision
-        lengths = [energy(vector) for vector in (*parts, np.frombuffer(statement.sketch, "<f8"))]
-        reach = sum(math.sqrt(length) for length in map(float, lengths) if math.isfinite(length))
-        step = abs(statement.step_size)
-        smallest = precision.absolute * (1 + step) * math.sqrt(statement.dim)
-        error = ROUNDING_MARGIN * (precision.relative * reach + smallest) + COMPUTING * reach
-        allowed = error / step if step else math.inf
-        return allowed * allowed  # where ** 2 would raise OverflowError
 
     def fold(self, window: int) -> TraceFold:
         """The fold of a window's sketches to traces."""
@@ -505,6 +444,118 @@ class Examiner:
         return self._initial[window]
 
 
+def examine_parts(statement: Statement, terms: RunTerms) -> None:
+    """That each part of a statement, of as many as its phase has, was formed as the run forms it,
+    as far as it shows by itself.
+
+    Raises:
+        EvidenceError: with `MIXING_ROW`.
+    """
+    parts = terms.phases.phases[statement.phase].parts
+    for part, formed in zip(parts, statement.formed, strict=True):
+        _examine_part(statement, part, formed, terms)
+
+
+def _examine_part(statement: Statement, part: Part, formed: Formed, terms: RunTerms) -> None:
+    """That a part was formed as the run forms it, as far as it shows by itself."""
+    agent, of_round = statement.agent, statement.round - part.before
+    taken = terms.weights(of_round).taken[agent] if of_round else {}
+    of_models = part.phase == terms.phases.model
+    if isinstance(formed, Attested):
+        if part.how is not How.AGGREGATE or of_round == 0:
+            raise EvidenceError(MIXING_ROW, f"part {part.phase} is not attested")
+        if formed.rule != part.rule or not taken.keys() >= set(formed.heard):
+            raise EvidenceError(MIXING_ROW, "an aggregate of others than it is given")
+        return
+    row = dict(formed.weights)
+    if part.how is How.OWN or (of_round == 0 and of_models):
+        if row != {agent: 1.0} or formed.rule:
+            raise EvidenceError(MIXING_ROW, "it starts from its own vector alone")
+    elif not row:  # nothing of an earlier round is there
+        if not part.before or of_models or formed.rule:
+            raise EvidenceError(MIXING_ROW, "it starts from nothing")
+    elif of_round == 0:
+        raise EvidenceError(MIXING_ROW, "nothing was there before round 1")
+    elif of_models and not formed.rule and _re_enters(row, taken):
+        return
+    elif part.how is How.AGGREGATE:
+        raise EvidenceError(MIXING_ROW, f"part {part.phase} is to be attested")
+    elif formed.rule != part.rule:
+        raise EvidenceError(MIXING_ROW, f"derived by {formed.rule or 'no rule'}")
+    elif part.rule:
+        if not taken.keys() | {agent} >= row.keys() or agent not in row:
+            raise EvidenceError(MIXING_ROW, "of others than it is given")
+    else:
+        _examine_row(agent, row, taken)
+
+
+def derived_row(
+    agent: str, t: int, rule: str, sources: Mapping[str, Statement], terms: RunTerms
+) -> dict[str, float]:
+    """The row that `rule` gives an agent for what `sources` stated in round t: its own and those of
+    whom it heard."""
+    taken = terms.weights(t).taken[agent]
+    heard = {k: taken[k] for k in sorted(sources) if k != agent}
+    weights = heard | {agent: own_weight(heard)}
+    sketches = {k: np.frombuffer(sources[k].sketch, "<f8") for k in sorted(sources)}
+    return terms.phases.rows[rule](agent, t, weights, sketches)
+
+
+def examine_derived(
+    statement: Statement, sources: Mapping[Source, SignedStatement], terms: RunTerms
+) -> None:
+    """That rows which follow from sketches are those that follow from them, bit by bit.
+
+    Args:
+        statement: one whose parts passed `examine_parts`.
+        sources: the statements that its rows name, in that order.
+
+    Raises:
+        FormedError: with `MIXING_ROW`.
+    """
+    parts = terms.phases.phases[statement.phase].parts
+    for part, formed in zip(parts, statement.formed, strict=True):
+        if not isinstance(formed, Row) or not formed.rule:
+            continue
+        of_round = statement.round - part.before
+        stated = {k: sources[of_round, part.phase, k].statement for k, _ in formed.weights}
+        due = derived_row(statement.agent, of_round, formed.rule, stated, terms)
+        if dict(formed.weights) != due:
+            bodies = tuple(source.body for source in sources.values())
+            raise FormedError(MIXING_ROW, f"not what {formed.rule} derives from sketches", bodies)
+
+
+def examine_injected(found: float, allowed: float, sources: tuple[bytes, ...]) -> None:
+    """That a vector has no more than the allowed energy beyond what it was formed of.
+
+    Raises:
+        FormedError: with `NOT_AS_FORMED` and the bodies of its sources.
+    """
+    if found > allowed:
+        detail = f"an energy of {found:g} where rounding explains {allowed:g}"
+        raise FormedError(NOT_AS_FORMED, detail, sources)
+
+
+def allowed_energy(statement: Statement, parts: Sequence[Floats], terms: RunTerms) -> float:
+    """The energy that a statement may show: any in a charged or a free phase, elsewhere what
+    rounding explains.
+
+    Rounding errors e satisfy ||e|| <= relative * ||values||, or absolute * sqrt(dim) each of
+    what was stated and what it was stepped by. Their sketch has that length but for a few
+    percent, and so have the values' own, which `ROUNDING_MARGIN` covers.
+    """
+    phase, precision = terms.phases.phases[statement.phase], terms.precision
+    if phase.charged or phase.free:
+        return math.inf
+    lengths = [energy(vector) for vector in (*parts, np.frombuffer(statement.sketch, "<f8"))]
+    reach = sum(math.sqrt(length) for length in map(float, lengths) if math.isfinite(length))
+    step = abs(statement.step_size)
+    smallest = precision.absolute * (1 + step) * math.sqrt(statement.dim)
+    error = ROUNDING_MARGIN * (precision.relative * reach + smallest) + COMPUTING * reach
+    allowed = error / step if step else math.inf
+    return allowed * allowed  # where ** 2 would raise OverflowError
+
+
 def _re_enters(row: Mapping[str, float], taken: Mapping[str, float]) -> bool:
     """Whether a row takes one neighbour's model as it is."""
     return len(row) == 1 and set(row.values()) == {1.0} and row.keys() <= taken.keys()
@@ -514,10 +565,10 @@ def _examine_row(agent: str, row: dict[str, float], taken: Mapping[str, float]) 
     """That a row has the cluster file's weights, and for the agent itself what is left."""
     own = row.pop(agent, None)
     if own is None or any(taken.get(k) != w for k, w in row.items()):
-        raise EvidenceError("mixing-row", "weights are not those of the cluster file")
+        raise EvidenceError(MIXING_ROW, "weights are not those of the cluster file")
     due = own_weight(row)
     if own < 0 or abs(own - due) > ROW_TOLERANCE:
-        raise EvidenceError("mixing-row", f"its own weight is {own}, what is left is {due}")
+        raise EvidenceError(MIXING_ROW, f"its own weight is {own}, what is left is {due}")
 
 
 def check_claim(

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from candor.agent.cli.evidence import command
+from candor.agent.core.effects import Derived, Effect
 from candor.mechanisms.evidence.claims import Claim, SignedClaim
 from candor.mechanisms.payments.bills import SignedBill
 from candor.network.messages import BillMessage, ClaimMessage, from_envelope, to_envelope
@@ -174,6 +175,55 @@ def test_a_second_bill_to_the_same_neighbour_is_proven(run) -> None:
     for neighbour in ("a0", "a2"):
         assert verified(run, neighbour, "two-bills")["place"] == "window 1"
     assert accused(run) == {LIAR}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "aggregator", "rule"),
+    [
+        ("decentralized-sgd", "rfa", "rfa"),
+        ("decentralized-sgd", "multi-krum", "multi-krum"),
+        ("decentralized-sgd", "nnm + krum", "nnm+krum"),
+        ("dec-byz-pg", "rfa", "agreement"),
+    ],
+)
+def test_who_mixes_by_another_row_than_sketches_give_is_proven_guilty(
+    tmp_path, algorithm, aggregator, rule
+) -> None:
+    """It keeps more of its own vector, and says so."""
+    cluster = write_cluster(
+        tmp_path,
+        "complete",
+        5,
+        rounds=4,
+        window=2,
+        algorithm=algorithm,
+        aggregator=aggregator,
+        max_byzantine=1,
+        sketch_size=40,
+    )
+    run = LocalRun(tmp_path, cluster)
+    run.start()
+    core = run.nodes[LIAR].core
+    honest = core.derived
+
+    def derived(answer: Derived) -> list[Effect]:
+        if core.phases.row_rule(core.phases.at(core.step)[1]) == rule:
+            others = len(answer.row) - 1
+            row = {k: 0.75 if k == LIAR else 0.25 / others for k in answer.row}
+            answer = replace(answer, row=row)
+        return honest(answer)
+
+    core.derived = derived
+    run.run(90.0)
+    run.export()
+    for neighbour in cluster.neighbours(LIAR):
+        told = verified(run, neighbour, "wrong-row")
+        assert (told["agent"], told["malice"]) == (LIAR, True)
+        assert told["place"] == ("round 1" if rule == "agreement" else "round 2")
+        barred = run.nodes[neighbour].core.neighbours[LIAR].barred
+        assert barred.startswith("proven guilty: wrong-row")
+    assert accused(run) == {LIAR}
+    run.close()
 
 
 def test_a_crash_proves_nothing_against_anyone(run) -> None:
