@@ -76,9 +76,9 @@ class Performer(Protocol):
         (neighbours, dim)."""
         ...
 
-    def losses_of(self, vectors: Tensor) -> Tensor:
-        """The losses (agents, vectors) of vectors (agents, vectors, dim) on their agent's own data,
-        for aggregators that filter by loss."""
+    def losses_of(self, vectors: Tensor, t: int) -> Tensor:
+        """The losses (agents, vectors) of vectors (agents, vectors, dim) on their agent's own data
+        of round t, for aggregators that filter by loss."""
         ...
 
 
@@ -154,13 +154,16 @@ class Driver:
         )
         attests = aggregator is not None and aggregator.row is None
         self._aggregate = (
-            aggregator.load(performer.losses_of) if aggregator is not None and attests else None
+            aggregator.load(lambda vectors: performer.losses_of(vectors, self._round))
+            if aggregator is not None and attests
+            else None
         )
         parts = [part for phase in self._phases.phases for part in phase.parts]
         self._aggregated = {part.phase for part in parts if part.how is How.AGGREGATE}
         # By phase, what its last vectors were combined to; the model is what everyone starts from.
         self._combined: dict[int, Tensor] = {self._phases.model: x}
         self._altered: dict[int, Tensor] = {}  # by phase, what was sent less what the text has
+        self._round = start
         self._mixing: int | None = None  # the phase whose vectors the aggregator is to combine
         self._agreeing: Tensor | None = None  # policies (agents, dim) that are being averaged
         averages = settings.name in POLICY_ALGORITHMS
@@ -205,6 +208,7 @@ class Driver:
                     vectors = self._decoded(sent)
                     if self.moves is not None and phase == self._phases.charged:
                         self.moves = torch.zeros_like(self.moves)
+                    self._round = t
                     self._agreeing = vectors if phase > self._phases.charged else None
                     return Outgoing(t, phase, vectors, attested, sums, apart)
             effect = self._rounds.send(made)

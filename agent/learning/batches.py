@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 _OWN_STREAM: Final = 2**128  # of a counter of 256 bits: draws with replacement stay below it
 _PASS: Final = 2**64
+_COMPARED: Final = 2**248  # above the streams of any agents, below those of episodes
 WORDS_A_COUNT: Final = 4  # 64-bit words that one step of the counter gives
 
 
@@ -36,6 +37,13 @@ def passes(
         whole = len(left) - len(left) % batch_size
         yield from left[:whole].reshape(-1, batch_size)
         left = left[whole:]
+
+
+def compared(seed: int, t: int, agent: int, length: int, count: int) -> NDArray[np.int64]:
+    """`count` samples (count,) of round t, with replacement, on which an agent compares models: not
+    those that it trained on in the round, which its own model knows."""
+    words = _words(seed, t, _COMPARED + _OWN_STREAM * agent, -(-count // WORDS_A_COUNT))[:count]
+    return _below(words, np.array(length))
 
 
 def draw_samples(
@@ -57,9 +65,13 @@ def draw_samples(
         for low, high in pairwise(starts)
     ]
     words = (rows[0] if len(rows) == 1 else np.concatenate(rows))[:, :count]
-    # The upper half of a word times the length, its upper half: below the length, and as good as
-    # uniform, for 2**32 is far above it (Lemire 2019, without the rejection).
-    scaled = ((words >> np.uint64(32)) * lengths.astype(np.uint64)[:, np.newaxis]) >> np.uint64(32)
+    return _below(words, lengths[:, np.newaxis])
+
+
+def _below(words: NDArray[np.uint64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The upper half of each word times a length, its upper half: below the length, and as good as
+    uniform, for 2**32 is far above it (Lemire 2019, without the rejection)."""
+    scaled = ((words >> np.uint64(32)) * lengths.astype(np.uint64)) >> np.uint64(32)
     return scaled.astype(np.int64)
 
 

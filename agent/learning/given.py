@@ -45,7 +45,7 @@ class GivenGradients:
         """The vector itself."""
         return v, {}
 
-    def losses_of(self, vectors: Tensor) -> Tensor:
+    def losses_of(self, vectors: Tensor, t: int) -> Tensor:  # noqa: ARG002
         """Nothing is lost, whatever the vectors (1, vectors, dim) are."""
         return torch.zeros(vectors.shape[:2])
 

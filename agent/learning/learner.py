@@ -81,8 +81,9 @@ class Learning(Protocol):
         ConfigurationError."""
         ...
 
-    def shard_losses(self, x: Tensor, samples: int) -> Tensor:
-        """How the rows of x (agents, dim) do on their own data: (agents,), less is better."""
+    def shard_losses(self, x: Tensor, samples: int, t: int = 0) -> Tensor:
+        """How the rows of x (agents, dim) do on so many of their own data, those of round t if one
+        is given: (agents,), less is better."""
         ...
 
     def state_dict(self, x: Tensor, row: int = 0) -> Mapping[str, Tensor]:
@@ -311,16 +312,16 @@ class Learner:
         )
 
     @torch.no_grad()
-    def shard_losses(self, x: Tensor, samples: int) -> Tensor:
+    def shard_losses(self, x: Tensor, samples: int, t: int = 0) -> Tensor:
         """The loss of each row of x (agents, dim) on its own shard, or on `samples` of it that are
-        spread evenly over it: (agents,), no training."""
-        return torch.stack([self._shard_loss(x[r], r, samples) for r in range(len(x))])
+        spread evenly over it, or drawn for round t: (agents,), no training."""
+        return torch.stack([self._shard_loss(x[r], r, samples, t) for r in range(len(x))])
 
-    def _shard_loss(self, x: Tensor, row: int, samples: int) -> Tensor:
+    def _shard_loss(self, x: Tensor, row: int, samples: int, t: int) -> Tensor:
         x = x.to(self._device)
         parameters = tuple(view[0] for view in self._views(x.unsqueeze(0)))
         with faults_of("loss"):
-            return self._loss(parameters, self._samples.spread(row, samples))
+            return self._loss(parameters, self._samples.some(row, samples, t))
 
     @one_at_a_time
     def state_dict(self, x: Tensor, row: int = 0) -> Mapping[str, Tensor]:  # noqa: ARG002

@@ -68,10 +68,10 @@ class PlainSgd:
             losses.append(loss.detach())
         return float(torch.stack(losses).mean())
 
-    def loss_of(self, model: nn.Module, row: int, most: int) -> float:
-        """The model's loss on up to so many of a row's samples, no training."""
+    def loss_of(self, model: nn.Module, row: int, most: int, t: int = 0) -> float:
+        """The model's loss on up to so many of a row's samples, see `Samples.some`; no training."""
         with torch.no_grad(), faults_of("loss"):
-            return float(self._task.loss(model, self._samples.spread(row, most)))
+            return float(self._task.loss(model, self._samples.some(row, most, t)))
 
     def check(self, model: nn.Module, dim: int, batch_size: int, agents: Sequence[str]) -> None:
         """Look at the samples before the run, see `Samples.check`."""

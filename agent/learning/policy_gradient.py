@@ -311,8 +311,8 @@ class PolicyLearner:
         self._sample(x.cpu().unsqueeze(0), 0, 1, evaluating=True, rows=1)
 
     @one_at_a_time
-    def shard_losses(self, x: Tensor, samples: int) -> Tensor:  # noqa: ARG002
-        """Minus the mean return of new episodes of each row, (agents,)."""
+    def shard_losses(self, x: Tensor, samples: int, t: int = 0) -> Tensor:  # noqa: ARG002
+        """Minus the mean return of new episodes of each row, of the round under way: (agents,)."""
         return -torch.tensor([one.value for one in self._fresh(x)], device=x.device)
 
     @one_at_a_time

@@ -174,10 +174,10 @@ class Leading:
         self._learner.check_samples(x, agents)
 
     @one_at_a_time
-    def shard_losses(self, x: Tensor, samples: int) -> Tensor:
+    def shard_losses(self, x: Tensor, samples: int, t: int = 0) -> Tensor:
         """How the rows of x (agents, dim) do on their own data."""
-        self._group.say("shard_losses", x, samples)
-        return self._learner.shard_losses(x, samples)
+        self._group.say("shard_losses", x, samples, t)
+        return self._learner.shard_losses(x, samples, t)
 
     @one_at_a_time
     def state_dict(self, x: Tensor, row: int = 0) -> Mapping[str, Tensor]:

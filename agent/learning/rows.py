@@ -165,11 +165,11 @@ class TrainedRows:
         """What these heard in a phase, see `Reporting.overheard`."""
         self._reporting.overheard(phase, heard)
 
-    def losses_of(self, vectors: Tensor) -> Tensor:
+    def losses_of(self, vectors: Tensor, t: int) -> Tensor:
         """The losses (agents, vectors) of vectors (agents, vectors, dim), each on `LOSS_SAMPLES` of
-        its agent's own samples: the same ones in every round, so that losses can be compared."""
+        its agent's own samples, drawn for round t."""
         each = [
-            self.learner.shard_losses(column.contiguous(), LOSS_SAMPLES)
+            self.learner.shard_losses(column.contiguous(), LOSS_SAMPLES, t)
             for column in vectors.unbind(dim=1)
         ]
         return torch.stack(each, dim=1)

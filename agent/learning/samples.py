@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from candor.agent.learning.batches import draw_samples, passes
+from candor.agent.learning.batches import compared, draw_samples, passes
 from candor.agent.tasks.base import Batch, Task
 from candor.agent.tasks.checked import faults_of, load_data
 from candor.agent.tasks.partition import Shard
@@ -86,10 +86,14 @@ class Samples:
         chosen = torch.from_numpy(places).to(self._device)
         return tuple(each[chosen] for each in self.data)
 
-    def spread(self, row: int, most: int) -> Batch:
-        """Up to so many of a row's, spread evenly over them."""
+    def some(self, row: int, most: int, t: int = 0) -> Batch:
+        """Up to so many of a row's: spread evenly over them, or where there are more the ones that
+        are drawn for round t, from 1."""
         length = int(self.lengths[row])
-        chosen = np.arange(min(most, length)) * length // min(most, length)
+        if t and length > most:
+            chosen = compared(self._seed, t, self._agents[row], length, most)
+        else:
+            chosen = np.arange(min(most, length)) * length // min(most, length)
         return self.at(chosen + self.offsets[row])
 
     def of(self, row: int) -> Batch:

@@ -177,12 +177,12 @@ class Spread:
         with _one_thread():
             self._here.check_samples(x, agents)
 
-    def shard_losses(self, x: Tensor, samples: int) -> Tensor:
+    def shard_losses(self, x: Tensor, samples: int, t: int = 0) -> Tensor:
         """How the rows of x (agents, dim) do on their own data."""
         if self._here is not None:
             with _one_thread():
-                return self._here.shard_losses(x, samples)
-        return torch.cat(self._each("shard_losses", x, samples))
+                return self._here.shard_losses(x, samples, t)
+        return torch.cat(self._each("shard_losses", x, samples, t))
 
     def state_dict(self, x: Tensor, row: int = 0) -> Mapping[str, Tensor]:
         """The whole model of a row, of which x (dim,) is what travels."""

@@ -204,18 +204,18 @@ class Trainer:
                 prepare(self._task, self._context(agent, 0, 0.0))
 
     @one_at_a_time
-    def shard_losses(self, x: Tensor, samples: int) -> Tensor:
+    def shard_losses(self, x: Tensor, samples: int, t: int = 0) -> Tensor:
         """The loss of each row on its own samples; of a loop of its own the metric that counts, on
         the agent's own data if it has any to measure on, so that lower is better: (agents,)."""
         return torch.tensor(
-            [self._shard_loss(row, x[row], samples) for row in range(len(x))], device=x.device
+            [self._shard_loss(row, x[row], samples, t) for row in range(len(x))], device=x.device
         )
 
-    def _shard_loss(self, row: int, x: Tensor, samples: int) -> float:
+    def _shard_loss(self, row: int, x: Tensor, samples: int, t: int) -> float:
         agent = self._agents[row]
         if isinstance(self._loop, PlainSgd):
             model = self._layout.fill(agent.model, x).eval()
-            return self._loop.loss_of(model, row, samples)
+            return self._loop.loss_of(model, row, samples, t)
         found = self._measured(agent, x)
         value = found.value if found.local is None else found.local
         return -value if metric_of(self._task)[1] else value

@@ -113,8 +113,11 @@ class CoordinateWise:
 class LossFiltered:
     """UBAR (Guo et al., IEEE Transactions on Circuits and Systems for Video Technology 2022,
     algorithm 1): of the neighbours' models the n - f nearest to the own one, and of these the ones
-    whose loss on the agent's own data is no larger than that of its own model, or if there is none
-    the one with the least loss; their mean, half and half with the own model.
+    whose loss on the agent's own data of the round is no larger than that of its own model, or if
+    there is none the one with the least loss; their mean, half and half with the own model.
+
+    Deliberate difference: the samples are drawn anew in each round, but are not the batch that the
+    own model was trained on.
     """
 
     losses_of: LossesOf

@@ -96,7 +96,7 @@ class Quadratic:
     def mass(self, t: int) -> torch.Tensor:
         raise AssertionError
 
-    def losses_of(self, vectors: torch.Tensor) -> torch.Tensor:
+    def losses_of(self, vectors: torch.Tensor, t: int) -> torch.Tensor:
         return torch.zeros(vectors.shape[:2])
 
     def sent(self, v: torch.Tensor, t: int, phase: int) -> tuple[torch.Tensor, dict]:

@@ -438,6 +438,13 @@ def test_a_shards_loss_is_that_of_its_own_samples() -> None:
     few = one.shard_losses(rows, samples=100)
     assert not torch.equal(few, losses)
     torch.testing.assert_close(few, losses, rtol=0.2, atol=0.0)
+    # Or those of a round, which an agent by itself draws alike; of a small shard all.
+    third = one.shard_losses(rows, 100, t=3)
+    torch.testing.assert_close(third, losses, rtol=0.2, atol=0.0)
+    assert not torch.isclose(third, one.shard_losses(rows, 100, t=4)).any()
+    alone = Learner(task, shards[1:], algorithm, batch_size=8, seed=0)
+    torch.testing.assert_close(alone.shard_losses(rows[1:], 100, t=3), third[1:])
+    assert torch.equal(one.shard_losses(rows, 10_000, t=3), losses)
 
 
 def test_a_parameter_the_loss_does_not_use_gets_a_zero_gradient() -> None:

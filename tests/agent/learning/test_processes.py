@@ -86,7 +86,7 @@ def test_several_processes_learn_the_same_bits_as_one(
     assert len(learner.processes) == 2
     assert learner.evaluate(x) == here.evaluate(x)
     assert learner.evaluate(x[:1]) == here.evaluate(x[:1])
-    assert torch.equal(learner.shard_losses(x, 50), here.shard_losses(x, 50))
+    assert torch.equal(learner.shard_losses(x, 50, 3), here.shard_losses(x, 50, 3))
     for row in range(AGENTS):
         mine, others = learner.state_dict(x[row], row), here.state_dict(x[row], row)
         assert list(mine) == list(others)
