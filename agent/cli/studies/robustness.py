@@ -192,7 +192,7 @@ def command(
         for name in ("task", "agents", "partition", "max_byzantine", "rounds")
     } | {"byzantine": byzantine, "seeds": seeds}
     metric = Metric.of({"metric": first.task.metric_name, "better": first.task.better_values})
-    found = json_text(report.facts(cells, setting), indent=2)
+    found = json_text(report.facts(cells, setting, most), indent=2)
     write_text(run_dir / "results.json", found + "\n")
     write_text(run_dir / "report.html", report.render(cells, setting, metric, most))
     if as_json:
@@ -244,7 +244,7 @@ def _print(cells: "list[Cell]", metric: Any, most: float) -> None:
         console.print(plain_table(title, columns, rows, "Mean over honest agents and seeds."))
         title = f"{topology}: what the worst attack costs"
         caption = report.LOSES
-        rows = report.summary_rows(verdicts, metric)
+        rows = report.summary_rows(verdicts, metric, most)
         console.print(plain_table(title, report.SUMMARY, rows, caption))
         for line in report.sentences(verdicts, most):
             click.echo(line)

@@ -1,11 +1,13 @@
 """A grid of simulated runs, one for each graph, aggregator, attack and seed, resumable.
 
-Every finished run is one small file, named by all it depends on: a grid that was stopped, or is
-asked for more attacks, runs only what is not there.
+Every finished run is one small file, named by all it depends on, the code of the user's own task
+and attacks and candor's version among it: a grid that was stopped, or is asked for more attacks,
+runs only what is not there.
 """
 
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +20,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from candor import __version__
 from candor.agent.learning.processes import end_with_parent
 from candor.agent.runs.byzantine import with_byzantine
 from candor.agent.runs.placeholder_agents import stand_in_entries
@@ -26,7 +29,8 @@ from candor.agent.simulation.vectorised import Simulation
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.encoding.canonical import sha256
 from candor.topologies.specs.files import json_text, replacing, write_text
-from candor.topologies.specs.specs import ConfigurationError
+from candor.topologies.specs.own import import_name
+from candor.topologies.specs.specs import ConfigurationError, is_import_path
 
 NONE: Final = "none"
 RUN_ID: Final = Path("robustness")
@@ -101,7 +105,9 @@ def jobs_of(
             for attack in attacks:
                 place = Place(topology, aggregator, attack, seed)
                 liars = {} if attack == NONE else dict.fromkeys(drawn.byzantine, attack)
-                path = run_dir / f"{_key(cluster, drawn.byzantine, liars, plan.data_root)}.json"
+                code = sources(plan.task.name, plan.algorithm.name, *liars.values())
+                key = _key(cluster, drawn.byzantine, liars, plan.data_root, code)
+                path = run_dir / f"{key}.json"
                 jobs.append(Job(place, cluster, liars, path, plan.data_root))
     return jobs
 
@@ -161,12 +167,31 @@ def play(job: Job) -> Reached:
 
 
 def _key(
-    cluster: Cluster, drawn: Sequence[str], liars: dict[str, str], data_root: Path | None
+    cluster: Cluster,
+    drawn: Sequence[str],
+    liars: dict[str, str],
+    data_root: Path | None,
+    code: Sequence[str],
 ) -> str:
     """Names a run by all it depends on."""
     root = "" if data_root is None else str(data_root.resolve())
-    words = [cluster.fingerprint, *drawn, *sorted(set(liars.values())), root]
+    words = [cluster.fingerprint, *drawn, *sorted(set(liars.values())), root, *code, __version__]
     return sha256("\n".join(words).encode()).hex()[:32]
+
+
+def sources(*specs: str) -> list[str]:
+    """Digests of the files of the user's own classes in specs, and of what is imported of the
+    modules beside them. They have been imported before, to be checked."""
+    parts = {part.partition(" @ ")[0].strip() for spec in specs for part in spec.split(" + ")}
+    own = {import_name(part.partition(":")[0]) for part in parts if is_import_path(part)}
+    loaded = {
+        name: Path(file)
+        for name, module in list(sys.modules.items())
+        if isinstance(file := getattr(module, "__file__", None), str)
+    }
+    folders = {loaded[name].parent for name in own & loaded.keys()}
+    files = {path for path in loaded.values() if path.parent in folders and path.suffix == ".py"}
+    return [sha256(path.read_bytes()).hex() for path in sorted(files)]
 
 
 def _held(job: Job) -> Reached | None:
@@ -214,18 +239,32 @@ def cells_of(found: dict[Place, Reached]) -> list[Cell]:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """An aggregator on a graph: without attackers, and in its worst case."""
+    """An aggregator on a graph: without attackers, and in its worst case. `best` is what the best
+    aggregator of the graph reaches without attackers, which is what there is to lose."""
 
     topology: str
     aggregator: str
     clean: Cell | None
     worst: Cell
+    best: float | None
 
     @property
     def loses(self) -> float | None:
-        """What the worst attack costs in the mean, against no attack; None where that is not
-        there."""
-        return None if self.clean is None else self.clean.mean - self.worst.mean
+        """What the worst attack costs in the mean, against the best aggregator without attack; None
+        where no run is without."""
+        return None if self.best is None else self.best - self.worst.mean
+
+    def learns(self, most: float) -> bool:
+        """Whether it reaches half of the best without attack, or where that says nothing, as of
+        metrics below 0, is within ten times `most` of it; True where that was not run."""
+        if self.clean is None or self.best is None:
+            return True
+        return self.clean.mean >= least_learned(self.best, most)
+
+
+def least_learned(best: float, most: float) -> float:
+    """Below this a mean stands for nothing learned, where `best` can be reached."""
+    return best / 2 if best > 0 else best - 10 * most
 
 
 def verdicts_of(cells: Sequence[Cell]) -> list[Verdict]:
@@ -242,5 +281,9 @@ def verdicts_of(cells: Sequence[Cell]) -> list[Verdict]:
         if not attacked:
             raise ConfigurationError("there is nothing to withstand: give an --attack")
         worst = min(attacked, key=lambda one: one.mean)
-        found.append(Verdict(topology, aggregator, clean, worst))
+        best = max(
+            (one.mean for one in cells if (one.topology, one.attack) == (topology, NONE)),
+            default=None,
+        )
+        found.append(Verdict(topology, aggregator, clean, worst, best))
     return found

@@ -11,7 +11,7 @@ from typing import Any, Final
 from candor.agent.reports.charts import heat_map
 from candor.agent.reports.html import card, escape, image, page, table
 from candor.agent.reports.metric import Metric
-from candor.agent.studies.robustness.grid import NONE, Cell, Verdict, verdicts_of
+from candor.agent.studies.robustness.grid import NONE, Cell, Verdict, least_learned, verdicts_of
 
 WORST: Final = "*"
 _INTRODUCTION: Final = (
@@ -20,8 +20,8 @@ _INTRODUCTION: Final = (
     "attack of each aggregator is marked. An agent whose model is not finite counts as 0."
 )
 LOSES: Final = (
-    "Loses: the mean without attack less the mean under the worst one; who learns nothing without "
-    "attack has nothing to lose."
+    "Loses: the mean of the best aggregator without attack less that under the worst attack. Who "
+    "does not learn reaches less than half of that best without attack."
 )
 SUMMARY: Final = (
     "aggregator",
@@ -33,7 +33,7 @@ SUMMARY: Final = (
 )
 
 
-def facts(cells: Sequence[Cell], setting: Mapping[str, Any]) -> dict[str, Any]:
+def facts(cells: Sequence[Cell], setting: Mapping[str, Any], most: float) -> dict[str, Any]:
     """What was found, in the types of JSON."""
     return {
         "setting": dict(setting),
@@ -47,17 +47,18 @@ def facts(cells: Sequence[Cell], setting: Mapping[str, Any]) -> dict[str, Any]:
                 "mean": one.worst.mean,
                 "worst": one.worst.worst,
                 "loses": one.loses,
+                "learns": one.learns(most),
             }
             for one in verdicts_of(cells)
         ],
     }
 
 
-def summary_rows(verdicts: Sequence[Verdict], metric: Metric) -> list[tuple[str, ...]]:
+def summary_rows(verdicts: Sequence[Verdict], metric: Metric, most: float) -> list[tuple[str, ...]]:
     """A line of `SUMMARY` for each aggregator of one graph."""
     return [
         (
-            one.aggregator,
+            one.aggregator + ("" if one.learns(most) else " (does not learn)"),
             "-" if one.clean is None else metric.text(one.clean.mean),
             one.worst.attack,
             metric.text(one.worst.mean),
@@ -107,7 +108,7 @@ def collapsed(cells: Sequence[Cell], aggregator: str, most: float) -> list[str]:
     clean = next((cell.mean for cell in row if cell.attack == NONE), None)
     if clean is None:
         return []
-    bar = min(clean / 2, clean - 10 * most)
+    bar = least_learned(clean, most)
     return [cell.attack for cell in row if cell.mean < bar]
 
 
@@ -125,7 +126,7 @@ def render(cells: Sequence[Cell], setting: Mapping[str, Any], metric: Metric, mo
 
 def _of_graph(cells: Sequence[Cell], metric: Metric, most: float) -> list[str]:
     topology, verdicts = escape(cells[0].topology), verdicts_of(cells)
-    rows = [tuple(map(escape, row)) for row in summary_rows(verdicts, metric)]
+    rows = [tuple(map(escape, row)) for row in summary_rows(verdicts, metric, most)]
     lines = "".join(f"<p>{escape(line)}</p>" for line in sentences(verdicts, most))
     attacks = tuple(dict.fromkeys(cell.attack for cell in cells))
     names = tuple(dict.fromkeys(cell.aggregator for cell in cells))

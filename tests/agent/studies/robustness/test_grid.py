@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from candor.agent.cli import main as cli
 from candor.agent.cli.studies import robustness
+from candor.agent.reports.metric import Metric
 from candor.agent.simulation.vectorised import Simulation
 from candor.agent.studies.robustness.grid import (
     Cell,
@@ -16,10 +17,12 @@ from candor.agent.studies.robustness.grid import (
     cells_of,
     jobs_of,
     played,
+    sources,
     verdicts_of,
 )
-from candor.agent.studies.robustness.report import collapsed, sentences
-from candor.topologies.specs.specs import ConfigurationError
+from candor.agent.studies.robustness.report import collapsed, sentences, summary_rows
+from candor.topologies.specs import own
+from candor.topologies.specs.specs import ConfigurationError, load_object
 
 SMALL = (
     "--agents", "5", "--topology", "complete", "--byzantine", "1", "--max-byzantine", "1",
@@ -34,9 +37,9 @@ def study(run_dir, *more: str):
 
 def test_a_grid_is_printed_kept_and_gone_on_with(tmp_path) -> None:
     grid = ("--aggregator", "mean", "--aggregator", "median")
-    first = study(tmp_path, *grid, "--attack", "none", "--attack", "infinity")
+    first = study(tmp_path, *grid, "--attack", "none", "--attack", "infinity", "--most", "0.1")
     assert first.exit_code == 0, first.output
-    assert "at most 0.05 lose, under every attack: median" in first.stdout
+    assert "at most 0.1 lose, under every attack: median" in first.stdout
     assert "plain mixing collapses under 1: infinity" in first.stdout
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
     assert len(kept) == 4
@@ -128,11 +131,51 @@ def test_cells_are_means_over_agents_and_seeds_and_the_worst_attack_is_that_of_t
     [verdict] = verdicts_of(cells)
     assert verdict.worst.attack == "ipm"
     assert verdict.loses == pytest.approx(0.5)
+    assert verdict.learns(0.05)
     assert sentences([verdict], 0.5 + 1e-9)[0].endswith("attack: mean")
     assert sentences([verdict], 0.4) == ["no aggregator loses at most 0.4 under every attack"]
     assert collapsed(cells, "mean", 0.05) == ["ipm"]
     with pytest.raises(ConfigurationError, match="nothing to withstand"):
         verdicts_of([Cell("ring", "mean", "none", 1.0, 1.0)])
+
+
+def test_who_never_learns_loses_what_the_best_aggregator_reaches() -> None:
+    cells = [
+        Cell("ring", "mean", "none", 0.9, 0.9),
+        Cell("ring", "mean", "ipm", 0.1, 0.1),
+        Cell("ring", "cge", "none", 0.12, 0.1),
+        Cell("ring", "cge", "ipm", 0.11, 0.1),
+        Cell("star", "cge", "none", 0.3, 0.3),
+        Cell("star", "cge", "ipm", 0.2, 0.2),
+    ]
+    loses = [(one.aggregator, round(one.loses, 9), one.learns(0.05)) for one in verdicts_of(cells)]
+    assert loses == [("mean", 0.8, True), ("cge", 0.79, False), ("cge", 0.1, True)]
+    rows = summary_rows(verdicts_of(cells), Metric.of({}), 0.05)
+    assert [row[0] for row in rows] == ["mean", "cge (does not learn)", "cge"]
+
+
+def test_a_kept_run_is_of_the_code_of_the_user_s_attack(tmp_path, monkeypatch) -> None:
+    """And of what is imported of the modules beside it."""
+    name = f"mine{tmp_path.parent.name}_{tmp_path.name}".replace("-", "_")
+    monkeypatch.setattr(own, "__path__", [str(tmp_path)])
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / f"{name}_beside.py").write_text("FACTOR = 2\n")
+    attack = tmp_path / f"{name}.py"
+    attack.write_text(
+        f"from {name}_beside import FACTOR\n\nclass Bad:\n"
+        "    def sent(self, vectors, context):\n        return vectors\n"
+    )
+    spec = f"scale:2 + {name}:Bad @ 2-"
+    load_object(f"{name}:Bad", "strategy")
+    paths = []
+    for changed in (None, None, attack, tmp_path / f"{name}_beside.py"):
+        if changed is not None:
+            changed.write_text(changed.read_text() + "# another\n")
+        [job] = small(tmp_path, [spec], [4], rounds=1, local_steps=1)
+        paths.append(job.path)
+    assert paths[0] == paths[1]
+    assert len(set(paths)) == 3
+    assert sources("scale:2", "digits") == []
 
 
 @pytest.mark.parametrize(
