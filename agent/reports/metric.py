@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from candor.topologies.cluster.file import DEFAULT_METRIC
+from candor.topologies.cluster.file import DEFAULT_METRIC, POLICY_ALGORITHMS
 
 RETURN: Final = "mean_return"  # as `agent.learning.measuring` has it, without torch
 LETTERS_MAX: Final = 60
@@ -74,6 +74,18 @@ class Metric:
     def text(self, value: float | None) -> str:
         """A value: accuracy in per cent, another with four significant digits."""
         return format_share(value) if self.is_share else format_value(value)
+
+
+def idle_settings(task: Mapping[str, Any], algorithm: Mapping[str, Any]) -> frozenset[str]:
+    """The settings that mean nothing in a run, by dotted key, of these sections of its file:
+    an environment has no samples to part and takes one step a round; algorithms of policies have
+    batches and steps of their own."""
+    idle: set[str] = set()
+    if Metric.of(task).is_return:
+        idle |= {"task.partition", "algorithm.local_steps", "algorithm.local_epochs"}
+    if algorithm.get("name") in POLICY_ALGORITHMS:
+        idle |= {"task.batch_size", "algorithm.momentum"}
+    return frozenset(idle)
 
 
 def format_share(share: float | None) -> str:

@@ -18,7 +18,14 @@ import numpy as np
 from candor.agent.daemon.status import weightless_shares
 from candor.agent.reports.charts import Band, Line, bands, lines_by_round, payment_graph
 from candor.agent.reports.html import card, escape, image, page, table
-from candor.agent.reports.metric import Metric, format_value, mean_of, reached, shown_name
+from candor.agent.reports.metric import (
+    Metric,
+    format_value,
+    idle_settings,
+    mean_of,
+    reached,
+    shown_name,
+)
 from candor.agent.reports.terminal import format_bytes, isolation, payments_of
 from candor.agent.runs.data_dirs import STORE_NAME
 from candor.agent.runs.directory import AgentRun, RunDirectory, read_run_directory, section
@@ -90,7 +97,8 @@ def render(run: RunDirectory) -> str:
 
 def _header(run: RunDirectory) -> str:
     summary = run.summary
-    words = [summary.get(key) for key in ("task", "topology", "partition", "rule")]
+    parted = () if _metric(run).is_return else ("partition",)
+    words = [summary.get(key) for key in ("task", "topology", *parted, "rule")]
     words += ["weighted by declared sizes"] if summary.get("weights") else []
     described = " · ".join(escape(word) for word in words if word)
     rounds = summary.get("rounds") or max(
@@ -500,7 +508,12 @@ def _neighbours(run: RunDirectory) -> str:
 
 
 def _settings(run: RunDirectory) -> str:
-    rows = [(escape(name), f"<code>{escape(value)}</code>") for name, value in _flat(run.cluster)]
+    idle = idle_settings(section(run.cluster, "task"), section(run.cluster, "algorithm"))
+    rows = [
+        (escape(name), f"<code>{escape(value)}</code>")
+        for name, value in _flat(run.cluster)
+        if name not in idle
+    ]
     if not rows:
         return ""
     return card("Settings", "From the cluster file.", table(("key", "value"), rows))

@@ -33,6 +33,7 @@ from candor.agent.cli.options import (
 )
 from candor.agent.daemon import keys
 from candor.agent.reports import terminal_graph
+from candor.agent.reports.metric import idle_settings
 from candor.agent.runs import cluster_parts as compose
 from candor.topologies.cluster.file import Cluster, dump_cluster, load_cluster
 from candor.topologies.specs.files import json_text, write_text
@@ -124,8 +125,13 @@ def show(file: Path, as_json: bool) -> None:
     sections = cluster.model_dump(exclude={"agents", "graph"})
     click.echo(f"run {cluster.run_id}, seed {cluster.seed}, fingerprint {cluster.fingerprint}")
     click.echo(f"{'signed':<11}{signed_line(cluster)}")
+    idle = idle_settings(sections["task"], sections["algorithm"])
     for name in ("task", "algorithm", "rounds", "payments"):
-        given = {key: value for key, value in sections[name].items() if value is not None}
+        given = {
+            key: value
+            for key, value in sections[name].items()
+            if value is not None and f"{name}.{key}" not in idle
+        }
         settings = ", ".join(f"{key} {value}" for key, value in given.items())
         click.echo(f"{name:<11}{settings}")
     click.echo(f"{'weights':<11}{_weights_line(cluster)}")

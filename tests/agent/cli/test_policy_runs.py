@@ -68,6 +68,24 @@ def test_the_report_draws_returns_by_episodes_and_by_round(run_dir: Path) -> Non
     assert "mean return of honest agents" in page
 
 
+def test_settings_that_mean_nothing_are_not_shown(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (run_dir / "report.html").read_text()
+    assert "task.batch_size" in page  # of decentralized SGD, the episodes of a step
+    assert "dirichlet" not in page
+    assert "local_steps" not in page
+    policies = (run_dir / "cluster.toml").read_text().replace("decentralized-sgd", "dec-byz-pg")
+    (tmp_path / "cluster.toml").write_text(policies)
+    for file, told in ((run_dir, True), (tmp_path, False)):
+        assert cli.run(["cluster", "show", str(file / "cluster.toml")]) == 0
+        shown = capsys.readouterr().out
+        assert ("batch_size 6" in shown) is told
+        assert "step_size 0.001" in shown
+        assert "partition" not in shown
+        assert "local_steps" not in shown
+
+
 def test_the_check_says_what_policy_and_environment_are(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
