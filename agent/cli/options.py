@@ -192,7 +192,8 @@ SETTINGS: tuple[tuple[type[BaseModel], str, str], ...] = (
     (
         TaskSettings,
         "partition",
-        "Who trains on which samples: iid, dirichlet:ALPHA or natural, the data's own parts.",
+        "Who trains on which samples: iid, dirichlet:ALPHA, natural, the data's own parts, or of "
+        "so many an agent uni:SAMPLES, pow:SAMPLES, cla:SAMPLES.",
     ),
     (TaskSettings, "batch_size", "Samples of one local step."),
     (

@@ -43,7 +43,7 @@ def centralised_accuracy(
     Raises:
         ConfigurationError: the task is not usable.
     """
-    shard = Shard(0, 1, cluster.task.partition)
+    shard = Shard(0, 1, cluster.task.partition, together=len(cluster.ids))
     task = cluster.task.model_copy(update={"batch_size": centralised_batch(cluster)})
     whole = cluster.model_copy(update={"task": task})
     return _without_mixing(whole, (shard,), data_root, initial, device)[0]

@@ -7,6 +7,7 @@ from typing import Final
 
 from candor.agent.tasks.a9a import a9a_from_spec
 from candor.agent.tasks.base import AnyTask, Batch, Loop, PolicyTask, Task, is_policy_task
+from candor.agent.tasks.cifar10 import cifar10_from_spec
 from candor.agent.tasks.digits import digits_from_spec
 from candor.agent.tasks.environments import (
     cart_pole_from_spec,
@@ -36,6 +37,7 @@ TASKS: Final[Mapping[str, TaskBuilder]] = {
     "mnist": mnist_from_spec,
     "fashion-mnist": mnist_from_spec,
     "femnist": femnist_from_spec,
+    "cifar10": cifar10_from_spec,
     "cartpole": lambda spec, _data_root: cart_pole_from_spec(spec),
     "lunar-lander": lambda spec, _data_root: lunar_lander_from_spec(spec),
     "gym": lambda spec, _data_root: gym_from_spec(spec),

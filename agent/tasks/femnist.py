@@ -12,14 +12,16 @@ from typing import Final
 import numpy as np
 
 from candor.agent.tasks.classification import Classification, LabelledData, labelled
-from candor.agent.tasks.files import data_file, read_npz
+from candor.agent.tasks.files import name_in_data_root, read_npz
 from candor.agent.tasks.models import SIDE, Models, choose, femnist_cnn
 from candor.topologies.specs.specs import ConfigurationError, Spec
 
 CLASSES: Final = 62
 FILE: Final = "femnist_105writers.npz"
 
-MODELS: Final = Models(SIDE * SIDE, CLASSES, default="cnn", hidden=64, cnn=femnist_cnn)
+MODELS: Final = Models(
+    SIDE * SIDE, CLASSES, default="cnn", hidden=64, networks={"cnn": femnist_cnn}
+)
 
 
 def femnist_from_spec(spec: Spec, data_root: Path | None) -> Classification:
@@ -31,10 +33,8 @@ def femnist_from_spec(spec: Spec, data_root: Path | None) -> Classification:
         ConfigurationError: an unknown option or a value out of range.
     """
     model, options = choose(spec, MODELS, {"file": "NAME"})
-    name = str(options.get("file", FILE))
-    if Path(name).name != name:  # a cluster file, which another may have written, names no path
-        raise ConfigurationError(f"task femnist: file={name} is not a name in the data root")
-    return Classification(model, partial(_read, data_file(data_root, name)))
+    path = name_in_data_root(spec, str(options.get("file", FILE)), data_root)
+    return Classification(model, partial(_read, path))
 
 
 @lru_cache(maxsize=1)

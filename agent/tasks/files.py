@@ -1,4 +1,4 @@
-"""Reading the files of data sets: idx, libsvm and numpy archives, each as plain arrays.
+"""Reading the files of data sets: idx, libsvm, records and numpy archives, each as plain arrays.
 
 These are hand-sized readers: the library that reads libsvm costs each daemon 1.3 s of a core to
 import. What a file holds is checked to be whole and of its format, not what it means.
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candor.topologies.specs.files import open_regular
-from candor.topologies.specs.specs import ConfigurationError
+from candor.topologies.specs.specs import ConfigurationError, Spec
 
 DEFAULT_ROOT: Final = Path("data")
 IDX_BYTES: Final = 0x0800  # the magic number of unsigned bytes, less the number of dimensions
@@ -47,6 +47,18 @@ def data_file(data_root: Path | None, *names: str) -> Path:
     return (DEFAULT_ROOT if data_root is None else data_root).joinpath(*names)
 
 
+def name_in_data_root(spec: Spec, name: str, data_root: Path | None, *folders: str) -> Path:
+    """The file that the option `file=` of a task names, in the data root or a folder of it.
+
+    Raises:
+        ConfigurationError: it is a path, and a cluster file, which another may have written, names
+            none.
+    """
+    if Path(name).name != name:
+        raise ConfigurationError(f"task {spec.name}: file={name} is not a name in the data root")
+    return data_file(data_root, *folders, name)
+
+
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     """An array of bytes in LeCun's idx format, gzipped.
 
@@ -67,6 +79,19 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
             there = len(data) if len(data) < size else "more"
             raise ValueError(f"its header says {told} bytes, and {there} follow")
         return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def read_records(path: Path, size: int) -> NDArray[np.uint8]:
+    """Records of `size` bytes one after the other, (records, size).
+
+    Raises:
+        ConfigurationError: unreadable, or not a whole number of them above 0.
+    """
+    with _opened(path) as file:
+        data = bytearray(file.read())
+        if not data or len(data) % size:
+            raise ValueError(f"{len(data)} bytes are no whole number of records of {size} each")
+        return np.frombuffer(data, np.uint8).reshape(-1, size)
 
 
 def read_libsvm(

@@ -14,25 +14,29 @@ from torch import Tensor
 
 from candor.agent.tasks.classification import Classification, LabelledData, labelled
 from candor.agent.tasks.files import data_file, read_idx
-from candor.agent.tasks.models import SIDE, Models, choose, mnist_cnn
+from candor.agent.tasks.models import SIDE, Build, Models, choose, mnist_cnn
 from candor.topologies.specs.specs import ConfigurationError, Spec
 
 CLASSES: Final = 10
 SAMPLES_SEED: Final = 0  # which images `samples=` keeps belongs to the task, not to the run
 
-MODELS: Final = Models(SIDE * SIDE, CLASSES, default="cnn", hidden=64, cnn=mnist_cnn)
+PIXELS: Final = {"mnist": (0.1000, 0.2752), "fashion-mnist": (0.2190, 0.3318)}
+"""Mean and standard deviation of the pixels of all training images, padded to 32 x 32."""
 
 
 def mnist_from_spec(spec: Spec, data_root: Path | None) -> Classification:
     """Build from `mnist`, `fashion-mnist:model=mlp,hidden=64`, `mnist:samples=6000`.
 
-    `samples` keeps so many training images, drawn once for all runs, and fewer are part of more;
-    the metric is accuracy on all test images.
+    `model=paper` is `cnn` of standardised images, as in the paper that has it. `samples` keeps so
+    many training images, drawn once for all runs, and fewer are part of more; the metric is
+    accuracy on all test images.
 
     Raises:
         ConfigurationError: an unknown option or a value out of range.
     """
-    model, options = choose(spec, MODELS, {"samples": "COUNT"})
+    networks: dict[str, Build] = {"cnn": mnist_cnn, "paper": partial(mnist_cnn, *PIXELS[spec.name])}
+    models = Models(SIDE * SIDE, CLASSES, default="cnn", hidden=64, networks=networks)
+    model, options = choose(spec, models, {"samples": "COUNT"})
     samples = options.get("samples")
     if samples is not None and (not isinstance(samples, int) or samples < 1):
         raise ConfigurationError(f"task {spec.name}: samples={samples} is not a count of images")

@@ -6,13 +6,14 @@ papers describe pool after tanh or ReLU; as both are monotone, pooling first giv
 for a quarter of the work.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from candor.topologies.specs.specs import ConfigurationError, Scalar, Spec
 
@@ -32,16 +33,34 @@ def mlp(features: int, hidden: int, classes: int) -> nn.Module:
     return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
 
-def mnist_cnn() -> nn.Module:
+class Standardised(nn.Module):
+    """Images (samples, channels, height, width) less the mean of each channel, in units of its
+    standard deviation: constants of a data set, which no agent computes from its samples."""
+
+    def __init__(self, means: Sequence[float], deviations: Sequence[float]) -> None:
+        super().__init__()
+        self._means, self._deviations = tuple(means), tuple(deviations)
+
+    def forward(self, images: Tensor) -> Tensor:
+        means = torch.tensor(self._means, device=images.device)[:, None, None]
+        deviations = torch.tensor(self._deviations, device=images.device)[:, None, None]
+        return (images - means) / deviations
+
+
+def mnist_cnn(mean: float = 0.0, deviation: float = 1.0) -> nn.Module:
     """The two convolutions of Xu et al. (NeurIPS 2021): 104,242 parameters.
 
     The paper says "2-layer CNN"; the sizes are those of its authors' code: 28 x 28 padded with
     background to 32 x 32, 64 kernels of 3 x 3, 16 of 7 x 7, each with tanh and 2 x 2 max pooling,
-    then 200 units with tanh. Difference: pixels are in 0..1, not standardised.
+    then 200 units with tanh. There padded images are standardised, by `mean` and `deviation` of all
+    their pixels; unless these are given, pixels are in 0..1. Difference: test images, too, by those
+    of the training images.
     """
+    standardised = [Standardised([mean], [deviation])] if (mean, deviation) != (0, 1) else []
     return nn.Sequential(
         nn.Unflatten(1, (1, SIDE, SIDE)),
         nn.ZeroPad2d(2),  # (samples, 1, 32, 32)
+        *standardised,
         nn.Conv2d(1, 64, 3),
         nn.MaxPool2d(2),  # (samples, 64, 15, 15)
         nn.Tanh(),
@@ -72,23 +91,44 @@ def femnist_cnn() -> nn.Module:
     )
 
 
+def cifar_cnn(means: Sequence[float], deviations: Sequence[float]) -> nn.Module:
+    """The network of Xu et al. (NeurIPS 2021) for CIFAR-10, LeNet's with more kernels: 121,182
+    parameters. Images are standardised by channel, as there."""
+    return nn.Sequential(
+        nn.Unflatten(1, (3, 32, 32)),
+        Standardised(means, deviations),
+        nn.Conv2d(3, 16, 5),
+        nn.MaxPool2d(2),  # (samples, 16, 14, 14)
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 5),
+        nn.MaxPool2d(2),  # (samples, 32, 5, 5)
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * 5 * 5, 120),
+        nn.ReLU(),
+        nn.Linear(120, 84),
+        nn.ReLU(),
+        nn.Linear(84, 10),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Models:
-    """What a family of data can be learned with: `mlp`, `logistic`, and `cnn` where it has one."""
+    """What a family of data can be learned with: networks of its own by name, `mlp`, `logistic`."""
 
     features: int
     classes: int
     default: str
     hidden: int  # the mlp's, unless told otherwise
-    cnn: Build | None = None
+    networks: Mapping[str, Build] = field(default_factory=dict)
 
     def builders(self, hidden: int) -> dict[str, Build]:
         """What builds each model, by what `model=` may say; `hidden` is the mlp's width."""
-        others: dict[str, Build] = {
+        return {
+            **self.networks,
             "mlp": partial(mlp, self.features, hidden, self.classes),
             "logistic": partial(logistic, self.features, self.classes),
         }
-        return others if self.cnn is None else {"cnn": self.cnn, **others}
 
 
 def choose(

@@ -1,8 +1,9 @@
 """Who trains on which samples: a seeded split of a labelled data set among the agents.
 
-Every agent computes the whole split from the same labels and seed and takes its own part, so the
-parts are disjoint and cover the data without anyone handing them out. This stands in for data that
-is private in earnest; a task whose agents hold their own files ignores the partition.
+Every agent computes the whole split from the same labels and seed and takes its own part, without
+anyone handing them out. Parts are disjoint and cover the data, but for those of
+`agent.tasks.unequal`. This stands in for data that is private in earnest; a task whose agents hold
+their own files ignores the partition.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from candor.agent.tasks.unequal import UNEQUAL, deal_unequally, samples_option
 from candor.topologies.specs.specs import ConfigurationError, Spec, parse_spec
 
 PARTITION_DOMAIN: Final = 0x70617274  # keeps this stream apart from others drawn from the same seed
@@ -21,22 +23,25 @@ SAMPLES_MIN: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Agent number `index` of `count` under a partition: `iid`, `dirichlet:alpha` or `natural`.
+    """Agent number `index` of `count` under a partition: `iid`, `dirichlet:alpha`, `natural`,
+    `uni:samples`, `pow:samples` or `cla:samples`.
 
     `dirichlet:alpha=0.5,min=20` also sets the fewest samples an agent may get (10 if not said).
     `natural` keeps the data's own parts whole, such as the writers of handwriting, and deals them
-    in turn: agent i gets the parts i, i + count, i + 2 count, ... whatever the seed. A shard with a
-    count of 1 takes everything.
+    in turn: agent i gets the parts i, i + count, i + 2 count, ... whatever the seed. The last three
+    are those of `agent.tasks.unequal`. A shard with a count of 1 takes everything; or, where it
+    stands for so many agents `together`, all that they have.
     """
 
     index: int
     count: int
     partition: str = "iid"
+    together: int = 1
 
     def select(
         self, labels: NDArray[Any], seed: int, parts: NDArray[Any] | None = None
     ) -> NDArray[np.int64]:
-        """The ascending indices of this agent's samples.
+        """The ascending indices of this agent's samples; under `cla` some come several times.
 
         Args:
             labels: the class of each sample, (samples,); `iid` uses only its length.
@@ -46,14 +51,16 @@ class Shard:
         Raises:
             ConfigurationError: the partition is none of the above, or the samples do not suffice.
         """
-        owners = split(labels, self.partition, self.count, seed, parts)
-        return np.flatnonzero(owners == self.index).astype(np.int64)
+        if self.together > 1:
+            every = shares(labels, self.partition, self.together, seed, parts)
+            return np.sort(np.concatenate(every))
+        return shares(labels, self.partition, self.count, seed, parts)[self.index].copy()
 
 
-def split(
+def shares(
     labels: NDArray[Any], partition: str, count: int, seed: int, parts: NDArray[Any] | None = None
-) -> NDArray[np.int64]:
-    """The owner, from 0 to count - 1, of each sample (samples,).
+) -> tuple[NDArray[np.int64], ...]:
+    """The ascending indices of each agent's samples, by agent.
 
     Raises:
         ConfigurationError: as `Shard.select`.
@@ -63,32 +70,61 @@ def split(
             f"partition {partition!r}: labels of shape {labels.shape}, not 1-D"
         )
     if count == 1:
-        return np.zeros(len(labels), np.int64)
-    spec = parse_spec(partition)
+        return (np.arange(len(labels), dtype=np.int64),)
+    spec = _checked(partition)
     if spec.name == "natural":
-        _refuse_values(spec)
-        return _deal_parts(labels, parts, count)
+        return _of_owners(_deal_parts(labels, parts, count), count)
     classes = np.unique(labels, return_inverse=True)[1].astype(np.int64)
-    return _split(classes.tobytes(), partition, count, seed)
+    return _dealt(classes.tobytes(), partition, count, seed)
+
+
+def check_partition(partition: str) -> None:
+    """Check what can be checked without data.
+
+    Raises:
+        ConfigurationError: there is no such partition, or no such option of it.
+    """
+    _checked(partition)
+
+
+def _checked(partition: str) -> Spec:
+    spec = parse_spec(partition)
+    match spec.name:
+        case "iid" | "natural":
+            _refuse_values(spec)
+        case "dirichlet":
+            _dirichlet_options(spec)
+        case name if name in UNEQUAL:
+            samples_option(spec)
+        case _:
+            sized = ", ".join(f"{name}:SAMPLES" for name in UNEQUAL)
+            raise ConfigurationError(
+                f"partition {partition!r} is unknown; known: iid, dirichlet:ALPHA, natural, {sized}"
+            )
+    return spec
 
 
 @lru_cache(maxsize=4)
-def _split(classes: bytes, partition: str, count: int, seed: int) -> NDArray[np.int64]:
+def _dealt(classes: bytes, partition: str, count: int, seed: int) -> tuple[NDArray[np.int64], ...]:
     """Cached because a simulation selects every shard of the same split."""
     labels = np.frombuffer(classes, np.int64)
     spec = parse_spec(partition)
     rng = np.random.default_rng([seed, PARTITION_DOMAIN])
-    match spec.name:
-        case "iid":
-            owners = _split_iid(len(labels), spec, count, rng)
-        case "dirichlet":
-            owners = _split_dirichlet(labels, spec, count, rng)
-        case _:
-            raise ConfigurationError(
-                f"partition {partition!r} is unknown; known: iid, dirichlet:ALPHA, natural"
-            )
-    owners.flags.writeable = False
-    return owners
+    if spec.name in UNEQUAL:
+        rows = tuple(np.sort(dealt) for dealt in deal_unequally(labels, spec, count, rng))
+    elif spec.name == "dirichlet":
+        rows = _of_owners(_split_dirichlet(labels, spec, count, rng), count)
+    else:
+        rows = _of_owners(_split_iid(len(labels), count, rng), count)
+    for each in rows:
+        each.flags.writeable = False
+    return rows
+
+
+def _of_owners(owners: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], ...]:
+    """The samples of each agent, from the owner of each sample (samples,)."""
+    cuts = np.cumsum(np.bincount(owners, minlength=count))[:-1]
+    return tuple(np.split(np.argsort(owners, kind="stable"), cuts))
 
 
 def _deal_parts(labels: NDArray[Any], parts: NDArray[Any] | None, count: int) -> NDArray[np.int64]:
@@ -106,8 +142,7 @@ def _deal_parts(labels: NDArray[Any], parts: NDArray[Any] | None, count: int) ->
     return codes.astype(np.int64) % count
 
 
-def _split_iid(samples: int, spec: Spec, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    _refuse_values(spec)
+def _split_iid(samples: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
     if samples < count:
         raise ConfigurationError(f"partition iid: {samples} samples for {count} agents")
     return rng.permutation(np.arange(samples, dtype=np.int64) % count)

@@ -23,7 +23,8 @@ from candor.agent.learning.initial import initial_model, initial_parameters
 from candor.agent.learning.learner import Learner
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.classification import TEST_BATCH, Classification
-from candor.agent.tasks.models import femnist_cnn, mnist_cnn
+from candor.agent.tasks.mnist import PIXELS
+from candor.agent.tasks.models import cifar_cnn, femnist_cnn, mnist_cnn
 from candor.agent.tasks.partition import Shard
 from candor.topologies.cluster.file import AlgorithmSettings
 from candor.topologies.specs.specs import ConfigurationError
@@ -79,11 +80,39 @@ def _write_femnist(root: Path, name: str = "femnist_105writers.npz", **changes: 
     np.savez_compressed(root / name, **arrays)
 
 
+def _colours(count: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Images (count, 32, 32, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+
+
+def _write_cifar10(root: Path) -> None:
+    """Five batches of four images and one of ten to test on, as records of label and planes."""
+    folder = root / "cifar-10-batches-bin"
+    folder.mkdir()
+    for number in range(6):
+        count = 10 if number == 5 else 4
+        planes = _colours(count, number).transpose(0, 3, 1, 2).reshape(count, -1)
+        label = (np.arange(count, dtype=np.uint8) + number) % 10
+        name = "test_batch.bin" if number == 5 else f"data_batch_{number + 1}.bin"
+        (folder / name).write_bytes(np.column_stack([label, planes]).tobytes())
+
+
+def _write_cifar10_archive(root: Path, **changes: Any) -> None:
+    arrays = {
+        "x_train": _colours(20),
+        "y_train": (np.arange(20) % 10).astype(np.uint8),
+        "x_test": _colours(5, 1),
+        "y_test": np.arange(5, dtype=np.uint8),
+    }
+    np.savez_compressed(root / "some.npz", **(arrays | changes))
+
+
 def _write_all(root: Path) -> None:
     _write_mnist(root)
     _write_mnist(root, "fashion-mnist")
     _write_a9a(root)
     _write_femnist(root)
+    _write_cifar10(root)
 
 
 # --- what is read -----------------------------------------------------------------------------
@@ -139,6 +168,23 @@ def test_femnist_takes_another_file_of_the_same_form(tmp_path: Path) -> None:
         resolve_task("femnist:file=../femnist_full.npz", tmp_path)
 
 
+def test_cifar10_comes_by_colour_from_its_batches_in_turn(tmp_path: Path) -> None:
+    _write_cifar10(tmp_path)
+    inputs, labels = resolve_task("cifar10", tmp_path).load_data(ALL, seed=0)
+    planes = [_colours(4, number).transpose(0, 3, 1, 2) for number in range(5)]
+    assert inputs.numpy().tobytes() == np.concatenate(planes).tobytes()
+    assert labels.tolist() == [number + i for number in range(5) for i in range(4)]
+
+
+def test_cifar10_takes_an_archive_of_images_in_its_place(tmp_path: Path) -> None:
+    _write_cifar10_archive(tmp_path)
+    inputs, labels = resolve_task("cifar10:file=some.npz", tmp_path).load_data(ALL, seed=0)
+    assert inputs.numpy().tobytes() == _colours(20).transpose(0, 3, 1, 2).tobytes()
+    assert labels.tolist() == [i % 10 for i in range(20)]
+    with pytest.raises(ConfigurationError, match="not a name in the data root"):
+        resolve_task("cifar10:file=../some.npz", tmp_path)
+
+
 def test_naturally_an_agent_gets_whole_writers(tmp_path: Path) -> None:
     _write_femnist(tmp_path)
     task = resolve_task("femnist", tmp_path)
@@ -190,6 +236,8 @@ def test_without_a_data_root_the_directory_data_is_read(
         ("mnist", f"mnist/train-{IMAGES}"),
         ("fashion-mnist", f"fashion-mnist/t10k-{LABELS}"),
         ("femnist", "femnist_105writers.npz"),
+        ("cifar10", "cifar-10-batches-bin/data_batch_3.bin"),
+        ("cifar10", "cifar-10-batches-bin/test_batch.bin"),
     ],
 )
 def test_a_missing_file_is_told_in_one_line_with_its_path_and_the_option(
@@ -311,6 +359,41 @@ def test_an_archive_of_another_form_is_refused_in_one_line(
     assert words in _refusal("femnist", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"x_train": _colours(20).astype(np.float32)}, "images are float32 of shape"),
+        ({"x_test": _colours(5).transpose(0, 3, 1, 2)}, "not bytes of 32 x 32 x 3"),
+        ({"x_test": np.uint8(3)}, "not bytes of 32 x 32 x 3"),
+        ({"y_train": np.full(20, 10)}, "label 1 is 10, not from 0 to 9"),
+        ({"y_test": np.zeros(4, np.uint8)}, "5 samples and labels of shape (4,) do not match"),
+    ],
+)
+def test_an_archive_of_other_images_is_refused_in_one_line(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    _write_cifar10_archive(tmp_path, **changes)
+    assert words in _refusal("cifar10:file=some.npz", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda data: data[:-1], "12291 bytes are no whole number of records of 3073"),
+        (lambda _data: b"", "0 bytes are no whole number"),
+        (lambda data: b"\x0a" + data[1:], "label 1 is 10, not from 0 to 9"),
+    ],
+)
+def test_a_batch_that_is_cut_or_no_batch_is_refused_in_one_line(
+    tmp_path: Path, spoil: Callable[[bytes], bytes], words: str
+) -> None:
+    _write_cifar10(tmp_path)
+    path = tmp_path / "cifar-10-batches-bin" / "data_batch_2.bin"
+    path.write_bytes(spoil(path.read_bytes()))
+    assert words in _refusal("cifar10", tmp_path)
+    assert str(path) in _refusal("cifar10", tmp_path)
+
+
 def test_libsvm_files_may_have_comments_blank_rows_and_labels_with_a_point(tmp_path: Path) -> None:
     _write_a9a(tmp_path)
     plain = resolve_task("a9a", tmp_path).load_data(ALL, seed=0)
@@ -356,7 +439,9 @@ def test_any_changed_bytes_are_data_or_one_line_that_names_the_file(
         ("mnist:samples=0", "not a count"),
         ("mnist:samples=most", "not a count"),
         ("mnist:hidden=8", "hidden=WIDTH of the mlp"),
-        ("fashion-mnist:model=resnet", "not cnn, mlp or logistic"),
+        ("fashion-mnist:model=resnet", "not cnn, paper, mlp or logistic"),
+        ("cifar10:model=paper", "not cnn, mlp or logistic"),
+        ("cifar10:samples=3", "its options are.*file=NAME"),
         ("femnist:samples=3", "its options are.*file=NAME"),
     ],
 )
@@ -377,6 +462,8 @@ def test_a_bad_option_is_refused_in_one_line(name: str, words: str) -> None:
         ("mnist", 640 + 50_192 + 51_400 + 2_010),
         ("fashion-mnist:model=logistic", 784 * 10 + 10),
         ("mnist:model=mlp,hidden=64", 784 * 64 + 64 + 64 * 10 + 10),
+        ("mnist:model=paper", 640 + 50_192 + 51_400 + 2_010),
+        ("cifar10", 1_216 + 12_832 + 96_120 + 10_164 + 850),
         ("femnist", 832 + 51_264 + 6_424_576 + 127_038),
         ("femnist:model=logistic", 784 * 62 + 62),
     ],
@@ -405,7 +492,31 @@ def test_a_cnn_is_the_papers_though_it_pools_first(
     assert torch.allclose(model(images), x, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["a9a", "mnist", "femnist"])
+def test_images_of_the_paper_are_padded_and_then_standardised() -> None:
+    model, plain = mnist_cnn(0.1, 0.25), mnist_cnn()
+    plain.load_state_dict(dict(zip(plain.state_dict(), model.state_dict().values(), strict=True)))
+    images = torch.rand(3, 784)
+    padded = (functional.pad(images.reshape(3, 1, 28, 28), [2] * 4) - 0.1) / 0.25
+    assert torch.allclose(model(images), plain[2:](padded), atol=1e-6)
+    assert not list(model.buffers())
+
+
+def test_the_network_of_cifar10_is_the_papers_though_it_pools_first() -> None:
+    means, deviations = (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)
+    model = cifar_cnn(means, deviations)
+    w1, b1, w2, b2, w3, b3, w4, b4, w5, b5 = model.parameters()
+    images = torch.rand(3, 3072)
+    x = images.reshape(3, 3, 32, 32)
+    x = torch.stack([(x[:, c] - means[c]) / deviations[c] for c in range(3)], dim=1)
+    for w, b in ((w1, b1), (w2, b2)):
+        x = functional.max_pool2d(functional.relu(functional.conv2d(x, w, b)), 2)
+    x = x.flatten(1)
+    for w, b in ((w3, b3), (w4, b4)):
+        x = functional.relu(functional.linear(x, w, b))
+    assert torch.allclose(model(images), functional.linear(x, w5, b5), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["a9a", "mnist", "mnist:model=paper", "femnist", "cifar10"])
 def test_several_agents_have_the_gradients_of_each_alone(tmp_path: Path, name: str) -> None:
     _write_all(tmp_path)
     task = resolve_task(name, tmp_path)
@@ -459,6 +570,25 @@ def test_the_classes_are_as_many_as_published(name: str, train: list[int], test:
 
 
 @needs_data
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_pixels_are_standardised_by_what_the_training_images_have(name: str) -> None:
+    data = _real(name).read()
+    some = data.inputs.split(1000)
+    of_bytes = sum(np.bincount(images.flatten(), minlength=256) for images in some)
+    pixels, padded = np.arange(256) / 255, 60_000 * 32**2
+    mean = (of_bytes * pixels).sum() / padded
+    deviation = ((of_bytes * pixels**2).sum() / padded - mean**2) ** 0.5
+    assert (round(mean, 4), round(deviation, 4)) == PIXELS[name]
+
+
+@needs_data
+def test_the_part_of_cifar10_has_all_classes_alike() -> None:
+    data = _real("cifar10:file=cifar10_subset_20k_4k.npz").read()
+    assert torch.bincount(data.labels).tolist() == [2000] * 10
+    assert torch.bincount(data.test_labels).tolist() == [400] * 10
+
+
+@needs_data
 def test_femnist_has_its_writers() -> None:
     data = _real("femnist").read()
     assert (len(data.labels), len(data.test_labels)) == (14_626, 1_662)
@@ -488,7 +618,14 @@ def test_a_short_training_reaches_a_linear_models_accuracy(
 
 
 @needs_data
-@pytest.mark.parametrize(("spec", "step_size"), [("mnist:samples=6000", 0.1), ("femnist", 0.06)])
+@pytest.mark.parametrize(
+    ("spec", "step_size"),
+    [
+        ("mnist:samples=6000", 0.1),
+        ("mnist:samples=6000,model=paper", 0.1),
+        ("femnist", 0.06),
+    ],
+)
 def test_a_cnn_learns(spec: str, step_size: float) -> None:
     _, losses = _train(spec, steps=25, step_size=step_size, evaluate=False)
     assert losses[-5:].mean() < 0.9 * losses[0]
