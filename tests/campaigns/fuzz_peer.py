@@ -512,7 +512,7 @@ def _forged_part(r: random.Random, arena: Arena, step: int, part: Part) -> Forme
     """How the peer says a part of its vector came about: as it should, or nearly."""
     if r.random() < 0.3:
         row = r.choice(({}, {PEER: 1.0}, {VICTIM: 1.0}, {"zz": 0.5, PEER: 0.5}))
-        return Row(tuple(sorted(row.items())), r.choice(("", "", "nearest")))
+        return Row(tuple(sorted(row.items())), r.choice(("", "", part.rule)))
     if part.how is How.OWN:
         return Row(((PEER, 1.0),))
     if part.how is How.AGGREGATE:

