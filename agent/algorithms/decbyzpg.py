@@ -41,7 +41,8 @@ def decentralized_policy_gradient(x: Tensor, hyper: Hyper, state: State, start: 
     Deliberate differences: the exchanges of agreement are R, known to all, rather than as many as
     an oracle that sees all policies asks for; each agent stops moving by a rule of its own, and
     the exchanges after that carry nothing new. An agent without v_{t-1}, new or back from where it
-    was away, samples a large batch whatever the coin says, with moments that begin anew.
+    was away, samples a large batch whatever the coin says, with moments that begin anew. So does
+    one whose environment failed, with the moments that it has; it reports nothing meanwhile.
     With estimator `published`, to compare with the curves of the authors' program, y_{t-1} takes
     the place of x_{t-1} in line 5, and the weights are those of
     `agent.learning.policy_gradient.episode_weights`.
@@ -60,13 +61,16 @@ def decentralized_policy_gradient(x: Tensor, hyper: Hyper, state: State, start: 
         start: the first round; above 1 when a checkpoint is continued.
     """
     for t in count(start):
-        if hyper.coin(t) or ESTIMATE not in state:
-            estimate: Tensor = yield PolicyGradient(x, t, hyper.large_batch)
+        large = hyper.coin(t) or ESTIMATE not in state
+        batch = hyper.large_batch if large else hyper.small_batch
+        before = None if large else state[POLICY]
+        sampled: Tensor | None = yield PolicyGradient(x, t, batch, before)
+        if sampled is None:  # nothing to add changes to: the next batch is large
+            state.pop(ESTIMATE, None)
+            estimate = torch.zeros_like(x)
         else:
-            before = state[POLICY]
-            change: Tensor = yield PolicyGradient(x, t, hyper.small_batch, before)
-            estimate = state[ESTIMATE] + change
-        state[ESTIMATE], state[POLICY] = estimate, x
+            estimate = sampled if large else state[ESTIMATE] + sampled
+            state[ESTIMATE], state[POLICY] = estimate, x
         report: Tensor = yield Report(estimate, t)
         direction: Tensor = yield Mix(report, t, GRADIENT_PHASE)
         y = _stepped(x, direction, hyper.step_size(t), state)

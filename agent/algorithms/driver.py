@@ -53,9 +53,11 @@ class Performer(Protocol):
         """The pseudo-gradients (agents, dim) of round t from x (agents, dim)."""
         ...
 
-    def policy_gradient(self, x: Tensor, t: int, count: int, before: Tensor | None) -> Tensor:
+    def policy_gradient(
+        self, x: Tensor, t: int, count: int, before: Tensor | None
+    ) -> Tensor | None:
         """The estimates (agents, dim) of `PolicyGradient` in round t, of so many trajectories of
-        each policy of x (agents, dim).
+        each policy of x (agents, dim); None where the round is sat out.
 
         Raises:
             ConfigurationError: the task has no environment to sample.
@@ -186,6 +188,7 @@ class Driver:
         """Answer the last exchange, None before the first, and go on to the next one."""
         effect = self._rounds.send(answer) if self._begun else next(self._rounds)
         self._begun = True
+        made: Tensor | None
         while True:
             match effect:
                 case LocalSteps(x, t):

@@ -25,7 +25,7 @@ class LocalSteps:
 class PolicyGradient:
     """Each agent samples `count` trajectories of its policy x (agents, dim) in round t; answered by
     an estimate (agents, dim) of the gradient of minus the expected return: a descent direction, as
-    every gradient here.
+    every gradient here. The answer is None where the environment fails and the round is sat out.
 
     With policies `before` (agents, dim) the answer is that estimate less the one that the same
     trajectories give for those policies, by importance weights.

@@ -15,8 +15,10 @@ from candor.agent.tasks.environments import (
     EnvironmentTask,
     environment_faults,
     flattened,
+    shapes_of,
     spaces_of,
 )
+from candor.topologies.specs.specs import ConfigurationError
 
 if TYPE_CHECKING:
     import gymnasium
@@ -88,7 +90,7 @@ class SingleEnvironments:
 
     def __init__(self, task: PolicyTask) -> None:
         self._task = task
-        self._shape, _ = spaces_of(task)
+        self._shape, self._actions = spaces_of(task)
         self._environments: list[gymnasium.Env[Any, Any]] = []
         self._seen = np.zeros((0, *self._shape), np.float32)
 
@@ -97,7 +99,7 @@ class SingleEnvironments:
         count = len(words)
         with environment_faults():
             while len(self._environments) < count:
-                self._environments.append(self._task.make_environment())
+                self._environments.append(self._made())
             first = self._environments[0]
             self._space = first.observation_space
             self._offset = int(getattr(first.action_space, "start", 0))
@@ -105,7 +107,7 @@ class SingleEnvironments:
             seeds = (words[:, 0] >> _SEED_BITS).tolist()
             for row, seed in enumerate(seeds):
                 observation, _ = self._environments[row].reset(seed=seed)
-                self._seen[row] = flattened(self._space, observation)
+                self._seen[row] = self._flat(observation)
         return self._seen.copy()
 
     def step(self, actions: NDArray[np.int64], alive: NDArray[np.bool_]) -> Stepped:
@@ -115,9 +117,28 @@ class SingleEnvironments:
             for row in np.flatnonzero(alive).tolist():
                 action = int(actions[row]) + self._offset
                 seen, reward, terminated, truncated, _ = self._environments[row].step(action)
-                self._seen[row] = flattened(self._space, seen)
+                self._seen[row] = self._flat(seen)
                 rewards[row], ended[row] = float(reward), bool(terminated or truncated)
         return self._seen.copy(), rewards, ended
+
+    def _made(self) -> "gymnasium.Env[Any, Any]":
+        made = self._task.make_environment()
+        found, expected = shapes_of(made), (self._shape, self._actions)
+        if found != expected:
+            raise ConfigurationError(
+                "task: make_environment() gives observations of shape {} and {} actions, and "
+                "before {} and {}; all of a run must be alike".format(*found, *expected)
+            )
+        return made
+
+    def _flat(self, observation: Any) -> Observations:
+        flat = flattened(self._space, observation)
+        if flat.shape != self._shape:
+            raise ConfigurationError(
+                f"task: its environment gave an observation of shape {flat.shape}; its space says "
+                f"{self._shape}"
+            )
+        return flat
 
 
 def arena_of(task: PolicyTask) -> Arena:

@@ -71,15 +71,20 @@ class TrainedRows:
         """
         there = x.to(self.learner.device)
         done = self._trained(
-            x, t, lambda: self.learner.local_steps(there, t, step_size, state.get(VELOCITY))
+            t, lambda: self.learner.local_steps(there, t, step_size, state.get(VELOCITY))
         )
+        if done is None:
+            return torch.zeros_like(x)
         if done.velocity is not None:
             state[VELOCITY] = done.velocity
         return done.update.to(x.device)
 
-    def policy_gradient(self, x: Tensor, t: int, count: int, before: Tensor | None) -> Tensor:
+    def policy_gradient(
+        self, x: Tensor, t: int, count: int, before: Tensor | None
+    ) -> Tensor | None:
         """The estimates (agents, dim) of round t, of so many episodes of each policy of x; see
         `agent.learning.policy_gradient`. `losses` are minus the mean returns of these episodes.
+        None where the round is sat out.
 
         Raises:
             ConfigurationError: the task has no environment to sample; or it failed, and nobody is
@@ -95,20 +100,21 @@ class TrainedRows:
         def sampled() -> LocalTraining:
             return LocalTraining(*learner.policy_gradient(x, t, count, before), None)
 
-        return self._trained(x, t, sampled).update.to(x.device)
+        done = self._trained(t, sampled)
+        return None if done is None else done.update.to(x.device)
 
-    def _trained(self, x: Tensor, t: int, train: Callable[[], LocalTraining]) -> LocalTraining:
-        """What training gave in round t, or nothing where the round is sat out."""
+    def _trained(self, t: int, train: Callable[[], LocalTraining]) -> LocalTraining | None:
+        """What training gave in round t, None where the round is sat out."""
         try:
             done = train()
         except ConfigurationError as exc:
             if not self._sits_out(t, str(exc)):
                 raise
-            return self._nothing(x)
+            return None
         why = f"training gave a model that is not finite, loss {float(done.losses[0]):g}"
         if self.tell is not None and not bool(done.update.isfinite().all()):
             if self._sits_out(t, why):
-                return self._nothing(x)
+                return None
         elif self.tell is not None:
             self._failed = 0
         self.losses = done.losses
@@ -120,11 +126,8 @@ class TrainedRows:
         if self.tell is None or self._failed >= PATIENCE:
             return False
         self.tell(t, why)
+        self.losses = torch.full((1,), math.nan)
         return True
-
-    def _nothing(self, x: Tensor) -> LocalTraining:
-        self.losses = torch.full((len(x),), math.nan)
-        return LocalTraining(torch.zeros_like(x), self.losses, None)
 
     @property
     def trajectories(self) -> int | None:

@@ -30,6 +30,7 @@ from candor.topologies.encoding.canonical import sha256
 
 ACCUSATIONS = ("claim_refused", "bill_refused", "ledger_disputed", "ledger_rejected_by_peer")
 PROVEN = ("misbehaviour_proven", "contradiction_proven")
+MISFORMED = ("mixing-row", "not-as-formed", "distance-hidden")  # by no crash and no backup
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +189,13 @@ class Checks:
             self.frozen += 1
             if log.fields["reason"] == "double-signed" or not self.restored:
                 self.violated("false-accusation", about)
-        elif (log.event in ACCUSATIONS and not self.restored) or (
-            (log.event in PROVEN or log.fields.get("code") == "equivocation")
-            and accused not in self.restored
+        elif (
+            log.fields.get("code") in MISFORMED
+            or (log.event in ACCUSATIONS and not self.restored)
+            or (
+                (log.event in PROVEN or log.fields.get("code") == "equivocation")
+                and accused not in self.restored
+            )
         ):
             self.violated("false-accusation", about)
 

@@ -199,8 +199,14 @@ def spaces_of(task: PolicyTask) -> tuple[tuple[int, ...], int]:
     """
     with environment_faults():
         environment = task.make_environment()
-        observations, actions = environment.observation_space, environment.action_space
+        found = shapes_of(environment)
         environment.close()
+    return found
+
+
+def shapes_of(environment: "gymnasium.Env[Any, Any]") -> tuple[tuple[int, ...], int]:
+    """As `spaces_of`, of an environment."""
+    observations, actions = environment.observation_space, environment.action_space
     from gymnasium import spaces
 
     if not isinstance(actions, spaces.Discrete):

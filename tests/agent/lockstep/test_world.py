@@ -30,6 +30,14 @@ def test_nothing_breaks_what_must_hold(first: int) -> None:
     assert sum(o.settlements for o in outcomes) > 60
 
 
+def test_nothing_breaks_it_within_agreement_either() -> None:
+    """Nine exchanges a round, all but the first mixed by rows that follow from sketches."""
+    outcomes = [run_seed(seed, algorithm="dec-byz-pg", aggregator="rfa") for seed in range(6)]
+    assert [(o.seed, o.violations) for o in outcomes if o.violations] == []
+    assert sum(o.crashes for o in outcomes) > 10
+    assert sum(o.settlements for o in outcomes) > 20
+
+
 @pytest.mark.parametrize("seed", [196, 207, 1250, 5257])
 def test_a_restored_backup_states_nothing_again_that_a_neighbour_has_heard(seed: int) -> None:
     """In the first two a greeting shows it what it has signed; the others did so once, before
