@@ -25,9 +25,9 @@ from candor.agent.studies.decbyzpg.figures import (
 POINTS: Final = 80  # of a curve
 COLUMNS: Final = ("task", "", "#trajectories", "#paper", "#ours", "#95 %", "#seeds", "#moves")
 NOTE: Final = (
-    "Return: undiscounted, the mean over honest agents and seeds of the last "
-    f"{WINDOW} trajectories of an agent; more is better. Paper: read off its plots. 95 %: "
-    "confidence interval over seeds. Moves: exchanges of a round, mean and most, in which "
+    "Return: undiscounted, the mean over honest agents and seeds of the "
+    f"{WINDOW} trajectories of an agent around so many; more is better. Paper: read off its plots. "
+    "95 %: confidence interval over seeds. Moves: exchanges of a round, mean and most, in which "
     "averaging still moved an honest policy."
 )
 

@@ -68,17 +68,16 @@ class Run:
     seconds: float
 
     def around(self, trajectories: int, window: int) -> float:
-        """The mean return of the last `window` trajectories of an agent up to so many; nan where
-        the run did not come so far."""
+        """The mean return of `window` trajectories of an agent, half of them on either side of so
+        many, as far as the run goes: returns rise fast, and one of what came before alone would be
+        that of an earlier policy. nan where the run did not come so far."""
         ends = np.array(self.trajectories)
         if not len(ends) or ends[-1] < trajectories:
             return math.nan
         sizes = np.diff(ends, prepend=0)
-        last = int(np.searchsorted(ends, trajectories)) + 1
-        first = int(np.searchsorted(ends, ends[last - 1] - window, side="right"))
-        first = min(first, last - 1)
-        weights = sizes[first:last]
-        return float(np.dot(weights, self.returns[first:last]) / weights.sum())
+        away = np.abs(ends - sizes / 2 - trajectories)  # of the middle of each batch
+        near = away <= max(window / 2, away.min())
+        return float(np.average(np.array(self.returns)[near], weights=sizes[near]))
 
 
 _KEPT: Final = TypeAdapter(Run)

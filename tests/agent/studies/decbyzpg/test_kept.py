@@ -1,6 +1,7 @@
 """Kept runs of the study: read as they were written, and refused where they are not whole."""
 
 import json
+import math
 
 import pytest
 
@@ -45,3 +46,13 @@ def test_what_is_no_run_is_refused_by_name(tmp_path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(ConfigurationError, match=path.name):
         kept(tmp_path, SETTING)
+
+
+def test_a_return_is_that_of_the_trajectories_around_a_number_and_not_of_those_before():
+    rising = Run(SETTING, tuple(range(10, 1010, 10)), tuple(map(float, range(100))), (), 0.0, 1.0)
+    assert rising.around(500, 100) == pytest.approx(49.5, abs=0.51)
+    assert rising.around(1000, 100) == pytest.approx(97.0, abs=0.51)  # there is nothing behind it
+    assert rising.around(500, 1) == pytest.approx(49.5, abs=0.51)
+    assert math.isnan(rising.around(1001, 100))
+    large = Run(SETTING, (500, 504, 508), (10.0, 1.0, 2.0), (), 0.0, 1.0)
+    assert large.around(506, 8) == pytest.approx(1.5)
