@@ -5,6 +5,7 @@ the same inner products give the same bits on every machine: no BLAS, no pairwis
 exponentials. docs/protocol.md, "Rules of rows", says the same for other implementations.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
@@ -139,29 +140,45 @@ def nearest(squares: Floats, count: int) -> list[int]:
 
 def folded(values: Floats) -> Floats:
     """The sum over the leading axis (n, ...): the second half is added to the first, of an odd
-    number without the middle one, until one is left."""
-    while len(values) > 1:
-        half = (len(values) + 1) // 2
-        rest = len(values) - half
-        head = values[:half].copy()
-        head[:rest] += values[half:]
-        values = head
+    number without the middle one, until one is left. The values are written over."""
+    count = len(values)
+    while count > 1:
+        half = (count + 1) // 2
+        values[: count - half] += values[half:count]
+        count = half
     last: Floats = values[0]
     return last
 
 
 def inner_products(vectors: Floats) -> Floats:
     """(n, n) of <x_i - x_0, x_j - x_0> of vectors (n, k): differences, products, and their `folded`
-    sum."""
+    sum.
+
+    They are of the taker's own x_0, so that rows of two takers share none. Products that all could
+    share, or distances of pairs, would lose what is near to what is far: an attacker at 10^15 times
+    the distance of honest vectors would blur these in the last places of its own.
+    """
     count, size = vectors.shape
     moved = np.ascontiguousarray((vectors - vectors[0]).T)  # (k, n)
     found = np.zeros((count, count))
     at_once = max(1, BLOCK_VALUES // max(1, size * count))
+    room = np.empty(size * min(at_once, count) * count)  # fetched once: pages cost as much as sums
     for low in range(1, count, at_once):
-        some = moved[:, low : low + at_once]
-        sums = folded(some[:, :, None] * moved[:, None, low:])  # (k, some, n - low)
-        found[low : low + at_once, low:] = sums
+        some, others = moved[:, low : low + at_once, None], moved[:, None, low:]
+        shape = (size, some.shape[1], others.shape[2])
+        products = room[: math.prod(shape)].reshape(shape)
+        found[low : low + at_once, low:] = folded(np.multiply(some, others, out=products))
     return mirrored(found)
+
+
+def lengths_alone(vectors: Floats, *, origin: bool) -> Floats:
+    """What `inner_products` gives on the diagonal, and with `origin` in the last row and column, to
+    the same bits; 0 elsewhere."""
+    moved = np.ascontiguousarray((vectors - vectors[0]).T)  # (k, n)
+    found = np.diag(folded(moved * moved))
+    if origin:
+        found[-1] = found[:, -1] = folded(moved * moved[:, -1:])
+    return found
 
 
 def mirrored(upper: Floats) -> Floats:

@@ -10,8 +10,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from candor.mechanisms.aggregation.chains import Chain
-from candor.mechanisms.aggregation.points import Floats, inner_products
+from candor.mechanisms.aggregation.chains import Chain, Measures
+from candor.mechanisms.aggregation.points import Floats, inner_products, lengths_alone
 
 RowRule: TypeAlias = Callable[
     [str, int, Mapping[str, float], Mapping[str, Floats]], dict[str, float]
@@ -41,6 +41,11 @@ class DerivedRow:
         mixing = np.array([weights[k] for k in ids])
         # Of a diverged simulation numbers are not finite; over a network they are refused before.
         with np.errstate(all="ignore"):
-            inner = inner_products(np.stack(vectors))
+            inner = self._inner(np.stack(vectors))
             row = self.chain.weights(inner, mixing, (agent, round_number))
         return dict(sorted(zip(ids, row.tolist(), strict=True)))
+
+    def _inner(self, vectors: Floats) -> Floats:
+        if self.chain.measures is Measures.PAIRS:
+            return inner_products(vectors)
+        return lengths_alone(vectors, origin=self.chain.origin)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from candor.mechanisms.aggregation import aggregators, coordinates
 from candor.mechanisms.aggregation.inner import inner_of
-from candor.mechanisms.aggregation.points import folded
+from candor.mechanisms.aggregation.points import folded, inner_products, lengths_alone
 from candor.mechanisms.aggregation.rules import logarithm
 from candor.mechanisms.aggregation.smallest import smallest_subset
 from candor.mechanisms.aggregation.specs import parse_aggregator
@@ -118,7 +118,18 @@ def test_the_logarithm_is_right_to_its_last_bits(value: float) -> None:
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_a_fold_adds_up_everything_once(count: int, seed: int) -> None:
     values = np.random.default_rng(seed).integers(-1000, 1000, (count, 3)).astype(float)
-    assert folded(values).tolist() == values.sum(axis=0).tolist()
+    assert folded(values.copy()).tolist() == values.sum(axis=0).tolist()
+
+
+@given(st.integers(1, 12), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_less_is_measured_to_the_same_bits(count: int, size: int, seed: int) -> None:
+    vectors = np.random.default_rng(seed).standard_normal((count, size))
+    whole = inner_products(vectors)
+    for origin in (False, True):
+        few = lengths_alone(vectors, origin=origin)
+        assert few.diagonal().tolist() == whole.diagonal().tolist()
+        assert (few[-1] == whole[-1]).all() or not origin
+        assert (few[:, -1] == whole[:, -1]).all() or not origin
 
 
 @pytest.mark.parametrize("count", range(1, 11))
