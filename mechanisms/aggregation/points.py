@@ -117,6 +117,9 @@ def _not_negative(squares: Floats) -> Floats:
 
 def product(left: Floats, right: Floats) -> Floats:
     """The matrix product, each sum from +0.0 in ascending order."""
+    if right.shape[1] == 1:
+        # Prefixes are sums in order; of nothing but -0.0 the sum from +0.0 is +0.0.
+        return np.add.accumulate(left * right[:, 0], axis=1)[:, -1:] + 0.0
     found = np.zeros((left.shape[0], right.shape[1]))
     for j in range(left.shape[1]):
         found += left[:, j : j + 1] * right[j : j + 1, :]

@@ -19,7 +19,13 @@ def nnm(points: Points, byzantine: int) -> Points:
     'nnm+krum'
     """
     kept = points.count - byzantine
-    return points.made(np.stack([_mean(points.shares[nearest(a, kept)]) for a in points.apart]))
+    chosen = [nearest(squares, kept) for squares in points.apart]
+    if not points.plain:
+        return points.made(np.stack([_mean(points.shares[places]) for places in chosen]))
+    shares = np.zeros_like(points.shares)  # the same means, of vectors themselves
+    for row, places in zip(shares, chosen, strict=True):
+        row[places] = 1.0 / kept
+    return points.made(shares)
 
 
 def bucketing(points: Points, byzantine: int, size: int = BUCKET_SIZE) -> Points:  # noqa: ARG001
@@ -83,7 +89,5 @@ def _mean(rows: Floats) -> Floats:
 
 
 def _total(rows: Floats) -> Floats:
-    found = np.zeros(rows.shape[1:])
-    for row in rows:
-        found = found + row
+    found: Floats = np.add.accumulate(rows, axis=0)[-1] + 0.0  # as in `points.product`
     return found

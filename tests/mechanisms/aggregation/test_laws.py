@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from candor.mechanisms.aggregation import aggregators, coordinates
 from candor.mechanisms.aggregation.inner import inner_of
-from candor.mechanisms.aggregation.points import folded, inner_products, lengths_alone
+from candor.mechanisms.aggregation.points import folded, inner_products, lengths_alone, product
 from candor.mechanisms.aggregation.rules import logarithm
 from candor.mechanisms.aggregation.smallest import smallest_subset
 from candor.mechanisms.aggregation.specs import parse_aggregator
@@ -119,6 +119,21 @@ def test_the_logarithm_is_right_to_its_last_bits(value: float) -> None:
 def test_a_fold_adds_up_everything_once(count: int, seed: int) -> None:
     values = np.random.default_rng(seed).integers(-1000, 1000, (count, 3)).astype(float)
     assert folded(values.copy()).tolist() == values.sum(axis=0).tolist()
+
+
+@given(
+    st.lists(st.sampled_from([0.0, -0.0, 1.5, -1e-17, 3e16, -7.25, 1e150]), min_size=1),
+    st.integers(1, 3),
+)
+def test_a_product_adds_up_in_order(values: list[float], columns: int) -> None:
+    left = np.array([values, values[::-1]])
+    right = np.repeat(np.array(values[::-1])[:, None], columns, axis=1)
+    found = product(left, right)
+    for row, sums in zip(left.tolist(), found.tolist(), strict=True):
+        total = 0.0
+        for one, other in zip(row, values[::-1], strict=True):
+            total += one * other
+        assert np.array(sums).tobytes() == np.array([total] * columns).tobytes()
 
 
 @given(st.integers(1, 12), st.integers(1, 40), st.integers(0, 2**32 - 1))
