@@ -178,7 +178,8 @@ class UsersStrategy:
             fault = "values that are not finite" if torch.isfinite(vectors).all() else ""
         if fault:
             raise ConfigurationError(f"{told} gave {fault} in round {context.round}")
-        return cast(Tensor, answer).detach()
+        # One vector for all receivers may be expanded: what shares memory cannot be saved.
+        return cast(Tensor, answer).detach().contiguous()
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +261,8 @@ def marked(strategy: Strategy, mark: str, t: int | None = None) -> bool:
             active = (part for part, rounds in parts if t is None or t in rounds)
             return any(marked(part, mark) for part in active)
         case UsersStrategy():
-            return bool(getattr(strategy.inner, mark, False))
+            with users_errors(f"strategy {strategy.path!r}: {mark} failed"):
+                return bool(getattr(strategy.inner, mark, False))
     return bool(getattr(strategy, mark, False))
 
 

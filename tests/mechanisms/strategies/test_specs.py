@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from candor.mechanisms.strategies.lies import AltersData, StrategyContext
+from candor.mechanisms.strategies.sending import AltersVectors, SendContext
 from candor.mechanisms.strategies.specs import (
     Rounds,
     UsersStrategy,
     canonical_strategy,
+    marked,
     parse_strategy,
 )
 from candor.topologies.specs.specs import ConfigurationError
@@ -219,6 +221,37 @@ class Breaks(Flip):
     def data(self, samples):
         raise KeyError("plan")
 
+class Sends:
+    def sent(self, vectors, context):
+        return self.made(vectors)
+
+class Narrow(Sends):
+    made = lambda self, vectors: vectors[:, :-1]
+
+class Single(Sends):
+    made = lambda self, vectors: vectors[0]
+
+class Whole(Sends):
+    made = lambda self, vectors: vectors.int()
+
+class Listed(Sends):
+    made = lambda self, vectors: [vectors]
+
+class Endless(Sends):
+    made = lambda self, vectors: vectors / 0.0
+
+class Leaves(Sends):
+    made = lambda self, vectors: exit(0)
+
+class Crowd(Sends):
+    made = lambda self, vectors: vectors[:, None].expand(-1, 5, -1)
+
+class Alike(Sends):
+    made = lambda self, vectors: vectors[:, None].expand(-1, 3, -1)
+
+class Curious(Sends):
+    overhears = property(lambda self: 1 / 0)
+
 class Mute:
     pass
 
@@ -265,6 +298,46 @@ def test_a_users_bad_report_is_named_with_its_round(
         parse_strategy(f"{users_module}:{name}").report(GRADIENT, CONTEXT)
     assert "round 3" in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+SENDING = SendContext(3, 0, 7, (0, 5), ((1, 2), (1, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Narrow", r"the shape \(2, 3\), not \(2, 4\)"),
+        ("Single", r"the shape \(4,\), not \(2, 4\)"),
+        ("Crowd", r"the shape \(2, 5, 4\), not \(2, 3, 4\)"),
+        ("Whole", "torch.int32, not torch.float32"),
+        ("Listed", "a list, not a tensor"),
+        ("Endless", "not finite"),
+        ("Leaves", "SystemExit: 0"),
+    ],
+)
+def test_what_a_users_attack_may_not_send_is_named_with_its_round(
+    users_module: str, name: str, words: str
+) -> None:
+    attack = parse_strategy(f"{users_module}:{name}")
+    assert isinstance(attack, AltersVectors)
+    with pytest.raises(ConfigurationError, match=rf"{name}.*sent\(\).*{words}") as refusal:
+        attack.sent(GRADIENT, SENDING)
+    assert "round 3" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_users_attack_may_expand_one_vector_for_all_its_receivers(users_module: str) -> None:
+    """Each is then a tensor of its own, which can be saved."""
+    attack = parse_strategy(f"{users_module}:Alike")
+    assert isinstance(attack, AltersVectors)
+    sent = attack.sent(GRADIENT, SENDING)
+    assert sent.is_contiguous()
+    assert torch.equal(sent, torch.stack([GRADIENT] * 3, dim=1))
+
+
+def test_what_a_users_class_says_of_itself_may_fail_in_one_line(users_module: str) -> None:
+    with pytest.raises(ConfigurationError, match="Curious': overhears failed .ZeroDivisionError"):
+        marked(parse_strategy(f"{users_module}:Curious"), "overhears")
 
 
 def test_a_diverged_gradient_is_not_blamed_on_the_users_strategy(users_module: str) -> None:
