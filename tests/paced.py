@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
+import gymnasium
 from torch import Tensor, nn
 
 from candor.agent.tasks.base import Batch
@@ -40,6 +41,28 @@ class PacedDigits(Classification):
         """The loss of a batch, after a pause."""
         time.sleep(STEP_S)
         return super().loss(model, batch)
+
+
+class PacedCartPole:
+    """A pole on a cart, a few steps of it; each episode takes `STEP_S` at least."""
+
+    horizon = 10
+    discount = 0.9
+    large_batch, small_batch = 2, 1
+
+    def build_model(self) -> nn.Module:
+        """Logits of two actions."""
+        return nn.Linear(4, 2)
+
+    def make_environment(self) -> gymnasium.Env:
+        """The environment, whose episodes begin after a pause."""
+        return _Paused(gymnasium.make("CartPole-v1"))
+
+
+class _Paused(gymnasium.Wrapper):
+    def reset(self, **given):
+        time.sleep(STEP_S)
+        return super().reset(**given)
 
 
 class SlowlyTestedDigits(Classification):

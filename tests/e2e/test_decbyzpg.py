@@ -1,12 +1,15 @@
 """Real daemons that learn a policy among attackers, against a simulation of the same file."""
 
 import json
+import subprocess
+import sys
 from contextlib import redirect_stdout
 from io import StringIO
 
 import pytest
 
 from candor.agent.cli import main as cli
+from tests import paced
 
 pytestmark = pytest.mark.e2e
 
@@ -30,3 +33,33 @@ def test_daemons_agree_and_learn_what_a_simulation_does(tmp_path) -> None:
     assert found["agree"]
     assert found["equal"]
     assert found["moved"] > 1e-3
+
+
+def test_an_agent_that_is_killed_in_the_middle_comes_back_and_nobody_is_accused(tmp_path) -> None:
+    """SIGKILL, whatever exchange it is in, and a new process on its data directory."""
+    faults = tmp_path / "faults.toml"
+    faults.write_text(
+        '[[event]]\nat_round = 5\nkill = "a3"\n[[event]]\nat_round = 6\nrestart = "a3"\n'
+    )
+    words = ["testbed", "--algorithm", "dec-byz-pg", "--agents", "5", "--topology", "complete"]
+    words += ["--task", "tests.paced:PacedCartPole", "--max-byzantine", "1", "--rounds", "40"]
+    words += ["--agreement-rounds", "2", "--window", "4", "--deadline-s", "2", "--json"]
+    words += ["--faults", str(faults), "--start-deadline-s", "30", "--evaluate-every", "30"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "candor", *words, "--run-dir", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env=paced.environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["audit"] == "ok"
+    assert summary["mean_return"] > 5
+    assert not list(tmp_path.glob("run/agents/*/evidence/*"))
+    log = (tmp_path / "run/agents/a3/log.jsonl").read_text()
+    events = [json.loads(line)["event"] for line in log.splitlines()]
+    assert events.count("started") == 2
+    assert "re_entered" in events

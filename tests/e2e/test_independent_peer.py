@@ -35,8 +35,9 @@ RUNS = {
     # Two exchanges a round, and half the bytes.
     "tracking": "--topology=ring --rounds=8 --window=4 --algorithm=gradient-tracking "
     "--codec=float16",
-    # Rows that both derive from sketches.
-    "robust": "--topology=complete --rounds=8 --window=4 --aggregator=multi-krum --max-byzantine=1",
+    # Rows that both derive from sketches, and vectors that both hold against what those hide.
+    "robust": "--topology=complete --rounds=8 --window=4 --aggregator=multi-krum --max-byzantine=1 "
+    "--sketch-size=512",
 }
 WINDOWS = {"complete": 3}  # of the others 2
 

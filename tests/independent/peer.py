@@ -15,7 +15,7 @@ from pathlib import Path
 import blake3
 import numpy as np
 
-from tests.independent import bills, claims, graphs, rounds, wire
+from tests.independent import bills, claims, graphs, hidden, rounds, wire
 from tests.independent.hearsay import MEMORY_BYTES_MAX, Hearsay
 from tests.independent.ledger import Channel
 from tests.independent.neighbour import HELLO_S, Neighbour, Slot
@@ -323,11 +323,19 @@ class Peer:
         parts = {peer: n.payloads[self.step] for peer, n in near if self.step in n.payloads}
         said = {peer: self.near[peer].statements[self.step] for peer in parts}
         said[self.own] = self.statements[self.step]
+        if self.training.derives(phase):
+            for peer in [peer for peer in parts if self._hides(phase, parts[peer], said[peer])]:
+                del parts[peer], said[peer]
+                self._judge(peer, self.step, "distance-hidden")
         self.training.mix(t, phase, parts, said)
         if phase == cluster.charged:
             self.heard[t] = sorted(parts)
         if phase == cluster.model:
             self._claim(t)
+
+    def _hides(self, phase: int, theirs: np.ndarray, stated: Statement) -> bool:
+        own, mine = self.training.vector(phase), self.statements[self.step]
+        return hidden.hides(self.cluster, own, theirs, mine.sketch, stated.sketch)
 
     def _claim(self, t: int) -> None:
         """Claim the window that ends with a round."""

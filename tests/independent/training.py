@@ -68,6 +68,14 @@ class Training:
         if phase == self._cluster.model:
             self._x = self._mixes[phase][1]
 
+    def derives(self, phase: int) -> bool:
+        """Whether vectors of a phase are mixed by a row that follows from sketches."""
+        return bool(self._combines(phase)[0])
+
+    def vector(self, phase: int) -> np.ndarray:
+        """What was last stated in a phase."""
+        return self._vectors[phase]
+
     def _combines(self, phase: int) -> tuple[str, bool]:
         """The rule that rows over a phase derive from, and whether its aggregate is attested."""
         parts = [part for one in self._cluster.phases for part in one.parts if part.phase == phase]

@@ -32,10 +32,10 @@ def test_nothing_breaks_what_must_hold(first: int) -> None:
 
 def test_nothing_breaks_it_within_agreement_either() -> None:
     """Nine exchanges a round, all but the first mixed by rows that follow from sketches."""
-    outcomes = [run_seed(seed, algorithm="dec-byz-pg", aggregator="rfa") for seed in range(6)]
+    outcomes = [run_seed(seed, algorithm="dec-byz-pg", aggregator="rfa") for seed in range(4)]
     assert [(o.seed, o.violations) for o in outcomes if o.violations] == []
-    assert sum(o.crashes for o in outcomes) > 10
-    assert sum(o.settlements for o in outcomes) > 20
+    assert sum(o.crashes for o in outcomes) > 5
+    assert sum(o.settlements for o in outcomes) > 10
 
 
 @pytest.mark.parametrize("seed", [196, 207, 1250, 5257])
