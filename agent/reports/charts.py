@@ -131,7 +131,7 @@ def lines_by_round(
             axes.set_ylim(bottom=lowest)
             ends = [(max(value, lowest), name, colour) for value, name, colour in ends]
         _label_axes(axes, quantity, across)
-        _name_ends(figure, axes, ends)
+        _name_ends(axes, ends)
         return _rendered(figure)
 
 
@@ -170,7 +170,7 @@ def bands(
             ends.append((value, name, INK))
         axes.margins(x=0.01)
         _label_axes(axes, quantity, across)
-        _name_ends(figure, axes, ends)
+        _name_ends(axes, ends)
         return _rendered(figure)
 
 
@@ -440,11 +440,10 @@ def _logarithmic(axes: "Axes") -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _name_ends(figure: "Figure", axes: "Axes", ends: Sequence[tuple[float, str, str]]) -> None:
+def _name_ends(axes: "Axes", ends: Sequence[tuple[float, str, str]]) -> None:
     """Names right of the lines' ends, moved apart so that none covers another."""
-    figure.draw_without_rendering()  # fixes the limits that the heights below refer to
+    x, _ = axes.get_xlim()[1], axes.get_ylim()  # asked for, both limits are brought up to date
     to_axes = axes.transData + axes.transAxes.inverted()
-    x = axes.get_xlim()[1]
     heights = [float(to_axes.transform((x, value))[1]) for value, _, _ in ends]
     for (_, name, colour), height, at in zip(ends, heights, _spread(heights, 0.052), strict=True):
         axes.annotate(
