@@ -9,7 +9,7 @@ from candor.agent.daemon import failpoints
 from tests.campaigns.crashes import KILL, one_run, plan
 
 AGENTS = 4
-ROUNDS = 220
+ROUNDS = 140
 UNTIL_S = 120.0
 CATCH_UP_MAX_S = 60.0  # a busy machine takes long to start a process; `make crash` asks for 10 s
 

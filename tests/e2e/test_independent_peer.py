@@ -13,6 +13,7 @@ from candor.agent.cli import main as cli
 from candor.agent.daemon.store import Store
 from candor.agent.learning.initial import initial_parameters
 from candor.agent.tasks import resolve_task
+from candor.agent.testbed.nursery import Nursery
 from candor.agent.testbed.testbed import free_ports
 from tests.independent import ledger, wire
 from tests.paced import until
@@ -42,8 +43,16 @@ RUNS = {
 WINDOWS = {"complete": 3}  # of the others 2
 
 
+@pytest.fixture(scope="module")
+def nursery():
+    """What daemons are forked from: a fresh interpreter for each of all runs takes a minute."""
+    made = Nursery()
+    yield made
+    made.close()
+
+
 @pytest.fixture(scope="module", params=RUNS)
-def joined(request, tmp_path_factory):
+def joined(request, tmp_path_factory, nursery):
     """Three daemons and, as a1, the independent peer: the run directory, and the run's name."""
     run_dir = tmp_path_factory.mktemp("joined")
     for i in range(4):
@@ -59,12 +68,13 @@ def joined(request, tmp_path_factory):
 
     def start(agent):
         keys, data = run_dir / "keys" / agent, run_dir / "agents" / agent
-        words = ["-P", "-m", "candor", "agent", "--cluster", cluster, "--id", agent, "--threads=1"]
-        words += ["--keys", keys, "--data-dir", data]
         if agent == "a1":
             words = ["-m", "tests.independent.peer", cluster, agent, keys]
             words += [run_dir / "initial.f32", data]
-        return subprocess.Popen([sys.executable, *map(str, words)], cwd=ROOT)
+            return subprocess.Popen([sys.executable, *map(str, words)], cwd=ROOT)
+        words = ["agent", "--cluster", cluster, "--id", agent, "--threads=1"]
+        words += ["--keys", keys, "--data-dir", data]
+        return nursery.start([*map(str, words)], 2, {})
 
     processes = {f"a{i}": start(f"a{i}") for i in range(4)}
     try:

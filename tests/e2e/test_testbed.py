@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from itertools import product
 
 import pytest
 
@@ -102,7 +101,7 @@ def test_the_last_round_is_evaluated_however_long_it_takes(tmp_path):
 def test_a_run_survives_a_killed_a_restarted_and_a_stopped_agent(tmp_path):
     (tmp_path / "faults.toml").write_text(FAULTS)
     words = ["testbed", "--agents", "5", "--topology", "complete", *paced.TASK]
-    words += ["--rounds", "140", "--deadline-s", "2", "--local-steps", "1"]
+    words += ["--rounds", "80", "--deadline-s", "2", "--local-steps", "1"]
     words += ["--faults", tmp_path / "faults.toml", "--evaluate-every", "10"]
     told = run_to_the_end(*words, "--run-dir", tmp_path / "run", "--json")
     summary = json.loads(told)
@@ -128,7 +127,7 @@ def test_a_flipped_byte_in_any_export_is_named(demo, tmp_path, capsys):
     exports = {path: path.read_bytes() for path in copy.glob("agents/*/ledger/*.jsonl")}
     assert len(exports) == 16
     # One end of all edges at a time: their other ends are whole, and no edge tells of another.
-    for end, line in product((0, 1), (0, 1, -2, -1)):
+    for end, line in ((0, 0), (1, 1), (0, -2), (1, -1)):
         changed = {}
         for path, clean in exports.items():
             if path.parts[-3] == path.stem.split("-")[end]:
@@ -158,7 +157,7 @@ def flipped(export, line):
 def hosts(tmp_path):
     """Three daemons on a ring, started one by one as on hosts of their own: their processes."""
     cluster, ids = tmp_path / "cluster.toml", ("a0", "a1", "a2")
-    words = ["cluster", "new", "--topology=ring", *paced.TASK, "--run-id=hosts", "--rounds=60"]
+    words = ["cluster", "new", "--topology=ring", *paced.TASK, "--run-id=hosts", "--rounds=30"]
     words += ["--window=4", "--deadline-s=10", "--local-steps=1", "-o", str(cluster)]
     for agent, port in zip(ids, free_ports(3), strict=True):
         assert cli.run(["keygen", str(tmp_path / "keys" / agent)]) == 0

@@ -1,7 +1,6 @@
 """Several processes that train one agent: neighbours notice nothing."""
 
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import load_file
 from candor.agent.runs.cluster_parts import task_settings
 from candor.agent.runs.ledger_audit import audit_run_directory
 from candor.agent.testbed import testbed
+from tests import paced
 from tests.campaigns.crashes import plan
 
 pytestmark = pytest.mark.e2e
@@ -39,11 +39,18 @@ def finished(tmp_path: Path, task: str, processes: int) -> testbed.Testbed:
     return bed
 
 
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> testbed.Testbed:
+    """Of one process each, where a model lies in one part with either task."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", paced.environment()["PYTHONPATH"])
+        return finished(tmp_path_factory.mktemp("one"), "tests.own_loops:Adam", 1)
+
+
 @pytest.mark.parametrize("task", ["tests.own_loops:Adam", "tests.own_loops:Sharded"])
-def test_two_processes_learn_what_one_learns(tmp_path, monkeypatch, task) -> None:
-    root = str(Path(__file__).parents[2])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
-    one, two = finished(tmp_path, task, 1), finished(tmp_path, task, 2)
+def test_two_processes_learn_what_one_learns(one, tmp_path, monkeypatch, task) -> None:
+    monkeypatch.setenv("PYTHONPATH", paced.environment()["PYTHONPATH"])
+    two = finished(tmp_path, task, 2)
     for agent in one.cluster.ids:
         models = [load_file(bed.data_dir(agent) / "model.safetensors") for bed in (one, two)]
         for name in models[0]:
