@@ -73,7 +73,7 @@ def test_a_run_survives_a_network_that_is_cut_and_one_that_garbles(tmp_path):
 def test_an_agent_on_a_full_disk_stops_in_one_line_and_goes_on_with_room(tmp_path):
     text = '[[event]]\nat_round = 6\ndisk_full = "a1"\n[[event]]\nat_round = 10\nrestart = "a1"\n'
     # On a loaded machine others are late, which a1 would warn of: the deadline is longer than that.
-    summary, events = run_under(tmp_path, text, agents=3, rounds=80, deadline_s=10)
+    summary, events = run_under(tmp_path, text, agents=3, rounds=50, deadline_s=10)
     # One line of its first life and one of its second, each after a word on its local steps.
     lines = (tmp_path / "run/agents/a1/stderr.log").read_text().splitlines()
     exposed, stopped, again, ended = lines

@@ -13,7 +13,6 @@ from candor.agent.cli import main as cli
 from candor.agent.daemon.store import Store
 from candor.agent.learning.initial import initial_parameters
 from candor.agent.tasks import resolve_task
-from candor.agent.testbed.nursery import Nursery
 from candor.agent.testbed.testbed import free_ports
 from tests.independent import ledger, wire
 from tests.paced import until
@@ -41,14 +40,6 @@ RUNS = {
     "--sketch-size=512",
 }
 WINDOWS = {"complete": 3}  # of the others 2
-
-
-@pytest.fixture(scope="module")
-def nursery():
-    """What daemons are forked from: a fresh interpreter for each of all runs takes a minute."""
-    made = Nursery()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module", params=RUNS)

@@ -2,8 +2,6 @@
 
 import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
@@ -13,10 +11,10 @@ import pytest
 
 from candor.agent.cli import main as cli
 from candor.agent.daemon.status import read_status
+from candor.agent.testbed.nursery import Nursery
 from candor.agent.testbed.testbed import free_ports
 from candor.topologies.cluster.file import load_cluster
 
-CANDOR = [sys.executable, "-P", "-m", "candor"]
 RUN_S = 240
 FIRST, SECOND = ("alice", "bob", "carol"), ("alice", "bob", "dave")
 pytestmark = pytest.mark.e2e
@@ -39,24 +37,21 @@ def candor(*words: str | Path) -> str:
 
 
 def run_all(
-    root: Path, daemons: Mapping[str, tuple[Path, Path]], *more: str | Path
+    nursery: Nursery, root: Path, daemons: Mapping[str, tuple[Path, Path]], *more: str | Path
 ) -> dict[str, tuple[int, str]]:
     """Exit code and standard error of each agent's daemon, given its cluster file and directory."""
-    running = {
-        agent: subprocess.Popen(
-            [*CANDOR, "agent", "--cluster", file, "--id", agent, "--keys", root / "keys" / agent,
-             "--data-dir", data, "--threads", "1", *more],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for agent, (file, data) in daemons.items()
-    }  # fmt: skip
+    running, told = {}, {agent: root / f"{agent}.stderr" for agent in daemons}
     try:
-        told = {agent: process.communicate(timeout=RUN_S)[1] for agent, process in running.items()}
+        for agent, (file, data) in daemons.items():
+            words = ["agent", "--cluster", file, "--id", agent, "--keys", root / "keys" / agent]
+            words += ["--data-dir", data, "--threads", "1", *more]
+            with told[agent].open("wb") as errors:
+                running[agent] = nursery.start([*map(str, words)], errors.fileno(), {})
+        codes = {agent: process.wait(RUN_S) for agent, process in running.items()}
     finally:
         for process in running.values():
             process.kill()
-    return {agent: (running[agent].returncode, told[agent]) for agent in running}
+    return {agent: (code, told[agent].read_text()) for agent, code in codes.items()}
 
 
 def audit(root: Path, agents: Mapping[str, Path], cluster: Path) -> str:
@@ -94,7 +89,9 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_members_change_and_the_ledgers_of_both_revisions_hold(root: Path) -> None:
+def test_members_change_and_the_ledgers_of_both_revisions_hold(
+    nursery: Nursery, root: Path
+) -> None:
     one, two, three = (root / f"cluster-{number}.toml" for number in (1, 2, 3))
     sign = ("--sign-with", root / "keys" / "organiser", "-o")
     requests = [root / f"{agent}.request.toml" for agent in FIRST]
@@ -104,7 +101,7 @@ def test_members_change_and_the_ledgers_of_both_revisions_hold(root: Path) -> No
         "--start-deadline-s", "60",
     )  # fmt: skip
     data = {agent: root / "data" / agent for agent in (*FIRST, "dave")}
-    ended = run_all(root, {agent: (one, data[agent]) for agent in FIRST})
+    ended = run_all(nursery, root, {agent: (one, data[agent]) for agent in FIRST})
     assert all(code == 0 for code, _ in ended.values()), ended
     assert "ok" in audit(root, {agent: data[agent] for agent in FIRST}, one)
 
@@ -119,7 +116,9 @@ def test_members_change_and_the_ledgers_of_both_revisions_hold(root: Path) -> No
         "metropolis-hastings",
     )
     assert load_cluster(three).graph.mixing == "push-sum"
-    ended = run_all(root, {agent: (three, data[agent]) for agent in SECOND}, "--initial", model)
+    ended = run_all(
+        nursery, root, {agent: (three, data[agent]) for agent in SECOND}, "--initial", model
+    )
     assert all(code == 0 for code, _ in ended.values()), ended
     assert read_status(data["dave"]).test_accuracy >= learned - 0.05
     assert "ledgers_moved" in ended["bob"][1]
@@ -134,7 +133,9 @@ def test_members_change_and_the_ledgers_of_both_revisions_hold(root: Path) -> No
     assert "has gone on from revision 1" in told.getvalue()
 
 
-def test_daemons_of_two_revisions_refuse_each_other_and_say_why(root: Path) -> None:
+def test_daemons_of_two_revisions_refuse_each_other_and_say_why(
+    nursery: Nursery, root: Path
+) -> None:
     one, two = root / "cluster-1.toml", root / "cluster-2.toml"
     sign = ("--sign-with", root / "keys" / "organiser", "-o")
     requests = [root / f"{agent}.request.toml" for agent in ("alice", "bob")]
@@ -143,7 +144,7 @@ def test_daemons_of_two_revisions_refuse_each_other_and_say_why(root: Path) -> N
         "--run-id", "spring", "--rounds", "4", "--start-deadline-s", "15",
     )  # fmt: skip
     candor("cluster", "add", one, root / "dave.request.toml", *sign, two, "--topology", "star")
-    ended = run_all(root, {"bob": (two, root / "new"), "alice": (one, root / "old")})
+    ended = run_all(nursery, root, {"bob": (two, root / "new"), "alice": (one, root / "old")})
     code, told = ended["alice"]
     assert code == 2  # all of its neighbours have another file
     assert "alice has revision 1 " in told
