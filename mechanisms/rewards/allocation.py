@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Mask: TypeAlias = NDArray[np.bool_]
+Share: TypeAlias = float | Floats  # from 0 to 1; several are shares of the same update
 
 FLOOR: Final = 1e-3  # of a reputation: who is down may come up again
 
@@ -66,24 +67,28 @@ def excluded(reputations: Floats, members: Mask) -> Mask:
     return found
 
 
-def global_mask(update: NDArray[np.floating], share: float) -> Mask:
+def global_mask(update: NDArray[np.floating], share: Share) -> Mask:
     """Which coordinates of an update (dim,) a share of it keeps: the largest floor(share dim) in
-    magnitude, over the whole vector (the paper's equation 5); of equal ones the first."""
-    return _largest(update, int(np.floor(share * update.size)))
+    magnitude, over the whole vector (the paper's equation 5); of equal ones the first. Of several
+    shares (...,): (..., dim)."""
+    return _largest(update, np.floor(np.asarray(share) * update.size))
 
 
-def tensor_mask(update: NDArray[np.floating], share: float, sizes: Sequence[int]) -> Mask:
+def tensor_mask(update: NDArray[np.floating], share: Share, sizes: Sequence[int]) -> Mask:
     """The same tensor by tensor, of `sizes` in order: ceil(share n) of each n, though n - 1 at most
     where the share is below one, as the paper's public code has it."""
-    found, low = np.zeros(update.size, bool), 0
+    wanted, low = np.asarray(share, np.float64), 0
+    found = np.zeros((*wanted.shape, update.size), bool)
     for size in sizes:
-        kept = size if share >= 1.0 else min(int(np.ceil(share * size)), size - 1)
-        found[low : low + size] = _largest(update[low : low + size], kept)
+        kept = np.where(wanted >= 1.0, size, np.minimum(np.ceil(wanted * size), size - 1))
+        found[..., low : low + size] = _largest(update[low : low + size], kept)
         low += size
     return found
 
 
-def _largest(values: NDArray[np.floating], count: int) -> Mask:
-    found = np.zeros(values.size, bool)
-    found[np.argsort(-np.abs(values), kind="stable")[:count]] = True
+def _largest(values: NDArray[np.floating], counts: Floats) -> Mask:
+    """The largest `counts` (...,) of values (size,): (..., size)."""
+    ranks = np.empty(values.size)
+    ranks[np.argsort(-np.abs(values), kind="stable")] = np.arange(values.size)
+    found: Mask = ranks < counts[..., None]
     return found

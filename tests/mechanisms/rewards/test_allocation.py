@@ -74,6 +74,16 @@ def test_a_mask_keeps_nothing_smaller_than_what_it_leaves_out(update, share):
         assert np.abs(update)[kept].min() >= np.abs(update)[~kept].max()
 
 
+@given(vectors, st.lists(st.floats(0.0, 1.0), min_size=1, max_size=4))
+def test_masks_of_several_shares_are_those_of_each(update, several):
+    sizes = [len(update) // 2, len(update) - len(update) // 2]
+    together = global_mask(update, np.array(several))
+    by_tensor = tensor_mask(update, np.array(several), sizes)
+    for row, share in enumerate(several):
+        assert (together[row] == global_mask(update, share)).all()
+        assert (by_tensor[row] == tensor_mask(update, share, sizes)).all()
+
+
 def test_rffl_drops_who_is_below_a_third_of_an_equal_share():
     members = np.ones(4, bool)
     out = excluded(np.array([0.05, 0.1, 0.4, 0.45]), members)
