@@ -128,6 +128,8 @@ class Learner:
         threads: how many train chunks of rows at the same time, where the gradient is written out.
         initial: the saved model that the run starts from, if it is not drawn from the seed.
         contexts: what a task's `evaluate_local` is told.
+        summed: updates are the sums of what the steps took, not differences of models, in which
+            steps of a ten millionth of a parameter drown.
 
     Raises:
         NotVectorised: the model has buffers or parameters that stay with an agent, or is not
@@ -146,9 +148,11 @@ class Learner:
         threads: int = 1,
         initial: FilePath | None = None,
         contexts: Contexts | None = None,
+        summed: bool = False,
     ) -> None:
         self.lock = RLock()
         self._task = task
+        self._summed = summed
         self._shards = tuple(shards)
         self._round = 0
         self._agents = tuple(shard.index for shard in shards)
@@ -221,6 +225,8 @@ class Learner:
     ) -> tuple[Tensor, Tensor]:
         """`local_steps` of some rows, whose m is written: losses, and the velocity at the end."""
         z, losses = start, torch.zeros(len(start), device=self._device)
+        if self._summed:
+            m.zero_()
         for indices in batches:
             batch = tuple(taken(tensor, indices) for tensor in self._data)
             # Fresh for each step: a velocity is read until the next one is there.
@@ -230,8 +236,11 @@ class Learner:
                 update.add_(velocity, alpha=self._momentum)  # as in `torch.optim.SGD`
             if len(batches) == 1:
                 return losses, update
+            if self._summed:
+                m.add_(update)
             z, velocity = torch.sub(z, update, alpha=step_size), update
-        torch.sub(start, z, out=m).div_(step_size)
+        if not self._summed:
+            torch.sub(start, z, out=m).div_(step_size)
         return losses / len(batches), update
 
     def _train_unevenly(
@@ -246,6 +255,8 @@ class Learner:
         """`_train` of rows with `steps` (rows,) of their own: who is done moves no more."""
         z, losses = start.clone(), torch.zeros(len(start), device=self._device)
         gathered = torch.zeros_like(start) if velocity is None else velocity.clone()
+        if self._summed:
+            m.zero_()
         for done, indices in enumerate(batches[: steps.max()]):
             rows = torch.from_numpy(np.flatnonzero(steps > done)).to(self._device)
             batch = tuple(taken(tensor, indices[rows]) for tensor in self._data)
@@ -255,8 +266,11 @@ class Learner:
             if self._momentum:
                 update.add_(gathered[rows], alpha=self._momentum)
                 gathered[rows] = update
+            if self._summed:
+                m[rows] += update
             z[rows] = torch.sub(z_rows, update, alpha=step_size)
-        torch.sub(start, z, out=m).div_(step_size)
+        if not self._summed:
+            torch.sub(start, z, out=m).div_(step_size)
         return losses / torch.from_numpy(steps).to(self._device), gathered
 
     def _timed(

@@ -1,4 +1,5 @@
-"""A task of a loss as a training loop: SGD with momentum by plain autograd, one agent at a time.
+"""A task of a loss as a training loop: SGD with momentum, or Adam, by plain autograd, each agent by
+itself.
 
 For what does not run under `torch.func`: dropout, recurrent layers, `.item()`, buffers, parameters
 that stay with an agent, other types than float32. It draws the batches that `Learner` draws.
@@ -31,6 +32,7 @@ class PlainSgd:
         seed: the run's.
         device: where they are.
         momentum: of the steps.
+        adam: steps are Adam's instead (Kingma & Ba, ICLR 2015), whose moments are kept.
 
     Raises:
         ConfigurationError: a shard's data cannot be used.
@@ -43,9 +45,12 @@ class PlainSgd:
         seed: int,
         device: torch.device,
         momentum: float,
+        *,
+        adam: bool = False,
     ) -> None:
         self._task = task
         self._momentum = momentum
+        self._adam = adam
         self._samples = Samples(task, shards, seed, device)
         self._modules: dict[int, nn.Module] = {}
         self._row = {shard.index: row for row, shard in enumerate(shards)}
@@ -88,8 +93,10 @@ class PlainSgd:
         """The one that a model has."""
         return self._modules.setdefault(id(model), _Loss(self._task, model))
 
-    def _optimiser(self, model: nn.Module, context: TrainingContext) -> torch.optim.SGD:
+    def _optimiser(self, model: nn.Module, context: TrainingContext) -> torch.optim.Optimizer:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if self._adam:
+            return torch.optim.Adam(trained, context.step_size)
         return torch.optim.SGD(trained, context.step_size, self._momentum)
 
     def _batches(self, row: int, context: TrainingContext) -> Iterator[Tensor]:

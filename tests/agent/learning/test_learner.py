@@ -676,3 +676,19 @@ def test_a_phase_of_seconds_ends_with_the_step_in_which_they_are_over(monkeypatc
     assert torch.equal(timed.velocity, velocity)
     first = learner([2], seconds=1e-9).local_steps(x, 1, 0.1)  # one step at least
     assert torch.equal(first.update, long._train(x, batches[:1], 0.1, None, torch.empty_like(x))[1])
+
+
+@pytest.mark.parametrize(("local_steps", "epochs"), [(3, None), (1, 1)])
+def test_summed_updates_are_the_others_and_keep_what_models_round_away(
+    local_steps: int, epochs: int | None
+) -> None:
+    settings = AlgorithmSettings(local_steps=local_steps, local_epochs=epochs, momentum=0.5)
+    shards = [Shard(i, 8, PARTITION) for i in range(2)]
+    summed = Learner(DIGITS, shards, settings, batch_size=16, seed=0, summed=True)
+    other = learner(2, local_steps=local_steps, epochs=epochs, momentum=0.5)
+    x = start(2)
+    for step_size, near in ((0.1, True), (1e-9, False)):
+        one, two = (each.local_steps(x, 1, step_size) for each in (summed, other))
+        assert torch.allclose(one.update, two.update, atol=1e-4) == near
+        assert torch.equal(one.losses, two.losses)
+    assert torch.allclose(one.update, summed.local_steps(x, 1, 1e-12).update, atol=1e-6)

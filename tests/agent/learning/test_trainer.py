@@ -669,3 +669,18 @@ def test_a_model_that_is_built_otherwise_the_second_time_is_refused_in_one_line(
     with pytest.raises(ConfigurationError, match=r"^task: build_model\(\) failed") as refusal:
         Learner(task, [Shard(0, 1)], SGD, 8, 0) if kind is Points else loops(task, 1)
     assert "\n" not in str(refusal.value)
+
+
+def test_plain_autograd_takes_adams_steps_whose_moments_it_keeps() -> None:
+    task, shards, settings = Points(), [Shard(0, 1)], AlgorithmSettings(local_steps=1)
+    loop = PlainSgd(task, shards, 0, CPU, 0.0, adam=True)
+    adam, sgd = Trainer(task, loop, shards, contexts(settings)), plain(task, 1, settings)
+    x = initial_parameters(task, 0)[None]
+    m, v = torch.zeros_like(x), torch.zeros_like(x)
+    for t in (1, 2, 3):
+        gradient = sgd.local_steps(x, t, 0.1).update
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        step = m / (1 - 0.9**t) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+        update = adam.local_steps(x, t, 0.1).update
+        torch.testing.assert_close(update, step, rtol=1e-2, atol=1e-3)
+        x = x - 0.1 * update
