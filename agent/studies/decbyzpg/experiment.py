@@ -1,21 +1,13 @@
 """All runs of the study, several at a time, in a directory to resume from."""
 
-import multiprocessing
-import signal
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing.sharedctypes import Synchronized
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
-
-import torch
 
 from candor.agent.studies.decbyzpg.figures import Cell
 from candor.agent.studies.decbyzpg.runs import Run, Setting, keep, kept, run
+from candor.agent.studies.workers import performed
 
 Progress = Callable[[str, int, int], None]
-
-POLL_S: Final = 0.5
 
 
 def experiment(
@@ -54,51 +46,19 @@ def _runs(
     workers: int,
     of_all: int,
     progress: Progress,
-) -> list[Run]:
+) -> Iterator[Run]:
     """Perform runs; each is kept as soon as it has ended."""
-    if not settings:
-        return []
-    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    sampled: Synchronized[int] = context.Value("q", 0)
     before = of_all - len(settings)
-    each = settings[0].trajectories
-    done: list[Run] = []
-    with ProcessPoolExecutor(workers, context, _prepare, (sampled,)) as pool:
-        waiting: set[Future[Run]] = {pool.submit(_perform, setting) for setting in settings}
-        try:
-            while waiting:
-                ended, waiting = wait(waiting, POLL_S, FIRST_COMPLETED)
-                for future in ended:
-                    done.append(future.result())
-                    keep(directory, done[-1])
-                what = f"{before + len(done)} of {of_all} runs done; trajectories"
-                progress(what, before * each + sampled.value, of_all * each)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
-    return done
+    each = settings[0].trajectories if settings else 0
+
+    def told(ended: int, sampled: int) -> None:
+        what = f"{before + ended} of {of_all} runs done; trajectories"
+        progress(what, before * each + sampled, of_all * each)
+
+    for done in performed(settings, _perform, workers, told):
+        keep(directory, done)
+        yield done
 
 
-_sampled: "Synchronized[int] | None" = None  # of a worker: what all of them have sampled
-
-
-def _prepare(sampled: "Synchronized[int]") -> None:
-    global _sampled
-    _sampled = sampled
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
-    torch.set_num_threads(1)
-
-
-def _perform(setting: Setting) -> Run:
-    last = 0
-
-    def told(trajectories: int) -> None:
-        nonlocal last
-        assert _sampled is not None
-        with _sampled.get_lock():
-            _sampled.value += min(trajectories, setting.trajectories) - last
-        last = min(trajectories, setting.trajectories)
-
-    return run(setting, told)
+def _perform(setting: Setting, told: Callable[[int], None]) -> Run:
+    return run(setting, lambda sampled: told(min(sampled, setting.trajectories)))

@@ -4,10 +4,9 @@ A run is a simulation. Its file is written whole when it has ended; a run whose 
 run again.
 """
 
-import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,8 +21,7 @@ from candor.agent.runs.cluster_parts import sections
 from candor.agent.runs.placeholder_agents import stand_in_entries
 from candor.agent.runs.plan import Plan, cluster_of
 from candor.agent.simulation.vectorised import Simulation
-from candor.topologies.specs.files import json_text, read_text, replace_file, system_errors
-from candor.topologies.specs.specs import ConfigurationError
+from candor.agent.studies import kept as files
 
 Floats = NDArray[np.float64]
 
@@ -47,8 +45,7 @@ class Setting:
     def name(self) -> str:
         """Of its file."""
         words = [self.task, f"k{self.agents}", self.byzantine or "honest", self.aggregator]
-        text = "-".join((*words, f"n{self.trajectories}", f"s{self.seed}"))
-        return "".join(c if c.isalnum() or c in "-." else "_" for c in text)
+        return files.file_name([*words, f"n{self.trajectories}", f"s{self.seed}"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,30 +142,14 @@ def kept(directory: Path, setting: Setting) -> Run | None:
     Raises:
         ConfigurationError: its file is damaged.
     """
-    path = _path(directory, setting)
-    if not path.exists():
-        return None
-    try:
-        found = json.loads(read_text(path, "run"))
-        if (found["version"], found["setting"]) != (VERSION, asdict(setting)):
-            raise ConfigurationError(f"{path}: is of another version or setting; delete it")
-        done = _KEPT.validate_python({key: found[key] for key in found.keys() - {"version"}})
-        sizes = np.diff(done.trajectories, prepend=0)
-        if len(done.returns) != len(sizes) or not (sizes > 0).all():
-            raise ValueError("rounds and returns do not belong together")
-        return done
-    except (ValueError, KeyError, TypeError) as exc:
-        if isinstance(exc, ConfigurationError):
-            raise
-        raise ConfigurationError(f"{path}: damaged, it is no run; delete it") from exc
+    return files.read(directory, setting, VERSION, _KEPT, _whole)
 
 
 def keep(directory: Path, done: Run) -> None:
     """Write a run that has ended."""
-    path = _path(directory, done.setting)
-    with system_errors(f"{path}: cannot write it"):
-        replace_file(path, json_text({"version": VERSION, **asdict(done)}).encode())
+    files.write(directory, done.setting, VERSION, done)
 
 
-def _path(directory: Path, setting: Setting) -> Path:
-    return directory / f"{setting.name}.json"
+def _whole(done: Run) -> bool:
+    sizes = np.diff(done.trajectories, prepend=0)
+    return len(done.returns) == len(sizes) and bool((sizes > 0).all())

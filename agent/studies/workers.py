@@ -1,0 +1,91 @@
+"""Runs of a study on several processes, which tell how far they are."""
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing.sharedctypes import Synchronized
+from typing import Final, TypeVar
+
+import torch
+
+Job = TypeVar("Job")
+Done = TypeVar("Done")
+
+POLL_S: Final = 0.5
+
+
+def performed(
+    jobs: Sequence[Job],
+    perform: Callable[[Job, Callable[[int], None]], Done],
+    workers: int,
+    told: Callable[[int, int], None],
+) -> Iterator[Done]:
+    """What jobs give, in the order in which they end.
+
+    Args:
+        jobs: each is given to a process, as is what it gives.
+        perform: a function of a module; it is told to tell how many steps of its job are done.
+        workers: processes, of a thread each; if it is one, all is done in this one.
+        told: hears how many jobs have ended, and how many steps all have done.
+    """
+    if workers == 1 or not jobs:
+        yield from _one_by_one(jobs, perform, told)
+        return
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    steps: Synchronized[int] = context.Value("q", 0)
+    ended = 0
+    with ProcessPoolExecutor(workers, context, _prepare, (steps,)) as pool:
+        waiting: set[Future[Done]] = {pool.submit(_perform, perform, job) for job in jobs}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, POLL_S, FIRST_COMPLETED)
+                for future in done:
+                    ended += 1
+                    yield future.result()
+                told(ended, steps.value)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _one_by_one(
+    jobs: Sequence[Job],
+    perform: Callable[[Job, Callable[[int], None]], Done],
+    told: Callable[[int, int], None],
+) -> Iterator[Done]:
+    ended = before = last = 0
+
+    def at(steps: int) -> None:
+        nonlocal last
+        last = steps
+        told(ended, before + steps)
+
+    for job in jobs:
+        yield perform(job, at)
+        ended, before, last = ended + 1, before + last, 0
+
+
+_steps: "Synchronized[int] | None" = None  # of a worker: what all of them have done
+
+
+def _prepare(steps: "Synchronized[int]") -> None:
+    global _steps
+    _steps = steps
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    torch.set_num_threads(1)
+
+
+def _perform(perform: Callable[[Job, Callable[[int], None]], Done], job: Job) -> Done:
+    last = 0
+
+    def told(steps: int) -> None:
+        nonlocal last
+        assert _steps is not None
+        with _steps.get_lock():
+            _steps.value += steps - last
+        last = steps
+
+    return perform(job, told)
