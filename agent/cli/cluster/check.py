@@ -147,10 +147,18 @@ def _facts(
 
 def _check_task(cluster: Cluster, data_root: Path | None, initial: Path | None) -> None:
     from candor.agent.learning.initial import verified_initial_parameters
+    from candor.agent.learning.rows import learner_of
     from candor.agent.tasks import resolve_task
+    from candor.agent.tasks.base import is_policy_task
+    from candor.agent.tasks.partition import Shard
 
     task = resolve_task(cluster.task.name, data_root)
-    verified_initial_parameters(task, cluster.task, cluster.seed, initial)
+    x = verified_initial_parameters(task, cluster.task, cluster.seed, initial)
+    if is_policy_task(task):  # an episode, by which an environment shows that it is sound
+        shard = Shard(0, len(cluster.ids))
+        learner_of(cluster, data_root, (shard,), "cpu", initial=initial).check_samples(
+            x, cluster.ids
+        )
 
 
 def _answers(

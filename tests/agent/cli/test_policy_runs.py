@@ -104,3 +104,45 @@ def test_the_check_says_what_policy_and_environment_are(
     }
     assert 8 <= found["metric"]["before"] <= 60
     assert np.isfinite(found["metric"]["after"])
+
+
+BROKEN = """
+import gymnasium
+from torch import nn
+
+class Env(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+    action_space = gymnasium.spaces.Discrete(2)
+    def reset(self, *, seed=None, options=None):
+        return [0.0, float("nan")], {}
+
+class Broken:
+    horizon, discount = 5, 0.9
+    def build_model(self):
+        return nn.Linear(2, 2)
+    def make_environment(self):
+        return Env()
+"""
+
+
+def test_an_environment_that_is_not_sound_shows_when_a_host_checks_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken_environment_for_test.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = [
+        "cluster",
+        "new",
+        "--task",
+        "broken_environment_for_test:Broken",
+        "--topology=complete",
+    ]
+    for i in range(3):
+        assert cli.run(["keygen", str(tmp_path / f"a{i}")]) == 0
+        words += ["--agent", f"a{i}={tmp_path / f'a{i}'}@tcp://127.0.0.1:{29_100 + i}"]
+    path = str(tmp_path / "c.toml")
+    asked = ["--run-id=x", "--algorithm=dec-byz-pg", "--max-byzantine=0", "-o", path]
+    assert cli.run([*words, *asked]) == 0
+    capsys.readouterr()
+    assert cli.run(["cluster", "check", path, "--no-dial"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
