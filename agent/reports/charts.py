@@ -361,6 +361,11 @@ def _rendered(figure: "Figure", form: ImageForm = "svg") -> bytes:
     out = io.BytesIO()
     # No date, no version: the same numbers give the same bytes.
     metadata: dict[str, Any] = {"Date": None} if form == "svg" else {"Software": None}
+    # Saving would draw the whole figure once more to lay it out, which takes as long again.
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.execute(figure)
+    figure.set_layout_engine("none")
     figure.savefig(out, format=form, dpi=150, transparent=form == "svg", metadata=metadata)
     return out.getvalue()
 
