@@ -57,6 +57,7 @@ from candor.topologies.encoding.canonical import pack, unpack
 from candor.topologies.schedules import schedules
 from candor.topologies.specs.specs import ConfigurationError
 from tests.bills import settling
+from tests.cases import cases
 
 WINDOWS = 2
 OPEN = range(WINDOWS)
@@ -500,7 +501,7 @@ def repair(run_dir: Path, agent: str, *sources: Path) -> int:
     column=st.sampled_from(COLUMNS),
     at=st.floats(0, 1, exclude_max=True),
 )
-@settings(max_examples=60, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=cases(25), suppress_health_check=list(HealthCheck), deadline=None)
 def test_one_damaged_byte_is_never_signed_and_comes_back_from_the_neighbour(
     run_dir: Path, tmp_path_factory: pytest.TempPathFactory, seq: int, column: str, at: float
 ) -> None:

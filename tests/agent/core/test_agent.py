@@ -21,6 +21,7 @@ from candor.network.messages import (
 )
 from candor.network.transport import MemoryNetwork
 from candor.network.wire import Kind, encode
+from tests.cases import cases
 from tests.honest import formed_by
 from tests.runs import DIM, LocalRun, finish, tampering, write_cluster
 
@@ -51,7 +52,7 @@ def test_one_agent_alone_works(started):
     assert len(run.nodes["a0"].models) == run.cluster.rounds.rounds
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(cases(6)))
 def test_loss_repeats_and_reordering_end_in_clean_ledgers(started, tmp_path, seed):
     network = MemoryNetwork(seed, loss=0.05, duplicate=0.1, delay_s=(0.001, 0.2), reorder=True)
     run = started("erdos-renyi:p=0.6", 5, network, rounds=12, deadline_s=0.5)

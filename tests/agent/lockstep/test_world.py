@@ -18,10 +18,11 @@ from candor.mechanisms.ledger.bodies import Body
 from candor.mechanisms.ledger.channel import Channel, StoreRecord
 from candor.mechanisms.ledger.channel import Effect as LedgerEffect
 from candor.topologies.encoding.canonical import sha256
+from tests.cases import cases
 from tests.runs import write_cluster
 
 
-@pytest.mark.parametrize("first", range(0, 120, 20))
+@pytest.mark.parametrize("first", range(0, cases(60), 20))
 def test_nothing_breaks_what_must_hold(first: int) -> None:
     """On all graphs, of all algorithms and codecs, as each seed draws them."""
     outcomes = [run_seed(seed) for seed in range(first, first + 20)]

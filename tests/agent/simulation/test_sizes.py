@@ -31,7 +31,7 @@ def cluster_of(topology: str, weights: str, **algorithm: object) -> Cluster:
         seed=1,
         task=cluster_parts.task_settings(TASK, 1, None),
         algorithm=AlgorithmSettings.model_validate(settings | algorithm),
-        rounds=RoundSettings(rounds=1500),
+        rounds=RoundSettings(rounds=800),
         payments=PaymentSettings(rule="none"),
         strategies={},
         evaluate_every=0,
