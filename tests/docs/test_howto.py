@@ -22,6 +22,7 @@ import pytest
 from candor.agent.cli import main as cli
 from candor.agent.testbed.testbed import free_ports
 from tests.docs.pages import HOWTO, Fence, all_fences, fenced_commands
+from tests.drawn import undrawn
 
 CANDOR = [sys.executable, "-P", "-m", "candor"]
 FOLLOWED = [page for page in HOWTO if any(fence.is_run for fence in all_fences(page))]
@@ -65,7 +66,7 @@ class Reader:
             subprocess.run(["bash", "-ec", line], check=True)
             return
         expanded = [name for word in words for name in (sorted(glob(word)) or [word])]
-        with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        with undrawn(), redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
             code = cli.run(expanded)
         assert code == exit_code, f"{line}: {code}\n{out.getvalue()}{err.getvalue()}"
 

@@ -22,6 +22,7 @@ from candor.agent.simulation import run as simulated_run
 from candor.agent.simulation.vectorised import run_vectorised
 from candor.topologies.cluster.file import load_cluster
 from candor.topologies.specs.specs import ConfigurationError
+from tests.drawn import empty
 from tests.paced import until
 
 CANDOR = [sys.executable, "-P", "-m", "candor"]
@@ -403,6 +404,7 @@ def test_a_metric_that_is_not_defined_is_null_and_not_0(
 # --- many agents, bad input ---------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("drawn")
 def test_large_runs_have_one_file_and_a_report_of_some_agents(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -422,6 +424,8 @@ def test_large_runs_have_one_file_and_a_report_of_some_agents(
     assert f"{len(found.agents)} of 9 agents are shown" in page
     assert "9 agents ·" in page
     assert "Who paid whom" not in page
+    assert page.count("<img") > 0
+    assert empty(page) == 0
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from candor.agent.cli import main as cli
 from candor.topologies.specs.own import import_name
+from tests.drawn import empty
 from tests.paced import until
 
 RUN = (
@@ -63,6 +64,7 @@ def audited(capsys: pytest.CaptureFixture[str], tmp_path: Path, *more: str) -> t
     return code, json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_prices_are_found_at_which_no_lie_pays(capsys, tmp_path):
     code, found = audited(
         capsys, tmp_path, "--seeds", "2", "--strategies", "scale:3,zero,label-flip", "--no-search"
@@ -90,6 +92,7 @@ def test_prices_are_found_at_which_no_lie_pays(capsys, tmp_path):
     assert "fewer than 5 seeds tell nothing" in page
     assert 'class="tile open"' in page
     assert page.count("<img") == 5
+    assert empty(page) == 0
     assert json.loads((tmp_path / "audit" / "audit.json").read_text()) == found
 
 

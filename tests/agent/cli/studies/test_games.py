@@ -11,7 +11,7 @@ from candor.agent.studies.games.estimation_rows import Row
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(games.command, ["--trials", "20000", *arguments])
+    return CliRunner().invoke(games.command, ["--trials", "5000", *arguments])
 
 
 def test_every_result_is_in_the_table_and_holds() -> None:

@@ -112,6 +112,7 @@ def test_a_small_graph_is_drawn_for_a_person() -> None:
 
 
 @pytest.mark.parametrize(("ending", "magic"), [(".svg", b"<?xml"), (".png", b"\x89PNG")])
+@pytest.mark.usefixtures("drawn")
 def test_a_graph_is_drawn_into_a_file(ending: str, magic: bytes, tmp_path: Path) -> None:
     for arguments in (("show", "star", "--agents", "60"), ("ring", "--agents", "8")):
         path = tmp_path / f"t{ending}"

@@ -20,6 +20,7 @@ from candor.agent.studies.femnist.federated import Alphas, Diverged, Federation,
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.classification import Classification
 from candor.topologies.specs.specs import ConfigurationError
+from tests.drawn import empty
 
 MODEL = "femnist:model=logistic"
 HONEST = Alphas(0.0, 0.0)
@@ -227,6 +228,7 @@ def run(root: Path, *arguments: str) -> Result:
     return CliRunner().invoke(command, [*fixed, *arguments])
 
 
+@pytest.mark.usefixtures("drawn")
 def test_json_and_page_tell_the_same_experiment(tmp_path: Path) -> None:
     write_writers(tmp_path, 6)
     asked = ("--steps", "3", "--alpha", "50", "--alpha", "1e30", "--price", "1e-4", "--seeds", "2")
@@ -242,6 +244,7 @@ def test_json_and_page_tell_the_same_experiment(tmp_path: Path) -> None:
         assert paid["mean"] == pytest.approx(one["loss"] - 1e-4 * one["charge_at_price_1"])
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count('src="data:image/svg+xml') == 4
+    assert empty(page) == 0
     for words in (
         "3 steps",
         "2 runs of each",

@@ -23,6 +23,7 @@ from candor.agent.studies.robustness.grid import (
 from candor.agent.studies.robustness.report import collapsed, sentences, summary_rows
 from candor.topologies.specs import own
 from candor.topologies.specs.specs import ConfigurationError, load_object
+from tests.drawn import empty
 
 SMALL = (
     "--agents", "5", "--topology", "complete", "--byzantine", "1", "--max-byzantine", "1",
@@ -35,6 +36,7 @@ def study(run_dir, *more: str):
     return CliRunner().invoke(cli.command, arguments, catch_exceptions=False)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_grid_is_printed_kept_and_gone_on_with(tmp_path) -> None:
     grid = ("--aggregator", "mean", "--aggregator", "median")
     first = study(tmp_path, *grid, "--attack", "none", "--attack", "infinity", "--most", "0.1")
@@ -58,6 +60,7 @@ def test_a_grid_is_printed_kept_and_gone_on_with(tmp_path) -> None:
     assert found["worst"][0]["attack"] == "infinity"
     page = (tmp_path / "report.html").read_text()
     assert page.count("<picture>") == 2
+    assert empty(page) == 0
     assert "nnm" not in page
 
 
