@@ -18,6 +18,7 @@ from candor.agent.tasks.environments import (
 from candor.agent.tasks.femnist import femnist_from_spec
 from candor.agent.tasks.mnist import mnist_from_spec
 from candor.agent.tasks.partition import Shard
+from candor.agent.tasks.text import text_from_spec
 from candor.topologies.specs.specs import (
     ConfigurationError,
     Spec,
@@ -38,6 +39,9 @@ TASKS: Final[Mapping[str, TaskBuilder]] = {
     "fashion-mnist": mnist_from_spec,
     "femnist": femnist_from_spec,
     "cifar10": cifar10_from_spec,
+    "mr": text_from_spec,
+    "sst": text_from_spec,
+    "text": text_from_spec,
     "cartpole": lambda spec, _data_root: cart_pole_from_spec(spec),
     "lunar-lander": lambda spec, _data_root: lunar_lander_from_spec(spec),
     "gym": lambda spec, _data_root: gym_from_spec(spec),

@@ -20,6 +20,8 @@ from candor.topologies.specs.specs import ConfigurationError
 
 TEST_BATCH: Final = 128  # the activations of a CNN, for so many images, stay within 50 MB
 
+SPLIT_SEED: Final = 0  # a split belongs to the data set: every run, whatever its seed, tests alike
+
 
 @dataclass(frozen=True, slots=True)
 class LabelledData:
@@ -91,6 +93,16 @@ class Classification:
 def as_numbers(inputs: Tensor) -> Tensor:
     """Bytes as float32 in 0..1; anything else as it is."""
     return inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
+
+
+def stratified(labels: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
+    """A fixed choice of `share` of the samples of each class, to test on: (samples,)."""
+    rng = np.random.default_rng(SPLIT_SEED)
+    chosen = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        chosen[members[: round(share * len(members))]] = True
+    return chosen
 
 
 def labelled(

@@ -9,17 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from candor.agent.tasks.classification import Classification, LabelledData
+from candor.agent.tasks.classification import Classification, LabelledData, stratified
 from candor.agent.tasks.models import Models, choose
 from candor.topologies.specs.specs import Spec
 
 PIXELS: Final = 64
 CLASSES: Final = 10
 TEST_SHARE: Final = 0.25
-SPLIT_SEED: Final = (
-    0  # the split belongs to the data set: every run, whatever its seed, tests alike
-)
-
 
 MODELS: Final = Models(features=PIXELS, classes=CLASSES, default="mlp", hidden=32)
 
@@ -44,12 +40,7 @@ def read_digits() -> LabelledData:
     images = torch.from_numpy((table[:, :PIXELS] / 16.0).astype(np.float32))  # (1797, 64)
     labels = table[:, PIXELS].astype(np.int64)
     targets = torch.from_numpy(labels)
-    rng = np.random.default_rng(SPLIT_SEED)
-    is_test = np.zeros(len(labels), bool)
-    for label in range(CLASSES):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        is_test[members[: round(TEST_SHARE * len(members))]] = True
-    test = torch.from_numpy(is_test)
+    test = torch.from_numpy(stratified(labels, TEST_SHARE))
     return LabelledData(images[~test], targets[~test], images[test], targets[test])
 
 

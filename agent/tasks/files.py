@@ -1,4 +1,4 @@
-"""Reading the files of data sets: idx, libsvm, records and numpy archives, each as plain arrays.
+"""Reading the files of data sets: idx, libsvm, records, numpy archives, and lines of text.
 
 These are hand-sized readers: the library that reads libsvm costs each daemon 1.3 s of a core to
 import. What a file holds is checked to be whole and of its format, not what it means.
@@ -22,6 +22,7 @@ from candor.topologies.specs.files import open_regular
 from candor.topologies.specs.specs import ConfigurationError, Spec
 
 DEFAULT_ROOT: Final = Path("data")
+GZIP_MAGIC: Final = b"\x1f\x8b"
 IDX_BYTES: Final = 0x0800  # the magic number of unsigned bytes, less the number of dimensions
 
 _DAMAGE: Final = (
@@ -92,6 +93,20 @@ def read_records(path: Path, size: int) -> NDArray[np.uint8]:
         if not data or len(data) % size:
             raise ValueError(f"{len(data)} bytes are no whole number of records of {size} each")
         return np.frombuffer(data, np.uint8).reshape(-1, size)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text in UTF-8, gzipped or not.
+
+    Raises:
+        ConfigurationError: unreadable, damaged or in another encoding.
+    """
+    with _opened(path) as file:
+        data = file.read()
+        if data.startswith(GZIP_MAGIC):
+            data = gzip.decompress(data)
+        # Not splitlines(), which knows more ends of lines than files have.
+        return [line.removesuffix("\r") for line in data.decode("utf-8-sig").split("\n")]
 
 
 def read_libsvm(
