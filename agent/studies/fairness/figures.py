@@ -274,9 +274,9 @@ def _as_in_the_paper(runs: Runs, cell: Cell) -> list[Verdict]:
             found.append(_judged(claim, told, ours.mean > plain.mean, whole))
     if cell.partition in ("uni", "cla"):
         claim = f"{cell.label}: fairness of {MEAN} at least {RHO_BELOW:g} below that of {FAIR}"
-        equal = math.isnan(plain.rho)  # of one model for all: no agent is told from another
+        equal = math.isnan(plain.rho)  # of one model for all, which is as fair as chance: 0
         told = f"{'none' if equal else f'{plain.rho:.1f}'} and {ours.rho:.1f}"
-        below = not math.isnan(ours.rho) and (equal or plain.rho <= ours.rho - RHO_BELOW)
+        below = (0.0 if equal else plain.rho) <= ours.rho - RHO_BELOW
         found.append(_judged(claim, told, below, whole))
     return found
 
