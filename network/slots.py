@@ -116,16 +116,18 @@ class Inbox(Generic[S, W]):
         named: frozenset[W] = frozenset(),
         *,
         notice: bool = False,
+        part_bytes: int | None = None,
     ) -> Slot[S, W]:
-        """Open the slot of a step, or of a notice, which comes without a payload; the oldest slot
-        makes room when both are in use.
+        """Open the slot of a step, or of a notice, which comes without a payload, or of one whose
+        payload is a part of so many bytes; the oldest slot makes room when both are in use.
 
         Raises:
             RemoteProtocolError: a step announced twice or going backwards, or a wrong size.
         """
         if step <= self.latest_step:
             raise RemoteProtocolError("round-order", f"{step} after {self.latest_step}")
-        if payload_bytes != (0 if notice else self._payload_bytes):
+        whole = self._payload_bytes if part_bytes is None else part_bytes
+        if payload_bytes != (0 if notice else whole):
             raise RemoteProtocolError("payload-size", f"{payload_bytes} bytes")
         buffer = np.empty(0, np.float32) if notice else self._pool.take()
         while len(self._slots) >= SLOTS_PER_NEIGHBOUR:

@@ -77,6 +77,7 @@ def write_cluster(
     max_byzantine: int | None = None,
     codec: str = "float32",
     weights: str = EQUAL,
+    rewards: str | None = None,
     **settings: float,
 ) -> Cluster:
     """Keys in RUN_DIR/agents/<id>/keys and RUN_DIR/cluster.toml; the task is never resolved.
@@ -107,6 +108,7 @@ def write_cluster(
             max_byzantine=max_byzantine,
             # Fewer exchanges than usual, to be quick.
             agreement_rounds=3 if algorithm == "dec-byz-pg" and aggregator != "mean" else None,
+            rewards=rewards,
         ),
         rounds=RoundSettings(
             rounds=rounds,

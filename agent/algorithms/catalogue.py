@@ -34,6 +34,7 @@ from candor.mechanisms.agreement.averaging import (
 from candor.mechanisms.agreement.coin import Coin
 from candor.mechanisms.evidence.hidden import SIZE_LEAST
 from candor.mechanisms.evidence.phases import MIXED_MODEL, How, Part, Phase, Phases
+from candor.mechanisms.rewards.barter import NEIGHBOURS_MAX, WINDOW_LEAST, Barter, parse_rewards
 from candor.topologies.cluster.file import POLICY_ALGORITHMS, AlgorithmSettings, Cluster
 from candor.topologies.specs.specs import (
     ConfigurationError,
@@ -155,14 +156,49 @@ def aggregator_of(settings: AlgorithmSettings) -> Aggregator | None:
     return aggregator
 
 
+def rewards_of(cluster: Cluster) -> Barter | None:
+    """By what rule neighbours trade parts of their models; None where all give all.
+
+    Raises:
+        ConfigurationError: the rule is unknown, or does not go with the run's other settings.
+    """
+    text = cluster.algorithm.rewards
+    barter = parse_rewards(text)
+    if barter is None:
+        return None
+    if phases_of(cluster.algorithm) != MIXED_MODEL:
+        raise ConfigurationError(
+            f"rewards {text}: only models that are mixed once a round by the graph's weights are "
+            "traded; choose algorithm decentralized-sgd or diloco, without an --aggregator"
+        )
+    if cluster.round_weights.graph(1).is_directed():
+        raise ConfigurationError(
+            f"rewards {text}: neighbours give each other alike; choose a graph without directions"
+        )
+    if cluster.payments.window < WINDOW_LEAST:
+        raise ConfigurationError(
+            f"rewards {text}: nobody is rated in the first round of a window; use a window of "
+            f"{WINDOW_LEAST} or more"
+        )
+    crowded = [a for a in cluster.ids if len(cluster.neighbours(a)) > NEIGHBOURS_MAX]
+    if crowded:
+        raise ConfigurationError(
+            f"rewards {text}: {crowded[0]} has {len(cluster.neighbours(crowded[0]))} neighbours, "
+            f"and the updates of more than {NEIGHBOURS_MAX} leave little that is new"
+        )
+    return barter
+
+
 def check_breakdown(cluster: Cluster) -> None:
     """Refuse an aggregator below its breakdown point, for the graph of any round; and sketches so
-    short that anything could be hidden from them, where rows follow from them.
+    short that anything could be hidden from them, where rows follow from them; and rewards that do
+    not go with the rest.
 
     Raises:
         ConfigurationError: naming an agent with too few neighbours for what is to be withstood, or
-            the least size of sketches.
+            the least size of sketches, or as `rewards_of` does.
     """
+    rewards_of(cluster)
     aggregator = aggregator_of(cluster.algorithm)
     if aggregator is None:
         return

@@ -270,6 +270,12 @@ SETTINGS: tuple[tuple[type[BaseModel], str, str], ...] = (
         f"For {' and '.join(POLICY_ALGORITHMS)}: the paper's, or that of its authors' program "
         "(docs/howto/policy-gradient.md).  [default: the paper's]",
     ),
+    (
+        AlgorithmSettings,
+        "rewards",
+        "What neighbours give each other of their models, by what their updates are worth: "
+        "cgsv:beta=1, or none, all of it (docs/howto/rewards.md).  [default: none]",
+    ),
     (RoundSettings, "deadline_s", "Longest wait for a neighbour's vector, seconds."),
     (RoundSettings, "start_deadline_s", "Longest wait for neighbours at the start, seconds."),
     (RoundSettings, "codec", f"How vectors travel: {', '.join(CODECS)}."),

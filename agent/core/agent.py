@@ -35,6 +35,7 @@ from candor.agent.core.effects import (
     Persist,
     PutValue,
     Remember,
+    Traded,
 )
 from candor.agent.core.faces import Face, Faces, SignedFace
 from candor.agent.core.neighbour import Neighbour, ahead
@@ -56,6 +57,7 @@ from candor.network.slots import BufferPool
 from candor.network.wire import Buffer
 from candor.topologies.encoding.signatures import SigningKey
 from candor.topologies.schedules.weights import own_weight
+from candor.topologies.specs.specs import ConfigurationError
 
 RESERVED_KEY: Final = "reserved_round"
 NO_FACES: Final[Mapping[str, Face]] = MappingProxyType({})
@@ -225,13 +227,22 @@ class AgentCore:
         number, phase = self.phases.at(self.step)
         sketch = b"" if attested is None else self.examiner.attested(number, attested)
         formed = self.book.formed(self.step, sketch)
-        return self.examiner.state(number, phase, self.settings.agent, payload, formed)
+        said = self.examiner.state(number, phase, self.settings.agent, payload, formed)
+        return self.book.rated(said)
 
     def faces(
         self, vectors: Mapping[str, NDArray[np.float32]], attested: NDArray[np.float32] | None
     ) -> Mapping[str, Face]:
         """What neighbours are to be told of vectors (dim,) that differ from this agent's own, where
-        a strategy asks for that; see `stated`."""
+        a strategy asks for that; see `stated`.
+
+        Raises:
+            ConfigurationError: models are traded.
+        """
+        if vectors and self.examiner.terms.trade is not None:
+            raise ConfigurationError(
+                "a strategy sends each neighbour another vector, and goes with no rewards"
+            )
         number, _ = self.phases.at(self.step)
         sketch = b"" if attested is None else self.examiner.attested(number, attested)
         return self._faces.faces(self.step, vectors, sketch)
@@ -541,17 +552,30 @@ class AgentCore:
             stated = {peer: held[peer].statement for peer in payloads}
             self._deriving = Derive(number, phase, rule, payloads, stated)
             return self._deriving
+        shared = self._shared(list(weights))
         weights[agent] = own_weight(weights)  # that of the missing goes to self
         self.book.mixed(step, weights)
-        return self._mix(weights, payloads)
+        return self._mix(weights, payloads, shared)
+
+    def _shared(self, peers: Sequence[str]) -> Traded | None:
+        """How much of each other's models neighbours and this agent mix, where they trade."""
+        trade = self.examiner.terms.trade
+        if trade is None:
+            return None
+        held = self.book.statements(self.step)
+        own = held[self.settings.agent].statement
+        return Traded(trade.groups, {k: trade.shared(own, held[k].statement) for k in peers})
 
     def _mix(
-        self, weights: Mapping[str, float], payloads: Mapping[str, NDArray[np.float32]]
+        self,
+        weights: Mapping[str, float],
+        payloads: Mapping[str, NDArray[np.float32]],
+        traded: Traded | None = None,
     ) -> Combine:
         """What was heard in the exchange under way, with its weights."""
         self.mixed_neighbours = len(weights) - 1
         parts = tuple((peer, weights[peer], payloads[peer]) for peer in sorted(weights))
-        return Combine(*self.phases.at(self.step), parts, reentry=False)
+        return Combine(*self.phases.at(self.step), parts, reentry=False, traded=traded)
 
     def _release(self) -> None:
         """The exchange under way is over: its buffers are free again."""
@@ -572,8 +596,18 @@ class AgentCore:
         self.stage, self.step = Stage.RUNNING, step
         return [
             _log(logging.INFO, "re_entered", peer=peer, round=number + 1),
-            Combine(number, phase, ((peer, 1.0, buffer),), reentry=True),
+            Combine(number, phase, ((peer, 1.0, self._whole(buffer, peer)),), reentry=True),
         ]
+
+    def _whole(self, payload: NDArray[np.float32], peer: str) -> NDArray[np.float32]:
+        """A neighbour's vector (dim,) of this step with the initial model where it gave nothing."""
+        trade = self.examiner.terms.trade
+        ratings = self.book.statements(self.step)[peer].statement.ratings
+        if trade is None or ratings is None:
+            return payload
+        whole, given = self.examiner.terms.initial.copy(), ratings.given(self.settings.agent)
+        trade.groups.put(trade.groups.taken(payload, 0, given), 0, given, whole)
+        return whole
 
     def _settle(self, now_s: float) -> list[Effect]:
         """Claim the windows that ended with the last round."""

@@ -9,7 +9,7 @@ The core's methods return lists of the effects in the second half, to be perform
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -23,6 +23,7 @@ from candor.mechanisms.evidence.statements import (
 )
 from candor.mechanisms.ledger.effects import ReadRecords as ReadRecords
 from candor.mechanisms.ledger.effects import StoreChange
+from candor.mechanisms.rewards.barter import Groups
 from candor.network.slots import Slot
 from candor.network.wire import Envelope
 
@@ -32,10 +33,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A complete update with the statements it names that are already trusted here."""
+    """A complete update with the statements it names that are already trusted here. Where models
+    are traded, `groups` is how many of it this agent is given, and `novelties` how new those of
+    `trusted` were."""
 
     slot: Slot[SignedStatement, Source]
     trusted: Mapping[Source, SignedStatement]
+    groups: int | None = None
+    novelties: Mapping[Source, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +113,26 @@ class Derived:
 
 
 @dataclass(frozen=True, slots=True)
+class Traded:
+    """How many of the `groups` of a model an agent mixes of each other's, by agent."""
+
+    groups: Groups
+    shared: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Combine:
     """What was heard in an exchange, in order of id: `parts` are (agent, weight, payload (dim,)),
     the agent's own among them. Answer with `AgentCore.combined` once they have been used: mixed by
-    their weights where the algorithm asked for that, handed to it otherwise. With `reentry` the one
-    part there is a neighbour's model, from which the algorithm starts anew in round + 1."""
+    their weights where the algorithm asked for that, handed to it otherwise; where models are
+    `traded`, in what both give each other. With `reentry` the one part there is a neighbour's
+    model, from which the algorithm starts anew in round + 1."""
 
     round: int
     phase: int
     parts: tuple[tuple[str, float, NDArray[np.float32]], ...]
     reentry: bool
+    traded: "Traded | None" = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,13 @@ class Neighbour:
         return self.inbox.latest_step <= step
 
     def announce(
-        self, signed: SignedStatement, step: int, payload_bytes: int, *, notice: bool = False
+        self,
+        signed: SignedStatement,
+        step: int,
+        payload_bytes: int,
+        *,
+        notice: bool = False,
+        part_bytes: int | None = None,
     ) -> None:
         """Open the slot of a step; what outruns our worker is skipped, as if lost.
 
@@ -145,7 +151,9 @@ class Neighbour:
         """
         named = frozenset(named_sources(signed.statement, self.phases))
         if len(self.verifying) < VERIFYING_MAX:
-            self.inbox.announce(step, signed, payload_bytes, named, notice=notice)
+            self.inbox.announce(
+                step, signed, payload_bytes, named, notice=notice, part_bytes=part_bytes
+            )
 
     def keep(self, step: int, payload: NDArray[np.float32], current: int, pool: BufferPool) -> None:
         """Hold a verified payload unless its step is over; the buffer goes back otherwise, and so

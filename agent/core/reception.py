@@ -10,6 +10,9 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from candor.agent.core.effects import Arrived, Effect, Log, Persist, PutValue, Send, Verify
 from candor.agent.core.faces import SignedFace
 from candor.agent.core.neighbour import Neighbour
@@ -17,8 +20,15 @@ from candor.agent.core.settlement.edge import Step, To
 from candor.agent.core.settlement.evidence_book import SEEN_BYTES_MAX, EvidenceBook
 from candor.agent.core.settlement.hearsay import Hearsay
 from candor.agent.core.settlement.settlement import Settlement
+from candor.mechanisms.evidence.blocks import LEAF_BYTES, leaves
 from candor.mechanisms.evidence.examiner import Examined, Examiner
-from candor.mechanisms.evidence.statements import EvidenceError, Head, SignedStatement, Source
+from candor.mechanisms.evidence.statements import (
+    EvidenceError,
+    Head,
+    SignedStatement,
+    Source,
+    Statement,
+)
 from candor.mechanisms.proofs import Proof, ProofError, misformed, verify_proof
 from candor.network.codecs import Codec
 from candor.network.errors import RemoteProtocolError
@@ -45,6 +55,8 @@ from candor.network.wire import Buffer, decode
 from candor.topologies.encoding.canonical import MalformedError, pack, unpack
 
 K = TypeVar("K")
+
+WHOLE: Final = -1  # of a vector: all its groups, also where it has none
 
 REFUSALS_TOLD: Final = 10
 REFUSALS_EVERY: Final = 1000
@@ -320,7 +332,9 @@ class Reception:
             self._examiner.examine_header(signed, neighbour.agent)
             taken = self._examiner.terms.weights(number).taken[self._agent]
             notice = neighbour.agent not in taken
-            neighbour.announce(signed, step, message.payload_bytes, notice=notice)
+            part = self._part_bytes(signed.statement)
+            size = message.payload_bytes
+            neighbour.announce(signed, step, size, notice=notice, part_bytes=part)
         except (EvidenceError, RemoteProtocolError) as exc:
             return self._refuse(neighbour, step, exc)
         self._hearsay.stated(signed)
@@ -359,7 +373,19 @@ class Reception:
             return []
         neighbour.inbox.take(slot.step)
         neighbour.verifying.add(slot.step)
-        return [Verify(neighbour.agent, Arrived(slot, self._book.trusted(slot.named)))]
+        ratings, trusted = slot.statement.statement.ratings, self._book.trusted(slot.named)
+        given = None if ratings is None else ratings.given(self._agent)
+        arrived = Arrived(slot, trusted, given, self._book.novelties(trusted))
+        return [Verify(neighbour.agent, arrived)]
+
+    def _part_bytes(self, statement: Statement) -> int | None:
+        """How many bytes this agent is given of a vector, where models are traded."""
+        trade, ratings = self._examiner.terms.trade, statement.ratings
+        if trade is None or ratings is None:
+            return None
+        given, dim = ratings.given(self._agent), statement.dim
+        missing = trade.groups.count - given
+        return self._codec.payload_bytes(trade.groups.length(dim, 0, given)) + LEAF_BYTES * missing
 
     def refused(self, peer: str, step: int, error: EvidenceError) -> list[Effect]:
         """An update that was accepted is refused when it is to be mixed."""
@@ -395,44 +421,56 @@ class Reception:
         self._hearsay.stating(number)
         self._denies = self._denies or bool(apart)
         takers = self._examiner.terms.weights(number).takers[self._agent]
-        shared = self._messages(own)
+        made: dict[int | None, list[Message]] = {}
         return [
             effect
             for neighbour in self._neighbours.values()
             if neighbour.served and not neighbour.left
             if neighbour.given(number)
-            for message in self._addressed_to(neighbour.agent, shared, apart, takers)
+            for message in self._addressed_to(neighbour.agent, own, apart, takers, made)
             for effect in self.send(neighbour, message, step)
         ]
 
     def _addressed_to(
         self,
         peer: str,
-        shared: "tuple[list[Message], list[Message]]",
+        own: SignedFace,
         apart: Mapping[str, SignedFace],
         takers: Collection[str],
+        made: dict[int | None, list[Message]],
     ) -> list[Message]:
-        whole, notice = self._messages(apart[peer]) if peer in apart else shared
-        return whole if peer in takers else notice
+        """What a neighbour is sent; `made` are messages so far, by how much of the vector there is
+        in them: so many groups, `WHOLE`, or None."""
+        if peer in apart:
+            return self._messages(apart[peer], WHOLE if peer in takers else None)
+        ratings = own.signed.statement.ratings
+        given = WHOLE if ratings is None else ratings.given(peer)
+        groups = given if peer in takers else None
+        if groups not in made:
+            made[groups] = self._messages(own, groups)
+        return made[groups]
 
-    def _messages(self, face: SignedFace) -> tuple[list[Message], list[Message]]:
-        """An update as it goes to those that take it, and as a notice."""
+    def _messages(self, face: SignedFace, groups: int | None) -> list[Message]:
+        """An update with so many groups of its vector or the `WHOLE`; with None, a notice."""
         signed, statement = face.signed, face.signed.statement
         number, phase = statement.round, statement.phase
-        view = self._codec.encode(face.payload)
         pairs = [(witness.body, witness.signature) for witness in face.witnesses]
-        shown = Witnesses.batches(number, phase, pairs)
+        view = b"" if groups is None else self._encoded(face.payload, groups)
         size = self._chunk_bytes
-        chunks = [
-            Chunk(number, phase, at, view[at : at + size]) for at in range(0, len(view), size)
-        ]
-        notice: list[Message] = [Update(signed.body, signed.signature, 0), *shown]
-        whole: list[Message] = [
+        return [
             Update(signed.body, signed.signature, len(view)),
-            *shown,
-            *chunks,
+            *Witnesses.batches(number, phase, pairs),
+            *(Chunk(number, phase, at, view[at : at + size]) for at in range(0, len(view), size)),
         ]
-        return whole, notice
+
+    def _encoded(self, payload: NDArray[np.float32], groups: int) -> Buffer:
+        """A vector (dim,) as it travels, or its first groups and the leaves of the others."""
+        trade = self._examiner.terms.trade
+        if trade is None or groups in (WHOLE, trade.groups.count):
+            return self._codec.encode(payload)
+        part = self._codec.encode(trade.groups.taken(payload, 0, groups))
+        rest = leaves(payload, trade.groups, groups, trade.groups.count)
+        return memoryview(b"".join([part, *rest]))
 
     def _tell_heads(self, neighbour: Neighbour) -> list[Effect]:
         """What a neighbour does not know yet of anyone's statements."""

@@ -3,13 +3,15 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from candor.agent.algorithms.catalogue import phases_of
+from candor.agent.algorithms.catalogue import phases_of, rewards_of
 from candor.agent.algorithms.steps import step_schedule
 from candor.mechanisms.evidence.examiner import Precision, RunTerms, Terms
+from candor.mechanisms.evidence.ratings import Trade
 from candor.mechanisms.evidence.sketch import TRACE_SIZE
 from candor.mechanisms.ledger.audit import AuditFacts
 from candor.mechanisms.ledger.channel import ChannelTerms
 from candor.mechanisms.payments.bills import BillTerms, parse_rule
+from candor.mechanisms.rewards.barter import Groups
 from candor.network.codecs import CODECS, Codec
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.specs.specs import ConfigurationError
@@ -27,7 +29,21 @@ def run_terms(cluster: Cluster) -> RunTerms:
         weights=cluster.round_weights.of,
         rounds=cluster.rounds.rounds,
         precision=_precision(cluster),
+        trade=trade_of(cluster),
     )
+
+
+def trade_of(cluster: Cluster) -> Trade | None:
+    """How neighbours trade parts of their models; None where all give all.
+
+    Raises:
+        ConfigurationError: as `rewards_of` does.
+    """
+    barter = rewards_of(cluster)
+    if barter is None:
+        return None
+    groups = Groups(min(cluster.task.parameters, cluster.payments.sketch_size))
+    return Trade(barter, lambda a: tuple(sorted((a, *cluster.neighbours(a)))), groups)
 
 
 def bill_terms(cluster: Cluster) -> BillTerms:
@@ -80,6 +96,7 @@ def evidence_terms(cluster: Cluster, initial: NDArray[np.float32]) -> Terms:
         rounds=cluster.rounds.rounds,
         phases=phases_of(algorithm),
         precision=_precision(cluster),
+        trade=trade_of(cluster),
     )
 
 

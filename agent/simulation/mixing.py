@@ -133,7 +133,10 @@ class Mixing:
             heard = {k: taken[agent][k] for k in shown if k != agent}
             weights = heard | {agent: own_weight(heard)}
             rows[agent] = rule(agent, t, weights, shown)
-        exact = sparse_rows(cluster, rows)
+        return self.ordered(sparse_rows(cluster, rows), t)
+
+    def ordered(self, exact: "sparse.csr_array", t: int) -> RoundMixing:
+        """The mixing of round t by other rows, with sums as a daemon has them."""
         return replace(self._of(exact, t), rounded=OrderedRows.of(exact, self._rank, self._device))
 
     def _hides(

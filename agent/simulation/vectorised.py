@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from candor.agent.algorithms.catalogue import coin_of, phases_of
+from candor.agent.algorithms.catalogue import coin_of, phases_of, rewards_of
 from candor.agent.algorithms.driver import Driver, Outgoing
 from candor.agent.algorithms.effects import Heard
 from candor.agent.core.deviating import reporting_of
@@ -24,6 +24,7 @@ from candor.agent.core.terms import codec_of
 from candor.agent.learning.initial import verified_initial_parameters
 from candor.agent.learning.rows import TrainedRows, shards_of, usable_device
 from candor.agent.learning.spread import simulated_learner_of
+from candor.agent.simulation.bartering import PREFIX, Bartering
 from candor.agent.simulation.evidence import Billing, Evidence, Measurements
 from candor.agent.simulation.evidence import settle as settle
 from candor.agent.simulation.mixing import Apart, Mixing, RoundMixing, apart_by_taker
@@ -31,6 +32,7 @@ from candor.agent.tasks import resolve_task
 from candor.agent.tasks.measured import Measured
 from candor.mechanisms.evidence.phases import Phases
 from candor.mechanisms.payments.bills import parse_rule
+from candor.mechanisms.rewards.barter import Barter, Rating
 from candor.network.codecs import FLOAT32
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.specs.specs import ConfigurationError
@@ -186,7 +188,10 @@ class Simulation:
         reporting.remember({name.removeprefix(HEARD): held.pop(name) for name in heard})
         self.round = int(held["round"])
         self.parameters = held["parameters"].to(self._device)
-        self._measured = self._measurements(held) if measured or self._phases.rows else None
+        rewards = rewards_of(cluster)
+        needed = measured or rewards is not None or self._phases.rows
+        self._measured = self._measurements(held) if needed else None
+        self._barter = None if rewards is None else self._bartering(rewards, held)
         kept = {name: tensor.to(self._device) for name, tensor in held.items() if name not in OURS}
         codec = codec_of(cluster)
         self._driver = Driver(
@@ -194,7 +199,7 @@ class Simulation:
             self._rows,
             None if codec is FLOAT32 else codec.rounded,
             self.parameters,
-            {name: tensor for name, tensor in kept.items() if not name.startswith(STATED)},
+            {n: tensor for n, tensor in kept.items() if not n.startswith((STATED, PREFIX))},
             self.round + 1,
             coin_of(cluster),
         )
@@ -233,10 +238,25 @@ class Simulation:
                 sent = (stated, told) if self._rows.lies else None
                 mixing = self._mixing.derived(out.round, self._phases.rows[rule], *shown, sent)
                 self._measured.mixed(out.phase, mixing)
+            if self._barter is not None:
+                mixing = self._traded(self._measured, self._barter, out)
         self._overhear(out, mixing, apart)
         if out.mixes:
             return mixing.models(out.vectors, apart)
         return mixing.heard(out.vectors, apart)
+
+    @staticmethod
+    def _traded(measured: Measurements, barter: Bartering, out: Outgoing) -> RoundMixing:
+        """How models are mixed of which neighbours give each other parts; then all are rated."""
+        if out.apart:
+            raise ConfigurationError(
+                "rewards: a strategy sends each neighbour another vector, which the others would "
+                "prove and bar; such runs are simulated without rewards"
+            )
+        mixing = barter.mixing(out.round)
+        measured.mixed(out.phase, mixing)
+        barter.rate(out.round, measured.traces[-1])
+        return mixing
 
     def _overhear(self, out: Outgoing, mixing: RoundMixing, apart: Apart[Tensor]) -> None:
         """Tell attackers that go by it what they were sent, in order of id."""
@@ -301,6 +321,7 @@ class Simulation:
             for phase, stated in self._measured.before.items():
                 held[_stated_name(phase, self._phases)] = torch.from_numpy(stated)
             held |= self._kept_apart(self._measured)
+            held |= self._barter.state() if self._barter is not None else {}
             if self._measured.energies:
                 held["energies"] = torch.from_numpy(np.stack(self._measured.energies))
                 held["traces"] = torch.from_numpy(np.stack(self._measured.traces))
@@ -336,6 +357,22 @@ class Simulation:
                 derived = self._mixing.derived(self.round, self._phases.rows[rule], *shown, sent)
                 measured.mixed(phase, derived)
         return measured
+
+    def _bartering(self, rewards: Barter, held: Mapping[str, Tensor]) -> Bartering:
+        """What agents think of each other, carried on from a saved state."""
+        cluster, measured = self._cluster, self._measured
+        assert measured is not None
+        size = min(cluster.task.parameters, cluster.payments.sketch_size)
+        kept = {name: tensor for name, tensor in held.items() if name.startswith(PREFIX)}
+        barter = Bartering(cluster, rewards, self._mixing, size, kept)
+        if kept:
+            measured.mixed(self._phases.model, barter.mixing_before(self.round))
+        return barter
+
+    @property
+    def ratings(self) -> Mapping[str, Mapping[str, Rating]]:
+        """What each agent thinks of its neighbours and itself; nothing without rewards."""
+        return {} if self._barter is None else self._barter.ratings
 
     def _fresh(
         self, cluster: Cluster, data_root: Path | None, initial: Path | None

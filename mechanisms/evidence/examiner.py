@@ -15,15 +15,29 @@ This module computes and judges; it signs only what it is given a key for and st
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from candor.mechanisms.evidence import hidden
+from candor.mechanisms.evidence.blocks import digest_of, leaves
 from candor.mechanisms.evidence.claims import Claim, ClaimedRound
 from candor.mechanisms.evidence.phases import MIXED_MODEL, How, Part, Phases
+from candor.mechanisms.evidence.ratings import (
+    MODEL,
+    RATING,
+    Trade,
+    check_given,
+    check_ratings,
+    check_stated,
+    check_stated_trace,
+    mixed_sketch,
+    novelty_of,
+    ratings_after,
+)
 from candor.mechanisms.evidence.sketch import (
     TRACE_SIZE,
     SignSketch,
@@ -36,6 +50,7 @@ from candor.mechanisms.evidence.statements import (
     EvidenceError,
     Floats,
     Formed,
+    Ratings,
     Row,
     SignedStatement,
     Source,
@@ -86,7 +101,8 @@ def formed_parts(
 
     Args:
         sources: the statements that its rows name.
-        initial: the sketch (k,) of the initial model, which round 1 starts from.
+        initial: the sketch (k,) of the initial model, which round 1 starts from, and where models
+            are traded whoever comes back.
 
     Raises:
         EvidenceError: its parts are not those of its phase, a source carries no sketch under the
@@ -95,6 +111,11 @@ def formed_parts(
     named_sources(statement, terms.phases)
     window = window_of(statement.round, terms.window_rounds)
     whole = terms.dim <= terms.sketch_size  # the vector itself, the same under any signs
+
+    def sketch_of(source: Statement) -> Floats:
+        own = np.frombuffer(source.sketch, "<f8")
+        return own if whole else source.values(window, terms.window_rounds)
+
     found = []
     with np.errstate(all="ignore"):  # what peers state may overflow; the result is judged
         parts = terms.phases.phases[statement.phase].parts
@@ -102,6 +123,10 @@ def formed_parts(
             value = np.zeros(len(statement.sketch) // 8)
             if isinstance(formed, Attested):
                 value = np.frombuffer(formed.sketch, "<f8")
+            elif terms.trade is not None and statement.round > part.before:
+                stated = {k: sources[statement.round - 1, MODEL, k] for k, _ in formed.weights}
+                sketches = {k: sketch_of(one) for k, one in stated.items()}
+                value = mixed_sketch(statement, formed, sources, sketches, initial, terms.trade)
             elif statement.round == part.before and formed.weights:
                 if initial is None:
                     raise EvidenceError("witness-missing", "the initial model")
@@ -109,9 +134,7 @@ def formed_parts(
             else:
                 for agent, weight in formed.weights:
                     source = sources[statement.round - part.before, part.phase, agent]
-                    own = np.frombuffer(source.sketch, "<f8")
-                    rounds = terms.window_rounds
-                    value += weight * (own if whole else source.values(window, rounds))
+                    value += weight * sketch_of(source)
             found.append(-statement.step_size * value if part.stepped else value)
     return found
 
@@ -154,7 +177,8 @@ FLOAT32: Final = Precision("float32", 2.0**-24, 2.0**-150)
 class RunTerms:
     """What the cluster file alone fixes, by which signed things are compared.
 
-    `weights(t)` are those for mixing round t; `rounds` is the last one.
+    `weights(t)` are those for mixing round t; `rounds` is the last one; `trade` is None where all
+    give all of their models.
     """
 
     run: bytes
@@ -166,6 +190,7 @@ class RunTerms:
     weights: Callable[[int], Round] = field(kw_only=True)
     rounds: int = field(kw_only=True)
     precision: Precision = field(default=FLOAT32, kw_only=True)
+    trade: Trade | None = field(default=None, kw_only=True)
 
     @property
     def sketch_bytes(self) -> int:
@@ -210,13 +235,24 @@ class FormedError(EvidenceError):
 @dataclass(frozen=True, slots=True)
 class Examined:
     """What an accepted update proves: the injected sketch (k,), its squared norm and its trace; the
-    energy allowed in its phase; and the bodies of the statements that show it, in their order."""
+    energy allowed in its phase; the bodies of the statements that show it, in their order; and how
+    new its trace is, where models are traded."""
 
     injected: Floats
     energy: float
     trace: NDArray[np.float32]
     allowed: float = math.inf
     sources: tuple[bytes, ...] = ()
+    novelty: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A payload of the first `groups` of a traded model, and the `leaves` of the others, 32 bytes
+    each."""
+
+    groups: int
+    leaves: bytes
 
 
 class Examiner:
@@ -261,13 +297,38 @@ class Examiner:
             phase=phase,
             agent=agent,
             codec=terms.precision.codec,
-            digest=payload_digest(payload.data.cast("B")),
+            digest=self._digest(payload),
             dim=terms.dim,
             formed=tuple(formed),
             step_size=terms.stated_step(agent, t, phase),
             sketch=self.sketch(window)(payload).astype("<f8").tobytes(),
             next_sketch=self._next_sketch(t, phase, payload),
         )
+
+    def rated(
+        self,
+        statement: Statement,
+        sources: Mapping[Source, SignedStatement],
+        novelties: Mapping[Source, float],
+    ) -> Statement:
+        """A statement with what its agent says of others, where models are traded: of the `sources`
+        that its row names, each of which was so new."""
+        terms, row = self.terms, statement.formed[MODEL]
+        if terms.trade is None:
+            return statement
+        assert isinstance(row, Row)
+        stated = {place: signed.statement for place, signed in sources.items()}
+        agent, t = statement.agent, statement.round
+        rounds = terms.window_rounds
+        made = ratings_after(agent, t, row, stated, novelties, terms.trade, rounds)
+        trace = self._shown(statement, sources)[2].astype("<f4").tobytes()
+        return replace(statement, ratings=Ratings(trace, tuple(sorted(made.items()))))
+
+    def _digest(self, payload: NDArray[np.float32]) -> bytes:
+        trade = self.terms.trade
+        if trade is None:
+            return payload_digest(payload.data.cast("B"))
+        return digest_of(leaves(payload, trade.groups, 0, trade.groups.count))
 
     def attested(self, t: int, aggregate: NDArray[np.float32]) -> bytes:
         """The sketch of an aggregate (dim,) of round t, as a statement attests it."""
@@ -332,6 +393,10 @@ class Examiner:
         if not math.isclose(statement.step_size, scheduled, rel_tol=STEP_TOLERANCE):
             raise EvidenceError("step-size", f"{statement.step_size}")
         examine_parts(statement, terms)
+        if (terms.trade is None) != (statement.ratings is None):
+            raise EvidenceError(RATING, "ratings are there in runs with rewards, and in no others")
+        if terms.trade is not None:
+            check_given(statement, terms.trade, terms.trace_size)
 
     def examine(
         self,
@@ -339,6 +404,8 @@ class Examiner:
         payload: NDArray[np.float32] | None,
         witnesses: Mapping[Source, SignedStatement],
         trusted: Mapping[Source, SignedStatement],
+        share: Share | None = None,
+        novelties: Mapping[Source, float] = MappingProxyType({}),
     ) -> Examined:
         """Judge a whole update, or a notice: digest, sketch, values, witnesses, in this order.
 
@@ -347,18 +414,21 @@ class Examiner:
             payload: (dim,) float32 as decoded; None for a notice, which has none.
             witnesses: earlier statements that its rows name, as forwarded by the sender.
             trusted: those that this agent verified itself.
+            share: which part of the payload there is; None for all of it.
+            novelties: how new those of `trusted` were, where models are traded.
 
         Raises:
             EvidenceError: the update must not reach the model.
         """
         statement = signed.statement
         if payload is not None:
-            self._examine_payload(statement, payload)
+            self._examine_payload(statement, payload, share)
         sources = self._sources(statement, witnesses, trusted)
         if commitment(source.body for source in sources.values()) != statement.sources:
             raise EvidenceError("witness-digest", "not the statements that it mixed")
         examine_derived(statement, sources, self.terms)
         shown = self.shown(statement, sources)
+        self._examine_ratings(statement, sources, shown, trusted, novelties)
         if not math.isfinite(shown.energy):
             raise EvidenceError("injected-not-finite")
         examine_injected(shown.energy, shown.allowed, shown.sources)
@@ -366,21 +436,52 @@ class Examiner:
             raise EvidenceError("injected-too-large", f"its energy is {shown.energy:g}")
         return shown
 
-    def _examine_payload(self, statement: Statement, payload: NDArray[np.float32]) -> None:
-        """That the payload is the one stated."""
-        if payload_digest(payload.data.cast("B")) != statement.digest:
+    def _examine_payload(
+        self, statement: Statement, payload: NDArray[np.float32], share: Share | None
+    ) -> None:
+        """That the payload is the one stated, or the part of it."""
+        trade, k = self.terms.trade, len(statement.sketch) // 8
+        if share is None or trade is None:
+            digest, seen = self._digest(payload), k
+        else:
+            given = leaves(payload, trade.groups, 0, share.groups)
+            digest, seen = digest_of([*given, share.leaves]), trade.groups.bound(share.groups)
+        if digest != statement.digest:
             raise EvidenceError("payload-digest")
         window = window_of(statement.round, self.terms.window_rounds)
-        measured = self.sketch(window)(payload)
-        if measured.astype("<f8").tobytes() != statement.sketch:
+        measured = self.sketch(window)(payload)[:seen]
+        if measured.astype("<f8").tobytes() != statement.sketch[: 8 * seen]:
             raise EvidenceError("payload-sketch")
-        if self._next_sketch(statement.round, statement.phase, payload) != statement.next_sketch:
+        following = self._next_sketch(statement.round, statement.phase, payload)
+        if len(following) != len(statement.next_sketch) or (
+            following[: 8 * seen] != statement.next_sketch[: 8 * seen]
+        ):
             raise EvidenceError("payload-sketch", "under the next window's signs")
         if not np.isfinite(measured).all():  # a sum with one non-finite term is not finite
             raise EvidenceError("payload-not-finite")
         whole = _squared_norm(payload)
         if not whole <= HIDDEN_FACTOR * float(energy(measured)) + HIDDEN_FREE:
             raise EvidenceError("payload-hidden", f"its squared norm is {whole:g}")
+
+    def _examine_ratings(
+        self,
+        statement: Statement,
+        sources: Mapping[Source, SignedStatement],
+        shown: Examined,
+        trusted: Mapping[Source, SignedStatement],
+        novelties: Mapping[Source, float],
+    ) -> None:
+        """That ratings follow from what was stated, where models are traded."""
+        terms = self.terms
+        if terms.trade is None or statement.ratings is None:
+            return
+        check_stated_trace(statement.ratings.values, shown.trace, TRACE_TOLERANCE)
+        known = {
+            place: novelties[place]
+            for place, source in sources.items()
+            if place in novelties and trusted[place].body == source.body
+        }
+        check_ratings(statement, sources, known, terms.trade, terms.window_rounds)
 
     def shown(self, statement: Statement, sources: Mapping[Source, SignedStatement]) -> Examined:
         """What a statement shows was injected; may be not finite. `sources` are the statements that
@@ -389,15 +490,25 @@ class Examiner:
         Raises:
             EvidenceError: a source has no sketch under its signs.
         """
+        vector, parts, trace = self._shown(statement, sources)
+        allowed = allowed_energy(statement, parts, self.terms)
+        bodies = tuple(source.body for source in sources.values())
+        new = 0.0
+        if statement.ratings is not None:
+            new = novelty_of(statement, {at: one.statement for at, one in sources.items()})
+        return Examined(vector, float(energy(vector)), trace, allowed, bodies, new)
+
+    def _shown(
+        self, statement: Statement, sources: Mapping[Source, SignedStatement]
+    ) -> tuple[Floats, list[Floats], NDArray[np.float32]]:
+        """What was injected (k,), the parts before it, and its trace."""
         window = window_of(statement.round, self.terms.window_rounds)
-        first = self._initial_sketch(window) if statement.round == 1 else None
+        starts = statement.round == 1 or self.terms.trade is not None
+        first = self._initial_sketch(window) if starts else None
         stated = {source: signed.statement for source, signed in sources.items()}
         parts = formed_parts(statement, stated, self.terms, first)
         vector = injected_after(parts, statement)
-        allowed = allowed_energy(statement, parts, self.terms)
-        bodies = tuple(source.body for source in sources.values())
-        trace = self.fold(window)(vector)
-        return Examined(vector, float(energy(vector)), trace, allowed, bodies)
+        return vector, parts, self.fold(window)(vector)
 
     def fold(self, window: int) -> TraceFold:
         """The fold of a window's sketches to traces."""
@@ -433,6 +544,8 @@ class Examiner:
                 raise EvidenceError("witness-round", agent)
             if said.run != self.terms.run or len(said.sketch) != self.terms.sketch_bytes:
                 raise EvidenceError("witness-run", agent)
+            if self.terms.trade is not None:
+                check_stated(said, self.terms.trace_size)
             if not witness.verify(self.terms.publics[agent]):
                 raise EvidenceError("witness-signature", agent)
             sources[source] = witness

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candor.mechanisms.evidence.phases import PARTS_MAX, PHASES_MAX, Phases
-from candor.mechanisms.evidence.sketch import window_of
+from candor.mechanisms.evidence.sketch import TRACE_SIZE, window_of
+from candor.mechanisms.rewards.barter import GROUPS_MAX, Rating
 from candor.topologies.encoding.canonical import (
     MalformedError,
     Value,
@@ -92,6 +93,29 @@ Formed: TypeAlias = Row | Attested
 
 
 @dataclass(frozen=True, slots=True)
+class Ratings:
+    """Where models are traded: the `trace` (r little-endian float32) of what the agent injects in
+    this exchange, and what it thinks of those around it and itself, sorted by id."""
+
+    trace: bytes
+    of: tuple[tuple[str, Rating], ...]
+
+    def fields(self) -> Value:
+        """The array as which they are encoded."""
+        rated: list[Value] = [[k, r.reputation, r.score, r.groups] for k, r in self.of]
+        return [self.trace, rated]
+
+    def given(self, agent: str) -> int:
+        """How many groups an agent is given; none to who is not among them."""
+        return next((rating.groups for k, rating in self.of if k == agent), 0)
+
+    @property
+    def values(self) -> Floats:
+        """The trace (r,)."""
+        return np.frombuffer(self.trace, "<f4").astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True)
 class Statement:
     """What an agent says of one exchange: a phase of a round.
 
@@ -103,7 +127,7 @@ class Statement:
     and the next round starts from it, empty otherwise. `sources` commits to the statements that the
     rows in `formed` name: `commitment` of their bodies. Without it a neighbour that states a round
     twice could make its victim's claim look false. `salt` keeps those who see a head alone from
-    testing what was stated.
+    testing what was stated. `ratings` are there where models are traded.
     """
 
     run: bytes
@@ -119,6 +143,7 @@ class Statement:
     next_sketch: bytes
     sources: bytes = b""
     salt: bytes = bytes(SALT_BYTES)
+    ratings: Ratings | None = None
 
     def encode(self) -> bytes:
         """The canonical bytes of the body."""
@@ -138,6 +163,7 @@ class Statement:
                 self.next_sketch,
                 self.sources,
                 self.salt,
+                *([] if self.ratings is None else [self.ratings.fields()]),
             ]
         )
 
@@ -165,6 +191,7 @@ class Statement:
                 bytes(next_sketch),
                 bytes(sources),
                 bytes(salt),
+                *rest,
             ] if (
                 is_count(version)
                 and version == STATEMENT_VERSION
@@ -187,7 +214,7 @@ class Statement:
         if len(parts) > PARTS_MAX or sum(isinstance(part, Attested) for part in parts) > 1:
             raise MalformedError("a statement of too many parts")
         head = (run, round_number, phase, agent, codec, digest, dim, parts)
-        return cls(*head, step_size, sketch, next_sketch, sources, salt)
+        return cls(*head, step_size, sketch, next_sketch, sources, salt, _ratings(rest))
 
     def values(self, window: int, window_rounds: int) -> Floats:
         """The sketch (k,) under the signs of `window`: its own or the next.
@@ -265,6 +292,34 @@ def _formed(part: Value, sketch_bytes: int) -> Formed:
                 raise MalformedError("an attested sketch has the wrong length")
             return Attested(rule, _ids(heard), sketch)
     raise MalformedError("not how a vector was formed")
+
+
+def _ratings(rest: Sequence[Value]) -> Ratings | None:
+    match rest:
+        case []:
+            return None
+        case [[bytes(trace), [*entries]]] if (
+            0 < len(trace) <= 4 * TRACE_SIZE
+            and len(trace) % 4 == 0
+            and np.isfinite(np.frombuffer(trace, "<f4")).all()
+        ):
+            rated = tuple(map(_rating, entries))
+            _ids([agent for agent, _ in rated])
+            return Ratings(trace, rated)
+    raise MalformedError("not a statement's ratings")
+
+
+def _rating(entry: Value) -> tuple[str, Rating]:
+    match entry:
+        case [str(agent), float(reputation), float(score), int(groups)] if (
+            math.isfinite(reputation)
+            and reputation >= 0.0
+            and math.isfinite(score)
+            and is_count(groups)
+            and groups <= GROUPS_MAX
+        ):
+            return agent, Rating(reputation, score, groups)
+    raise MalformedError("not a rating")
 
 
 def _row(entries: Sequence[Value]) -> tuple[tuple[str, float], ...]:

@@ -235,6 +235,19 @@ class Colluding:
 
 
 @dataclass(frozen=True, slots=True)
+class Few(ReportsTruly):
+    """Honest reports from the first part of the own samples: data held back, or never there (the
+    unequal shards of Xu et al. 2021, taken to one agent)."""
+
+    share: float
+
+    def data(self, samples: Samples) -> Samples:
+        """The first samples, one at least."""
+        count = max(1, round(self.share * len(samples[0])))
+        return tuple(tensor[:count] for tensor in samples)
+
+
+@dataclass(frozen=True, slots=True)
 class LabelFlip(ReportsTruly):
     """Honest reports from false labels, y -> C - 1 - y (Fang et al. 2020, the label flipping attack
     that they compare with). Without `classes`, C - 1 is the largest label of the agent's own
@@ -373,6 +386,7 @@ STRATEGIES: Final[Mapping[str, Callable[[Spec], Strategy]]] = {
     "random-direction": _plain(RandomDirection),
     "zero": _plain(Zero),
     "partial": _numbered(Partial, "partial:0.5", 0, 1),
+    "few": _numbered(Few, "few:0.1", 0, 1),
     "label-flip": _label_flip,
     "random-action": _plain(RandomAction),
     "stale-copy": _plain(StaleCopy),

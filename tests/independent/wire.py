@@ -118,7 +118,7 @@ TABLES = {
         *("name", "step_size", "step_decay", "local_steps", "momentum"),
         *("local_epochs", "local_seconds", "outer_momentum", "outer_step"),
         *("aggregator", "max_byzantine", "large_batch", "small_batch"),
-        *("switch_probability", "agreement_rounds", "estimator"),
+        *("switch_probability", "agreement_rounds", "estimator", "rewards"),
     ),
     "rounds": ("rounds", "deadline_s", "start_deadline_s", "codec"),
     "payments": ("rule", "window", "credit_limit", "sketch_size"),

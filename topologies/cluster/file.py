@@ -130,6 +130,8 @@ class AlgorithmSettings(Section):
     # What a small batch corrects, and by which weights: the paper's unless it is that of the
     # program that its authors published.
     estimator: Estimator | None = None
+    # What neighbours give each other of their models by what they are worth; None is all of it.
+    rewards: Line | None = None
 
     @model_validator(mode="after")
     def _check_outer(self) -> "AlgorithmSettings":

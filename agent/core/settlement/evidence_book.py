@@ -115,6 +115,7 @@ class EvidenceBook:
         self._mixed_step = 0
         self._present_window = 0
         self._statements: dict[str, dict[int, SignedStatement]] = {}  # by agent and step
+        self._new: dict[str, dict[int, float]] = {}  # how new what they injected was, of the same
         self._seen: dict[str, dict[int, Seen]] = {}  # by agent and window
         self._overheard: dict[int, dict[str, SignedStatement]] = {}  # by step: of anyone
         self._heard: dict[int, dict[int, tuple[str, ...]]] = {}  # by window and round
@@ -134,6 +135,8 @@ class EvidenceBook:
         agent, window = statement.agent, self._window(statement.round)
         statements = self._statements.setdefault(agent, {})
         statements.setdefault(self.step_of(statement), signed)
+        new = self._new.setdefault(agent, {})
+        new.setdefault(self.step_of(statement), examined.novelty)
         seen = self._seen.setdefault(agent, {})
         if statement.phase == self.phases.charged:
             seen.setdefault(window, Seen()).add(statement.round, examined)
@@ -142,6 +145,7 @@ class EvidenceBook:
             self._present_window = window
             _forget(self._heard, window, WINDOWS_KEPT)
         _forget(statements, self._mixed_step, self.steps_kept)
+        _forget(new, self._mixed_step, self.steps_kept)
         _forget(seen, self._present_window, WINDOWS_KEPT)
 
     def _add_heard(self, statement: Statement, seen: Mapping[int, Seen]) -> None:
@@ -223,6 +227,18 @@ class EvidenceBook:
             if held is not None:
                 found[number, phase, agent] = held
         return found
+
+    def novelties(self, sources: Iterable[Source]) -> dict[Source, float]:
+        """How new what agents injected was, of verified statements."""
+        return {
+            place: self._new[place[2]][self.phases.step(*place[:2])]
+            for place in self.trusted(sources)
+        }
+
+    def rated(self, statement: Statement) -> Statement:
+        """This agent's statement with what it thinks of others, where models are traded."""
+        sources = self.trusted(named_sources(statement, self.phases))
+        return self.examiner.rated(statement, sources, self.novelties(sources))
 
     def witnesses(self, statement: Statement) -> list[SignedStatement]:
         """The statements that go with this agent's update: those that its rows name."""
