@@ -35,6 +35,9 @@ POINTS: Final = 2.0  # of accuracy, that may be missing from the paper's
 RHO_MIN: Final = 90.0
 RHO_BELOW: Final = 30.0  # how far FedAvg's is to lie below
 OVERHEAD_MAX: Final = 0.4
+BETTER: Final = ("cifar10", "mr", "sst")
+"""Tasks of which it is claimed that cgsv beats FedAvg: on MNIST the paper's FedAvg, which it beats,
+is as bad as agents alone, and no mean of all updates is."""
 
 COLUMNS: Final = (
     ("mnist", 10, "uni"),
@@ -267,11 +270,10 @@ def _as_in_the_paper(runs: Runs, cell: Cell) -> list[Verdict]:
     if MEAN not in methods:
         return found
     plain = measured(runs, cell, MEAN)
-    if cell.partition != "uni":
+    if cell.column is not None and parse_spec(cell.task).name in BETTER:
         claim = f"{cell.label}: mean accuracy of {FAIR} above {MEAN}'s"
         told = f"{ours.mean:.1f} and {plain.mean:.1f}"
-        if cell.column is not None and paper.mean > paper_of(cell, MEAN).mean:
-            found.append(_judged(claim, told, ours.mean > plain.mean, whole))
+        found.append(_judged(claim, told, ours.mean > plain.mean, whole))
     if cell.partition in ("uni", "cla"):
         claim = f"{cell.label}: fairness of {MEAN} at least {RHO_BELOW:g} below that of {FAIR}"
         equal = math.isnan(plain.rho)  # of one model for all, which is as fair as chance: 0
