@@ -10,7 +10,6 @@ import numpy as np
 from candor.agent.studies.fairness.mechanisms import Floats
 from candor.agent.studies.fairness.runs import Run, Setting
 from candor.agent.studies.fairness.settings import ROUNDS
-from candor.topologies.specs.specs import parse_spec
 
 ALONE: Final = "standalone"
 MEAN: Final = "fedavg"
@@ -146,8 +145,8 @@ class Cell:
 
     @property
     def column(self) -> int | None:
-        """Its place in the paper's tables."""
-        key = (parse_spec(self.task).name, self.agents, self.partition)
+        """Its place in the paper's tables; a task with options of its own has none."""
+        key = (self.task, self.agents, self.partition)
         return COLUMNS.index(key) if self.plain and key in COLUMNS else None
 
 
@@ -169,7 +168,7 @@ def paper_of(cell: Cell, method: str) -> Paper:
     """The paper's figures, accuracies in percent."""
     accuracy = _looked_up(_ACCURACIES, method, cell.column)
     mean, _, highest = accuracy.partition("/")
-    key = (parse_spec(cell.task).name, cell.agents)
+    key = (cell.task, cell.agents)
     column = _OVERHEAD_COLUMNS.index(key) if cell.plain and key in _OVERHEAD_COLUMNS else None
     return Paper(
         float(mean or "nan"),
@@ -270,7 +269,7 @@ def _as_in_the_paper(runs: Runs, cell: Cell) -> list[Verdict]:
     if MEAN not in methods:
         return found
     plain = measured(runs, cell, MEAN)
-    if cell.column is not None and parse_spec(cell.task).name in BETTER:
+    if cell.column is not None and cell.task in BETTER:
         claim = f"{cell.label}: mean accuracy of {FAIR} above {MEAN}'s"
         told = f"{ours.mean:.1f} and {plain.mean:.1f}"
         found.append(_judged(claim, told, ours.mean > plain.mean, whole))

@@ -66,7 +66,7 @@ class Rewards:
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class Premises:
     """What a mechanism knows of a run: how many samples each agent says to have (agents,), the
     sizes of the model's tensors, the norm to which updates are brought (the paper's Gamma), the
     model to begin with (dim,), and, for those that validate, how good a model is."""
@@ -96,7 +96,7 @@ class Mechanism(Protocol):
 class Standalone:
     """Nobody shares anything: each keeps what it has trained."""
 
-    setting: Setting
+    premises: Premises
 
     def rewards(self, given: Round) -> Rewards:
         """What each trained."""
@@ -108,12 +108,12 @@ class Standalone:
 class FedAvg:
     """All get the mean of the updates, weighted by samples (McMahan et al., AISTATS 2017)."""
 
-    setting: Setting
+    premises: Premises
 
     def rewards(self, given: Round) -> Rewards:
         """The mean, for all."""
-        whole = self.setting.weights @ given.uploads
-        return _alike(whole, self.setting.weights)
+        whole = self.premises.weights @ given.uploads
+        return _alike(whole, self.premises.weights)
 
 
 @dataclass
@@ -124,7 +124,7 @@ class QFfl:
     of the model before it.
     """
 
-    setting: Setting
+    premises: Premises
     q: float = FAIR
 
     def rewards(self, given: Round) -> Rewards:
@@ -143,21 +143,21 @@ class RoundRobin:
     """RR: one agent a round, in turn, downloads all that was aggregated since its last turn (round
     robin as in Shokri & Shmatikov, CCS 2015); the others train on from the model that they have."""
 
-    setting: Setting
+    premises: Premises
 
     def __post_init__(self) -> None:
-        self._owed = np.zeros((len(self.setting.samples), len(self.setting.initial)))
+        self._owed = np.zeros((len(self.premises.samples), len(self.premises.initial)))
 
     def rewards(self, given: Round) -> Rewards:
         """The sum of the rounds' means since its last turn, for one."""
-        whole = self.setting.weights @ given.uploads
+        whole = self.premises.weights @ given.uploads
         self._owed += whole
         turn = (given.number - 1) % len(given.uploads)
         given_to = np.zeros(len(given.uploads))
         given_to[turn] = 1.0
         moves = self._owed * given_to[:, None]
         self._owed[turn] = 0.0
-        return Rewards(moves, whole, given_to, self.setting.weights)
+        return Rewards(moves, whole, given_to, self.premises.weights)
 
 
 @dataclass
@@ -166,14 +166,14 @@ class _Masked:
     them the more it is worth (the paper's equation 5): q_i in proportion to `worths`, tensor by
     tensor as in the paper's public code."""
 
-    setting: Setting
+    premises: Premises
 
     def rewards(self, given: Round) -> Rewards:
         """A part of the mean for each."""
-        whole = self.setting.weights @ given.uploads
+        whole = self.premises.weights @ given.uploads
         worths = self.worths(given, whole)
         parts = linear_shares(worths)
-        moves = _parts(whole, tensor_mask(whole, parts, self.setting.tensors))
+        moves = _parts(whole, tensor_mask(whole, parts, self.premises.tensors))
         return Rewards(moves, whole, parts, normalised(worths))
 
     def worths(self, given: Round, whole: Floats) -> Floats:
@@ -186,7 +186,7 @@ class DatasetWeighted(_Masked):
 
     def worths(self, given: Round, whole: Floats) -> Floats:  # noqa: ARG002
         """The numbers of samples."""
-        return self.setting.samples
+        return self.premises.samples
 
 
 @dataclass
@@ -210,8 +210,8 @@ class _Validated(_Masked):
 
     def __post_init__(self) -> None:
         self._reputation = Reputation(ALPHA)
-        self._remembered = np.zeros(len(self.setting.samples))
-        self._server = self.setting.initial.copy()
+        self._remembered = np.zeros(len(self.premises.samples))
+        self._server = self.premises.initial.copy()
 
     def worths(self, given: Round, whole: Floats) -> Floats:
         """The reputations."""
@@ -219,7 +219,7 @@ class _Validated(_Masked):
 
         def value(coalition: frozenset[int]) -> float:
             if coalition not in known:
-                known[coalition] = self.setting.worth(self._server + self._mean(given, coalition))
+                known[coalition] = self.premises.worth(self._server + self._mean(given, coalition))
             return known[coalition]
 
         found = self.contributions(len(given.uploads), value)
@@ -231,7 +231,7 @@ class _Validated(_Masked):
         members = sorted(coalition)
         if not members:
             return np.zeros(given.uploads.shape[1])
-        found: Floats = normalised(self.setting.samples[members]) @ given.uploads[members]
+        found: Floats = normalised(self.premises.samples[members]) @ given.uploads[members]
         return found
 
     def contributions(self, count: int, value: Callable[[frozenset[int]], float]) -> Floats:
@@ -260,7 +260,7 @@ class Eci(_Validated):
         """The mean marginal worth over permutations."""
         found = np.zeros(count)
         for _ in range(self.permutations):
-            order = self.setting.generator.permutation(count).tolist()
+            order = self.premises.generator.permutation(count).tolist()
             joined = [frozenset(order[:size]) for size in range(count + 1)]
             for agent, (before, after) in zip(order, pairwise(joined), strict=True):
                 found[agent] += value(after) - value(before)
@@ -277,24 +277,24 @@ class Cgsv:
     `mask=global` is that of equation 5.
     """
 
-    setting: Setting
+    premises: Premises
     beta: float = 1.0
     by_tensor: bool = True
     reputation: Reputation = field(default_factory=lambda: Reputation(ALPHA))
 
     def __post_init__(self) -> None:
-        self._remembered = np.zeros(len(self.setting.samples))
+        self._remembered = np.zeros(len(self.premises.samples))
 
     def rewards(self, given: Round) -> Rewards:
         """A part of the sum for each."""
-        uploads = _normed(given.uploads, self.setting.norm)
-        weights = self.setting.weights if given.number == 1 else self._remembered
+        uploads = _normed(given.uploads, self.premises.norm)
+        weights = self.premises.weights if given.number == 1 else self._remembered
         worths = cosine(inner_products(uploads), weights)
         self._remembered = self.reputation.after(self._remembered, worths)
         whole = weights @ uploads
         parts = shares(self._remembered, self.beta)
         mask = (
-            tensor_mask(whole, parts, self.setting.tensors)
+            tensor_mask(whole, parts, self.premises.tensors)
             if self.by_tensor
             else global_mask(whole, parts)
         )
@@ -307,17 +307,17 @@ class Rffl:
     own and add the reward, the share is r / max r, reputations have no floor, and after ten rounds
     whoever is below 1 / (3 |R|) is dropped: it keeps to itself from then on."""
 
-    setting: Setting
+    premises: Premises
 
     def __post_init__(self) -> None:
-        self._remembered = np.zeros(len(self.setting.samples))
-        self._members = np.ones(len(self.setting.samples), bool)
+        self._remembered = np.zeros(len(self.premises.samples))
+        self._members = np.ones(len(self.premises.samples), bool)
         self._reputation = Reputation(ALPHA, floor=0.0)
 
     def rewards(self, given: Round) -> Rewards:
         """A part of the sum for each that is still there, beside what it trained."""
-        uploads = _clipped(given.uploads, self.setting.norm)
-        weights = self.setting.weights if given.number == 1 else self._remembered
+        uploads = _clipped(given.uploads, self.premises.norm)
+        weights = self.premises.weights if given.number == 1 else self._remembered
         worths = cosine(inner_products(uploads), weights)
         moved = self._reputation.after(self._remembered, worths * self._members)
         self._remembered = normalised(np.maximum(moved, 0.0) * self._members)
@@ -326,8 +326,8 @@ class Rffl:
             self._remembered = normalised(self._remembered * self._members)
         whole = weights @ uploads
         parts = linear_shares(self._remembered) * self._members
-        moves = _parts(whole, tensor_mask(whole, parts, self.setting.tensors))
-        own = _clipped(given.trained, self.setting.norm)
+        moves = _parts(whole, tensor_mask(whole, parts, self.premises.tensors))
+        own = _clipped(given.trained, self.premises.norm)
         return Rewards(own + moves, whole, parts, self._remembered)
 
 
@@ -354,7 +354,7 @@ def _clipped(updates: Floats, norm: float) -> Floats:
     return found
 
 
-Build: TypeAlias = Callable[[Setting], Mechanism]
+Build: TypeAlias = Callable[[Premises], Mechanism]
 
 
 def _plain(kind: Build) -> Callable[[Spec], Build]:

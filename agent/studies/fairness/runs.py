@@ -11,9 +11,8 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from candor.agent.studies import kept as files
-from candor.agent.studies.fairness import mechanisms
 from candor.agent.studies.fairness.federation import Federation
-from candor.agent.studies.fairness.mechanisms import Floats, method_of
+from candor.agent.studies.fairness.mechanisms import Floats, Premises, method_of
 from candor.agent.studies.fairness.settings import Training, training_of
 
 VERSION: Final = 1  # of the files: raised where runs of the same settings come out otherwise
@@ -107,7 +106,7 @@ def run(
         device,
     )
     mechanism = method_of(setting.method)(
-        mechanisms.Setting(
+        Premises(
             federation.samples,
             federation.tensors,
             setting.training.norm,

@@ -72,6 +72,7 @@ def test_the_papers_tables_are_whole() -> None:
     assert paper_of(Cell("sst", 5, "pow"), "cgsv:beta=2").rho == 95.74
     assert math.isnan(paper_of(replace(PLAIN, free_riders=1), "cgsv").mean)
     assert math.isnan(paper_of(replace(PLAIN, agents=7), "cgsv").rho)
+    assert math.isnan(paper_of(replace(PLAIN, task="mnist:model=mlp"), "cgsv").overhead)
 
 
 def test_fairness_is_a_correlation_and_none_where_all_are_equal() -> None:

@@ -11,9 +11,9 @@ from candor.agent.studies.fairness.mechanisms import (
     METHODS,
     Floats,
     Mechanism,
+    Premises,
     Rewards,
     Round,
-    Setting,
     method_of,
 )
 from candor.mechanisms.rewards.contribution import cosine, inner_products
@@ -25,9 +25,9 @@ SAMPLES = np.array([10.0, 20.0, 30.0, 40.0])
 COUNT = len(SAMPLES)
 
 
-def setting(worth: Callable[[Floats], float] = lambda _: 0.0, norm: float = 0.5) -> Setting:
+def premises(worth: Callable[[Floats], float] = lambda _: 0.0, norm: float = 0.5) -> Premises:
     generator = np.random.default_rng(1)
-    return Setting(SAMPLES, TENSORS, norm, np.zeros(DIM), worth, generator)
+    return Premises(SAMPLES, TENSORS, norm, np.zeros(DIM), worth, generator)
 
 
 def uploads(seed: int) -> Floats:
@@ -44,7 +44,7 @@ def played(
 
 
 def built(method: str, **asked: Callable[[Floats], float]) -> Mechanism:
-    return method_of(method)(setting(**asked))
+    return method_of(method)(premises(**asked))
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(METHODS)))
@@ -156,7 +156,7 @@ def test_eci_is_the_shapley_value_of_the_validation() -> None:
     """Of a worth that adds up, whatever the order: each agent's own, but for being a mean."""
     vectors = np.zeros((COUNT, DIM))
     vectors[:, 0] = [0.1, 0.1, 0.1, 0.5]
-    mechanism = method_of("eci:permutations=400")(setting(worth))
+    mechanism = method_of("eci:permutations=400")(premises(worth))
     found = played(mechanism, vectors)
     assert found.reputations.argmax() == 3
     assert found.reputations[3] > 1.5 * found.reputations[0]
