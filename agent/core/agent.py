@@ -51,6 +51,7 @@ from candor.mechanisms.evidence.statements import (
     commitment,
 )
 from candor.mechanisms.ledger.channel import Record
+from candor.mechanisms.rewards.barter import Rating
 from candor.network.codecs import Codec
 from candor.network.messages import Bye, Waiting
 from candor.network.slots import BufferPool
@@ -352,6 +353,12 @@ class AgentCore:
         if neighbour.reason is None and not neighbour.session.established:
             return self._link_reason(agent) or NO_ANSWER
         return neighbour.reason
+
+    def rating(self, rater: str, agent: str) -> Rating | None:
+        """What an agent said last of another, or itself; None where models are not traded."""
+        said = self.book.last(rater)
+        ratings = None if said is None else said.statement.ratings
+        return None if ratings is None else dict(ratings.of).get(agent)
 
     def stop(self, failure: str = "") -> list[Effect]:
         """Leave now, at the operator's wish: tell the neighbours, so that none waits for us."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candor.mechanisms.evidence.phases import MIXED_MODEL, Phases
+from candor.mechanisms.evidence.ratings import RATING
 from candor.mechanisms.evidence.statements import (
     ROUNDS_KEPT,
     SignedStatement,
@@ -38,6 +39,8 @@ class Neighbour:
     `hiding`: rounds in a row in which a vector of its was farther away than its sketch showed, the
     last of them `hid_round`.
     `owed`: we owe it all that the credit limit allows.
+    `misrated`: how many of its updates were refused for what it says or gives where models are
+    traded, the latest of step `misrated_step`.
     """
 
     agent: str
@@ -57,6 +60,8 @@ class Neighbour:
     hiding: int = 0
     hid_round: int = 0
     owed: bool = False
+    misrated: int = 0
+    misrated_step: int = 0
 
     @property
     def last_round(self) -> int:
@@ -114,6 +119,12 @@ class Neighbour:
         if self.owed and not self.left:
             return (
                 "we owe it up to the credit limit: pay it, and tell both ends (candor ledger pay)"
+            )
+        if self.misrated_step > self.last_step:
+            number, _ = self.phases.at(self.misrated_step)
+            return (
+                f"gives less than it should, or rates falsely: refused {self.misrated} times, last "
+                f"in round {number}"
             )
         if self.left:
             return f"left after round {self.last_round}"
@@ -182,6 +193,8 @@ class Neighbour:
     def refuse(self, step: int, code: str) -> None:
         """Record a verdict against an update; the latest few suffice."""
         self.refused[step] = code
+        if code == RATING:
+            self.misrated, self.misrated_step = self.misrated + 1, step
         while len(self.refused) > self.kept:
             del self.refused[min(self.refused)]
 

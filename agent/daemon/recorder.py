@@ -145,11 +145,11 @@ class Recorder:
     def _write(self, core: AgentCore, state: State | None = None) -> None:
         self._written_s = time.monotonic()
         sent, received = self._bytes()
-        last, found = self._last, self._measured
+        last, found, agent = self._last, self._measured, core.settings.agent
         self._status.write(
             Status(
                 run_id=self._run_id,
-                agent=core.settings.agent,
+                agent=agent,
                 fingerprint=self._fingerprint,
                 pid=os.getpid(),
                 state=state or ("mixing" if core.waits_for else _STATES[core.stage]),
@@ -169,6 +169,7 @@ class Recorder:
                 better=self._better,
                 metrics={} if found is None else found.metrics,
                 local_metric=None if found is None else found.local,
+                score=None if (own := core.rating(agent, agent)) is None else own.score,
             )
         )
 
@@ -183,6 +184,21 @@ class Recorder:
                 bytes_sent=links.get(agent, (0, 0))[0],
                 bytes_received=links.get(agent, (0, 0))[1],
                 weightless_rounds=self._weightless[agent],
+                misrated=neighbour.misrated,
+                **_rated(core, agent),
             )
             for agent, neighbour in core.neighbours.items()
         }
+
+
+def _rated(core: AgentCore, neighbour: str) -> dict[str, float]:
+    """What the agent and a neighbour said last of each other, where models are traded."""
+    agent, trade = core.settings.agent, core.examiner.terms.trade
+    ours, theirs = core.rating(agent, neighbour), core.rating(neighbour, agent)
+    told: dict[str, float] = {}
+    if trade is not None and ours is not None:
+        share = ours.groups / trade.groups.count
+        told |= {"reputation": ours.reputation, "score": ours.score, "share": share}
+    if trade is not None and theirs is not None:
+        told |= {"rated": theirs.reputation, "given": theirs.groups / trade.groups.count}
+    return told

@@ -37,7 +37,13 @@ State: TypeAlias = Literal[
 class NeighbourStatus:
     """One edge as its agent sees it: `balance` is in micro-credits, above 0 is money received;
     `reason` says why the neighbour is not served, None while it is; `weightless_rounds` counts the
-    rounds, of all lives, in which it was heard and given no weight by the run's rule."""
+    rounds, of all lives, in which it was heard and given no weight by the run's rule.
+
+    Where models are traded: the agent's `reputation` of it, the `score` of the last round that it
+    came from, and which `share` of a model it is given; then what it says of the agent, `rated` and
+    `given`. `misrated` counts its updates that were refused because its ratings do not follow, or
+    it gives less than they earn.
+    """
 
     state: str
     last_round: int = 0
@@ -46,6 +52,12 @@ class NeighbourStatus:
     bytes_sent: int = 0
     bytes_received: int = 0
     weightless_rounds: int = 0
+    reputation: float | None = None
+    score: float | None = None
+    share: float | None = None
+    rated: float | None = None
+    given: float | None = None
+    misrated: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +70,8 @@ class Status:
     `balance` is in micro-credits over all edges; `beyond_credit` counts the own updates that the
     neighbours refuse, as they could cost more than the credit limit; `alone_rounds` the rounds of
     all its lives in which it should have mixed others' models and mixed nobody's; `seconds` counts
-    from the daemon's start.
+    from the daemon's start. `score` is what it makes of its own last update, where models are
+    traded.
     """
 
     run_id: str
@@ -82,6 +95,7 @@ class Status:
     better: Better = "higher"
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     local_metric: float | None = None
+    score: float | None = None
 
 
 def weightless_shares(statuses: Iterable[Status]) -> dict[str, float]:
@@ -94,6 +108,40 @@ def weightless_shares(statuses: Iterable[Status]) -> dict[str, float]:
             of[agent] += status.round
     shares = {agent: without[agent] / max(1, of[agent]) for agent in without if without[agent]}
     return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
+
+
+def standings(
+    seen: Mapping[str, Mapping[str, tuple[float, float]]],
+) -> dict[str, dict[str, float]]:
+    """By agent, what its neighbours think of it, from what each thinks of each, (reputation, share
+    of a model that is given): means over the neighbours."""
+    by_agent: dict[str, list[tuple[float, float]]] = {agent: [] for agent in seen}
+    for rater, of in seen.items():
+        for agent, told in of.items():
+            if agent != rater:
+                by_agent.setdefault(agent, []).append(told)
+    return {
+        agent: {
+            "reputation": sum(r for r, _ in told) / len(told),
+            "share": sum(s for _, s in told) / len(told),
+        }
+        for agent, told in by_agent.items()
+        if told
+    }
+
+
+def standings_of(statuses: Iterable[Status]) -> dict[str, dict[str, float]]:
+    """The same as the neighbours' daemons said last; nothing where models are not traded."""
+    return standings(
+        {
+            status.agent: {
+                agent: (seen.reputation, seen.share)
+                for agent, seen in status.neighbours.items()
+                if seen.reputation is not None and seen.share is not None
+            }
+            for status in statuses
+        }
+    )
 
 
 class StatusFile:

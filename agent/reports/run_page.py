@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from candor.agent.daemon.status import weightless_shares
+from candor.agent.daemon.status import NeighbourStatus, standings_of, weightless_shares
 from candor.agent.reports.charts import Band, Line, bands, lines_by_round, payment_graph
 from candor.agent.reports.html import card, escape, image, page, table
 from candor.agent.reports.metric import (
@@ -54,6 +54,16 @@ _AGENTS_CAPTION = (
     "Balance in credits, above 0 is money received. Sent: bytes on the wire. Missed: how often a "
     "neighbour's update was not there in time to be mixed; alone: in how many rounds there was "
     "none; lower is better."
+)
+_REWARDS_CAPTION = (
+    " Reputation and given: what neighbours thought of it last, and which share of a model they "
+    "gave it."
+)
+_TRADED_CAPTION = (
+    " Reputation, score and gives: what {agent} thinks of the neighbour, what it made of its last "
+    "update, and which share of a model it gives; rated and given: what the neighbour says of it. "
+    "Misrated: its updates that were refused since it gave less than it should, or rated falsely. "
+    "{agent} makes {score:.3f} of its own last update."
 )
 _WEIGHTLESS_CAPTION = (
     " No weight: in which share of its neighbours' rounds their rule gave the agent none."
@@ -421,13 +431,17 @@ def _agents(run: RunDirectory) -> str:
     others = [name for name in every if shown_name(name) != metric.name]
     measures = [f"#{escape(name)}" for name in (metric.name, "own data", *map(shown_name, others))]
     columns = ("agent", "strategy", "state", "#rounds", *measures)
-    columns += ("#balance", "#sent", "#missed", "#alone", "#no weight")
+    columns += ("#balance", "#sent", "#missed", "#alone", "#no weight", "#reputation", "#given")
+    rewards = section(run.summary, "rewards") or (
+        {} if run.own else standings_of(one.status for one in run.agents if one.status is not None)
+    )
     rows = [
         (
             *_agent_row(
                 run, one, metric, [format_value(named[one.agent].get(name)) for name in others]
             ),
             _share(shares.get(one.agent, 0.0)) if told else "-",
+            *_standing(rewards.get(one.agent)),
         )
         for one in run.agents
     ]
@@ -438,7 +452,16 @@ def _agents(run: RunDirectory) -> str:
     of = "of the last round's episodes" if metric.is_return else "on samples that nobody trains on"
     caption = f"{name.replace('_', ' ')} {of}, {metric.direction}. {_AGENTS_CAPTION}"
     caption += _WEIGHTLESS_CAPTION if told else ""
+    caption += _REWARDS_CAPTION if rewards else ""
     return card("Agents", caption, table([columns[i] for i in known], kept))
+
+
+def _standing(told: object) -> tuple[str, str]:
+    """What neighbours think of an agent, and which share of a model they give it."""
+    match told:
+        case {"reputation": float() as reputation, "share": float() as share}:
+            return f"{reputation:.3f}", _share(share)
+    return "-", "-"
 
 
 def _share(share: float) -> str:
@@ -485,6 +508,7 @@ def _neighbours(run: RunDirectory) -> str:
     seen = run.agents[0].status if run.own and run.agents else None
     if seen is None or not seen.neighbours:
         return ""
+    traded = seen.score is not None
     rows = [
         (
             f"<b>{escape(agent)}</b>",
@@ -494,17 +518,31 @@ def _neighbours(run: RunDirectory) -> str:
             format_bytes(one.bytes_sent),
             format_bytes(one.bytes_received),
             _share(one.weightless_rounds / max(1, seen.round)),
+            *(_of_each_other(one) if traded else ()),
             escape(one.reason or ""),
         )
         for agent, one in sorted(seen.neighbours.items())
     ]
     columns = ("neighbour", "state", "#last round", "#balance", "#sent", "#received")
-    weighed = ("#no weight", "not served")
+    rewards = ("#reputation", "#score", "#gives", "#rated", "#given", "#misrated")
+    weighed = ("#no weight", *(rewards if traded else ()), "not served")
     caption = (
         f"As {escape(seen.agent)} saw them last. Balance in credits, above 0 is owed to it. No "
         "weight: in which share of its rounds the run's rule gave the neighbour none."
     )
+    if traded:
+        caption += _TRADED_CAPTION.format(agent=escape(seen.agent), score=seen.score)
     return card("Neighbours", caption, table((*columns, *weighed), rows))
+
+
+def _of_each_other(one: NeighbourStatus) -> tuple[str, ...]:
+    """What an agent and a neighbour think of each other, and give each other."""
+
+    def told(value: float | None, share: bool = False) -> str:
+        return "-" if value is None else _share(value) if share else f"{value:.3f}"
+
+    ours = (told(one.reputation), told(one.score), told(one.share, share=True))
+    return (*ours, told(one.rated), told(one.given, share=True), str(one.misrated))
 
 
 def _settings(run: RunDirectory) -> str:

@@ -15,7 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from candor.agent.daemon.status import Status, weightless_shares
+from candor.agent.daemon.status import Status, standings_of, weightless_shares
 from candor.agent.reports.metric import Metric, fitting, mean_of, reached
 from candor.mechanisms.payments.credits import format_credits
 
@@ -96,6 +96,8 @@ def status_view(statuses: Sequence[Status], running: Mapping[str, bool], title: 
             notes.append(literal(warning, "yellow"))
         notes.extend(refused)
     if told := _weightless(weightless_shares(statuses)):
+        notes.append(literal(told))
+    if told := rewarded(standings_of(statuses)):
         notes.append(literal(told))
     table.caption = literal(shown.legend, "table.caption")
     return Group(table, *notes)
@@ -240,6 +242,18 @@ def _weightless(shares: Mapping[str, float]) -> str:
     return f"given no weight, of their neighbours' rounds: {', '.join(named)}{more}"
 
 
+def rewarded(standings: Mapping[str, Mapping[str, float]]) -> str:
+    """Whom neighbours give less than all of a model, the least first; "" where nobody trades."""
+    if not standings:
+        return ""
+    ordered = sorted(standings.items(), key=lambda item: (item[1]["share"], item[0]))
+    named = [f"{agent} {100 * one['share']:.0f} %" for agent, one in ordered if one["share"] < 1]
+    more = f" and {len(named) - _PAYMENTS_SHOWN_MAX} more agents"
+    more = more if len(named) > _PAYMENTS_SHOWN_MAX else ""
+    told = f"{', '.join(named[:_PAYMENTS_SHOWN_MAX])}{more}" or "all of it to everybody"
+    return f"given by their neighbours, of a model: {told}"
+
+
 def _headline(summary: Mapping[str, object]) -> Table:
     """The network between its two yardsticks: all data in one place, and every agent on its own."""
     table = Table.grid(padding=(0, 2, 0, 0))
@@ -323,6 +337,9 @@ def _outcome(summary: Mapping[str, object], run_dir: Path | None) -> Group:
     lines = [] if summary.get("simulated") else [_verdict(summary.get("audit"), run_dir)]
     lines += _beyond_credit(summary.get("beyond_credit"))
     lines += [literal(warning, "bold red") for warning in isolations(summary)]
+    rewards = summary.get("rewards")
+    if isinstance(rewards, dict) and rewards:
+        lines.append(literal(rewarded(rewards)))
     if run_dir is not None:
         lines.append(Text.assemble(("run directory  ", "dim"), literal(run_dir)))
         report = run_dir / "report.html"

@@ -13,7 +13,7 @@ from torch import Tensor
 from candor.agent.daemon.metrics import FILE_NAME as METRICS_NAME
 from candor.agent.daemon.metrics import read_metrics
 from candor.agent.daemon.model_file import MODEL_NAME, rounds_behind
-from candor.agent.daemon.status import Status
+from candor.agent.daemon.status import Status, standings_of
 from candor.agent.learning.measuring import RETURN
 from candor.agent.runs.baselines import alone_accuracy, centralised_accuracy, centralised_batch
 from candor.agent.runs.ledger_audit import audit_run_directory
@@ -59,10 +59,16 @@ def summarise(
         "beyond_credit": {agent: status.beyond_credit for agent, status in statuses.items()},
         "alone_rounds": {agent: status.alone_rounds for agent, status in statuses.items()},
         "bytes_sent": {agent: status.bytes_sent for agent, status in statuses.items()},
+        **rewards_of_run(standings_of(statuses.values())),
         "consensus_distance": consensus_distance(run_dir, cluster, byzantine),
         "audit": "violated" if audit.findings else "ok",
         "seconds": round(seconds, 3),
     }
+
+
+def rewards_of_run(standings: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """What neighbours think of each agent in the end; nothing where models are not traded."""
+    return {"rewards": {a: dict(one) for a, one in standings.items()}} if standings else {}
 
 
 def settings_of_run(

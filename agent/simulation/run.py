@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from candor.agent.daemon import metrics
+from candor.agent.daemon.status import standings
 from candor.agent.exits import RunFailed
 from candor.agent.learning.rows import usable_device
 from candor.agent.runs import simulation_file
@@ -25,6 +26,7 @@ from candor.agent.runs.simulation_file import MODEL, STATE, About, Columns, metr
 from candor.agent.runs.summary import (
     agreement_of,
     reached,
+    rewards_of_run,
     settings_of_run,
     spread,
     write_summary,
@@ -187,6 +189,7 @@ class SimulatedRun:
             "balances": dict(
                 zip(ids, [0] * len(ids) if balance is None else balance.tolist(), strict=True)
             ),
+            **rewards_of_run(standings(self.simulation.shares())),
             "consensus_distance": None if distance is None else float(distance),
             "seconds": round(seconds, 3),
         }

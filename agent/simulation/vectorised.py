@@ -374,6 +374,16 @@ class Simulation:
         """What each agent thinks of its neighbours and itself; nothing without rewards."""
         return {} if self._barter is None else self._barter.ratings
 
+    def shares(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """The same: the reputation, and which share of a model is given for it."""
+        if self._barter is None:
+            return {}
+        count = self._barter.groups.count
+        return {
+            agent: {k: (r.reputation, r.groups / count) for k, r in of.items()}
+            for agent, of in self._barter.ratings.items()
+        }
+
     def _fresh(
         self, cluster: Cluster, data_root: Path | None, initial: Path | None
     ) -> dict[str, Tensor]:

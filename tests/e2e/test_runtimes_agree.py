@@ -9,8 +9,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from candor.agent.cli import main as cli
+from candor.agent.daemon.status import standings
 from candor.agent.learning.learner import Learner
-from candor.agent.simulation.vectorised import run_vectorised
+from candor.agent.simulation.vectorised import Simulation, run_vectorised
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.partition import Shard
 from candor.topologies.cluster.file import load_cluster
@@ -157,6 +158,27 @@ def agree(run_dir, summary):
         assert abs(balance - summary["balances"][agent]) <= tolerance
     assert sum(summary["balances"].values()) == 0
     assert min(summary["balances"].values()) < -100
+
+
+def test_daemons_and_the_simulation_rate_and_trade_alike(tmp_path):
+    """With one that does nothing, which gets less than the others and is told so."""
+    options = [*RING[:4], "--rounds", "18", "--partition", "iid", "--rewards", "cgsv:beta=1"]
+    summary = run_testbed(tmp_path / "run", *options, "--strategy", "a3=zero")
+    cluster = load_cluster(tmp_path / "run" / "cluster.toml")
+    simulation = Simulation(cluster, summary["strategies"], measured=True)
+    for _ in range(17):
+        simulation.step()
+    expected = standings(simulation.shares())  # what is stated in the last round
+    assert summary["rewards"].keys() == expected.keys()
+    for agent, told in expected.items():
+        assert summary["rewards"][agent]["share"] == told["share"]
+        assert summary["rewards"][agent]["reputation"] == pytest.approx(told["reputation"])
+    simulation.step()
+    x, y = final_models(tmp_path / "run"), simulation.parameters.numpy()
+    assert (np.linalg.norm(x - y, axis=1) / np.linalg.norm(y, axis=1)).max() < 1e-5
+    assert summary["rewards"]["a3"]["share"] < 0.3 < summary["rewards"]["a1"]["share"]
+    assert summary["audit"] == "ok"
+    assert "given" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_payments_do_not_touch_the_model(ring_run, tmp_path):

@@ -219,6 +219,11 @@ class EvidenceBook:
         """The verified statements of a step, by agent."""
         return {agent: held[step] for agent, held in self._statements.items() if step in held}
 
+    def last(self, agent: str) -> SignedStatement | None:
+        """The latest verified statement of an agent that is kept."""
+        held = self._statements.get(agent)
+        return held[max(held)] if held else None
+
     def trusted(self, sources: Iterable[Source]) -> dict[Source, SignedStatement]:
         """The verified statements among `sources`, in their order."""
         found = {}

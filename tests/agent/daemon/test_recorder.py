@@ -11,6 +11,7 @@ from candor.agent.daemon.status import read_status
 from candor.agent.runs.directory import read_run_directory
 from candor.agent.tasks.measured import Measured
 from candor.mechanisms.evidence.statements import Statement
+from tests.agent.core.test_bartering import FREE_RIDER, lying, traded_run, with_rating
 from tests.runs import LocalRun, write_cluster
 
 WIDTH = 16
@@ -86,3 +87,27 @@ def stated(t: int) -> Statement:
         formed=(), step_size=0.5, sketch=np.full(WIDTH, float(t)).astype("<f8").tobytes(),
         next_sketch=b"",
     )  # fmt: skip
+
+
+def test_the_status_says_who_is_rated_how_and_who_gives_less_than_it_should(tmp_path):
+    """One gives its neighbour less than it earns, and one does nothing."""
+    run = traded_run(tmp_path, rounds=6)
+    run.start()
+    lying(run, "a1", 6, lambda said: with_rating(said, "a0", groups=1))
+    run.run()
+    core, data_dir = run.nodes["a0"].core, tmp_path / "agents" / "a0"
+    cluster = run.cluster
+    names = {"run_id": cluster.run_id, "fingerprint": cluster.fingerprint, "rounds": 6}
+    with Recorder(data_dir, **names, record_sketches=False) as recorder:
+        recorder.ended(core, "done")
+    run.close()
+    status = read_status(data_dir)
+    idle, cheat = status.neighbours[FREE_RIDER], status.neighbours["a1"]
+    assert status.score > 0.1
+    assert idle.reputation < 0.2
+    assert abs(idle.score) < 1e-5
+    assert (idle.share, idle.given) == (0.0, 1.0)
+    assert cheat.share == 1.0
+    assert cheat.misrated == 1
+    assert idle.misrated == 0
+    assert "gives less than it should, or rates falsely: refused 1 times" in core.why_absent("a1")

@@ -77,6 +77,23 @@ def test_whom_a_rule_gives_no_weight_is_told_by_the_share_of_rounds() -> None:
     assert "no weight" not in _words(status_view(statuses[2:], running, "demo"))
 
 
+def test_whom_neighbours_give_little_is_told_the_least_first() -> None:
+    def seen(**shares: float) -> dict[str, NeighbourStatus]:
+        return {k: NeighbourStatus("served", 7, reputation=s, share=s) for k, s in shares.items()}
+
+    statuses = [
+        _status("a0", neighbours=seen(a1=0.5, a2=0.0)),
+        _status("a1", neighbours=seen(a0=1.0, a2=0.5)),
+        _status("a2", neighbours=seen(a0=1.0, a1=0.75)),
+    ]
+    running = dict.fromkeys(("a0", "a1", "a2"), True)
+    told = "given by their neighbours, of a model: "
+    assert f"{told}a2 25 %, a1 62 %" in _words(status_view(statuses, running, "demo"))
+    rewards = {agent: {"reputation": 0.5, "share": 1.0} for agent in running}
+    assert f"{told}all of it to everybody" in _words(summary_view({"rewards": rewards}))
+    assert told not in _words(summary_view({}))
+
+
 def _words(view: RenderableType) -> str:
     return " ".join(_shown(view).split())
 
