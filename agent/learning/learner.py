@@ -361,14 +361,17 @@ class Learner:
     def _gradient(self, x: Tensor, batch: Batch, out: Tensor) -> Tensor:
         """Write each row's gradient (agents, dim) on its (agents, batch, ...); losses (agents,)."""
         if self._stack is None:
-            gradient, losses = self._differentiated(x, batch)
+            gradient, losses = self._differentiated(x, batch, alone=len(x) == 1)
             out.copy_(gradient)
             return losses
         with faults_of("loss"), torch.no_grad():
             return self._stack.gradient(self._views(x), batch, self._views(out))
 
-    def _differentiated(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """`_gradient` of any model and loss.
+    def _differentiated(
+        self, x: Tensor, batch: Batch, *, alone: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """`_gradient` of any model and loss; of a single row, `alone`, without `vmap`, under which
+        convolutions take no notice of how images lie in memory.
 
         Rows do not interact, so the gradient of the summed losses holds each row's own: the same
         as `vmap(grad(loss))`, in less time and without the compiler that `torch.func.grad` imports
@@ -378,7 +381,11 @@ class Learner:
         # Any batch may be the first with a sample that the loss does not take. Whoever calls may
         # have switched gradients off.
         with faults_of("loss"), torch.enable_grad():
-            losses: Tensor = vmap(self._loss)(parameters, batch)
+            if alone:
+                row, samples = (tuple(one[0] for one in each) for each in (parameters, batch))
+                losses = self._loss(row, samples).unsqueeze(0)
+            else:
+                losses = vmap(self._loss)(parameters, batch)
             total = losses.sum()
             gradients = torch.autograd.grad(
                 total, parameters, allow_unused=True, materialize_grads=True

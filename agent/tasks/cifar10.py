@@ -3,6 +3,7 @@
 The files are Krizhevsky's (2009) in their binary version, `cifar-10-batches-bin/data_batch_1.bin`
 to `data_batch_5.bin` and `test_batch.bin`. `file=NAME` names an archive of numpy in their place,
 such as a part of the data: `x_train` and `x_test` bytes (samples, 32, 32, 3), `y_train`, `y_test`.
+A row of inputs has red, green and blue of one pixel after the other.
 """
 
 from functools import lru_cache, partial
@@ -48,15 +49,23 @@ def cifar10_from_spec(spec: Spec, data_root: Path | None) -> Classification:
 
 @lru_cache(maxsize=1)
 def _read_batches(folder: Path) -> LabelledData:
+    if not folder.is_dir():
+        raise ConfigurationError(
+            f"{folder}: cannot read the data: no such folder; say where the data sets lie with "
+            "--data-root or $CANDOR_DATA_ROOT, or name an archive there: cifar10:file=NAME"
+        )
     train = [_batch(folder / f"data_batch_{number}.bin") for number in range(1, BATCHES + 1)]
     inputs, labels = map(torch.cat, zip(*train, strict=True))
     return LabelledData(inputs, labels, *_batch(folder / "test_batch.bin"))
 
 
 def _batch(path: Path) -> tuple[Tensor, Tensor]:
-    """Records of a label and an image, red first, then green, then blue."""
+    """Records of a label and an image, all of its red first, then green, then blue."""
     records = read_records(path, 1 + PIXELS)
-    return labelled(path, np.ascontiguousarray(records[:, 1:]), records[:, 0], CLASSES)
+    colours = records[:, 1:].reshape(-1, 3, 32, 32)
+    return labelled(
+        path, np.ascontiguousarray(colours.transpose(0, 2, 3, 1)), records[:, 0], CLASSES
+    )
 
 
 @lru_cache(maxsize=1)
@@ -70,4 +79,4 @@ def _images(path: Path, x: NDArray[Any], y: NDArray[Any]) -> tuple[Tensor, Tenso
         raise ConfigurationError(
             f"{path}: images are {x.dtype} of shape {x.shape}, not bytes of 32 x 32 x 3"
         )
-    return labelled(path, np.ascontiguousarray(x.transpose(0, 3, 1, 2)), y, CLASSES)
+    return labelled(path, np.ascontiguousarray(x), y, CLASSES)

@@ -33,6 +33,21 @@ def mlp(features: int, hidden: int, classes: int) -> nn.Module:
     return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
 
+class Images(nn.Module):
+    """Rows (samples, side * side * channels) as images (samples, channels, side, side).
+
+    What a pixel has of each channel lies together in memory, and what later layers make of it, too:
+    so convolution and pooling take half as long on a processor.
+    """
+
+    def __init__(self, channels: int, side: int) -> None:
+        super().__init__()
+        self._shape = (side, side, channels)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows.reshape(*rows.shape[:-1], *self._shape).movedim(-1, -3)
+
+
 class Standardised(nn.Module):
     """Images (samples, channels, height, width) less the mean of each channel, in units of its
     standard deviation: constants of a data set, which no agent computes from its samples."""
@@ -58,7 +73,7 @@ def mnist_cnn(mean: float = 0.0, deviation: float = 1.0) -> nn.Module:
     """
     standardised = [Standardised([mean], [deviation])] if (mean, deviation) != (0, 1) else []
     return nn.Sequential(
-        nn.Unflatten(1, (1, SIDE, SIDE)),
+        Images(1, SIDE),
         nn.ZeroPad2d(2),  # (samples, 1, 32, 32)
         *standardised,
         nn.Conv2d(1, 64, 3),
@@ -77,7 +92,7 @@ def mnist_cnn(mean: float = 0.0, deviation: float = 1.0) -> nn.Module:
 def femnist_cnn() -> nn.Module:
     """The network of Dorner et al. (2023, FeMNIST experiment), LEAF's: 6,603,710 parameters."""
     return nn.Sequential(
-        nn.Unflatten(1, (1, SIDE, SIDE)),
+        Images(1, SIDE),
         nn.Conv2d(1, 32, 5, padding=2),
         nn.MaxPool2d(2),  # (samples, 32, 14, 14)
         nn.ReLU(),
@@ -95,7 +110,7 @@ def cifar_cnn(means: Sequence[float], deviations: Sequence[float]) -> nn.Module:
     """The network of Xu et al. (NeurIPS 2021) for CIFAR-10, LeNet's with more kernels: 121,182
     parameters. Images are standardised by channel, as there."""
     return nn.Sequential(
-        nn.Unflatten(1, (3, 32, 32)),
+        Images(3, 32),
         Standardised(means, deviations),
         nn.Conv2d(3, 16, 5),
         nn.MaxPool2d(2),  # (samples, 16, 14, 14)

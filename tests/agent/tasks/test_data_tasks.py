@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from candor.agent.learning import chunks
 from candor.agent.learning.initial import initial_model, initial_parameters
 from candor.agent.learning.learner import Learner
 from candor.agent.tasks import resolve_task
@@ -168,18 +169,18 @@ def test_femnist_takes_another_file_of_the_same_form(tmp_path: Path) -> None:
         resolve_task("femnist:file=../femnist_full.npz", tmp_path)
 
 
-def test_cifar10_comes_by_colour_from_its_batches_in_turn(tmp_path: Path) -> None:
+def test_cifar10_comes_pixel_by_pixel_from_its_batches_in_turn(tmp_path: Path) -> None:
     _write_cifar10(tmp_path)
     inputs, labels = resolve_task("cifar10", tmp_path).load_data(ALL, seed=0)
-    planes = [_colours(4, number).transpose(0, 3, 1, 2) for number in range(5)]
-    assert inputs.numpy().tobytes() == np.concatenate(planes).tobytes()
+    images = [_colours(4, number) for number in range(5)]
+    assert inputs.numpy().tobytes() == np.concatenate(images).tobytes()
     assert labels.tolist() == [number + i for number in range(5) for i in range(4)]
 
 
 def test_cifar10_takes_an_archive_of_images_in_its_place(tmp_path: Path) -> None:
     _write_cifar10_archive(tmp_path)
     inputs, labels = resolve_task("cifar10:file=some.npz", tmp_path).load_data(ALL, seed=0)
-    assert inputs.numpy().tobytes() == _colours(20).transpose(0, 3, 1, 2).tobytes()
+    assert inputs.numpy().tobytes() == _colours(20).tobytes()
     assert labels.tolist() == [i % 10 for i in range(20)]
     with pytest.raises(ConfigurationError, match="not a name in the data root"):
         resolve_task("cifar10:file=../some.npz", tmp_path)
@@ -376,6 +377,13 @@ def test_an_archive_of_other_images_is_refused_in_one_line(
     assert words in _refusal("cifar10:file=some.npz", tmp_path)
 
 
+def test_without_its_folder_cifar10_tells_how_to_name_an_archive(tmp_path: Path) -> None:
+    refusal = _refusal("cifar10", tmp_path)
+    assert refusal.startswith(str(tmp_path / "cifar-10-batches-bin"))
+    assert "--data-root or $CANDOR_DATA_ROOT" in refusal
+    assert "cifar10:file=NAME" in refusal
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -506,7 +514,7 @@ def test_the_network_of_cifar10_is_the_papers_though_it_pools_first() -> None:
     model = cifar_cnn(means, deviations)
     w1, b1, w2, b2, w3, b3, w4, b4, w5, b5 = model.parameters()
     images = torch.rand(3, 3072)
-    x = images.reshape(3, 3, 32, 32)
+    x = images.reshape(3, 32, 32, 3).permute(0, 3, 1, 2)
     x = torch.stack([(x[:, c] - means[c]) / deviations[c] for c in range(3)], dim=1)
     for w, b in ((w1, b1), (w2, b2)):
         x = functional.max_pool2d(functional.relu(functional.conv2d(x, w, b)), 2)
@@ -531,6 +539,33 @@ def test_several_agents_have_the_gradients_of_each_alone(tmp_path: Path, name: s
         flat = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         assert torch.allclose(gradient, flat, atol=1e-6)
         assert float(loss) == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mnist:model=paper", "cifar10"])
+def test_convolutions_of_many_agents_at_once_are_those_of_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    _write_all(tmp_path)
+    task = resolve_task(name, tmp_path)
+    shards = [Shard(i, 2) for i in range(2)]
+    x = initial_parameters(task, 0).repeat(2, 1)
+    x[1] *= 1.1
+    together = Learner(task, shards, SGD, batch_size=4, seed=0)
+    monkeypatch.setattr(chunks, "CACHE_BYTES", 1)
+    one_by_one = Learner(task, shards, SGD, batch_size=4, seed=0)
+    assert (len(one_by_one.chunks), len(together.chunks)) == (2, 1)
+    each, all_at_once = (one.local_steps(x, 1, 0.1).update for one in (one_by_one, together))
+    # By the norm: where two pixels of a pool are one but for rounding, either passes a gradient on.
+    assert bool(((each - all_at_once).norm(dim=1) < 1e-3 * each.norm(dim=1)).all())
+
+
+def test_images_lie_in_memory_as_convolutions_take_them_fastest() -> None:
+    """Also where there is one channel, whose place in memory nothing else tells."""
+    for model, features in ((mnist_cnn(0.1, 0.25), 784), (cifar_cnn([0.5] * 3, [0.2] * 3), 3072)):
+        layers = [layer for layer in model if not isinstance(layer, nn.Flatten | nn.Linear)]
+        seen = nn.Sequential(*layers[:5])(torch.rand(2, features))
+        assert seen.shape[1] > 1
+        assert seen.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_metric_counts_over_all_batches_of_test_images(tmp_path: Path) -> None:
