@@ -10,6 +10,7 @@ import numpy as np
 from candor.agent.studies.fairness.mechanisms import Floats
 from candor.agent.studies.fairness.runs import Run, Setting
 from candor.agent.studies.fairness.settings import ROUNDS
+from candor.topologies.specs.specs import parse_spec
 
 ALONE: Final = "standalone"
 MEAN: Final = "fedavg"
@@ -139,14 +140,20 @@ class Cell:
         )
 
     @property
+    def of_paper(self) -> str:
+        """The task's name, if it is as in the paper, from whatever file; else the task."""
+        spec = parse_spec(self.task)
+        return spec.name if spec.options.keys() <= {"file"} else self.task
+
+    @property
     def plain(self) -> bool:
         """Whether all agents are honest, with their labels as they are."""
         return not any(self.corrupted) and not self.free_riders
 
     @property
     def column(self) -> int | None:
-        """Its place in the paper's tables; a task with options of its own has none."""
-        key = (self.task, self.agents, self.partition)
+        """Its place in the paper's tables."""
+        key = (self.of_paper, self.agents, self.partition)
         return COLUMNS.index(key) if self.plain and key in COLUMNS else None
 
 
@@ -168,7 +175,7 @@ def paper_of(cell: Cell, method: str) -> Paper:
     """The paper's figures, accuracies in percent."""
     accuracy = _looked_up(_ACCURACIES, method, cell.column)
     mean, _, highest = accuracy.partition("/")
-    key = (cell.task, cell.agents)
+    key = (cell.of_paper, cell.agents)
     column = _OVERHEAD_COLUMNS.index(key) if cell.plain and key in _OVERHEAD_COLUMNS else None
     return Paper(
         float(mean or "nan"),
@@ -269,7 +276,7 @@ def _as_in_the_paper(runs: Runs, cell: Cell) -> list[Verdict]:
     if MEAN not in methods:
         return found
     plain = measured(runs, cell, MEAN)
-    if cell.column is not None and cell.task in BETTER:
+    if cell.column is not None and cell.of_paper in BETTER:
         claim = f"{cell.label}: mean accuracy of {FAIR} above {MEAN}'s"
         told = f"{ours.mean:.1f} and {plain.mean:.1f}"
         found.append(_judged(claim, told, ours.mean > plain.mean, whole))

@@ -73,6 +73,8 @@ def test_the_papers_tables_are_whole() -> None:
     assert math.isnan(paper_of(replace(PLAIN, free_riders=1), "cgsv").mean)
     assert math.isnan(paper_of(replace(PLAIN, agents=7), "cgsv").rho)
     assert math.isnan(paper_of(replace(PLAIN, task="mnist:model=mlp"), "cgsv").overhead)
+    subset = replace(PLAIN, task="cifar10:file=some.npz")
+    assert paper_of(subset, "cgsv") == paper_of(replace(PLAIN, task="cifar10"), "cgsv")
 
 
 def test_fairness_is_a_correlation_and_none_where_all_are_equal() -> None:
