@@ -313,9 +313,10 @@ class Examiner:
     ) -> Statement:
         """A statement with what its agent says of others, where models are traded: of the `sources`
         that its row names, each of which was so new."""
-        terms, row = self.terms, statement.formed[MODEL]
+        terms = self.terms
         if terms.trade is None:
             return statement
+        row = statement.formed[MODEL]
         assert isinstance(row, Row)
         stated = {place: signed.statement for place, signed in sources.items()}
         agent, t = statement.agent, statement.round
