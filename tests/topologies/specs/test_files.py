@@ -127,4 +127,5 @@ def test_all_json_is_written_by_one_writer() -> None:
     assert writers == {
         "topologies/specs/files.py",
         "mechanisms/ledger/export.py",  # bytes that are agreed on, and nothing that is not finite
+        "agent/testbed/nursery.py",  # words and numbers of processes, to its own child
     }
