@@ -35,6 +35,9 @@ BATCH = 20
     metavar="SPEC",
     help="How vectors are put together.  [default: drawn with the algorithm, else mean]",
 )
+@click.option(
+    "--rewards", metavar="SPEC", help="What neighbours give each other, such as cgsv:beta=1."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Print what happens, event by event.")
 @json_option
 def command(
@@ -44,6 +47,7 @@ def command(
     rule: str,
     algorithm: str | None,
     aggregator: str | None,
+    rewards: str | None,
     verbose: bool,
     as_json: bool,
 ) -> None:
@@ -68,6 +72,7 @@ def command(
         rule=rule,
         trace=click.echo if verbose else None,
         aggregator=aggregator,
+        rewards=rewards,
     )
     chosen, began_s = range(first_seed, first_seed + seeds), time.monotonic()
     outcomes: list[Outcome] = []

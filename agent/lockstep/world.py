@@ -130,10 +130,12 @@ def run_seed(
     rule: str = DEFAULT_RULE,
     trace: Callable[[str], None] | None = None,
     aggregator: str | None = None,
+    rewards: str | None = None,
 ) -> Outcome:
     """One schedule, from its seed alone; the seed also draws the algorithm where none is named, and
-    then the aggregator where none is named."""
-    return World(seed, algorithm, rule, trace, aggregator).run()
+    then the aggregator where none is named. With `rewards` models are traded by that rule, on
+    graphs without directions and by the algorithm that is named, else the default one."""
+    return World(seed, algorithm, rule, trace, aggregator, rewards).run()
 
 
 class World:
@@ -152,10 +154,15 @@ class World:
         rule: str = DEFAULT_RULE,
         trace: Callable[[str], None] | None = None,
         aggregator: str | None = None,
+        rewards: str | None = None,
     ) -> None:
+        if rewards is not None:
+            algorithm = algorithm or DEFAULT_ALGORITHM
         self._random = np.random.default_rng([0x6C6F636B, seed])
         self._trace = trace
-        self._cluster, self._identities = _cluster(self._random, rule, algorithm, aggregator, seed)
+        self._cluster, self._identities = _cluster(
+            *(self._random, rule, algorithm, aggregator, rewards, seed)
+        )
         draw = self._random.random
         self._network = MemoryNetwork(
             seed,
@@ -396,6 +403,7 @@ def _cluster(
     rule: str,
     algorithm: str | None,
     aggregator: str | None,
+    rewards: str | None,
     seed: int,
 ) -> tuple[Cluster, Mapping[str, Identity]]:
     """Three or four agents on one of `TOPOLOGIES`. Algorithm, codec and aggregator have draws of
@@ -405,6 +413,8 @@ def _cluster(
     schedule = schedules.build(topology, agents)
     if schedule.push_sum and algorithm not in (None, DEFAULT_ALGORITHM, PUSH_SUM_ALGORITHM):
         schedule = schedules.build("ring", agents)  # what is asked for runs on no directed graph
+    if rewards is not None and schedule.rule == schedules.ARCS:
+        schedule = schedules.build("ring", agents)
     own = np.random.default_rng([0x616C676F, seed])
     drawn = str(own.choice(UNDIRECTED))
     cluster = assemble_cluster(
@@ -428,7 +438,7 @@ def _cluster(
             aggregator,
             schedule.push_sum,
             np.random.default_rng([0x61676772, seed]) if algorithm is None else None,
-        ),
+        ).model_copy(update={"rewards": rewards}),
         rounds=RoundSettings(
             rounds=ROUNDS,
             deadline_s=1.0,

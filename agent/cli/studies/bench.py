@@ -9,7 +9,8 @@ from rich.console import Console
 from candor.agent.cli.options import COUNT, device_option, json_option
 from candor.agent.exits import VERIFICATION_FAILED
 from candor.agent.reports.terminal import plain_table
-from candor.topologies.specs.files import json_text
+from candor.topologies.cluster.file import AlgorithmSettings
+from candor.topologies.specs.files import json_text, validated
 
 
 @click.group("bench")
@@ -47,6 +48,11 @@ def command() -> None:
     default=0,
     help="Byzantine neighbours that the aggregator is to withstand.",
 )
+@click.option(
+    "--rewards",
+    metavar="SPEC",
+    help="Time rounds in which neighbours trade models by this rule next to others instead.",
+)
 @json_option
 def measure_command(
     agents: int,
@@ -55,6 +61,7 @@ def measure_command(
     rounds: int,
     aggregator: str | None,
     max_byzantine: int,
+    rewards: str | None,
     as_json: bool,
 ) -> None:
     """Time rounds of real daemons that do not train, next to the raw exchange of the same bytes.
@@ -69,8 +76,11 @@ def measure_command(
     """
     from candor.agent.studies.bench.rounds import measure_round  # imports torch
 
-    if aggregator is not None:
-        _robust_round(agents, topology, parameters, rounds, aggregator, max_byzantine, as_json)
+    if aggregator is not None or rewards is not None:
+        byzantine = None if aggregator is None else max_byzantine
+        fields = {"aggregator": aggregator, "rewards": rewards, "max_byzantine": byzantine}
+        robust = validated(AlgorithmSettings, fields, "algorithm")
+        _robust_round(agents, topology, parameters, rounds, robust, as_json)
         return
     cost = measure_round(agents, topology, parameters, rounds)
     if as_json:
@@ -105,16 +115,16 @@ def _robust_round(
     topology: str,
     parameters: int,
     rounds: int,
-    aggregator: str,
-    max_byzantine: int,
+    robust_settings: AlgorithmSettings,
     as_json: bool,
 ) -> None:
     from candor.agent.studies.bench.rounds import measure_robust_round
 
-    cost = measure_robust_round(agents, topology, parameters, rounds, aggregator, max_byzantine)
+    cost = measure_robust_round(agents, topology, parameters, rounds, robust_settings)
     if as_json:
         click.echo(json_text(asdict(cost), indent=2))
         return
+    other = cost.aggregator or f"rewards {cost.rewards}"
     plain, robust = cost.plain_seconds_per_round, cost.robust_seconds_per_round
     rows = [
         ("the slowest agent, median", f"{1e3 * plain:.2f}", f"{1e3 * robust:.2f}"),
@@ -132,7 +142,7 @@ def _robust_round(
         ),
         ("ratio", "1.00", f"{cost.processor_ratio:.2f}"),
     ]
-    columns = ("what a round takes", "#ms by the graph's weights", f"#ms by {aggregator}")
+    columns = ("what a round takes", "#ms by the graph's weights", f"#ms by {other}")
     title = f"{agents} agents, {topology}, {parameters:,} parameters"
     _print(title, columns, rows, "Less is better. Both are measured in turns.")
 

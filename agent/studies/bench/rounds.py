@@ -225,12 +225,13 @@ def measure_round(agents: int, topology: str, parameters: int, rounds: int) -> R
 
 @dataclass(frozen=True, slots=True)
 class RobustCost:
-    """What `candor bench round --aggregator` prints: seconds a round, the slowest agent's median,
-    by the graph's weights and by the aggregator, and the ratio of the two; the same of processor
-    seconds, an agent's mean, which other work on the machine does not disturb; and the mean seconds
-    of an agent's phases, of both."""
+    """What `candor bench round --aggregator` or `--rewards` prints: seconds a round, the slowest
+    agent's median, by the graph's weights alone and by these, and the ratio of the two; the same of
+    processor seconds, an agent's mean, which other work on the machine does not disturb; and the
+    mean seconds of an agent's phases, of both."""
 
-    aggregator: str
+    aggregator: str | None
+    rewards: str | None
     plain_seconds_per_round: float
     robust_seconds_per_round: float
     ratio: float
@@ -242,15 +243,15 @@ class RobustCost:
 
 
 def measure_robust_round(
-    agents: int, topology: str, parameters: int, rounds: int, aggregator: str, byzantine: int
+    agents: int, topology: str, parameters: int, rounds: int, robust: AlgorithmSettings
 ) -> RobustCost:
-    """Run daemons by the graph's weights and by an aggregator, in turns, and compare medians.
+    """Run daemons by the graph's weights and with an aggregator or rewards, in turns, and compare
+    medians.
 
     Raises:
-        ConfigurationError: the aggregator is unknown, or agents have too few neighbours for it.
+        ConfigurationError: that is unknown, or agents have too few neighbours for the aggregator.
     """
     ids = list(graphs.build(topology, agents))
-    robust = AlgorithmSettings(aggregator=aggregator, max_byzantine=byzantine)
     ways = {"plain": AlgorithmSettings(), "robust": robust}
     spent: dict[str, list[float]] = {way: [] for way in ways}
     phases: dict[str, list[Mapping[str, float]]] = {way: [] for way in ways}
@@ -269,7 +270,8 @@ def measure_robust_round(
     plain, slower = median(spent["plain"]), median(spent["robust"])
     lighter, heavier = (float(np.mean(processor[way])) for way in ways)
     return RobustCost(
-        aggregator=aggregator,
+        aggregator=robust.aggregator,
+        rewards=robust.rewards,
         plain_seconds_per_round=plain,
         robust_seconds_per_round=slower,
         ratio=slower / plain,

@@ -31,6 +31,13 @@ def test_nothing_breaks_what_must_hold(first: int) -> None:
     assert sum(o.settlements for o in outcomes) > 60
 
 
+def test_nothing_breaks_it_where_models_are_traded() -> None:
+    """One group of coordinates, which is given or not."""
+    outcomes = [run_seed(seed, rewards="cgsv:beta=1") for seed in range(12)]
+    assert [outcome.seed for outcome in outcomes if outcome.violations] == []
+    assert sum(outcome.crashes for outcome in outcomes) > 10
+
+
 def test_nothing_breaks_it_within_agreement_either() -> None:
     """Nine exchanges a round, all but the first mixed by rows that follow from sketches."""
     outcomes = [run_seed(seed, algorithm="dec-byz-pg", aggregator="rfa") for seed in range(4)]
