@@ -133,6 +133,8 @@ def test_so_they_do_where_agents_declare_sizes(tmp_path, topology, algorithm) ->
         ("ring", "decentralized-sgd", "hidden:0.3 @ every=2"),
         ("complete", "dec-byz-pg + rfa", "avg-zero:seen=neighbours"),
         ("complete", "dec-byz-pg + rfa", "random-action"),
+        ("ring", "diloco", "stale-copy:seen=neighbours"),
+        ("one-peer-exponential", "gradient-tracking", "stale-copy:seen=neighbours"),
     ],
 )
 def test_who_attacks_by_what_it_hears_sends_the_same_in_both(

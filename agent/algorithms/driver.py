@@ -95,7 +95,8 @@ class Overhears(Protocol):
 
     def overheard(self, phase: int, heard: Mapping[int, Tensor]) -> None:
         """What these heard in an exchange that is over, by row: first what the agent sent itself,
-        then what its neighbours did, in order of id (1 + n, dim)."""
+        then what its neighbours did, in order of id (1 + n, dim), zeros where they did not give all
+        of a model."""
         ...
 
 

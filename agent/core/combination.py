@@ -26,7 +26,8 @@ def combined(combine: Combine, agent: str, *, mixes: bool) -> Tensor | Heard:
 
 
 def overheard(combine: Combine, agent: str) -> Tensor:
-    """What `agent` sent and then what it heard, in order of id: copies, (1 + n, dim)."""
+    """What `agent` sent and then what it heard, in order of id: copies, (1 + n, dim), zeros where
+    it was not given a part of a model."""
     ordered = sorted(combine.parts, key=lambda part: (part[0] != agent, part[0]))
     return torch.from_numpy(np.stack([payload for _, _, payload in ordered]))
 

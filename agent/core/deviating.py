@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from candor.agent.algorithms.catalogue import aggregator_of, phases_of
+from candor.agent.algorithms.steps import step_schedule
 from candor.agent.learning.reporting import Reporting
 from candor.mechanisms.strategies.sending import KnownRun
 from candor.topologies.cluster.file import Cluster
@@ -24,6 +25,7 @@ def reporting_of(cluster: Cluster, specs: Mapping[str, str], only: str | None = 
         aggregator_of(cluster.algorithm),
         phases_of(cluster.algorithm),
         around,
+        step_schedule(cluster.algorithm.step_size, cluster.algorithm.step_decay),
     )
     if only is not None:
         spec = {0: specs[only]} if only in specs else {}

@@ -37,8 +37,8 @@ class Reporting:
         seed: the run's.
         agents: the place in the cluster file of each row's agent.
         specs: strategies by row; the others are honest.
-        neighbours: of each row those rows that are its neighbours, where strategies may overhear
-            them, which only a simulation offers; else None.
+        neighbours: of each row those rows that are its neighbours, where strategies may know what
+            they report, which only a simulation offers; else None.
         known: what everybody knows of the run, for attacks on what is sent.
 
     Raises:
@@ -86,7 +86,7 @@ class Reporting:
             rows = group.rows
             own = None if before is None else before[rows]
             agents = tuple(self._agents[row] for row in rows)
-            overheard = self._overheard(rows, before)
+            overheard = self._overheard(group, t, before)
             context = StrategyContext(t, self._seed, agents, overheard, self._simulated, own)
             reports[rows] = group.strategy.report(gradient[rows], context)
         return reports
@@ -114,9 +114,11 @@ class Reporting:
     @property
     def overhears(self) -> tuple[int, ...]:
         """The rows whose strategies go by what neighbours sent before."""
-        listening = (g for g in self._groups if g.sends and g.overhears)
-        rows = (g.rows for g in listening if not (self._simulated and g.omniscient))
+        rows = (group.rows for group in self._groups if self._listens(group))
         return tuple(sorted(row for of in rows for row in of))
+
+    def _listens(self, group: _Group) -> bool:
+        return group.overhears and not (self._simulated and group.omniscient)
 
     def overheard(self, phase: int, heard: Mapping[int, Tensor]) -> None:
         """Take what rows of `overhears` heard in the exchange that is over: first the vector that
@@ -179,7 +181,18 @@ class Reporting:
         graph, agent = self._known.graph, self._agents[row]
         return graph[agent] if agent < len(graph) else ()
 
-    def _overheard(self, rows: list[int], before: Tensor | None) -> tuple[Tensor, ...] | None:
-        if before is None or self._neighbours is None:
+    def _overheard(self, group: _Group, t: int, before: Tensor | None) -> tuple[Tensor, ...] | None:
+        """What neighbours reported in the round before t, of each row: as far as it shows to those
+        who listen, in truth to others in a simulation."""
+        if before is None:
             return None
-        return tuple(before[list(self._neighbours[row])] for row in rows)
+        if not self._listens(group):
+            around = self._neighbours
+            return None if around is None else tuple(before[list(around[r])] for r in group.rows)
+        heard = self._memory(group.rows, self._known.phases.charged)
+        return tuple(
+            before[row, None][:0]
+            if vectors is None
+            else self._known.injected(before[row], vectors.to(before.device), t - 1)
+            for row, vectors in zip(group.rows, heard, strict=True)
+        )

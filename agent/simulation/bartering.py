@@ -114,6 +114,11 @@ class Bartering:
             reputations = {k: rating.reputation for k, rating in of.items()}
             self.ratings[agent] = self._barter.rated(reputations, scores[agent], self.groups)
 
+    def part(self, vector: Tensor, giver: str, taker: str) -> Tensor:
+        """What of a vector (dim,) of the round that is over one gave the other; zeros elsewhere."""
+        buckets = torch.arange(len(vector), device=vector.device) % self.groups.size
+        return vector.masked_fill(buckets >= self.groups.bound(self._given[giver][taker]), 0.0)
+
     def state(self) -> dict[str, Tensor]:
         """What the rounds to come depend on, by name: (agents, members) each, rows filled up."""
         if self._traces is None:

@@ -267,8 +267,11 @@ class Simulation:
         for row in listening:
             told = apart.get(row, {})
             near = sorted(givers[row], key=ids.__getitem__)
-            vectors = [out.vectors[row], *(told.get(k, out.vectors[k]) for k in near)]
-            heard[row] = torch.stack(vectors)
+            others = [told.get(k, out.vectors[k]) for k in near]
+            if self._barter is not None:
+                pairs = zip(near, others, strict=True)
+                others = [self._barter.part(vector, ids[k], ids[row]) for k, vector in pairs]
+            heard[row] = torch.stack([out.vectors[row], *others])
         self._rows.overheard(out.phase, heard)
 
     @property

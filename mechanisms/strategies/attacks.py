@@ -24,7 +24,7 @@ from torch import Tensor
 
 from candor.mechanisms.evidence.sketch import window_of
 from candor.mechanisms.strategies import equivocators
-from candor.mechanisms.strategies.lies import ReportsTruly, Strategy
+from candor.mechanisms.strategies.lies import NEIGHBOURS, ReportsTruly, Strategy
 from candor.mechanisms.strategies.null_space import KINDS
 from candor.mechanisms.strategies.search import worst_factor
 from candor.mechanisms.strategies.sending import AltersVectors as AltersVectors
@@ -35,7 +35,6 @@ from candor.topologies.specs.specs import ConfigurationError, Scalar, Spec
 HUGE: Final = 1e30  # finite in float32, as are sums of millions of it, and squares in binary64
 HIDDEN_DOMAIN: Final = 0x68696464
 AUTO: Final = "auto"
-NEIGHBOURS: Final = "neighbours"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from candor.topologies.specs.specs import ConfigurationError, Spec
 # These keep the streams of strategies apart from others drawn from the same seed.
 NOISE_DOMAIN: Final = 0x6E6F6973
 IDLE_DOMAIN: Final = 0x69646C65
+NEIGHBOURS: Final = "neighbours"  # of `seen`: in simulations, too, only what neighbours send
 
 Samples: TypeAlias = tuple[Tensor, ...]
 
@@ -30,9 +31,10 @@ Samples: TypeAlias = tuple[Tensor, ...]
 class StrategyContext:
     """What a strategy may know: the round (from 1), the run's seed, whose rows it is given
     (`agents[r]` is the agent of row r, by its place in the cluster file); what the rows themselves
-    reported in the round before, `own` (rows, dim), None in round 1 and after a restart; and in
-    simulations, where a colluder or an eavesdropper may know it, what the neighbours of each row
-    reported then: (neighbours, dim) a row, None in round 1."""
+    reported in the round before, `own` (rows, dim), None in round 1 and after a restart; and what
+    the neighbours of each row reported then, (neighbours, dim) a row, None where `own` is: known in
+    simulations, over a network as far as it shows to a strategy that `overhears`, of those it heard
+    and zeros where they gave nothing; None for the others."""
 
     round: int
     seed: int
@@ -182,12 +184,18 @@ class AlternatingFlip:
 
 @dataclass(frozen=True, slots=True)
 class StaleCopy:
-    """What the first neighbour reported in the round before: a plagiarist that trains nothing."""
+    """What the first neighbour reported in the round before: a plagiarist that trains nothing. If
+    it is not `omniscient`, and over a network, as far as the vectors that it heard show it."""
+
+    omniscient: bool = True
+    overhears = True
 
     def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
-        """The first neighbour's last report; the own gradient in round 1."""
-        heard = _overheard(context, "stale-copy")
-        return gradient if heard is None else torch.stack([rows[0] for rows in heard])
+        """The first neighbour's last report; the own gradient in round 1 and where none."""
+        if context.overheard is None:
+            return gradient
+        pairs = zip(gradient, context.overheard, strict=True)
+        return torch.stack([rows[0] if len(rows) else own for own, rows in pairs])
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +208,9 @@ class Conform:
 
     def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
         """The mixed reports; the own gradient in round 1."""
-        heard = _overheard(context, "conform")
+        if not context.simulated:
+            raise needs_simulation("conform")
+        heard = context.overheard
         if heard is None:
             return gradient
         mean = torch.stack([rows.mean(dim=0) for rows in heard])
@@ -312,12 +322,6 @@ def needs_simulation(name: str) -> ConfigurationError:
     )
 
 
-def _overheard(context: StrategyContext, name: str) -> tuple[Tensor, ...] | None:
-    if not context.simulated:
-        raise needs_simulation(name)
-    return context.overheard
-
-
 def _labels(samples: Samples) -> Tensor:
     """The classes (samples,), which a task of classes has last."""
     labels = samples[-1]
@@ -360,6 +364,15 @@ def _averaged(spec: Spec) -> Strategy:
     return _numbered(Averaged, "averaged:0.5", 0, 1)(spec)
 
 
+def _stale_copy(spec: Spec) -> Strategy:
+    options = dict(spec.options)
+    if spec.value is not None or options not in ({}, {"seen": NEIGHBOURS}):
+        raise ConfigurationError(
+            "strategy stale-copy: write stale-copy or stale-copy:seen=neighbours"
+        )
+    return StaleCopy(omniscient=not options)
+
+
 def _label_flip(spec: Spec) -> Strategy:
     options = dict(spec.options)
     if spec.value is None and all(isinstance(v, int) and v >= 0 for v in options.values()):
@@ -389,11 +402,11 @@ STRATEGIES: Final[Mapping[str, Callable[[Spec], Strategy]]] = {
     "few": _numbered(Few, "few:0.1", 0, 1),
     "label-flip": _label_flip,
     "random-action": _plain(RandomAction),
-    "stale-copy": _plain(StaleCopy),
+    "stale-copy": _stale_copy,
     "conform": _numbered(Conform, "conform:0.5", -1, 1),
     "colluding": _numbered(Colluding, "colluding:3"),
 }
-SIMULATED: Final = frozenset({"stale-copy", "conform", "colluding"})
+SIMULATED: Final = frozenset({"conform", "colluding"})
 
 
 def _number(spec: Spec, example: str) -> float:

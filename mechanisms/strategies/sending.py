@@ -5,7 +5,7 @@ the vector itself is altered, for all receivers alike or for each another one. T
 interface alone; the attacks are in `attacks` and `equivocators`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -18,12 +18,18 @@ from candor.mechanisms.evidence.phases import MIXED_MODEL, Phases
 from candor.mechanisms.evidence.sketch import SignSketch, signs_seed, window_of
 
 
+def step_one(_t: int) -> float:
+    """A step size of one in every round."""
+    return 1.0
+
+
 @dataclass(frozen=True)
 class KnownRun:
     """What everybody knows of a run, since the cluster file says it.
 
     `byzantine` is f, the declared Byzantine neighbours of every agent, 1 where none are declared;
-    `graph` the neighbours of every agent in order of id, all by place in the cluster file.
+    `graph` the neighbours of every agent in order of id, all by place in the cluster file;
+    `step_size(t)` is lambda_t.
     """
 
     fingerprint: bytes = bytes(32)
@@ -33,6 +39,16 @@ class KnownRun:
     aggregator: Aggregator | None = None
     phases: Phases = MIXED_MODEL
     graph: tuple[tuple[int, ...], ...] = ()
+    step_size: Callable[[int], float] = step_one
+
+    def injected(self, own: Tensor, vectors: Tensor, round_number: int) -> Tensor:
+        """What its neighbours injected in a round (n, dim), as far as it shows to an agent that
+        injected `own` (dim,) and in the charged exchange sent the first of the `vectors` (1 + n,
+        dim) and heard the others: exactly, up to rounding, where all stepped from the same, as on
+        complete graphs. Zeros where it heard zeros, as of what it is not given."""
+        direct = self.phases.phases[self.phases.charged].direct
+        step = -1.0 if direct else self.step_size(round_number)
+        return (own + (vectors[0] - vectors[1:]) / step).masked_fill(vectors[1:] == 0.0, 0.0)
 
     def sketch(self, round_number: int, dim: int) -> SignSketch:
         """The sketch of vectors (dim,) in a round."""

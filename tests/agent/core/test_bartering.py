@@ -21,7 +21,7 @@ from candor.topologies.cluster.file import TaskSettings
 from tests.runs import DIM, LocalRun, finish, tampering, write_cluster
 
 TASK = "digits:model=logistic"
-LIES = {"a1": "few:0.1", "a2": "zero"}
+LIES = {"a1": "few:0.1", "a2": "zero", "a3": "stale-copy:seen=neighbours"}
 ALL = {"rewards": "cgsv:beta=1", "sketch_size": DIM}
 GROUPS = Groups(DIM)
 FREE_RIDER = "a3"

@@ -4,13 +4,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from candor.agent.algorithms.catalogue import MEDIAN
 from candor.agent.learning.initial import initial_parameters
 from candor.agent.learning.learner import Learner
 from candor.agent.learning.reporting import REPORTS, Reporting
 from candor.agent.learning.rows import VELOCITY, TrainedRows
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.partition import Shard
+from candor.mechanisms.evidence.phases import MIXED_MODEL
 from candor.mechanisms.strategies.lies import LabelFlip, Scale
+from candor.mechanisms.strategies.sending import KnownRun
 from candor.topologies.cluster.file import AlgorithmSettings
 
 DIGITS = resolve_task("digits:model=logistic")
@@ -61,6 +64,20 @@ def test_reports_are_kept_for_those_that_look_back() -> None:
     second = one.report(torch.tensor([[4.0] * 2, [5.0] * 2, [6.0] * 2]), 2, state)
     assert second.tolist() == [[4.0] * 2, [1.0] * 2, [6.0] * 2]
     assert torch.equal(state[REPORTS], second)
+
+
+@pytest.mark.parametrize(("phases", "signed"), [(MIXED_MODEL, -0.5), (MEDIAN, 1.0)])
+def test_a_copier_reports_what_shows_of_its_neighbours_report(phases, signed) -> None:
+    """From what both sent: models less a step of one half, or reports as they are."""
+    known = KnownRun(phases=phases, step_size=lambda t: 1.0 / t)
+    one = Reporting(0, [1], {0: "stale-copy"}, known=known)
+    assert one.overhears == (0,)
+    own, theirs, base = torch.tensor([1.0, 4.0, 2.0]), torch.tensor([3.0, -1.0, 5.0]), 8.0
+    sent = torch.stack([base + signed * own, base + signed * theirs])
+    sent[1, 2] = 0.0  # not given
+    one.overheard(0, {0: sent})
+    report = one.report(torch.full((1, 3), 9.0), 3, own[None])
+    assert report.tolist() == [[3.0, -1.0, 0.0]]
 
 
 @pytest.mark.parametrize(("spec", "named"), [("label-flip", [8]), ("honest", [])])

@@ -68,7 +68,7 @@ def test_no_noise_is_honest() -> None:
         ("noise:-1", "not from 0"),
         ("conform", "one finite number"),
         ("conform:1.5", "not from -1 to 1"),
-        ("stale-copy:1", "takes no value"),
+        ("stale-copy:1", "write stale-copy or stale-copy:seen=neighbours"),
         ("averaged:1.5", "not from 0 to 1"),
         ("averaged:0", "nothing is ever learned"),
         ("partial", "one finite number"),
@@ -108,13 +108,16 @@ def test_an_alternating_flip_turns_every_second_round() -> None:
 HEARD = (torch.full((3, 4), 2.0) * torch.arange(1.0, 4.0)[:, None], torch.full((1, 4), 7.0))
 
 
-@pytest.mark.parametrize("text", ["stale-copy", "conform:0.5"])
-def test_who_listens_is_itself_in_round_1_and_refused_where_nobody_can(text: str) -> None:
-    strategy = parse_strategy(text)
+@pytest.mark.parametrize("text", ["stale-copy", "stale-copy:seen=neighbours", "conform:0.5"])
+def test_who_listens_is_itself_in_round_1(text: str) -> None:
     first = StrategyContext(1, 7, (0, 5), None, simulated=True)
-    assert torch.equal(strategy.report(GRADIENT, first), GRADIENT)
-    with pytest.raises(ConfigurationError, match="only simulated agents"):
-        strategy.report(GRADIENT, CONTEXT)
+    assert torch.equal(parse_strategy(text).report(GRADIENT, first), GRADIENT)
+
+
+def test_who_has_heard_nobody_copies_nobody() -> None:
+    context = replace(CONTEXT, overheard=(torch.empty(0, 4), HEARD[1]))
+    report = parse_strategy("stale-copy", simulated=False).report(GRADIENT, context)
+    assert torch.equal(report, torch.stack([GRADIENT[0], HEARD[1][0]]))
 
 
 def test_a_stale_copy_is_the_first_neighbours_last_report() -> None:
@@ -169,7 +172,7 @@ def test_nobody_colludes_alone() -> None:
 
 @pytest.mark.parametrize("name", sorted(SIMULATED))
 def test_what_no_daemon_can_perform_is_refused_when_it_is_asked_for(name: str) -> None:
-    text = name if name == "stale-copy" else f"{name}:1"
+    text = f"{name}:1"
     with pytest.raises(ConfigurationError, match=f"{name} needs .* only simulated") as refusal:
         parse_strategy(f"scale:2 + {text} @ 7-", simulated=False)
     assert "\n" not in str(refusal.value)
