@@ -194,7 +194,9 @@ def intervals(
     is beyond -`reach` to `reach` leaves the picture; references are dashed vertical lines, named in
     the legend."""
     with _canvas(width_in, 1.6 + 0.32 * len(rows)) as (figure, axes):
-        for at, (kind, colour) in enumerate(zip(kinds, (FAINT, RECEIVED), strict=True)):
+        for at, (kind, colour) in enumerate(
+            zip(kinds, (FAINT, RECEIVED)[-len(kinds) :], strict=True)
+        ):
             below = [row + 0.3 * at for row in range(len(rows))]
             means, lows, highs = np.array([row.spans[at] for row in rows]).reshape(-1, 3).T
             reaches = np.stack([means - lows, highs - means])

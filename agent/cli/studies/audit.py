@@ -93,7 +93,8 @@ def command(
     interval of no strategy's gain reaches epsilon at the prices; 1: a lie pays, its interval is
     beyond (named); 4: undecided, epsilon is within the interval of some (named); 2: bad usage, or
     the rule could not bill a strategy while no other pays. If a lie pays, 0 is the answer in at
-    most 5 of 100 audits. docs/audit.md says how it is judged.
+    most 5 of 100 audits. With --rewards a lie pays, too, if the liar ends with the better model,
+    whatever it is charged. docs/audit.md says how it is judged.
 
     \b
     Example:
@@ -103,9 +104,9 @@ def command(
     from candor.agent.learning.rows import check_samples
     from candor.agent.reports import charts
     from candor.agent.studies.audit import report as audit_report
-    from candor.agent.studies.audit.incentives import SEEDS_MIN
-    from candor.agent.studies.audit.runs import ask  # imports torch
-    from candor.agent.studies.audit.verdicts import Answer, audit, chosen_strategies
+    from candor.agent.studies.audit.incentives import SEEDS_MIN, Answer
+    from candor.agent.studies.audit.runs import ask, rewarded  # imports torch
+    from candor.agent.studies.audit.verdicts import audit, chosen_strategies
 
     charts.require()
     clusters = [_cluster(asked, asked["seed"] + i) for i in range(seeds)]
@@ -113,7 +114,7 @@ def command(
     question = ask(clusters, agent, price, competition, epsilon, *files)
     chosen = chosen_strategies(question, names)
     for cluster in clusters:
-        check_samples(cluster, *files, metric=False)
+        check_samples(cluster, *files, metric=rewarded(cluster))
     place = run_dir or default_run_dir("audit", asked["task"])
     cache = _prepared(place)
     if seeds < SEEDS_MIN:

@@ -11,6 +11,7 @@ Arithmetic alone: nothing is run here.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 import numpy as np
@@ -34,6 +35,14 @@ _BALANCINGS: Final = 20
 _FACTORS: Final = np.geomspace(1.0, 100.0, 93)  # five per cent apart
 
 
+class Answer(StrEnum):
+    """Does a lie pay?"""
+
+    PAYS = "a lie pays"
+    NONE_PAYS = "no lie pays"
+    UNDECIDED = "undecided"
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A mean with its confidence interval, infinitely wide where the samples tell nothing."""
@@ -41,6 +50,13 @@ class Interval:
     mean: float
     low: float
     high: float
+
+    def answer(self, epsilon: float) -> Answer:
+        """Whether a lie whose gain this is pays: it does if the whole interval is above epsilon,
+        and does not if all of it ends below."""
+        if self.low > epsilon:
+            return Answer.PAYS
+        return Answer.UNDECIDED if epsilon < self.high else Answer.NONE_PAYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +81,8 @@ class Deviation:
         return np.asarray(self.gains - self.charges @ prices if self.finite else self.gains)
 
     def net_interval(self, prices: Floats) -> Interval:
-        """The interval of the net gain at prices (terms,). Whoever ruins its model on each of
-        enough seeds wins nothing for sure; on some of them, nobody knows."""
-        if len(self.gains) >= SEEDS_MIN and np.isneginf(self.gains).all():
-            return Interval(-math.inf, -math.inf, -math.inf)
-        return interval(self.net(prices))
+        """The `gain_interval` of the net gain at prices (terms,)."""
+        return gain_interval(self.net(prices))
 
     def break_even(self, prices: Floats, epsilon: float) -> tuple[float, float]:
         """The factors on the prices, from 0 on, at which the mean net gain is at most epsilon:
@@ -224,6 +237,14 @@ def interval(samples: Sequence[float] | Floats) -> Interval:
         return Interval(mean, -math.inf, math.inf)
     reach = float(_reach(values, axis=0))
     return Interval(mean, mean - reach, mean + reach)
+
+
+def gain_interval(gains: Floats) -> Interval:
+    """The interval of gains (seeds,), -inf where the liar ruined its model. Whoever does so on each
+    of enough seeds wins nothing for sure; on some of them, nobody knows."""
+    if len(gains) >= SEEDS_MIN and np.isneginf(gains).all():
+        return Interval(-math.inf, -math.inf, -math.inf)
+    return interval(gains)
 
 
 def _reach(samples: Floats, axis: int) -> Floats:

@@ -14,13 +14,15 @@ from candor.agent.studies.audit.incentives import (
     CONFIDENCE,
     LEVEL,
     SEEDS_MIN,
+    Answer,
     Floats,
     Interval,
     PriceWindow,
     interval,
 )
+from candor.agent.studies.audit.quality import Quality
 from candor.agent.studies.audit.runs import Question
-from candor.agent.studies.audit.verdicts import Answer, Judged, Verdict
+from candor.agent.studies.audit.verdicts import Judged, Verdict
 from candor.topologies.specs.files import json_text, write_text
 
 REPORT_NAME: Final = "report.html"
@@ -31,6 +33,7 @@ STYLES: Final = {
     Answer.NONE_PAYS: "bold green",
     Answer.UNDECIDED: "bold yellow",
 }
+_PAYS: Final = {Answer.PAYS: "yes", Answer.NONE_PAYS: "no", Answer.UNDECIDED: "undecided"}
 _FACTORS: Final = tuple(float(f) for f in np.linspace(0.0, 2.0, 41))
 GAINS: Final = (
     "Gain: what a lie wins over honesty, in per cent of what honest training is worth; above 0 it "
@@ -93,8 +96,21 @@ def facts(verdict: Verdict, settings: Mapping[str, object]) -> dict[str, Any]:
             "all": paid.tolist(),
         },
         "marks": verdict.marks.tolist(),
+        **({"quality": _quality_facts(verdict.quality)} if verdict.quality else {}),
         "strategies": {one.strategy: _strategy(verdict, one) for one in verdict.judged},
     }  # fmt: skip
+
+
+def _quality_facts(quality: Quality) -> dict[str, Any]:
+    """Of the metric that counts, in its own unit; gains are above 0 for better models."""
+    return {
+        "metric": quality.metric.name,
+        "better": "higher" if quality.metric.higher_is_better else "lower",
+        "honest": quality.honest,
+        "epsilon": quality.epsilon,
+        "profitable": quality.answered(Answer.PAYS),
+        "undecided": quality.answered(Answer.UNDECIDED),
+    }
 
 
 def _stopping(verdict: Verdict) -> dict[str, Any] | None:
@@ -117,6 +133,15 @@ def _strategy(verdict: Verdict, one: Judged) -> dict[str, Any]:
         "cumulative_net_gain": cumulative.tolist(),
         "first_half": half[0],
         "second_half": half[1],
+        **(_gained_quality(verdict.quality, one.strategy) if verdict.quality else {}),
+    }
+
+
+def _gained_quality(quality: Quality, strategy: str) -> dict[str, Any]:
+    span = quality.span(strategy)
+    return {
+        "quality_gain": [span.mean, span.low, span.high],
+        "pays_in_quality": _PAYS[quality.answer(strategy)],
     }
 
 
@@ -150,15 +175,27 @@ def flattening(verdict: Verdict, one: Judged) -> tuple[float, float] | None:
 def told(verdict: Verdict) -> str:
     """The answer with the strategies that it is due to."""
     share = f"{100 * verdict.epsilon / verdict.reward:.3g} %"
+    named = ", ".join(_named(verdict))
     match verdict.answer:
         case Answer.PAYS:
-            return f"a lie pays: {', '.join(verdict.paying)}"
+            return f"a lie pays: {named}"
         case Answer.UNDECIDED:
             few = verdict.seeds < SEEDS_MIN
             more = f"fewer than {SEEDS_MIN} seeds tell nothing" if few else "more --seeds tell"
-            return f"undecided: {', '.join(verdict.undecided)} may gain more than {share}; {more}"
+            return f"undecided: {named} may gain more than {share}; {more}"
         case Answer.NONE_PAYS:
-            return f"no lie pays: none gains more than {share}, by its {CONFIDENCE:.0%} interval"
+            neither = f", nor in {verdict.quality.metric.name}" if verdict.quality else ""
+            sure = f"by its {CONFIDENCE:.0%} interval"
+            return f"no lie pays: none gains more than {share}{neither}, {sure}"
+
+
+def _named(verdict: Verdict) -> list[str]:
+    """The strategies that the answer is due to."""
+    named = verdict.paying if verdict.answer is Answer.PAYS else verdict.undecided
+    if verdict.quality is None:
+        return named
+    of_quality = verdict.quality.answered(verdict.answer)
+    return [*named, *(f"{one} (in {verdict.quality.metric.name})" for one in of_quality)]
 
 
 def sentences(verdict: Verdict) -> list[str]:
@@ -185,6 +222,8 @@ def sentences(verdict: Verdict) -> list[str]:
     )
     if verdict.window.low > 1 or verdict.window.high < 1:
         lines.append(_stopping_sentence(verdict, f"{share:.3g} %"))
+    if verdict.quality is not None:
+        lines.append(_quality_sentence(verdict.quality))
     if verdict.unbilled:
         lines.append(
             f"not judged: {', '.join(verdict.unbilled)}; the rule gives no amounts for what it "
@@ -225,6 +264,16 @@ def _stopping_sentence(verdict: Verdict, share: str) -> str:
     )
 
 
+def _quality_sentence(quality: Quality) -> str:
+    paying, honest = quality.answered(Answer.PAYS), quality.metric.text(quality.honest)
+    return (
+        f"rewards {quality.rewards}: honest, the agent reaches {quality.metric.name} {honest}; of "
+        f"{len(quality.gains)} lies {len(paying)} gain more than "
+        f"{quality.metric.text(quality.epsilon)} of it, of "
+        f"{len(quality.answered(Answer.UNDECIDED))} it is undecided"
+    )
+
+
 def write(verdict: Verdict, settings: Mapping[str, object], run_dir: Path) -> tuple[str, Path]:
     """Write `audit.json` and `report.html` into the run's directory; the text of the former and
     the path of the latter.
@@ -241,8 +290,11 @@ def write(verdict: Verdict, settings: Mapping[str, object], run_dir: Path) -> tu
 def render(verdict: Verdict, settings: Mapping[str, object]) -> str:
     """The audit as a self-contained page."""
     title = " · ".join(str(settings[name]) for name in ("task", "topology", "partition"))
-    blocks = (_header(verdict, title), _gains(verdict), _prices(verdict), _honest(verdict),
-              _cumulative(verdict), _table(verdict), _settings(settings))  # fmt: skip
+    of_quality = [] if verdict.quality is None else [_quality(verdict, verdict.quality)]
+    blocks = (
+        _header(verdict, title), *of_quality, _gains(verdict), _prices(verdict), _honest(verdict),
+        _cumulative(verdict), _table(verdict), _settings(settings),
+    )  # fmt: skip
     return page(escape(f"Does a lie pay? {title}"), blocks)
 
 
@@ -279,6 +331,28 @@ def _gains(verdict: Verdict) -> str:
         "below."
     )
     return card("Gains", caption, image(draw, "gain by strategy"))
+
+
+def _quality(verdict: Verdict, quality: Quality) -> str:
+    drawn, name = quality.metric.drawn, quality.metric.name
+    spans = [(one.strategy, quality.span(one.strategy)) for one in _best_first(verdict)]
+    bars = [
+        charts.Bars(strategy, [(drawn(span.mean), drawn(span.low), drawn(span.high))])
+        for strategy, span in spans
+        if np.isfinite(span.mean)
+    ]
+    epsilon = drawn(quality.epsilon)
+    reach = max([3 * epsilon, *(1.1 * abs(bar.spans[0][0]) for bar in bars)])
+    draw = partial(
+        charts.intervals, bars, ("beside honest",), f"better by, {quality.metric.quantity}",
+        {"epsilon": epsilon}, reach,
+    )  # fmt: skip
+    caption = (
+        f"How much better in {name} the liar's model ends than the same agent's when it is honest, "
+        "by the same seeds, means with 95 % confidence intervals (Student); payments are not in "
+        "it. Beyond epsilon a lie pays in model quality."
+    )
+    return card("Model quality", caption, image(draw, f"{name} gained by strategy"))
 
 
 def _prices(verdict: Verdict) -> str:
@@ -337,14 +411,28 @@ def gains_table(verdict: Verdict) -> tuple[Sequence[str], Sequence[Sequence[str]
     for one in _best_first(verdict):
         name = one.strategy + (" (search)" if one.searched else "")
         spans = [f"{percent(span.mean)} {_reach(span)}" for span in intervals(verdict, one)]
-        rows.append((name, *spans, *map(percent, flattening(verdict, one) or ())))
+        of_quality = _quality_cells(verdict.quality, one.strategy) if verdict.quality else ()
+        rows.append((name, *spans, *map(percent, flattening(verdict, one) or ()), *of_quality))
     columns = ["strategy", "#gain without\npayments, %", "#gain with\npayments, %"]
     if half_way is not None:
         columns += [
             f"#without, until\nround {verdict.marks[half_way]}, %",
             "#without, from\nthen on, %",
         ]
+    if verdict.quality is not None:
+        metric = verdict.quality.metric
+        columns += [f"#better in\n{metric.quantity}", f"pays in\n{metric.name}"]
     return columns, rows
+
+
+def _quality_cells(quality: Quality, strategy: str) -> tuple[str, str]:
+    """What a strategy gains in the metric, accuracy in points, and whether it pays."""
+    span, drawn = quality.span(strategy), quality.metric.drawn
+    digits = ".2f" if quality.metric.is_share else ".4g"
+    text = f"{drawn(span.mean):+{digits}}" if np.isfinite(span.mean) else "ruined"
+    wide = drawn(span.high - span.mean)
+    reach = f" ± {wide:{digits}}" if np.isfinite(wide) else ""
+    return text + reach, _PAYS[quality.answer(strategy)]
 
 
 def percent(share: float) -> str:

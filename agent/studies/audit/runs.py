@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from candor.agent.algorithms.catalogue import rewards_of
+from candor.agent.learning.learner import Learning
 from candor.agent.learning.processes import end_with_parent
 from candor.agent.learning.rows import learner_of, shards_of
 from candor.agent.simulation.evidence import Evidence, settle
@@ -119,12 +121,14 @@ class Played:
     `losses` (marks, agents) of each agent's model on its own samples; `paid` (marks, agents, terms)
     net credits until then, each term of the rule at price 1; not finite in a run that diverged.
     Where the rule gives no amounts for what was sent, though the liar's model is sound, they are
-    not numbers.
+    not numbers. `metrics` (2, agents): the metric that counts of the initial model and of the last
+    ones, where neighbours give each other by rewards; else (0, agents).
     """
 
     marks: NDArray[np.int64]
     losses: Floats
     paid: Floats
+    metrics: Floats
 
 
 def play(question: Question, cache: Path, asked: tuple[Cluster, str]) -> Played:
@@ -136,13 +140,14 @@ def play(question: Question, cache: Path, asked: tuple[Cluster, str]) -> Played:
     cluster, strategy = asked
     path = cache / f"{_key(question, cluster, strategy)}.npz"
     terms = len(parse_rule(cluster.payments.rule).terms)
-    held = _held(path, (len(_marks(cluster)), len(cluster.ids), terms))
+    shape = len(_marks(cluster)), len(cluster.ids), terms
+    held = _held(path, shape, metrics=2 if rewarded(cluster) else 0)
     if held is not None:
         return held
     played = _play(question, cluster, strategy)
     # Two audits may share a folder.
     with replacing(path, writer=f".{os.getpid()}") as draft, open(draft, "wb") as file:
-        np.savez(file, marks=played.marks, losses=played.losses, paid=played.paid)
+        np.savez(file, **asdict(played))
     return played
 
 
@@ -160,14 +165,15 @@ def _key(question: Question, cluster: Cluster, strategy: str) -> str:
     return sha256("\n".join(words).encode()).hex()[:32]
 
 
-def _held(path: Path, shape: tuple[int, int, int]) -> Played | None:
+def _held(path: Path, shape: tuple[int, int, int], metrics: int) -> Played | None:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-            run = Played(held["marks"], held["losses"], held["paid"])
+            values = held["metrics"] if metrics else np.empty((0, shape[1]))
+            run = Played(held["marks"], held["losses"], held["paid"], values)
     except (OSError, EOFError, ValueError, KeyError, BadZipFile):
         return None  # absent, or cut short by a crash: it is run again
-    shapes = (run.marks.shape, run.losses.shape, run.paid.shape)
-    return run if shapes == (shape[:1], shape[:2], shape) else None
+    shapes = (run.marks.shape, run.losses.shape, run.paid.shape, run.metrics.shape)
+    return run if shapes == (shape[:1], shape[:2], shape, (metrics, shape[1])) else None
 
 
 def _play(question: Question, cluster: Cluster, strategy: str) -> Played:
@@ -181,12 +187,16 @@ def _play(question: Question, cluster: Cluster, strategy: str) -> Played:
         cluster, dict.fromkeys(liars, strategy), data_root=data_root, initial=initial, measured=True
     )
     losses = [learner.shard_losses(simulation.parameters, SAMPLES).double().numpy()]
+    metrics = [_metrics(learner, simulation)] if rewarded(cluster) else []
     for t in range(1, cluster.rounds.rounds + 1):
         done = simulation.step()
         if not liars and (told := divergence(cluster, {}, done)) is not None:
             raise ConfigurationError(f"all are honest, seed {cluster.seed}: {told}")
         if t in marks:
             losses.append(learner.shard_losses(done.parameters, SAMPLES).double().numpy())
+    if rewarded(cluster):
+        metrics.append(_metrics(learner, simulation))
+    values = np.array(metrics).reshape(-1, len(cluster.ids))
     rows = [cluster.index(agent) for agent in liars or cluster.ids]
     paid = np.zeros((len(marks), len(cluster.ids), len(terms)))
     try:
@@ -200,9 +210,20 @@ def _play(question: Question, cluster: Cluster, strategy: str) -> Played:
         with np.errstate(invalid="ignore", over="ignore"):
             kept = losses[-1][rows] < RUINED * losses[0][rows]
         if liars and not kept.all():
-            return Played(marks, np.full(paid.shape[:2], np.inf), np.full(paid.shape, np.inf))
+            lost = np.full(paid.shape[:2], np.inf), np.full(paid.shape, np.inf)
+            return Played(marks, *lost, values)
         paid[:] = np.nan
-    return Played(marks, np.stack(losses), paid)
+    return Played(marks, np.stack(losses), paid, values)
+
+
+def rewarded(cluster: Cluster) -> bool:
+    """Whether neighbours give each other what ratings earn, so that lies may cost model quality."""
+    return rewards_of(cluster) is not None
+
+
+def _metrics(learner: Learning, simulation: Simulation) -> list[float]:
+    """The metric that counts of each agent's model, by the task as it is: no liar alters it."""
+    return [one.value for one in learner.evaluate(simulation.parameters)]
 
 
 def _marks(cluster: Cluster) -> NDArray[np.int64]:

@@ -4,12 +4,12 @@ One agent deviates, all others are honest. Learning does not depend on payments,
 runs is simulated once and billed afterwards, at any prices of the rule's terms. The reward is a
 loss saved: that of the agent's own model on its own samples, or that against the competitors'
 (`agent.studies.audit.incentives.competitive`). After the library of strategies, an optimiser looks
-for a better lie at the prices found, and the prices are set again with it on the list.
+for a better lie at the prices found, and the prices are set again with it on the list. Where
+neighbours give each other by rewards, what a lie does to the liar's model is judged too.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candor.agent.algorithms.steps import step_schedule
+from candor.agent.reports.metric import Metric
 from candor.agent.studies.audit import search as best_response
 from candor.agent.studies.audit.incentives import (
+    Answer,
     Deviation,
     Floats,
     Interval,
@@ -30,7 +32,15 @@ from candor.agent.studies.audit.incentives import (
     stopping_prices,
     suggested_prices,
 )
-from candor.agent.studies.audit.runs import HONEST, Played, Question, play, workers
+from candor.agent.studies.audit.quality import Quality
+from candor.agent.studies.audit.runs import (
+    HONEST,
+    Played,
+    Question,
+    play,
+    rewarded,
+    workers,
+)
 from candor.agent.studies.games.sgd import Constants, suggest_price
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.classification import Classification
@@ -58,6 +68,8 @@ STRATEGIES: Final = (
 )
 """What an audit judges if it is not told, beside `label-flip` for tasks of classes and an
 exaggeration in the last third of the rounds."""
+UNDER_REWARDS: Final = "few:0.1"
+"""Judged too where neighbours give by rewards, which are for what data are worth."""
 SEARCH_SEEDS: Final = 2  # on which candidates are tried; what is found is judged on all
 _CONVEXITY: Final = 1e-4  # of the smoothness; less curvature makes no dearer lie
 PASSES: Final = 3  # of search and new prices, at most
@@ -76,6 +88,8 @@ def chosen_strategies(question: Question, names: str | None) -> list[str]:
         specs = [*STRATEGIES, f"scale:4 @ {1 + 2 * cluster.rounds.rounds // 3}-"]
         if isinstance(resolve_task(cluster.task.name, question.data_root), Classification):
             specs.append("label-flip")
+        if rewarded(cluster):
+            specs.append(UNDER_REWARDS)
     for spec in specs:
         parse_strategy(spec, simulated=True)
     chosen = [spec for spec in map(canonical_strategy, specs) if spec != HONEST]
@@ -90,12 +104,14 @@ class Judged:
     means of both.
 
     `gains` (seeds, marks) and `charges` (seeds, marks, terms): what it had gained and been charged,
-    had the run ended there. `searched`: found by the optimiser, not of the library.
+    had the run ended there. `searched`: found by the optimiser, not of the library. `quality`
+    (seeds,): by how much better a model it ended with, under rewards; else all 0.
     """
 
     deviation: Deviation
     gains: Floats
     charges: Floats
+    quality: Floats
     searched: bool = False
 
     @property
@@ -115,14 +131,6 @@ class Judged:
         )
 
 
-class Answer(StrEnum):
-    """Does a lie pay?"""
-
-    PAYS = "a lie pays"
-    NONE_PAYS = "no lie pays"
-    UNDECIDED = "undecided"
-
-
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The audit of one agent's lies under a rule.
@@ -133,7 +141,8 @@ class Verdict:
     `theory`: see `theory_price`. `stopping` (terms,): the prices that leave no lie more than
     epsilon in the mean whatever honest agents pay; None if none do. `covering`: what the prices
     that were found were multiplied with, see `covering_factor`. `unbilled`: strategies that are not
-    judged, since the rule gives no amounts for what they send.
+    judged, since the rule gives no amounts for what they send. `quality`: what lies do to the
+    liar's model; None where neighbours give each other all.
     """
 
     agent: str
@@ -148,6 +157,7 @@ class Verdict:
     stopping: Floats | None
     covering: float
     unbilled: tuple[str, ...] = ()
+    quality: Quality | None = None
 
     @property
     def window(self) -> PriceWindow:
@@ -180,20 +190,25 @@ class Verdict:
 
     @property
     def answer(self) -> Answer:
-        """Whether a lie pays; that none does takes the whole interval of each."""
-        if self.paying:
-            return Answer.PAYS
-        return Answer.UNDECIDED if self.undecided else Answer.NONE_PAYS
+        """Whether a lie pays, net or in model quality; that none does takes the whole interval of
+        each."""
+        answers = {span.answer(self.epsilon) for _, span in self._spans()}
+        if self.quality is not None:
+            answers |= {self.quality.answer(one.strategy) for one in self.judged}
+        return next(a for a in (Answer.PAYS, Answer.UNDECIDED, Answer.NONE_PAYS) if a in answers)
 
     @property
     def paying(self) -> list[str]:
         """The strategies that gain more than epsilon by their whole interval, the best first."""
-        return [name for name, span in self._spans() if span.low > self.epsilon]
+        return self._answered(Answer.PAYS)
 
     @property
     def undecided(self) -> list[str]:
         """The strategies whose interval has epsilon in it, the best first."""
-        return [name for name, span in self._spans() if span.low <= self.epsilon < span.high]
+        return self._answered(Answer.UNDECIDED)
+
+    def _answered(self, answer: Answer) -> list[str]:
+        return [name for name, span in self._spans() if span.answer(self.epsilon) is answer]
 
     def _spans(self) -> list[tuple[str, Interval]]:
         """The intervals of the net gains, the best first."""
@@ -325,8 +340,27 @@ class _Trials:
         marks, theory = self.honest[0].marks, theory_price(question.clusters[0], question.weight)
         return Verdict(
             question.agent, marks, judged, terms, prices, epsilon, scale, honest_paid, theory,
-            stopping, covering, tuple(self.unbilled),
+            stopping, covering, tuple(self.unbilled), self._quality(),
         )  # fmt: skip
+
+    def _quality(self) -> Quality | None:
+        """What the judged strategies do to the liar's model, under rewards."""
+        cluster = self.question.clusters[0]
+        if not rewarded(cluster):
+            return None
+        task = cluster.task
+        metric = Metric.of({"metric": task.metric_name, "better": task.better_values})
+        before, after = np.mean([run.metrics[:, self._index] for run in self.honest], axis=0)
+        learned = float(after - before if metric.higher_is_better else before - after)
+        if not learned > 0:
+            raise ConfigurationError(
+                f"the {metric.name} of honest agents is no better in the end than untrained, so "
+                "that there is no model quality to gain or to lose; give more --rounds or another "
+                "--step-size"
+            )
+        gains = {one.strategy: one.quality for one in self.judged.values()}
+        rewards = cluster.algorithm.rewards or ""
+        return Quality(rewards, metric, float(after), self.question.epsilon * learned, gains)
 
     def best_response(self, prices: Floats, what: str) -> str:
         """The spec of the best lie that an optimiser finds at prices (terms,)."""
@@ -367,7 +401,7 @@ class _Trials:
         return [self._judged(*both) for both in zip(strategies, blocks, strict=True)]
 
     def _judged(self, strategy: str, lying: Sequence[Played]) -> Judged:
-        gains, charges = [], []
+        gains, charges, quality = [], [], []
         liars = [self.question.clusters[0].index(a) for a in self.question.liars(strategy)]
         for before, after in zip(self.honest, lying, strict=False):
             # Whoever ruins its own model has nothing to gain, whatever it costs.
@@ -375,6 +409,16 @@ class _Trials:
             gained = [self._rewards(after, i) - self._rewards(before, i) for i in liars]
             gains.append(np.full(len(before.marks), -np.inf) if lost else np.mean(gained, axis=0))
             charges.append((after.paid[:, liars] - before.paid[:, liars]).mean(axis=1))
+            quality.append(-np.inf if lost else self._better(after, before, liars))
         all_gains, all_charges = np.stack(gains), np.stack(charges)
         deviation = Deviation(strategy, all_gains[:, -1], all_charges[:, -1])
-        return Judged(deviation, all_gains, all_charges)
+        return Judged(deviation, all_gains, all_charges, np.array(quality))
+
+    def _better(self, after: Played, before: Played, rows: Sequence[int]) -> float:
+        """By how much better these rows' models ended, in units of the metric; 0 if not
+        measured."""
+        if not len(after.metrics):
+            return 0.0
+        higher = self.question.clusters[0].task.better_values != "lower"
+        gained = float((after.metrics[-1, rows] - before.metrics[-1, rows]).mean())
+        return gained if higher else -gained

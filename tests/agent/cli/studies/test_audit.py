@@ -72,6 +72,7 @@ def test_prices_are_found_at_which_no_lie_pays(capsys, tmp_path):
     # In the mean none is left; two seeds prove nothing.
     assert (code, found["answer"], found["profitable"]) == (4, "undecided", [])
     assert found["profitable_without_payments"] == ["scale:3"]
+    assert "quality" not in found  # without rewards
     assert (found["rounds"], found["marks"][0], found["marks"][-1]) == (32, 0, 32)
     assert found["window"]["low"] <= 1
     assert found["window"]["high"] is None or found["window"]["high"] >= 1
@@ -234,6 +235,55 @@ def test_a_lie_that_the_rule_cannot_bill_is_named_and_the_others_are_judged(
     assert cli.run([*words, "scale:2,scale:1.25"]) == 2
     words[words.index("--seeds") + 1] = "5"
     assert cli.run([*words, "scale:2,scale:1.25"]) == 1  # it pays, whatever of the other
+
+
+REWARDED = (
+    "audit", "--agents", "4", "--topology", "complete", "--task", "digits:model=logistic",
+    "--partition", "iid", "--rounds", "16", "--rewards", "cgsv:beta=1", "--price", "0", "--jobs",
+    "1", "--no-search",
+)  # fmt: skip
+
+
+@pytest.mark.usefixtures("drawn")
+def test_under_rewards_a_lie_is_judged_by_model_quality_too(capsys, tmp_path):
+    place = tmp_path / "audit"
+    words = [*REWARDED, "--run-dir", str(place), "--seeds", "5", "--strategies", "zero,few:0.1"]
+    code = cli.run([*words, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    quality, row = found["quality"], found["strategies"]["zero"]
+    assert (code, found["answer"]) == (0, "no lie pays")
+    assert (quality["metric"], quality["better"]) == ("accuracy", "higher")
+    assert (quality["profitable"], quality["undecided"]) == ([], [])
+    assert 0 < quality["epsilon"] < 0.01 < quality["honest"] < 1
+    mean, low, high = row["quality_gain"]
+    assert low <= mean <= high < 0
+    assert mean >= -1
+    assert row["pays_in_quality"] == "no"
+    kept = {path: path.stat().st_mtime_ns for path in (place / "runs").iterdir()}
+    assert cli.run(words) == 0
+    told = capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert "no lie pays: none gains more than 1 %, nor in accuracy, by its 95% interval" in told
+    assert f"honest, the agent reaches accuracy {100 * quality['honest']:.1f} %; of 2 lies" in told
+    assert f"{100 * mean:+.2f} ± {100 * (high - mean):.2f}" in told
+    page = (place / "report.html").read_text()
+    assert "Model quality" in page
+    assert page.count("<img") == 6
+    assert empty(page) == 0
+
+
+def test_a_lie_whose_model_ends_better_pays_whatever_it_is_charged(capsys, tmp_path):
+    # Steps this small leave all to learn: whoever exaggerates learns more.
+    words = [*REWARDED, "--run-dir", str(tmp_path / "audit"), "--seeds", "5"]
+    words += ["--step-size", "0.001", "--strategies", "scale:30", "--price", "1"]
+    words += ["--rule", "norm:1000000"]
+    assert cli.run([*words, "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["answer"], found["profitable"]) == ("a lie pays", [])
+    assert found["strategies"]["scale:30"]["pays_in_quality"] == "yes"
+    assert found["quality"]["profitable"] == ["scale:30"]
+    assert cli.run(words) == 1
+    assert "a lie pays: scale:30 (in accuracy)" in capsys.readouterr().out
 
 
 def test_a_run_of_one_window_has_no_half(capsys, tmp_path):
