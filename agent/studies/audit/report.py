@@ -407,12 +407,15 @@ def _table(verdict: Verdict) -> str:
 def gains_table(verdict: Verdict) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
     """What lies gain, the best first: columns, those named #… with numbers, and rows."""
     rows = []
-    half_way = middle(verdict)
+    # Columns for both do not fit a terminal of 80: under rewards halves are in audit.json.
+    half_way = middle(verdict) if verdict.quality is None else None
     for one in _best_first(verdict):
         name = one.strategy + (" (search)" if one.searched else "")
         spans = [f"{percent(span.mean)} {_reach(span)}" for span in intervals(verdict, one)]
-        of_quality = _quality_cells(verdict.quality, one.strategy) if verdict.quality else ()
-        rows.append((name, *spans, *map(percent, flattening(verdict, one) or ()), *of_quality))
+        if verdict.quality is None:
+            rows.append((name, *spans, *map(percent, flattening(verdict, one) or ())))
+        else:
+            rows.append((name, *spans, *_quality_cells(verdict.quality, one.strategy)))
     columns = ["strategy", "#gain without\npayments, %", "#gain with\npayments, %"]
     if half_way is not None:
         columns += [

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -283,7 +284,9 @@ def test_a_lie_whose_model_ends_better_pays_whatever_it_is_charged(capsys, tmp_p
     assert found["strategies"]["scale:30"]["pays_in_quality"] == "yes"
     assert found["quality"]["profitable"] == ["scale:30"]
     assert cli.run(words) == 1
-    assert "a lie pays: scale:30 (in accuracy)" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "a lie pays: scale:30 (in accuracy)" in told
+    assert re.search(r"^ *scale:30 .*\+\d.* yes *$", told, re.MULTILINE)
 
 
 def test_a_run_of_one_window_has_no_half(capsys, tmp_path):
