@@ -191,7 +191,7 @@ class StaleCopy:
     overhears = True
 
     def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
-        """The first neighbour's last report; the own gradient in round 1 and where none."""
+        """The first neighbour's last report; the own gradient in round 1, or if none was heard."""
         if context.overheard is None:
             return gradient
         pairs = zip(gradient, context.overheard, strict=True)
