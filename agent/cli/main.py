@@ -28,7 +28,13 @@ from candor.agent.exits import (
     RunFailed,
 )
 from candor.network.errors import TransportError
-from candor.topologies.specs.specs import ConfigurationError, Note, SignatureError, printable
+from candor.topologies.specs.specs import (
+    ConfigurationError,
+    Note,
+    SignatureError,
+    Terminated,
+    printable,
+)
 
 THREADS_END_S: Final = 30.0  # that a task has started, once all is done
 SECTIONS: Final = {
@@ -137,7 +143,7 @@ def _leave(code: int) -> None:
 def _terminated(_number: int, _frame: FrameType | None) -> None:
     """SIGTERM where no command minds it: leave, closing what is open. A KeyboardInterrupt that goes
     through an `exec`, as of an import, would end the process by SIGINT."""
-    sys.exit(INTERRUPTED)
+    raise Terminated(INTERRUPTED)
 
 
 def run(arguments: list[str]) -> int:

@@ -38,6 +38,10 @@ class Note(UserWarning):
     """What a user should know of what was given and need not mend, as one line."""
 
 
+class Terminated(SystemExit):
+    """The process is asked to end, as by SIGTERM: whatever was under way made no mistake."""
+
+
 class SignatureError(ConfigurationError):
     """A file is well-formed but not what was signed, or not signed by whom it should be."""
 
@@ -150,11 +154,11 @@ def users_errors(told: str, hint: str = "") -> Iterator[None]:
     """Tell in one line that begins with `told` whatever a user's code raises: SystemExit, too.
 
     Raises:
-        ConfigurationError: in place of any other exception; Ctrl-C stays what it is.
+        ConfigurationError: in place of any other exception; Ctrl-C and SIGTERM stay what they are.
     """
     try:
         yield
-    except (ConfigurationError, KeyboardInterrupt):
+    except (ConfigurationError, KeyboardInterrupt, Terminated):
         raise
     except BaseException as exc:
         raise ConfigurationError(f"{told} ({one_line(exc)}){_place(exc)}{hint}") from exc

@@ -1,5 +1,6 @@
 """The command line as a whole."""
 
+import signal
 import subprocess
 import sys
 import warnings
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from candor.agent.cli import main as cli
-from candor.agent.exits import FAULT
+from candor.agent.exits import FAULT, INTERRUPTED
+from candor.topologies.specs.specs import users_errors
 
 
 def test_a_fault_of_the_program_is_no_answer(
@@ -25,6 +27,26 @@ def test_a_fault_of_the_program_is_no_answer(
         cli.main()
     assert ended.value.code == FAULT
     assert "ZeroDivisionError: a bug" in capsys.readouterr().err
+
+
+def test_sigterm_in_the_midst_of_the_users_code_is_no_mistake_of_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An audit would take it for a strategy that nobody can bill, and keep that."""
+
+    def stopped(_name: str) -> None:
+        with users_errors("task: train() failed"):
+            signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("candor.agent.cli.main.importlib.import_module", stopped)
+    monkeypatch.setattr(sys, "argv", ["candor", "keygen"])
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == INTERRUPTED
 
 
 def test_a_note_is_one_line_and_no_failure(
