@@ -6,6 +6,7 @@ it is read here. Vectors are float64 (agents, dim): what agents train in late ro
 millionth of their parameters.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -161,7 +162,7 @@ class RoundRobin:
 
 
 @dataclass
-class _Masked:
+class _Masked(ABC):
     """The mean of the updates as FedAvg has it, of which each gets the largest coordinates, more of
     them the more it is worth (the paper's equation 5): q_i in proportion to `worths`, tensor by
     tensor as in the paper's public code."""
@@ -176,8 +177,9 @@ class _Masked:
         moves = _parts(whole, tensor_mask(whole, parts, self.premises.tensors))
         return Rewards(moves, whole, parts, normalised(worths))
 
+    @abstractmethod
     def worths(self, given: Round, whole: Floats) -> Floats:
-        raise NotImplementedError
+        """What each is worth (agents,), of a round and the mean of its updates."""
 
 
 @dataclass
@@ -234,8 +236,9 @@ class _Validated(_Masked):
         found: Floats = normalised(self.premises.samples[members]) @ given.uploads[members]
         return found
 
+    @abstractmethod
     def contributions(self, count: int, value: Callable[[frozenset[int]], float]) -> Floats:
-        raise NotImplementedError
+        """What each of `count` agents contributes, from the value of coalitions."""
 
 
 @dataclass
