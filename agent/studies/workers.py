@@ -11,6 +11,7 @@ import torch
 
 Job = TypeVar("Job")
 Done = TypeVar("Done")
+Progress = Callable[[str, int, int], None]
 
 POLL_S: Final = 0.5
 
@@ -49,6 +50,35 @@ def performed(
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
+
+
+def resumed(
+    found: dict[Job, Done],
+    jobs: Sequence[Job],
+    perform: Callable[[Job, Callable[[int], None]], Done],
+    workers: int,
+    steps: tuple[str, int],
+    progress: Progress,
+) -> Iterator[Done]:
+    """What jobs give that are not among those `found`, in the order in which they end.
+
+    Args:
+        found: what came of those that have ended earlier.
+        jobs: all of them.
+        perform: as of `performed`.
+        workers: as of `performed`.
+        steps: of what a job is made, and of how many.
+        progress: told what is done, how many steps, and of how many.
+    """
+    (what, each), of_all = steps, len(jobs)
+    missing = [job for job in jobs if job not in found]
+    before = of_all - len(missing)
+
+    def told(ended: int, done: int) -> None:
+        say = f"{before + ended} of {of_all} runs done; {what}"
+        progress(say, before * each + done, of_all * each)
+
+    yield from performed(missing, perform, workers, told)
 
 
 def _one_by_one(

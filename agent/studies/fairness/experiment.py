@@ -1,13 +1,11 @@
 """All runs of the study, several at a time, in a directory to resume from."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from candor.agent.studies.fairness.runs import Run, Setting, keep, kept, run
-from candor.agent.studies.workers import performed
-
-Progress = Callable[[str, int, int], None]
+from candor.agent.studies.workers import Progress, resumed
 
 
 def experiment(
@@ -33,32 +31,12 @@ def experiment(
     """
     directory.mkdir(parents=True, exist_ok=True)
     found = {setting: done for setting in settings if (done := kept(directory, setting))}
-    missing = [setting for setting in settings if setting not in found]
+    steps = "rounds", settings[0].rounds if settings else 0
     perform = partial(_perform, data_root=data_root, device=device)
-    for done in _runs(missing, perform, directory, workers, len(settings), progress):
+    for done in resumed(found, settings, perform, workers, steps, progress):
+        keep(directory, done)
         found[done.setting] = done
     return [found[setting] for setting in settings]
-
-
-def _runs(
-    settings: Sequence[Setting],
-    perform: Callable[[Setting, Callable[[int], None]], Run],
-    directory: Path,
-    workers: int,
-    of_all: int,
-    progress: Progress,
-) -> Iterator[Run]:
-    """Perform runs; each is kept as soon as it has ended."""
-    before = of_all - len(settings)
-    rounds = settings[0].rounds if settings else 0
-
-    def told(ended: int, done: int) -> None:
-        what = f"{before + ended} of {of_all} runs done; rounds"
-        progress(what, before * rounds + done, of_all * rounds)
-
-    for done in performed(settings, perform, workers, told):
-        keep(directory, done)
-        yield done
 
 
 def _perform(
