@@ -7,11 +7,11 @@ import click
 from candor.agent.cli.options import FILE, cluster_option, json_option
 from candor.agent.core.terms import run_terms
 from candor.agent.exits import VERIFICATION_FAILED
+from candor.agent.runs.accusations import proven_by, told_of
 from candor.mechanisms.evidence.examiner import RunTerms
-from candor.mechanisms.proofs import PROOF_BYTES_MAX, Proof, ProofError, verify_proof
+from candor.mechanisms.proofs import ProofError
 from candor.topologies.cluster.file import load_cluster
-from candor.topologies.encoding.canonical import MalformedError
-from candor.topologies.specs.files import json_text, open_regular
+from candor.topologies.specs.files import json_text
 from candor.topologies.specs.specs import ConfigurationError
 
 
@@ -58,19 +58,9 @@ def verify(
 def _judged(file: Path, terms: RunTerms) -> dict[str, str | bool | None]:
     """What a file proves in a run, as `--json` tells it; `proven` is None if it is not readable."""
     try:
-        with open_regular(file) as stream:
-            data = stream.read(PROOF_BYTES_MAX + 1)
+        found = proven_by(file, terms)
     except OSError as exc:
         return {"proven": None, "reason": exc.strerror}
-    try:
-        found = verify_proof(Proof.decode(data), terms)
-    except (MalformedError, ProofError, ValueError) as exc:
+    except ProofError as exc:
         return {"proven": False, "reason": str(exc)}
-    return {
-        "proven": True,
-        "agent": found.agent,
-        "kind": found.kind,
-        "place": found.place,
-        "malice": found.malice,
-        "verdict": str(found),
-    }
+    return {"proven": True, **told_of(found)}

@@ -10,8 +10,9 @@ import click
 from candor.agent.cli.options import FILE, FOLDER, cluster_option, json_option
 from candor.agent.core.terms import audit_facts
 from candor.agent.daemon.exports import AGENTS_NAME, LEDGER_NAME, write_exports
-from candor.agent.daemon.status import data_dirs, read_status
+from candor.agent.daemon.status import data_dirs, misrated_words, read_status
 from candor.agent.exits import VERIFICATION_FAILED
+from candor.agent.runs.accusations import Accusations, accusations, told_of
 from candor.agent.runs.data_dirs import STORE_NAME
 from candor.agent.runs.ledger_audit import DATABASE, audit_run_directory, read_export
 from candor.mechanisms.ledger.audit import Finding, RunAudit, audit_export
@@ -264,19 +265,23 @@ def audit(context: click.Context, run_dir: Path, as_json: bool) -> None:
     of data directories. Elsewhere they rest on both ends of each edge, which recomputed them before
     they signed.
 
+    Whom the agents accuse, by what lies in their data directories, is named beside: proven where
+    they keep a proof, else by their word alone. The exit code is of the ledgers.
+
     \b
     Example:
       candor ledger audit runs/demo
     """
     cluster, result = audit_run_directory(run_dir)
+    accused = accusations(cluster, run_dir)
     if as_json:
-        click.echo(json_text(_audit_json(result), indent=2))
+        click.echo(json_text(_audit_json(result, accused), indent=2))
     else:
-        _print_audit(cluster.run_id, result)
+        _print_audit(cluster.run_id, result, accused)
     context.exit(VERIFICATION_FAILED if result.findings else 0)
 
 
-def _audit_json(result: RunAudit) -> dict[str, Any]:
+def _audit_json(result: RunAudit, accused: Accusations) -> dict[str, Any]:
     return {
         "audit": "violated" if result.findings else "ok",
         "findings": [asdict(finding) for finding in result.findings],
@@ -288,10 +293,13 @@ def _audit_json(result: RunAudit) -> dict[str, Any]:
         "transfers": [list(transfer) for transfer in result.transfers],
         "bills": result.bills,
         "recomputed": result.recomputed,
+        "proven": [{"file": file, **told_of(one)} for file, one in accused.proven.items()],
+        "worthless": dict(accused.worthless),
+        "misrated": {agent: dict(by) for agent, by in accused.misrated.items()},
     }
 
 
-def _print_audit(run_id: str, result: RunAudit) -> None:
+def _print_audit(run_id: str, result: RunAudit, accused: Accusations) -> None:
     for edge in result.edges:
         owed = _owed(edge.lo, edge.hi, edge.balance_lo)
         late = ", the last one known to one end only" if edge.unacknowledged else ""
@@ -308,10 +316,24 @@ def _print_audit(run_id: str, result: RunAudit) -> None:
         click.echo(f"sum of all nets: {format_credits(sum(result.nets.values()), signed=True)}")
     for debtor, creditor, amount in result.transfers:
         click.echo(f"to settle: {debtor} pays {creditor} {format_credits(amount)}")
+    _print_accused(accused)
     _print_findings(result.findings)
     verdict = f"violated, {len(result.findings)} findings" if result.findings else "ok"
     seen = "" if result.whole else f", as {', '.join(result.nets)} has it"
     click.echo(f"ledger audit of {run_id}{seen}: {verdict}")
+
+
+def _print_accused(accused: Accusations) -> None:
+    files: dict[str, list[str]] = {}
+    for file, found in accused.proven.items():
+        files.setdefault(str(found), []).append(file)
+    for told, kept in files.items():
+        more = f" and {len(kept) - 1} more files" if len(kept) > 1 else ""
+        click.echo(printable(f"proven: {told}, by {kept[0]}{more}"))
+    for file, why in accused.worthless.items():
+        click.echo(printable(f"note: {file}: {why}"))
+    for told in misrated_words(accused.misrated):
+        click.echo(printable(told))
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:

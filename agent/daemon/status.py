@@ -144,6 +144,26 @@ def standings_of(statuses: Iterable[Status]) -> dict[str, dict[str, float]]:
     )
 
 
+def misrated_of(statuses: Iterable[Status]) -> dict[str, dict[str, int]]:
+    """By agent and by the neighbour that says so, how many of its updates were refused for their
+    ratings, or for giving less than these earn."""
+    found: dict[str, dict[str, int]] = {}
+    for status in statuses:
+        for agent, seen in status.neighbours.items():
+            if seen.misrated:
+                found.setdefault(agent, {})[status.agent] = seen.misrated
+    return {agent: found[agent] for agent in sorted(found)}
+
+
+def misrated_words(misrated: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """The same in a sentence for each agent."""
+    return [
+        f"by its neighbours' word: {agent} gave less than ratings earn, or rated falsely: refused "
+        "by " + ", ".join(f"{neighbour} {count} times" for neighbour, count in by.items())
+        for agent, by in misrated.items()
+    ]
+
+
 class StatusFile:
     """Writes the status of one data directory; one writer, the one that holds the lock."""
 

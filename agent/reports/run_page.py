@@ -15,7 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from candor.agent.daemon.status import NeighbourStatus, standings_of, weightless_shares
+from candor.agent.daemon.status import (
+    NeighbourStatus,
+    misrated_of,
+    standings_of,
+    weightless_shares,
+)
 from candor.agent.reports.charts import Band, Line, bands, lines_by_round, payment_graph
 from candor.agent.reports.html import card, escape, image, page, table
 from candor.agent.reports.metric import (
@@ -58,6 +63,10 @@ _AGENTS_CAPTION = (
 _REWARDS_CAPTION = (
     " Reputation and given: what neighbours thought of it last, and which share of a model they "
     "gave it."
+)
+_MISRATED_CAPTION = (
+    " Misrated: how many of its updates neighbours say they refused, since it gave less than "
+    "ratings earn, or rated falsely."
 )
 _TRADED_CAPTION = (
     " Reputation, score and gives: what {agent} thinks of the neighbour, what it made of its last "
@@ -432,9 +441,11 @@ def _agents(run: RunDirectory) -> str:
     measures = [f"#{escape(name)}" for name in (metric.name, "own data", *map(shown_name, others))]
     columns = ("agent", "strategy", "state", "#rounds", *measures)
     columns += ("#balance", "#sent", "#missed", "#alone", "#no weight", "#reputation", "#given")
+    columns += ("#misrated",)
     rewards = section(run.summary, "rewards") or (
         {} if run.own else standings_of(one.status for one in run.agents if one.status is not None)
     )
+    misrated = misrated_of(one.status for one in run.agents if one.status is not None)
     rows = [
         (
             *_agent_row(
@@ -442,6 +453,7 @@ def _agents(run: RunDirectory) -> str:
             ),
             _share(shares.get(one.agent, 0.0)) if told else "-",
             *_standing(rewards.get(one.agent)),
+            str(sum(misrated[one.agent].values())) if one.agent in misrated else "-",
         )
         for one in run.agents
     ]
@@ -453,6 +465,7 @@ def _agents(run: RunDirectory) -> str:
     caption = f"{name.replace('_', ' ')} {of}, {metric.direction}. {_AGENTS_CAPTION}"
     caption += _WEIGHTLESS_CAPTION if told else ""
     caption += _REWARDS_CAPTION if rewards else ""
+    caption += _MISRATED_CAPTION if misrated else ""
     return card("Agents", caption, table([columns[i] for i in known], kept))
 
 

@@ -15,7 +15,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from candor.agent.daemon.status import Status, standings_of, weightless_shares
+from candor.agent.daemon.status import (
+    Status,
+    misrated_of,
+    misrated_words,
+    standings_of,
+    weightless_shares,
+)
 from candor.agent.reports.metric import Metric, fitting, mean_of, reached
 from candor.mechanisms.payments.credits import format_credits
 
@@ -99,6 +105,7 @@ def status_view(statuses: Sequence[Status], running: Mapping[str, bool], title: 
         notes.append(literal(told))
     if told := rewarded(standings_of(statuses)):
         notes.append(literal(told))
+    notes.extend(literal(told) for told in misrated_words(misrated_of(statuses)))
     table.caption = literal(shown.legend, "table.caption")
     return Group(table, *notes)
 
@@ -340,6 +347,9 @@ def _outcome(summary: Mapping[str, object], run_dir: Path | None) -> Group:
     rewards = summary.get("rewards")
     if isinstance(rewards, dict) and rewards:
         lines.append(literal(rewarded(rewards)))
+    misrated = summary.get("misrated")
+    if isinstance(misrated, dict):
+        lines += [literal(told, "bold red") for told in misrated_words(misrated)]
     if run_dir is not None:
         lines.append(Text.assemble(("run directory  ", "dim"), literal(run_dir)))
         report = run_dir / "report.html"

@@ -13,7 +13,7 @@ from torch import Tensor
 from candor.agent.daemon.metrics import FILE_NAME as METRICS_NAME
 from candor.agent.daemon.metrics import read_metrics
 from candor.agent.daemon.model_file import MODEL_NAME, rounds_behind
-from candor.agent.daemon.status import Status, standings_of
+from candor.agent.daemon.status import Status, misrated_of, standings_of
 from candor.agent.learning.measuring import RETURN
 from candor.agent.runs.baselines import alone_accuracy, centralised_accuracy, centralised_batch
 from candor.agent.runs.ledger_audit import audit_run_directory
@@ -60,6 +60,7 @@ def summarise(
         "alone_rounds": {agent: status.alone_rounds for agent, status in statuses.items()},
         "bytes_sent": {agent: status.bytes_sent for agent, status in statuses.items()},
         **rewards_of_run(standings_of(statuses.values())),
+        **({"misrated": misrated} if (misrated := misrated_of(statuses.values())) else {}),
         "consensus_distance": consensus_distance(run_dir, cluster, byzantine),
         "audit": "violated" if audit.findings else "ok",
         "seconds": round(seconds, 3),

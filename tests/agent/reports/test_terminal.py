@@ -50,6 +50,13 @@ def test_a_credit_limit_below_what_updates_cost_is_told() -> None:
     assert "credit limit too low for 60 updates, which nobody mixed: a0 2, a3 58" in shown
 
 
+def test_whose_updates_neighbours_refused_for_their_ratings_is_told() -> None:
+    assert "neighbours' word" not in _words(summary_view(SUMMARY))
+    shown = _words(summary_view(SUMMARY | {"misrated": {"a1": {"a0": 3, "a3": 2}}}))
+    assert "a1 gave less than ratings earn" in shown
+    assert "refused by a0 3 times, a3 2 times" in shown
+
+
 def test_who_mixed_with_nobody_in_many_rounds_is_told() -> None:
     quiet = SUMMARY | {"rounds": 100, "alone_rounds": {"a0": 5, "a1": 0}}
     assert "nobody" not in _words(summary_view(quiet))
