@@ -139,7 +139,7 @@ class Barter:
         best, whole = max(worth.values()), groups.count * (1.0 + self.tolerance)
         if best <= 0.0:
             return dict.fromkeys(worth, groups.count)
-        return {k: min(groups.count, math.floor(whole * one / best)) for k, one in worth.items()}
+        return {k: min(groups.count, math.floor(whole * (one / best))) for k, one in worth.items()}
 
     def _moved(self, reputation: float, score: float | None) -> float:
         if score is None:

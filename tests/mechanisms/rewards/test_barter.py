@@ -100,7 +100,7 @@ def plain_rated(
         k: [
             after[k],
             scores.get(k, 0.0),
-            min(count, math.floor(count * (1 + barter.tolerance) * worth[k] / best))
+            min(count, math.floor(count * (1 + barter.tolerance) * (worth[k] / best)))
             if best > 0
             else count,
         ]
@@ -228,6 +228,18 @@ def test_reputations_sum_to_one_and_the_best_gets_all(values, scores, heard, bar
     assert max(r.groups for r in made.values()) == groups.count
     ordered = sorted(made.values(), key=lambda r: r.reputation)
     assert [r.groups for r in ordered] == sorted(r.groups for r in made.values())
+
+
+def test_equal_reputations_earn_all_whatever_the_number_of_groups():
+    """As all are equal in the first round, anything else would have honest agents refused."""
+    for count in range(1, 33):
+        groups = Groups(16 * count)
+        for rule in (Barter(tolerance=0.0), Barter(beta=0.5, tolerance=0.0)):
+            for agents in range(1, 20):
+                equal = rule.equal([f"a{i}" for i in range(agents)], groups)
+                reputations = {k: rating.reputation for k, rating in equal.items()}
+                earned = {k: rating.groups for k, rating in equal.items()}
+                assert rule.earned(reputations, groups) == earned
 
 
 def test_who_is_not_rated_keeps_its_reputation_up_to_the_sum():
