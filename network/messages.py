@@ -32,11 +32,12 @@ class Hello:
 @dataclass(frozen=True, slots=True)
 class Update:
     """Announces an exchange by its signed statement; witnesses, and `payload_bytes` in chunks,
-    follow."""
+    follow. `payload_signature` is of what the chunks hold; without one they prove nothing."""
 
     body: bytes
     signature: bytes
     payload_bytes: int
+    payload_signature: bytes = bytes(SIGNATURE_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +158,9 @@ def to_envelope(message: Message, nonce: bytes) -> Envelope:
     match message:
         case Hello(body, signature):
             return Envelope(Kind.HELLO, b"", [body, signature])
-        case Update(body, signature, payload_bytes):
-            return Envelope(Kind.UPDATE, nonce, [body, signature, payload_bytes])
+        case Update(body, signature, payload_bytes, payload_signature):
+            sent: list[Value] = [body, signature, payload_bytes, payload_signature]
+            return Envelope(Kind.UPDATE, nonce, sent)
         case Witnesses(number, phase, statements):
             pairs: list[Value] = [list(pair) for pair in statements]
             return Envelope(Kind.WITNESSES, nonce, [number, phase, pairs])
@@ -197,8 +199,10 @@ def from_envelope(envelope: Envelope) -> Message:
     match kind, fields:
         case Kind.HELLO, [bytes(body), bytes(signature)]:
             return Hello(body, signature)
-        case Kind.UPDATE, [bytes(body), bytes(signature), int(size)] if is_count(size):
-            return Update(body, signature, size)
+        case Kind.UPDATE, [bytes(body), bytes(signature), int(size), bytes(of_payload)] if (
+            is_count(size) and len(of_payload) == SIGNATURE_BYTES
+        ):
+            return Update(body, signature, size, of_payload)
         case Kind.WITNESSES, [int(number), int(phase), list(pairs)] if _is_place(number, phase):
             return Witnesses(number, phase, _statements(pairs))
         case Kind.CHUNK, [int(number), int(phase), int(offset)] if _is_place(

@@ -26,13 +26,15 @@ W = TypeVar("W", bound=Hashable)  # what tells statements apart
 @dataclass(slots=True)
 class Slot(Generic[S, W]):
     """One step of one neighbour: its statement, those `named` in it as witnesses, and
-    `payload_bytes` in a codec's encoding, at the front of the buffer."""
+    `payload_bytes` in a codec's encoding, at the front of the buffer, with what it signed of them.
+    """
 
     step: int
     statement: S
     buffer: NDArray[np.float32]
     payload_bytes: int
     named: frozenset[W] = frozenset()
+    payload_signature: bytes = b""
     received_bytes: int = 0
     witnesses: dict[W, S] = field(default_factory=dict)
 
@@ -117,6 +119,7 @@ class Inbox(Generic[S, W]):
         *,
         notice: bool = False,
         part_bytes: int | None = None,
+        payload_signature: bytes = b"",
     ) -> Slot[S, W]:
         """Open the slot of a step, or of a notice, which comes without a payload, or of one whose
         payload is a part of so many bytes; the oldest slot makes room when both are in use.
@@ -132,7 +135,7 @@ class Inbox(Generic[S, W]):
         buffer = np.empty(0, np.float32) if notice else self._pool.take()
         while len(self._slots) >= SLOTS_PER_NEIGHBOUR:
             self.drop(min(self._slots))
-        slot = Slot(step, statement, buffer, payload_bytes, named)
+        slot = Slot(step, statement, buffer, payload_bytes, named, payload_signature)
         self._slots[step] = slot
         self.latest_step = step
         return slot

@@ -15,7 +15,7 @@ from typing import Final
 from candor.network.errors import RemoteProtocolError
 from candor.topologies.encoding.canonical import MalformedError, Value, is_count, pack, unpack
 
-WIRE_VERSION: Final = 2
+WIRE_VERSION: Final = 3
 NONCE_BYTES: Final = 16
 # The payload itself travels in raw frames; the largest header is a record with its two bills.
 HEADER_BYTES_MAX: Final = 2**21

@@ -285,7 +285,9 @@ class AgentCore:
         self._own, self._asked = payload, False
         self._deadline_s = now_s + self.settings.deadline_s
         told = {peer: self._faces.sign(peer, face) for peer, face in faces.items()}
-        effects += self._reception.update(SignedFace(signed, tuple(witnesses), payload), told)
+        effects += self._reception.update(
+            SignedFace.of(signed, witnesses, payload, self._key), told
+        )
         return effects + self._advance(now_s)
 
     def verified(

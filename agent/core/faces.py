@@ -9,7 +9,7 @@ The core makes none of this unless a driver hands it vectors apart.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from candor.agent.core.settlement.evidence_book import EvidenceBook
 from candor.mechanisms.evidence.phases import Part
 from candor.mechanisms.evidence.statements import (
+    PAYLOAD_DOMAIN,
     Formed,
     Row,
     SignedStatement,
@@ -49,6 +50,20 @@ class SignedFace:
     signed: SignedStatement
     witnesses: tuple[SignedStatement, ...]
     payload: Vector
+    payload_signature: bytes
+
+    @classmethod
+    def of(
+        cls,
+        signed: SignedStatement,
+        witnesses: Sequence[SignedStatement],
+        payload: Vector,
+        key: SigningKey,
+    ) -> Self:
+        """With a signature of the payload that is stated. It is not hashed anew: what breaks on its
+        way out of an honest agent's memory is refused, and proves nothing."""
+        sending = signed.sending(signed.statement.digest)
+        return cls(signed, tuple(witnesses), payload, key.sign(PAYLOAD_DOMAIN, sending))
 
 
 def told_apart(vectors: "Tensor", peers: Sequence[str]) -> dict[str, Vector]:
@@ -103,7 +118,7 @@ class Faces:
         told[place_of(signed.statement)] = signed
         while len(told) > self._book.steps_kept:
             del told[next(iter(told))]
-        return SignedFace(signed, witnesses, face.payload)
+        return SignedFace.of(signed, witnesses, face.payload, self._key)
 
     def _as_told(self, peer: str, number: int, part: Part, formed: Formed) -> Formed:
         """A derived row as it follows from what a neighbour was told of this agent's own vector."""

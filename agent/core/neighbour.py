@@ -154,6 +154,7 @@ class Neighbour:
         *,
         notice: bool = False,
         part_bytes: int | None = None,
+        payload_signature: bytes = b"",
     ) -> None:
         """Open the slot of a step; what outruns our worker is skipped, as if lost.
 
@@ -163,7 +164,13 @@ class Neighbour:
         named = frozenset(named_sources(signed.statement, self.phases))
         if len(self.verifying) < VERIFYING_MAX:
             self.inbox.announce(
-                step, signed, payload_bytes, named, notice=notice, part_bytes=part_bytes
+                step,
+                signed,
+                payload_bytes,
+                named,
+                notice=notice,
+                part_bytes=part_bytes,
+                payload_signature=payload_signature,
             )
 
     def keep(self, step: int, payload: NDArray[np.float32], current: int, pool: BufferPool) -> None:

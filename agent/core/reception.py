@@ -334,7 +334,14 @@ class Reception:
             notice = neighbour.agent not in taken
             part = self._part_bytes(signed.statement)
             size = message.payload_bytes
-            neighbour.announce(signed, step, size, notice=notice, part_bytes=part)
+            neighbour.announce(
+                signed,
+                step,
+                size,
+                notice=notice,
+                part_bytes=part,
+                payload_signature=message.payload_signature,
+            )
         except (EvidenceError, RemoteProtocolError) as exc:
             return self._refuse(neighbour, step, exc)
         self._hearsay.stated(signed)
@@ -458,7 +465,7 @@ class Reception:
         view = b"" if groups is None else self._encoded(face.payload, groups)
         size = self._chunk_bytes
         return [
-            Update(signed.body, signed.signature, len(view)),
+            Update(signed.body, signed.signature, len(view), face.payload_signature),
             *Witnesses.batches(number, phase, pairs),
             *(Chunk(number, phase, at, view[at : at + size]) for at in range(0, len(view), size)),
         ]

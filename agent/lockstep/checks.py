@@ -92,7 +92,7 @@ class Checks:
     def heard(self, agent: str, sender: str, envelope: Envelope) -> None:
         """A message reaches an agent that serves its sender."""
         match envelope.kind, list(envelope.fields):
-            case Kind.UPDATE, [bytes(body), bytes(signature), int()]:
+            case Kind.UPDATE, [bytes(body), bytes(signature), int(), bytes()]:
                 number = self._statement(body, signature).statement.round
                 heard = self._heard[agent]
                 heard[sender] = max(number, heard.get(sender, 0))
@@ -104,7 +104,7 @@ class Checks:
                 self._proposed(agent, send.peer, data)
             case Kind.ACCEPT, [bytes(head), bytes()]:
                 self._accepted(agent, head)
-            case Kind.UPDATE, [bytes(body), bytes(signature), int()]:
+            case Kind.UPDATE, [bytes(body), bytes(signature), int(), bytes()]:
                 self._latest[agent] = self._statement(body, signature)
                 self._states(agent, send.peer, self._latest[agent])
                 if not named_sources(self._latest[agent].statement, self._phases):

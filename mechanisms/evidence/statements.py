@@ -31,6 +31,7 @@ from candor.topologies.encoding.signatures import (
 )
 
 STATEMENT_DOMAIN: Final = "candor/statement/v2"
+PAYLOAD_DOMAIN: Final = "candor/payload/v1"
 STATEMENT_VERSION: Final = 4
 # How a part of a vector was formed.
 LISTED: Final = 0
@@ -414,6 +415,11 @@ class SignedStatement:
     def verify(self, public: bytes) -> bool:
         """Whether `public` signed this body's head."""
         return self.head.verify(public)
+
+    def sending(self, digest: bytes) -> bytes:
+        """What its agent signs, by `PAYLOAD_DOMAIN`, of the payload that it sends with this
+        statement: the statement's digest of an honest one's."""
+        return pack([sha256(self.body), digest])
 
     @property
     def head(self) -> Head:

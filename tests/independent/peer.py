@@ -163,6 +163,8 @@ class Peer:
         head = rounds.head_of(cluster.run, (t, phase, self.own), wire.sha256(body))
         signature = wire.sign(self.keys.identity, rounds.DOMAIN, head)
         stated = self.statements[self.step] = Statement.parse(cluster, body, signature)
+        sending = rounds.sending_of(body, stated.digest)
+        of_payload = wire.sign(self.keys.identity, rounds.PAYLOAD_DOMAIN, sending)
         found = rounds.injected(cluster, stated, named, self.initial)
         if phase == cluster.charged:
             self.injected[t] = found
@@ -170,10 +172,11 @@ class Peer:
             near.waiting = False
             if near.served:
                 taken = peer in graphs.takers(cluster, t, self.own)
-                self._send(peer, wire.UPDATE, body, signature, len(data) if taken else 0)
+                size = len(data) if taken else 0
+                self._send(peer, wire.UPDATE, body, signature, size, of_payload)
                 for batch in _batches([[one.body, one.signature] for one in named.values()]):
                     self._send(peer, wire.WITNESSES, t, phase, batch)
-                for at in range(0, len(data) if taken else 0, wire.CHUNK_BYTES):
+                for at in range(0, size, wire.CHUNK_BYTES):
                     piece = data[at : at + wire.CHUNK_BYTES]
                     self._send(peer, wire.CHUNK, t, phase, at, raw=piece)
         self.sent_at_s, self.told_waiting = time.monotonic(), False
@@ -190,8 +193,12 @@ class Peer:
             raise Refused("phase")
         return self.cluster.step(number, phase)
 
-    def _on_update(self, peer: str, body: bytes, signature: bytes, size: int) -> None:
+    def _on_update(
+        self, peer: str, body: bytes, signature: bytes, size: int, of_payload: bytes
+    ) -> None:
         near = self.near[peer]
+        if len(of_payload) != 64:
+            raise Refused("fields")
         stated = Statement.parse(self.cluster, body, signature)
         step = self._step_of(stated.round, stated.phase)
         try:

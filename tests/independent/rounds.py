@@ -23,7 +23,7 @@ from tests.independent.wire import (
 
 TRACE_SIZE_MAX = 128
 HIDDEN_RATIO, HIDDEN_FLOOR = 1e6, 1e6
-DOMAIN = "candor/statement/v2"
+DOMAIN, PAYLOAD_DOMAIN = "candor/statement/v2", "candor/payload/v1"
 LISTED, DERIVED, ATTESTED = 0, 1, 2
 
 Formed = list  # a part of `formed`, as it is encoded
@@ -141,6 +141,11 @@ class Statement:
 def head_of(run: bytes, source: Source, digest: bytes) -> bytes:
     """What is signed of a statement whose body has this digest."""
     return pack([run, *source, digest])
+
+
+def sending_of(body: bytes, digest: bytes) -> bytes:
+    """What is signed of a payload with this digest that is sent with a statement."""
+    return pack([sha256(body), digest])
 
 
 def _is_part(part: object, sketch_bytes: int) -> bool:

@@ -27,7 +27,7 @@ COUNT_MAX = 2**53
 # The types of each kind's fields; `int` stands for a count. RECORDS have as many as there are.
 FIELDS = {
     HELLO: (bytes, bytes),
-    UPDATE: (bytes, bytes, int),
+    UPDATE: (bytes, bytes, int, bytes),
     WITNESSES: (int, int, list),
     CHUNK: (int, int, int),
     ACK: (int, int, str),
@@ -281,7 +281,7 @@ def check_certificate(cluster: Cluster, agent: str, encoded: bytes, now_s: float
 
 def encode(kind: int, nonce: bytes, fields: list, raw: bytes | None = None) -> list[bytes]:
     """The frames of a message."""
-    return [pack([2, kind, nonce, *fields]), *([] if raw is None else [raw])]
+    return [pack([3, kind, nonce, *fields]), *([] if raw is None else [raw])]
 
 
 def decode(frames: list[bytes]) -> tuple[int, bytes, list, bytes | None]:
@@ -295,7 +295,7 @@ def decode(frames: list[bytes]) -> tuple[int, bytes, list, bytes | None]:
     if not fits(header[:3], int, int, bytes):
         raise Refused("header")
     version, kind, nonce, *fields = header
-    if version != 2:
+    if version != 3:
         raise Refused("version")
     if kind not in FIELDS and kind != RECORDS:
         raise Refused("kind")

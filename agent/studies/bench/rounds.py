@@ -43,7 +43,12 @@ from candor.agent.studies.bench.raw_sockets import measure_floor
 from candor.agent.studies.bench.simulation import MIB, peak_mib
 from candor.agent.testbed.testbed import free_ports
 from candor.mechanisms.evidence.examiner import Examiner
-from candor.mechanisms.evidence.statements import Row, SignedStatement, Statement
+from candor.mechanisms.evidence.statements import (
+    PAYLOAD_DOMAIN,
+    Row,
+    SignedStatement,
+    Statement,
+)
 from candor.network.messages import Update, to_envelope
 from candor.network.transport import TransportLimits
 from candor.network.wire import NONCE_BYTES, encode
@@ -394,7 +399,8 @@ def _operations(examiner: Examiner, key: SigningKey, agent: str) -> dict[str, fl
     payload = np.random.default_rng(0).standard_normal(examiner.terms.dim, dtype=np.float32)
     statement = examiner.state(1, 0, agent, payload, (Row(((agent, 1.0),)),))
     signed = SignedStatement.sign(statement, key)
-    update = Update(signed.body, signed.signature, payload.nbytes)
+    of_payload = key.sign(PAYLOAD_DOMAIN, signed.sending(statement.digest))
+    update = Update(signed.body, signed.signature, payload.nbytes, of_payload)
     return {
         "serialise": _cost(lambda: encode(to_envelope(update, bytes(NONCE_BYTES)))),
         "digest": _cost(lambda: payload_digest(payload.data.cast("B"))),

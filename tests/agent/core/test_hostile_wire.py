@@ -380,7 +380,7 @@ def hello(arena, nonce=b"\7" * 16, **changes):
         Greeting.decode(own.body), nonce=nonce, echo=arena.nonce, established=False, **changes
     )
     body = greeting.encode()
-    return [pack([2, 1, b"", body, arena.key.sign("candor/hello/v1", body)])]
+    return [pack([3, 1, b"", body, arena.key.sign("candor/hello/v1", body)])]
 
 
 FLOODS = {
@@ -451,9 +451,9 @@ def test_records_of_the_largest_size_are_refused_and_not_kept(arena):
     largest = wire.HEADER_BYTES_MAX // 64 - 2000
     stuffed = [*record[:3], [bytes(largest // len(record[3])) for _ in record[3]]]
     for frames in (
-        [pack([2, int(Kind.RECORDS), arena.nonce, *[stuffed] * 64])],
-        [pack([2, int(Kind.RECORDS), arena.nonce, *[stuffed] * 65])],
-        [pack([2, int(Kind.RECORDS), arena.nonce, *[[*record[:3], [bytes(2**20)] * 4]] * 64])],
+        [pack([3, int(Kind.RECORDS), arena.nonce, *[stuffed] * 64])],
+        [pack([3, int(Kind.RECORDS), arena.nonce, *[stuffed] * 65])],
+        [pack([3, int(Kind.RECORDS), arena.nonce, *[[*record[:3], [bytes(2**20)] * 4]] * 64])],
     ):
         flood(arena, frames, 20)
     assert state_of(node) == before
