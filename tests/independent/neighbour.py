@@ -45,6 +45,7 @@ class Neighbour:
     slots: dict[int, Slot] = field(default_factory=dict)
     payloads: dict[int, np.ndarray] = field(default_factory=dict)
     statements: dict[int, Statement] = field(default_factory=dict)
+    novelties: dict[int, float] = field(default_factory=dict)  # where models are traded
     injected: dict[int, np.ndarray] = field(default_factory=dict)
     claims: dict[int, Claim] = field(default_factory=dict)
     bills: dict[int, Bill] = field(default_factory=dict)

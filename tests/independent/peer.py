@@ -15,11 +15,10 @@ from pathlib import Path
 import blake3
 import numpy as np
 
-from tests.independent import bills, claims, graphs, hidden, rounds, wire
+from tests.independent import barter, bills, claims, graphs, hidden, rounds, wire
 from tests.independent.hearsay import MEMORY_BYTES_MAX, Hearsay
 from tests.independent.ledger import Channel
 from tests.independent.neighbour import HELLO_S, Neighbour, Slot
-from tests.independent.phases import payload_bytes
 from tests.independent.rounds import Statement
 from tests.independent.settlement import Settlement
 from tests.independent.training import Training
@@ -43,6 +42,7 @@ class Peer:
         self.step = 0
         self.initial, self.training = initial, Training(cluster, own, initial)
         self.statements: dict[int, Statement] = {}  # by step
+        self.novelties: dict[int, float] = {}  # of its own, where models are traded
         self.injected: dict[int, np.ndarray] = {}  # by round, as of whom it heard
         self.heard: dict[int, list[str]] = {}
         self.hearsay = Hearsay(cluster, own)
@@ -159,7 +159,10 @@ class Peer:
         cluster, (t, phase) = self.cluster, self.cluster.at(self.step)
         formed, y, data = self.training.make(t, phase)
         named = {one: self._known(one) for one in rounds.named(cluster, t, phase, formed)}
-        body = rounds.body_of(cluster, t, phase, self.own, formed, y, list(named.values()))
+        if barter.rule_of(cluster):
+            body = self._rated(t, formed, y, named)
+        else:
+            body = rounds.body_of(cluster, t, phase, self.own, formed, y, list(named.values()))
         head = rounds.head_of(cluster.run, (t, phase, self.own), wire.sha256(body))
         signature = wire.sign(self.keys.identity, rounds.DOMAIN, head)
         stated = self.statements[self.step] = Statement.parse(cluster, body, signature)
@@ -168,18 +171,37 @@ class Peer:
         found = rounds.injected(cluster, stated, named, self.initial)
         if phase == cluster.charged:
             self.injected[t] = found
+        if stated.rewards is not None:
+            self.novelties[self.step] = rounds.novelty(stated, named)
         for peer, near in self.near.items():
             near.waiting = False
             if near.served:
                 taken = peer in graphs.takers(cluster, t, self.own)
-                size = len(data) if taken else 0
-                self._send(peer, wire.UPDATE, body, signature, size, of_payload)
+                given = rounds.groups_given(cluster, stated, peer)
+                part = rounds.part_of(cluster, y, data, given) if taken else b""
+                self._send(peer, wire.UPDATE, body, signature, len(part), of_payload)
                 for batch in _batches([[one.body, one.signature] for one in named.values()]):
                     self._send(peer, wire.WITNESSES, t, phase, batch)
-                for at in range(0, size, wire.CHUNK_BYTES):
-                    piece = data[at : at + wire.CHUNK_BYTES]
+                for at in range(0, len(part), wire.CHUNK_BYTES):
+                    piece = part[at : at + wire.CHUNK_BYTES]
                     self._send(peer, wire.CHUNK, t, phase, at, raw=piece)
         self.sent_at_s, self.told_waiting = time.monotonic(), False
+
+    def _rated(
+        self,
+        t: int,
+        formed: list[rounds.Formed],
+        y: np.ndarray,
+        named: dict[rounds.Source, Statement],
+    ) -> bytes:
+        """The body of a statement with its trace and ratings."""
+        novelties = {}
+        for number, phase, agent in named:
+            held = self.near[agent].novelties if agent in self.near else self.novelties
+            novelties[agent] = held[self.cluster.step(number, phase)]
+        return rounds.rated_body(
+            self.cluster, t, self.own, formed, y, named, novelties, self.initial
+        )
 
     def _known(self, source: rounds.Source) -> Statement | None:
         """A statement that was verified here, or made."""
@@ -206,7 +228,8 @@ class Peer:
             notice = peer not in graphs.taken(self.cluster, stated.round, self.own)
             if step <= near.announced:
                 raise Refused("round-order")
-            if size != (0 if notice else payload_bytes(self.cluster.codec, self.cluster.dim)):
+            given = rounds.groups_given(self.cluster, stated, self.own)
+            if size != (0 if notice else rounds.bytes_given(self.cluster, given)):
                 raise Refused("payload-size")
         except Refused as exc:
             self._judge(peer, step, str(exc))
@@ -246,7 +269,8 @@ class Peer:
         slot = near.slots.get(self._step_of(number, phase))
         if slot is None:
             return
-        code, size = "", payload_bytes(self.cluster.codec, self.cluster.dim)
+        given = rounds.groups_given(self.cluster, slot.statement, self.own)
+        code, size = "", rounds.bytes_given(self.cluster, given)
         if offset != len(slot.data):
             code = "chunk-order"
         elif not piece or offset + len(piece) > size:
@@ -273,7 +297,8 @@ class Peer:
         near, stated = self.near[peer], slot.statement
         vector = None
         if not slot.notice:
-            vector = rounds.check_payload(self.cluster, stated, bytes(slot.data))
+            given = rounds.groups_given(self.cluster, stated, self.own)
+            vector = rounds.check_payload(self.cluster, stated, bytes(slot.data), given)
         sources: dict[rounds.Source, Statement] = {}
         for source in slot.named:
             own, shown = self._known(source), slot.witnesses.get(source)
@@ -286,6 +311,10 @@ class Peer:
                 own = shown
             sources[source] = own
         found = rounds.injected(self.cluster, stated, sources, self.initial)
+        if stated.rewards is not None:
+            known = self._novelties(sources)
+            rounds.check_ratings(self.cluster, stated, found, sources, known)
+            near.novelties[step] = rounds.novelty(stated, sources)
         if stated.phase == self.cluster.charged:
             if bills.is_too_large(self.cluster, rounds.energy(found)):
                 raise Refused("injected-too-large")
@@ -295,6 +324,17 @@ class Peer:
             near.payloads[step] = vector
         while len(near.payloads) > max(3, len(self.cluster.phases) + 1):
             near.payloads.pop(min(near.payloads))
+
+    def _novelties(self, sources: dict[rounds.Source, Statement]) -> dict[str, float]:
+        """How new those of some statements are that were verified here, or made."""
+        found = {}
+        for source, one in sources.items():
+            number, phase, agent = source
+            own, step = self._known(source), self.cluster.step(number, phase)
+            held = self.near[agent].novelties if agent in self.near else self.novelties
+            if own is not None and own.body == one.body and step in held:
+                found[agent] = held[step]
+        return found
 
     def _judge(self, peer: str, step: int, code: str) -> None:
         self.near[peer].judged = max(self.near[peer].judged, step)

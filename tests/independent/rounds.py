@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import blake3
 import numpy as np
 
-from tests.independent import graphs, rows
-from tests.independent.phases import CODECS, MEDIAN, OWN, Part, decoded
+from tests.independent import barter, graphs, rows
+from tests.independent.barter import Rating
+from tests.independent.phases import CODECS, MEDIAN, OWN, Part, decoded, encoded, payload_bytes
 from tests.independent.wire import (
     Cluster,
     Refused,
@@ -85,16 +86,17 @@ class Statement:
     next_sketch: bytes
     sources: bytes
     salt: bytes
+    rewards: list | None = None  # [trace, [[id, reputation, score, groups], ...]]
 
     @classmethod
     def parse(cls, cluster: Cluster, body: bytes, signature: bytes) -> "Statement":
         """Raises Refused where the layout is broken."""
         fields = unpack(body, 24 * cluster.k + 790_528)
         head = (int, bytes, int, int, str, str, bytes, int)
-        if not fits(fields, *head, list, float, bytes, bytes, bytes, bytes):
+        if not fits(fields[:14], *head, list, float, bytes, bytes, bytes, bytes):
             raise Refused("malformed")
         version, run, number, phase, agent, codec, digest, dim, formed, _, *last = fields
-        own, after, to_sources, salt = last
+        own, after, to_sources, salt, *rewards = last
         sound = (
             version == 4
             and len(run) == len(digest) == 32
@@ -112,10 +114,28 @@ class Statement:
             and len(formed) <= 4
             and all(_is_part(part, len(own)) for part in formed)
             and sum(part[0] == ATTESTED for part in formed) <= 1
+            and (not rewards or (len(rewards) == 1 and _are_rewards(rewards[0])))
         )
         if not sound:
             raise Refused("malformed")
         return cls(body, signature, *fields[1:])
+
+    @property
+    def trace(self) -> np.ndarray:
+        return np.frombuffer(self.rewards[0], "<f4").astype(np.float64)
+
+    @property
+    def ratings(self) -> dict[str, Rating]:
+        """What the agent says of itself and its neighbours, where models are traded."""
+        return {one: Rating(*told) for one, *told in self.rewards[1]}
+
+    @property
+    def reputations(self) -> dict[str, float]:
+        return {one: rating.reputation for one, rating in self.ratings.items()}
+
+    def given(self, agent: str) -> int:
+        """How many groups it gives an agent."""
+        return self.ratings[agent].groups if agent in self.ratings else 0
 
     @property
     def source(self) -> Source:
@@ -161,6 +181,22 @@ def _is_part(part: object, sketch_bytes: int) -> bool:
         and _are_ids(part[2])
         and len(part[3]) == sketch_bytes
     )
+
+
+def _are_rewards(last: object) -> bool:
+    """Whether this is a trace and ratings, by its layout."""
+    if not fits(last, bytes, list) or len(last[0]) % 4 or not 0 < len(last[0]) <= 512:
+        return False
+    sound = all(
+        fits(one, str, float, float, int)
+        and math.isfinite(one[1])
+        and one[1] >= 0.0
+        and math.isfinite(one[2])
+        and 0 <= one[3] <= 32
+        for one in last[1]
+    )
+    whole = np.isfinite(np.frombuffer(last[0], "<f4")).all()
+    return bool(whole) and sound and _are_ids([one[0] for one in last[1]])
 
 
 def _is_row(row: list) -> bool:
@@ -211,6 +247,7 @@ def body_of(
     formed: list[Formed],
     vector: np.ndarray,
     sources: list[Statement],
+    rewards: list | None = None,
 ) -> bytes:
     """What an agent states of a vector, as it is decoded."""
     return pack(
@@ -221,7 +258,7 @@ def body_of(
             phase,
             agent,
             cluster.codec,
-            blake3.blake3(vector.tobytes()).digest(),
+            digest_of(cluster, vector),
             cluster.dim,
             formed,
             step_size_of(cluster, number, phase, agent),
@@ -229,8 +266,34 @@ def body_of(
             next_sketch(cluster, number, phase, vector),
             commitment(sources),
             secrets.token_bytes(16),
+            *([] if rewards is None else [rewards]),
         ]
     )
+
+
+def rated_body(
+    cluster: Cluster,
+    number: int,
+    agent: str,
+    formed: list[Formed],
+    vector: np.ndarray,
+    sources: dict[Source, Statement],
+    novelties: dict[str, float],
+    initial: np.ndarray,
+) -> bytes:
+    """The same where models are traded: with the trace of what is injected, and ratings."""
+    rated = ratings_after(cluster, agent, number, formed[0], sources, novelties)
+    last = [bytes(4 * min(cluster.k, TRACE_SIZE_MAX)), [[one, *rated[one]] for one in rated]]
+    head = (cluster, number, 0, agent, formed, vector, list(sources.values()))
+    untraced = Statement.parse(cluster, body_of(*head, last), b"")
+    found = injected(cluster, untraced, sources, initial)
+    return body_of(*head, [trace(cluster, cluster.window_of(number), found), last[1]])
+
+
+def digest_of(cluster: Cluster, vector: np.ndarray) -> bytes:
+    if barter.rule_of(cluster):
+        return barter.digest_of(barter.leaves(cluster, vector, 0, barter.groups(cluster)))
+    return blake3.blake3(vector.tobytes()).digest()
 
 
 def is_formed(cluster: Cluster, stated: Statement, part: Part, formed: Formed) -> bool:
@@ -289,20 +352,62 @@ def check_announced(cluster: Cluster, sender: str, stated: Statement) -> None:
     parts = cluster.phases[stated.phase].parts
     if not all(is_formed(cluster, stated, *one) for one in zip(parts, stated.formed, strict=True)):
         raise Refused("mixing-row")
+    if (stated.rewards is None) != (barter.rule_of(cluster) is None):
+        raise Refused("rating")
+    if stated.rewards is not None:
+        given = {one: rating.groups for one, rating in stated.ratings.items()}
+        if list(given) != barter.around(cluster, sender):
+            raise Refused("rating")
+        if given != barter.earned(cluster, stated.reputations):
+            raise Refused("rating")
 
 
-def check_payload(cluster: Cluster, stated: Statement, data: bytes) -> np.ndarray:
-    """The payload as a vector, when it is what was stated. Raises Refused."""
-    vector, window = decoded(cluster.codec, data), cluster.window_of(stated.round)
-    if blake3.blake3(vector.tobytes()).digest() != stated.digest:
+def groups_given(cluster: Cluster, stated: Statement, taker: str) -> int | None:
+    """How many groups of a vector travel to a taker; None where models are not traded."""
+    return None if stated.rewards is None else stated.given(taker)
+
+
+def bytes_given(cluster: Cluster, given: int | None) -> int:
+    """How long a payload of so many groups is, or a whole one."""
+    if given is None:
+        return payload_bytes(cluster.codec, cluster.dim)
+    count, missing = barter.held(cluster, 0, given).sum(), barter.groups(cluster) - given
+    return payload_bytes(cluster.codec, int(count)) + barter.LEAF_BYTES * missing
+
+
+def part_of(cluster: Cluster, vector: np.ndarray, data: bytes, given: int | None) -> bytes:
+    """The payload of so many groups of a vector, of which `data` is the whole one."""
+    if given is None:
+        return data
+    values = encoded(cluster.codec, vector[barter.held(cluster, 0, given)])
+    return values + barter.leaves(cluster, vector, given, barter.groups(cluster))
+
+
+def check_payload(
+    cluster: Cluster, stated: Statement, data: bytes, given: int | None = None
+) -> np.ndarray:
+    """The payload as a vector, zeros where it is not given, when it is what was stated. Raises
+    Refused."""
+    window, seen = cluster.window_of(stated.round), cluster.k
+    if given is None:
+        vector = decoded(cluster.codec, data)
+        digest = digest_of(cluster, vector)
+    else:
+        there, seen = barter.held(cluster, 0, given), barter.bound(cluster, given)
+        vector = np.zeros(cluster.dim, "<f4")
+        end = payload_bytes(cluster.codec, int(there.sum()))
+        vector[there] = decoded(cluster.codec, data[:end])
+        digest = barter.digest_of(barter.leaves(cluster, vector, 0, given) + data[end:])
+    if digest != stated.digest:
         raise Refused("payload-digest")
-    if sketch(cluster, window, vector) != stated.sketch:
+    after = next_sketch(cluster, stated.round, stated.phase, vector)
+    if sketch(cluster, window, vector)[: 8 * seen] != stated.sketch[: 8 * seen]:
         raise Refused("payload-sketch")
-    if next_sketch(cluster, stated.round, stated.phase, vector) != stated.next_sketch:
+    if len(after) != len(stated.next_sketch) or after[: 8 * seen] != stated.next_sketch[: 8 * seen]:
         raise Refused("payload-sketch")
     if not np.isfinite(vector).all():
         raise Refused("payload-not-finite")
-    seen = energy(np.frombuffer(stated.sketch, "<f8"))
+    seen = energy(np.frombuffer(stated.sketch, "<f8")[:seen])
     if energy(vector.astype(np.float64)) > HIDDEN_RATIO * seen + HIDDEN_FLOOR:
         raise Refused("payload-hidden")
     return vector
@@ -343,6 +448,68 @@ def injected(
     return found
 
 
+def ratings_after(
+    cluster: Cluster,
+    agent: str,
+    number: int,
+    formed: Formed,
+    sources: dict[Source, Statement],
+    novelties: dict[str, float],
+) -> dict[str, Rating]:
+    """What an agent thinks in a round, after the one before in which it mixed by a row."""
+    heard = [one for one, _ in formed[1]]
+    if number == 1 or agent not in heard:
+        return barter.equal(cluster, agent)
+    said = {one: sources[number - 1, 0, one] for one in heard}
+    before, found = said[agent].reputations, {}
+    if barter.is_rated(cluster, number - 1):
+        traces = {one: said[one].trace for one in heard}
+        found = barter.scores(agent, before, traces, novelties)
+    return barter.rated(cluster, before, found)
+
+
+def novelty(stated: Statement, sources: dict[Source, Statement]) -> float:
+    """How new a statement's trace is."""
+    before = [sources[one].trace for one in sorted(sources) if one[-1] != stated.agent]
+    return barter.novelty(stated.trace, before)
+
+
+def check_ratings(
+    cluster: Cluster,
+    stated: Statement,
+    found: np.ndarray,
+    sources: dict[Source, Statement],
+    novelties: dict[str, float],
+) -> None:
+    """Hold a trace to what was injected, and ratings to the statements that the row names, as far
+    as `novelties` of the round before are known. Raises Refused."""
+    due = np.frombuffer(trace(cluster, cluster.window_of(stated.round), found), "<f4")
+    apart = np.linalg.norm(stated.trace - due) if len(stated.trace) == len(due) else math.inf
+    if apart > 1e-6 * np.linalg.norm(due.astype(np.float64)):
+        raise Refused("rating")
+    number, agent, said = stated.round, stated.agent, stated.ratings
+    heard, told = [one for one, _ in stated.formed[0][1]], {}
+    if number > 1 and agent in heard and barter.is_rated(cluster, number - 1):
+        traces = {one: sources[number - 1, 0, one].trace for one in heard}
+        told = {one: said[one].score for one in heard}
+        before = sources[number - 1, 0, agent].reputations
+        if list(before) != barter.around(cluster, agent):
+            raise Refused("rating")
+        most = barter.scores(agent, before, traces, dict.fromkeys(heard, 1.0))
+        known = barter.scores(
+            agent, before, traces, {one: novelties.get(one, 0.0) for one in heard}
+        )
+        for one, score in told.items():
+            least, largest = sorted((0.0, most[one]))
+            if score != known[one] if one in novelties else not least <= score <= largest:
+                raise Refused("rating")
+        expected = barter.rated(cluster, before, told)
+    else:
+        expected = ratings_after(cluster, agent, number, stated.formed[0], sources, {})
+    if said != expected:
+        raise Refused("rating")
+
+
 def derived_row(
     cluster: Cluster, agent: str, rule: str, said: dict[str, Statement]
 ) -> dict[str, float]:
@@ -373,12 +540,43 @@ def _parts(
             value = np.frombuffer(formed[3], "<f8")
         elif number == 0 and formed[-1]:
             value = np.frombuffer(sketch(cluster, window, initial), "<f8")
+        elif stated.rewards is not None:
+            value = _traded(cluster, stated, sources, initial)
         else:
             for agent, weight in formed[-1]:
                 source = sources[number, part.phase, agent]
                 value = value + weight * source.sketch_for(cluster, window)
         found.append(-stated.step_size * value if part.stepped else value)
     return found
+
+
+def _traded(
+    cluster: Cluster, stated: Statement, sources: dict[Source, Statement], initial: np.ndarray
+) -> np.ndarray:
+    """The sketch of what was mixed by a row of models that are traded, bucket by bucket."""
+    window, agent, before = cluster.window_of(stated.round), stated.agent, stated.round - 1
+    length = 4 * min(cluster.k, TRACE_SIZE_MAX)
+    if any(one.rewards is None or len(one.rewards[0]) != length for one in sources.values()):
+        raise Refused("rating")
+    shown = {place[-1]: one.sketch_for(cluster, window) for place, one in sources.items()}
+    own = sources.get((before, 0, agent))
+    if own is None:  # it came back
+        [(peer, value)] = shown.items()
+        end = barter.bound(cluster, sources[before, 0, peer].given(agent))
+        first = np.frombuffer(sketch(cluster, window, initial), "<f8")
+        return np.concatenate([value[:end], first[end:]])
+    shared = {
+        one: min(own.given(one), sources[before, 0, one].given(agent))
+        for one in shown
+        if one != agent
+    }
+    value = np.zeros(cluster.k)
+    rows = barter.sections(cluster, before, agent, shared)
+    for group, (low, row) in enumerate(rows):
+        high = barter.bound(cluster, group + 1)
+        for one in sorted(row):
+            value[low:high] += row[one] * shown[one][low:high]
+    return value
 
 
 def energy(vector: np.ndarray) -> float:

@@ -5,7 +5,7 @@ Its loss is 0.05 ||x||^2, so that a round of local training is one line.
 
 import numpy as np
 
-from tests.independent import rounds
+from tests.independent import barter, rounds
 from tests.independent.phases import MEDIAN, OWN, Part, decoded, encoded
 from tests.independent.rounds import ATTESTED, DERIVED, LISTED, Formed
 from tests.independent.wire import Cluster
@@ -60,13 +60,33 @@ class Training:
         else:
             row = rounds.mixing_row(self._cluster, self._own, t, list(payloads))
         total = np.zeros(self._cluster.dim)
-        for agent in sorted(came):
-            total += row[agent] * came[agent].astype(np.float64)
+        if barter.rule_of(self._cluster):
+            total = self._traded(t, came, said)
+        else:
+            for agent in sorted(came):
+                total += row[agent] * came[agent].astype(np.float64)
         weights = [[agent, row[agent]] for agent in sorted(row)]
         listed = [DERIVED, rule, weights] if rule else [LISTED, weights]
         self._came[phase], self._mixes[phase] = came, (listed, total.astype(np.float32))
         if phase == self._cluster.model:
             self._x = self._mixes[phase][1]
+
+    def _traded(
+        self, t: int, came: dict[str, np.ndarray], said: dict[str, rounds.Statement]
+    ) -> np.ndarray:
+        """What is mixed of those parts that both ends give."""
+        cluster, own = self._cluster, said[self._own]
+        shared = {
+            agent: min(own.given(agent), said[agent].given(self._own))
+            for agent in came
+            if agent != self._own
+        }
+        total = np.zeros(cluster.dim)
+        for group, (_, row) in enumerate(barter.sections(cluster, t, self._own, shared)):
+            there = barter.held(cluster, group, group + 1)
+            for agent in sorted(row):
+                total[there] += row[agent] * came[agent][there].astype(np.float64)
+        return total
 
     def derives(self, phase: int) -> bool:
         """Whether vectors of a phase are mixed by a row that follows from sketches."""

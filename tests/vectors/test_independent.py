@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests import independent
-from tests.independent import bills, claims, graphs, ledger, rounds, wire
+from tests.independent import barter, bills, claims, graphs, ledger, rounds, wire
 
 VECTORS = Path(__file__).parent
 OURS = {"candor", "agent", "network", "mechanisms", "topologies"}
@@ -110,6 +111,32 @@ def test_it_folds_sketches_and_traces():
     for one in vector["traces"]:
         found = rounds.trace(cluster, one["window"], np.array(vector["traced"]))
         assert found.hex() == one["trace"]
+
+
+@pytest.mark.parametrize("case", vectors("barter")["cases"])
+def test_it_rates_as_daemons_do_to_the_last_bit(case):
+    traces, before = (
+        {one: np.array(values) for one, values in case[name].items()}
+        for name in ("traces", "before")
+    )
+    news = {
+        one: barter.novelty(trace, [before[other] for other in sorted(before) if other != one])
+        for one, trace in traces.items()
+    }
+    assert {one: bits(value) for one, value in news.items()} == case["novelties"]
+    scores = barter.scores(case["rater"], case["reputations"], traces, news)
+    assert {one: bits(value) for one, value in scores.items()} == case["scores"]
+    for rewards, rated in case["rated"].items():
+        cluster = cluster_of(
+            {}, dim=2048, sketch_size=1024, file={"algorithm": {"rewards": rewards}}
+        )
+        found = barter.rated(cluster, case["reputations"], scores)
+        told = {one: [bits(rating.reputation), rating.groups] for one, rating in found.items()}
+        assert told == rated
+
+
+def bits(value):
+    return struct.pack("<d", value).hex()
 
 
 def test_it_makes_the_claim():

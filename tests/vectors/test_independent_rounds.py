@@ -11,7 +11,7 @@ from candor.mechanisms.evidence.examiner import Examiner
 from candor.mechanisms.evidence.statements import EvidenceError, SignedStatement
 from candor.network.messages import Chunk, ClaimMessage, Update, Witnesses, from_envelope
 from candor.topologies.cluster.file import load_cluster
-from tests.independent import claims, graphs, rounds, wire
+from tests.independent import barter, claims, graphs, rounds, wire
 from tests.independent.phases import CODECS, PHASES, decoded, encoded
 from tests.independent.training import Training
 from tests.runs import DIM, LocalRun, finish, write_cluster
@@ -25,7 +25,10 @@ RUNS = [
     ("gradient-tracking + multi-krum", "float32"),
     ("gradient-tracking + median", "float16"),
     ("median-sgd + rfa", "float32"),
+    ("decentralized-sgd + rewards", "float32"),
+    ("decentralized-sgd + rewards", "float16"),
 ]
+REWARDS = {"rewards": "cgsv:beta=2,tolerance=0.25", "sketch_size": 36}
 
 
 def written(folder, algorithm, codec):
@@ -33,6 +36,8 @@ def written(folder, algorithm, codec):
     topology = "directed-ring" if algorithm == "gradient-push" else "ring"
     name, _, aggregator = algorithm.partition(" + ")
     robust = {"aggregator": aggregator, "max_byzantine": 1} if aggregator else {}
+    if aggregator == "rewards":
+        robust = REWARDS
     settings = {"rounds": ROUNDS, "window": WINDOW, "algorithm": name, "codec": codec, **robust}
     write_cluster(folder, topology, 4, **settings)
     path = folder / "cluster.toml"
@@ -47,20 +52,34 @@ def test_what_daemons_state_holds_for_the_independent_checks(tmp_path, algorithm
     run.tamper = lambda agent, send: sent.append((agent, send)) or send
     finish(run)
     run.close()
-    stated, injected, claimed = {}, {}, {}
+    stated, injected, claimed, novelties = {}, {}, {}, {}
+    trades, told = barter.rule_of(cluster) is not None, []
     for agent in ours.ids:
-        for step, update in updates(cluster, agent, sent).items():
-            said, witnesses, data = update
-            rounds.check_announced(cluster, agent, said)
-            if data:
-                rounds.check_payload(cluster, said, data)
-            for source, witness in witnesses.items():
-                rounds.check_witness(cluster, source, witness)
-            found = rounds.injected(cluster, said, witnesses, np.zeros(DIM, np.float32))
-            stated.setdefault(agent, {})[step] = said
-            if said.phase == cluster.charged:
-                assert rounds.energy(found) > 0.0
-                injected.setdefault(agent, {})[said.round] = found
+        takers = sorted(graphs.takers(cluster, 1, agent))
+        for peer in takers if trades else takers[:1]:
+            told += [
+                (peer, step, *one) for step, one in updates(cluster, agent, peer, sent).items()
+            ]
+    parts = {said.given(peer) for peer, _, said, *_ in told if trades}
+    assert not trades or 0 in parts or 1 in parts
+    for peer, step, said, witnesses, data in sorted(told, key=lambda one: one[1]):
+        agent = said.agent
+        rounds.check_announced(cluster, agent, said)
+        if data:
+            given = rounds.groups_given(cluster, said, peer)
+            assert len(data) == rounds.bytes_given(cluster, given)
+            rounds.check_payload(cluster, said, data, given)
+        for source, witness in witnesses.items():
+            rounds.check_witness(cluster, source, witness)
+        found = rounds.injected(cluster, said, witnesses, np.zeros(DIM, np.float32))
+        if said.rewards is not None:
+            known = {k: novelties[t, k] for t, _, k in witnesses}
+            rounds.check_ratings(cluster, said, found, witnesses, known)
+            novelties[said.round, agent] = rounds.novelty(said, witnesses)
+        stated.setdefault(agent, {})[step] = said
+        if said.phase == cluster.charged:
+            assert rounds.energy(found) > 0.0
+            injected.setdefault(agent, {})[said.round] = found
     for agent, send in sent:
         message = from_envelope(send.envelope)
         if isinstance(message, ClaimMessage):
@@ -74,12 +93,14 @@ def test_what_daemons_state_holds_for_the_independent_checks(tmp_path, algorithm
     )
 
 
-def updates(cluster, agent, sent):
-    """By step what an agent has sent of it: its statement, its witnesses and its payload."""
+def updates(cluster, agent, peer, sent):
+    """By step what an agent has sent a neighbour: its statement, its witnesses and its payload."""
     found = {}
     for sender, send in sent:
         message = from_envelope(send.envelope)
-        if sender != agent or not isinstance(message, (Update, Witnesses, Chunk)):
+        if (sender, send.peer) != (agent, peer) or not isinstance(
+            message, (Update, Witnesses, Chunk)
+        ):
             continue
         if isinstance(message, Update):
             said = rounds.Statement.parse(cluster, message.body, message.signature)
@@ -111,6 +132,7 @@ class Independents:
             a: keys.load(folder / "agents" / a / "keys").signing_key for a in self.training
         }
         self.stated = {}
+        self.novelties = {}
         self.energies = []
 
     def play(self, steps):
@@ -135,12 +157,19 @@ class Independents:
 
     def says(self, t, phase, agent, formed, y):
         """The statement of a vector."""
-        known = list(self.sources(t, phase, formed).values())
-        body = rounds.body_of(self.cluster, t, phase, agent, formed, y, known)
+        named = self.sources(t, phase, formed)
+        if barter.rule_of(self.cluster):
+            known = {place[-1]: self.novelties[place] for place in named}
+            place = (self.cluster, t, agent, formed, y, named, known)
+            body = rounds.rated_body(*place, self.initial)
+        else:
+            body = rounds.body_of(self.cluster, t, phase, agent, formed, y, list(named.values()))
         head = rounds.head_of(self.cluster.run, (t, phase, agent), wire.sha256(body))
         signature = self.keys[agent].sign(rounds.DOMAIN, head)
         said = rounds.Statement.parse(self.cluster, body, signature)
         self.stated[t, phase, agent] = said
+        if said.rewards is not None:
+            self.novelties[t, phase, agent] = rounds.novelty(said, named)
         return said
 
     def judged(self, said, payload):
@@ -153,15 +182,21 @@ class Independents:
         )
         self.examiner.examine_header(signed, said.agent)
         witnesses = dict(zip(sources, others, strict=True))
-        return self.examiner.examine(signed, payload, witnesses, {})
+        trusted = {} if said.rewards is None else witnesses
+        return self.examiner.examine(signed, payload, witnesses, trusted, None, self.novelties)
 
 
 @pytest.mark.parametrize(("algorithm", "codec"), RUNS)
 def test_what_independent_agents_state_holds_for_the_daemons_checks(tmp_path, algorithm, codec):
     agents = Independents(tmp_path, algorithm, codec)
+    against = agents.training["a3"]._learned
+    agents.training["a3"]._learned = lambda: -against()
     agents.play(range(1, ROUNDS * len(agents.cluster.phases) + 1))
     assert min(agents.energies) > 0.0
     assert len(agents.energies) == 4 * ROUNDS
+    if "rewards" in algorithm:  # who goes the other way is given less
+        last = agents.stated[ROUNDS, 0, "a0"]
+        assert last.given("a3") < last.given("a1") == barter.groups(agents.cluster)
 
 
 @pytest.mark.parametrize("codec", CODECS)
