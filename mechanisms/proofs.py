@@ -1,6 +1,7 @@
 """Evidence objects: signed things of one agent that cannot be, or not both, checkable by anyone.
 
     proof = pack([1, kind, agent, [body, signature], [body, signature]])
+    proof = pack([1, "other-payload", agent, statement, [sending, signature]])
     proof = pack([1, "contradictory-claim", agent, claim, statement, [source, …]])
     proof = pack([1, "wrong-row" or "not-as-formed", agent, statement, [source, …]])
 
@@ -21,6 +22,7 @@ from candor.mechanisms.evidence.examiner import (
     MIXING_ROW,
     NOT_AS_FORMED,
     FormedError,
+    PayloadError,
     RunTerms,
     allowed_energy,
     check_energy,
@@ -34,7 +36,9 @@ from candor.mechanisms.evidence.examiner import (
 )
 from candor.mechanisms.evidence.sketch import TraceFold, window_of
 from candor.mechanisms.evidence.statements import (
+    HEAD_BYTES_MAX,
     ID_CHARS_MAX,
+    PAYLOAD_DOMAIN,
     EvidenceError,
     Floats,
     Head,
@@ -50,7 +54,7 @@ from candor.mechanisms.ledger.bodies import Body
 from candor.mechanisms.ledger.records import verify_proposal
 from candor.mechanisms.payments.bills import SignedBill
 from candor.topologies.encoding.canonical import MalformedError, Value, is_name, pack, unpack
-from candor.topologies.encoding.signatures import SIGNATURE_BYTES
+from candor.topologies.encoding.signatures import SIGNATURE_BYTES, verify
 
 PROOF_VERSION: Final = 1
 PROOF_BYTES_MAX: Final = 2**21 - 2**12  # fits one message, whatever else that holds
@@ -62,9 +66,10 @@ TWO_CLAIMS: Final = "two-claims"
 TWO_BILLS: Final = "two-bills"
 CONTRADICTORY: Final = "contradictory-claim"
 WRONG_ROW: Final = "wrong-row"
+OTHER_PAYLOAD: Final = "other-payload"
 OF_ONE: Final = (WRONG_ROW, NOT_AS_FORMED)
 """The kinds that are proven by one statement and what it commits to."""
-MALICE: Final = (EQUIVOCATION, DOUBLE_SIGNED, WRONG_ROW)
+MALICE: Final = (EQUIVOCATION, DOUBLE_SIGNED, WRONG_ROW, OTHER_PAYLOAD)
 
 Signed = tuple[bytes, bytes]
 """A body and its signature."""
@@ -96,7 +101,8 @@ class Proof:
     """Two signed bodies of one agent, or one and `NOTHING` of the kinds `OF_ONE`: a statement.
 
     Of a contradictory claim `first` is the claim and `second` a statement; `sources` are the bodies
-    that the statement commits to, where the proof is about what they show.
+    that the statement commits to, where the proof is about what they show. Of another payload
+    `first` is the statement and `second` what was signed of the payload.
     """
 
     kind: str
@@ -112,6 +118,8 @@ class Proof:
             return pack([*head, self.first, self.second, self.sources])
         if self.kind in OF_ONE:
             return pack([*head, self.first, self.sources])
+        if self.kind == OTHER_PAYLOAD:
+            return pack([*head, self.first, self.second])
         return pack([*head, *sorted((self.first, self.second))])
 
     @classmethod
@@ -172,6 +180,23 @@ def _heads(proof: Proof, public: bytes, terms: RunTerms) -> str:
     _same((one.run, *place_of(one), one.agent), (two.run, *place_of(two), proof.agent))
     _of_run(one.run, terms)
     return f"round {one.round}"
+
+
+def _payload(proof: Proof, public: bytes, terms: RunTerms) -> str:
+    """What was signed of a payload names the statement that went with it, so that no other one,
+    of another life or for another neighbour, can stand beside it."""
+    signed = SignedStatement.decode(*proof.first, sketch_bytes_max=terms.sketch_bytes)
+    said, (sending, signature) = signed.statement, proof.second
+    of_payload = verify(public, signature, PAYLOAD_DOMAIN, sending)
+    _both(said.agent == proof.agent and signed.verify(public), of_payload, proof.agent)
+    _of_run(said.run, terms)
+    match unpack(sending, bytes_max=HEAD_BYTES_MAX):
+        case [bytes(statement), bytes(digest)] if len(digest) == len(said.digest):
+            if statement != signed.head.digest:
+                raise ProofError("the payload went with another statement")
+            if digest != said.digest:
+                return f"round {said.round}"
+    raise ProofError("the payload is the one stated")
 
 
 def _claims(proof: Proof, public: bytes, terms: RunTerms) -> str:
@@ -344,6 +369,7 @@ def _same(one: tuple[object, ...], two: tuple[object, ...]) -> None:
 
 _CHECKS: Final[Mapping[str, Callable[[Proof, bytes, RunTerms], str]]] = {
     EQUIVOCATION: _heads,
+    OTHER_PAYLOAD: _payload,
     DOUBLE_SIGNED: _bodies,
     CONFLICTING: _bodies,
     TWO_CLAIMS: _claims,
@@ -379,14 +405,22 @@ def contradiction(
     return None
 
 
-def misformed(signed: SignedStatement, error: EvidenceError, terms: RunTerms) -> Proof | None:
-    """The proof that a statement makes which was refused for how its vector was formed; None where
-    it was for something else, a third party lacks the initial model, or it would be too long."""
-    if not isinstance(error, FormedError):
-        return None
-    kind = WRONG_ROW if error.code == MIXING_ROW else error.code
-    said = (signed.body, signed.signature)
-    proof = Proof(kind, signed.statement.agent, said, NOTHING, error.sources)
+def misformed(
+    signed: SignedStatement, error: EvidenceError, terms: RunTerms, payload_signature: bytes = b""
+) -> Proof | None:
+    """The proof that a statement makes which was refused for how its vector was formed, or for a
+    payload that is another one and was signed; None where it was for something else, a third party
+    lacks the initial model, or it would be too long."""
+    agent, said = signed.statement.agent, (signed.body, signed.signature)
+    match error:
+        case FormedError():
+            kind = WRONG_ROW if error.code == MIXING_ROW else error.code
+            proof = Proof(kind, agent, said, NOTHING, error.sources)
+        case PayloadError():
+            sending = signed.sending(error.digest)
+            proof = Proof(OTHER_PAYLOAD, agent, said, (sending, payload_signature))
+        case _:
+            return None
     return proof if len(proof.encode()) <= PROOF_BYTES_MAX and _holds(proof, terms) else None
 
 

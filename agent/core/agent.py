@@ -58,7 +58,6 @@ from candor.network.slots import BufferPool
 from candor.network.wire import Buffer
 from candor.topologies.encoding.signatures import SigningKey
 from candor.topologies.schedules.weights import own_weight
-from candor.topologies.specs.specs import ConfigurationError
 
 RESERVED_KEY: Final = "reserved_round"
 NO_FACES: Final[Mapping[str, Face]] = MappingProxyType({})
@@ -235,15 +234,7 @@ class AgentCore:
         self, vectors: Mapping[str, NDArray[np.float32]], attested: NDArray[np.float32] | None
     ) -> Mapping[str, Face]:
         """What neighbours are to be told of vectors (dim,) that differ from this agent's own, where
-        a strategy asks for that; see `stated`.
-
-        Raises:
-            ConfigurationError: models are traded.
-        """
-        if vectors and self.examiner.terms.trade is not None:
-            raise ConfigurationError(
-                "a strategy sends each neighbour another vector, and goes with no rewards"
-            )
+        a strategy asks for that; see `stated`."""
         number, _ = self.phases.at(self.step)
         sketch = b"" if attested is None else self.examiner.attested(number, attested)
         return self._faces.faces(self.step, vectors, sketch)
@@ -284,10 +275,9 @@ class AgentCore:
             effects.append(Remember(self._reception.snapshot()))
         self._own, self._asked = payload, False
         self._deadline_s = now_s + self.settings.deadline_s
-        told = {peer: self._faces.sign(peer, face) for peer, face in faces.items()}
-        effects += self._reception.update(
-            SignedFace.of(signed, witnesses, payload, self._key), told
-        )
+        own = SignedFace.of(signed, witnesses, payload, self._key)
+        told = {peer: self._faces.sign(peer, face, own) for peer, face in faces.items()}
+        effects += self._reception.update(own, told)
         return effects + self._advance(now_s)
 
     def verified(

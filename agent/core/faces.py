@@ -4,6 +4,7 @@ An honest agent states one vector an exchange. Here each neighbour is told of an
 statement of its own, signed like any other, and consistent with what that neighbour was told
 before: rows are derived anew of it, and it is forwarded as a witness of the next exchange. Nothing
 that a neighbour sees by itself gives the lie away; the heads of the statements, which travel, do.
+Where models are traded there is one statement, and each neighbour is sent another vector under it.
 The core makes none of this unless a driver hands it vectors apart.
 """
 
@@ -37,10 +38,11 @@ Vector = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """What one neighbour is told of an exchange: the vector (dim,), and the statement of it."""
+    """What one neighbour is told of an exchange: the vector (dim,), and the statement of it; None
+    where models are traded: there it goes with the one statement, as if it were what that says."""
 
     payload: Vector
-    statement: Statement
+    statement: Statement | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,12 @@ class SignedFace:
         witnesses: Sequence[SignedStatement],
         payload: Vector,
         key: SigningKey,
+        digest: bytes | None = None,
     ) -> Self:
-        """With a signature of the payload that is stated. It is not hashed anew: what breaks on its
-        way out of an honest agent's memory is refused, and proves nothing."""
-        sending = signed.sending(signed.statement.digest)
+        """With a signature of the payload that is stated, which is not hashed anew: what breaks on
+        its way out of an honest agent's memory is refused, and proves nothing. Or of another, whose
+        `digest` it is."""
+        sending = signed.sending(signed.statement.digest if digest is None else digest)
         return cls(signed, tuple(witnesses), payload, key.sign(PAYLOAD_DOMAIN, sending))
 
 
@@ -88,6 +92,8 @@ class Faces:
         sketch of the aggregate that all of them were stepped from. Changes nothing."""
         number, phase = self._book.phases.at(step)
         examiner, agent = self._book.examiner, self._book.agent
+        if examiner.terms.trade is not None:
+            return {peer: Face(payload, None) for peer, payload in vectors.items()}
         formed = self._book.formed(step, attested)
         parts = self._book.phases.phases[phase].parts
         return {
@@ -107,8 +113,12 @@ class Faces:
             for peer, payload in vectors.items()
         }
 
-    def sign(self, peer: str, face: Face) -> SignedFace:
-        """The statement of a face, signed, and remembered as what this neighbour was told."""
+    def sign(self, peer: str, face: Face, own: SignedFace) -> SignedFace:
+        """The statement of a face, signed, and remembered as what this neighbour was told; or the
+        `own` one with another payload."""
+        if face.statement is None:
+            digest = self._book.examiner.digest(face.payload)
+            return SignedFace.of(own.signed, own.witnesses, face.payload, self._key, digest)
         named = named_sources(face.statement, self._book.phases)
         told = self._told.setdefault(peer, {})
         sources = self._book.trusted(named)

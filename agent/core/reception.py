@@ -183,7 +183,8 @@ class Reception:
         if isinstance(outcome, EvidenceError):
             self._pool.give(slot.buffer)
             refused = self._refuse(neighbour, slot.step, outcome)
-            proof = misformed(slot.statement, outcome, self._examiner.terms)
+            terms = self._examiner.terms
+            proof = misformed(slot.statement, outcome, terms, slot.payload_signature)
             return [*refused, *(self._proven(proof, heard_from=None) if proof else [])]
         self._book.add(slot.statement, outcome)
         self._settlement.stated(slot.statement, outcome)
@@ -448,11 +449,11 @@ class Reception:
     ) -> list[Message]:
         """What a neighbour is sent; `made` are messages so far, by how much of the vector there is
         in them: so many groups, `WHOLE`, or None."""
-        if peer in apart:
-            return self._messages(apart[peer], WHOLE if peer in takers else None)
         ratings = own.signed.statement.ratings
         given = WHOLE if ratings is None else ratings.given(peer)
         groups = given if peer in takers else None
+        if peer in apart:
+            return self._messages(apart[peer], groups)
         if groups not in made:
             made[groups] = self._messages(own, groups)
         return made[groups]

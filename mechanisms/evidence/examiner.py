@@ -232,6 +232,14 @@ class FormedError(EvidenceError):
         self.sources = sources
 
 
+class PayloadError(EvidenceError):
+    """A payload that is not the one stated; `digest` is the one that it has."""
+
+    def __init__(self, code: str, digest: bytes) -> None:
+        super().__init__(code)
+        self.digest = digest
+
+
 @dataclass(frozen=True, slots=True)
 class Examined:
     """What an accepted update proves: the injected sketch (k,), its squared norm and its trace; the
@@ -297,7 +305,7 @@ class Examiner:
             phase=phase,
             agent=agent,
             codec=terms.precision.codec,
-            digest=self._digest(payload),
+            digest=self.digest(payload),
             dim=terms.dim,
             formed=tuple(formed),
             step_size=terms.stated_step(agent, t, phase),
@@ -325,7 +333,8 @@ class Examiner:
         trace = self._shown(statement, sources)[2].astype("<f4").tobytes()
         return replace(statement, ratings=Ratings(trace, tuple(sorted(made.items()))))
 
-    def _digest(self, payload: NDArray[np.float32]) -> bytes:
+    def digest(self, payload: NDArray[np.float32]) -> bytes:
+        """What a statement of a payload (dim,) has as its digest."""
         trade = self.terms.trade
         if trade is None:
             return payload_digest(payload.data.cast("B"))
@@ -443,12 +452,12 @@ class Examiner:
         """That the payload is the one stated, or the part of it."""
         trade, k = self.terms.trade, len(statement.sketch) // 8
         if share is None or trade is None:
-            digest, seen = self._digest(payload), k
+            digest, seen = self.digest(payload), k
         else:
             given = leaves(payload, trade.groups, 0, share.groups)
             digest, seen = digest_of([*given, share.leaves]), trade.groups.bound(share.groups)
         if digest != statement.digest:
-            raise EvidenceError("payload-digest")
+            raise PayloadError("payload-digest", digest)
         window = window_of(statement.round, self.terms.window_rounds)
         measured = self.sketch(window)(payload)[:seen]
         if measured.astype("<f8").tobytes() != statement.sketch[: 8 * seen]:

@@ -57,6 +57,7 @@ VECTORS = ROOT / "tests" / "vectors"
 CODE_ARGUMENT = {
     "BillError": 0,
     "EvidenceError": 0,
+    "PayloadError": 0,
     "RemoteProtocolError": 0,
     "LedgerViolation": 0,
     "Ignored": 0,

@@ -113,3 +113,26 @@ def test_an_honest_agent_states_one_thing_to_all(tmp_path):
     for node in run.nodes.values():
         assert {len(digests) for digests in stated_digests(node).values()} == {1}
     run.close()
+
+
+@pytest.mark.parametrize("topology", ["ring", "complete"])
+def test_where_models_are_traded_its_signature_of_the_payload_proves_it(tmp_path, topology):
+    """One statement for all, under which its first neighbour alone is sent what it says."""
+    traded = {"rewards": "cgsv:beta=1", "sketch_size": DIM}
+    cluster, around, run = liars_run(tmp_path, topology, 4, rounds=6, **traded)
+    run.start()
+    run.run(until_s=120.0)
+    terms = run_terms(cluster)
+    for agent in {*cluster.ids} - {LIAR}:
+        node = run.nodes[agent]
+        assert [event["kind"] for event in node.events("misbehaviour_proven")] == ["other-payload"]
+        data = node.store.value(f"proof/other-payload/{LIAR}")
+        verdict = verify_proof(Proof.decode(data), terms)
+        assert str(verdict) == f"{LIAR}: other-payload in round 3: guilty"
+        assert node.ended.failure is None
+        refused = {event["code"] for event in node.events("update_refused")}
+        assert refused == ({"payload-digest"} if agent in around[1:] else set())
+        if agent in around:
+            barred = node.core.neighbours[LIAR].barred
+            assert barred.startswith("proven guilty: other-payload in round 3")
+    run.close()

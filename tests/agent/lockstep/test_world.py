@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -88,6 +89,32 @@ def test_only_what_backups_of_both_ends_lack_may_be_gone(tmp_path, restored) -> 
             checks.restore(end)
     checks.at_the_end()
     assert [v.invariant for v in checks.found] == ([] if restored else ["lost-settlement"] * 2)
+
+
+class SendsOtherPayloads(World):
+    """a0 sends its last neighbour another vector than it states, and signs that. It is exempt from
+    the checks like one whose disk was put back; that nobody else is accused is what they hold."""
+
+    def _start(self, agent: str) -> None:
+        super()._start(agent)
+        self._checks.restored.add("a0")
+        life = self._lives.get("a0")
+        if agent != "a0" or life is None:
+            return
+        core, published = life.core, life.core.published
+
+        def lying(payload, statement, now_s):
+            apart = {max(core.neighbours): payload + np.float32(1)}
+            return published(payload, statement, now_s, core.faces(apart, None))
+
+        core.published = lying
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_who_sends_other_payloads_is_proven_guilty_whatever_breaks(seed: int) -> None:
+    world = SendsOtherPayloads(seed, rewards="cgsv:beta=1")
+    assert world.run().violations == []
+    assert any("proof/other-payload/a0" in disk.values for disk in world._disks.values())
 
 
 class SendsBeforeItStores(World):
