@@ -128,6 +128,8 @@ def check_ratings(
         due = trade.barter.equal(trade.around(agent), trade.groups)
     else:
         before = _reputations(sources[t - 1, MODEL, agent].statement)
+        if tuple(before) != trade.around(agent):  # of one that was never sent here
+            raise EvidenceError(RATING, "its reputations before are not of those around it")
         if rates(t - 1, window_rounds):
             stated = {k: sources[t - 1, MODEL, k].statement for k, _ in row.weights}
             rated = {k: said[k] for k in stated}
@@ -230,8 +232,9 @@ def _check_scores(
     known: Mapping[str, float | None],
     said: Mapping[str, float],
 ) -> None:
-    most = _scores(agent, before, stated, dict.fromkeys(stated, 1.0))
-    due = _scores(agent, before, stated, {k: v or 0.0 for k, v in known.items()})
+    with np.errstate(all="ignore"):  # of reputations that nobody was ever sent
+        most = _scores(agent, before, stated, dict.fromkeys(stated, 1.0))
+        due = _scores(agent, before, stated, {k: v or 0.0 for k, v in known.items()})
     for k, new in known.items():
         least, largest = sorted((0.0, most[k]))
         if said[k] != due[k] if new is not None else not least <= said[k] <= largest:
