@@ -3,7 +3,7 @@
     proof = pack([1, kind, agent, [body, signature], [body, signature]])
     proof = pack([1, "other-payload", agent, statement, [sending, signature]])
     proof = pack([1, "contradictory-claim", agent, claim, statement, [source, …]])
-    proof = pack([1, "wrong-row" or "not-as-formed", agent, statement, [source, …]])
+    proof = pack([1, "wrong-row", "not-as-formed" or "false-rating", agent, statement, [source, …]])
 
 A third party needs the proof and the cluster file, nothing else. `malice` is what no honest agent
 can do, whatever crashes: it persists before it sends. What a restored backup can do as well is
@@ -21,6 +21,7 @@ from candor.mechanisms.evidence.claims import Claim, ClaimedRound, SignedClaim
 from candor.mechanisms.evidence.examiner import (
     MIXING_ROW,
     NOT_AS_FORMED,
+    TRACE_TOLERANCE,
     FormedError,
     PayloadError,
     RunTerms,
@@ -33,6 +34,12 @@ from candor.mechanisms.evidence.examiner import (
     examine_parts,
     formed_parts,
     injected_after,
+)
+from candor.mechanisms.evidence.ratings import (
+    RATING,
+    check_given,
+    check_ratings,
+    check_stated_trace,
 )
 from candor.mechanisms.evidence.sketch import TraceFold, window_of
 from candor.mechanisms.evidence.statements import (
@@ -67,9 +74,10 @@ TWO_BILLS: Final = "two-bills"
 CONTRADICTORY: Final = "contradictory-claim"
 WRONG_ROW: Final = "wrong-row"
 OTHER_PAYLOAD: Final = "other-payload"
-OF_ONE: Final = (WRONG_ROW, NOT_AS_FORMED)
+FALSE_RATING: Final = "false-rating"
+OF_ONE: Final = (WRONG_ROW, NOT_AS_FORMED, FALSE_RATING)
 """The kinds that are proven by one statement and what it commits to."""
-MALICE: Final = (EQUIVOCATION, DOUBLE_SIGNED, WRONG_ROW, OTHER_PAYLOAD)
+MALICE: Final = (EQUIVOCATION, DOUBLE_SIGNED, WRONG_ROW, OTHER_PAYLOAD, FALSE_RATING)
 
 Signed = tuple[bytes, bytes]
 """A body and its signature."""
@@ -306,13 +314,7 @@ def _parts(
 def _formed(proof: Proof, public: bytes, terms: RunTerms) -> str:
     """How a vector was formed, as its agent states it, is not how the run forms it; or the vector
     is not what was formed so. What it commits to is its own choice: no other signature counts."""
-    signed = SignedStatement.decode(*proof.first, sketch_bytes_max=terms.sketch_bytes)
-    said = signed.statement
-    if said.agent != proof.agent or not signed.verify(public):
-        raise ProofError(f"not signed by {proof.agent}")
-    _of_run(said.run, terms)
-    if said.round > terms.rounds:
-        raise ProofError("the statement is of a round beyond the last")
+    said = _said(proof, public, terms)
     try:
         _examine_formed(said, proof, terms)
     except FormedError as exc:
@@ -333,6 +335,58 @@ def _examine_formed(said: Statement, proof: Proof, terms: RunTerms) -> None:
         parts = _parts(said, sources, terms)
         found = float(energy(injected_after(parts, said)))
         examine_injected(found, allowed_energy(said, parts, terms), proof.sources)
+
+
+def _rated(proof: Proof, public: bytes, terms: RunTerms) -> str:
+    """What an agent states to give is not what its own reputations earn; or, with sources, what it
+    says of others does not follow from them, whatever was new."""
+    said, trade = _said(proof, public, terms), terms.trade
+    if trade is None:
+        raise ProofError("models are not traded in this run")
+    whole = bool(proof.sources)
+    try:
+        whole = whole or not named_sources(said, terms.phases)
+        examine_parts(said, terms)
+        sources = _committed(said, proof.sources, terms) if whole else {}
+        for one in sources.values():
+            check_given(one.statement, trade, terms.trace_size)
+    except EvidenceError as exc:
+        raise ProofError(str(exc)) from exc
+    try:
+        check_given(said, trade, terms.trace_size)
+        if whole:
+            check_ratings(said, sources, {}, trade, terms.window_rounds)
+            _check_trace(said, sources, terms)
+    except EvidenceError:
+        return f"round {said.round}"
+    raise ProofError("the ratings may follow from what it shows")
+
+
+def _check_trace(
+    said: Statement, sources: Mapping[Source, SignedStatement], terms: RunTerms
+) -> None:
+    """That a stated trace is that of what was injected, as far as this shows without the initial
+    model; raises EvidenceError."""
+    try:
+        vector = injected_after(_parts(said, sources, terms), said)
+    except EvidenceError:
+        return
+    window = window_of(said.round, terms.window_rounds)
+    trace = TraceFold(terms.run, window, len(vector))(vector)
+    if said.ratings is not None and np.isfinite(trace).all():
+        check_stated_trace(said.ratings.values, trace, TRACE_TOLERANCE)
+
+
+def _said(proof: Proof, public: bytes, terms: RunTerms) -> Statement:
+    """The statement of a proof that has one alone, which its agent signed in this run."""
+    signed = SignedStatement.decode(*proof.first, sketch_bytes_max=terms.sketch_bytes)
+    said = signed.statement
+    if said.agent != proof.agent or not signed.verify(public):
+        raise ProofError(f"not signed by {proof.agent}")
+    _of_run(said.run, terms)
+    if said.round > terms.rounds:
+        raise ProofError("the statement is of a round beyond the last")
+    return said
 
 
 def _claimed(claim: Claim, number: int) -> ClaimedRound | None:
@@ -377,6 +431,7 @@ _CHECKS: Final[Mapping[str, Callable[[Proof, bytes, RunTerms], str]]] = {
     CONTRADICTORY: _contradiction,
     WRONG_ROW: _formed,
     NOT_AS_FORMED: _formed,
+    FALSE_RATING: _rated,
 }
 KINDS: Final = tuple(_CHECKS)
 
@@ -408,13 +463,14 @@ def contradiction(
 def misformed(
     signed: SignedStatement, error: EvidenceError, terms: RunTerms, payload_signature: bytes = b""
 ) -> Proof | None:
-    """The proof that a statement makes which was refused for how its vector was formed, or for a
-    payload that is another one and was signed; None where it was for something else, a third party
-    lacks the initial model, or it would be too long."""
+    """The proof that a statement makes which was refused for how its vector was formed, for what it
+    says of others, or for a payload that is another one and was signed; None where it was for
+    something else, a third party lacks the initial model or what shows how new something was, or
+    it would be too long."""
     agent, said = signed.statement.agent, (signed.body, signed.signature)
     match error:
         case FormedError():
-            kind = WRONG_ROW if error.code == MIXING_ROW else error.code
+            kind = {MIXING_ROW: WRONG_ROW, RATING: FALSE_RATING}.get(error.code, error.code)
             proof = Proof(kind, agent, said, NOTHING, error.sources)
         case PayloadError():
             sending = signed.sending(error.digest)

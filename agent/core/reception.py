@@ -183,9 +183,7 @@ class Reception:
         if isinstance(outcome, EvidenceError):
             self._pool.give(slot.buffer)
             refused = self._refuse(neighbour, slot.step, outcome)
-            terms = self._examiner.terms
-            proof = misformed(slot.statement, outcome, terms, slot.payload_signature)
-            return [*refused, *(self._proven(proof, heard_from=None) if proof else [])]
+            return [*refused, *self._disproved(slot.statement, outcome, slot.payload_signature)]
         self._book.add(slot.statement, outcome)
         self._settlement.stated(slot.statement, outcome)
         # Witnesses: those that the rows name, whose signatures were checked with the update.
@@ -199,6 +197,13 @@ class Reception:
         back = _told(logging.INFO, "neighbour_returned", neighbour, {"round": statement.round})
         told = self.send(neighbour, Ack(statement.round, statement.phase, ""))
         return [*proven, *([back] if returned else []), *told]
+
+    def _disproved(
+        self, signed: SignedStatement, error: EvidenceError, payload_signature: bytes = b""
+    ) -> list[Effect]:
+        """What follows for the agent of a refused update, where it proves something."""
+        proof = misformed(signed, error, self._examiner.terms, payload_signature)
+        return [] if proof is None else self._proven(proof, heard_from=None)
 
     def _proven(self, proof: Proof, heard_from: str | None) -> list[Effect]:
         """Keep a new proof. Of malice tell the neighbours once, and stop serving the guilty one.
@@ -343,8 +348,10 @@ class Reception:
                 part_bytes=part,
                 payload_signature=message.payload_signature,
             )
-        except (EvidenceError, RemoteProtocolError) as exc:
+        except RemoteProtocolError as exc:
             return self._refuse(neighbour, step, exc)
+        except EvidenceError as exc:
+            return [*self._refuse(neighbour, step, exc), *self._disproved(signed, exc)]
         self._hearsay.stated(signed)
         neighbour.session.memory = self._hearsay.memory(neighbour.agent)
         slot = neighbour.inbox.slot(step)

@@ -30,7 +30,8 @@ from candor.topologies.encoding.canonical import sha256
 
 ACCUSATIONS = ("claim_refused", "bill_refused", "ledger_disputed", "ledger_rejected_by_peer")
 PROVEN = ("misbehaviour_proven", "contradiction_proven")
-MISFORMED = ("mixing-row", "not-as-formed", "distance-hidden")  # by no crash and no backup
+# By no crash and no backup.
+MISFORMED = ("mixing-row", "not-as-formed", "distance-hidden", "rating", "payload-digest")
 
 
 @dataclass(frozen=True, slots=True)

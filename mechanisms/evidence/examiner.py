@@ -14,7 +14,8 @@ This module computes and judges; it signs only what it is given a key for and st
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
@@ -32,7 +33,6 @@ from candor.mechanisms.evidence.ratings import (
     Trade,
     check_given,
     check_ratings,
-    check_stated,
     check_stated_trace,
     mixed_sketch,
     novelty_of,
@@ -225,11 +225,21 @@ class Terms(RunTerms):
 
 class FormedError(EvidenceError):
     """A vector that was not formed as its agent was to form it: `MIXING_ROW` of a derived row, or
-    `NOT_AS_FORMED`. Its statement and the bodies of the `sources` show it."""
+    `NOT_AS_FORMED`; or `RATING`, of what it says of others. Its statement and the bodies of the
+    `sources` show it."""
 
     def __init__(self, code: str, detail: str, sources: tuple[bytes, ...]) -> None:
         super().__init__(code, detail)
         self.sources = sources
+
+
+@contextmanager
+def _shown_by(sources: tuple[bytes, ...]) -> Iterator[None]:
+    """Tells of ratings that do not follow what shows it."""
+    try:
+        yield
+    except EvidenceError as exc:
+        raise FormedError(exc.code, exc.detail, sources) from exc
 
 
 class PayloadError(EvidenceError):
@@ -406,7 +416,8 @@ class Examiner:
         if (terms.trade is None) != (statement.ratings is None):
             raise EvidenceError(RATING, "ratings are there in runs with rewards, and in no others")
         if terms.trade is not None:
-            check_given(statement, terms.trade, terms.trace_size)
+            with _shown_by(()):
+                check_given(statement, terms.trade, terms.trace_size)
 
     def examine(
         self,
@@ -485,13 +496,14 @@ class Examiner:
         terms = self.terms
         if terms.trade is None or statement.ratings is None:
             return
-        check_stated_trace(statement.ratings.values, shown.trace, TRACE_TOLERANCE)
         known = {
             place: novelties[place]
             for place, source in sources.items()
             if place in novelties and trusted[place].body == source.body
         }
-        check_ratings(statement, sources, known, terms.trade, terms.window_rounds)
+        with _shown_by(shown.sources):
+            check_stated_trace(statement.ratings.values, shown.trace, TRACE_TOLERANCE)
+            check_ratings(statement, sources, known, terms.trade, terms.window_rounds)
 
     def shown(self, statement: Statement, sources: Mapping[Source, SignedStatement]) -> Examined:
         """What a statement shows was injected; may be not finite. `sources` are the statements that
@@ -555,7 +567,7 @@ class Examiner:
             if said.run != self.terms.run or len(said.sketch) != self.terms.sketch_bytes:
                 raise EvidenceError("witness-run", agent)
             if self.terms.trade is not None:
-                check_stated(said, self.terms.trace_size)
+                check_given(said, self.terms.trade, self.terms.trace_size)
             if not witness.verify(self.terms.publics[agent]):
                 raise EvidenceError("witness-signature", agent)
             sources[source] = witness

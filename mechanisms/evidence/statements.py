@@ -59,6 +59,7 @@ class EvidenceError(ValueError):
     def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(f"{code}: {detail}" if detail else code)
         self.code = code
+        self.detail = detail
 
 
 @dataclass(frozen=True, slots=True)

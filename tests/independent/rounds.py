@@ -352,11 +352,16 @@ def check_announced(cluster: Cluster, sender: str, stated: Statement) -> None:
     parts = cluster.phases[stated.phase].parts
     if not all(is_formed(cluster, stated, *one) for one in zip(parts, stated.formed, strict=True)):
         raise Refused("mixing-row")
+    check_given(cluster, stated)
+
+
+def check_given(cluster: Cluster, stated: Statement) -> None:
+    """What a statement shows of ratings by itself. Raises Refused."""
     if (stated.rewards is None) != (barter.rule_of(cluster) is None):
         raise Refused("rating")
     if stated.rewards is not None:
         given = {one: rating.groups for one, rating in stated.ratings.items()}
-        if list(given) != barter.around(cluster, sender):
+        if list(given) != barter.around(cluster, stated.agent):
             raise Refused("rating")
         if given != barter.earned(cluster, stated.reputations):
             raise Refused("rating")
@@ -419,6 +424,7 @@ def check_witness(cluster: Cluster, source: Source, witness: Statement) -> None:
         raise Refused("witness-round")
     if witness.run != cluster.run or len(witness.sketch) != 8 * cluster.k:
         raise Refused("witness-run")
+    check_given(cluster, witness)
     if not witness.is_genuine(cluster):
         raise Refused("witness-signature")
 
@@ -493,8 +499,6 @@ def check_ratings(
         traces = {one: sources[number - 1, 0, one].trace for one in heard}
         told = {one: said[one].score for one in heard}
         before = sources[number - 1, 0, agent].reputations
-        if list(before) != barter.around(cluster, agent):
-            raise Refused("rating")
         most = barter.scores(agent, before, traces, dict.fromkeys(heard, 1.0))
         known = barter.scores(
             agent, before, traces, {one: novelties.get(one, 0.0) for one in heard}

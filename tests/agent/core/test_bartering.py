@@ -9,15 +9,31 @@ import pytest
 import torch
 
 from candor.agent.core.deviating import reporting_of
+from candor.agent.core.terms import run_terms
 from candor.agent.learning.initial import initial_parameters, stated_of
 from candor.agent.learning.rows import TrainedRows, learner_of
 from candor.agent.simulation.vectorised import Simulation
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.partition import Shard
-from candor.mechanisms.evidence.statements import Statement
+from candor.mechanisms.evidence.statements import (
+    EvidenceError,
+    SignedStatement,
+    Statement,
+    commitment,
+    named_sources,
+)
+from candor.mechanisms.proofs import (
+    FALSE_RATING,
+    NOTHING,
+    WRONG_ROW,
+    Proof,
+    ProofError,
+    verify_proof,
+)
 from candor.mechanisms.rewards.barter import Barter, Groups
 from candor.network.messages import Chunk, Message, Update
 from candor.topologies.cluster.file import TaskSettings
+from candor.topologies.encoding.canonical import MalformedError
 from tests.runs import DIM, LocalRun, finish, tampering, write_cluster
 
 TASK = "digits:model=logistic"
@@ -96,6 +112,19 @@ def refusals(run: LocalRun, of: str) -> dict[str, list[str]]:
     }
 
 
+def proven(run: LocalRun, of: str) -> dict[str, str]:
+    """What each agent keeps a proof of against one that states false ratings, as a third party
+    reads it; and that nobody proves anything else."""
+    terms, verdicts = run_terms(run.cluster), {}
+    for agent, node in run.nodes.items():
+        told = node.events("misbehaviour_proven") + node.events("contradiction_proven")
+        assert {(event["peer"], event["kind"]) for event in told} <= {(of, "false-rating")}
+        data = node.store.value(f"proof/false-rating/{of}")
+        if data is not None:
+            verdicts[agent] = str(verify_proof(Proof.decode(data), terms))
+    return verdicts
+
+
 def test_a_free_rider_gets_less_bytes_and_nobody_is_accused(tmp_path):
     run = finish(traded_run(tmp_path, "complete"))
     assert all(node.ended.failure is None for node in run.nodes.values())
@@ -107,6 +136,16 @@ def test_a_free_rider_gets_less_bytes_and_nobody_is_accused(tmp_path):
     chunks = [send for send in run.nodes["a0"].sent if send.envelope.data is not None]
     sent = {k: sum(len(s.envelope.data) for s in chunks if s.peer == k) for k in ("a1", FREE_RIDER)}
     assert sent[FREE_RIDER] < sent["a1"]
+    book, terms = run.nodes["a0"].core.book, run_terms(run.cluster)
+    for t in (6, 7, 8):  # no honest statement is proof, whatever sources stand beside it
+        for agent, signed in book.statements(t).items():
+            named = book.trusted(named_sources(signed.statement, book.phases))
+            shown = tuple(source.body for source in named.values())
+            assert len(shown) == 4
+            for sources in (shown, (), shown[:-1], shown[::-1]):
+                pair = (signed.body, signed.signature)
+                with pytest.raises(ProofError):
+                    verify_proof(Proof(FALSE_RATING, agent, pair, NOTHING, sources), terms)
     run.close()
 
 
@@ -143,6 +182,11 @@ def test_who_gives_less_than_is_earned_is_named(tmp_path):
     assert told["a0"][0] == told["a2"][0] == "rating"
     (first, *_) = run.nodes["a0"].events("update_refused")
     assert "gives a0 1 groups, of 2 that it earns" in first["detail"]
+    told = proven(run, "a1")
+    assert told == dict.fromkeys(("a0", "a2", "a3"), "a1: false-rating in round 4: guilty")
+    assert run.nodes["a0"].core.neighbours["a1"].barred.startswith("proven guilty: false-rating")
+    data = run.nodes["a0"].store.value("proof/false-rating/a1")
+    assert not Proof.decode(data).sources  # the statement says it all
     run.close()
 
 
@@ -158,11 +202,25 @@ def test_a_reputation_that_follows_from_nothing_is_refused(tmp_path):
     lying(run, "a1", 4, lie)
     run.run()
     assert {codes[0] for codes in refusals(run, "a1").values() if codes} == {"rating"}
+    told = proven(run, "a1")
+    assert told == dict.fromkeys(("a0", "a2", "a3"), "a1: false-rating in round 4: guilty")
+    proof = Proof.decode(run.nodes["a3"].store.value("proof/false-rating/a1"))
+    terms = run_terms(run.cluster)
+    for sources in ((), proof.sources[:-1], proof.sources[::-1], (*proof.sources, b"")):
+        with pytest.raises((ProofError, MalformedError)):
+            verify_proof(replace(proof, sources=sources), terms)
+    for changed in (replace(proof, agent="a2"), replace(proof, kind=WRONG_ROW)):
+        with pytest.raises(ProofError):
+            verify_proof(changed, terms)
+    for elsewhere in (replace(terms, run=bytes(32)), replace(terms, trade=None)):
+        with pytest.raises(ProofError):
+            verify_proof(proof, elsewhere)
     run.close()
 
 
 def test_a_false_score_is_refused_by_whom_it_is_of(tmp_path):
-    """The other neighbour cannot know how new it was, and takes what could be."""
+    """The other neighbour cannot know how new it was, and takes what could be; nor can a third
+    party, so that nothing is proven."""
     run = traded_run(tmp_path)
     run.start()
 
@@ -180,6 +238,7 @@ def test_a_false_score_is_refused_by_whom_it_is_of(tmp_path):
     assert told["a0"][0] == "rating"
     assert not told["a2"]
     assert "its score of a0 is 0, not" in run.nodes["a0"].events("update_refused")[0]["detail"]
+    assert not proven(run, "a1")
     run.close()
 
 
@@ -195,6 +254,7 @@ def test_a_trace_that_is_not_that_of_the_update_is_refused(tmp_path):
     run.run()
     told = refusals(run, "a1")
     assert told["a0"][0] == told["a2"][0] == "rating"
+    assert set(proven(run, "a1")) == {"a0", "a2", "a3"}
     run.close()
 
 
@@ -229,4 +289,24 @@ def test_a_payload_of_another_size_than_the_stated_share_is_refused(tmp_path):
     run.tamper = tampering("a0", alter)
     finish(run)
     assert {codes[0] for codes in refusals(run, "a0").values() if codes} == {"payload-size"}
+    run.close()
+
+
+def test_a_forwarded_statement_that_rates_others_than_its_neighbours_is_refused(tmp_path):
+    """Of a round that the receiver missed, so that it has nothing to compare it with."""
+    run = finish(traded_run(tmp_path, rounds=3))
+    node = run.nodes["a1"]
+    book, key = node.core.book, node.identity.signing_key
+    said = book.statements(3)["a1"].statement
+    witnesses = book.trusted(named_sources(said, book.phases))
+    before = witnesses[2, 0, "a1"].statement
+    alone = replace(before.ratings, of=before.ratings.of[:1])
+    witnesses[2, 0, "a1"] = SignedStatement.sign(replace(before, ratings=alone), key)
+    bodies = [witness.body for witness in witnesses.values()]
+    signed = SignedStatement.sign(replace(said, sources=commitment(bodies)), key)
+    with pytest.raises(EvidenceError, match="^rating: not of those around it"):
+        run.nodes["a0"].core.examiner.examine(signed, None, witnesses, {})
+    proof = Proof(FALSE_RATING, "a1", (signed.body, signed.signature), NOTHING, tuple(bodies))
+    with pytest.raises(ProofError, match="not of those around it"):
+        verify_proof(proof, run_terms(run.cluster))
     run.close()
