@@ -18,7 +18,8 @@ from candor.agent.learning.ranks import ALONE, Ranks
 from candor.agent.learning.reporting import REPORTS, Reporting
 from candor.agent.learning.trainer import Trainer
 from candor.agent.tasks import resolve_task
-from candor.agent.tasks.base import Loop, Task, is_loop, is_policy_task
+from candor.agent.tasks.base import AnyTask, Loop, Task, is_loop, is_policy_task
+from candor.agent.tasks.held_out import with_held_out
 from candor.agent.tasks.measured import Measured
 from candor.agent.tasks.partition import Shard
 from candor.agent.tasks.poisoned import with_altered_data
@@ -194,7 +195,7 @@ def learner_of(
     Raises:
         ConfigurationError: the task is not usable.
     """
-    task = with_altered_data(resolve_task(cluster.task.name, data_root), strategies)
+    task = _task_of(cluster, data_root, shards, strategies)
     contexts = _contexts(cluster, data_root, device, ranks)
     if is_policy_task(task):
         if ranks.together:
@@ -233,7 +234,7 @@ def trainer_of(
     Raises:
         ConfigurationError: the task is not usable.
     """
-    task = with_altered_data(resolve_task(cluster.task.name, data_root), strategies)
+    task = _task_of(cluster, data_root, shards, strategies)
     assert not is_policy_task(task)
     return _trainer(
         cast(Task | Loop, task),
@@ -242,6 +243,18 @@ def trainer_of(
         _contexts(cluster, data_root, device, ALONE),
         initial,
     )
+
+
+def _task_of(
+    cluster: Cluster,
+    data_root: Path | None,
+    shards: Sequence[Shard],
+    strategies: Mapping[int, Strategy],
+) -> AnyTask:
+    """The task as the agents of these shards train it: on what is not held out, and that altered by
+    those whose strategies do so."""
+    whole = resolve_task(cluster.task.name, data_root)
+    return with_altered_data(with_held_out(whole, shards), strategies)
 
 
 def _trainer(
@@ -290,10 +303,15 @@ def check_samples(
         learner.evaluate(x.unsqueeze(0))
 
 
-def shards_of(cluster: Cluster) -> tuple[Shard, ...]:
-    """Whose rows a whole run has, in the order of the cluster file."""
-    count = len(cluster.ids)
-    return tuple(Shard(index, count, cluster.task.partition) for index in range(count))
+def shards_of(
+    cluster: Cluster, held_out: float = 0.0, *, of_held: bool = False
+) -> tuple[Shard, ...]:
+    """Whose rows a whole run has, in the order of the cluster file; without a share of their
+    samples that is `held_out`, or `of_held` that share alone."""
+    partition, count = cluster.task.partition, len(cluster.ids)
+    return tuple(
+        Shard(index, count, partition, held_out=held_out, of_held=of_held) for index in range(count)
+    )
 
 
 def usable_device(name: str) -> torch.device:

@@ -1,6 +1,7 @@
 """What a run is compared with: one model on all data, and every agent on its own data alone."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ from candor.agent.algorithms.catalogue import coin_of, phases_of
 from candor.agent.algorithms.driver import Driver
 from candor.agent.algorithms.effects import Heard
 from candor.agent.learning.initial import verified_initial_parameters
+from candor.agent.learning.learner import Learning
 from candor.agent.learning.reporting import Reporting
 from candor.agent.learning.rows import TrainedRows, usable_device
 from candor.agent.learning.spread import simulated_learner_of
@@ -97,6 +99,25 @@ def _without_mixing(
     learner = simulated_learner_of(
         cluster, data_root, shards, device, initial=initial, processes=cores
     )
+    rounds = alone_rounds(cluster, shards, learner, data_root, initial, device)
+    (last,) = deque(rounds, maxlen=1)
+    return [one.value for one in learner.evaluate(last)]
+
+
+def alone_rounds(
+    cluster: Cluster,
+    shards: Sequence[Shard],
+    learner: Learning,
+    data_root: Path | None,
+    initial: Path | None,
+    device: str = "cpu",
+) -> Iterator[Tensor]:
+    """The models (agents, dim) after each of the cluster's rounds of agents that hear nobody, of
+    these shards, which the learner trains.
+
+    Raises:
+        ConfigurationError: the task is not usable.
+    """
     task = resolve_task(cluster.task.name, data_root)
     x = verified_initial_parameters(task, cluster.task, cluster.seed, initial)
     rows = x.repeat(len(shards), 1).to(usable_device(device))
@@ -108,9 +129,11 @@ def _without_mixing(
     answer: Tensor | Heard | None = None
     while True:
         out = driver.advance(answer)
+        if out.phase == last:
+            yield out.vectors
+            if out.round == cluster.rounds.rounds:
+                return
         answer = driver.combined(out.vectors if out.mixes else _alone(out.vectors))
-        if out.round == cluster.rounds.rounds and out.phase == last:
-            return [one.value for one in learner.evaluate(out.vectors)]
 
 
 def _alone(v: Tensor) -> Heard:

@@ -145,6 +145,7 @@ class Simulation:
         state: what `state` gave for the same run; without it the run starts.
         threads: how many train agents at the same time, or processes, where each agent trains by
             itself and that takes long; what they learn does not depend on it.
+        held_out: the share of everyone's samples that nobody trains on.
 
     Raises:
         ConfigurationError: the task, a strategy or an id is not usable, there is no such device,
@@ -162,6 +163,7 @@ class Simulation:
         measured: bool,
         state: Mapping[str, Tensor] | None = None,
         threads: int = 1,
+        held_out: float = 0.0,
     ) -> None:
         if cluster.algorithm.local_seconds is not None:
             raise ConfigurationError(
@@ -175,7 +177,7 @@ class Simulation:
         reporting = self._reporting = reporting_of(cluster, strategies)
         self._around = [[cluster.index(k) for k in cluster.neighbours(a)] for a in cluster.ids]
         lies = reporting.by_agent()
-        shards = shards_of(cluster)
+        shards = shards_of(cluster, held_out)
         self._learner = simulated_learner_of(
             cluster, data_root, shards, device, lies, threads, initial, processes=threads
         )
@@ -299,6 +301,10 @@ class Simulation:
         """The task's metrics of each agent's model, or nan: see `Learner.evaluate`."""
         return self._learner.evaluate(self.parameters)
 
+    def private(self) -> bytes:
+        """What agents keep to themselves, see `Learning.private`."""
+        return self._learner.private()
+
     def named(self) -> Mapping[str, Tensor]:
         """What travels of all agents' models by name, (agents, *shape), on the processor."""
         return self._learner.named(self.parameters.cpu())
@@ -318,7 +324,7 @@ class Simulation:
             **self._driver.state,
         }
         held |= {HEARD + name: vectors for name, vectors in self._reporting.memory.items()}
-        if private := self._learner.private():
+        if private := self.private():
             held[PRIVATE] = torch.frombuffer(bytearray(private), dtype=torch.uint8)
         if self._measured is not None:
             for phase, stated in self._measured.before.items():

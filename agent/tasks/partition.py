@@ -31,12 +31,17 @@ class Shard:
     in turn: agent i gets the parts i, i + count, i + 2 count, ... whatever the seed. The last three
     are those of `agent.tasks.unequal`. A shard with a count of 1 takes everything; or, where it
     stands for so many agents `together`, all that they have.
+
+    A share of the samples may be `held_out` (`agent.tasks.held_out`): the shard is the others then,
+    or `of_held` those.
     """
 
     index: int
     count: int
     partition: str = "iid"
     together: int = 1
+    held_out: float = 0.0
+    of_held: bool = False
 
     def select(
         self, labels: NDArray[Any], seed: int, parts: NDArray[Any] | None = None

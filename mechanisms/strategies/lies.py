@@ -45,7 +45,11 @@ class StrategyContext:
 
 
 class Strategy(Protocol):
-    """A way to report. A user's class takes no constructor argument."""
+    """A way to report. A user's class takes no constructor argument.
+
+    One that reports without its gradient may say so by `idle`, the share of its rounds in which it
+    need not compute any: see `mechanisms.strategies.specs.idleness`.
+    """
 
     def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
         """Turn the gradients (rows, dim) into reports (rows, dim); the argument stays as it is."""
@@ -97,6 +101,11 @@ class Scale:
 
     factor: float
 
+    @property
+    def idle(self) -> float:
+        """Nothing is computed for nothing."""
+        return float(self.factor == 0)
+
     def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:  # noqa: ARG002
         """The scaled gradients."""
         return self.factor * gradient
@@ -106,6 +115,8 @@ class Scale:
 class Zero:
     """m = 0: a free-rider that hands on the mixed model untouched (plain free-riding of Fraboni et
     al. 2021)."""
+
+    idle = 1.0
 
     def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:  # noqa: ARG002
         """Zeros, even where a diverged gradient is not finite."""
@@ -163,7 +174,10 @@ class Averaged:
 
 @dataclass(frozen=True, slots=True)
 class RandomDirection:
-    """A fresh Gaussian direction with the gradient's own norm: an idler that looks busy."""
+    """A fresh Gaussian direction with the gradient's own norm: an idler that looks busy, and would
+    know the norm well enough from its neighbours'."""
+
+    idle = 1.0
 
     def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
         """Noise of the gradients' norms, the same in daemon and simulation."""
@@ -189,6 +203,7 @@ class StaleCopy:
 
     omniscient: bool = True
     overhears = True
+    idle = 1.0
 
     def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
         """The first neighbour's last report; the own gradient in round 1, or if none was heard."""

@@ -266,6 +266,26 @@ def marked(strategy: Strategy, mark: str, t: int | None = None) -> bool:
     return bool(getattr(strategy, mark, False))
 
 
+def idleness(strategy: Strategy, t: int) -> float:
+    """The share of round t's work that a strategy saves, 0 to 1: all of it where an active part
+    reports without what the parts before it made of the gradient.
+
+    Raises:
+        ConfigurationError: a user's class says something else than a share.
+    """
+    return max((_idle(part) for part, rounds in parts_of(strategy) if t in rounds), default=0.0)
+
+
+def _idle(part: Strategy) -> float:
+    if not isinstance(part, UsersStrategy):
+        return float(getattr(part, "idle", 0.0))
+    with users_errors(f"strategy {part.path!r}: idle failed"):
+        share = float(getattr(part.inner, "idle", 0.0))
+    if not 0 <= share <= 1:
+        raise ConfigurationError(f"strategy {part.path!r}: idle is {share}, not from 0 to 1")
+    return share
+
+
 def canonical_strategy(text: str) -> str:
     """The text of a strategy as it is compared: numbers and rounds written in one way, and without
     parts that are honest.

@@ -15,6 +15,7 @@ from candor.mechanisms.strategies.specs import (
     Rounds,
     UsersStrategy,
     canonical_strategy,
+    idleness,
     marked,
     parse_strategy,
 )
@@ -388,3 +389,19 @@ def test_a_class_that_is_no_strategy_is_refused_in_one_line(
     with pytest.raises(ConfigurationError, match=words) as refusal:
         parse_strategy(text)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shares"),
+    [
+        ("honest", [0, 0]),
+        ("scale:4 + noise:1", [0, 0]),
+        ("zero", [1, 1]),
+        ("scale:0", [1, 1]),
+        ("zero @ 2-", [0, 1]),
+        ("partial:0.25 + scale:2", [0.25, 0.25]),
+        ("random-direction @ 1 + stale-copy @ 2", [1, 1]),
+    ],
+)
+def test_who_reports_without_a_gradient_saves_its_work(text: str, shares: list[float]) -> None:
+    assert [idleness(parse_strategy(text), t) for t in (1, 2)] == shares
