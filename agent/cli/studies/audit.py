@@ -34,7 +34,13 @@ RUNS_NAME: Final = "runs"
     help="How many, from --seed on: each is run honestly and with every strategy. Fewer than 5 "
     "decide nothing.",
 )
-@click.option("--agent", help="Who deviates.  [default: the first one]")
+@click.option(
+    "--agent",
+    "liars",
+    multiple=True,
+    help="Who deviates, each in turn: may be given again, or as A,B.  [default: the first one each "
+    "of the lowest, the median and the highest degree]",
+)
 @click.option(
     "--strategies",
     "names",
@@ -53,10 +59,30 @@ RUNS_NAME: Final = "runs"
     "see docs/audit.md; or a factor on the rule's own.",
 )
 @click.option(
+    "--reward",
+    type=click.Choice(["cooperation", "training"]),
+    default="cooperation",
+    help="What an agent wants. cooperation: a lower loss than alone on samples of its own that are "
+    "held out; training: a lower one on those that it trains on.",
+)
+@click.option(
+    "--fine-tune",
+    type=click.IntRange(0, 100_000),
+    help="Steps that each may train on locally in the end, alone and with the network.  [default: "
+    "50, with --reward cooperation]",
+)
+@click.option(
+    "--cost",
+    type=AMOUNT,
+    default=0.0,
+    help="What a local step of computing costs an agent, in units of loss; idlers save it.",
+)
+@click.option(
     "--competition",
     type=AMOUNT,
     default=0.0,
-    help="Weight of the others' losses in the reward; 0 for who minds its own model.",
+    help="Weight of the others' losses in the reward, by the same samples; 0 for who minds its own "
+    "model.",
 )
 @click.option(
     "--epsilon",
@@ -75,10 +101,13 @@ def command(
     context: click.Context,
     /,
     seeds: int,
-    agent: str | None,
+    liars: tuple[str, ...],
     names: str | None,
     search: bool,
     price: str,
+    reward: str,
+    fine_tune: int | None,
+    cost: float,
     competition: float,
     epsilon: float,
     jobs: int | None,
@@ -88,8 +117,10 @@ def command(
 ) -> None:
     """Simulate honest and lying runs on the same seeds, and say whether any lie pays.
 
-    A gain is the loss on its own samples that the liar saves itself, in per cent of what honest
-    training saves it; a credit is worth one unit of loss. Exit code 0: no lie pays, the 95 %
+    A gain is the loss that the liar saves itself on samples of its own that nobody trains on, in
+    per cent of what honest cooperation saves it beside training alone (--reward); a credit is worth
+    one unit of loss. First it says for how many agents cooperation pays at all, and whether more
+    training would help them. Exit code 0: no lie pays, the 95 %
     interval of no strategy's gain reaches epsilon at the prices; 1: a lie pays, its interval is
     beyond (named); 4: undecided, epsilon is within the interval of some (named); 2: bad usage, or
     the rule could not bill a strategy while no other pays. If a lie pays, 0 is the answer in at
@@ -105,13 +136,36 @@ def command(
     from candor.agent.reports import charts
     from candor.agent.studies.audit import report as audit_report
     from candor.agent.studies.audit.incentives import SEEDS_MIN, Answer
-    from candor.agent.studies.audit.runs import ask, rewarded  # imports torch
+    from candor.agent.studies.audit.members import by_degree
+    from candor.agent.studies.audit.question import (  # imports torch
+        FINE_TUNE,
+        Question,
+        Reward,
+        check,
+        factor_of,
+        rewarded,
+    )
     from candor.agent.studies.audit.verdicts import audit, chosen_strategies
 
     charts.require()
     clusters = [_cluster(asked, asked["seed"] + i) for i in range(seeds)]
     files = asked["data_root"], asked["initial"]
-    question = ask(clusters, agent, price, competition, epsilon, *files)
+    if reward == Reward.TRAINING and fine_tune:
+        raise ConfigurationError("--fine-tune is of --reward cooperation; leave it out")
+    default = FINE_TUNE if reward == Reward.COOPERATION else 0
+    named = tuple(name for one in liars for name in one.split(","))
+    question = Question(
+        clusters,
+        tuple(dict.fromkeys(named)) or by_degree(clusters[0]),
+        Reward(reward),
+        default if fine_tune is None else fine_tune,
+        cost,
+        competition,
+        epsilon,
+        factor_of(price),
+        *files,
+    )
+    check(question)
     chosen = chosen_strategies(question, names)
     for cluster in clusters:
         check_samples(cluster, *files, metric=rewarded(cluster))
@@ -155,15 +209,26 @@ def _cluster(asked: Mapping[str, Any], seed: int) -> "Cluster":
 
 
 def _print(verdict: "Verdict") -> None:
-    from candor.agent.studies.audit.report import GAINS, STYLES, gains_table, sentences, told
+    from candor.agent.studies.audit import report
 
-    title = f"{verdict.agent} lies: what it gains"
+    liars = ", ".join(liar.member.agent for liar in verdict.liars)
+    title = f"{liars} lies: what it gains"
+    if len(verdict.liars) > 1:
+        title = f"{liars} lie in turn: what the best placed gains"
     console = Console()
-    console.print(plain_table(title, *gains_table(verdict), GAINS))
-    for line in sentences(verdict):
+    for line in report.opening(verdict):
+        click.echo(line)
+    gains = report.gains_table(verdict, report.worst_of_each(verdict))
+    console.print(plain_table(title, *gains, report.GAINS))
+    console.print(plain_table("what honest agents pay", *report.honest_table(verdict), report.PAID))
+    for line in report.sentences(verdict):
         click.echo(line)
     console.print(
-        told(verdict), style=STYLES[verdict.answer], markup=False, highlight=False, soft_wrap=True
+        report.told(verdict),
+        style=report.STYLES[verdict.answer],
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
 
 

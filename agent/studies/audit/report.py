@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -21,8 +22,9 @@ from candor.agent.studies.audit.incentives import (
     interval,
 )
 from candor.agent.studies.audit.quality import Quality
-from candor.agent.studies.audit.runs import Question
-from candor.agent.studies.audit.verdicts import Judged, Verdict
+from candor.agent.studies.audit.question import HELD_OUT, Question, Reward
+from candor.agent.studies.audit.verdicts import Judged, Liar, Verdict
+from candor.agent.studies.audit.worth import More, groups, quantiles
 from candor.topologies.specs.files import json_text, write_text
 
 REPORT_NAME: Final = "report.html"
@@ -36,8 +38,13 @@ STYLES: Final = {
 _PAYS: Final = {Answer.PAYS: "yes", Answer.NONE_PAYS: "no", Answer.UNDECIDED: "undecided"}
 _FACTORS: Final = tuple(float(f) for f in np.linspace(0.0, 2.0, 41))
 GAINS: Final = (
-    "Gain: what a lie wins over honesty, in per cent of what honest training is worth; above 0 it "
-    f"wins, below it loses. Means over the seeds, ± to the ends of the {CONFIDENCE:.0%} interval."
+    "Gain: what a lie wins over honesty, in per cent of what honesty is worth to the liar; above 0 "
+    f"it wins, below it loses. Means over the seeds, ± to the ends of the {CONFIDENCE:.0%} "
+    "interval. Others: what the others win by it, mean, of what honesty is usually worth."
+)
+PAID: Final = (
+    "What honest agents among themselves pay, net, in per cent of what honesty is worth to each; "
+    "below 0 they are paid. Classes: as many as would be as mixed if each had as many samples."
 )
 _MANY: Final = 100.0  # times the honest reward: beyond, digits say nothing
 _LINES_MAX: Final = 8  # of the best lies, in a chart
@@ -61,19 +68,23 @@ def settings_of(question: Question, topology: str, price: str) -> dict[str, obje
         "window": one.payments.window,
         "first_seed": one.seed,
         "seeds": len(question.clusters),
+        "reward": question.reward,
+        "held_out": question.held_out,
+        "fine_tune": question.fine_tune,
+        "cost": question.cost,
         "competition": question.weight,
         "price": price,
     }
 
 
 def facts(verdict: Verdict, settings: Mapping[str, object]) -> dict[str, Any]:
-    """The audit of runs with such `settings`, as JSON: gains, losses and payments as shares of the
-    honest reward; None for what has no end or is not finite."""
-    window, paid = verdict.window, verdict.honest_payments() / verdict.reward
-    median, high = np.percentile(paid, [50, 98])
+    """The audit of runs with such `settings`, as JSON: gains, losses and payments as shares of what
+    honesty is worth to whom they are of; None for what has no end or is not finite."""
+    window = verdict.window
     return {
         **settings,
-        "agent": verdict.agent,
+        "worth": _worth_facts(verdict),
+        "liars": [_liar_facts(liar) for liar in verdict.liars],
         "rule": verdict.rule,
         "prices": dict(zip(verdict.terms, verdict.prices.tolist(), strict=True)),
         "window": {
@@ -81,8 +92,7 @@ def facts(verdict: Verdict, settings: Mapping[str, object]) -> dict[str, Any]:
         },
         "stopping": _stopping(verdict),
         "theory": {"peer-prediction": verdict.theory or None},
-        "epsilon": verdict.epsilon / verdict.reward,
-        "honest_reward": verdict.reward,
+        "epsilon": verdict.epsilon,
         "covering_factor": verdict.covering,
         "answer": verdict.answer,
         "level": LEVEL,
@@ -91,14 +101,103 @@ def facts(verdict: Verdict, settings: Mapping[str, object]) -> dict[str, Any]:
         "profitable": verdict.paying,
         "undecided": verdict.undecided,
         "unbilled": list(verdict.unbilled),
-        "honest_pays": {
-            "median": float(median), "p98": float(high), "max": float(paid.max()),
-            "all": paid.tolist(),
-        },
+        "honest_pays": _honest_facts(verdict),
         "marks": verdict.marks.tolist(),
         **({"quality": _quality_facts(verdict.quality)} if verdict.quality else {}),
-        "strategies": {one.strategy: _strategy(verdict, one) for one in verdict.judged},
+        "strategies": {one.name: _strategy(verdict, one) for one in verdict.judged},
     }  # fmt: skip
+
+
+def _worth_facts(verdict: Verdict) -> dict[str, Any]:
+    """To how many agents honesty is worth anything, and what more training would be."""
+    median, _, most = quantiles(verdict.worth.by_agent.ravel())
+    alone, together = verdict.accuracies or (None, None)
+    return {
+        "agents": verdict.worth.by_agent.size,
+        "gaining": int((verdict.worth.by_agent > 0).sum()),
+        "without_unit": int((~verdict.has_unit).sum()),
+        "usual": verdict.worth.usual,
+        "median": median,
+        "max": most,
+        "accuracy_alone": alone,
+        "accuracy": together,
+        "more": [
+            {
+                "what": one.what, "helped": one.helped, "gain": one.mean,
+                "helps": one.helps(verdict.epsilon),
+            }
+            for one in verdict.more
+        ],
+    }  # fmt: skip
+
+
+def _liar_facts(liar: Liar) -> dict[str, Any]:
+    member = liar.member
+    return {
+        "agent": member.agent,
+        "degree": member.degree,
+        "samples": member.samples,
+        "classes": member.classes,
+        "reward": liar.reward,
+        "own_unit": liar.own,
+    }
+
+
+def _honest_facts(verdict: Verdict) -> dict[str, Any]:
+    """What honest agents pay: `all` of them, and in groups."""
+    shares = verdict.honest_payments()
+    own = verdict.has_unit
+    rows = zip(
+        verdict.members, verdict.worth.by_agent.ravel(), shares * verdict.worth.units.ravel(),
+        shares, own, strict=True,
+    )  # fmt: skip
+    return {
+        **_quantiles(shares[own]),
+        "without_unit_max": float(shares[~own].max()) if not own.all() else None,
+        "groups": [
+            {"by": by, "from": low, "to": high, "agents": int(whose.sum()),
+             **_quantiles(shares[whose & own])}
+            for by, low, high, whose in _groups(verdict)
+        ],
+        "all": [
+            {
+                **asdict(member), "worth": float(worth), "credits": float(credits),
+                "share": float(share) if has else None,
+            }
+            for member, worth, credits, share, has in rows
+        ],
+    }  # fmt: skip
+
+
+def _quantiles(shares: Floats) -> dict[str, float]:
+    return dict(zip(("median", "p98", "max"), quantiles(shares), strict=True))
+
+
+def _groups(verdict: Verdict) -> list[tuple[str, float, float, Any]]:
+    """Honest agents by neighbours, samples and classes: what, from where to where, and whose."""
+    found = []
+    for by, name in (("degree", "degree"), ("samples", "samples"), ("classes", "classes")):
+        values = [getattr(member, name) for member in verdict.members]
+        if None not in values:
+            found += [(by, *part) for part in groups(np.array(values, np.float64))]
+    return found
+
+
+def honest_table(verdict: Verdict) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """What honest agents pay, by neighbours, samples and classes: columns and rows."""
+    shares, own = verdict.honest_payments(), verdict.has_unit
+    rows = [_honest_row("all", np.ones_like(own), shares, own)]
+    for by, low, high, whose in _groups(verdict):
+        digits = ".1f" if by == "classes" else ".0f"
+        span = f"{low:{digits}}" if low == high else f"{low:{digits}} to {high:{digits}}"
+        rows.append(_honest_row(f"{by} {span}", whose, shares, own))
+    columns = ("honest agents", "#how many", "#no unit", "#median, %", "#98th, %", "#worst, %")
+    return columns, rows
+
+
+def _honest_row(name: str, whose: Any, shares: Floats, own: Any) -> Sequence[str]:
+    cells = [f"{100 * v:+.2f}" if np.isfinite(v) else "-" for v in quantiles(shares[whose & own])]
+    return (name, str(int(whose.sum())), str(int((whose & ~own).sum())), *cells)
 
 
 def _quality_facts(quality: Quality) -> dict[str, Any]:
@@ -117,23 +216,26 @@ def _stopping(verdict: Verdict) -> dict[str, Any] | None:
     """The rule that stops all lies, and the most that an honest agent pays under it."""
     if verdict.stopping is None:
         return None
-    paid = verdict.honest_payments(verdict.stopping) / verdict.reward
+    paid = verdict.honest_payments(verdict.stopping)
     return {"rule": verdict.rule_at(verdict.stopping), "honest_max": float(paid.max())}
 
 
 def _strategy(verdict: Verdict, one: Judged) -> dict[str, Any]:
     free, net = intervals(verdict, one)
-    cumulative = one.net(verdict.prices).mean(axis=0) / verdict.reward
+    cumulative = one.net(verdict.prices).mean(axis=0)
     half = flattening(verdict, one) or (None, None)
     return {
+        "strategy": one.strategy,
+        "agent": one.agent,
         "searched": one.searched,
+        "others_gain": float(one.others.mean()),
         "gain": [free.mean, free.low, free.high],
         "net_gain": [net.mean, net.low, net.high],
         "charge": free.mean - net.mean if one.deviation.finite else math.inf,
         "cumulative_net_gain": cumulative.tolist(),
         "first_half": half[0],
         "second_half": half[1],
-        **(_gained_quality(verdict.quality, one.strategy) if verdict.quality else {}),
+        **(_gained_quality(verdict.quality, one.name) if verdict.quality else {}),
     }
 
 
@@ -146,9 +248,8 @@ def _gained_quality(quality: Quality, strategy: str) -> dict[str, Any]:
 
 
 def intervals(verdict: Verdict, one: Judged) -> tuple[Interval, Interval]:
-    """A strategy's gain without and with payments, as shares of the honest reward."""
-    deviation, scale = one.deviation, verdict.reward
-    return interval(deviation.gains / scale), interval(deviation.net(verdict.prices) / scale)
+    """A lie's gain without and with payments."""
+    return interval(one.deviation.gains), interval(one.deviation.net(verdict.prices))
 
 
 def middle(verdict: Verdict) -> int | None:
@@ -161,24 +262,25 @@ def middle(verdict: Verdict) -> int | None:
 
 
 def flattening(verdict: Verdict, one: Judged) -> tuple[float, float] | None:
-    """Without payments: what was gained until the mark `middle`, and from there on, as shares of
-    the honest reward; None where there is no such mark."""
+    """Without payments and fine-tuning: what was gained until the mark `middle`, and from there on;
+    None where there is no such mark."""
     half_way = middle(verdict)
     if half_way is None:
         return None
     if not one.deviation.finite:
         return -math.inf, -math.inf
-    gains = one.gains.mean(axis=0) / verdict.reward
+    gains = one.gains.mean(axis=0)
     return float(gains[half_way]), float(gains[-1] - gains[half_way])
 
 
 def told(verdict: Verdict) -> str:
     """The answer with the strategies that it is due to."""
-    share = f"{100 * verdict.epsilon / verdict.reward:.3g} %"
+    share = f"{100 * verdict.epsilon:.3g} %"
     named = ", ".join(_named(verdict))
     match verdict.answer:
         case Answer.PAYS:
-            return f"a lie pays: {named}"
+            also = " or ".join(one.what for one in verdict.undertrained)
+            return f"a lie pays: {named}" + (f"; {also} would help all, see above" if also else "")
         case Answer.UNDECIDED:
             few = verdict.seeds < SEEDS_MIN
             more = f"fewer than {SEEDS_MIN} seeds tell nothing" if few else "more --seeds tell"
@@ -198,16 +300,67 @@ def _named(verdict: Verdict) -> list[str]:
     return [*named, *(f"{one} (in {verdict.quality.metric.name})" for one in of_quality)]
 
 
-def sentences(verdict: Verdict) -> list[str]:
-    """The audit in a few lines of text."""
-    free, share = verdict.tempting, 100 * verdict.epsilon / verdict.reward
-    best = max([0.0, *(float(j.deviation.gains.mean()) for j in verdict.judged)])
-    median, high, most = (
-        100 * np.percentile(verdict.honest_payments(), [50, 98, 100]) / verdict.reward
+def opening(verdict: Verdict) -> list[str]:
+    """What honesty is worth, before any lie: a few lines of text."""
+    worth, lines = verdict.worth.by_agent, []
+    count, usual = int((worth > 0).sum()), f"{verdict.worth.usual:.3g}"
+    if verdict.reward is Reward.TRAINING:
+        lines.append(
+            f"training saves {count} of {worth.size} agents (of all seeds) loss on their own "
+            f"samples, {usual} in the mean"
+        )
+    else:
+        lines.append(
+            f"cooperation pays {count} of {worth.size} agents (of all seeds): {usual} less loss on "
+            f"the {100 * HELD_OUT:.0f} % of their samples that are held out than alone, in the mean"
+            f" of those{_accuracy_words(verdict)}"
+        )
+    if unitless := int((~verdict.has_unit).sum()):
+        lines.append(
+            f"of {unitless} that gain (nearly) nothing by it, what they pay is no share of it; it "
+            "is left out below"
+        )
+    lines += [_more_sentence(one, verdict.epsilon) for one in verdict.more]
+    if len(verdict.liars) > 1 or not verdict.liars[0].own:
+        lines += map(_liar_words, verdict.liars)
+    return lines
+
+
+def _accuracy_words(verdict: Verdict) -> str:
+    if verdict.accuracies is None:
+        return ""
+    alone, together = (f"{100 * share:.1f} %" for share in verdict.accuracies)
+    return f"; of all, {together} are told right, alone {alone}"
+
+
+def _more_sentence(more: More, epsilon: float) -> str:
+    helped = f"{more.what}: {100 * more.helped:.0f} % of honest agents end better, all in the mean"
+    told = f"{helped} by {percent(more.mean)} %"
+    if not more.helps(epsilon):
+        return told
+    return f"{told}: this run is undertrained, and exaggerating stands in for that"
+
+
+def _liar_words(liar: Liar) -> str:
+    member = liar.member
+    many = [f"{member.degree} neighbour{'s' if member.degree > 1 else ''}"]
+    many += [f"{member.samples} samples"] if member.samples is not None else []
+    many += [f"{member.classes:.1f} classes"] if member.classes is not None else []
+    unit = (
+        f"honesty is worth {liar.reward:.3g} to it"
+        if liar.own
+        else f"gains nothing by honesty; its gains are in the usual worth, {liar.reward:.3g}"
     )
+    return f"{member.agent} lies ({', '.join(many)}): {unit}"
+
+
+def sentences(verdict: Verdict) -> list[str]:
+    """The audit of lies in a few lines of text."""
+    free, share = verdict.tempting, 100 * verdict.epsilon
+    best = max([0.0, *(float(j.deviation.gains.mean()) for j in verdict.judged)])
     lines = [
         f"without payments {len(free)} of {len(verdict.judged)} lies gain more than {share:.3g} % "
-        f"in the mean, the best {100 * best / verdict.reward:.2f} %",
+        f"in the mean, the best {100 * best:.2f} %",
         f"rule: {verdict.rule}{_covering_words(verdict)}",
         _window_sentence(verdict.window, f"{share:.3g} %"),
     ]
@@ -216,10 +369,7 @@ def sentences(verdict: Verdict) -> list[str]:
             f"theory to start from: peer-prediction:{verdict.theory:.3g} stops added noise where "
             "the loss is quadratic"
         )
-    lines.append(
-        f"honest agents pay {median:+.2f} % in the median, {high:+.2f} % at the 98th percentile, "
-        f"{most:+.2f} % at most (below 0: receive)"
-    )
+    lines.append(_honest_sentence(verdict))
     if verdict.window.low > 1 or verdict.window.high < 1:
         lines.append(_stopping_sentence(verdict, f"{share:.3g} %"))
     if verdict.quality is not None:
@@ -230,6 +380,18 @@ def sentences(verdict: Verdict) -> list[str]:
             "sends, so that nobody could bill it"
         )
     return lines
+
+
+def _honest_sentence(verdict: Verdict) -> str:
+    shares, own = verdict.honest_payments(), verdict.has_unit
+    median, high, most = (100 * value for value in quantiles(shares[own]))
+    without = "" if own.all() else (
+        f"; those without a unit {100 * float(shares[~own].max()):+.2f} % of the usual at most"
+    )  # fmt: skip
+    return (
+        f"honest agents pay {median:+.2f} % of their own in the median, {high:+.2f} % at the 98th "
+        f"percentile, {most:+.2f} % at most (below 0: receive){without}"
+    )
 
 
 def _covering_words(verdict: Verdict) -> str:
@@ -293,6 +455,7 @@ def render(verdict: Verdict, settings: Mapping[str, object]) -> str:
     of_quality = [] if verdict.quality is None else [_quality(verdict, verdict.quality)]
     blocks = (
         _header(verdict, title), *of_quality, _gains(verdict), _prices(verdict), _honest(verdict),
+        _payers(verdict),
         _cumulative(verdict), _table(verdict), _settings(settings),
     )  # fmt: skip
     return page(escape(f"Does a lie pay? {title}"), blocks)
@@ -305,16 +468,18 @@ def _settings(settings: Mapping[str, object]) -> str:
 
 def _header(verdict: Verdict, title: str) -> str:
     kind = _KINDS[verdict.answer]
-    lead = "".join(f"<p class=lead>{escape(line)}</p>" for line in sentences(verdict))
+    told_lines = [*opening(verdict), *sentences(verdict)]
+    lead = "".join(f"<p class=lead>{escape(line)}</p>" for line in told_lines)
+    liars = " or ".join(liar.member.agent for liar in verdict.liars)
     return (
         f"<p class=kind>incentive audit</p><h1>{escape(title)}</h1>{lead}"
         f'<div class=tiles><div class="tile {kind}"><b>{escape(told(verdict))}</b>'
-        f"<span>{escape(verdict.agent)} deviates, all others are honest</span></div></div>"
+        f"<span>{escape(liars)} deviates, all others are honest</span></div></div>"
     )
 
 
 def _gains(verdict: Verdict) -> str:
-    rows = [(one.strategy, *intervals(verdict, one)) for one in _best_first(verdict)]
+    rows = [(one.name, *intervals(verdict, one)) for one in _best_first(verdict)]
     bars = [
         charts.Bars(name, [(100 * i.mean, 100 * i.low, 100 * i.high) for i in (free, net)])
         for name, free, net in rows
@@ -323,7 +488,7 @@ def _gains(verdict: Verdict) -> str:
     draw = partial(
         charts.intervals, bars, ("without payments", "with payments"),
         "gain, per cent of the honest reward",
-        {"epsilon": 100 * verdict.epsilon / verdict.reward}, 100 * _extent(verdict),
+        {"epsilon": 100 * verdict.epsilon}, 100 * _extent(verdict),
     )  # fmt: skip
     caption = (
         "What each strategy gains over honesty on the same seeds, means with 95 % confidence "
@@ -335,7 +500,7 @@ def _gains(verdict: Verdict) -> str:
 
 def _quality(verdict: Verdict, quality: Quality) -> str:
     drawn, name = quality.metric.drawn, quality.metric.name
-    spans = [(one.strategy, quality.span(one.strategy)) for one in _best_first(verdict)]
+    spans = [(one.name, quality.span(one.name)) for one in _best_first(verdict)]
     bars = [
         charts.Bars(strategy, [(drawn(span.mean), drawn(span.low), drawn(span.high))])
         for strategy, span in spans
@@ -358,11 +523,11 @@ def _quality(verdict: Verdict, quality: Quality) -> str:
 def _prices(verdict: Verdict) -> str:
     lines = []
     for one in _best_first(verdict)[:_LINES_MAX]:
-        nets = [one.deviation.net(f * verdict.prices).mean() / verdict.reward for f in _FACTORS]
+        nets = [one.deviation.net(f * verdict.prices).mean() for f in _FACTORS]
         lines.append(_line(one, _FACTORS, 100 * np.array(nets)))
     draw = partial(
         charts.lines_by_round, lines, "net gain, per cent of the honest reward",
-        references={"epsilon": 100 * verdict.epsilon / verdict.reward}, across="times the prices",
+        references={"epsilon": 100 * verdict.epsilon}, across="times the prices",
         lowest=-100 * _extent(verdict),
     )  # fmt: skip
     caption = "What the best lies gain when all prices are multiplied; 1 is the rule judged."
@@ -370,15 +535,21 @@ def _prices(verdict: Verdict) -> str:
 
 
 def _honest(verdict: Verdict) -> str:
-    paid = 100 * verdict.honest_payments() / verdict.reward
-    median, high = np.percentile(paid, [50, 98])
+    paid = 100 * verdict.honest_payments()[verdict.has_unit]
+    median, high, _ = quantiles(paid)
     draw = partial(
         charts.histogram, paid.tolist(),
         "paid, per cent of the honest reward (below 0: received)", "honest agents",
-        {"median": float(median), "98th percentile": float(high)},
+        {"median": median, "98th percentile": high},
     )  # fmt: skip
     caption = "What honest agents pay in runs without any liar, net, over all seeds."
     return card("What honesty costs", caption, image(draw, "histogram of honest payments"))
+
+
+def _payers(verdict: Verdict) -> str:
+    columns, rows = honest_table(verdict)
+    cells = ([escape(cell) for cell in row] for row in rows)
+    return card("Who pays", PAID, table(columns, cells))
 
 
 def _cumulative(verdict: Verdict) -> str:
@@ -386,7 +557,7 @@ def _cumulative(verdict: Verdict) -> str:
     zero = np.zeros_like(verdict.prices)
     for prices, what in ((zero, "without payments"), (verdict.prices, "with payments")):
         lines = [
-            _line(one, verdict.marks.tolist(), 100 * one.net(prices).mean(axis=0) / verdict.reward)
+            _line(one, verdict.marks.tolist(), 100 * one.net(prices).mean(axis=0))
             for one in _best_first(verdict)[:_LINES_MAX]
         ]  # fmt: skip
         quantity = f"gained so far, {what}, per cent of the honest reward"
@@ -400,30 +571,47 @@ def _cumulative(verdict: Verdict) -> str:
 
 
 def _table(verdict: Verdict) -> str:
-    columns, rows = gains_table(verdict)
+    columns, rows = gains_table(verdict, _best_first(verdict), halves=True)
     return card("Strategies", GAINS, table(columns, ([escape(c) for c in row] for row in rows)))
 
 
-def gains_table(verdict: Verdict) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    """What lies gain, the best first: columns, those named #… with numbers, and rows."""
+def worst_of_each(verdict: Verdict) -> list[Judged]:
+    """Of each strategy the agent to whom it pays best, with payments; the best first."""
+    of: dict[str, Judged] = {}
+    for one in sorted(
+        verdict.judged, key=lambda one: float(one.deviation.net(verdict.prices).mean())
+    ):
+        of[one.strategy] = one
+    return [one for one in _best_first(verdict) if of[one.strategy] is one]
+
+
+def gains_table(
+    verdict: Verdict, judged: Sequence[Judged], *, halves: bool = False
+) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """What these lies gain: columns, those named #… with numbers, and rows; with `halves` also when
+    it was gained, which a terminal of 80 has no room for."""
     rows = []
-    # Columns for both do not fit a terminal of 80: under rewards halves are in audit.json.
-    half_way = middle(verdict) if verdict.quality is None else None
-    for one in _best_first(verdict):
+    several, quality = len(verdict.liars) > 1, verdict.quality
+    half_way = middle(verdict) if halves else None
+    for one in judged:
         name = one.strategy + (" (search)" if one.searched else "")
-        spans = [f"{percent(span.mean)} {_reach(span)}" for span in intervals(verdict, one)]
-        if verdict.quality is None:
-            rows.append((name, *spans, *map(percent, flattening(verdict, one) or ())))
-        else:
-            rows.append((name, *spans, *_quality_cells(verdict.quality, one.strategy)))
-    columns = ["strategy", "#gain without\npayments, %", "#gain with\npayments, %"]
+        row = [name, *([one.agent] if several else [])]
+        row += [f"{percent(span.mean)} {_reach(span)}" for span in intervals(verdict, one)]
+        if quality is None or halves:
+            row.append(percent(float(one.others.mean())))
+        row += map(percent, (flattening(verdict, one) or ()) if halves else ())
+        rows.append(row if quality is None else [*row, *_quality_cells(quality, one.name)])
+    columns = ["strategy", *(["of"] if several else [])]
+    columns += ["#gain without\npayments, %", "#gain with\npayments, %"]
+    if quality is None or halves:
+        columns.append("#others\ngain, %")
     if half_way is not None:
         columns += [
             f"#without, until\nround {verdict.marks[half_way]}, %",
             "#without, from\nthen on, %",
         ]
-    if verdict.quality is not None:
-        metric = verdict.quality.metric
+    if quality is not None:
+        metric = quality.metric
         columns += [f"#better in\n{metric.quantity}", f"pays in\n{metric.name}"]
     return columns, rows
 
@@ -459,9 +647,9 @@ def _best_first(verdict: Verdict) -> list[Judged]:
 
 def _extent(verdict: Verdict) -> float:
     """Where axes end, as a share of the honest reward: what is lost may be far below."""
-    gains = [float(one.deviation.gains.mean()) / verdict.reward for one in verdict.judged]
+    gains = [float(one.deviation.gains.mean()) for one in verdict.judged]
     return _SHOWN * max([0.01, *(gain for gain in gains if np.isfinite(gain))])
 
 
 def _line(one: Judged, across: Sequence[float], values: Floats) -> charts.Line:
-    return charts.Line(one.strategy, across, values.tolist(), one.searched)
+    return charts.Line(one.name, across, values.tolist(), one.searched)

@@ -1,11 +1,13 @@
 """Does any lie pay? Honest and deviating runs on the same seeds, judged by reward and payments.
 
-One agent deviates, all others are honest. Learning does not depend on payments, so each pair of
-runs is simulated once and billed afterwards, at any prices of the rule's terms. The reward is a
-loss saved: that of the agent's own model on its own samples, or that against the competitors'
-(`agent.studies.audit.incentives.competitive`). After the library of strategies, an optimiser looks
-for a better lie at the prices found, and the prices are set again with it on the list. Where
-neighbours give each other by rewards, what a lie does to the liar's model is judged too.
+One agent deviates, all others are honest; each of the agents that are asked for in turn. Learning
+does not depend on payments, so each pair of runs is simulated once and billed afterwards, at any
+prices of the rule's terms. The reward is a loss saved (`agent.studies.audit.question.Reward`), or
+that against the competitors' (`agent.studies.audit.incentives.competitive`); amounts are shares of
+what honesty is worth to whom they are of (`agent.studies.audit.worth`). After the library of
+strategies, an optimiser looks for a better lie at the prices found, and the prices are set again
+with it on the list. Where neighbours give each other by rewards, what a lie does to the liar's
+model is judged too.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,20 +34,30 @@ from candor.agent.studies.audit.incentives import (
     stopping_prices,
     suggested_prices,
 )
+from candor.agent.studies.audit.members import Member, members_of, trained_steps
+from candor.agent.studies.audit.performing import Played
 from candor.agent.studies.audit.quality import Quality
-from candor.agent.studies.audit.runs import (
+from candor.agent.studies.audit.question import (
     HONEST,
-    Played,
+    Kind,
     Question,
-    play,
+    Reward,
+    Run,
+    marks_of,
     rewarded,
-    workers,
 )
+from candor.agent.studies.audit.runs import play, workers
+from candor.agent.studies.audit.worth import More, Worth, reached
 from candor.agent.studies.games.sgd import Constants, suggest_price
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.classification import Classification
 from candor.mechanisms.payments.bills import Payments, parse_rule
-from candor.mechanisms.strategies.specs import canonical_strategy, parse_strategy, split_list
+from candor.mechanisms.strategies.specs import (
+    canonical_strategy,
+    idleness,
+    parse_strategy,
+    split_list,
+)
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.specs.specs import ConfigurationError
 
@@ -73,6 +85,11 @@ UNDER_REWARDS: Final = "few:0.1"
 SEARCH_SEEDS: Final = 2  # on which candidates are tried; what is found is judged on all
 _CONVEXITY: Final = 1e-4  # of the smoothness; less curvature makes no dearer lie
 PASSES: Final = 3  # of search and new prices, at most
+MORE: Final = {
+    "twice the step": ("algorithm", "step_size"),
+    "twice the rounds": ("rounds", "rounds"),
+}
+"""What all may do with more training, to tell what a lie gains from what a larger step would."""
 
 
 def chosen_strategies(question: Question, names: str | None) -> list[str]:
@@ -100,23 +117,28 @@ def chosen_strategies(question: Question, names: str | None) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A strategy against honesty: its deviation at the end of the run, and by mark; of colluders,
-    means of both.
+    """A strategy of one agent against its honesty: its deviation at the end of the run, and by
+    mark; of colluders, means of both.
 
-    `gains` (seeds, marks) and `charges` (seeds, marks, terms): what it had gained and been charged,
-    had the run ended there. `searched`: found by the optimiser, not of the library. `quality`
-    (seeds,): by how much better a model it ended with, under rewards; else all 0.
+    All are shares of what honesty is worth to the liar. `gains` (seeds, marks) and `charges`
+    (seeds, marks, terms): what it had gained and been charged, had the run ended there, without
+    fine-tuning. `others` (seeds,): what the others gain by it, in the usual worth. `searched`:
+    found by the optimiser, not of the library. `quality` (seeds,): by how much better a model it
+    ended with, under rewards; else all 0.
     """
 
+    strategy: str
+    agent: str
     deviation: Deviation
     gains: Floats
     charges: Floats
+    others: Floats
     quality: Floats
     searched: bool = False
 
     @property
-    def strategy(self) -> str:
-        """Its spec."""
+    def name(self) -> str:
+        """The strategy, and whose it is where several agents lie in turn."""
         return self.deviation.strategy
 
     @property
@@ -132,27 +154,45 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """The audit of one agent's lies under a rule.
+class Liar:
+    """One of the agents that lie: who it is in the first seed's run; `reward`, what honesty is
+    worth to it in units of loss, mean over the seeds; `own`: whether that is its unit, or else the
+    usual worth."""
 
-    `terms` (terms,) names the rule's; `prices` (terms,) those judged at; `epsilon` and `reward` in
-    units of loss, the latter what honest training saves the agent. `window`: factors on the prices.
-    `honest_paid` (runs x agents, terms): what honest agents among themselves pay, at price 1.
-    `theory`: see `theory_price`. `stopping` (terms,): the prices that leave no lie more than
-    epsilon in the mean whatever honest agents pay; None if none do. `covering`: what the prices
-    that were found were multiplied with, see `covering_factor`. `unbilled`: strategies that are not
-    judged, since the rule gives no amounts for what they send. `quality`: what lies do to the
-    liar's model; None where neighbours give each other all.
+    member: Member
+    reward: float
+    own: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The audit of agents' lies under a rule. Gains and payments are shares of what honesty is
+    worth to whom they are of.
+
+    `terms` (terms,) names the rule's; `prices` (terms,) those judged at; gains up to `epsilon` are
+    let pass. `worth`: of each agent; `window`: factors on the prices. `members` (runs x agents,)
+    and `honest_paid` (runs x agents, terms): what honest agents among themselves pay, at price 1.
+    `more`: what all would gain by more training. `accuracies`: the share of held-out samples that
+    agents tell right alone and with the network, means; None where unknown. `theory`: see
+    `theory_price`. `stopping` (terms,): the prices that leave no lie more than epsilon in the mean
+    whatever honest agents pay; None if none do. `covering`: what the prices that were found were
+    multiplied with, see `covering_factor`. `unbilled`: strategies that are not judged, since the
+    rule gives no amounts for what they send. `quality`: what lies do to the liar's model; None
+    where neighbours give each other all.
     """
 
-    agent: str
+    reward: Reward
+    liars: tuple[Liar, ...]
     marks: NDArray[np.int64]
     judged: tuple[Judged, ...]
     terms: tuple[str, ...]
     prices: Floats
     epsilon: float
-    reward: float
+    worth: Worth
+    members: tuple[Member, ...]
     honest_paid: Floats
+    more: tuple[More, ...]
+    accuracies: tuple[float, float] | None
     theory: float
     stopping: Floats | None
     covering: float
@@ -180,8 +220,18 @@ class Verdict:
 
     def honest_payments(self, prices: Floats | None = None) -> Floats:
         """What honest agents pay at the prices judged, or others: (runs x agents,), net; below 0
-        they are paid."""
+        they are paid. Shares of each one's own worth, of the usual one for who has no unit."""
         return np.asarray(self.honest_paid @ (self.prices if prices is None else prices))
+
+    @property
+    def has_unit(self) -> NDArray[np.bool_]:
+        """To whom cooperation is worth something: (runs x agents,)."""
+        return self.worth.has_unit.ravel()
+
+    @property
+    def undertrained(self) -> list[More]:
+        """What training would help nearly all beyond epsilon."""
+        return [one for one in self.more if one.helps(self.epsilon)]
 
     @property
     def seeds(self) -> int:
@@ -194,17 +244,17 @@ class Verdict:
         each."""
         answers = {span.answer(self.epsilon) for _, span in self._spans()}
         if self.quality is not None:
-            answers |= {self.quality.answer(one.strategy) for one in self.judged}
+            answers |= {self.quality.answer(one.name) for one in self.judged}
         return next(a for a in (Answer.PAYS, Answer.UNDECIDED, Answer.NONE_PAYS) if a in answers)
 
     @property
     def paying(self) -> list[str]:
-        """The strategies that gain more than epsilon by their whole interval, the best first."""
+        """The lies that gain more than epsilon by their whole interval, the best first."""
         return self._answered(Answer.PAYS)
 
     @property
     def undecided(self) -> list[str]:
-        """The strategies whose interval has epsilon in it, the best first."""
+        """The lies whose interval has epsilon in it, the best first."""
         return self._answered(Answer.UNDECIDED)
 
     def _answered(self, answer: Answer) -> list[str]:
@@ -212,13 +262,13 @@ class Verdict:
 
     def _spans(self) -> list[tuple[str, Interval]]:
         """The intervals of the net gains, the best first."""
-        spans = [(j.strategy, j.deviation.net_interval(self.prices)) for j in self.judged]
+        spans = [(j.name, j.deviation.net_interval(self.prices)) for j in self.judged]
         return sorted(spans, key=lambda one: -one[1].mean)
 
     @property
     def tempting(self) -> list[str]:
-        """The strategies that gain more than epsilon in the mean without payments."""
-        free = {one.strategy: float(one.deviation.gains.mean()) for one in self.judged}
+        """The lies that gain more than epsilon in the mean without payments."""
+        free = {one.name: float(one.deviation.gains.mean()) for one in self.judged}
         return sorted(
             (s for s, gain in free.items() if gain > self.epsilon), key=lambda s: -free[s]
         )
@@ -260,20 +310,22 @@ def audit(
         progress: told what is run, how many runs are done, and of how many.
 
     Raises:
-        ConfigurationError: a strategy, the task or the rule cannot be used, or the rule gives no
-            amounts for honest agents, or for any of the strategies.
+        ConfigurationError: a strategy, the task or the rule cannot be used, honesty is worth
+            nothing to anybody, or the rule gives no amounts for honest agents, or for any of the
+            strategies.
     """
     with workers(jobs) as mapped:
         trials = _Trials(question, mapped, cache, progress)
-        trials.judge(strategies, "runs")
+        trials.begin(strategies)
         verdict = trials.verdict()
         for number in range(1, PASSES + 1) if search else ():
-            found = trials.best_response(verdict.prices, f"search {number}")
-            trials.judge([found], f"search {number}", searched=True)
-            one = trials.judged.get(found)  # on other seeds it may be that nobody can bill it
-            gain = float(one.deviation.net(verdict.prices).mean()) if one else -np.inf
+            found = trials.best_response(verdict, f"search {number}")
+            trials.judge([found], f"search {number}")
+            mine = [one for one in trials.judged.values() if one.strategy == found]
+            # On other seeds it may be that nobody can bill it.
+            gains = [float(one.deviation.net(verdict.prices).mean()) for one in mine]
             verdict = trials.verdict()
-            if gain <= verdict.epsilon:
+            if max(gains, default=-np.inf) <= verdict.epsilon:
                 break
         return verdict
 
@@ -287,25 +339,62 @@ class _Trials:
     cache: Path
     progress: Callable[[str, int, int], None]
     honest: list[Played] = field(default_factory=list)
+    alone: list[Played] = field(default_factory=list)
+    more: tuple[More, ...] = ()
+    members: list[list[Member]] = field(default_factory=list)
     judged: dict[str, Judged] = field(default_factory=dict)
     unbilled: list[str] = field(default_factory=list)
+    worth: Worth = field(default_factory=lambda: Worth(np.empty((0, 0))))
 
-    def judge(self, strategies: Sequence[str], what: str, *, searched: bool = False) -> None:
-        """Run the strategies that were not judged yet, on all seeds."""
-        known = (*self.judged, *self.unbilled)
-        fresh = [one for one in dict.fromkeys(strategies) if one not in known]
-        wanted = [*([] if self.honest else [HONEST]), *fresh]
-        seeds = len(self.question.clusters)
-        played = self._play(wanted, seeds, what)
-        if not self.honest:
-            self.honest, played = played[:seeds], played[seeds:]
-            if any(np.isnan(run.paid).any() for run in self.honest):
-                raise self._no_amounts("honest agents")
-        for judged in self._judged_runs(fresh, played):
+    def begin(self, strategies: Sequence[str]) -> None:
+        """Run honest agents together, alone and with more training, and the strategies, on all
+        seeds."""
+        clusters = self.question.clusters
+        self.members = [members_of(each, self.question.data_root) for each in clusters]
+        cooperating = self.question.reward is Reward.COOPERATION
+        first = [Run(each) for each in clusters]
+        if cooperating:
+            first += [Run(each, kind=Kind.ALONE) for each in clusters]
+            doubled = [_doubled(each, *of) for of in MORE.values() for each in clusters]
+            first += [Run(each, kind=Kind.LEARNING) for each in doubled]
+        # All at once: processes wait for none.
+        played = self._play([*first, *self._runs(self._lies(strategies))], "runs")
+        self.honest = played[: len(clusters)]
+        if any(np.isnan(run.paid).any() for run in self.honest):
+            raise self._no_amounts("honest agents")
+        _, *others = (played[a : a + len(clusters)] for a in range(0, len(first), len(clusters)))
+        self.alone = others[0] if cooperating else []
+        self.worth = self._measured_worth()
+        if cooperating:
+            self.more = tuple(
+                More(what, np.stack([self._bettered(s, run, of) for s, run in enumerate(runs)]))
+                for (what, of), runs in zip(MORE.items(), others[1:], strict=True)
+            )
+        self._take(self._lies(strategies), played[len(first) :], searched=False)
+
+    def judge(self, strategies: Sequence[str], what: str) -> None:
+        """Run what was found and not judged yet, on all seeds."""
+        lies = [lie for lie in self._lies(strategies) if self._name(*lie) not in self.judged]
+        self._take(lies, self._play(self._runs(lies), what), searched=True)
+
+    def _lies(self, strategies: Sequence[str]) -> list[tuple[str, str]]:
+        """Each strategy of each agent that lies."""
+        return [(one, agent) for one in dict.fromkeys(strategies) for agent in self.question.agents]
+
+    def _runs(self, lies: Sequence[tuple[str, str]], seeds: int | None = None) -> list[Run]:
+        clusters = self.question.clusters[:seeds]
+        return [
+            Run(c, one, self.question.liars(one, agent)) for one, agent in lies for c in clusters
+        ]
+
+    def _take(
+        self, lies: Sequence[tuple[str, str]], played: Sequence[Played], *, searched: bool
+    ) -> None:
+        for judged in self._judged_runs(lies, played):
             if judged.unbilled:
-                self.unbilled.append(judged.strategy)
+                self.unbilled.append(judged.name)
             else:
-                self.judged[judged.strategy] = replace(judged, searched=searched)
+                self.judged[judged.name] = replace(judged, searched=searched)
         if not self.judged:
             raise self._no_amounts(f"strategy {', '.join(self.unbilled)}")
 
@@ -315,42 +404,115 @@ class _Trials:
 
     def verdict(self) -> Verdict:
         """What the judged strategies say, at the question's prices or the best ones."""
-        question, index = self.question, self._index
-        scale = float(
-            np.mean([run.losses[0, index] - run.losses[-1, index] for run in self.honest])
-        )
-        if not scale > 0:
-            raise ConfigurationError(
-                "honest agents learn nothing in these rounds, so there is nothing to gain or to "
-                "lose; give more --rounds or another --step-size"
-            )
-        epsilon = question.epsilon * scale
-        rule, covering = self._rule, 1.0
-        judged = tuple(self.judged.values())
+        question, rule, covering = self.question, self._rule, 1.0
+        judged, worth = tuple(self.judged.values()), self.worth
         honest_paid = np.concatenate([run.paid[-1] for run in self.honest])
+        honest_paid = honest_paid / worth.units.reshape(-1, 1)
         lies = [one.deviation for one in judged]
         if question.factor is not None:
             prices = question.factor * np.array([term.price for term in rule.terms])
         else:
-            prices = suggested_prices(lies, honest_paid, epsilon)
-            covering = covering_factor(lies, prices, epsilon)
+            prices = suggested_prices(lies, honest_paid, question.epsilon)
+            covering = covering_factor(lies, prices, question.epsilon)
             prices = covering * prices
-        stopping = stopping_prices(lies, honest_paid, epsilon)
-        terms = tuple(term.name for term in rule.terms)
-        marks, theory = self.honest[0].marks, theory_price(question.clusters[0], question.weight)
         return Verdict(
-            question.agent, marks, judged, terms, prices, epsilon, scale, honest_paid, theory,
-            stopping, covering, tuple(self.unbilled), self._quality(),
-        )  # fmt: skip
+            reward=question.reward,
+            liars=tuple(map(self._liar, question.agents)),
+            marks=self.honest[0].marks,
+            judged=judged,
+            terms=tuple(term.name for term in rule.terms),
+            prices=prices,
+            epsilon=question.epsilon,
+            worth=worth,
+            members=tuple(member for each in self.members for member in each),
+            honest_paid=honest_paid,
+            more=self.more,
+            accuracies=self._accuracies(),
+            theory=theory_price(question.clusters[0], question.weight),
+            stopping=stopping_prices(lies, honest_paid, question.epsilon),
+            covering=covering,
+            unbilled=tuple(self.unbilled),
+            quality=self._quality(),
+        )
+
+    def _liar(self, agent: str) -> Liar:
+        row = self.question.clusters[0].index(agent)
+        return Liar(self.members[0][row], *self.worth.unit_of([row]))
+
+    def _measured_worth(self) -> Worth:
+        """What honesty is worth to each agent.
+
+        Raises:
+            ConfigurationError: nothing to anybody.
+        """
+        ended = np.stack([self._ended(seed, run) for seed, run in enumerate(self.honest)])
+        if self.question.reward is Reward.TRAINING:
+            worth = Worth(np.stack([run.losses[0] for run in self.honest]) - ended)
+            why = "honest agents learn nothing in these rounds"
+        else:
+            worth = Worth(
+                np.stack([self._best_alone(s, a) for s, a in enumerate(self.alone)]) - ended
+            )
+            why = "alone every agent ends as well as in the network"
+        if worth.usual == 0:
+            raise ConfigurationError(
+                f"{why}, so there is nothing to gain or to lose; give more --rounds or another "
+                "--step-size"
+            )
+        return worth
+
+    def _best_alone(self, seed: int, run: Played) -> Floats:
+        """What each agent reaches alone (agents,), stopping where it is best."""
+        way = np.concatenate([run.losses, run.tuned])
+        return reached(way, np.concatenate(self._spent(seed, Run(self.question.clusters[seed]))))
+
+    def _ended(self, seed: int, played: Played, run: Run | None = None) -> Floats:
+        """The losses (agents,) with which a run of a seed ended, by the reward's kind, and what it
+        cost; honest unless told."""
+        at_marks, tuned = self._spent(seed, run or Run(self.question.clusters[seed]))
+        if self.question.reward is Reward.TRAINING:
+            return np.asarray(played.losses[-1] + at_marks[-1])
+        return reached(played.tuned, tuned)
+
+    def _bettered(self, seed: int, played: Played, of: tuple[str, str]) -> Floats:
+        """What more training saves each agent (agents,), as shares of the usual worth."""
+        longer = Run(_doubled(self.question.clusters[seed], *of))
+        saved = self._ended(seed, self.honest[seed]) - self._ended(seed, played, longer)
+        return np.asarray(saved / self.worth.usual)
+
+    def _spent(self, seed: int, run: Run) -> tuple[Floats, Floats]:
+        """What each agent has spent on computing, by mark and by checkpoint (…, agents), in units
+        of loss: who lies may do less than all."""
+        cluster, question = run.cluster, self.question
+        steps = trained_steps(cluster, self.members[seed], question.held_out)
+        rounds = np.arange(1, cluster.rounds.rounds + 1)
+        worked = np.ones((len(rounds), len(cluster.ids)))
+        if run.liars:
+            strategy = parse_strategy(run.strategy)
+            idle = [idleness(strategy, int(t)) for t in rounds]
+            worked[:, list(map(cluster.index, run.liars))] -= np.array(idle)[:, np.newaxis]
+        done = np.concatenate([np.zeros_like(worked[:1]), worked.cumsum(axis=0)]) * steps
+        at_marks = done[marks_of(cluster)]
+        tuned = at_marks[-1] + np.array(question.checkpoints).reshape(-1, 1)
+        return question.cost * at_marks, question.cost * tuned
+
+    def _accuracies(self) -> tuple[float, float] | None:
+        """The share of held-out samples that agents tell right alone and together, means over all,
+        each where its loss is least."""
+        if not self.alone or not len(self.honest[0].shares):
+            return None
+        apart = [_at_least(np.concatenate([a.losses, a.tuned]), a.shares) for a in self.alone]
+        together = [_at_least(run.tuned, run.shares[-len(run.tuned) :]) for run in self.honest]
+        return float(np.mean(apart)), float(np.mean(together))
 
     def _quality(self) -> Quality | None:
         """What the judged strategies do to the liar's model, under rewards."""
         cluster = self.question.clusters[0]
         if not rewarded(cluster):
             return None
-        task = cluster.task
+        task, rows = cluster.task, list(map(cluster.index, self.question.agents))
         metric = Metric.of({"metric": task.metric_name, "better": task.better_values})
-        before, after = np.mean([run.metrics[:, self._index] for run in self.honest], axis=0)
+        before, after = np.mean([run.metrics[:, rows] for run in self.honest], axis=(0, 2))
         learned = float(after - before if metric.higher_is_better else before - after)
         if not learned > 0:
             raise ConfigurationError(
@@ -358,61 +520,81 @@ class _Trials:
                 "that there is no model quality to gain or to lose; give more --rounds or another "
                 "--step-size"
             )
-        gains = {one.strategy: one.quality for one in self.judged.values()}
+        gains = {one.name: one.quality for one in self.judged.values()}
         rewards = cluster.algorithm.rewards or ""
         return Quality(rewards, metric, float(after), self.question.epsilon * learned, gains)
 
-    def best_response(self, prices: Floats, what: str) -> str:
-        """The spec of the best lie that an optimiser finds at prices (terms,)."""
+    def best_response(self, verdict: Verdict, what: str) -> str:
+        """The spec of the best lie that an optimiser finds at a verdict's prices, for the agent to
+        whom lying pays best so far."""
         seeds = min(SEARCH_SEEDS, len(self.question.clusters))
+        best = max(verdict.judged, key=lambda one: float(one.deviation.net(verdict.prices).mean()))
 
         def net_gains(specs: Sequence[str]) -> list[float]:
-            judged = self._judged_runs(specs, self._play(specs, seeds, what))
-            return [-np.inf if one.unbilled else one.deviation.net(prices).mean() for one in judged]
+            lies = [(spec, best.agent) for spec in specs]
+            judged = self._judged_runs(lies, self._play(self._runs(lies, seeds), what))
+            nets = [one.deviation.net(verdict.prices).mean() for one in judged]
+            return [-np.inf if j.unbilled else n for j, n in zip(judged, nets, strict=True)]
 
         rounds = self.question.clusters[0].rounds.rounds
         return best_response.search(net_gains, rounds)
 
     @property
-    def _index(self) -> int:
-        return self.question.clusters[0].index(self.question.agent)
-
-    @property
     def _rule(self) -> Payments:
         return parse_rule(self.question.clusters[0].payments.rule)
 
-    def _play(self, strategies: Sequence[str], seeds: int, what: str) -> list[Played]:
-        asked = [(c, one) for one in strategies for c in self.question.clusters[:seeds]]
+    def _play(self, runs: Sequence[Run], what: str) -> list[Played]:
         alone = replace(self.question, clusters=self.question.clusters[:1])  # less to send
         done: list[Played] = []
-        for run in self.mapped(partial(play, alone, self.cache), asked):
+        for run in self.mapped(partial(play, alone, self.cache), runs):
             done.append(run)
-            self.progress(what, len(done), len(asked))
+            self.progress(what, len(done), len(runs))
         return done
 
-    def _rewards(self, run: Played, index: int) -> Floats:
-        with np.errstate(invalid="ignore"):
-            return competitive(run.losses, index, self.question.weight)
+    def _judged_runs(
+        self, lies: Sequence[tuple[str, str]], played: Sequence[Played]
+    ) -> list[Judged]:
+        """The lies, each by its own as many runs."""
+        seeds = len(played) // max(1, len(lies))
+        blocks = [played[at * seeds : (at + 1) * seeds] for at in range(len(lies))]
+        return [self._judged(*lie, block) for lie, block in zip(lies, blocks, strict=True)]
 
-    def _judged_runs(self, strategies: Sequence[str], played: Sequence[Played]) -> list[Judged]:
-        """The strategies, each by its own as many runs."""
-        seeds = len(played) // max(1, len(strategies))
-        blocks = [played[at * seeds : (at + 1) * seeds] for at in range(len(strategies))]
-        return [self._judged(*both) for both in zip(strategies, blocks, strict=True)]
+    def _name(self, strategy: str, agent: str) -> str:
+        return strategy if len(self.question.agents) == 1 else f"{strategy} by {agent}"
 
-    def _judged(self, strategy: str, lying: Sequence[Played]) -> Judged:
-        gains, charges, quality = [], [], []
-        liars = [self.question.clusters[0].index(a) for a in self.question.liars(strategy)]
-        for before, after in zip(self.honest, lying, strict=False):
+    def _judged(self, strategy: str, agent: str, lying: Sequence[Played]) -> Judged:
+        gains: list[Floats] = []  # (marks,) each
+        ends, charges, others, quality = [], [], [], []
+        liars = self.question.liars(strategy, agent)
+        rows = [self.question.clusters[0].index(one) for one in liars]
+        worth, weight = self.worth, self.question.weight
+        unit, _ = worth.unit_of(rows)
+        for seed, (before, after) in enumerate(zip(self.honest, lying, strict=False)):
+            honest = Run(self.question.clusters[seed])
+            run = replace(honest, strategy=strategy, liars=liars)
             # Whoever ruins its own model has nothing to gain, whatever it costs.
-            lost = not np.isfinite(after.losses[:, liars]).all()
-            gained = [self._rewards(after, i) - self._rewards(before, i) for i in liars]
-            gains.append(np.full(len(before.marks), -np.inf) if lost else np.mean(gained, axis=0))
-            charges.append((after.paid[:, liars] - before.paid[:, liars]).mean(axis=1))
-            quality.append(-np.inf if lost else self._better(after, before, liars))
-        all_gains, all_charges = np.stack(gains), np.stack(charges)
-        deviation = Deviation(strategy, all_gains[:, -1], all_charges[:, -1])
-        return Judged(deviation, all_gains, all_charges, np.array(quality))
+            lost = not all(np.isfinite(x[:, rows]).all() for x in (after.losses, after.tuned))
+            spent = (self._spent(seed, each)[0] for each in (honest, run))
+            way = before.losses + next(spent), after.losses + next(spent)
+            end = self._ended(seed, before), self._ended(seed, after, run)
+            gained, in_the_end = (_gained(*both, rows, weight) for both in (way, end))
+            gains.append(np.full_like(gained, -np.inf) if lost else gained)
+            ends.append(-np.inf if lost else float(in_the_end))
+            charges.append((after.paid[:, rows] - before.paid[:, rows]).mean(axis=1))
+            saved = np.delete(end[0] - end[1], rows)
+            others.append(float(saved.mean()) if len(saved) else 0.0)
+            quality.append(-np.inf if lost else self._better(after, before, rows))
+        all_charges = np.stack(charges) / unit
+        name = self._name(strategy, agent)
+        return Judged(
+            strategy,
+            agent,
+            Deviation(name, np.array(ends) / unit, all_charges[:, -1]),
+            np.stack(gains) / unit,
+            all_charges,
+            np.array(others) / worth.usual,
+            np.array(quality),
+        )
 
     def _better(self, after: Played, before: Played, rows: Sequence[int]) -> float:
         """By how much better these rows' models ended, in units of the metric; 0 if not
@@ -422,3 +604,26 @@ class _Trials:
         higher = self.question.clusters[0].task.better_values != "lower"
         gained = float((after.metrics[-1, rows] - before.metrics[-1, rows]).mean())
         return gained if higher else -gained
+
+
+def _gained(before: Floats, after: Floats, rows: Sequence[int], weight: float) -> Floats:
+    """What agents win (...,) whose run ends with the losses `after` (..., agents) and not with
+    those `before`, means."""
+    with np.errstate(invalid="ignore"):
+        won = [competitive(after, i, weight) - competitive(before, i, weight) for i in rows]
+    return np.asarray(np.mean(won, axis=0))
+
+
+def _at_least(losses: Floats, values: Floats) -> Floats:
+    """The values (points, agents) at the point where each agent's loss (points, agents) is least:
+    (agents,)."""
+    chosen = np.where(np.isnan(losses), np.inf, losses).argmin(axis=0)
+    return np.asarray(np.take_along_axis(values, chosen[np.newaxis], axis=0)[0])
+
+
+def _doubled(cluster: Cluster, section: str, setting: str) -> Cluster:
+    """The run with a number of its settings doubled: a new one, with what follows from it."""
+    settings = getattr(cluster, section)
+    twice = settings.model_copy(update={setting: 2 * getattr(settings, setting)})
+    stated = {name: getattr(cluster, name) for name in type(cluster).model_fields}
+    return Cluster(**{**stated, section: twice})
