@@ -104,6 +104,7 @@ def write_cluster(
             name=algorithm or DEFAULT_ALGORITHM,
             step_size=settings.get("step_size", 0.5),
             step_decay=0.0,
+            momentum=settings.get("momentum", 0.0),
             aggregator=aggregator,
             max_byzantine=max_byzantine,
             # Fewer exchanges than usual, to be quick.
@@ -121,6 +122,7 @@ def write_cluster(
             window=window,
             sketch_size=int(settings.get("sketch_size", 16)),
             credit_limit=int(settings.get("credit_limit", 10**9)),
+            replay=True if settings.get("replay") else None,
         ),
     )
     (run_dir / "cluster.toml").write_text(dump_cluster(cluster), encoding="utf-8")
@@ -264,6 +266,13 @@ class LocalRun:
         coin = coin_of(self.cluster)
         return Driver(self.cluster.algorithm, given, rounded, x, None, start, coin)
 
+    def advancing(self, agent: str, node: Node) -> None:
+        """An agent is about to go on to its next exchange: for runs that keep something of it."""
+
+    def salted(self, agent: str, statement: Statement) -> Statement:
+        """A statement, before it is signed."""
+        return statement
+
     def _deliver(self) -> None:
         while due := self.network.deliver(self.now_s):
             for receiver, delivery in due:
@@ -324,11 +333,12 @@ class LocalRun:
         due, node.due = node.due, False
         if not due or node.ended is not None:
             return []
+        self.advancing(agent, node)
         out = node.driver.advance(node.answer)
         node.mixes = out.mixes
         payload = out.vectors[0].numpy()
         attested = None if out.attested is None else out.attested[0].numpy()
-        statement = node.core.stated(payload, attested)
+        statement = self.salted(agent, node.core.stated(payload, attested))
         vectors = told_apart(out.apart[0], sorted(node.core.neighbours)) if out.apart else {}
         faces = node.core.faces(vectors, attested)
         return node.core.published(payload, statement, self.now_s, faces)

@@ -34,6 +34,7 @@ from candor.mechanisms.agreement.averaging import (
 from candor.mechanisms.agreement.coin import Coin
 from candor.mechanisms.evidence.hidden import SIZE_LEAST
 from candor.mechanisms.evidence.phases import MIXED_MODEL, How, Part, Phase, Phases
+from candor.mechanisms.payments.rules import parse_rule
 from candor.mechanisms.rewards.barter import NEIGHBOURS_MAX, WINDOW_LEAST, Barter, parse_rewards
 from candor.topologies.cluster.file import POLICY_ALGORITHMS, AlgorithmSettings, Cluster
 from candor.topologies.specs.specs import (
@@ -192,13 +193,14 @@ def rewards_of(cluster: Cluster) -> Barter | None:
 def check_breakdown(cluster: Cluster) -> None:
     """Refuse an aggregator below its breakdown point, for the graph of any round; and sketches so
     short that anything could be hidden from them, where rows follow from them; and rewards that do
-    not go with the rest.
+    not go with the rest; and rounds that cannot be done again.
 
     Raises:
         ConfigurationError: naming an agent with too few neighbours for what is to be withstood, or
             the least size of sketches, or as `rewards_of` does.
     """
     rewards_of(cluster)
+    _check_replay(cluster)
     aggregator = aggregator_of(cluster.algorithm)
     if aggregator is None:
         return
@@ -212,6 +214,21 @@ def check_breakdown(cluster: Cluster) -> None:
         aggregator.check(agent, len(cluster.neighbours(agent)))
     if cluster.algorithm.name in POLICY_ALGORITHMS:
         _check_agreement(cluster)
+
+
+def _check_replay(cluster: Cluster) -> None:
+    """Refuse to keep rounds that nobody could pick, or do again."""
+    if cluster.payments.replay is None:
+        return
+    if not parse_rule(cluster.payments.rule).settles:
+        why = "the claims of a window pick its round, and without a payment rule none are made"
+    elif cluster.algorithm.local_seconds is not None:
+        why = "no two local phases of so many seconds are alike; count steps or epochs"
+    elif parse_rewards(cluster.algorithm.rewards) is not None:
+        why = "what neighbours trade of models is not kept; leave out --rewards"
+    else:
+        return
+    raise ConfigurationError(f"replay: {why}")
 
 
 def _check_agreement(cluster: Cluster) -> None:

@@ -1,5 +1,6 @@
 """`candor evidence`: check a proof of misbehaviour with the cluster file alone."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -8,10 +9,12 @@ from candor.agent.cli.options import FILE, cluster_option, json_option
 from candor.agent.core.terms import run_terms
 from candor.agent.exits import VERIFICATION_FAILED
 from candor.agent.runs.accusations import proven_by, told_of
+from candor.mechanisms.evidence.attestations import ATTESTATION_BYTES_MAX, Attestation, Told
 from candor.mechanisms.evidence.examiner import RunTerms
 from candor.mechanisms.proofs import ProofError
 from candor.topologies.cluster.file import load_cluster
-from candor.topologies.specs.files import json_text
+from candor.topologies.encoding.canonical import MalformedError
+from candor.topologies.specs.files import json_text, open_regular
 from candor.topologies.specs.specs import ConfigurationError
 
 
@@ -33,8 +36,9 @@ def command() -> None:
 def verify(
     context: click.Context, files: tuple[Path, ...], cluster_path: Path, as_json: bool
 ) -> None:
-    """Say who is proven to have done what. Exit code 3: a file proves nothing; else 2: one cannot
-    be read, the others are judged.
+    """Say who is proven to have done what, and what auditors say who have done rounds again.
+
+    Exit code 3: a file proves nothing; else 2: one cannot be read, the others are judged.
 
     \b
     Example:
@@ -58,9 +62,29 @@ def verify(
 def _judged(file: Path, terms: RunTerms) -> dict[str, str | bool | None]:
     """What a file proves in a run, as `--json` tells it; `proven` is None if it is not readable."""
     try:
+        with suppress(MalformedError), open_regular(file) as stream:
+            said = Attestation.verified(stream.read(ATTESTATION_BYTES_MAX + 1))
+            return _attested(said, terms)
         found = proven_by(file, terms)
     except OSError as exc:
         return {"proven": None, "reason": exc.strerror}
     except ProofError as exc:
         return {"proven": False, "reason": str(exc)}
     return {"proven": True, **told_of(found)}
+
+
+def _attested(said: Attestation, terms: RunTerms) -> dict[str, str | bool | None]:
+    """What an auditor says of rounds that it has done again: its word, no proof of anything."""
+    if said.run != terms.run or said.agent not in terms.publics:
+        return {"proven": False, "reason": "it is of another run"}
+    rounds = ", ".join(f"{one.round} {one.told.name.lower()}" for one in said.rounds)
+    auditor = said.auditor.hex()
+    return {
+        "proven": True,
+        "agent": said.agent,
+        "kind": "attestation",
+        "place": f"rounds {', '.join(str(one.round) for one in said.rounds)}",
+        "malice": any(one.told is Told.FALSE for one in said.rounds),
+        "auditor": auditor,
+        "verdict": f"{said.agent}: rounds done again: {rounds}; says {auditor[:16]}…",
+    }

@@ -50,6 +50,7 @@ SECTIONS: Final = {
     "For auditors, who check what was signed": {
         "ledger": "Show, verify, audit, export and repair signed ledgers.",
         "evidence": "Check a proof of misbehaviour with the cluster file alone.",
+        "replay": "Do rounds of an agent again, on its host, and say whether it reported truly.",
     },
     "For researchers, who run all agents on this machine": {
         "topology": "Draw, describe and save graphs.",

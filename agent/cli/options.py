@@ -288,6 +288,12 @@ SETTINGS: tuple[tuple[type[BaseModel], str, str], ...] = (
         "window are refused.",
     ),
     (PaymentSettings, "sketch_size", "Numbers in a signed sketch."),
+    (
+        PaymentSettings,
+        "replay",
+        "Agents commit to their samples and keep a round of every window, which `candor replay` "
+        "can do again (docs/howto/replay.md).",
+    ),
 )
 
 
@@ -328,6 +334,8 @@ def _setting(model: type[BaseModel], name: str, what: str, here: bool) -> Option
     option = f"--{option_name(model, name).replace('_', '-')}"
     if name in _TOLD_LATER:
         default = None
+    if get_args(model.model_fields[name].annotation)[:1] == (Literal[True],):
+        return click.option(option, is_flag=True, flag_value=True, default=None, help=what)
     return click.option(option, type=_kind(model, name), default=default, help=what)
 
 

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
@@ -35,12 +35,14 @@ from candor.agent.core.effects import (
     Finished,
     Log,
     Persist,
+    PutValue,
     ReadRecords,
     Remember,
     Send,
     Verify,
 )
 from candor.agent.core.faces import Face, told_apart
+from candor.agent.core.settlement.referee import BILL_KEY
 from candor.agent.core.verification import derive, judge
 from candor.agent.daemon.failpoints import (
     AFTER_PERSIST,
@@ -50,6 +52,7 @@ from candor.agent.daemon.failpoints import (
     Probe,
 )
 from candor.agent.daemon.journal import Journal
+from candor.agent.daemon.kept_rounds import KeptRounds
 from candor.agent.daemon.model_file import ModelFile
 from candor.agent.daemon.snapshot import SnapshotFile
 from candor.agent.daemon.store import Store
@@ -153,8 +156,10 @@ class Daemon:
         models: ModelFile | None,
         parent_pid: int | None = None,
         probe: Probe | None = None,
+        kept: KeptRounds | None = None,
     ) -> None:
         self.core = core
+        self._kept = kept
         self._examiner = core.examiner
         self._transport = transport
         self._store = store
@@ -178,7 +183,7 @@ class Daemon:
         self._x = work.initial.unsqueeze(0)  # (1, dim), the model of the current round
         self._rounds_behind = 0  # that it has been trained
         self.seconds: dict[str, float] = dict.fromkeys(
-            ("train", "state", "send", "wait", "verify", "mix", "settle", "rest"), 0.0
+            ("train", "state", "send", "wait", "verify", "mix", "settle", "keep", "rest"), 0.0
         )
 
     # --- life -------------------------------------------------------------------------------
@@ -293,6 +298,7 @@ class Daemon:
         work, phases = self._work, self.core.phases
         driver = Driver(work.algorithm, work.trainer, self._rounded, x, None, start, work.coin)
         answer: Tensor | Heard | None = None
+        await self._begin_kept(start, x, driver, fresh=True)
         while True:
             out = await self._trained("train", driver.advance, answer)
             answer, reentered = await self._exchange(out)
@@ -305,6 +311,14 @@ class Daemon:
                 await self._round_over(out.round, _model(answer), moves)
             if out.phase == phases.model and out.round == work.rounds:
                 return _model(answer), out.round + 1
+            if out.phase == phases.model:
+                await self._begin_kept(out.round + 1, _model(answer), driver, fresh=False)
+
+    async def _begin_kept(self, t: int, x: Tensor, driver: Driver, *, fresh: bool) -> None:
+        """Keep what round t is started from, where the run asks for that."""
+        if self._kept is not None:
+            begin = partial(self._kept.begin, t, x, driver.state, fresh=fresh)
+            await self._trained("keep", begin)
 
     async def _exchange(self, out: Outgoing) -> tuple[Tensor | Heard, bool]:
         """An exchange over the network: state the vector, send it, wait, and combine."""
@@ -312,6 +326,8 @@ class Daemon:
         payload.flags.writeable = False  # it stays on its way to neighbours for a while
         attested = None if out.attested is None else out.attested[0].cpu().contiguous().numpy()
         statement = await self._timed("state", self.core.stated, payload, attested)
+        if self._kept is not None:
+            statement = replace(statement, salt=self._kept.salt(out.phase))
         faces = await self._faces(out, attested)
         self._mixes = out.mixes
         if out.phase == self.core.phases.model:
@@ -404,17 +420,17 @@ class Daemon:
                 self._reached(BEFORE_PERSIST)
                 began = time.perf_counter()
                 future = self._store.commit(effect.operations)
-                future.add_done_callback(partial(self._persisted_soon, began))
+                future.add_done_callback(partial(self._persisted_soon, effect, began))
                 return
             try:
                 self._do(effect)
             except OSError as exc:  # raised in a callback, it would end nothing
                 self._fail(exc)
 
-    def _persisted_soon(self, began: float, done: Future[None]) -> None:
-        self._loop.call_soon_threadsafe(self._persisted, done, began)
+    def _persisted_soon(self, persist: Persist, began: float, done: Future[None]) -> None:
+        self._loop.call_soon_threadsafe(self._persisted, persist, done, began)
 
-    def _persisted(self, done: Future[None], began: float) -> None:
+    def _persisted(self, persist: Persist, done: Future[None], began: float) -> None:
         self.seconds["settle"] += time.perf_counter() - began
         self._persisting = False
         if self._closed:
@@ -424,6 +440,10 @@ class Daemon:
             self._fail(Finished(f"the ledger cannot be written: {error}", 1))
             return
         self._reached(AFTER_PERSIST)
+        puts = (one for one in persist.operations if isinstance(one, PutValue))
+        for bill in (put.value for put in puts if put.key.startswith(BILL_KEY)):
+            if self._kept is not None:
+                self._kept.billed(bill)
         self._drain()
 
     def _reached(self, failpoint: str) -> None:
@@ -451,6 +471,8 @@ class Daemon:
                 row = partial(derive, effect, self.core.examiner, agent)
                 self._in_worker("mix", row, lambda made: self._perform(self.core.derived(made)))
             case Combine():
+                if self._kept is not None and not effect.reentry:
+                    self._in_worker("keep", self._keeping(effect), lambda _: None)
                 self._in_worker("mix", partial(self._combine, effect), self._mixed(effect))
             case Remember(snapshot):
                 self._reached(BEFORE_SNAPSHOT)
@@ -504,6 +526,15 @@ class Daemon:
         if isinstance(trainer, Overhears) and trainer.overhears and not combine.reentry:
             trainer.overheard(combine.phase, {0: overheard(combine, agent)})
         return combined(combine, agent, mixes=self._mixes)
+
+    def _keeping(self, combine: Combine) -> Callable[[], None]:
+        """What keeps an exchange: in the thread that then mixes it, which lends its payloads."""
+        assert self._kept is not None
+        core, agent = self.core, self.core.settings.agent
+        held = core.book.statements(core.step)
+        sources = core.book.witnesses(held[agent].statement)
+        last = combine.phase == core.phases.model
+        return partial(self._kept.exchanged, combine, held, sources, last=last)
 
     def _mixed(self, combine: Combine) -> Callable[[Tensor | Heard], None]:
         def mixed(answer: Tensor | Heard) -> None:

@@ -26,6 +26,7 @@ from candor.agent.daemon.daemon import Daemon, Observer, Result, Work
 from candor.agent.daemon.exports import write_exports
 from candor.agent.daemon.failpoints import Probe
 from candor.agent.daemon.journal import Journal, log_event
+from candor.agent.daemon.kept_rounds import KeptRounds
 from candor.agent.daemon.model_file import ModelFile
 from candor.agent.daemon.recorder import Recorder
 from candor.agent.daemon.revision_dirs import move_on, open_store
@@ -34,6 +35,7 @@ from candor.agent.daemon.status import DataDirLock, State, read_status
 from candor.agent.daemon.store import Store, StoreError
 from candor.agent.daemon.tensorboard import TensorBoard
 from candor.agent.exits import INTERRUPTED
+from candor.agent.learning.committed import committed_samples
 from candor.agent.learning.initial import verified_initial_parameters
 from candor.agent.learning.ranks import (
     ALONE,
@@ -48,6 +50,7 @@ from candor.agent.learning.ranks import (
 from candor.agent.learning.rows import TrainedRows, learner_of, usable_device
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.partition import Shard
+from candor.mechanisms.evidence.sample_tree import Samples
 from candor.network.identity import Identity
 from candor.network.transport import PeerAddress, TransportLimits
 from candor.network.wire import NONCE_BYTES
@@ -136,7 +139,10 @@ def _lead(
             learner.restore(models.private_before)
             if not isinstance(learner, Leading):  # of several processes one may have failed alone
                 rows.tell = partial(_sat_out, agent=settings.agent)
-            result = _run(cluster, identity, settings, work, store, models, stack, probe, moved)
+            kept = kept_rounds(cluster, settings, learner.private)
+            result = _run(
+                cluster, identity, settings, work, store, models, stack, probe, moved, kept
+            )
     except (MalformedError, StoreError, OSError) as exc:
         return f"{settings.data_dir}: {_told(exc)}", 1
     except ProcessGone as exc:
@@ -222,6 +228,27 @@ def prepare(
     return work, rows
 
 
+def kept_rounds(
+    cluster: Cluster, settings: HostSettings, private: Callable[[], bytes]
+) -> KeptRounds | None:
+    """Where the agent keeps rounds to be done again, None where its run does not ask for that;
+    `private` is what its loop keeps to itself.
+
+    Raises:
+        ConfigurationError: the task is not usable.
+    """
+    if cluster.payments.replay is None:
+        return None
+    agent, root = settings.agent, settings.data_root
+    reporting = reporting_of(cluster, {agent: settings.strategy}, agent)
+    strategy = reporting.by_agent().get(cluster.index(agent))
+
+    def committed(secret: bytes) -> Samples:
+        return committed_samples(cluster, agent, root, secret, strategy)
+
+    return KeptRounds(settings.data_dir, cluster, agent, private, committed)
+
+
 def _device(name: str, ranks: Ranks) -> torch.device:
     """Where this process trains: of several on a host, each on a card of its own."""
     found = usable_device(name)
@@ -248,6 +275,7 @@ def _run(
     stack: ExitStack,
     probe: Probe | None,
     moved: Path | None,
+    kept: KeptRounds | None,
 ) -> Result:
     agent, data_dir = settings.agent, settings.data_dir
     journal = Journal(agent, data_dir, settings.log_level)
@@ -300,6 +328,7 @@ def _run(
         dials=settings.dials,
         parent_pid=os.getppid() if settings.exit_with_parent else None,
         probe=probe,
+        kept=kept,
     )
     recorder.link_bytes = daemon.link_bytes
     if settings.tensorboard is not None:
@@ -355,6 +384,7 @@ def build_daemon(
     dials: Mapping[str, str] = MappingProxyType({}),
     parent_pid: int | None = None,
     probe: Probe | None = None,
+    kept: KeptRounds | None = None,
 ) -> Daemon:
     """A daemon on ZeroMQ, its sockets closed to everyone but the agent's neighbours."""
     limits = TransportLimits()
@@ -389,5 +419,5 @@ def build_daemon(
         dials=dials,
     )
     return Daemon(
-        core, transport, store, work, journal, observers, snapshot, models, parent_pid, probe
+        core, transport, store, work, journal, observers, snapshot, models, parent_pid, probe, kept
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from candor.agent.core.terms import channel_terms
-from candor.agent.daemon import journal, metrics, status, store
+from candor.agent.daemon import journal, kept_rounds, metrics, status, store
 from candor.agent.daemon.exports import CLUSTER_NAME, EVIDENCE_NAME, LEDGER_NAME, write_exports
 from candor.agent.daemon.model_file import MODEL_NAME, PRIVATE_NAME
 from candor.agent.daemon.snapshot import FILE_NAME as SNAPSHOT_NAME
@@ -37,6 +37,7 @@ _OF_ONE_REVISION: Final = (
     LEDGER_NAME,
     EVIDENCE_NAME,
     SNAPSHOT_NAME,
+    kept_rounds.FOLDER,
     f"{store.FILE_NAME}-shm",
     f"{store.FILE_NAME}-wal",
     store.FILE_NAME,

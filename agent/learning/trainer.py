@@ -233,6 +233,10 @@ class Trainer:
         """How many samples a row trains on, None where only its loop knows."""
         return self._loop.samples(row) if isinstance(self._loop, PlainSgd) else None
 
+    def unsaved(self, row: int) -> bool:
+        """Whether a row's loop keeps something that has no state, which `private` leaves out."""
+        return any(not has_state(value) for value in self._agents[row].kept.values())
+
     @one_at_a_time
     def private(self) -> bytes:
         """Optimisers and what else has a state, what the loops save, and the tensors that do not

@@ -399,9 +399,11 @@ class SignedStatement:
 
     @classmethod
     def sign(cls, statement: Statement, key: SigningKey) -> Self:
-        """Sign a statement, salted by its place."""
-        place = pack([statement.run, statement.round, statement.phase])
-        statement = replace(statement, salt=key.salt(STATEMENT_DOMAIN.encode(), place))
+        """Sign a statement, salted by its place unless it has a salt, which commits to something
+        (`mechanisms.evidence.kept`)."""
+        if not any(statement.salt):
+            place = pack([statement.run, statement.round, statement.phase])
+            statement = replace(statement, salt=key.salt(STATEMENT_DOMAIN.encode(), place))
         unsigned = cls(statement.encode(), b"", statement)
         signature = key.sign(STATEMENT_DOMAIN, unsigned.head.signed)
         return cls(unsigned.body, signature, statement)

@@ -121,7 +121,7 @@ TABLES = {
         *("switch_probability", "agreement_rounds", "estimator", "rewards"),
     ),
     "rounds": ("rounds", "deadline_s", "start_deadline_s", "codec"),
-    "payments": ("rule", "window", "credit_limit", "sketch_size"),
+    "payments": ("rule", "window", "credit_limit", "sketch_size", "replay"),
     "graph": ("topology", "mixing", "schedule", "edges", "turns", "weights"),
 }
 REALS = ("step_size", "step_decay", "momentum", "deadline_s", "start_deadline_s")
@@ -133,7 +133,7 @@ REVISION = ("number", "organiser", "previous", "departed")
 LISTS = ("turns", "weights", "other_endpoints", "bind", "departed")
 OPTIONAL = (
     *(*LISTS, "join", "serial", "weight", "previous", "codec"),
-    *(*TABLES["algorithm"][5:], *TABLES["task"][5:]),
+    *(*TABLES["algorithm"][5:], *TABLES["task"][5:], *TABLES["payments"][4:]),
 )
 
 

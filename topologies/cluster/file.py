@@ -174,6 +174,9 @@ class PaymentSettings(Section):
     credit_limit: Count = 1_000_000_000
     # 1024 buckets show a norm within 3 % and cost 8 KiB a statement.
     sketch_size: Annotated[Count, Field(ge=16, le=1 << 15)] = 1024
+    # Absent ones are left out of a fingerprint from the end: new fields go last. Whether agents
+    # commit to their samples and keep rounds that whoever they trust can do again.
+    replay: Literal[True] | None = None
 
 
 class Revision(Section):

@@ -27,6 +27,8 @@ from candor.topologies.encoding.signatures import SigningKey
 
 # Claims of a neighbour that is ahead wait here until our own window is over, ours until settled.
 CLAIMS_KEPT: Final = WINDOWS_KEPT
+CLAIM_KEY: Final = "claim/"
+BILL_KEY: Final = "bill/"
 
 
 @dataclass(slots=True)
@@ -260,9 +262,9 @@ class Referee:
 
 def claim_key(window: int) -> str:
     """Where an own claim is kept in the store."""
-    return f"claim/{window}"
+    return f"{CLAIM_KEY}{window}"
 
 
 def bill_key(window: int) -> str:
     """Where an own bill is kept in the store."""
-    return f"bill/{window}"
+    return f"{BILL_KEY}{window}"

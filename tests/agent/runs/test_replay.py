@@ -1,0 +1,207 @@
+"""Rounds done again: honest ones come out as they were stated, false ones do not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from candor.agent.daemon.kept_rounds import pick_of
+from candor.agent.learning import learner
+from candor.agent.learning.rows import VELOCITY, TrainedRows
+from candor.agent.runs.replay import Host, Replayer
+from candor.mechanisms.evidence.attestations import Told
+from candor.mechanisms.evidence.kept import KeptRound
+from candor.mechanisms.evidence.sample_tree import Samples
+from candor.mechanisms.evidence.sketch import SignSketch, signs_seed, window_of
+from candor.mechanisms.payments.bills import SignedBill
+from tests.cases import cases
+from tests.kept_runs import kept, kept_run, replayer
+
+
+def told(run, agent, t, **settings):
+    return replayer(run, agent, **settings).replayed(kept(run, agent, t))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"momentum": 0.9},
+        {"algorithm": "diloco", "codec": "float16"},
+        {"algorithm": "gradient-tracking", "momentum": 0.5},
+        {"algorithm": "median-sgd"},
+        {"aggregator": "trimmed-mean", "max_byzantine": 1, "agents": 4, "topology": "complete"},
+        {
+            "aggregator": "krum",
+            "max_byzantine": 1,
+            "agents": 4,
+            "topology": "complete",
+            "sketch_size": 512,
+        },
+    ],
+    ids=lambda settings: settings.get("algorithm") or settings.get("aggregator") or "dsgd",
+)
+def test_honest_rounds_come_out_to_the_bit(tmp_path, settings):
+    run = kept_run(tmp_path, rounds=3, **settings)
+    replays = replayer(run, "a0")
+    for t in (1, 2, 3):
+        found = replays.replayed(kept(run, "a0", t))
+        assert (found.told, found.why) == (Told.TRUE, "to the bit")
+    run.close()
+
+
+def test_additions_in_another_order_are_no_lie(tmp_path, monkeypatch):
+    run = kept_run(tmp_path, rounds=2, momentum=0.5)
+    drawn = learner.Samples.draw
+    monkeypatch.setattr(learner.Samples, "draw", lambda *args: drawn(*args).flip(-1))
+    found = told(run, "a0", 2, threads=2)
+    assert found.told is Told.TRUE
+    assert 0 < found.error < 1e-5  # where 2^-10 is allowed
+    torch.set_num_threads(1)
+    run.close()
+
+
+def test_learning_is_the_same_to_the_bit_with_rounds_kept(tmp_path):
+    kept, plain = (
+        kept_run(tmp_path / str(on), rounds=3, momentum=0.5, replay=on).nodes for on in (1, 0)
+    )
+    for agent, node in plain.items():
+        assert len(node.models) == 3
+        assert all(np.array_equal(x, kept[agent].models[t]) for t, x in node.models.items())
+
+
+def test_of_a_billed_window_the_picked_round_stays_that_the_neighbours_claims_pick(tmp_path):
+    run = kept_run(tmp_path, rounds=6, window=3)
+    held, cluster = run.kept["a0"], bytes.fromhex(run.cluster.fingerprint)
+    assert held.rounds == [1, 2, 3, 4, 5, 6]
+    bills = [SignedBill.decode(run.bill("a0", window)) for window in (0, 1)]
+    for bill in bills:
+        held.billed(bill.encode())
+    first, last = held.rounds
+    assert [first, last] == [pick_of(cluster, "a0", bill) for bill in bills]
+    assert first in (1, 2, 3)
+    assert last in (4, 5, 6)
+    starts = sorted(int(path.stem) for path in held.folder.glob("*.start"))
+    assert starts == sorted({first, first + 1, last, last + 1, 6} & {1, 2, 3, 4, 5, 6})
+    assert told(run, "a0", first).told is told(run, "a0", last).told is Told.TRUE
+    # Without what a neighbour claimed there is no coin: all rounds of the window are looked at.
+    own = tuple(claim for claim in bills[0].claims if claim.claim().agent == "a0")
+    assert pick_of(cluster, "a0", replace(bills[0], claims=own)) is None
+    run.close()
+
+
+def test_what_was_kept_is_held_against_what_others_know(tmp_path):
+    """The start by its salt, vectors and weights by statements, samples by their root, the claim by
+    what neighbours were billed for; and what is not there cannot be told."""
+    run = kept_run(tmp_path, rounds=3, momentum=0.5)
+    whole, replays = kept(run, "a0", 2), replayer(run, "a0")
+    (exchange,) = whole.round.exchanges
+    own, theirs = exchange.parts
+    longer = np.frombuffer(whole.start.model, "<f4") * np.float32(1.01)
+    other = whole.following
+    assert other is not None
+
+    def parts(*changed):
+        return KeptRound((replace(exchange, parts=changed),))
+
+    changes = {
+        "start of the round": {"start": replace(whole.start, model=longer.tobytes())},
+        "start of the next": {"following": replace(other, model=longer.tobytes())},
+        "vector of a1": {"round": parts(own, replace(theirs, values=own.values))},
+        "other weights": {"round": parts(own, replace(theirs, weight=0.25))},
+    }
+    for why, change in changes.items():
+        found = replays.replayed(replace(whole, **change))
+        assert (found.told, why in found.why) == (Told.FALSE, True), found
+    assert replays.replayed(replace(whole, following=None)).told is Told.UNKNOWN
+    assert replays.replayed(replace(whole, round=KeptRound(()))).told is Told.UNKNOWN
+    claim = run.nodes["a0"].core.book.claim(0)
+    assert replays.replayed(whole, claim).told is Told.TRUE
+    less = tuple(replace(entry, energy=entry.energy / 2) for entry in claim.rounds)
+    assert replays.replayed(whole, replace(claim, rounds=less)).told is Told.FALSE
+    elsewhere = Replayer(run.cluster, "a0", Samples(1, bytes(32)), Host(threads=1))
+    assert "its samples are not" in elsewhere.replayed(whole).why
+    run.close()
+
+
+def unit(like, seed):
+    noise = np.random.default_rng(seed).standard_normal(like.shape).astype(np.float32)
+    return torch.from_numpy(noise / np.linalg.norm(noise))
+
+
+def hidden(rows, like, t):
+    """A vector (1, dim) that the signs of round t's window hide."""
+    run, window, size = rows.run
+    signs = SignSketch(signs_seed(run, window_of(t, window)), like.shape[1], size).signs
+    noise = unit(like, 5)[0].numpy() * signs
+    whole = len(noise) - len(noise) % size
+    noise[:whole].reshape(-1, size)[:] -= noise[:whole].reshape(-1, size).mean(axis=0)
+    noise[whole:] = 0
+    return torch.from_numpy((noise * signs)[None])
+
+
+class Liar(TrainedRows):
+    """Lies in another way each round, by numbers drawn from `seed`; honest in the first and the
+    last one."""
+
+    seed = 0
+    run = (bytes(32), 4, 64)
+    before: torch.Tensor
+
+    def local_steps(self, x, t, step_size, state):
+        kind, draw = dict(enumerate(KINDS, start=2)).get(t, ""), self._draw(t)
+        if kind == "momentum":
+            state[VELOCITY] = state[VELOCITY] * (1 + draw)
+        if kind == "other-model":
+            x = x + draw * 0.1 * x.norm() * unit(x, t)
+        made = super().local_steps(x, t + 1000 * (kind == "other-batch"), step_size, state)
+        if kind == "fewer-steps":
+            made = made * 0.5 + 0.5 * super().local_steps(x, t, step_size, dict(state))
+        if kind == "state":
+            state[VELOCITY] = state[VELOCITY] * (1 + draw)
+        self.kind = kind
+        return made
+
+    def _draw(self, t):
+        return float(np.random.default_rng([self.seed, t]).uniform(0.05, 2.0))
+
+    def report(self, gradient, t, state):
+        draw, before = self._draw(t), getattr(self, "before", gradient)
+        self.before = gradient
+        match self.kind:
+            case "scale":
+                return gradient * (1 + draw)
+            case "noise":
+                return gradient + draw * gradient.norm() * unit(gradient, t)
+            case "stale":
+                return before
+            case "hidden":
+                return gradient + draw * gradient.norm() * hidden(self, gradient, t)
+            case "mean":
+                return gradient + draw * before
+            case "masked":
+                return gradient * (gradient.abs() > gradient.abs().median())
+            case "flip":
+                return -gradient
+        return gradient
+
+
+KINDS = (
+    *("scale", "noise", "stale", "hidden", "mean", "masked", "flip"),
+    *("other-batch", "other-model", "momentum", "state", "fewer-steps"),
+)
+
+
+@pytest.mark.parametrize("seed", range(cases(1)))
+def test_every_false_round_is_found(tmp_path, seed):
+    """Of twelve kinds, by random numbers: twenty times as many cases are 240 false reports."""
+    rounds = len(KINDS) + 2
+    liar = type("Liar", (Liar,), {"seed": seed})
+    run = kept_run(tmp_path, lying={"a0": liar}, rounds=rounds, momentum=0.5, step_size=0.05)
+    replays = replayer(run, "a0")
+    found = {t: replays.replayed(kept(run, "a0", t)) for t in range(1, rounds + 1)}
+    assert found[1].told is found[rounds].told is Told.TRUE
+    missed = [KINDS[t - 2] for t in range(2, rounds) if found[t].told is not Told.FALSE]
+    assert missed == []
+    assert found[2 + KINDS.index("state")].why == "it went on with another velocity"
+    run.close()

@@ -1,0 +1,101 @@
+"""Runs of real cores and trainers in one process that keep their rounds, and liars among them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from candor.agent.core.effects import Combine
+from candor.agent.core.settlement.referee import bill_key
+from candor.agent.daemon.host import HostSettings, kept_rounds, prepare
+from candor.agent.daemon.kept_rounds import KeptRounds
+from candor.agent.learning.committed import committed_samples
+from candor.agent.learning.rows import TrainedRows
+from candor.agent.runs.cluster_parts import task_settings
+from candor.agent.runs.replay import Host, Kept, Replayer
+from candor.agent.runs.replay_dir import kept_of
+from candor.mechanisms.evidence.statements import Statement
+from candor.topologies.cluster.file import Cluster
+from tests.runs import LocalRun, Node, write_cluster
+
+
+class KeptRun(LocalRun):
+    """Agents that train on a task and keep all of their rounds; `lying` ones do it their own
+    way."""
+
+    def __init__(self, run_dir: Path, cluster: Cluster, lying: Mapping[str, type[TrainedRows]]):
+        rows, initial = {}, None
+        self.kept: dict[str, KeptRounds] = {}
+        for agent in cluster.ids:
+            place = run_dir / "agents" / agent
+            settings = HostSettings(agent, place / "keys", place, threads=1)
+            work, made = prepare(cluster, settings)
+            made.__class__ = lying.get(agent, TrainedRows)
+            rows[agent], initial = made, work.initial.numpy()
+            kept = kept_rounds(cluster, settings, made.learner.private)
+            if kept is not None:
+                self.kept[agent] = kept
+        super().__init__(run_dir, cluster, performers=rows, initial=initial)
+
+    def advancing(self, agent: str, node: Node) -> None:
+        number, phase = node.core.phases.at(node.core.step)
+        if agent in self.kept and phase == 0:
+            fresh = node.answer is None
+            x = node.driver._combined[node.core.phases.model] if fresh else node.answer
+            assert isinstance(x, Tensor)
+            self.kept[agent].begin(number, x, node.driver.state, fresh=fresh)
+
+    def salted(self, agent: str, statement: Statement) -> Statement:
+        if agent not in self.kept:
+            return statement
+        return replace(statement, salt=self.kept[agent].salt(statement.phase))
+
+    def _combined(self, agent: str, node: Node, combine: Combine) -> None:
+        if agent in self.kept and not combine.reentry:
+            held = node.core.book.statements(node.core.step)
+            sources = node.core.book.witnesses(held[agent].statement)
+            last = combine.phase == node.core.phases.model
+            self.kept[agent].exchanged(combine, held, sources, last=last)
+        super()._combined(agent, node, combine)
+
+    def bill(self, agent: str, window: int) -> bytes:
+        """The own bill of a window."""
+        found = self.nodes[agent].store.value(bill_key(window))
+        assert found is not None
+        return found
+
+
+def kept_run(
+    run_dir: Path,
+    task: str = "digits",
+    lying: Mapping[str, type[TrainedRows]] | None = None,
+    *,
+    topology: str = "path",
+    agents: int = 2,
+    **settings: float | str | int | None,
+) -> KeptRun:
+    """A run that is over."""
+    settings = {"step_size": 0.2, "sketch_size": 64, "replay": 1, "deadline_s": 30.0, **settings}
+    section = task_settings(task, 3, None)
+    cluster = write_cluster(run_dir, topology, agents, task=section, **settings)
+    run = KeptRun(run_dir, cluster, lying or {})
+    run.start()
+    run.run(600.0)
+    return run
+
+
+def kept(run: KeptRun, agent: str, t: int) -> Kept:
+    """A round as it was kept."""
+    cluster = run.cluster
+    found = kept_of(
+        run.kept[agent], t, 8 * min(cluster.task.parameters, cluster.payments.sketch_size)
+    )
+    assert found is not None
+    return found
+
+
+def replayer(run: KeptRun, agent: str, threads: int = 1) -> Replayer:
+    """Who does an agent's rounds again."""
+    samples = committed_samples(run.cluster, agent, None, run.kept[agent].secret())
+    return Replayer(run.cluster, agent, samples, Host(threads=threads))
