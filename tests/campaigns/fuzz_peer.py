@@ -36,6 +36,7 @@ from candor.mechanisms.evidence.statements import (
     Attested,
     Formed,
     Head,
+    Ratings,
     Row,
     SignedStatement,
     commitment,
@@ -59,6 +60,7 @@ BATCH = 64  # frames between two comparisons of all that is kept
 # Frames at one run; then a fresh one, as an edge that stopped hides what follows: soon after lies.
 MUTATED, FORGED = 2_000, 500
 SIZE_MAX = 2**53
+REWARDS = "rewards"
 
 
 class FuzzFailure(AssertionError):
@@ -103,10 +105,15 @@ class Recorder:
         return {frame.envelope.kind for frame in self.frames}
 
 
+def settings_of(algorithm: str | None) -> dict[str, Any]:
+    """Of a run of an algorithm; `REWARDS` is of the default one, where models are traded."""
+    return {"rewards": "cgsv:beta=1"} if algorithm == REWARDS else {"algorithm": algorithm}
+
+
 def record_rare_kinds(run_dir: Path, algorithm: str | None = None) -> list[Frame]:
     """A run with a lost acceptance, a refused proposal, a late round and an agent that leaves."""
     cluster = write_cluster(
-        run_dir, "ring", 4, rounds=10_000, window=2, deadline_s=1.0, algorithm=algorithm
+        run_dir, "ring", 4, rounds=10_000, window=2, deadline_s=1.0, **settings_of(algorithm)
     )
     run = LocalRun(run_dir, cluster)
     recorder = Recorder(run)
@@ -154,7 +161,8 @@ class Arena:
     def open(
         cls, run_dir: Path, seed: int, rare: Sequence[Frame], algorithm: str | None = None
     ) -> "Arena":
-        cluster = write_cluster(run_dir, "ring", 3, rounds=1_000_000, window=2, algorithm=algorithm)
+        settings = settings_of(algorithm)
+        cluster = write_cluster(run_dir, "ring", 3, rounds=1_000_000, window=2, **settings)
         run = LocalRun(run_dir, cluster)
         run._lives = 1 + 1000 * seed  # nonces differ from those of any other run
         recorder = Recorder(run)
@@ -470,6 +478,11 @@ def _forged_update(r: random.Random, arena: Arena) -> list[list[bytes]]:
     said = core.examiner.state(number, phase, PEER, payload, formed)
     shown = core.book.trusted(named_sources(said, core.phases)).values()
     said = replace(said, sources=commitment(one.body for one in shown))
+    trade = core.examiner.terms.trade
+    if trade is not None:
+        equal = trade.barter.equal(trade.around(PEER), trade.groups)
+        trace = np.full(16, r.choice((0.0, 1e-45, 1.0, 3e38)), "<f4").tobytes()
+        said = replace(said, ratings=Ratings(trace, tuple(sorted(equal.items()))))
     if r.random() < 0.3:
         long_row = Row(tuple((f"b{i:04}", 1.0) for i in range(r.choice((1, 4096, 4097)))))
         values: dict[str, Sequence[Any]] = {
@@ -655,14 +668,15 @@ def attack_forged(arena: Arena, r: random.Random, count: int, tally: Tally, seed
         for sent in forged(r, arena, signer):
             number += 1
             due = {window: delta for window, (delta, *_) in channel._due.items()}
-            before, balance = state_of(node, others)[1:2], channel.position.balance
+            looked, balance = number % 16 == 0, channel.position.balance
+            before = state_of(node, others)[1:2] if looked else []
             effects = deliver(arena, sent, tally, (seed, number))
             if channel.position.balance != balance:
                 moved = channel.position.balance - balance
                 if moved != due.get(channel.position.window):
                     raise FuzzFailure(f"balance moved by {moved} at {(seed, number)}, due {due}")
             rest = [e for e in effects if not isinstance(e, (Log, Send))]
-            if number % 16 == 0 and not rest and _edges(state_of(node, others)) != _edges(before):
+            if looked and not rest and _edges(state_of(node, others)) != _edges(before):
                 raise FuzzFailure(f"another edge changed at {(seed, number)}")
             arena.run._perform(VICTIM, rest)
             arena.run._verify(VICTIM)  # at once, as only few complete updates may wait
@@ -685,8 +699,9 @@ def fuzz(
     seed: int,
     report: Callable[[str], None],
     algorithm: str | None = None,
+    sizes: tuple[int, int] = (MUTATED, FORGED),
 ) -> Tally:
-    """Send `count` frames at real cores, one forged for every four mutated."""
+    """Send `count` frames at real cores, by turns so many mutated ones and so many forged."""
     tally = Tally()
     (run_dir / "rare").mkdir()
     rare = record_rare_kinds(run_dir / "rare", algorithm)
@@ -700,11 +715,13 @@ def fuzz(
         arena = Arena.open(folder, episode, rare, algorithm)
         tally.kinds |= {frame.envelope.kind for frame in arena.frames}
         lies = episode % 2 == 1
-        size = min(FORGED if lies else MUTATED, count - tally.frames)
+        size = min(sizes[lies], count - tally.frames)
         (attack_forged if lies else attack_mutated)(arena, r, size, tally, name)
         tally.judged.update(str(e["code"]) for e in arena.victim.events("update_refused"))
         before = arena.victim.core.round
-        arena.run.advance(5.0)  # a neighbour that says WAITING gets a second deadline of 2 s
+        until_s = arena.run.now_s + 5.0  # who says WAITING gets a second deadline of 2 s
+        while arena.victim.core.round <= before and arena.run.now_s < until_s:
+            arena.run.advance(0.1)
         if arena.victim.core.round <= before:
             raise FuzzFailure(f"still in round {before} after {name}: {arena.victim.core.phase}")
         arena.run.close()
@@ -725,7 +742,7 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--socket", action="store_true", help="at a real daemon, over CURVE")
-    parser.add_argument("--algorithm", help="of the runs in memory")
+    parser.add_argument("--algorithm", help=f"of the runs in memory; {REWARDS}")
     options = parser.parse_args()
     if options.socket:
         from tests.campaigns.fuzz_socket import attack_daemon

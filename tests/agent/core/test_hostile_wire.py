@@ -86,15 +86,17 @@ def test_mutated_frames_are_refused_and_change_nothing(arena):
 
 def test_lies_signed_by_the_peer_itself_cost_it_its_own_edge_at_most(arena):
     tally = Tally()
-    fuzz_peer.attack_forged(arena, fuzz_peer.random.Random(6), 1000, tally, "test")
-    assert tally.frames >= 1000
+    fuzz_peer.attack_forged(arena, fuzz_peer.random.Random(6), 600, tally, "test")
+    assert tally.frames >= 600
     assert arena.victim.core.round > 1
 
 
-@pytest.mark.parametrize("algorithm", ["gradient-tracking", "median-sgd", "dec-byz-pg"])
-def test_neither_does_more_where_rounds_have_several_exchanges_or_derived_rows(tmp_path, algorithm):
-    tally = fuzz_peer.fuzz(tmp_path, 2800, 7, print, algorithm)
-    assert tally.frames >= 2800
+@pytest.mark.parametrize(
+    "algorithm", ["gradient-tracking", "median-sgd", "dec-byz-pg", fuzz_peer.REWARDS]
+)
+def test_neither_does_more_in_runs_of_other_exchanges_rows_or_trades(tmp_path, algorithm):
+    tally = fuzz_peer.fuzz(tmp_path, 1100, 7, print, algorithm, (900, 300))
+    assert tally.frames >= 1100
     assert Kind.WITNESSES in tally.kinds
 
 
@@ -430,13 +432,13 @@ def test_claims_of_windows_to_come_are_bounded(arena):
     def claim(number):
         body, _ = unpack(found.envelope.fields[0], bytes_max=2**20)
         fields = unpack(body, bytes_max=2**20)
-        fields[2] = number if number < 3000 else 2**53 - number
+        fields[2] = number if number < 600 else 2**53 - number
         body = pack(fields)
         return said(arena, ClaimMessage(pack([body, signer.key.sign(claims.CLAIM_DOMAIN, body)])))
 
     before = len(repr(kept(node.core.settlement)))
     one = len(repr(claim(0)))
-    flood(arena, claim, 4000)
+    flood(arena, claim, 1000)
     assert len(repr(kept(node.core.settlement))) - before < 3 * 64 * 4 * one
     arena.run.advance(5.0)
     assert node.core.round > 1
