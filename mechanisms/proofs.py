@@ -371,8 +371,9 @@ def _check_trace(
         vector = injected_after(_parts(said, sources, terms), said)
     except EvidenceError:
         return
-    window = window_of(said.round, terms.window_rounds)
-    trace = TraceFold(terms.run, window, len(vector))(vector)
+    window, trade = window_of(said.round, terms.window_rounds), terms.trade
+    bounds = None if trade is None else trade.groups.bounds
+    trace = TraceFold(terms.run, window, len(vector), bounds)(vector)
     if said.ratings is not None and np.isfinite(trace).all():
         check_stated_trace(said.ratings.values, trace, TRACE_TOLERANCE)
 

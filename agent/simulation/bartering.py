@@ -11,7 +11,6 @@ from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from candor.agent.simulation.mixing import (
@@ -23,8 +22,17 @@ from candor.agent.simulation.mixing import (
     RoundMixing,
     sparse_rows,
 )
-from candor.mechanisms.evidence.sketch import window_of
-from candor.mechanisms.rewards.barter import Barter, Groups, Rating, novelty, scores_of, sections
+from candor.mechanisms.evidence.examiner import energy
+from candor.mechanisms.evidence.sketch import TraceFold, window_of
+from candor.mechanisms.rewards.barter import (
+    Barter,
+    Groups,
+    Rating,
+    novelty,
+    scores_of,
+    sections,
+    ways,
+)
 from candor.topologies.cluster.file import Cluster
 
 PREFIX: Final = "barter."
@@ -84,7 +92,8 @@ class Bartering:
         self._members = {a: tuple(sorted((a, *cluster.neighbours(a)))) for a in cluster.ids}
         self.ratings = {a: barter.equal(of, self.groups) for a, of in self._members.items()}
         self._given: dict[str, dict[str, int]] = {}  # in the round that is over
-        self._traces: Floats | None = None  # (agents, r), of that round
+        # Of that round, (3, agents, r): traces of updates, of models, of what these started from.
+        self._before: Floats | None = None
         if held:
             self._restore(held)
 
@@ -97,19 +106,23 @@ class Bartering:
         """How those of round t were mixed, which is over."""
         return self._traded(t, self._given)
 
-    def rate(self, t: int, traces: NDArray[np.float32]) -> None:
-        """Take the traces (agents, r) of the updates of round t; nobody is rated by those of the
-        first round of a window, whose signs are not those of the round before."""
-        cluster, before = self._cluster, self._traces
-        now = traces.astype(np.float64)
-        self._traces = now
-        self._given = {a: {k: r.groups for k, r in of.items()} for a, of in self.ratings.items()}
-        rounds = cluster.payments.window
-        if t > 1 and window_of(t, rounds) != window_of(t - 1, rounds):
+    def rate(self, t: int, injected: Floats, stated: Floats, step: Floats) -> None:
+        """Take the sketches (agents, k) of the updates of round t and of the models, and the steps
+        (agents, 1) of the updates; nobody is rated by those of the first round of a window, whose
+        signs are not those of the round before."""
+        cluster, rounds = self._cluster, self._cluster.payments.window
+        run, window = bytes.fromhex(cluster.fingerprint), window_of(t, rounds)
+        fold = TraceFold(run, window, self.groups.size, self.groups.bounds)
+        now = fold(injected).astype(np.float64)
+        now[~np.isfinite(energy(injected))] = 0.0
+        if t > 1 and window != window_of(t - 1, rounds):
             scores: dict[str, dict[str, float]] = {agent: {} for agent in cluster.ids}
         else:
-            new = {agent: self._novelty(t, agent, now, before) for agent in cluster.ids}
+            new = {agent: self._novelty(t, agent, now) for agent in cluster.ids}
             scores = {agent: self._scores(t, agent, now, new) for agent in cluster.ids}
+        models = fold.exact(stated)
+        self._before = np.stack([now, models, models + step * now])
+        self._given = {a: {k: r.groups for k, r in of.items()} for a, of in self.ratings.items()}
         for agent, of in self.ratings.items():
             reputations = {k: rating.reputation for k, rating in of.items()}
             self.ratings[agent] = self._barter.rated(reputations, scores[agent], self.groups)
@@ -121,7 +134,7 @@ class Bartering:
 
     def state(self) -> dict[str, Tensor]:
         """What the rounds to come depend on, by name: (agents, members) each, rows filled up."""
-        if self._traces is None:
+        if self._before is None:
             return {}
         most = max(map(len, self._members.values()))
         held = np.zeros((3, len(self._members), most))
@@ -130,11 +143,11 @@ class Bartering:
                 held[:, row, place] = rating.reputation, rating.score, self._given[agent][k]
         names = ("reputations", "scores", "given")
         tables = {PREFIX + name: torch.from_numpy(t) for name, t in zip(names, held, strict=True)}
-        return {**tables, f"{PREFIX}traces": torch.from_numpy(self._traces)}
+        return {**tables, f"{PREFIX}before": torch.from_numpy(self._before)}
 
     def _restore(self, held: Mapping[str, Tensor]) -> None:
         tables = {name.removeprefix(PREFIX): tensor.numpy() for name, tensor in held.items()}
-        self._traces = tables["traces"]
+        self._before = tables.pop("before")
         for row, (agent, members) in enumerate(self._members.items()):
             found = {name: tables[name][row, : len(members)].tolist() for name in tables}
             reputations = dict(zip(members, found["reputations"], strict=True))
@@ -144,12 +157,15 @@ class Bartering:
             self.ratings[agent] = {k: Rating(reputations[k], scores[k], earned[k]) for k in members}
             self._given[agent] = {k: int(count) for k, count in given.items()}
 
-    def _novelty(self, t: int, agent: str, now: Floats, before: Floats | None) -> float:
-        cluster = self._cluster
-        if before is None:
+    def _novelty(self, t: int, agent: str, now: Floats) -> float:
+        cluster, row = self._cluster, self._cluster.index(agent)
+        if self._before is None:
             return 1.0
+        traces, models, starts = self._before
         heard = sorted(cluster.round_weights.of(t - 1).taken[agent])
-        return novelty(now[cluster.index(agent)], [before[cluster.index(k)] for k in heard])
+        rows, given = [cluster.index(k) for k in heard], [self._given[k][agent] for k in heard]
+        shown = ways(starts[row], models[rows], given, self.groups.count)
+        return novelty(now[row], [*traces[rows], *shown])
 
     def _scores(
         self, t: int, agent: str, now: Floats, new: Mapping[str, float]

@@ -96,6 +96,11 @@ class Measurements:
         return self._stated[phase], self._apart[phase]
 
     @property
+    def stated(self) -> Floats:
+        """The sketches (agents, k) of the models stated in the last round."""
+        return self._stated[self._phases.model]
+
+    @property
     def norms(self) -> Floats:
         """The norms (agents,) of what each agent injected in the last charged exchange."""
         return self._norms
@@ -150,6 +155,7 @@ class Measurements:
         # Neighbours refuse an update that is not finite, so nobody claims or pays for it.
         finite = np.isfinite(energies)
         self.energies.append(np.where(finite, energies, 0.0))
+        self.injected = update
         traces = self._fold(update)
         traces[~finite] = 0.0
         self.traces.append(traces)
@@ -159,13 +165,14 @@ class Measurements:
         """The sketches (agents, k) of what each agent injected."""
         stated = self._stated[phase]
         step = self._step_size(t) / self._mixing(t).mass
+        direct = self._phases.phases[phase].direct
+        self.step = np.full_like(step, -1.0) if direct else step  # of statements, (agents, 1)
         base = np.zeros_like(stated)
         for place, part in enumerate(self._phases.phases[phase].parts):
             value = self._part(t, part, attested)
             value = -step * value if part.stepped else value
             base = value if place == 0 else base + value
-        direct = self._phases.phases[phase].direct
-        return injected(base, stated, -1.0 if direct else step)
+        return injected(base, stated, self.step)
 
     def _part(self, t: int, part: Part, attested: NDArray[np.float32] | None) -> Floats:
         if part.how is How.OWN:

@@ -257,7 +257,7 @@ class Simulation:
             )
         mixing = barter.mixing(out.round)
         measured.mixed(out.phase, mixing)
-        barter.rate(out.round, measured.traces[-1])
+        barter.rate(out.round, measured.injected, measured.stated, measured.step)
         return mixing
 
     def _overhear(self, out: Outgoing, mixing: RoundMixing, apart: Apart[Tensor]) -> None:

@@ -58,6 +58,7 @@ from candor.mechanisms.evidence.statements import (
     commitment,
     named_sources,
 )
+from candor.mechanisms.rewards.barter import Groups
 from candor.topologies.encoding.canonical import payload_digest
 from candor.topologies.schedules.weights import Round, own_weight
 
@@ -282,7 +283,7 @@ class Examiner:
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
         self._sketches: dict[int, SignSketch] = {}
-        self._folds: dict[int, TraceFold] = {}
+        self._folds: dict[tuple[int, Groups | None], TraceFold] = {}
         self._initial: dict[int, Floats] = {}
 
     def sketch(self, window: int) -> SignSketch:
@@ -340,7 +341,8 @@ class Examiner:
         agent, t = statement.agent, statement.round
         rounds = terms.window_rounds
         made = ratings_after(agent, t, row, stated, novelties, terms.trade, rounds)
-        trace = self._shown(statement, sources)[2].astype("<f4").tobytes()
+        shown = self._shown(statement, sources)[0]
+        trace = self._rated_fold(terms.trade, t)(shown).astype("<f4").tobytes()
         return replace(statement, ratings=Ratings(trace, tuple(sorted(made.items()))))
 
     def digest(self, payload: NDArray[np.float32]) -> bytes:
@@ -501,8 +503,9 @@ class Examiner:
             for place, source in sources.items()
             if place in novelties and trusted[place].body == source.body
         }
+        trace = self._rated_fold(terms.trade, statement.round)(shown.injected)
         with _shown_by(shown.sources):
-            check_stated_trace(statement.ratings.values, shown.trace, TRACE_TOLERANCE)
+            check_stated_trace(statement.ratings.values, trace, TRACE_TOLERANCE)
             check_ratings(statement, sources, known, terms.trade, terms.window_rounds)
 
     def shown(self, statement: Statement, sources: Mapping[Source, SignedStatement]) -> Examined:
@@ -516,8 +519,11 @@ class Examiner:
         allowed = allowed_energy(statement, parts, self.terms)
         bodies = tuple(source.body for source in sources.values())
         new = 0.0
-        if statement.ratings is not None:
-            new = novelty_of(statement, {at: one.statement for at, one in sources.items()})
+        trade = self.terms.trade
+        if statement.ratings is not None and trade is not None:
+            stated = {at: one.statement for at, one in sources.items()}
+            fold = self._rated_fold(trade, statement.round)
+            new = novelty_of(statement, stated, trade.groups, fold)
         return Examined(vector, float(energy(vector)), trace, allowed, bodies, new)
 
     def _shown(
@@ -534,12 +540,19 @@ class Examiner:
 
     def fold(self, window: int) -> TraceFold:
         """The fold of a window's sketches to traces."""
-        found = self._folds.get(window)
+        return self._fold(window, None)
+
+    def _rated_fold(self, trade: Trade, t: int) -> TraceFold:
+        """That to the traces by which updates of round t are rated: group by group."""
+        return self._fold(window_of(t, self.terms.window_rounds), trade.groups)
+
+    def _fold(self, window: int, groups: Groups | None) -> TraceFold:
+        found = self._folds.get((window, groups))
         if found is None:
-            terms = self.terms
-            found = TraceFold(terms.run, window, min(terms.dim, terms.sketch_size))
-            recent = {w: fold for w, fold in self._folds.items() if w >= window - 1}
-            self._folds = recent | {window: found}
+            terms, bounds = self.terms, None if groups is None else groups.bounds
+            found = TraceFold(terms.run, window, min(terms.dim, terms.sketch_size), bounds)
+            recent = {at: fold for at, fold in self._folds.items() if at[0] >= window - 1}
+            self._folds = recent | {(window, groups): found}
         return found
 
     def _sources(

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from candor.mechanisms.evidence.sketch import window_of
+from candor.mechanisms.evidence.sketch import TraceFold, window_of
 from candor.mechanisms.evidence.statements import (
     EvidenceError,
     Floats,
@@ -32,6 +32,7 @@ from candor.mechanisms.rewards.barter import (
     novelty,
     scores_of,
     sections,
+    ways,
 )
 
 RATING: Final = "rating"
@@ -154,13 +155,27 @@ def check_stated_trace(stated: Floats, shown: NDArray[np.float32], tolerance: fl
         raise EvidenceError(RATING, "its trace is not that of what it injected")
 
 
-def novelty_of(statement: Statement, sources: Mapping[Source, Statement]) -> float:
-    """How new a statement's trace is, of the statements that its row names."""
-    assert statement.ratings is not None
-    others = sorted(place for place in sources if place[2] != statement.agent)
-    before = [_ratings(sources[place]).values for place in others]
+def novelty_of(
+    statement: Statement, sources: Mapping[Source, Statement], groups: Groups, fold: TraceFold
+) -> float:
+    """How new a statement's trace is, of the statements that its row names; `fold` is that of its
+    window."""
+    agent, place = statement.agent, (statement.round - 1, MODEL)
+    others = [sources[at] for at in sorted(sources) if at[2] != agent]
+    before = [_ratings(one).values for one in others]
+    own = sources.get((*place, agent))
     with np.errstate(all="ignore"):  # of an own diverged one, which nobody is sent
-        return novelty(statement.ratings.values, before)
+        if own is not None:  # else it came back
+            start = _model(own, fold) + own.step_size * _ratings(own).values
+            models = [_model(one, fold) for one in others]
+            given = [_ratings(one).given(agent) for one in others]
+            before += ways(start, models, given, groups.count)
+        return novelty(_ratings(statement).values, before)
+
+
+def _model(statement: Statement, fold: TraceFold) -> Floats:
+    """The trace (r,) of a stated model."""
+    return fold.exact(np.frombuffer(statement.sketch, "<f8"))
 
 
 def mixed_sketch(

@@ -11,6 +11,8 @@ in ascending order of i, so every implementation gets the same bytes. Not hiding
 before sending, so a modified client can place an update in the null space.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 import blake3
@@ -115,12 +117,17 @@ class TraceFold:
         run: the fingerprint (32 bytes).
         window: the window, from 0.
         size: k, the length of the sketches; r = min(k, 128).
+        bounds: where groups of buckets begin and the last one ends. Each is folded by itself, to
+            its own r // groups values, so that what is done to groups is done to traces, too.
     """
 
-    __slots__ = ("_signs", "size")
+    __slots__ = ("_bounds", "_signs", "size")
 
-    def __init__(self, run: bytes, window: int, size: int) -> None:
+    def __init__(
+        self, run: bytes, window: int, size: int, bounds: Sequence[int] | None = None
+    ) -> None:
         self.size = min(size, TRACE_SIZE)
+        self._bounds = (0, size) if bounds is None else bounds
         self._signs: NDArray[np.float64] | None = None
         if size > TRACE_SIZE:
             seed = pack([TRACE_DOMAIN, run, window])
@@ -131,11 +138,19 @@ class TraceFold:
     def __call__(self, sketches: NDArray[np.float64]) -> NDArray[np.float32]:
         """Fold sketches (..., k) to traces (..., r), summed in binary64, rounded to float32."""
         with np.errstate(invalid="ignore", over="ignore"):
-            if self._signs is None:
-                return sketches.astype(np.float32)
-            signed = sketches * self._signs
+            return self.exact(sketches).astype(np.float32)
+
+    def exact(self, sketches: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The same before they are rounded."""
+        each = self.size // (len(self._bounds) - 1)
+        if self._signs is None and each == self.size:
+            return sketches
+        with np.errstate(invalid="ignore", over="ignore"):
+            signed = sketches if self._signs is None else sketches * self._signs
             out = np.zeros((*sketches.shape[:-1], self.size))
-            for start in range(0, sketches.shape[-1], self.size):
-                part = signed[..., start : start + self.size]
-                out[..., : part.shape[-1]] += part
-            return out.astype(np.float32)
+            for group, (low, high) in enumerate(pairwise(self._bounds)):
+                into = out[..., group * each : (group + 1) * each]
+                for start in range(low, high, each):
+                    part = signed[..., start : min(start + each, high)]
+                    into[..., : part.shape[-1]] += part
+        return out

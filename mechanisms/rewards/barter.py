@@ -4,9 +4,9 @@ A model's coordinates are in groups. An agent gives each neighbour the first so 
 reputation earns, and two neighbours mix those that both give: what an agent rates low it neither
 gives nor takes. As both leave out the same, mixing moves no coordinate's mean over the agents. It
 is the idea of CGSV (Xu et al., NeurIPS 2021) with three differences: cosines are taken with what a
-neighbourhood injected, not all agents; what an agent has from the others' last updates counts for
-nothing, or whoever copies them would be rated as they are; and parts are always the same ones, so
-that nobody who earns little gathers the rest over time.
+neighbourhood injected, not all agents; what an agent has from the others' last updates, or from the
+ways to their models, counts for nothing, or whoever copies them would be rated as they are; and
+parts are always the same ones, so that nobody who earns little gathers the rest over time.
 
 Everybody who holds the same traces computes the same ratings, bit by bit: sums are in a written
 order, all else is an operation that IEEE 754 rounds correctly, and tanh is rounded from a longer
@@ -14,7 +14,7 @@ one. docs/protocol.md, "Fair gossip", says the same for other implementations.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import Final
@@ -38,8 +38,8 @@ GROUP_BUCKETS_LEAST: Final = 16
 LENGTH_LEAST: Final = 0.1
 # What is left of a trace squared that others span, of traces that are rounded to float32.
 SPANNED: Final = 1e-12
-# Traces have 128 values at most: of so many updates half of that is the span.
-NEIGHBOURS_MAX: Final = 64
+# Traces have 128 values at most: of so many updates, and ways to models, half of that is the span.
+NEIGHBOURS_MAX: Final = 32
 WINDOW_LEAST: Final = 2
 _EXACT: Final = Context(prec=40)
 # From where on tanh rounds to 1, and up to where to the value itself.
@@ -66,6 +66,11 @@ class Groups:
     def bound(self, groups: int) -> int:
         """How many buckets the first `groups` have."""
         return -(-groups * self.size // self.count)
+
+    @property
+    def bounds(self) -> list[int]:
+        """In which bucket each group begins, and the last one ends."""
+        return [self.bound(group) for group in range(self.count + 1)]
 
     def length(self, dim: int, first: int, last: int) -> int:
         """How many coordinates of a vector (dim,) the groups from `first` to below `last` hold."""
@@ -112,9 +117,9 @@ class Barter:
     """
 
     beta: float = 1.0
-    # Of digits, most is learned in ten rounds: who does nothing must be known by then. Honest ones
+    # Of digits, most is learned in five rounds: who does nothing must be known by then. Honest ones
     # differ from each other by a third without being worth less.
-    alpha: float = 0.8
+    alpha: float = 0.5
     tolerance: float = 0.5
 
     def equal(self, ids: Sequence[str], groups: Groups) -> dict[str, Rating]:
@@ -125,12 +130,18 @@ class Barter:
         self, before: Mapping[str, float], scores: Mapping[str, float], groups: Groups
     ) -> dict[str, Rating]:
         """The ratings after a round, from the reputations before it and the scores of those that
-        were rated in it; the others keep their reputation, up to the sum of all, which is 1."""
-        moved = {agent: self._moved(before[agent], scores.get(agent)) for agent in sorted(before)}
+        were rated in it: these move towards shares of their sum in proportion to scores above 0, as
+        fast whatever scores are like; the others keep theirs, up to the sum of all, which is 1."""
+        earned = ordered_sum({agent: max(score, 0.0) for agent, score in scores.items()})
+        held = ordered_sum({agent: before[agent] for agent in scores})
+        moved = dict(before)
+        for agent, score in scores.items():
+            share = score / earned * held if earned > 0.0 else 0.0
+            moved[agent] = max(self.alpha * before[agent] + (1.0 - self.alpha) * share, FLOOR)
         whole = ordered_sum(moved)
-        after = {agent: value / whole for agent, value in moved.items()}
-        earned = self.earned(after, groups)
-        return {k: Rating(after[k], scores.get(k, 0.0), earned[k]) for k in after}
+        after = {agent: moved[agent] / whole for agent in sorted(moved)}
+        given = self.earned(after, groups)
+        return {k: Rating(after[k], scores.get(k, 0.0), given[k]) for k in after}
 
     def earned(self, reputations: Mapping[str, float], groups: Groups) -> dict[str, int]:
         """How many groups each reputation earns: tanh(beta R) over the largest one, as CGSV has it
@@ -140,11 +151,6 @@ class Barter:
         if best <= 0.0:
             return dict.fromkeys(worth, groups.count)
         return {k: min(groups.count, math.floor(whole * (one / best))) for k, one in worth.items()}
-
-    def _moved(self, reputation: float, score: float | None) -> float:
-        if score is None:
-            return reputation
-        return max(self.alpha * reputation + (1.0 - self.alpha) * score, FLOOR)
 
 
 def sections(
@@ -219,9 +225,22 @@ def _cosines(stacked: Floats, lengths: Floats, reputations: Floats) -> Floats:
     return found
 
 
+def ways(start: Floats, models: Iterable[Floats], given: Sequence[int], count: int) -> list[Floats]:
+    """How far others' models are from what an agent started the same round from, all as traces
+    (r,), in those of the `count` groups that each gave it: what shows of their updates to an agent
+    that does not know what they started from."""
+    each, found = len(start) // count, []
+    for model, groups in zip(models, given, strict=True):
+        way = model - start
+        way[groups * each :] = 0.0
+        found.append(way)
+    return found
+
+
 def novelty(trace: Floats, before: Sequence[Floats]) -> float:
-    """Which part of a trace's (r,) squared length is not in the span of those of the round before,
-    in order of id: 0 of a copy or a sum of copies, 1 where there are none (modified Gram-Schmidt).
+    """Which part of a trace's (r,) squared length is not in the span of those `before`, what the
+    others did in the round before and the ways to them: 0 of a copy or a sum of copies, 1 where
+    there are none (modified Gram-Schmidt, in this order).
     """
     rests = np.stack([*before, trace])  # (traces, r), the one that is looked at last
     wholes = _squares(rests)

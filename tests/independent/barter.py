@@ -20,7 +20,7 @@ class Rule(NamedTuple):
     """The values of `cgsv`."""
 
     beta: float = 1.0
-    alpha: float = 0.8
+    alpha: float = 0.5
     tolerance: float = 0.5
 
 
@@ -91,7 +91,7 @@ def sections(
 
 
 def novelty(own: np.ndarray, before: list[np.ndarray]) -> float:
-    """nu of a trace, of those of the round before in ascending order of id."""
+    """nu of a trace, of those of the round before in ascending order of id, then of the ways."""
     rests = [vector.copy() for vector in [*before, own]]
     for a, vector in enumerate(before):
         left = fold(rests[a] * rests[a])
@@ -101,6 +101,12 @@ def novelty(own: np.ndarray, before: list[np.ndarray]) -> float:
                 rests[c] = rests[c] - fold(rests[c] * q) * q
     whole = fold(own * own)
     return min(1.0, fold(rests[-1] * rests[-1]) / whole) if whole else 0.0
+
+
+def way(start: np.ndarray, model: np.ndarray, given: int, count: int) -> np.ndarray:
+    """From what an agent started from to a model of which it was given so many of all groups."""
+    there = np.arange(len(start)) < given * (len(start) // count)
+    return np.where(there, model - start, 0.0)
 
 
 def scores(
@@ -129,8 +135,11 @@ def rated(cluster: Cluster, before: dict[str, float], found: dict[str, float]) -
     """The ratings after a round, from the reputations before it and its scores."""
     rule = rule_of(cluster)
     moved = dict(before)
+    positive = total([max(found[one], 0.0) for one in sorted(found)])
+    held = total([before[one] for one in sorted(found)])
     for one, score in found.items():
-        moved[one] = max(rule.alpha * before[one] + (1.0 - rule.alpha) * score, FLOOR)
+        share = score / positive * held if positive else 0.0
+        moved[one] = max(rule.alpha * before[one] + (1.0 - rule.alpha) * share, FLOOR)
     whole = total([moved[one] for one in sorted(moved)])
     after = {one: moved[one] / whole for one in sorted(moved)}
     given = earned(cluster, after)

@@ -172,7 +172,7 @@ class Peer:
         if phase == cluster.charged:
             self.injected[t] = found
         if stated.rewards is not None:
-            self.novelties[self.step] = rounds.novelty(stated, named)
+            self.novelties[self.step] = rounds.novelty(self.cluster, stated, named)
         for peer, near in self.near.items():
             near.waiting = False
             if near.served:
@@ -314,7 +314,7 @@ class Peer:
         if stated.rewards is not None:
             known = self._novelties(sources)
             rounds.check_ratings(self.cluster, stated, found, sources, known)
-            near.novelties[step] = rounds.novelty(stated, sources)
+            near.novelties[step] = rounds.novelty(self.cluster, stated, sources)
         if stated.phase == self.cluster.charged:
             if bills.is_too_large(self.cluster, rounds.energy(found)):
                 raise Refused("injected-too-large")

@@ -33,18 +33,22 @@ Source = tuple[int, int, str]  # round, phase and agent of a statement
 
 def folded(domain: str, run: bytes, window: int, vector: np.ndarray, size: int) -> np.ndarray:
     """`vector` under the signs of a window, added into `size` buckets one row after the other."""
-    vector = vector.astype(np.float64)
     if len(vector) <= size:
-        return vector
-    seed = pack([domain, run, window])
-    stream = blake3.blake3(seed).digest(length=(len(vector) + 7) // 8)
-    bits = np.unpackbits(np.frombuffer(stream, np.uint8), bitorder="little")[: len(vector)]
-    signed = np.where(bits == 1, -vector, vector)
+        return vector.astype(np.float64)
+    signed = under_signs(domain, run, window, vector)
     rows = np.pad(signed, (0, -len(vector) % size)).reshape(-1, size)
     buckets = np.zeros(size)
     for row in rows:
         buckets += row
     return buckets
+
+
+def under_signs(domain: str, run: bytes, window: int, vector: np.ndarray) -> np.ndarray:
+    vector = vector.astype(np.float64)
+    seed = pack([domain, run, window])
+    stream = blake3.blake3(seed).digest(length=(len(vector) + 7) // 8)
+    bits = np.unpackbits(np.frombuffer(stream, np.uint8), bitorder="little")[: len(vector)]
+    return np.where(bits == 1, -vector, vector)
 
 
 def sketch(cluster: Cluster, window: int, vector: np.ndarray) -> bytes:
@@ -65,6 +69,20 @@ def trace(cluster: Cluster, window: int, of: np.ndarray) -> bytes:
     """The trace of a sketch, as it stands in a claim."""
     found = folded("candor/trace-signs/v1", cluster.run, window, of, TRACE_SIZE_MAX)
     return found.astype("<f4").tobytes()
+
+
+def rated_trace(cluster: Cluster, window: int, of: np.ndarray) -> np.ndarray:
+    """The trace of a sketch by which is rated, not rounded: group by group."""
+    signed, count = of, barter.groups(cluster)
+    if len(of) > TRACE_SIZE_MAX:
+        signed = under_signs("candor/trace-signs/v1", cluster.run, window, of)
+    size = min(len(of), TRACE_SIZE_MAX)
+    each, found = size // count, np.zeros(size)
+    for group in range(count):
+        first = barter.bound(cluster, group)
+        for bucket in range(first, barter.bound(cluster, group + 1)):
+            found[group * each + (bucket - first) % each] += signed[bucket]
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +305,8 @@ def rated_body(
     head = (cluster, number, 0, agent, formed, vector, list(sources.values()))
     untraced = Statement.parse(cluster, body_of(*head, last), b"")
     found = injected(cluster, untraced, sources, initial)
-    return body_of(*head, [trace(cluster, cluster.window_of(number), found), last[1]])
+    traced = rated_trace(cluster, cluster.window_of(number), found).astype("<f4").tobytes()
+    return body_of(*head, [traced, last[1]])
 
 
 def digest_of(cluster: Cluster, vector: np.ndarray) -> bytes:
@@ -474,9 +493,20 @@ def ratings_after(
     return barter.rated(cluster, before, found)
 
 
-def novelty(stated: Statement, sources: dict[Source, Statement]) -> float:
+def novelty(cluster: Cluster, stated: Statement, sources: dict[Source, Statement]) -> float:
     """How new a statement's trace is."""
-    before = [sources[one].trace for one in sorted(sources) if one[-1] != stated.agent]
+    window, agent = cluster.window_of(stated.round), stated.agent
+    models = {
+        one: rated_trace(cluster, window, np.frombuffer(said.sketch, "<f8"))
+        for one, said in sources.items()
+    }
+    others = [one for one in sorted(sources) if one[-1] != agent]
+    before, own = [sources[one].trace for one in others], sources.get((stated.round - 1, 0, agent))
+    if own is not None:
+        start = models[stated.round - 1, 0, agent] + own.step_size * own.trace
+        for one in others:
+            given = sources[one].given(agent)
+            before.append(barter.way(start, models[one], given, barter.groups(cluster)))
     return barter.novelty(stated.trace, before)
 
 
@@ -489,7 +519,7 @@ def check_ratings(
 ) -> None:
     """Hold a trace to what was injected, and ratings to the statements that the row names, as far
     as `novelties` of the round before are known. Raises Refused."""
-    due = np.frombuffer(trace(cluster, cluster.window_of(stated.round), found), "<f4")
+    due = rated_trace(cluster, cluster.window_of(stated.round), found).astype("<f4")
     apart = np.linalg.norm(stated.trace - due) if len(stated.trace) == len(due) else math.inf
     if apart > 1e-6 * np.linalg.norm(due.astype(np.float64)):
         raise Refused("rating")

@@ -115,14 +115,16 @@ def test_it_folds_sketches_and_traces():
 
 @pytest.mark.parametrize("case", vectors("barter")["cases"])
 def test_it_rates_as_daemons_do_to_the_last_bit(case):
-    traces, before = (
+    traces, before, models = (
         {one: np.array(values) for one, values in case[name].items()}
-        for name in ("traces", "before")
+        for name in ("traces", "before", "models")
     )
-    news = {
-        one: barter.novelty(trace, [before[other] for other in sorted(before) if other != one])
-        for one, trace in traces.items()
-    }
+    news = {}
+    for one, trace in traces.items():
+        others = [other for other in sorted(before) if other != one]
+        start = models[one] + 0.5 * before[one]
+        ways = [barter.way(start, models[k], case["given"][k], 3) for k in others]
+        news[one] = barter.novelty(trace, [*(before[k] for k in others), *ways])
     assert {one: bits(value) for one, value in news.items()} == case["novelties"]
     scores = barter.scores(case["rater"], case["reputations"], traces, news)
     assert {one: bits(value) for one, value in scores.items()} == case["scores"]

@@ -75,7 +75,7 @@ def test_what_daemons_state_holds_for_the_independent_checks(tmp_path, algorithm
         if said.rewards is not None:
             known = {k: novelties[t, k] for t, _, k in witnesses}
             rounds.check_ratings(cluster, said, found, witnesses, known)
-            novelties[said.round, agent] = rounds.novelty(said, witnesses)
+            novelties[said.round, agent] = rounds.novelty(cluster, said, witnesses)
         stated.setdefault(agent, {})[step] = said
         if said.phase == cluster.charged:
             assert rounds.energy(found) > 0.0
@@ -169,7 +169,7 @@ class Independents:
         said = rounds.Statement.parse(self.cluster, body, signature)
         self.stated[t, phase, agent] = said
         if said.rewards is not None:
-            self.novelties[t, phase, agent] = rounds.novelty(said, named)
+            self.novelties[t, phase, agent] = rounds.novelty(self.cluster, said, named)
         return said
 
     def judged(self, said, payload):

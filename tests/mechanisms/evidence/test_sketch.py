@@ -204,3 +204,16 @@ def test_many_rows_give_the_bytes_of_each_one(dim: int, rows: int, seed: int, ze
     one = sketch(dim, 16)
     together = one(vectors)
     assert together.tobytes() == b"".join(one(row).tobytes() for row in vectors)
+
+
+def test_what_is_done_to_groups_of_a_sketch_is_done_to_its_trace() -> None:
+    rng = np.random.default_rng(0)
+    for size, bounds in ((300, (0, 100, 200, 300)), (20, (0, 7, 14, 20)), (144, range(0, 145, 16))):
+        fold = TraceFold(RUN, 1, size, bounds)
+        each = fold.size // (len(bounds) - 1)
+        one = rng.standard_normal(size)
+        for group, high in enumerate(bounds):
+            part = np.where(np.arange(size) < high, one, 0.0)
+            expected = np.where(np.arange(fold.size) < group * each, fold.exact(one), 0.0)
+            np.testing.assert_array_equal(fold.exact(part), expected)
+        assert np.array_equal(fold(one), fold.exact(one).astype(np.float32))

@@ -18,6 +18,7 @@ from candor.mechanisms.rewards.barter import (
     parse_rewards,
     scores_of,
     tanh,
+    ways,
 )
 from candor.topologies.specs.specs import ConfigurationError
 from tests.golden import assert_golden
@@ -57,6 +58,16 @@ def plain_novelty(trace: list[float], before: list[list[float]]) -> float:
     return min(1.0, dot(rests[-1], rests[-1]) / whole) if whole > 0 else 0.0
 
 
+def plain_ways(
+    start: list[float], models: list[list[float]], given: list[int], count: int
+) -> list[list[float]]:
+    each = len(start) // count
+    return [
+        [model[at] - start[at] if at < groups * each else 0.0 for at in range(len(start))]
+        for model, groups in zip(models, given, strict=True)
+    ]
+
+
 def plain_scores(
     rater: str,
     reputations: dict[str, float],
@@ -81,11 +92,13 @@ def plain_scores(
 def plain_rated(
     barter: Barter, before: dict[str, float], scores: dict[str, float], count: int
 ) -> dict[str, list[float]]:
-    moved = {}
-    for k, value in before.items():
-        moved[k] = value
-        if k in scores:
-            moved[k] = max(barter.alpha * value + (1 - barter.alpha) * scores[k], 0.001)
+    moved, earned, held = dict(before), 0.0, 0.0
+    for k in sorted(scores):
+        earned += max(scores[k], 0.0)
+        held += before[k]
+    for k, score in scores.items():
+        share = score / earned * held if earned > 0 else 0.0
+        moved[k] = max(barter.alpha * before[k] + (1 - barter.alpha) * share, 0.001)
     whole = 0.0
     for k in sorted(moved):
         whole += moved[k]
@@ -155,7 +168,17 @@ def test_golden_ratings() -> None:
     for seed, (rater, size) in enumerate([("a0", 6), ("a3", 16)]):
         before, now = case(seed, size)
         arrays = {k: np.array(v) for k, v in now.items()}
-        news = {k: novelty(arrays[k], [np.array(before[j]) for j in IDS if j != k]) for k in IDS}
+        models = {k: np.roll(before[k], 1) for k in IDS}
+        given = {k: (seed + place) % 4 for place, k in enumerate(IDS)}
+        news = {}
+        for k in IDS:
+            others = [j for j in IDS if j != k]
+            start = models[k] + 0.5 * np.array(before[k])
+            shown = ways(start, [models[j] for j in others], [given[j] for j in others], 3)
+            news[k] = novelty(arrays[k], [*(np.array(before[j]) for j in others), *shown])
+            rows = [models[j].tolist() for j in others]
+            plain = plain_ways(start.tolist(), rows, [given[j] for j in others], 3)
+            assert news[k] == plain_novelty(now[k], [*(before[j] for j in others), *plain])
         reputations = {k: 0.25 if k == "a0" else 0.1875 for k in IDS}
         scores = scores_of(rater, reputations, arrays, news)
         rated = {}
@@ -169,6 +192,8 @@ def test_golden_ratings() -> None:
             {
                 "rater": rater,
                 "before": before,
+                "models": {k: v.tolist() for k, v in models.items()},
+                "given": given,
                 "traces": now,
                 "reputations": reputations,
                 "novelties": {k: bits(v) for k, v in news.items()},
@@ -178,7 +203,8 @@ def test_golden_ratings() -> None:
         )
     about = (
         "Ratings of all by `rater` from traces of a round and of the one before, in which everyone "
-        "mixed all; k = 1024. Floats little-endian binary64; `rated`: reputation and groups."
+        "mixed all, stepped by 0.5, stated `models` and gave each so many groups of 3; earned ones "
+        "are for k = 1024. Floats little-endian binary64; `rated`: reputation and groups."
     )
     assert_golden("barter.json", {"about": about, "cases": cases})
 
@@ -200,6 +226,20 @@ def test_a_sum_of_the_last_updates_is_nothing_new(before, factors):
     if np.abs(mixed).max() < 1e-3 * scale:  # zeros, up to rounding
         return
     assert novelty(np.float64(np.float32(mixed)), before) < 1e-6
+
+
+@given(traces, st.lists(traces, min_size=2, max_size=3), st.lists(st.integers(0, 4), min_size=3))
+def test_what_a_copier_makes_of_the_models_that_it_is_given_is_nothing_new(own, models, given):
+    """As `stale-copy` in a daemon: its last update, and the way from its model to another's, where
+    it was given that one's; or the way from what it started from to it, or a sum of such."""
+    start, count = models[0] + 0.5 * own, 4
+    before = ways(start, models[1:], given[: len(models) - 1], count)
+    seen = np.arange(8) < 2 * given[0]
+    copied = np.where(seen, own + (models[0] - models[1]) / 0.5, 0.0)
+    for one in (copied, sum(before)):
+        scale = max(float(np.abs(v).max()) for v in (own, *models))
+        if np.abs(one).max() > 1e-3 * scale:
+            assert novelty(one, before) < 1e-6
 
 
 @given(traces, st.lists(traces, max_size=4))
@@ -245,6 +285,17 @@ def test_equal_reputations_earn_all_whatever_the_number_of_groups():
 def test_who_is_not_rated_keeps_its_reputation_up_to_the_sum():
     made = Barter(alpha=0.5).rated({"a": 0.5, "b": 0.25, "c": 0.25}, {"a": 0.5}, Groups(1024))
     assert {k: r.reputation for k, r in made.items()} == {"a": 0.5, "b": 0.25, "c": 0.25}
+
+
+def test_reputations_move_as_fast_whatever_scores_are_like():
+    before, groups = {"a": 0.5, "b": 0.25, "c": 0.25}, Groups(1024)
+    scores = {"a": 0.25, "b": 0.75, "c": 0.0}
+    made = Barter(alpha=0.5).rated(before, scores, groups)
+    again = Barter(alpha=0.5).rated(before, {k: v / 64 for k, v in scores.items()}, groups)
+    assert [r.reputation for r in made.values()] == [r.reputation for r in again.values()]
+    assert made["b"].reputation == 0.5 * 0.25 + 0.5 * 0.75
+    nothing = Barter().rated(before, dict.fromkeys(before, 0.0), groups)
+    assert {k: r.reputation for k, r in nothing.items()} == before
 
 
 def test_free_riders_and_copies_are_worth_nothing_and_a_sign_flip_less():
