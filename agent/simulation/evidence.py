@@ -227,6 +227,14 @@ class Billing:
         Raises:
             Unbillable: what was injected gives no amounts.
         """
+        return np.asarray(self.by_window(evidence).sum(axis=1))
+
+    def by_window(self, evidence: Evidence) -> NDArray[np.int64]:
+        """The same in each window: (agents, windows).
+
+        Raises:
+            Unbillable: what was injected gives no amounts.
+        """
         energies, traces = evidence.energies[:, self._order], evidence.traces[:, self._order]
         try:
             windows = windows_of(energies, traces, self._window_rounds)

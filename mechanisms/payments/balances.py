@@ -44,7 +44,8 @@ def net_balances(
     neighbours: Mapping[int, Sequence[int]],
     windows: tuple[Floats, NDArray[np.bool_], Floats],
 ) -> NDArray[np.int64]:
-    """What every agent received, net: (agents,) micro-credits, which sum to exactly 0.
+    """What every agent received, net, in each window: (agents, windows) micro-credits, of which
+    those of a window sum to exactly 0.
 
     `neighbours` of each agent, as indices whose order is that of the ids; `windows` as of
     `windows_of`. Referees that stand at the same place among as many members are billed together:
@@ -54,7 +55,7 @@ def net_balances(
         AmountError: a charge is no amount.
     """
     energies, mask, traces = windows
-    balances = np.zeros(energies.shape[-1], dtype=np.int64)
+    balances = np.zeros(energies.T.shape, dtype=np.int64)
     if not payments.settles:
         return balances
     for at, members in _alike(neighbours):
@@ -67,7 +68,8 @@ def net_balances(
             transfers, charges = payments.rows(
                 Neighbourhood(energies[:, some], rounds, traces[:, some], at)
             )
-            amounts = (transfers + charges).sum(axis=0)  # (referees, m), 0 of the referee itself
+            # (referees, m, windows), 0 of the referee itself
+            amounts = np.moveaxis(transfers + charges, 0, -1)
             np.subtract.at(balances, some, amounts)
             np.add.at(balances, some[:, at], amounts.sum(axis=1))
     return balances

@@ -19,7 +19,7 @@ from candor.agent.learning.initial import verified_initial_parameters
 from candor.agent.learning.learner import Learning
 from candor.agent.learning.rows import learner_of, shards_of
 from candor.agent.runs.baselines import alone_rounds
-from candor.agent.simulation.evidence import Evidence, settle
+from candor.agent.simulation.evidence import Billing, Evidence
 from candor.agent.simulation.vectorised import Simulation, divergence
 from candor.agent.studies.audit.incentives import Floats
 from candor.agent.studies.audit.question import Kind, Question, Run, marks_of, rewarded
@@ -204,11 +204,8 @@ def _together(question: Question, run: Run) -> Played:
     paid = np.zeros((len(marks), len(cluster.ids), len(terms)))
     try:
         if billed:
-            shown = simulation.evidence()
-            for mark in range(1, len(marks)):
-                block = slice(marks[mark - 1], marks[mark])
-                evidence = Evidence(shown.energies[block], shown.traces[block])
-                paid[mark] = paid[mark - 1] + _paid(cluster, evidence)
+            windows = -(-marks // cluster.payments.window)
+            paid = _paid(cluster, simulation.evidence())[windows]
     except ConfigurationError:
         # Such a window cannot be billed by anyone. Whoever ruined its own model has lost anyhow.
         with np.errstate(invalid="ignore", over="ignore"):
@@ -234,9 +231,11 @@ def _metrics(learner: Learning, simulation: Simulation) -> list[float]:
 
 
 def _paid(cluster: Cluster, evidence: Evidence) -> Floats:
-    """Net credits (agents, terms), each term of the rule at price 1."""
+    """Net credits after each window, from none on: (windows + 1, agents, terms), each term of the
+    rule at price 1."""
     by_term = []
     for term in parse_rule(cluster.payments.rule).terms:
-        received = settle(cluster, Payments((replace(term, price=1.0),)), evidence)
-        by_term.append([-received[agent] / MICRO for agent in cluster.ids])
-    return np.array(by_term).reshape(-1, len(cluster.ids)).T
+        billing = Billing(cluster, Payments((replace(term, price=1.0),)))
+        by_term.append(-billing.by_window(evidence).T / MICRO)
+    by_window = np.stack(by_term, axis=-1)
+    return np.concatenate([np.zeros_like(by_window[:1]), by_window.cumsum(axis=0)])

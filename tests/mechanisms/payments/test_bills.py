@@ -464,7 +464,7 @@ def test_the_simulator_pays_what_the_bills_say(rule: str) -> None:
     traces = np.concatenate([traces, traces])  # (rounds, agents, r)
     windows = windows_of((traces**2).sum(axis=-1), traces, WINDOW)
     around = {i: [k for k in range(4) if k != i] for i in range(4)}
-    received = net_balances(run.payments, around, windows)
+    received = net_balances(run.payments, around, windows).sum(axis=1)
     assert dict(zip(IDS, received.tolist(), strict=True)) == balances
     assert received.sum() == 0
 
@@ -492,7 +492,7 @@ def test_the_simulator_pays_what_the_edges_of_a_ring_settle(rule: str, scales: l
     whole = np.stack([vectors(a, scales[i]) for i, a in enumerate(IDS)], axis=1).astype(float)
     traces = np.concatenate([whole, whole[:2]])  # (rounds, agents, r)
     windows = windows_of((traces**2).sum(axis=-1), traces, WINDOW)
-    received = net_balances(run.payments, RING, windows)
+    received = net_balances(run.payments, RING, windows).sum(axis=1)
     assert received.tolist() == settled
     assert sum(settled) == 0
 
