@@ -1,10 +1,13 @@
 """Runs of real cores and trainers in one process that keep their rounds, and liars among them."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from candor.agent.core.effects import Combine
 from candor.agent.core.settlement.referee import bill_key
@@ -15,9 +18,36 @@ from candor.agent.learning.rows import TrainedRows
 from candor.agent.runs.cluster_parts import task_settings
 from candor.agent.runs.replay import Host, Kept, Replayer
 from candor.agent.runs.replay_dir import kept_of
+from candor.agent.tasks.base import Batch
+from candor.agent.tasks.context import TrainingContext
 from candor.mechanisms.evidence.statements import Statement
 from candor.topologies.cluster.file import Cluster
+from tests.own_loops import DIGITS, Adam
 from tests.runs import LocalRun, Node, write_cluster
+
+
+class Normed:
+    """Digits by a model with dropout and running statistics, which stay with each agent."""
+
+    load_data, evaluate = DIGITS.load_data, DIGITS.evaluate
+
+    def build_model(self) -> nn.Module:
+        return nn.Sequential(
+            nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Dropout(0.2), nn.Linear(16, 10)
+        )
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+
+class Chance(Adam):
+    """A loop that nobody can repeat."""
+
+    def train(self, model: nn.Module, context: TrainingContext) -> float:
+        loss = super().train(model, context)
+        with torch.no_grad():
+            next(model.parameters()).mul_(1 + os.urandom(1)[0] / 1000)
+        return loss
 
 
 class KeptRun(LocalRun):
@@ -73,15 +103,17 @@ def kept_run(
     *,
     topology: str = "path",
     agents: int = 2,
+    start: bool = True,
     **settings: float | str | int | None,
 ) -> KeptRun:
-    """A run that is over."""
+    """A run that is over, unless it is not to be started."""
     settings = {"step_size": 0.2, "sketch_size": 64, "replay": 1, "deadline_s": 30.0, **settings}
     section = task_settings(task, 3, None)
     cluster = write_cluster(run_dir, topology, agents, task=section, **settings)
     run = KeptRun(run_dir, cluster, lying or {})
-    run.start()
-    run.run(600.0)
+    if start:
+        run.start()
+        run.run(600.0)
     return run
 
 

@@ -132,6 +132,8 @@ def plan_of(
     if len(strategies) < len(given):
         raise ConfigurationError("--strategy: an agent is named twice; join strategies with ' + '")
     parts = sections(asked)
+    if simulated and parts["payments"].replay:
+        raise ConfigurationError("--replay: only daemons keep rounds, and this is a simulation")
     if trajectories is not None and parts["algorithm"].name not in POLICY_ALGORITHMS:
         raise ConfigurationError(
             f"--trajectories is of algorithms {' and '.join(POLICY_ALGORITHMS)}; this one samples "

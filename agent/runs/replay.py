@@ -284,11 +284,11 @@ class Replayer:
             error = self._judged(kept, done)
             self._judge_end(kept, done)
         except FalseReport:
-            if done.unsaved:
-                raise CannotTell("its loop keeps something that has no state") from None
             again = self._done(kept)
             if any(not np.array_equal(a, b) for a, b in zip(done.sent, again.sent, strict=True)):
                 raise CannotTell("done twice it comes out in two ways") from None
+            if done.unsaved:
+                raise CannotTell("its loop keeps something that has no state") from None
             raise
         return error
 

@@ -50,6 +50,42 @@ def test_honest_rounds_come_out_to_the_bit(tmp_path, settings):
     run.close()
 
 
+@pytest.mark.parametrize("task", ["tests.own_loops:Adam", "tests.kept_runs:Normed"])
+def test_rounds_of_loops_and_of_models_with_a_state_come_out_too(tmp_path, task):
+    run = kept_run(tmp_path, task, rounds=3, momentum=0.5)
+    found = [told(run, "a0", t) for t in (1, 2, 3)]
+    assert [(one.told, one.why) for one in found] == [(Told.TRUE, "to the bit")] * 3
+    run.close()
+
+
+def test_what_nobody_can_repeat_cannot_be_told(tmp_path):
+    run = kept_run(tmp_path / "chance", "tests.kept_runs:Chance", rounds=2)
+    found = told(run, "a0", 2)
+    assert (found.told, found.why) == (Told.UNKNOWN, "done twice it comes out in two ways")
+    run.close()
+    run = kept_run(tmp_path / "unsaved", "tests.own_loops:Kept", rounds=3)
+    found = told(run, "a0", 3)
+    assert (found.told, found.why) == (Told.UNKNOWN, "its loop keeps something that has no state")
+    run.close()
+
+
+def test_rounds_after_a_return_start_from_a_neighbours_model_and_are_true(tmp_path):
+    run = kept_run(tmp_path, start=False, rounds=9, window=3, momentum=0.5, agents=3)
+    run.start()
+    run.advance_until(lambda: run.nodes["a1"].core.round == 5, 200.0)
+    run.kill("a1")
+    run.start("a1")
+    run.run(600.0)
+    held = run.kept["a1"].rounds
+    fresh = [t for t in held if kept(run, "a1", t).start.fresh]
+    assert fresh[0] == 1
+    assert fresh[1] > 5
+    found = {t: told(run, "a1", t) for t in held}
+    cut = [t for t, one in found.items() if one.told is not Told.TRUE]
+    assert all(found[t].told is Told.UNKNOWN and t + 1 not in held for t in cut), found
+    run.close()
+
+
 def test_additions_in_another_order_are_no_lie(tmp_path, monkeypatch):
     run = kept_run(tmp_path, rounds=2, momentum=0.5)
     drawn = learner.Samples.draw
