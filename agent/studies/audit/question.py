@@ -26,6 +26,11 @@ HELD_OUT: Final = 0.25
 """The share of everyone's samples that nobody trains on, where cooperation is what counts."""
 FINE_TUNE: Final = 50  # steps: a few passes over a shard of some hundred samples
 TUNINGS: Final = 4  # parts of fine-tuning, after each of which models are looked at
+MORE: Final = {
+    "twice the step": ("algorithm", "step_size"),
+    "twice the rounds": ("rounds", "rounds"),
+}
+"""What all may do with more training, to tell what a lie gains from what a larger step would."""
 
 
 class Reward(StrEnum):
@@ -151,3 +156,11 @@ def marks_of(cluster: Cluster) -> NDArray[np.int64]:
     rounds, window = cluster.rounds.rounds, cluster.payments.window
     every = window * math.ceil(rounds / window / MARKS_MAX)
     return np.array([*range(0, rounds, every), rounds])
+
+
+def doubled(cluster: Cluster, section: str, setting: str) -> Cluster:
+    """The run with a number of its settings doubled: a new one, with what follows from it."""
+    settings = getattr(cluster, section)
+    twice = settings.model_copy(update={setting: 2 * getattr(settings, setting)})
+    stated = {name: getattr(cluster, name) for name in type(cluster).model_fields}
+    return Cluster(**{**stated, section: twice})

@@ -37,7 +37,7 @@ def play(question: Question, cache: Path, run: Run) -> Played:
     Raises:
         ConfigurationError: the strategy, the task or the rule cannot be used.
     """
-    path = cache / f"{_key(question, run)}.npz"
+    path = cache / f"{key_of(question, run)}.npz"
     held = _held(path, _shape(question, run))
     if held is not None:
         return held
@@ -48,7 +48,7 @@ def play(question: Question, cache: Path, run: Run) -> Played:
     return played
 
 
-def _key(question: Question, run: Run) -> str:
+def key_of(question: Question, run: Run) -> str:
     """Names a run by all it depends on: settings, data, the code of the user's own classes, and the
     version of the program and of what is kept."""
     root = "" if question.data_root is None else str(question.data_root.resolve())

@@ -39,10 +39,12 @@ from candor.agent.studies.audit.performing import Played
 from candor.agent.studies.audit.quality import Quality
 from candor.agent.studies.audit.question import (
     HONEST,
+    MORE,
     Kind,
     Question,
     Reward,
     Run,
+    doubled,
     marks_of,
     rewarded,
 )
@@ -85,11 +87,6 @@ UNDER_REWARDS: Final = "few:0.1"
 SEARCH_SEEDS: Final = 2  # on which candidates are tried; what is found is judged on all
 _CONVEXITY: Final = 1e-4  # of the smoothness; less curvature makes no dearer lie
 PASSES: Final = 3  # of search and new prices, at most
-MORE: Final = {
-    "twice the step": ("algorithm", "step_size"),
-    "twice the rounds": ("rounds", "rounds"),
-}
-"""What all may do with more training, to tell what a lie gains from what a larger step would."""
 
 
 def chosen_strategies(question: Question, names: str | None) -> list[str]:
@@ -355,8 +352,8 @@ class _Trials:
         first = [Run(each) for each in clusters]
         if cooperating:
             first += [Run(each, kind=Kind.ALONE) for each in clusters]
-            doubled = [_doubled(each, *of) for of in MORE.values() for each in clusters]
-            first += [Run(each, kind=Kind.LEARNING) for each in doubled]
+            longer = [doubled(each, *of) for of in MORE.values() for each in clusters]
+            first += [Run(each, kind=Kind.LEARNING) for each in longer]
         # All at once: processes wait for none.
         played = self._play([*first, *self._runs(self._lies(strategies))], "runs")
         self.honest = played[: len(clusters)]
@@ -476,7 +473,7 @@ class _Trials:
 
     def _bettered(self, seed: int, played: Played, of: tuple[str, str]) -> Floats:
         """What more training saves each agent (agents,), as shares of the usual worth."""
-        longer = Run(_doubled(self.question.clusters[seed], *of))
+        longer = Run(doubled(self.question.clusters[seed], *of))
         saved = self._ended(seed, self.honest[seed]) - self._ended(seed, played, longer)
         return np.asarray(saved / self.worth.usual)
 
@@ -619,11 +616,3 @@ def _at_least(losses: Floats, values: Floats) -> Floats:
     (agents,)."""
     chosen = np.where(np.isnan(losses), np.inf, losses).argmin(axis=0)
     return np.asarray(np.take_along_axis(values, chosen[np.newaxis], axis=0)[0])
-
-
-def _doubled(cluster: Cluster, section: str, setting: str) -> Cluster:
-    """The run with a number of its settings doubled: a new one, with what follows from it."""
-    settings = getattr(cluster, section)
-    twice = settings.model_copy(update={setting: 2 * getattr(settings, setting)})
-    stated = {name: getattr(cluster, name) for name in type(cluster).model_fields}
-    return Cluster(**{**stated, section: twice})
