@@ -42,6 +42,7 @@ from candor.mechanisms.evidence.examiner import (
     COMPUTING,
     Examiner,
     check_energy,
+    check_trace,
     derived_row,
     examine_parts,
     formed_parts,
@@ -245,7 +246,9 @@ class Replayer:
         if entry is None:
             raise FalseReport("it did not claim the round")
         sources = {place_of(one.statement): one for one in exchange.sources}
-        check_energy(entry, self._examiner.shown(said, sources).energy)
+        shown = self._examiner.shown(said, sources)
+        check_energy(entry, shown.energy)
+        check_trace(entry, self._terms.trace_size, shown.trace)
 
     def _check_model(self, start: Start, exchange: Exchanged) -> None:
         """That the model which the round was started from is the one that its statement's row, of

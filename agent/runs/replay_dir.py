@@ -1,13 +1,13 @@
 """Which rounds of a data directory are done again: those that the coin picked, a window after the
 other; see `mechanisms.evidence.kept`."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from candor.agent.core.settlement.evidence_book import SEEN_BYTES_MAX
 from candor.agent.core.settlement.referee import bill_key, claim_key
+from candor.agent.core.terms import channel_terms
 from candor.agent.daemon.exports import CLUSTER_NAME
 from candor.agent.daemon.kept_rounds import FOLDER, KeptFiles, pick_of
 from candor.agent.daemon.status import read_status
@@ -18,12 +18,15 @@ from candor.mechanisms.evidence.attestations import Told
 from candor.mechanisms.evidence.claims import Claim, SignedClaim
 from candor.mechanisms.evidence.sample_tree import Samples
 from candor.mechanisms.evidence.sketch import window_of
+from candor.mechanisms.ledger.bodies import Body, LedgerViolation
+from candor.mechanisms.ledger.records import check_evidence, check_signatures
 from candor.mechanisms.payments.bills import SignedBill
 from candor.topologies.cluster.file import Cluster, load_cluster
 from candor.topologies.encoding.canonical import MalformedError, unpack
 from candor.topologies.specs.specs import ConfigurationError
 
 NOT_KEPT: Final = "it is not kept"
+UNVOUCHED: Final = "no neighbour has signed the bill of its window"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +61,29 @@ def replay_dir(data_dir: Path, cluster_path: Path | None, only: int | None, host
     samples = committed_samples(cluster, agent, host.data_root, files.secret())
     with Store.open(data_dir / FILE_NAME) as store:
         windows = _windows(cluster, agent, store)
-    looked: list[tuple[int, Claim | None]] = [(t, c) for c, rounds in windows for t in rounds]
+    looked = [(t, window) for window in windows for t in window.rounds]
     if only is not None:
-        of_window = [claim for claim, _ in windows if claim.window == _window(cluster, only)]
-        looked = [(only, of_window[0] if of_window else None)]
+        number = window_of(only, cluster.payments.window)
+        found = [window for window in windows if window.claim.window == number]
+        looked = [(only, found[0])] if found else []
     replayer = Replayer(cluster, agent, samples, host)
 
-    def told(t: int, claim: Claim | None) -> Replayed:
+    def told(t: int, window: _Window) -> Replayed:
         try:
             kept = kept_of(files, t, sketch_bytes)
         except MalformedError as exc:
             return Replayed(t, Told.UNKNOWN, f"what was kept is damaged: {exc}")
-        return (
-            Replayed(t, Told.UNKNOWN, NOT_KEPT) if kept is None else replayer.replayed(kept, claim)
-        )
+        if kept is None:
+            return Replayed(t, Told.UNKNOWN, NOT_KEPT)
+        done = replayer.replayed(kept, window.claim)
+        if done.told is Told.TRUE and not window.vouched:
+            return replace(done, told=Told.UNKNOWN, why=f"{done.why}, by its own word: {UNVOUCHED}")
+        return done
 
-    return Report(cluster, agent, samples, tuple(told(*one) for one in looked))
+    rounds = tuple(told(*one) for one in looked)
+    if only is not None and not looked:
+        rounds = (Replayed(only, Told.UNKNOWN, "its window has not been claimed"),)
+    return Report(cluster, agent, samples, rounds)
 
 
 def kept_of(files: KeptFiles, t: int, sketch_bytes: int) -> Kept | None:
@@ -85,45 +95,64 @@ def kept_of(files: KeptFiles, t: int, sketch_bytes: int) -> Kept | None:
     return Kept(start, files.round(t, sketch_bytes), following, said)
 
 
-def _window(cluster: Cluster, t: int) -> int:
-    return window_of(t, cluster.payments.window)
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A window that the agent has claimed, and the rounds to look at: the one that the coin picks,
+    or all, where there is no bill of it, or one without any neighbour's claim. It is `vouched` for
+    where a neighbour has signed a record with that bill: the agent cannot have made it since."""
+
+    claim: Claim
+    rounds: tuple[int, ...]
+    vouched: bool
 
 
-def _windows(cluster: Cluster, agent: str, store: Store) -> list[tuple[Claim, tuple[int, ...]]]:
-    """The agent's claims, and of each window the rounds to look at: the one that the coin picks, or
-    all, where there is no bill of it, or one without any neighbour's claim.
+def _windows(cluster: Cluster, agent: str, store: Store) -> list[_Window]:
+    """The windows of an agent, in order.
 
     Raises:
-        ConfigurationError: what it signed does not hold.
+        ConfigurationError: what it signed, or its neighbours, does not hold.
     """
-    last = _window(cluster, cluster.rounds.rounds)
     try:
-        return list(_claimed(cluster, agent, store, last))
-    except MalformedError as exc:
-        raise ConfigurationError(f"its claims or bills do not hold: {exc}") from exc
+        vouched = _vouched(cluster, agent, store)
+        last = window_of(cluster.rounds.rounds, cluster.payments.window)
+        found = (_claimed(cluster, agent, store, window, vouched) for window in range(last + 1))
+        return [window for window in found if window is not None]
+    except (MalformedError, LedgerViolation) as exc:
+        raise ConfigurationError(f"its claims, bills or ledgers do not hold: {exc}") from exc
 
 
 def _claimed(
-    cluster: Cluster, agent: str, store: Store, last: int
-) -> Iterator[tuple[Claim, tuple[int, ...]]]:
-    publics = {entry.id: bytes.fromhex(entry.identity) for entry in cluster.agents}
-    run = bytes.fromhex(cluster.fingerprint)
-    for window in range(last + 1):
-        stored, bundle = store.value(claim_key(window)), store.value(bill_key(window))
-        if stored is None:
-            continue
+    cluster: Cluster, agent: str, store: Store, window: int, vouched: set[bytes]
+) -> _Window | None:
+    stored, bundle = store.value(claim_key(window)), store.value(bill_key(window))
+    if stored is None:
+        return None
+    if bundle is None:
         claim = _own_claim(stored)
-        rounds = tuple(entry.round for entry in claim.rounds)
-        pick = None
-        if bundle is not None:
-            bill = SignedBill.decode(bundle)
-            signed = bill.verify(publics[agent]) and all(
-                one.verify(publics.get(one.claim().agent, b"")) for one in bill.claims
-            )
-            if not signed:
-                raise MalformedError(f"the bill of window {window} is not signed by all")
-            pick = pick_of(run, agent, bill)
-        yield claim, rounds if pick is None else (pick,)
+        return _Window(claim, tuple(entry.round for entry in claim.rounds), vouched=False)
+    publics = {entry.id: bytes.fromhex(entry.identity) for entry in cluster.agents}
+    bill = SignedBill.decode(bundle)
+    signers = [(one, one.claim()) for one in bill.claims]
+    own = [claim for _, claim in signers if claim.agent == agent]
+    signed = all(one.verify(publics.get(claim.agent, b"")) for one, claim in signers)
+    if not (signed and own and bill.verify(publics[agent])):
+        raise MalformedError(f"the bill of window {window} is not signed by all")
+    pick = pick_of(bytes.fromhex(cluster.fingerprint), agent, bill)
+    rounds = tuple(entry.round for entry in own[0].rounds) if pick is None else (pick,)
+    return _Window(own[0], rounds, bill.digest in vouched)
+
+
+def _vouched(cluster: Cluster, agent: str, store: Store) -> set[bytes]:
+    """The digests of bills that neighbours have signed records of."""
+    found: set[bytes] = set()
+    for terms in channel_terms(cluster, agent).values():
+        for seq, record in enumerate(store.records(terms.channel_id)):
+            check_signatures(terms, seq, record)
+            found |= {
+                one.digest
+                for one in check_evidence(terms, Body.decode(record.body), record.evidence) or ()
+            }
+    return found
 
 
 def _own_claim(stored: bytes) -> Claim:

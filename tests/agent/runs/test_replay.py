@@ -10,6 +10,7 @@ from candor.agent.daemon.kept_rounds import pick_of
 from candor.agent.learning import learner
 from candor.agent.learning.rows import VELOCITY, TrainedRows
 from candor.agent.runs.replay import Host, Replayer
+from candor.agent.runs.replay_dir import _windows
 from candor.mechanisms.evidence.attestations import Told
 from candor.mechanisms.evidence.kept import KeptRound
 from candor.mechanisms.evidence.sample_tree import Samples
@@ -17,6 +18,16 @@ from candor.mechanisms.evidence.sketch import SignSketch, signs_seed, window_of
 from candor.mechanisms.payments.bills import SignedBill
 from tests.cases import cases
 from tests.kept_runs import kept, kept_run, replayer
+
+
+class Unsigned:
+    """A store before anyone has signed anything."""
+
+    def __init__(self, store):
+        self.value = store.value
+
+    def records(self, _channel_id):
+        return []
 
 
 def told(run, agent, t, **settings):
@@ -120,6 +131,11 @@ def test_of_a_billed_window_the_picked_round_stays_that_the_neighbours_claims_pi
     starts = sorted(int(path.stem) for path in held.folder.glob("*.start"))
     assert starts == sorted({first, first + 1, last, last + 1, 6} & {1, 2, 3, 4, 5, 6})
     assert told(run, "a0", first).told is told(run, "a0", last).told is Told.TRUE
+    windows = _windows(run.cluster, "a0", run.nodes["a0"].store)
+    assert [(one.rounds, one.vouched) for one in windows] == [((first,), True), ((last,), True)]
+    # What no neighbour has signed the agent may have made since.
+    alone = _windows(run.cluster, "a0", Unsigned(run.nodes["a0"].store))
+    assert [(one.rounds, one.vouched) for one in alone] == [((first,), False), ((last,), False)]
     # Without what a neighbour claimed there is no coin: all rounds of the window are looked at.
     own = tuple(claim for claim in bills[0].claims if claim.claim().agent == "a0")
     assert pick_of(cluster, "a0", replace(bills[0], claims=own)) is None
