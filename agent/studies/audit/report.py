@@ -479,7 +479,7 @@ def _header(verdict: Verdict, title: str) -> str:
 
 
 def _gains(verdict: Verdict) -> str:
-    rows = [(one.name, *intervals(verdict, one)) for one in _best_first(verdict)]
+    rows = [(one.name, *intervals(verdict, one)) for one in worst_of_each(verdict)]
     bars = [
         charts.Bars(name, [(100 * i.mean, 100 * i.low, 100 * i.high) for i in (free, net)])
         for name, free, net in rows
@@ -491,16 +491,16 @@ def _gains(verdict: Verdict) -> str:
         {"epsilon": 100 * verdict.epsilon}, 100 * _extent(verdict),
     )  # fmt: skip
     caption = (
-        "What each strategy gains over honesty on the same seeds, means with 95 % confidence "
-        "intervals (Student). Beyond epsilon a lie pays. What leaves the picture is in the table "
-        "below."
+        "What each strategy gains over honesty on the same seeds, of the agent to whom it pays "
+        "best, means with 95 % confidence intervals (Student). Beyond epsilon a lie pays. What "
+        "leaves the picture is in the table below."
     )
     return card("Gains", caption, image(draw, "gain by strategy"))
 
 
 def _quality(verdict: Verdict, quality: Quality) -> str:
     drawn, name = quality.metric.drawn, quality.metric.name
-    spans = [(one.name, quality.span(one.name)) for one in _best_first(verdict)]
+    spans = [(one.name, quality.span(one.name)) for one in worst_of_each(verdict)]
     bars = [
         charts.Bars(strategy, [(drawn(span.mean), drawn(span.low), drawn(span.high))])
         for strategy, span in spans
