@@ -208,6 +208,19 @@ def test_any_change_changes_the_fingerprint(change: tuple[str, str], tmp_path: P
     assert changed.fingerprint != cluster.fingerprint
 
 
+def test_keeping_rounds_counts_where_it_is_asked_for_and_cannot_be_asked_not_to(
+    tmp_path: Path,
+) -> None:
+    plain, keeping = make(), make(payments=PaymentSettings(replay=True))
+    assert plain.payments == PaymentSettings()
+    assert "replay" not in dump_cluster(plain)
+    assert reload(keeping, tmp_path) == keeping
+    assert wire.Cluster.parse(dump_cluster(keeping)).run.hex() == keeping.fingerprint
+    assert keeping.fingerprint != plain.fingerprint
+    with pytest.raises(ConfigurationError, match=r"payments\.replay"):
+        reload(keeping, tmp_path, lambda text: text.replace("replay = true", "replay = false"))
+
+
 def test_a_codec_counts_but_for_the_one_that_files_without_it_mean(tmp_path: Path) -> None:
     cluster = make()
     lines = "start_deadline_s = 60.0\n"
