@@ -98,7 +98,7 @@ def charged_by_term(settled: Sequence[Settled]) -> dict[tuple[str, str], tuple[i
 
 
 def _amounts(bill: Explanation) -> list[tuple[str, int]]:
-    return [*((term.name, term.amount) for term in bill.terms), ("rounding", bill.rounding)]
+    return [(term.name, term.amount) for term in bill.terms]
 
 
 def explained(settled: Sequence[Settled]) -> list[dict[str, Any]]:
@@ -152,19 +152,15 @@ def _bill(bill: Explanation, whole: bool) -> Iterator[str]:
     for term in bill.terms:
         if whole or _asks(term):
             yield from (f"  {line}" for line in _term(term))
-    if bill.rounding:
-        yield f"  {'rounding':<12} {format_credits(bill.rounding, signed=True)}"
     free = [term.name for term in bill.terms if not whole and not _asks(term)]
     if free:
         yield f"  {'free':<12} {', '.join(free)}"
 
 
 def _term(term: TermCharge) -> Iterator[str]:
-    grounds = f"{_short(term.penalty)} at {term.price:g}"
-    if term.shared:
-        grounds = (
-            f"{_short(term.penalty)} less {_short(term.shared)} of the others, at {term.price:g}"
-        )
+    grounds = _short(term.penalty) + (f" / {term.bills}" if term.bills > 1 else "")
+    grounds += f" less {_short(term.shared)} of the others, at" if term.shared else " at"
+    grounds += f" {term.price:g}"
     yield f"{term.name:<12} {format_credits(term.amount, signed=True)} = {grounds}"
     yield from (f"  {_look(look)}" for look in term.looks)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from candor.agent.algorithms.catalogue import phases_of
 from candor.agent.algorithms.steps import step_schedule
 from candor.agent.simulation.mixing import NO_SKETCHES, Apart, RoundMixing
-from candor.mechanisms.evidence.examiner import energy, injected
+from candor.mechanisms.evidence.examiner import ENERGY_MAX, energy, injected
 from candor.mechanisms.evidence.phases import How, Part
 from candor.mechanisms.evidence.sketch import SignSketch, TraceFold, signs_seed, window_of
 from candor.mechanisms.payments.balances import net_balances, windows_of
@@ -32,10 +32,12 @@ Vectors = Mapping[int, Mapping[int, NDArray[np.float32]]]
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the neighbours measured: `energies` (rounds, agents), `traces` (rounds, agents, r)."""
+    """What the neighbours measured: `energies` (rounds, agents), `traces` (rounds, agents, r); the
+    first of the rounds is number `start`."""
 
     energies: Floats
     traces: Floats
+    start: int = 1
 
 
 class Measurements:
@@ -70,6 +72,7 @@ class Measurements:
         self._apart: dict[int, Apart[Floats]] = {}
         self._mixed_by: dict[int, RoundMixing] = {}
         self._window = -1
+        self._round = 0
         self.energies: list[Floats] = []  # (agents,) a round
         self.traces: list[NDArray[np.float32]] = []  # (agents, r) a round
 
@@ -111,7 +114,8 @@ class Measurements:
 
     def shown(self) -> Evidence:
         """All that was observed and not forgotten."""
-        return Evidence(np.stack(self.energies), np.stack(self.traces).astype(np.float64))
+        traces = np.stack(self.traces).astype(np.float64)
+        return Evidence(np.stack(self.energies), traces, self._round - len(traces) + 1)
 
     def forget(self) -> None:
         """Drop what was observed, once it is settled."""
@@ -129,6 +133,7 @@ class Measurements:
 
     def _turn(self, t: int, dim: int) -> None:
         """Begin a round: what the one before stated, under the signs of this one's window."""
+        self._round = t
         stated, self._stated = self._stated, {}
         apart, self._apart = self._apart, {}
         window = window_of(t, self._settings.window)
@@ -236,15 +241,16 @@ class Billing:
             Unbillable: what was injected gives no amounts.
         """
         energies, traces = evidence.energies[:, self._order], evidence.traces[:, self._order]
+        worst = self._ids[int(evidence.energies.max(axis=0).argmax())]
+        told = f"the run diverged: updates of {worst} are too large to be billed"
+        if self._payments.settles and energies.max() > ENERGY_MAX:  # no neighbour would take them
+            raise Unbillable(f"{told}; use a smaller step size or a milder strategy")
         try:
             windows = windows_of(energies, traces, self._window_rounds)
-            received = net_balances(self._payments, self._around, windows)
+            first = window_of(evidence.start, self._window_rounds)
+            received = net_balances(self._payments, self._around, windows, first)
         except AmountError as exc:
-            worst = self._ids[int(evidence.energies.max(axis=0).argmax())]
-            raise Unbillable(
-                f"the run diverged: updates of {worst} are too large to be billed ({exc}); use a "
-                "smaller step size or a milder strategy"
-            ) from exc
+            raise Unbillable(f"{told} ({exc})") from exc
         balances = np.empty_like(received)
         balances[self._order] = received
         return balances

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candor.mechanisms.payments.credits import total_energy
-from candor.mechanisms.payments.rules import Floats, Neighbourhood, Payments
+from candor.mechanisms.payments.rules import Floats, Neighbourhood, Payments, referees_of
 
 BATCH_BYTES: Final = 2**22  # of traces billed together: a few megabytes stay in the cache
 
@@ -43,13 +43,14 @@ def net_balances(
     payments: Payments,
     neighbours: Mapping[int, Sequence[int]],
     windows: tuple[Floats, NDArray[np.bool_], Floats],
+    first: int = 0,
 ) -> NDArray[np.int64]:
     """What every agent received, net, in each window: (agents, windows) micro-credits, of which
     those of a window sum to exactly 0.
 
     `neighbours` of each agent, as indices whose order is that of the ids; `windows` as of
-    `windows_of`. Referees that stand at the same place among as many members are billed together:
-    rules are batch-first.
+    `windows_of`, the first of them number `first`. Referees that stand at the same place among as
+    many members are billed together: rules are batch-first.
 
     Raises:
         AmountError: a charge is no amount.
@@ -58,6 +59,10 @@ def net_balances(
     balances = np.zeros(energies.T.shape, dtype=np.int64)
     if not payments.settles:
         return balances
+    near = [neighbours[a] for a in range(len(balances))]
+    degrees = np.array([float(len(around)) for around in near])
+    referees = np.array([float(referees_of(around, neighbours)) for around in near])
+    numbers = np.arange(first, first + len(mask))[:, np.newaxis]
     for at, members in _alike(neighbours):
         together = max(1, BATCH_BYTES // (traces[:, 0].nbytes * members.shape[1]))
         for low in range(0, len(members), together):
@@ -66,7 +71,15 @@ def net_balances(
                 mask[:, np.newaxis, np.newaxis], (len(mask), *some.shape, mask.shape[1])
             )
             transfers, charges = payments.rows(
-                Neighbourhood(energies[:, some], rounds, traces[:, some], at)
+                Neighbourhood(
+                    energies[:, some],
+                    rounds,
+                    traces[:, some],
+                    at,
+                    degrees[some],
+                    referees[some],
+                    numbers,
+                )
             )
             # (referees, m, windows), 0 of the referee itself
             amounts = np.moveaxis(transfers + charges, 0, -1)

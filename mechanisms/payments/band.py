@@ -5,9 +5,9 @@ lower medians, found by sorting. Arrays are batch-first; members m are a referee
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,9 @@ TAU_NOISE: Final = 1.25
 TAU_DIRECTION: Final = 4.0
 """Directions differ the most: what is up to 4 times as far away as others are from each other."""
 CAP: Final = 50.0
-"""Most that one term of a penalty can be: a bill stays bounded whatever is claimed."""
+"""Most that a ratio can cost: beside a neighbour that sends next to nothing it grows without end,
+and so would an honest bill. What has no end in what it may do is charged by its energy, by
+`excess` and `variance`, whose only bound is `payments.credits.PAYMENT_MAX`."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,18 @@ class Neighbourhood:
 
     `energies` (..., m) over the charged rounds; `mask` (..., m, W) which rounds those are; `traces`
     (..., m, W, r), zero elsewhere; `referee`: its index among the members: it is compared with and
-    never billed.
+    never billed. In the run's graph, `degrees` (..., m): how many neighbours each member has;
+    `referees` (..., m): how many of these have another neighbour, one at least, so that there is
+    somebody to hand a penalty to. `window` (...,): the number of the window.
     """
 
     energies: Floats
     mask: Mask
     traces: Floats
     referee: int
+    degrees: Floats | float = 1.0
+    referees: Floats | float = 1.0
+    window: NDArray[np.int64] | int = 0
 
     def present(self) -> Mask:
         """Who has any charged round: (..., m)."""
@@ -50,6 +57,31 @@ class Neighbourhood:
         members = self.present().copy()
         members[..., self.referee] = False
         return members
+
+    def halves(self) -> tuple[Mask, Mask]:
+        """The billed members (..., m) in two halves, the first the larger, others in each window.
+
+        Members of a half are compared with each other and with the referee, and those of the other
+        half get what they pay: nobody gains by how others look beside it. Of n members in order of
+        id, the first half are the ceil(n / 2) from number `window` mod n on, round and round.
+        """
+        members = self.billed()
+        count = members.sum(axis=-1, keepdims=True)
+        number = np.asarray(self.window, dtype=np.int64)[..., np.newaxis]
+        turned = (np.cumsum(members, axis=-1) - 1 - number) % np.maximum(count, 1)
+        first = members & (turned < (count + 1) // 2)
+        return first, members & ~first
+
+    def beside(self, half: Mask) -> Self:
+        """Only some members (..., m), and the referee."""
+        kept = half.copy()
+        kept[..., self.referee] = True
+        return replace(
+            self,
+            energies=np.where(kept, self.energies, 0.0),
+            mask=self.mask & kept[..., np.newaxis],
+            traces=np.where(kept[..., np.newaxis, np.newaxis], self.traces, 0.0),
+        )
 
     @cached_property
     def noise(self) -> tuple[Floats, Mask]:
@@ -188,6 +220,28 @@ class Variance(OfParts):
         rounds = neighbourhood.mask.sum(axis=-1)
         excess = np.maximum(noise - free, 0.0) * rounds
         return (part("noise, over all its rounds", excess, noise, 0.0, free),)
+
+
+class Excess(OfParts):
+    """`excess`: energy beyond that of the neighbourhood, the rest is free.
+
+    p_i = n_i (E_i / n_i - `TAU_ALONE` upper median of E_k / n_k)+ over the other members k. Who
+    keeps a direction has no noise for `variance`, and pays here for what is beyond the free part,
+    all of it, however much. In energy, not in ratios: so an honest agent pays at most the price of
+    what it injects, whatever its neighbours do.
+    """
+
+    edge_local = False
+
+    def parts(self, neighbourhood: Neighbourhood) -> tuple[Part, ...]:
+        """Penalties (..., m); 0 for who has nobody to compare with."""
+        rounds = neighbourhood.mask.sum(axis=-1)
+        energy = neighbourhood.energies / np.maximum(rounds, 1)
+        others = _others(neighbourhood.present())
+        around = np.broadcast_to(energy[..., np.newaxis, :], others.shape)
+        free = np.where(others.any(axis=-1), TAU_ALONE * upper_median(around, others), np.inf)
+        penalty = np.maximum(energy - free, 0.0) * rounds
+        return (part("energy, over all its rounds", penalty, energy, 0.0, free),)
 
 
 class Band(OfParts):

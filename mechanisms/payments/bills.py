@@ -20,6 +20,7 @@ from candor.mechanisms.payments.rules import Neighbourhood as Neighbourhood
 from candor.mechanisms.payments.rules import Payments as Payments
 from candor.mechanisms.payments.rules import Rule as Rule
 from candor.mechanisms.payments.rules import parse_rule as parse_rule
+from candor.mechanisms.payments.rules import referees_of
 from candor.topologies.encoding.canonical import (
     MalformedError,
     Value,
@@ -32,7 +33,7 @@ from candor.topologies.encoding.canonical import (
 from candor.topologies.encoding.signatures import SIGNATURE_BYTES, SigningKey, verify
 
 BILL_DOMAIN: Final = "candor/bill/v1"
-BILL_VERSION: Final = 2
+BILL_VERSION: Final = 3
 WINDOW_LIMIT: Final = 2**53
 BILL_BYTES_MAX: Final = 64 * 1024
 """About 700 members with ids of full length: far above any sensible neighbourhood."""
@@ -224,7 +225,7 @@ class SignedBill:
 class BillTerms:
     """What every bill of a run is judged against.
 
-    `neighbours`: of each agent, all of the run or those that can be a referee here.
+    `neighbours`: of each agent of the run, in the graph of the cluster file.
     `takes(t, i, k)`: whether agent i mixes the vector of its neighbour k in round t.
     """
 
@@ -247,7 +248,7 @@ def make_bill(
     schedule has the referee mix others reaches it later. One without any takes no part.
 
     Raises:
-        AmountError: the claimed numbers give no payable amount.
+        AmountError: a user's rule gives no number.
     """
     own = referee.claim()
     held = {signed.claim().agent: signed for signed in members} | {own.agent: referee}
@@ -260,8 +261,6 @@ def make_bill(
             for claim, transfer, charge in zip(claims, transfers, charges, strict=True)
             if claim.agent != own.agent
         )
-    if any(abs(row.amount) > AMOUNT_MAX for row in rows):
-        raise AmountError("a row is not an amount of less than 2**62 micro-credits")
     digests = tuple(held[claim.agent].digest for claim in claims)
     return Bill(own.run, own.window, previous, own.agent, terms.payments.text, rows, digests)
 
@@ -282,7 +281,10 @@ def neighbourhood(terms: BillTerms, referee: Claim, claims: Sequence[Claim]) -> 
             mask[m, w] = True
             traces[m, w] = np.frombuffer(entry.trace, "<f4")
     index = next(m for m, claim in enumerate(claims) if claim.agent == referee.agent)
-    return Neighbourhood(energies, mask, traces, index)
+    near = [terms.neighbours[claim.agent] for claim in claims]
+    degrees = np.array([float(len(around)) for around in near])
+    referees = np.array([float(referees_of(around, terms.neighbours)) for around in near])
+    return Neighbourhood(energies, mask, traces, index, degrees, referees, referee.window)
 
 
 def _charged(terms: BillTerms, referee: Claim, claim: Claim) -> set[int]:

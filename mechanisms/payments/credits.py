@@ -5,6 +5,7 @@ unit; floating point ends at `to_micro` and never comes back.
 """
 
 import math
+import sys
 from typing import Final
 
 import numpy as np
@@ -16,6 +17,10 @@ MICRO: Final = 1_000_000
 AMOUNT_MAX: Final = 2**62 - 1
 """Largest magnitude of an amount or balance; the sum of two still fits a signed 64-bit column."""
 
+PAYMENT_MAX: Final = 2**51
+"""Most that a member's penalties, and its charges, can be by one bill: what is beyond is not asked.
+Of the members that fit a bill, all together can be handed so much and still be given an amount."""
+
 UNIT: Final = "micro-credit"
 
 CREDIT: Final = (
@@ -25,21 +30,21 @@ CREDIT: Final = (
 
 
 class AmountError(ValueError):
-    """An amount that is not finite or too large to be money."""
+    """An amount that is not a number, or too large to be money."""
 
 
 def to_micro(credits: NDArray[np.float64] | np.float64) -> NDArray[np.int64]:
-    """Credits to micro-credits, any shape, each rounded once, half to even.
+    """Credits to micro-credits, any shape, each rounded once, half to even; what is beyond
+    `PAYMENT_MAX`, above or below 0, counts as that.
 
     Raises:
-        AmountError: an element is not finite, or 2**62 micro-credits and more.
+        AmountError: an element is not a number.
     """
-    # An overflow shows as an infinity, which is refused below: no warning is needed on the way.
+    # An overflow shows as an infinity, which is cut off: no warning is needed on the way.
     with np.errstate(over="ignore", invalid="ignore"):
-        scaled = credits * np.float64(MICRO)
-    # As floats: 2**62 is exact where 2**62 - 1 is not, and NaN compares false.
-    if not bool(np.all(np.abs(scaled) < float(AMOUNT_MAX + 1))):
-        raise AmountError("not an amount of less than 2**62 micro-credits")
+        scaled = np.clip(credits * np.float64(MICRO), -PAYMENT_MAX, PAYMENT_MAX)
+    if bool(np.isnan(scaled).any()):
+        raise AmountError("a charge is not a number")
     return np.asarray(np.rint(scaled), dtype=np.int64)
 
 
@@ -51,18 +56,12 @@ def format_credits(amount: int, *, signed: bool = False) -> str:
 
 
 def total_energy(energies: list[float]) -> float:
-    """The correctly rounded sum of round energies: the same in every order and on every machine.
-
-    Raises:
-        AmountError: the sum is not finite.
-    """
+    """The correctly rounded sum of finite round energies, at most the largest finite number: the
+    same in every order and on every machine."""
     try:
-        total = math.fsum(energies)
-    except (OverflowError, ValueError) as exc:
-        raise AmountError(f"energies do not add up: {exc}") from exc
-    if not math.isfinite(total):
-        raise AmountError("energies do not add up to a finite number")
-    return total
+        return min(math.fsum(energies), sys.float_info.max)
+    except OverflowError:
+        return sys.float_info.max
 
 
 def paid_text(lo: str, hi: str, delta: int) -> str:

@@ -7,6 +7,8 @@ the rules themselves.
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from candor.mechanisms.payments.band import OfParts, Part
 from candor.mechanisms.payments.bills import BillTerms, SignedBill, neighbourhood
 
@@ -27,21 +29,23 @@ class Look:
 class TermCharge:
     """What one term makes of the amount, in micro-credits, below 0 is received.
 
-    `penalty` is the member's own, `shared` the mean of the other members', which it receives; both
-    in units of the price. `looks`: none of a user's own rule.
+    `penalty` is the member's own, of which this bill asks one part of `bills`; `shared` is its part
+    of what the other half of the members pay; both in units of the price. `looks`: none of a user's
+    own rule, nor of a lone member, who is asked for no penalty.
     """
 
     name: str
     price: float
     amount: int
     penalty: float
+    bills: int
     shared: float
     looks: tuple[Look, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What a member pays by a bill, `amount` micro-credits: the sum over `terms` and `rounding`.
+    """What a member pays by a bill, `amount` micro-credits: the sum over `terms`.
 
     `rounds`: those it is charged for.
     """
@@ -51,7 +55,6 @@ class Explanation:
     window: int
     rounds: tuple[int, ...]
     terms: tuple[TermCharge, ...]
-    rounding: int
     amount: int
 
 
@@ -69,17 +72,22 @@ def explain(terms: BillTerms, signed: SignedBill, member: str) -> Explanation | 
         return None
     at, referee = agents.index(member), claims[agents.index(bill.referee)]
     around = neighbourhood(terms, referee, claims)
-    *amounts, rounding = (int(share) for share in terms.payments.shares(around)[:, at])
+    amounts = [int(share) for share in terms.payments.shares(around)[:, at]]
+    mine, others = sorted(around.halves(), key=lambda half: not half[at])
+    seen = around.beside(mine)
     charges = []
     for term, amount in zip(terms.payments.terms, amounts, strict=True):
-        charged, due = (float(values[at]) for values in term.due(around))
-        parts = term.rule.parts(around) if isinstance(term.rule, OfParts) else ()
+        charged = term.charged(around)
+        theirs = 0.0 if term.rule.edge_local else (charged / term.bills(around))[others].sum()
+        asked = term.rule.edge_local or bool(others.any())
+        parts = term.rule.parts(seen) if isinstance(term.rule, OfParts) and asked else ()
+        of = int(np.broadcast_to(term.bills(around), charged.shape)[at])
         looks = tuple(_look(part, at) for part in parts)
-        charges.append(TermCharge(term.name, term.price, amount, charged, charged - due, looks))
+        own, handed = float(charged[at]), float(theirs / max(mine.sum(), 1))
+        charges.append(TermCharge(term.name, term.price, amount, own, of, handed, looks))
     first = bill.window * terms.window_rounds + 1
     rounds = tuple(first + int(w) for w in around.mask[at].nonzero()[0])
-    total = sum(amounts) + rounding
-    return Explanation(bill.referee, member, bill.window, rounds, tuple(charges), rounding, total)
+    return Explanation(bill.referee, member, bill.window, rounds, tuple(charges), sum(amounts))
 
 
 def _look(part: Part, at: int) -> Look:

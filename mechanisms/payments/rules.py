@@ -9,13 +9,14 @@ charges, in `mechanisms.payments.bills`.
 
 import math
 import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from candor.mechanisms.payments.band import Band, Norm, PeerPrediction, Variance, ordered_sum
+from candor.mechanisms.payments.band import Band, Excess, Norm, PeerPrediction, Variance
 from candor.mechanisms.payments.band import Floats as Floats
 from candor.mechanisms.payments.band import Neighbourhood as Neighbourhood
 from candor.mechanisms.payments.credits import to_micro
@@ -28,13 +29,16 @@ from candor.topologies.specs.specs import (
     users_errors,
 )
 
+_Agent = TypeVar("_Agent", str, int)
+
 
 @runtime_checkable
 class Rule(Protocol):
     """One payment rule, in credits per unit price.
 
     `edge_local`: a charge depends on the member's claim alone, and goes to the referee; otherwise
-    charges are penalties, which are shared out among the other members.
+    charges are penalties: the rule is shown the referee and half of the members at a time, and what
+    these are charged goes to the other half.
     """
 
     edge_local: bool
@@ -53,6 +57,7 @@ _SUM = re.compile(r"\s+\+\s+")  # spaces are required: `1e+5` holds a plus too
 
 _RULES: Final[dict[str, type[Rule]]] = {
     "band": Band,
+    "excess": Excess,
     "norm": Norm,
     "originality": Originality,
     "peer-prediction": PeerPrediction,
@@ -74,12 +79,25 @@ class Term:
         """The spec without the price: `band`, `module:Class`."""
         return self.text.rpartition("@" if "@" in self.text else ":")[0]
 
-    def due(self, neighbourhood: Neighbourhood) -> tuple[Floats, Floats]:
-        """What each billed member is charged, and what of it is left when the others have got their
-        share: (..., m), per unit price."""
-        members = neighbourhood.billed()
-        charged = np.where(members, _charged(self, neighbourhood), 0.0)
-        return charged, charged if self.rule.edge_local else _shared_out(charged, members)
+    def bills(self, neighbourhood: Neighbourhood) -> Floats | float:
+        """How many bills of a window may ask this of a member, (..., m), each for a part of it: so
+        a leaf of the graph pays as a hub does."""
+        return neighbourhood.degrees if self.rule.edge_local else neighbourhood.referees
+
+    def charged(self, neighbourhood: Neighbourhood) -> Floats:
+        """What each billed member is charged: (..., m), per unit price. A lone member, whose
+        penalty nobody could be handed, has none."""
+        if self.rule.edge_local:
+            charged = _charged(self, neighbourhood)
+        else:
+            first, second = neighbourhood.halves()
+            charged = np.zeros(neighbourhood.energies.shape)
+            if second.any():
+                for half in (first, second):
+                    beside = _charged(self, neighbourhood.beside(half))
+                    charged = np.where(half, beside, charged)
+                charged = np.where(second.any(axis=-1, keepdims=True), charged, 0.0)
+        return np.where(neighbourhood.billed(), charged, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,48 +118,60 @@ class Payments:
 
     def rows(self, neighbourhood: Neighbourhood) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """What each member pays: transfers (..., m), which sum to 0, and charges (..., m), which
-        the referee gets; micro-credits, each rounded once, half to even.
+        the referee gets; micro-credits. Penalties and charges are each rounded once, half to even;
+        each half of the members is handed what the other pays, in equal parts.
 
-        What rounding leaves of a sum of transfers goes to the member with the lowest id.
+        What a half cannot be handed in equal parts goes to its member with the lowest id.
 
         Raises:
-            AmountError: a charge is not finite or too large to be money.
+            AmountError: a charge is not a number.
             ConfigurationError: a user's rule returned the wrong shape.
         """
-        members = neighbourhood.billed()  # (..., m)
-        transfers, charges = self._sums(neighbourhood)[-1]
-        whole = to_micro(transfers)
-        first = np.argmax(members, axis=-1, keepdims=True)  # (..., 1), of nobody: nothing to give
-        remainder = whole.sum(axis=-1, keepdims=True)
-        settled = np.take_along_axis(whole, first, axis=-1) - remainder
-        np.put_along_axis(whole, first, settled, axis=-1)
-        return whole, to_micro(charges)
+        return _handed(neighbourhood, *self._sums(neighbourhood)[-1])
 
     def shares(self, neighbourhood: Neighbourhood) -> NDArray[np.int64]:
-        """What of a member's amount each term makes, and last what rounding adds: micro-credits
-        (terms + 1, ..., m), whose sum over the terms is exactly transfers + charges of `rows`.
+        """What of a member's amount each term makes: micro-credits (terms, ..., m), whose sum over
+        the terms is exactly transfers + charges of `rows`.
 
         Raises: as `rows`.
         """
-        sums = [to_micro(transfers) + to_micro(charges)
-                for transfers, charges in self._sums(neighbourhood)]  # fmt: skip
-        return np.diff(np.stack([*sums, np.add(*self.rows(neighbourhood))]), axis=0)
+        sums = [np.add(*_handed(neighbourhood, *sums)) for sums in self._sums(neighbourhood)]
+        return np.diff(np.stack(sums), axis=0)
 
     def _sums(self, neighbourhood: Neighbourhood) -> list[tuple[Floats, Floats]]:
-        """Transfers and charges (..., m) in credits after no term, the first, the first two, …"""
+        """Penalties and charges (..., m) in credits after no term, the first, the first two, …"""
         shape = neighbourhood.energies.shape
         sums = [(np.zeros(shape), np.zeros(shape))]
-        # Overflow shows as an infinity, which `to_micro` refuses.
+        # Overflow shows as an infinity, which `to_micro` cuts off.
         with np.errstate(over="ignore", invalid="ignore"):
             for term in self.terms:  # in the order of the spec: float addition is not associative
-                transfers, charges = sums[-1]
-                _, due = term.due(neighbourhood)
+                penalties, charges = sums[-1]
+                due = term.price * term.charged(neighbourhood) / term.bills(neighbourhood)
                 if term.rule.edge_local:
-                    charges = charges + term.price * due
+                    charges = charges + due
                 else:
-                    transfers = transfers + term.price * due
-                sums.append((transfers, charges))
+                    penalties = penalties + due
+                sums.append((penalties, charges))
         return sums
+
+
+def referees_of(around: Iterable[_Agent], neighbours: Mapping[_Agent, Collection[_Agent]]) -> int:
+    """How many of an agent's neighbours `around` have another one, and 1 where none has."""
+    return max(1, sum(len(neighbours[one]) > 1 for one in around))
+
+
+def _handed(
+    neighbourhood: Neighbourhood, penalties: Floats, charges: Floats
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Transfers and charges (..., m), in micro-credits, of penalties and charges in credits."""
+    pays = to_micro(penalties)
+    transfers = pays.copy()
+    for payers, takers in zip(halves := neighbourhood.halves(), reversed(halves), strict=True):
+        pot = np.where(payers, pays, 0).sum(axis=-1, keepdims=True)
+        each, left = np.divmod(pot, np.maximum(takers.sum(axis=-1, keepdims=True), 1))
+        lowest = takers & (np.cumsum(takers, axis=-1) == 1)
+        transfers -= np.where(takers, each, 0) + np.where(lowest, left, 0)
+    return transfers, to_micro(charges)
 
 
 def _charged(term: Term, neighbourhood: Neighbourhood) -> Floats:
@@ -154,14 +184,6 @@ def _charged(term: Term, neighbourhood: Neighbourhood) -> Floats:
             "axes in front"
         )
     return charged
-
-
-def _shared_out(penalties: Floats, members: NDArray[np.bool_]) -> Floats:
-    """Each member's penalty less the mean of the other members': (..., m); 0 for a lone one."""
-    total = ordered_sum(penalties, -1)[..., np.newaxis]
-    others = members.sum(axis=-1, keepdims=True) - 1
-    mean = (total - penalties) / np.maximum(others, 1)
-    return np.where(members & (others > 0), penalties - mean, 0.0)
 
 
 def parse_rule(text: str) -> Payments:

@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
@@ -30,7 +31,7 @@ TOLERANCE, TOLERANCE_ALONE, TOLERANCE_OF_DIRECTIONS = 2.0, 2.5, 4.0
 FREE_NOISE = 1.25
 LAGS, ROUNDS_COPIED_MIN, ROUNDS_COMMON_MIN = (1, 2, 3), 4, 5
 NOTHING = 2.0**-30
-AMOUNT_LIMIT = 2**62
+PAYMENT_MAX = 2.0**51
 ENERGY_MAX = 1e16
 
 Vectors = dict[int, np.ndarray]  # traces by round
@@ -68,7 +69,7 @@ class Bill:
             raise Refused("malformed")
         body, signature, claims = outer
         fields = unpack(body, BODY_BYTES_MAX)
-        if not fits(fields, int, bytes, int, int, str, str, list, list) or fields[0] != 2:
+        if not fits(fields, int, bytes, int, int, str, str, list, list) or fields[0] != 3:
             raise Refused("malformed")
         _, run, window, previous, referee, rule, rows, digests = fields
         names = [row[0] for row in rows if fits(row, str, int, int)]
@@ -92,8 +93,8 @@ def make(
     """The bill of a referee from its own claim and its neighbours'."""
     claims = sorted(claims, key=lambda claim: claim.agent)
     rule, digests = canonical_rule(cluster.rule), [claim.digest for claim in claims]
-    rows = amounts(cluster.rule, referee, claims, _giver_of(cluster, referee))
-    body = pack([2, cluster.run, window, previous, referee, rule, rows, digests])
+    rows = amounts(cluster.rule, referee, claims, cluster.neighbours, _giver_of(cluster, referee))
+    body = pack([3, cluster.run, window, previous, referee, rule, rows, digests])
     encoded = [claim.encoded for claim in claims]
     bundle = pack([body, sign(key, "candor/bill/v1", body), encoded])
     return Bill(bundle, body, cluster.run, window, previous, referee, rule, rows, digests, encoded)
@@ -118,7 +119,8 @@ def check(cluster: Cluster, bill: Bill, known: dict[str, Claim]) -> None:
         raise Refused("claim")
     if bill.digests != [claim.digest for claim in sorted(claims, key=lambda one: one.agent)]:
         raise Refused("bill-claims")
-    if bill.rows != amounts(cluster.rule, bill.referee, claims, _giver_of(cluster, bill.referee)):
+    gives = _giver_of(cluster, bill.referee)
+    if bill.rows != amounts(cluster.rule, bill.referee, claims, cluster.neighbours, gives):
         raise Refused("bill-rows")
 
 
@@ -142,6 +144,7 @@ def amounts(
     rule: str,
     referee: str,
     claims: list[Claim],
+    neighbours: dict[str, list[str]],
     gives: Callable[[int, str], bool] = lambda number, agent: True,
 ) -> Rows:
     """What each member of a bill pays, in micro-credits; `gives` in a round to the referee."""
@@ -158,27 +161,50 @@ def amounts(
         for agent, items in by_agent.items()
     }
     present = Group({agent: items for agent, items in charged.items() if items})
-    paid = shares(rule, present, referee)
+    bills = {
+        agent: (len(near), max(1, sum(len(neighbours[one]) > 1 for one in near)))
+        for agent, near in neighbours.items()
+    }
+    paid = shares(rule, present, referee, claims[0].window, bills)
     return [[agent, *paid.get(agent, (0, 0))] for agent in by_agent if agent != referee]
 
 
-def shares(rule: str, group: "Group", referee: str) -> dict[str, tuple[int, int]]:
-    """Transfer and charge of every member with a charged round."""
+def halves(members: list[str], window: int) -> list[list[str]]:
+    """Of n members the ceil(n / 2) from number `window` on, round and round, and the others."""
+    count = len(members)
+    first = {members[(window + place) % count] for place in range((count + 1) // 2)}
+    return [[m for m in members if m in first], [m for m in members if m not in first]]
+
+
+def shares(
+    rule: str,
+    group: "Group",
+    referee: str,
+    window: int = 0,
+    bills: dict[str, tuple[int, int]] | None = None,
+) -> dict[str, tuple[int, int]]:
+    """Transfer and charge of every member with a charged round. `bills`: how many may charge an
+    agent, and how many of them penalise it."""
     members = [agent for agent in group.traces if agent != referee]
-    transfers, charges = dict.fromkeys(members, 0.0), dict.fromkeys(members, 0.0)
+    penalties, charges = dict.fromkeys(members, 0.0), dict.fromkeys(members, 0.0)
+    split = halves(members, window)
     for name, price in terms_of(rule):
-        if name == "norm":
-            for member in members:
-                charges[member] += price * group.energies[member]
-        elif len(members) > 1:
-            penalties = {member: PENALTIES[name](group, member) for member in members}
-            whole = total(penalties.values())
-            for member, own in penalties.items():
-                transfers[member] += price * (own - (whole - own) / (len(members) - 1))
-    credits = {member: _credits(transfers[member]) for member in members}
-    if members:
-        credits[members[0]] -= sum(credits.values())
-    return {member: (credits[member], _credits(charges[member])) for member in members}
+        for half in split if len(members) > 1 or name == "norm" else ():
+            seen = group.only({referee, *half})
+            for member in half:
+                degree, referees = (bills or {}).get(member, (1, 1))
+                if name == "norm":
+                    charges[member] += price * group.energies[member] / degree
+                else:
+                    penalties[member] += price * PENALTIES[name](seen, member) / referees
+    pays = {member: _credits(penalties[member]) for member in members}
+    transfers = dict(pays)
+    for payers, takers in (split, split[::-1]) if len(members) > 1 else ():
+        each, left = divmod(sum(pays[member] for member in payers), len(takers))
+        for member in takers:
+            transfers[member] -= each
+        transfers[takers[0]] -= left
+    return {member: (transfers[member], _credits(charges[member])) for member in members}
 
 
 def is_too_large(cluster: Cluster, energy: float) -> bool:
@@ -190,18 +216,12 @@ def is_too_large(cluster: Cluster, energy: float) -> bool:
         u = np.zeros(size)
         u[0] = math.sqrt(each)
         group.add(agent, each * cluster.window, dict.fromkeys(numbers, u))
-    try:
-        paid = shares(cluster.rule, group, "c")
-    except Refused:
-        return True
+    paid = shares(cluster.rule, group, "c")
     return energy > ENERGY_MAX or any(abs(sum(one)) > cluster.credit_limit for one in paid.values())
 
 
 def _credits(amount: float) -> int:
-    micro = amount * 1_000_000.0
-    if not abs(micro) < AMOUNT_LIMIT:
-        raise Refused("bill-amount")
-    return round(micro)
+    return round(min(max(amount * 1_000_000.0, -PAYMENT_MAX), PAYMENT_MAX))
 
 
 def total(values: Iterable[float]) -> float:
@@ -228,6 +248,17 @@ def lower_median(values: Sequence[float]) -> float:
     return sorted(values)[(len(values) - 1) // 2] if values else 0.0
 
 
+def energy_of(items: list[Claimed]) -> float:
+    try:
+        return math.fsum(one.energy for one in items)
+    except OverflowError:
+        return sys.float_info.max
+
+
+def upper_median(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
 class Group:
     """The charged rounds of a neighbourhood: energies and traces by agent."""
 
@@ -237,7 +268,7 @@ class Group:
         self.norms: dict[str, dict[int, float]] = {}
         self._units: dict[str, Vectors] = {}
         for agent, items in charged.items():
-            energy = math.fsum(one.energy for one in items)
+            energy = energy_of(items)
             self.add(agent, energy, {one.round: one.vector for one in items})
 
     def add(self, agent: str, energy: float, traces: Vectors) -> None:
@@ -246,6 +277,14 @@ class Group:
         units = {t: u / math.sqrt(norms[t]) if norms[t] else u for t, u in traces.items()}
         self.energies[agent], self.traces[agent] = energy, traces
         self.norms[agent], self._units[agent] = norms, units
+
+    def only(self, agents: set[str]) -> "Group":
+        """Some of them."""
+        seen = Group({})
+        for agent in self.traces:
+            if agent in agents:
+                seen.add(agent, self.energies[agent], self.traces[agent])
+        return seen
 
     def others(self, agent: str) -> list[str]:
         return [one for one in self.traces if one != agent]
@@ -363,12 +402,21 @@ def variance(group: Group, member: str) -> float:
     known = [one for one in around if one is not None]
     if noise is None or not known:
         return 0.0
-    return max(0.0, noise - FREE_NOISE * sorted(known)[len(known) // 2]) * len(group.traces[member])
+    return max(0.0, noise - FREE_NOISE * upper_median(known)) * len(group.traces[member])
+
+
+def excess(group: Group, member: str) -> float:
+    around = [group.mean_energy(one) for one in group.others(member)]
+    if not around:
+        return 0.0
+    beyond = group.mean_energy(member) - TOLERANCE_ALONE * upper_median(around)
+    return max(0.0, beyond) * len(group.traces[member])
 
 
 PENALTIES: dict[str, Callable[[Group, str], float]] = {
     "peer-prediction": peer_prediction,
     "band": band,
+    "excess": excess,
     "originality": originality,
     "persistence": persistence,
     "variance": variance,

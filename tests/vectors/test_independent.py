@@ -164,7 +164,7 @@ def test_it_bills_the_same_amounts_to_the_last_unit(case):
         items = [claims.Claimed(*one) for one in items]
         found.append(claims.Claim(b"", body, run, window, agent, items))
     for rule, rows in vector["cases"][case]["rows"].items():
-        assert bills.amounts(rule, vector["referee"], found) == rows, rule
+        assert bills.amounts(rule, vector["referee"], found, vector["neighbours"]) == rows, rule
 
 
 def edge_of_the_vector():

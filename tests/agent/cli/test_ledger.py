@@ -63,7 +63,7 @@ WINDOWS = 2
 OPEN = range(WINDOWS)
 
 
-def make_cluster(identities: dict[str, Identity], rule: str = "norm:0.5") -> Cluster:
+def make_cluster(identities: dict[str, Identity], rule: str = "norm:1") -> Cluster:
     agents = [
         AgentEntry(
             id=agent,

@@ -139,7 +139,7 @@ def test_a_last_partial_window_is_settled_too() -> None:
     whole = run_vectorised(cluster(rounds=4, window=4), {"a0": "scale:4"})
     energies = by_window.injected_norms**2
     assert by_window.balances["a0"] < whole.balances["a0"] < 0
-    paid = 2e-5 * 1e6 * energies.sum(axis=0)  # micro-credits to each neighbour
+    paid = 2e-5 * 1e6 * energies.sum(axis=0) / 2  # micro-credits to each of two neighbours
     expected = paid[1] + paid[3] - 2 * paid[0]
     assert by_window.balances["a0"] == pytest.approx(expected, abs=8)
 

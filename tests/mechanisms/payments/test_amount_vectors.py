@@ -13,22 +13,37 @@ from tests.golden import assert_golden
 RUN = sha256(b"amounts")
 WINDOW, SIZE = 8, 6
 ROUNDS = range(9, 17)  # of window 1
-# At these prices amounts are beyond 2^53: in another order, the same sums would round otherwise.
+# At these prices amounts are beyond 2^49: in another order, the same sums would round otherwise.
 DEAR = (
-    "norm:1e+9",
-    "peer-prediction:1e+9",
-    "band:1e+10",
-    "originality:5e+10",
-    "persistence:2e+10",
-    "variance:1e+9",
+    "norm:2e+7",
+    "peer-prediction:2e+7",
+    "band:1e+8",
+    "originality:5e+8",
+    "persistence:1e+8",
+    "variance:3e+7",
+    "excess:2e+7",
 )
 RULES = (
     *DEAR,
     "band:5e-4 + norm:2e-5",
     "persistence:0.1 + norm:3 + originality:0.01 + band:7e-3 + peer-prediction:0.3",
-    "variance:0.2 + band:1e-3",
+    "variance:0.2 + band:1e-3 + excess:0.07",
+    "norm:1e+300 + excess:1e+300",  # the most that is asked
 )
 REFEREE = "a3"
+# Leaves, agents of some neighbours, and a4, whose neighbours but one have no other.
+NEIGHBOURS = {
+    "a0": ["a3"],
+    "a1": ["a2", "a3", "a6"],
+    "a2": ["a1", "a3"],
+    "a3": ["a0", "a1", "a2", "a4", "a5", "a6", "a7"],
+    "a4": ["a3", "a8", "a9"],
+    "a5": ["a3", "a7"],
+    "a6": ["a1", "a3"],
+    "a7": ["a3", "a5"],
+    "a8": ["a4"],
+    "a9": ["a4"],
+}
 
 Traces = dict[str, dict[int, NDArray[np.float32]]]
 Rows = list[list[str | int]]
@@ -126,7 +141,7 @@ def claims(traces: Traces) -> list[SignedClaim]:
 def rows_of(rule: str, traces: Traces) -> Rows:
     """The rows of the referee's bill."""
     signed = {one.claim().agent: one for one in claims(traces)}
-    near = {agent: frozenset(traces) - {agent} for agent in traces}
+    near = {agent: frozenset(around) for agent, around in NEIGHBOURS.items()}
     publics = {agent: SigningKey(sha256(agent.encode())).public for agent in traces}
     terms = BillTerms(RUN, WINDOW, SIZE, publics, near, parse_rule(rule))
     bill = make_bill(terms, signed.pop(REFEREE), signed.values())
@@ -141,6 +156,7 @@ def test_the_golden_amounts_stay_the_same() -> None:
             "from the bodies of its own and its neighbours' claims: window 1 of 8 rounds, traces "
             "of 6 values. Prices are so high that the last bit of every sum shows.",
             "referee": REFEREE,
+            "neighbours": NEIGHBOURS,
             "cases": {
                 name: {
                     "claims": [signed.body.hex() for signed in claims(traces)],
@@ -163,4 +179,4 @@ def test_every_rule_tells_the_liars_apart(rule: str) -> None:
 @pytest.mark.parametrize("rule", DEAR)
 def test_the_amounts_show_the_last_bit_of_a_sum(rule: str) -> None:
     rows = rows_of(rule, liars())
-    assert max(abs(int(transfer)) + abs(int(charge)) for _, transfer, charge in rows) > 2**53
+    assert max(abs(int(transfer)) + abs(int(charge)) for _, transfer, charge in rows) > 2**49

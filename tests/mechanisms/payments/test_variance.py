@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from candor.mechanisms.payments.band import TAU_NOISE, Neighbourhood, Variance
+from candor.mechanisms.payments.band import TAU_NOISE, Excess, Neighbourhood, Variance
 from candor.mechanisms.payments.bills import parse_rule
 
 Floats = NDArray[np.float64]
@@ -89,5 +89,16 @@ def test_transfers_sum_to_nothing_and_the_noisy_one_pays() -> None:
     transfers, charges = parse_rule("variance:1e-3").rows(around(traces))
     assert transfers.sum() == 0
     assert not charges.any()
-    assert transfers[0] > 0 > max(transfers[1], transfers[2])
+    assert transfers[0] > 0 > transfers.min()
+    assert max(transfers[1], transfers[2]) <= 0
     assert transfers[REFEREE] == 0
+
+
+def test_excess_is_charged_by_energy_however_steady_and_without_an_end() -> None:
+    traces = np.ones_like(updates(5))
+    for factor in (1.0, 1.5, 3.0, 1e6):
+        traces[0] = factor * traces[1]
+        charges = Excess().charges(around(traces))
+        energy = (traces[1] ** 2).sum()
+        assert charges[0] == pytest.approx(energy * max(0.0, factor**2 - 2.5))
+        assert not charges[1:].any()
