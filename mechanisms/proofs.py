@@ -235,7 +235,7 @@ def _contradiction(proof: Proof, public: bytes, terms: RunTerms) -> str:
     _both(signed_claim.verify(public), signed.verify(public), proof.agent)
     claim, said = signed_claim.claim(), signed.statement
     _same((claim.run, claim.agent, proof.agent), (said.run, said.agent, said.agent))
-    _of_run(claim.run, terms)
+    _in_run(said, terms)
     if window_of(said.round, terms.window_rounds) != claim.window:
         raise ProofError("the statement is of another window than the claim")
     if said.phase == terms.phases.charged and (proof.sources or not _starts_somewhere(said, terms)):
@@ -289,18 +289,28 @@ def _committed(
     said: Statement, bodies: tuple[bytes, ...], terms: RunTerms
 ) -> dict[Source, SignedStatement]:
     """The statements that the rows of one name, from the bodies that it commits to: no
-    signature but its own counts.
+    signature but its own counts. Its agent chose them, and sends them when it likes: what no
+    receiver would have let it mix is looked at no further.
 
     Raises:
         ProofError, MalformedError: it commits to others, or a sketch has another length.
-        EvidenceError: its phase or its parts are not those of the run.
+        EvidenceError: its phase or its parts are not those of the run, or where models are traded
+            what a source gives is not what its reputations earn.
     """
     named = named_sources(said, terms.phases)
+    examine_parts(said, terms)
     if commitment(bodies) != said.sources or len(bodies) != len(named):
         raise ProofError("the sources are not those that the statement commits to")
     decoded = [Statement.decode(body, sketch_bytes_max=terms.sketch_bytes) for body in bodies]
     if any(len(one.sketch) != terms.sketch_bytes for one in (said, *decoded)):
         raise ProofError("a sketch has not the length of the run's")
+    if any(
+        (one.run, *place_of(one)) != (said.run, *at) for at, one in zip(named, decoded, strict=True)
+    ):
+        raise ProofError("a source is not the statement that a row names")
+    if terms.trade is not None:
+        for one in decoded:
+            check_given(one, terms.trade, terms.trace_size)
     signed = (SignedStatement(one.encode(), b"", one) for one in decoded)
     return dict(zip(named, signed, strict=True))
 
@@ -327,8 +337,6 @@ def _formed(proof: Proof, public: bytes, terms: RunTerms) -> str:
 
 
 def _examine_formed(said: Statement, proof: Proof, terms: RunTerms) -> None:
-    named_sources(said, terms.phases)
-    examine_parts(said, terms)
     sources = _committed(said, proof.sources, terms)
     examine_derived(said, sources, terms)
     if proof.kind == NOT_AS_FORMED:
@@ -348,8 +356,6 @@ def _rated(proof: Proof, public: bytes, terms: RunTerms) -> str:
         whole = whole or not named_sources(said, terms.phases)
         examine_parts(said, terms)
         sources = _committed(said, proof.sources, terms) if whole else {}
-        for one in sources.values():
-            check_given(one.statement, trade, terms.trace_size)
     except EvidenceError as exc:
         raise ProofError(str(exc)) from exc
     try:
@@ -384,9 +390,7 @@ def _said(proof: Proof, public: bytes, terms: RunTerms) -> Statement:
     said = signed.statement
     if said.agent != proof.agent or not signed.verify(public):
         raise ProofError(f"not signed by {proof.agent}")
-    _of_run(said.run, terms)
-    if said.round > terms.rounds:
-        raise ProofError("the statement is of a round beyond the last")
+    _in_run(said, terms)
     return said
 
 
@@ -415,6 +419,12 @@ def _both(one: bool, two: bool, agent: str) -> None:
 def _of_run(run: bytes, terms: RunTerms) -> None:
     if run != terms.run:
         raise ProofError("it is of another run")
+
+
+def _in_run(said: Statement, terms: RunTerms) -> None:
+    _of_run(said.run, terms)
+    if said.round > terms.rounds:
+        raise ProofError("the statement is of a round beyond the last")
 
 
 def _same(one: tuple[object, ...], two: tuple[object, ...]) -> None:

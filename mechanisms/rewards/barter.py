@@ -41,6 +41,7 @@ SPANNED: Final = 1e-12
 # Traces have 128 values at most: of so many updates, and ways to models, half of that is the span.
 NEIGHBOURS_MAX: Final = 32
 WINDOW_LEAST: Final = 2
+TOLERANCE_MAX: Final = 1e6  # all for all; of much more, what is earned would overflow
 _EXACT: Final = Context(prec=40)
 # From where on tanh rounds to 1, and up to where to the value itself.
 _SATURATED, _LINEAR = 20.0, 1e-9
@@ -181,13 +182,13 @@ def parse_rewards(text: str | None) -> Barter | None:
     options = dict(spec.options)
     if spec.value is not None:
         options["beta"] = spec.value
-    known = {"beta": math.inf, "alpha": 1.0, "tolerance": math.inf}
+    known = {"beta": math.inf, "alpha": 1.0, "tolerance": TOLERANCE_MAX}
     values: dict[str, float] = {}
     for name, value in options.items():
         if name not in known:
             raise ConfigurationError(f"rewards {text!r}: no {name}; there are {', '.join(known)}")
         if isinstance(value, str) or not 0.0 <= value <= known[name] or math.isinf(value):
-            most = " to 1" if known[name] == 1.0 else ""
+            most = "" if math.isinf(known[name]) else f" to {known[name]:g}"
             raise ConfigurationError(f"rewards {text!r}: {name} is a finite number from 0{most}")
         values[name] = float(value)
     return Barter(**values)

@@ -13,13 +13,23 @@ import pytest
 from candor.agent.core.agent import AgentCore
 from candor.agent.core.effects import Log, Verify
 from candor.agent.core.verification import judge
+from candor.mechanisms.evidence.claims import Claim, ClaimedRound, SignedClaim
 from candor.mechanisms.evidence.statements import (
     STATEMENT_DOMAIN,
     Head,
     SignedStatement,
     commitment,
 )
-from candor.network.messages import Chunk, Message, Update, Witnesses, from_envelope, to_envelope
+from candor.mechanisms.proofs import CONTRADICTORY, NOTHING, OF_ONE, Proof
+from candor.network.messages import (
+    Chunk,
+    EvidenceMessage,
+    Message,
+    Update,
+    Witnesses,
+    from_envelope,
+    to_envelope,
+)
 from candor.network.wire import encode
 from candor.topologies.encoding.canonical import pack, sha256, unpack
 from candor.topologies.encoding.signatures import SigningKey
@@ -28,7 +38,7 @@ from tests.cases import cases
 from tests.runs import DIM, LocalRun, write_cluster
 
 ROUND = 5  # of the lies; by then the victim, which does nothing, is given one group of two
-RATINGS, SOURCES = -1, 12  # places in a statement's body
+RATINGS, FORMED, SOURCES = -1, 8, 12  # places in a statement's body
 HUGE, NAN, INF = 1e308, float("nan"), float("inf")
 
 
@@ -347,6 +357,57 @@ def resting_on(scene, said):
     update, *rest = scene.sending(fields, ROUND + 1)
     chunks = [one for one in rest if isinstance(one, Chunk)]
     return [update, *Witnesses.batches(ROUND + 1, 0, witnesses), *chunks]
+
+
+# --- proofs --------------------------------------------------------------------------------------
+
+
+def without_ratings(said):
+    return said[:RATINGS]
+
+
+def with_ratings_of(lie):
+    return lambda said: [*said[:RATINGS], lie(said[RATINGS])]
+
+
+def elsewhere(place, value):
+    return lambda said: [*said[:place], value, *said[place + 1 :]]
+
+
+@pytest.mark.parametrize("kind", [CONTRADICTORY, *OF_ONE])
+@pytest.mark.parametrize(
+    ("source", "row"),
+    [
+        (without_ratings, None),
+        (with_ratings_of(lambda last: [last[0][:4], last[1]]), None),
+        (with_ratings_of(listed(lambda of: of[:1])), None),
+        (elsewhere(4, "zz"), None),
+        (elsewhere(2, ROUND - 1), None),
+        (elsewhere(1, bytes(32)), None),
+        (list, []),
+        (list, [["zz", 1.0]]),
+        (list, [["a0", 0.5], ["a2", 0.5]]),
+        (list, [["a1", -7.0]]),
+    ],
+)
+def test_what_a_liar_commits_to_breaks_nobody_who_is_sent_it_as_a_proof(scene, kind, source, row):
+    """It signs statements that it never sent, of sources that nobody did, against itself."""
+    forged, core, fields = (
+        scene.signed(source(scene.said()))[0],
+        scene.fresh(),
+        scene.said(ROUND + 1),
+    )
+    row = fields[FORMED][0][-1] if row is None else row
+    fields[FORMED] = [[fields[FORMED][0][0], row]]
+    bodies = (forged,) * len(row)
+    fields[SOURCES] = commitment(bodies)
+    said, run = scene.signed(fields), core.examiner.terms.run
+    claimed = ClaimedRound(ROUND + 1, 1.0, ("a0",), bytes(4 * DIM))
+    claim = SignedClaim.sign(Claim(run, 0, PEER, (claimed,)), scene.key)
+    first, second = (said, NOTHING) if kind in OF_ONE else ((claim.body, claim.signature), said)
+    data = Proof(kind, PEER, first, second, bodies).encode()
+    assert scene.codes(core, [EvidenceMessage(data)]) == ["evidence"]
+    assert scene.takes(core)
 
 
 # --- all else ------------------------------------------------------------------------------------

@@ -355,6 +355,7 @@ def test_a_spec_gives_the_rule():
         ("cgsv:beta=nan", "beta is a finite number from 0"),
         ("cgsv:alpha=1.5", "alpha is a finite number from 0 to 1"),
         ("cgsv:tolerance=much", "tolerance is a finite number from 0"),
+        ("cgsv:tolerance=1e307", "tolerance is a finite number from 0 to 1e[+]06"),
     ],
 )
 def test_a_bad_spec_is_told_in_one_line(text, told):
