@@ -67,7 +67,7 @@ def check_stated(statement: Statement, trace_size: int) -> None:
 
 def check_given(statement: Statement, trade: Trade, trace_size: int) -> None:
     """That a statement says of all around its agent, and of nobody else, what it gives them, and
-    that this is what their reputations earn.
+    that this is what their reputations earn, shares of one.
 
     Raises:
         EvidenceError: with `RATING`.
@@ -77,6 +77,8 @@ def check_given(statement: Statement, trade: Trade, trace_size: int) -> None:
     if tuple(k for k, _ in ratings.of) != trade.around(statement.agent):
         raise EvidenceError(RATING, "not of those around it")
     reputations = {k: rating.reputation for k, rating in ratings.of}
+    if max(reputations.values()) > 1.0:  # sums of larger ones could overflow
+        raise EvidenceError(RATING, "a reputation above one")
     earned = trade.barter.earned(reputations, trade.groups)
     for agent, rating in ratings.of:
         if rating.groups != earned[agent]:

@@ -241,7 +241,7 @@ def ways(start: Floats, models: Iterable[Floats], given: Sequence[int], count: i
 def novelty(trace: Floats, before: Sequence[Floats]) -> float:
     """Which part of a trace's (r,) squared length is not in the span of those `before`, what the
     others did in the round before and the ways to them: 0 of a copy or a sum of copies, 1 where
-    there are none (modified Gram-Schmidt, in this order).
+    there are none (modified Gram-Schmidt, in this order). Nor is it new if one is not a number.
     """
     rests = np.stack([*before, trace])  # (traces, r), the one that is looked at last
     wholes = _squares(rests)
@@ -252,8 +252,8 @@ def novelty(trace: Floats, before: Sequence[Floats]) -> float:
         axis = rests[place] / np.sqrt(left)
         along = folded((rests[place + 1 :] * axis).T)
         rests[place + 1 :] -= along[:, None] * axis
-    whole = float(wholes[-1])
-    return min(1.0, float(_squares(rests[-1:])[0]) / whole) if whole > 0.0 else 0.0
+    left, whole = float(_squares(rests[-1:])[0]), float(wholes[-1])
+    return min(1.0, left / whole) if whole > 0.0 and not math.isnan(left) else 0.0
 
 
 def tanh(value: float) -> float:

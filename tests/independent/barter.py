@@ -99,8 +99,8 @@ def novelty(own: np.ndarray, before: list[np.ndarray]) -> float:
             q = rests[a] / math.sqrt(left)
             for c in range(a + 1, len(rests)):
                 rests[c] = rests[c] - fold(rests[c] * q) * q
-    whole = fold(own * own)
-    return min(1.0, fold(rests[-1] * rests[-1]) / whole) if whole else 0.0
+    left, whole = fold(rests[-1] * rests[-1]), fold(own * own)
+    return min(1.0, left / whole) if whole and not math.isnan(left) else 0.0
 
 
 def way(start: np.ndarray, model: np.ndarray, given: int, count: int) -> np.ndarray:

@@ -329,6 +329,13 @@ def test_groups_are_a_partition_whose_parts_grow(size, dim):
         assert min(groups.bound(g + 1) - groups.bound(g) for g in range(groups.count)) >= 16
 
 
+def test_a_source_that_is_no_number_makes_nothing_new():
+    """A copier could name one to be rated as new."""
+    trace = np.ones(4)
+    assert novelty(trace, [np.full(4, math.nan)]) == novelty(trace, [trace]) == 0.0
+    assert novelty(trace, []) == 1.0
+
+
 @given(st.floats(0.0, 30.0))
 def test_tanh_is_that_of_the_library_but_for_a_bit(value):
     assert tanh(value) == pytest.approx(math.tanh(value), rel=4e-16, abs=0.0)
