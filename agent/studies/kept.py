@@ -49,10 +49,10 @@ def read(
         if (found["version"], found["setting"]) != (version, _plain(setting)):
             raise ConfigurationError(f"{path}: is of another version or setting; delete it")
         done = kind.validate_python({key: found[key] for key in found.keys() - {"version"}})
-        if not whole(done):
+        if json.loads(json_text(found)) != found or not whole(done):  # it has no nan, if it is ours
             raise ValueError("its parts do not belong together")
         return done
-    except (ValueError, KeyError, TypeError) as exc:
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
         if isinstance(exc, ConfigurationError):
             raise
         raise ConfigurationError(f"{path}: damaged, it is no run; delete it") from exc

@@ -175,5 +175,7 @@ def _whole(done: Run) -> bool:
         and all(math.isfinite(one) and 0.0 <= one <= 1.0 for one in done.accuracies)
         and all(len(table) == rounds for table in tables)
         and all(len(row) == agents for table in tables for row in table)
+        and min(done.samples) > 0
         and done.training_s > 0.0
+        and done.mechanism_s >= 0.0
     )

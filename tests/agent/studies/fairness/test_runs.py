@@ -1,6 +1,7 @@
 """Runs of the study on digits, and the files in which they are kept."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -40,6 +41,10 @@ def test_a_run_is_read_as_it_was_written(tmp_path) -> None:
         {"losses": [[0.3, 0.3, 0.4]]},
         {"shares": [[0.3, 0.3, 0.4], [0.3, 0.4]]},
         {"training_s": 0.0},
+        {"training_s": math.inf},
+        {"mechanism_s": -1.0},
+        {"losses": [[0.3, 0.3, math.nan], [0.3, 0.3, 0.4]]},
+        {"samples": [40, 40, -40]},
         {"version": 0},
         {"samples": "many"},
     ],
@@ -48,6 +53,14 @@ def test_a_damaged_run_is_refused_by_name(tmp_path, change) -> None:
     keep(tmp_path, DONE)
     (path,) = tmp_path.iterdir()
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ConfigurationError, match=path.name):
+        kept(tmp_path, SETTING)
+
+
+def test_brackets_without_end_are_no_run(tmp_path) -> None:
+    keep(tmp_path, DONE)
+    (path,) = tmp_path.iterdir()
+    path.write_text("[" * 100_000)
     with pytest.raises(ConfigurationError, match=path.name):
         kept(tmp_path, SETTING)
 
