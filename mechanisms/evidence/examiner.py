@@ -597,8 +597,9 @@ def examine_parts(statement: Statement, terms: RunTerms) -> None:
     as far as it shows by itself.
 
     Raises:
-        EvidenceError: with `MIXING_ROW`.
+        EvidenceError: with `MIXING_ROW`, or as `named_sources` does.
     """
+    named_sources(statement, terms.phases)
     parts = terms.phases.phases[statement.phase].parts
     for part, formed in zip(parts, statement.formed, strict=True):
         _examine_part(statement, part, formed, terms)

@@ -412,6 +412,15 @@ def test_what_a_liar_commits_to_breaks_nobody_who_is_sent_it_as_a_proof(scene, k
     assert scene.takes(core)
 
 
+@pytest.mark.parametrize("kind", OF_ONE)
+@pytest.mark.parametrize("parts", [0, 2])
+def test_a_proof_of_a_statement_of_other_parts_breaks_nobody(scene, kind, parts):
+    fields, core = scene.said(ROUND + 1), scene.fresh()
+    fields[FORMED] = fields[FORMED] * parts
+    data = Proof(kind, PEER, scene.signed(fields), NOTHING, (b"",)).encode()
+    assert scene.codes(core, [EvidenceMessage(data)]) == ["evidence"]
+
+
 # --- all else ------------------------------------------------------------------------------------
 
 
