@@ -35,8 +35,9 @@ from candor.mechanisms.evidence.sample_tree import SECRET_BYTES, Samples
 from candor.mechanisms.evidence.sketch import last_of_window
 from candor.mechanisms.evidence.statements import SignedStatement
 from candor.mechanisms.payments.bills import SignedBill
+from candor.network.messages import DIGEST_BYTES
 from candor.topologies.cluster.file import Cluster
-from candor.topologies.encoding.canonical import MalformedError
+from candor.topologies.encoding.canonical import MalformedError, payload_digest
 from candor.topologies.specs.files import read_bytes, replace_file
 from candor.topologies.specs.specs import ConfigurationError
 
@@ -74,18 +75,18 @@ class KeptFiles:
     def start(self, t: int) -> Start | None:
         """What a round was started from, None where that is not kept; raises MalformedError."""
         path = self.start_path(t)
-        return Start.decode(path.read_bytes()) if path.exists() else None
+        return Start.decode(_unsealed(path)) if path.exists() else None
 
     def round(self, t: int, sketch_bytes: int) -> KeptRound:
         """What was sent and heard in a round that is kept; raises MalformedError."""
-        return KeptRound.decode(self.round_path(t).read_bytes(), sketch_bytes=sketch_bytes)
+        return KeptRound.decode(_unsealed(self.round_path(t)), sketch_bytes=sketch_bytes)
 
     def said(self, t: int, sketch_bytes: int) -> SignedStatement | None:
         """The first statement of a round, None where that is not kept; raises MalformedError."""
         path = self.said_path(t)
         if not path.exists():
             return None
-        return decode_signed(path.read_bytes(), sketch_bytes)
+        return decode_signed(_unsealed(path), sketch_bytes)
 
     def secret(self) -> bytes:
         """What keys the leaves of the agent's samples (32 bytes).
@@ -144,7 +145,7 @@ class KeptRounds(KeptFiles):
         ).digest(length=NONCE_BYTES)
         place = (self._run, self._agent, t, self.samples)
         start = Start(*place, model, tensors, private, fresh, nonce)
-        replace_file(self.start_path(t), start.encode())
+        replace_file(self.start_path(t), _sealed(start.encode()))
         self._number, self._opening, self._exchanges = t, start.opening, []
 
     def salt(self, phase: int) -> bytes:
@@ -166,10 +167,12 @@ class KeptRounds(KeptFiles):
             for agent, weight, payload in combine.parts
         )
         if not self._exchanges:
-            replace_file(self.said_path(self._number), encode_signed(statements[self._agent]))
+            said = encode_signed(statements[self._agent])
+            replace_file(self.said_path(self._number), _sealed(said))
         self._exchanges.append(Exchanged(combine.phase, parts, tuple(sources)))
         if last:
-            replace_file(self.round_path(self._number), KeptRound(tuple(self._exchanges)).encode())
+            held = KeptRound(tuple(self._exchanges))
+            replace_file(self.round_path(self._number), _sealed(held.encode()))
 
     def billed(self, bundle: bytes) -> None:
         """The own bill of a window is made: of that window only the picked round is kept."""
@@ -206,6 +209,19 @@ class KeptRounds(KeptFiles):
                 if not needed and at != self._number:
                     self.start_path(at).unlink(missing_ok=True)
                     self.said_path(at).unlink(missing_ok=True)
+
+
+def _sealed(data: bytes) -> bytes:
+    """What a file has: after the bytes their digest, so that damage is not taken for a lie."""
+    return data + payload_digest(data)
+
+
+def _unsealed(path: Path) -> bytes:
+    data = path.read_bytes()
+    held, seal = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
+    if payload_digest(held) != seal:
+        raise MalformedError(f"{path.name} is not as it was written")
+    return held
 
 
 def pick_of(run: bytes, agent: str, signed: SignedBill) -> int | None:

@@ -1,6 +1,7 @@
 """Which rounds of a data directory are done again: those that the coin picked, a window after the
 other; see `mechanisms.evidence.kept`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -26,6 +27,7 @@ from candor.topologies.encoding.canonical import MalformedError, unpack
 from candor.topologies.specs.specs import ConfigurationError
 
 NOT_KEPT: Final = "it is not kept"
+UNCLAIMED: Final = "nothing of its window is claimed"
 UNVOUCHED: Final = "no neighbour has signed the bill of its window"
 
 
@@ -60,19 +62,28 @@ def replay_dir(data_dir: Path, cluster_path: Path | None, only: int | None, host
     )
     samples = committed_samples(cluster, agent, host.data_root, files.secret())
     with Store.open(data_dir / FILE_NAME) as store:
-        windows = _windows(cluster, agent, store)
-    looked = [(t, window) for window in windows for t in window.rounds]
-    if only is not None:
-        number = window_of(only, cluster.payments.window)
-        found = [window for window in windows if window.claim.window == number]
-        looked = [(only, found[0])] if found else []
+        windows = {one.claim.window: one for one in _windows(cluster, agent, store)}
+    length = cluster.payments.window
+    over = _over(status.round, cluster, windows)
+    if only is None:
+        looked = [
+            (t, windows.get(number))
+            for number in range(over)
+            for t in (windows[number].rounds if number in windows else (number * length + 1,))
+        ]
+    else:
+        looked = [(only, windows.get(window_of(only, length)))]
     replayer = Replayer(cluster, agent, samples, host)
 
-    def told(t: int, window: _Window) -> Replayed:
+    def told(t: int, window: _Window | None) -> Replayed:
+        if window is None:
+            return Replayed(t, Told.UNKNOWN, UNCLAIMED)
         try:
             kept = kept_of(files, t, sketch_bytes)
         except MalformedError as exc:
             return Replayed(t, Told.UNKNOWN, f"what was kept is damaged: {exc}")
+        except OSError as exc:
+            return Replayed(t, Told.UNKNOWN, f"what was kept cannot be read: {exc.strerror}")
         if kept is None:
             return Replayed(t, Told.UNKNOWN, NOT_KEPT)
         done = replayer.replayed(kept, window.claim)
@@ -81,8 +92,6 @@ def replay_dir(data_dir: Path, cluster_path: Path | None, only: int | None, host
         return done
 
     rounds = tuple(told(*one) for one in looked)
-    if only is not None and not looked:
-        rounds = (Replayed(only, Told.UNKNOWN, "its window has not been claimed"),)
     return Report(cluster, agent, samples, rounds)
 
 
@@ -91,8 +100,19 @@ def kept_of(files: KeptFiles, t: int, sketch_bytes: int) -> Kept | None:
     start = files.start(t)
     if start is None or not files.round_path(t).exists():
         return None
-    following, said = files.start(t + 1), files.said(t + 1, sketch_bytes)
-    return Kept(start, files.round(t, sketch_bytes), following, said)
+    held = files.round(t, sketch_bytes)
+    own = [part for each in held.exchanges for part in each.parts if part.agent == start.agent]
+    if {start.round, *(part.statement.statement.round for part in own)} != {t}:
+        raise MalformedError("it is of another round")
+    return Kept(start, held, files.start(t + 1), files.said(t + 1, sketch_bytes))
+
+
+def _over(reached: int, cluster: Cluster, windows: Mapping[int, "_Window"]) -> int:
+    """How many windows are over: all up to the last that is claimed, and those that the agent says
+    it has left behind; where it claims nothing of one of them, it may hide that."""
+    ended = reached == cluster.rounds.rounds
+    behind = window_of(reached, cluster.payments.window) + ended
+    return max(behind, max(windows, default=-1) + 1)
 
 
 @dataclass(frozen=True, slots=True)

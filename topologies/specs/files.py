@@ -192,11 +192,14 @@ def replacing(path: FilePath, *, durable: bool = False, writer: str = "") -> Ite
     """The path of a draft to write, which takes the place of `path` when the block is left.
 
     So a reader, or whoever goes on after a crash, finds the old file or the new one. `durable`: the
-    new one is on disk by then; `writer` tells drafts apart where several may write at a time.
+    new one is on disk by then; `writer` tells drafts apart where several may write at a time. A
+    device or a pipe is refused: it would be gone, and a file in its place.
 
     Raises:
         OSError: the system refused.
     """
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
     draft = f"{path}{writer}.tmp"
     try:
         yield draft

@@ -1,16 +1,20 @@
 """Rounds done again: honest ones come out as they were stated, false ones do not."""
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from candor.agent.core.settlement.referee import claim_key
 from candor.agent.daemon.kept_rounds import pick_of
+from candor.agent.daemon.status import Status, StatusFile
 from candor.agent.learning import learner
 from candor.agent.learning.rows import VELOCITY, TrainedRows
 from candor.agent.runs.replay import Host, Replayer
-from candor.agent.runs.replay_dir import _windows
+from candor.agent.runs.replay_dir import UNCLAIMED, _windows, replay_dir
 from candor.mechanisms.evidence.attestations import Told
 from candor.mechanisms.evidence.kept import KeptRound
 from candor.mechanisms.evidence.sample_tree import Samples
@@ -174,6 +178,42 @@ def test_what_was_kept_is_held_against_what_others_know(tmp_path):
     elsewhere = Replayer(run.cluster, "a0", Samples(1, bytes(32)), Host(threads=1))
     assert "its samples are not" in elsewhere.replayed(whole).why
     run.close()
+
+
+def test_what_was_damaged_moved_or_left_out_is_no_lie_and_no_all_clear(tmp_path):
+    run = kept_run(tmp_path, rounds=4, window=2)
+    run.close()
+    place, files = tmp_path / "agents" / "a0", run.kept["a0"]
+    status = Status("run", "a0", run.cluster.fingerprint, 0, "done", round=4, rounds=4)
+    StatusFile(place).write(status)
+    host, cluster = Host(threads=1), tmp_path / "cluster.toml"
+
+    def looked(only=None):
+        return replay_dir(place, cluster, only, host).rounds
+
+    assert [one.told for one in looked()] == [Told.TRUE] * 2
+    paths = (files.round_path(2), files.start_path(2), files.start_path(3), files.said_path(3))
+    for path in paths:
+        data, half = path.read_bytes(), path.stat().st_size // 2
+        for damaged in (data[:-1], data[:half] + bytes([data[half] ^ 1]) + data[half + 1 :]):
+            path.write_bytes(damaged)
+            (found,) = looked(2)
+            assert (found.round, found.told) == (2, Told.UNKNOWN), found
+        path.write_bytes(data)
+    for other in (files.round_path, files.start_path):
+        data = other(2).read_bytes()
+        other(2).write_bytes(other(3).read_bytes())
+        (found,) = looked(2)
+        assert (found.round, found.told, found.why[-16:]) == (2, Told.UNKNOWN, "of another round")
+        other(2).write_bytes(data)
+    files.round_path(2).unlink()
+    files.round_path(2).mkdir()
+    assert "cannot be read" in looked(2)[0].why
+    with closing(sqlite3.connect(place / "ledger.sqlite")) as store:
+        store.execute("DELETE FROM settings WHERE key = ?", (claim_key(1),))
+        store.commit()
+    last = looked()[-1]
+    assert (last.round, last.told, last.why) == (3, Told.UNKNOWN, UNCLAIMED)
 
 
 def unit(like, seed):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import time
 from pathlib import Path
@@ -129,3 +130,12 @@ def test_all_json_is_written_by_one_writer() -> None:
         "mechanisms/ledger/export.py",  # bytes that are agreed on, and nothing that is not finite
         "agent/testbed/nursery.py",  # words and numbers of processes, to its own child
     }
+
+
+def test_a_device_is_not_replaced_by_a_file(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="Not a regular file"):
+        replace_file(path, b"new")
+    assert path.is_fifo()
+    assert list(tmp_path.iterdir()) == [path]
