@@ -48,6 +48,7 @@ class Checks:
     def __init__(self, cluster: Cluster, disks: Mapping[str, Disk], *, strict: bool) -> None:
         self.found: list[Violation] = []
         self.restored: set[str] = set()
+        self.liars: set[str] = set()  # refused for what they send with good reason
         self.frozen = 0
         self._disks = disks
         self._strict = strict  # a mutant that sends too early is to be caught by what comes of it
@@ -191,7 +192,7 @@ class Checks:
             if log.fields["reason"] == "double-signed" or not self.restored:
                 self.violated("false-accusation", about)
         elif (
-            log.fields.get("code") in MISFORMED
+            (log.fields.get("code") in MISFORMED and accused not in self.liars)
             or (log.event in ACCUSATIONS and not self.restored)
             or (
                 (log.event in PROVEN or log.fields.get("code") == "equivocation")

@@ -233,7 +233,7 @@ def test_the_table_of_the_page_is_what_comes_out() -> None:
 def test_the_lie_gains_and_the_same_bill_taxes_the_other_data() -> None:
     lie, honest, other = least_squares(report=4.0), least_squares(), least_squares(data=2.0)
     assert lie[2][-1] < honest[2][-1] < honest[2][0]
-    assert charged(honest[0]) == 0 < charged(other[0])
+    assert charged(honest[0]) <= 0 < charged(other[0])
 
 
 def test_one_sample_has_any_gradient() -> None:

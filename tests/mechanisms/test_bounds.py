@@ -17,7 +17,7 @@ from tests.independent import rounds as other_rounds
     [
         (bills.BUNDLE_BYTES_MAX, other_bills.BUNDLE_BYTES_MAX),
         (bills.BILL_BYTES_MAX, other_bills.BODY_BYTES_MAX),
-        (credits.AMOUNT_MAX, other_bills.AMOUNT_LIMIT - 1),
+        (credits.PAYMENT_MAX, other_bills.PAYMENT_MAX),
         (examiner.ENERGY_MAX, other_bills.ENERGY_MAX),
         (claims.CLAIM_BYTES_MAX, other_claims.CLAIM_BYTES_MAX),
         (bodies.BODY_BYTES_MAX, other_ledger.BODY_BYTES_MAX),

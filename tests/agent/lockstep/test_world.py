@@ -98,6 +98,7 @@ class SendsOtherPayloads(World):
     def _start(self, agent: str) -> None:
         super()._start(agent)
         self._checks.restored.add("a0")
+        self._checks.liars.add("a0")
         life = self._lives.get("a0")
         if agent != "a0" or life is None:
             return

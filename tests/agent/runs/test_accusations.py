@@ -16,7 +16,7 @@ def accused(tmp_path_factory):
     folder = tmp_path_factory.mktemp("accused")
     run = traded_run(folder, rounds=6)
     run.start()
-    lying(run, "a1", 6, lambda said: with_rating(said, "a0", groups=1))
+    lying(run, "a1", 6, lambda said: with_rating(said, "a0", groups=0))
     run.run()
     names = {"run_id": "test", "fingerprint": run.cluster.fingerprint, "rounds": 6}
     for agent, node in run.nodes.items():
