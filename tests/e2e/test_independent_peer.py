@@ -21,7 +21,7 @@ from tests.paced import until
 ROOT = Path(__file__).parents[2]
 RULE = (
     "band:5e-4 + norm:2e-5 + peer-prediction:1e-4 + originality:1e-4 + persistence:1e-4 "
-    "+ variance:1e-4"
+    "+ variance:1e-4 + excess:1e-4"
 )
 RUN_S = 240
 pytestmark = pytest.mark.e2e
@@ -35,9 +35,10 @@ RUNS = {
     "push-sum": "--topology=directed-random:degree=2 --rounds=16 --window=8",
     # Two exchanges a round, and half the bytes.
     "tracking": "--topology=ring --rounds=8 --window=4 --algorithm=gradient-tracking "
-    "--codec=float16",
+    f"--codec=float16 --rule='{RULE}'",
     # Parts of models, by ratings that both compute to the last bit.
-    "rewards": "--topology=ring --rounds=8 --window=4 --rewards=cgsv:beta=1,tolerance=0.1",
+    "rewards": "--topology=ring --rounds=8 --window=4 --rewards=cgsv:beta=1,tolerance=0.1 "
+    f"--rule='{RULE}'",
     # Rows that both derive from sketches, and vectors that both hold against what those hide.
     "robust": "--topology=complete --rounds=8 --window=4 --aggregator=multi-krum --max-byzantine=1 "
     "--sketch-size=512",
@@ -105,7 +106,7 @@ def test_nobody_refuses_what_the_other_sends(joined):
 
 
 def test_both_ends_hold_the_same_records(joined, capsys):
-    run_dir, _ = joined
+    run_dir, name = joined
     edges = json.loads((run_dir / "agents" / "a1" / "peer.json").read_text())["edges"]
     cluster = wire.Cluster.parse((run_dir / "cluster.toml").read_text())
     assert set(edges) == set(cluster.neighbours["a1"])
@@ -115,7 +116,8 @@ def test_both_ends_hold_the_same_records(joined, capsys):
         assert len(own) == 2 + 1 + WINDOWS  # its two ends, the genesis, the windows
         end = json.loads(other[-1])
         assert (end["head"], end["end"]) == (edge["head"], edge["seq"])
-        assert end["balance"] != 0
+        if RULE in RUNS[name]:  # by the default, too, most edges of runs this short owe something
+            assert end["balance"] != 0
     capsys.readouterr()
     assert cli.run(["ledger", "audit", str(run_dir), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["findings"] == []
