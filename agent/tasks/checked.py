@@ -1,7 +1,7 @@
 """Calls into a task, perhaps the user's own: whatever goes wrong becomes one line naming it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from candor.agent.tasks.base import Batch, Modelled, Task
+from candor.agent.tasks.base import Batch, Metrics, Modelled, Task
 from candor.agent.tasks.partition import Shard
 from candor.topologies.specs.specs import ConfigurationError, users_errors
 
@@ -103,3 +103,23 @@ def load_data(task: Task, shard: Shard, seed: int) -> Batch:
             "task: load_data() must give tensors of one and the same length above 0"
         )
     return tuple(tensor.detach() for tensor in data)  # nothing is learned of what made them
+
+
+class WithSamples:
+    """A task whose agents have other samples, `load_data`; all else is the task's own."""
+
+    def __init__(self, task: Task, load_data: Callable[[Shard, int], Batch]) -> None:
+        self._task = task
+        self.load_data = load_data
+        self.loss = task.loss  # the very one, which the learner may know
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)  # what the task says of itself
+
+    def build_model(self) -> nn.Module:
+        """The task's model."""
+        return self._task.build_model()
+
+    def evaluate(self, model: nn.Module) -> Metrics:
+        """The task's metrics."""
+        return self._task.evaluate(model)

@@ -7,15 +7,15 @@ its samples are meant; one that says nothing has all, as in every ordinary run.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final, cast
+from functools import partial
+from typing import Final, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from candor.agent.tasks.base import AnyTask, Batch, Metrics, Task, is_loop, is_policy_task
-from candor.agent.tasks.checked import load_data
+from candor.agent.tasks.base import AnyTask, Batch, Task, is_loop, is_policy_task
+from candor.agent.tasks.checked import WithSamples, load_data
 from candor.agent.tasks.partition import Shard
 from candor.topologies.specs.specs import ConfigurationError
 
@@ -35,7 +35,7 @@ def with_held_out(task: AnyTask, shards: Sequence[Shard]) -> AnyTask:
         raise ConfigurationError(
             f"samples cannot be held out of a task that {why}; --reward training needs none"
         )
-    return _HeldOut(cast(Task, task))
+    return WithSamples(cast(Task, task), partial(_samples, cast(Task, task)))
 
 
 def held_out_places(count: int, share: float, seed: int, agent: int) -> NDArray[np.bool_]:
@@ -53,22 +53,8 @@ def held_out_places(count: int, share: float, seed: int, agent: int) -> NDArray[
     return drawn < min(max(1, round(share * count)), count - 1)
 
 
-class _HeldOut:
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self.loss = task.loss  # the very one, which the learner may know
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._task, name)  # what the task says of itself
-
-    def build_model(self) -> nn.Module:
-        return self._task.build_model()
-
-    def load_data(self, shard: Shard, seed: int) -> Batch:
-        samples = load_data(self._task, replace(shard, held_out=0.0, of_held=False), seed)
-        held = held_out_places(len(samples[0]), shard.held_out, seed, shard.index)
-        chosen = torch.from_numpy(held if shard.of_held else ~held)
-        return tuple(tensor[chosen.to(tensor.device)] for tensor in samples)
-
-    def evaluate(self, model: nn.Module) -> Metrics:
-        return self._task.evaluate(model)
+def _samples(task: Task, shard: Shard, seed: int) -> Batch:
+    samples = load_data(task, replace(shard, held_out=0.0, of_held=False), seed)
+    held = held_out_places(len(samples[0]), shard.held_out, seed, shard.index)
+    chosen = torch.from_numpy(held if shard.of_held else ~held)
+    return tuple(tensor[chosen.to(tensor.device)] for tensor in samples)

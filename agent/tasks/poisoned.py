@@ -1,12 +1,11 @@
 """A task in which some agents train on other samples than their own, as their strategies say."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from functools import partial
+from typing import cast
 
-from torch import nn
-
-from candor.agent.tasks.base import AnyTask, Batch, Metrics, Task, is_loop, is_policy_task
-from candor.agent.tasks.checked import load_data
+from candor.agent.tasks.base import AnyTask, Batch, Task, is_loop, is_policy_task
+from candor.agent.tasks.checked import WithSamples, load_data
 from candor.agent.tasks.partition import Shard
 from candor.mechanisms.strategies.lies import AltersActions, AltersData, Strategy
 from candor.mechanisms.strategies.specs import alters_data, parts_of
@@ -42,25 +41,10 @@ def with_altered_data(task: AnyTask, strategies: Mapping[int, Strategy]) -> AnyT
             "this strategy alters samples, and the task's train() loads its own; a strategy that "
             "alters reports, such as scale:3, goes with any task"
         )
-    return _Altered(cast(Task, task), altering)
+    return WithSamples(cast(Task, task), partial(_samples, cast(Task, task), altering))
 
 
-class _Altered:
-    def __init__(self, task: Task, altering: Mapping[int, AltersData]) -> None:
-        self._task = task
-        self._altering = altering
-        self.loss = task.loss  # the very one, which the learner may know
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._task, name)  # what the task says of itself
-
-    def build_model(self) -> nn.Module:
-        return self._task.build_model()
-
-    def load_data(self, shard: Shard, seed: int) -> Batch:
-        samples = load_data(self._task, shard, seed)
-        strategy = self._altering.get(shard.index)
-        return samples if strategy is None else strategy.data(samples)
-
-    def evaluate(self, model: nn.Module) -> Metrics:
-        return self._task.evaluate(model)
+def _samples(task: Task, altering: Mapping[int, AltersData], shard: Shard, seed: int) -> Batch:
+    samples = load_data(task, shard, seed)
+    strategy = altering.get(shard.index)
+    return samples if strategy is None else strategy.data(samples)
