@@ -156,8 +156,9 @@ def task_option(*, required: bool = True) -> Option:
 
 
 def output_option(what: str, *, required: bool = True) -> Option:
-    """The file to write."""
-    return click.option("-o", "--output", required=required, type=FILE, help=what)
+    """The file to write; what was there before is kept."""
+    told = f"{what} What was there is kept as OUTPUT~."
+    return click.option("-o", "--output", required=required, type=FILE, help=told)
 
 
 def sign_with_option(*, required: bool = False) -> Option:

@@ -166,19 +166,30 @@ def private_files() -> Iterator[None]:
         os.umask(before)
 
 
-def write_text(path: FilePath, text: str) -> None:
-    """Write a file that a user asked for, in UTF-8; raises as `write_bytes` does."""
-    write_bytes(path, text.encode())
+def write_text(path: FilePath, text: str, *, keeping: bool = False) -> None:
+    """Write a file that a user asked for, in UTF-8; as `write_bytes`."""
+    write_bytes(path, text.encode(), keeping=keeping)
 
 
-def write_bytes(path: FilePath, data: bytes) -> None:
+def write_bytes(path: FilePath, data: bytes, *, keeping: bool = False) -> None:
     """Write a file that a user asked for.
+
+    Args:
+        keeping: a file that is there already, and is another one, goes on as `PATH~`.
 
     Raises:
         ConfigurationError: the system refused.
     """
-    with system_errors(f"{path}: cannot write it"), open(path, "wb") as file:
-        file.write(data)
+    with system_errors(f"{path}: cannot write it"):
+        if not keeping or not os.path.isfile(path):
+            with open(path, "wb") as file:
+                file.write(data)
+            return
+        with open(path, "rb") as there:
+            before = there.read()
+        if before != data:
+            replace_file(f"{path}~", before, durable=True)
+            replace_file(os.path.realpath(path), data)
 
 
 def replace_file(path: FilePath, data: bytes, *, durable: bool = False) -> None:

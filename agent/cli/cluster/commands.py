@@ -104,7 +104,7 @@ def new(sign_with: Path | None, output: Path, as_json: bool, **asked: Any) -> No
     """
     key = keys.load(sign_with).signing_key if sign_with else None
     cluster = compose.new_cluster(asked, key)
-    write_text(output, dump_cluster(cluster))
+    write_text(output, dump_cluster(cluster), keeping=True)
     tell_written(output, cluster, as_json, asked["initial"])
 
 

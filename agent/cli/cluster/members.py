@@ -97,7 +97,7 @@ def request(
         weight=weight,
     )
     organisers.remember(directory, made.organiser)
-    write_text(output, dump_request(made))
+    write_text(output, dump_request(made), keeping=True)
     if as_json:
         click.echo(json_text({"path": str(output), **made.model_dump(mode="json")}))
         return
@@ -135,7 +135,7 @@ def _amend(file: Path, sign_with: Path, output: Path, as_json: bool, **changed: 
         )
     key = keys.load(sign_with).signing_key
     cluster = compose.next_cluster(load_cluster(file), key, **changed)
-    write_text(output, dump_cluster(cluster))
+    write_text(output, dump_cluster(cluster), keeping=True)
     tell_written(output, cluster, as_json, changed["initial"])
 
 

@@ -344,7 +344,8 @@ def _draw_family(
                 f"{output}: a topology file names a rule and holds no matrix; leave out "
                 f"--mixing {chosen} here, and give it where the graph is used"
             )
-        write_text(output, graphs.dump(graph, topology, mixing.check_name(chosen)))
+        text = graphs.dump(graph, topology, mixing.check_name(chosen))
+        write_text(output, text, keeping=True)
     _tell(schedules.fixed(graph, topology), chosen, parameters, picture, as_json)
 
 

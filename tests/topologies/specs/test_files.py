@@ -16,6 +16,7 @@ from candor.topologies.specs.files import (
     replace_file,
     replacing,
     system_errors,
+    write_text,
 )
 from candor.topologies.specs.specs import ConfigurationError
 
@@ -139,3 +140,31 @@ def test_a_device_is_not_replaced_by_a_file(tmp_path):
         replace_file(path, b"new")
     assert path.is_fifo()
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_is_written_over_is_kept_beside_it(tmp_path: Path) -> None:
+    place, kept = tmp_path / "c.toml", tmp_path / "c.toml~"
+    write_text(place, "first", keeping=True)
+    write_text(place, "first", keeping=True)
+    assert not kept.exists()
+    write_text(place, "second", keeping=True)
+    assert (place.read_text(), kept.read_text()) == ("second", "first")
+    assert sorted(tmp_path.iterdir()) == [place, kept]
+
+
+def test_a_link_that_is_written_over_stays_one(tmp_path: Path) -> None:
+    place, link = tmp_path / "c.toml", tmp_path / "link.toml"
+    place.write_text("first")
+    link.symlink_to(place)
+    write_text(link, "second", keeping=True)
+    assert link.is_symlink()
+    assert (place.read_text(), (tmp_path / "link.toml~").read_text()) == ("second", "first")
+
+
+def test_where_nothing_can_be_kept_nothing_is_written(tmp_path: Path) -> None:
+    place = tmp_path / "c.toml"
+    place.write_text("first")
+    (tmp_path / "c.toml~").mkdir()
+    with pytest.raises(ConfigurationError, match="cannot write it"):
+        write_text(place, "second", keeping=True)
+    assert place.read_text() == "first"
