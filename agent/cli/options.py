@@ -150,8 +150,8 @@ def task_option(*, required: bool = True) -> Option:
         "--task",
         required=required,
         metavar="NAME",
-        help="digits, a9a, mnist, fashion-mnist, femnist, cartpole, lunar-lander, gym:env=NAME, or "
-        "your own module:Class.",
+        help="digits, breast-cancer, a9a, mnist, fashion-mnist, femnist, cartpole, lunar-lander, "
+        "gym:env=NAME, or your own module:Class.",
     )
 
 
@@ -193,8 +193,8 @@ SETTINGS: tuple[tuple[type[BaseModel], str, str], ...] = (
     (
         TaskSettings,
         "partition",
-        "Who trains on which samples: iid, dirichlet:ALPHA, natural, the data's own parts, or of "
-        "so many an agent uni:SAMPLES, pow:SAMPLES, cla:SAMPLES.",
+        "Who trains on which samples: iid, dirichlet:ALPHA, natural, the data's own parts, sorted "
+        "by them, or of so many an agent uni:SAMPLES, pow:SAMPLES, cla:SAMPLES.",
     ),
     (TaskSettings, "batch_size", "Samples of one local step."),
     (

@@ -7,6 +7,7 @@ from typing import Final
 
 from candor.agent.tasks.a9a import a9a_from_spec
 from candor.agent.tasks.base import AnyTask, Batch, Loop, PolicyTask, Task, is_policy_task
+from candor.agent.tasks.breast_cancer import breast_cancer_from_spec
 from candor.agent.tasks.cifar10 import cifar10_from_spec
 from candor.agent.tasks.digits import digits_from_spec
 from candor.agent.tasks.environments import (
@@ -34,6 +35,7 @@ TaskBuilder = Callable[[Spec, Path | None], Task | PolicyTask]
 
 TASKS: Final[Mapping[str, TaskBuilder]] = {
     "digits": lambda spec, _data_root: digits_from_spec(spec),
+    "breast-cancer": lambda spec, _data_root: breast_cancer_from_spec(spec),
     "a9a": a9a_from_spec,
     "mnist": mnist_from_spec,
     "fashion-mnist": mnist_from_spec,

@@ -1,8 +1,6 @@
 """Handwritten digits: 1797 images of 8 x 8 pixels bundled with scikit-learn: no download."""
 
 from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -10,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from candor.agent.tasks.classification import Classification, LabelledData, stratified
+from candor.agent.tasks.files import bundled_file
 from candor.agent.tasks.models import Models, choose
 from candor.topologies.specs.specs import Spec
 
@@ -45,17 +44,9 @@ def read_digits() -> LabelledData:
 
 
 def _table() -> NDArray[np.float64]:
-    """One row an image: 64 pixels from 0 to 16, then the class, (1797, 65).
-
-    scikit-learn's file is read where it lies: importing its loader costs 1.3 s of a core, and
-    each daemon of a testbed would spend it. Should the file have moved, the loader knows where.
-    """
-    package = find_spec("sklearn")
-    folders = package.submodule_search_locations if package else None
-    for folder in folders or ():
-        file = Path(folder) / "datasets" / "data" / "digits.csv.gz"
-        if file.is_file():
-            return np.loadtxt(file, delimiter=",")
+    """One row an image: 64 pixels from 0 to 16, then the class, (1797, 65)."""
+    if (file := bundled_file("digits.csv.gz")) is not None:
+        return np.loadtxt(file, delimiter=",")
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)

@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -58,6 +59,17 @@ def name_in_data_root(spec: Spec, name: str, data_root: Path | None, *folders: s
     if Path(name).name != name:
         raise ConfigurationError(f"task {spec.name}: file={name} is not a name in the data root")
     return data_file(data_root, *folders, name)
+
+
+def bundled_file(name: str) -> Path | None:
+    """A data set of scikit-learn's, where it lies; None should it have moved.
+
+    Importing a loader costs 1.3 s of a core, and each daemon of a testbed would spend it.
+    """
+    package = find_spec("sklearn")
+    folders = package.submodule_search_locations if package else None
+    found = (Path(folder) / "datasets" / "data" / name for folder in folders or ())
+    return next((file for file in found if file.is_file()), None)
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:

@@ -24,12 +24,13 @@ SAMPLES_MIN: Final = 10
 @dataclass(frozen=True, slots=True)
 class Shard:
     """Agent number `index` of `count` under a partition: `iid`, `dirichlet:alpha`, `natural`,
-    `uni:samples`, `pow:samples` or `cla:samples`.
+    `sorted`, `uni:samples`, `pow:samples` or `cla:samples`.
 
     `dirichlet:alpha=0.5,min=20` also sets the fewest samples an agent may get (10 if not said).
     `natural` keeps the data's own parts whole, such as the writers of handwriting, and deals them
-    in turn: agent i gets the parts i, i + count, i + 2 count, ... whatever the seed. The last three
-    are those of `agent.tasks.unequal`. A shard with a count of 1 takes everything; or, where it
+    in turn: agent i gets the parts i, i + count, i + 2 count, ... whatever the seed. `sorted` lays
+    the samples out by those parts, drawn within each, and deals stretches of one length. The last
+    three are those of `agent.tasks.unequal`. A shard with a count of 1 takes everything; or, where it
     stands for so many agents `together`, all that they have.
 
     A share of the samples may be `held_out` (`agent.tasks.held_out`): the shard is the others then,
@@ -79,6 +80,8 @@ def shares(
     spec = _checked(partition)
     if spec.name == "natural":
         return _of_owners(_deal_parts(labels, parts, count), count)
+    if spec.name == "sorted":
+        return _of_owners(_deal_stretches(labels, parts, count, seed), count)
     classes = np.unique(labels, return_inverse=True)[1].astype(np.int64)
     return _dealt(classes.tobytes(), partition, count, seed)
 
@@ -95,7 +98,7 @@ def check_partition(partition: str) -> None:
 def _checked(partition: str) -> Spec:
     spec = parse_spec(partition)
     match spec.name:
-        case "iid" | "natural":
+        case "iid" | "natural" | "sorted":
             _refuse_values(spec)
         case "dirichlet":
             _dirichlet_options(spec)
@@ -104,7 +107,8 @@ def _checked(partition: str) -> Spec:
         case _:
             sized = ", ".join(f"{name}:SAMPLES" for name in UNEQUAL)
             raise ConfigurationError(
-                f"partition {partition!r} is unknown; known: iid, dirichlet:ALPHA, natural, {sized}"
+                f"partition {partition!r} is unknown; known: iid, dirichlet:ALPHA, natural, "
+                f"sorted, {sized}"
             )
     return spec
 
@@ -133,18 +137,37 @@ def _of_owners(owners: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64]
 
 
 def _deal_parts(labels: NDArray[Any], parts: NDArray[Any] | None, count: int) -> NDArray[np.int64]:
+    codes = _codes("natural", labels, parts)
+    if (known := int(codes.max(initial=-1)) + 1) < count:
+        raise ConfigurationError(
+            f"partition natural: {known} parts for {count} agents; sorted divides them"
+        )
+    return codes % count
+
+
+def _deal_stretches(
+    labels: NDArray[Any], parts: NDArray[Any] | None, count: int, seed: int
+) -> NDArray[np.int64]:
+    codes = _codes("sorted", labels, parts)
+    drawn = np.random.default_rng([seed, PARTITION_DOMAIN]).permutation(len(codes))
+    if len(codes) < count:
+        raise ConfigurationError(f"partition sorted: {len(codes)} samples for {count} agents")
+    owners = np.empty_like(codes)
+    owners[np.lexsort((drawn, codes))] = np.arange(len(codes)) * count // len(codes)
+    return owners
+
+
+def _codes(name: str, labels: NDArray[Any], parts: NDArray[Any] | None) -> NDArray[np.int64]:
+    """The number of each sample's part, ascending by its name: (samples,)."""
     if parts is None:
         raise ConfigurationError(
-            "partition natural: this task's data have no parts of their own; use iid or dirichlet"
+            f"partition {name}: this task's data have no parts of their own; use iid or dirichlet"
         )
     if parts.shape != labels.shape:
         raise ConfigurationError(
-            f"partition natural: parts of shape {parts.shape} for labels of shape {labels.shape}"
+            f"partition {name}: parts of shape {parts.shape} for labels of shape {labels.shape}"
         )
-    names, codes = np.unique(parts, return_inverse=True)
-    if len(names) < count:
-        raise ConfigurationError(f"partition natural: {len(names)} parts for {count} agents")
-    return codes.astype(np.int64) % count
+    return np.unique(parts, return_inverse=True)[1].astype(np.int64)
 
 
 def _split_iid(samples: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:

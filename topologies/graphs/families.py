@@ -159,6 +159,11 @@ FAMILIES: Mapping[str, Family] = {
         # Filled level by level: agent i has the children 2i + 1 and 2i + 2.
         lambda agents, _: nx.full_rary_tree(2, agents),
     ),
+    "caterpillar": Family(
+        "A path of agents with leaves: hubs and agents of one neighbour in one tree.",
+        generators.caterpillar,
+        (_count("legs", 1, 1, "Leaves of each agent of the path, at most."),),
+    ),
     "expander": Family(
         "Margulis's: at most eight neighbours each, as quick however many agents (a square).",
         generators.expander,

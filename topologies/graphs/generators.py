@@ -210,6 +210,14 @@ def ring_of_cliques(agents: int, values: Values) -> "nx.Graph[int]":
     return nx.ring_of_cliques(agents // size, size)
 
 
+def caterpillar(agents: int, values: Values) -> "nx.Graph[int]":
+    """A path, of one agent in 1 + `legs`, rounded up, and the others its leaves, dealt in turn."""
+    spine = -(-agents // (1 + int(values["legs"])))
+    graph: nx.Graph[int] = nx.path_graph(spine)
+    graph.add_edges_from((leaf % spine, leaf) for leaf in range(spine, agents))
+    return graph
+
+
 def expander(agents: int, _: Values) -> "nx.Graph[int]":
     """The graph of Margulis, Gabber and Galil on pairs (mod the root of agents), made simple.
 

@@ -624,6 +624,17 @@ def test_the_part_of_cifar10_has_all_classes_alike() -> None:
 
 
 @needs_data
+def test_sorted_a9a_has_mostly_one_relationship_an_agent() -> None:
+    data = _real("a9a").read()
+    assert data.parts is not None
+    assert np.bincount(data.parts).tolist() == [1568, 5068, 13193, 8305, 981, 3446]
+    for agent in range(10):
+        own = np.bincount(data.parts[Shard(agent, 10, "sorted").select(data.labels, 0, data.parts)])
+        assert len(own[own > 0]) <= 3
+        assert own.max() > 0.4 * own.sum()
+
+
+@needs_data
 def test_femnist_has_its_writers() -> None:
     data = _real("femnist").read()
     assert (len(data.labels), len(data.test_labels)) == (14_626, 1_662)

@@ -75,6 +75,16 @@ def test_natural_parts_are_dealt_whole_and_in_turn() -> None:
     assert owners.tolist() == [0, 0, 1, 0, 2, 0, 1]  # ann, bob, eve, zoe
 
 
+def test_sorted_stretches_are_as_long_as_each_other_and_of_few_parts() -> None:
+    parts = np.array(["b", "a", "c", "a", "b", "a", "c", "a", "a"])
+    owners = _owners(np.zeros(9), "sorted", 3, seed=5, parts=parts)
+    of = [sorted(parts[owners == agent]) for agent in range(3)]
+    assert of == [["a", "a", "a"], ["a", "a", "b"], ["b", "c", "c"]]
+    drawn = [_owners(np.zeros(9), "sorted", 3, seed, parts=parts).tolist() for seed in range(9)]
+    assert any(one != drawn[0] for one in drawn)
+    assert _owners(np.zeros(9), "sorted", 3, seed=5, parts=parts).tolist() == owners.tolist()
+
+
 def test_a_single_agent_takes_everything() -> None:
     assert Shard(0, 1, "dirichlet:0.01").select(np.arange(7), 0).tolist() == list(range(7))
 
@@ -85,6 +95,8 @@ def test_a_single_agent_takes_everything() -> None:
         ("by-writer", "unknown; known: iid, .*, cla:SAMPLES"),
         ("iid:3", "takes no value"),
         ("natural:3", "takes no value"),
+        ("sorted:3", "takes no value"),
+        ("sorted", "no parts of their own"),
         ("natural", "no parts of their own"),
         ("dirichlet", "alpha above 0"),
         ("dirichlet:0", "alpha above 0"),
@@ -118,8 +130,11 @@ def test_fewer_samples_than_agents_are_refused() -> None:
 def test_natural_needs_a_part_for_each_sample_and_each_agent() -> None:
     with pytest.raises(ConfigurationError, match="2 parts for 3 agents"):
         _owners(np.zeros(4), "natural", 3, 0, parts=np.array([1, 2, 1, 2]))
-    with pytest.raises(ConfigurationError, match="shape"):
-        _owners(np.zeros(4), "natural", 2, 0, parts=np.array([1, 2]))
+    for name in ("natural", "sorted"):
+        with pytest.raises(ConfigurationError, match="shape"):
+            _owners(np.zeros(4), name, 2, 0, parts=np.array([1, 2]))
+    with pytest.raises(ConfigurationError, match="4 samples for 5 agents"):
+        _owners(np.zeros(4), "sorted", 5, 0, parts=np.array([1, 2, 1, 2]))
 
 
 def test_labels_that_are_not_one_column_are_refused() -> None:

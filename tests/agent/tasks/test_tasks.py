@@ -3,12 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_breast_cancer, load_digits
 from torch import nn
 
 from candor.agent.learning.initial import initial_parameters
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.checked import build_model
+from candor.agent.tasks.classification import Classification
 from candor.agent.tasks.digits import read_digits
 from candor.agent.tasks.partition import Shard
 from candor.topologies.specs.specs import ConfigurationError
@@ -78,6 +79,23 @@ def test_digits_are_those_of_scikit_learn() -> None:
 def test_a_quarter_of_every_class_is_for_the_test() -> None:
     test, train = np.bincount(read_digits().test_labels), np.bincount(read_digits().labels)
     assert np.abs(test / (test + train) - 0.25).max() < 0.004
+
+
+def test_tumours_are_those_of_scikit_learn_standardised() -> None:
+    measures, labels = load_breast_cancer(return_X_y=True)
+    task = resolve_task("breast-cancer")
+    assert isinstance(task, Classification)
+    data = task.read()
+    inputs, targets = data.inputs.double().numpy(), data.labels.numpy()
+    assert (len(targets), len(data.test_labels)) == (427, 142)
+    assert np.bincount(targets).tolist() == [159, 268]  # malignant, benign
+    assert np.abs(inputs.mean(axis=0)).max() < 1e-6
+    assert np.abs(inputs.std(axis=0) - 1).max() < 1e-6
+    both = np.concatenate([inputs, data.test_inputs.double().numpy()])
+    both_labels = np.concatenate([targets, data.test_labels.numpy()])
+    assert both_labels.sum() == labels.sum()
+    for ours, theirs in zip(np.sort(both.T), np.sort(measures.T), strict=True):
+        assert np.corrcoef(ours, theirs)[0, 1] > 1 - 1e-9
 
 
 def test_digits_agents_hold_disjoint_parts_of_the_training_images() -> None:

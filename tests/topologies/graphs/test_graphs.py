@@ -62,6 +62,11 @@ def test_a_family_is_simple_connected_and_named_in_order(name: str) -> None:
         ("ring-of-cliques:size=2", 4, 4, {2}),
         ("binary-tree", 1, 0, {0}),
         ("binary-tree", 7, 6, {1, 2, 3}),
+        ("caterpillar", 1, 0, {0}),
+        ("caterpillar", 2, 1, {1}),
+        ("caterpillar", 10, 9, {1, 2, 3}),
+        ("caterpillar:legs=2", 9, 8, {1, 3, 4}),
+        ("caterpillar:legs=9", 7, 6, {1, 6}),  # one that is all of the path: a star
         ("expander", 1, 0, {0}),
         ("geometric:radius=1.5", 9, 36, {8}),
     ],
@@ -74,6 +79,15 @@ def test_edges_and_degrees(spec: str, agents: int, edges: int, degrees: set[int]
 
 def test_the_star_has_its_hub_first() -> None:
     assert graphs.build("star", 5).degree["a0"] == 4
+
+
+def test_a_caterpillars_leaves_are_dealt_along_its_path() -> None:
+    graph = graphs.build("caterpillar:legs=2", 8)
+    assert sorted(map(sorted, graph.edges)) == [
+        *(["a0", other] for other in ("a1", "a3", "a6")),
+        *(["a1", other] for other in ("a2", "a4", "a7")),
+        ["a2", "a5"],
+    ]
 
 
 def test_neighbours_on_a_hypercube_differ_in_one_bit() -> None:
