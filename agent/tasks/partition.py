@@ -30,8 +30,8 @@ class Shard:
     `natural` keeps the data's own parts whole, such as the writers of handwriting, and deals them
     in turn: agent i gets the parts i, i + count, i + 2 count, ... whatever the seed. `sorted` lays
     the samples out by those parts, drawn within each, and deals stretches of one length. The last
-    three are those of `agent.tasks.unequal`. A shard with a count of 1 takes everything; or, where it
-    stands for so many agents `together`, all that they have.
+    three are those of `agent.tasks.unequal`. A shard with a count of 1 takes everything; or, where
+    it stands for so many agents `together`, all that they have.
 
     A share of the samples may be `held_out` (`agent.tasks.held_out`): the shard is the others then,
     or `of_held` those.
