@@ -2,9 +2,10 @@
 strategy, honestly by default."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+import torch
 from torch import Tensor
 
 from candor.mechanisms.strategies.lies import Honest, Strategy, StrategyContext
@@ -12,22 +13,25 @@ from candor.mechanisms.strategies.sending import AltersVectors, KnownRun, SendCo
 from candor.mechanisms.strategies.specs import attacks, canonical_strategy, marked, parse_strategy
 
 REPORTS: Final = "reports"  # what was reported in the round before, kept where somebody lies
+_KEPT: Final = "kept"  # of a `memory`: what strategies keep themselves
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """The rows of one strategy; `sends`, `overhears`, `omniscient`: what it does, and by what."""
+    """The rows of one strategy; `sends`, `overhears`, `omniscient`: what it does, and by what;
+    `kept`: what it keeps, (rows, ...) each."""
 
     strategy: Strategy
     rows: list[int]
     sends: bool
     overhears: bool
     omniscient: bool
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, strategy: Strategy, rows: list[int]) -> "_Group":
-        marks = (marked(strategy, mark) for mark in ("overhears", "omniscient"))
-        return cls(strategy, rows, attacks(strategy), *marks)
+        overhears, omniscient = (marked(strategy, mark) for mark in ("overhears", "omniscient"))
+        return cls(strategy, rows, attacks(strategy), overhears, omniscient)
 
 
 class Reporting:
@@ -87,7 +91,9 @@ class Reporting:
             own = None if before is None else before[rows]
             agents = tuple(self._agents[row] for row in rows)
             overheard = self._overheard(group, t, before)
-            context = StrategyContext(t, self._seed, agents, overheard, self._simulated, own)
+            context = StrategyContext(
+                t, self._seed, agents, overheard, self._simulated, own, self._known, group.kept
+            )
             reports[rows] = group.strategy.report(gradient[rows], context)
         return reports
 
@@ -128,17 +134,29 @@ class Reporting:
 
     @property
     def memory(self) -> dict[str, Tensor]:
-        """What was overheard, by name, to go on with later."""
+        """What was overheard, and what strategies keep, by name, to go on with later."""
         last = self._last_phase
-        return {
+        heard = {
             f"{phase}.{row}.{int(phase == last)}": vectors
             for phase, rows in self._heard.items()
             for row, vectors in rows.items()
         }
+        return heard | {
+            f"{_KEPT}.{row}.{name}": value
+            for group in self._groups
+            for name, values in group.kept.items()
+            for row, value in zip(group.rows, values, strict=True)
+        }
 
     def remember(self, memory: Mapping[str, Tensor]) -> None:
         """Go on with a `memory`."""
-        for name, vectors in memory.items():
+        kept = {name for name in memory if name.startswith(f"{_KEPT}.")}
+        for group in self._groups:
+            of = [f"{_KEPT}.{row}." for row in group.rows]
+            names = [name.removeprefix(of[0]) for name in kept if name.startswith(of[0])]
+            group.kept.update({n: torch.stack([memory[row + n] for row in of]) for n in names})
+        for name in memory.keys() - kept:
+            vectors = memory[name]
             phase, row, last = map(int, name.split("."))
             self._heard.setdefault(phase, {})[row] = vectors
             if last:

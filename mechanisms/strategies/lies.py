@@ -8,7 +8,7 @@ named, combined and timed is in `mechanisms.strategies.specs`.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from candor.mechanisms.strategies.sending import KnownRun
 from candor.topologies.specs.specs import ConfigurationError, Spec
 
 # These keep the streams of strategies apart from others drawn from the same seed.
@@ -34,7 +35,11 @@ class StrategyContext:
     reported in the round before, `own` (rows, dim), None in round 1 and after a restart; and what
     the neighbours of each row reported then, (neighbours, dim) a row, None where `own` is: known in
     simulations, over a network as far as it shows to a strategy that `overhears`, of those it heard
-    and zeros where they gave nothing; None for the others."""
+    and zeros where they gave nothing; None for the others. `run` is what everybody knows.
+
+    `memory` is the strategy's to `keep` tensors in from round to round, (rows, ...) each; empty in
+    round 1 and after a restart. `place`: which part of a sum it is.
+    """
 
     round: int
     seed: int
@@ -42,6 +47,17 @@ class StrategyContext:
     overheard: tuple[Tensor, ...] | None = None
     simulated: bool = False
     own: Tensor | None = None
+    run: KnownRun = field(default_factory=KnownRun)
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    place: int = 0
+
+    def kept(self, name: str) -> Tensor | None:
+        """What this part kept under a name, if anything."""
+        return self.memory.get(f"{self.place}.{name}")
+
+    def keep(self, name: str, value: Tensor) -> None:
+        """Keep (rows, ...) for the rounds to come."""
+        self.memory[f"{self.place}.{name}"] = value
 
 
 class Strategy(Protocol):
@@ -53,6 +69,16 @@ class Strategy(Protocol):
 
     def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
         """Turn the gradients (rows, dim) into reports (rows, dim); the argument stays as it is."""
+        ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A strategy that also has `watch`: it goes by gradients of rounds in which it is honest,
+    too."""
+
+    def watch(self, gradient: Tensor, context: StrategyContext) -> None:
+        """Take the gradients (rows, dim) of a round that it is not active in."""
         ...
 
 
@@ -153,7 +179,7 @@ class Noise:
     def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
         """The gradients with noise that depends only on seed, agent and round, so that daemon and
         simulation draw the same."""
-        return gradient + self.amount * _unit_noise(gradient, context)
+        return gradient + self.amount * unit_noise(gradient, context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +207,7 @@ class RandomDirection:
 
     def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
         """Noise of the gradients' norms, the same in daemon and simulation."""
-        direction = _unit_noise(gradient, context)
+        direction = unit_noise(gradient, context)
         length = direction.norm(dim=1, keepdim=True).clamp_min(1e-12)
         reports: Tensor = direction * (gradient.norm(dim=1, keepdim=True) / length)
         return reports
@@ -434,7 +460,7 @@ def _number(spec: Spec, example: str) -> float:
     return number
 
 
-def _unit_noise(like: Tensor, context: StrategyContext) -> Tensor:
+def unit_noise(like: Tensor, context: StrategyContext) -> Tensor:
     """Gaussian rows (rows, dim) of expected squared norm 1, each of its agent and round alone."""
     dim = like.shape[1]
     rows = [

@@ -12,7 +12,7 @@ the agent is honest.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self, cast
 
 import torch
@@ -24,12 +24,14 @@ from candor.mechanisms.strategies.lies import (
     STRATEGIES,
     AltersActions,
     AltersData,
+    Remembers,
     ReportsTruly,
     Samples,
     Strategy,
     StrategyContext,
     needs_simulation,
 )
+from candor.mechanisms.strategies.mixes import MIXES
 from candor.mechanisms.strategies.sending import AltersVectors, SendContext
 from candor.topologies.specs.specs import (
     ConfigurationError,
@@ -43,7 +45,7 @@ from candor.topologies.specs.specs import (
     users_errors,
 )
 
-KNOWN: Final = {**STRATEGIES, **ATTACKS}
+KNOWN: Final = {**STRATEGIES, **MIXES, **ATTACKS}
 
 _SUM = re.compile(r"\s+\+\s+")  # spaces are required: `1e+5` holds a plus too
 _LIST = re.compile(r",(?![a-z]+=)")
@@ -111,9 +113,12 @@ class Composite:
 
     def report(self, gradient: Tensor, context: StrategyContext) -> Tensor:
         """What the parts that are active in the round make of the gradients."""
-        for strategy, rounds in self.parts:
+        for place, (strategy, rounds) in enumerate(self.parts):
+            inner = replace(context, place=place)
             if context.round in rounds:
-                gradient = strategy.report(gradient, context)
+                gradient = strategy.report(gradient, inner)
+            elif isinstance(strategy, Remembers):
+                strategy.watch(gradient, inner)
         return gradient
 
     def data(self, samples: Samples) -> Samples:

@@ -18,6 +18,7 @@ from candor.agent.studies.games.sgd_rows import sgd_rows
 from candor.mechanisms.evidence.sketch import SignSketch, signs_seed
 from candor.mechanisms.strategies.attacks import ATTACKS, SIMULATED_ATTACKS
 from candor.mechanisms.strategies.lies import SIMULATED, STRATEGIES
+from candor.mechanisms.strategies.mixes import MIXES
 from candor.mechanisms.strategies.specs import attacks, marked, parse_strategy
 from candor.network.wire import Kind
 from candor.topologies.encoding.canonical import pack
@@ -268,7 +269,7 @@ def test_the_strategies_on_the_page_are_those_of_the_code() -> None:
     names = {
         parse_spec(spec).name: where for spec, where in ((row[0][1:-1], row[-1]) for row in rows)
     }
-    assert list(names) == list(STRATEGIES)
+    assert list(names) == [*STRATEGIES, *MIXES]
     assert {name for name, where in names.items() if where == "simulation"} == SIMULATED
 
 
