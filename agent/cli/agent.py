@@ -17,9 +17,11 @@ from candor.agent.cli.options import (
     device_option,
     initial_option,
     organiser_option,
+    participation_option,
 )
+from candor.agent.daemon.participation import absence, participation_words, seen_in
 from candor.agent.daemon.status import read_status
-from candor.agent.exits import INTERRUPTED
+from candor.agent.exits import ABSENT, INTERRUPTED
 from candor.agent.reports.metric import Metric
 from candor.agent.reports.terminal import isolation
 from candor.mechanisms.payments.credits import format_credits
@@ -83,6 +85,7 @@ LEVELS = ("debug", "info", "warning", "error")
     default="info",
     help="What goes to standard error; log.jsonl always has info and above.",
 )
+@participation_option
 @click.option("--json", "as_json", is_flag=True, help="Print the last status as JSON at the end.")
 @click.option("--record-sketches", is_flag=True, hidden=True)
 @click.option("--exit-with-parent", is_flag=True, hidden=True)
@@ -92,6 +95,7 @@ def command(
     /,
     cluster_path: Path,
     log_level: str,
+    required_share: float | None,
     as_json: bool,
     agent: str,
     data_dir: Path,
@@ -101,6 +105,8 @@ def command(
 
     Stop it with Ctrl-C or SIGTERM; started again on the same data directory it keeps its ledger and
     enters the run again from a neighbour's model. Where its run is done it says so and ends with 0.
+    It counts in which rounds it mixed whom; with --require-participation it ends with 5 where the
+    run is done and it, or a neighbour as it saw it, took part in fewer.
 
     \b
     Example:
@@ -123,7 +129,10 @@ def command(
         click.echo(f"candor: {word}{agent}: {told}", err=True)
     elif not as_json:
         _last_words(data_dir)
-    context.exit(code)
+    absent = absence(seen_in([read_status(data_dir)]), required_share) if code == 0 else ""
+    if absent:
+        click.echo(f"candor: error: as {agent} saw it, {absent}", err=True)
+    context.exit(ABSENT if absent else code)
 
 
 def _addresses(texts: tuple[str, ...]) -> dict[str, str]:
@@ -139,6 +148,8 @@ def _last_words(data_dir: Path) -> None:
     status = read_status(data_dir)
     if warning := isolation(status.agent, status.alone_rounds, status.round):
         click.echo(f"candor: warning: {warning}", err=True)
+    if words := participation_words(seen_in([status])):
+        click.echo(f"candor: as {status.agent} saw it, {words}", err=True)
     metric = Metric.of({"metric": status.metric, "better": status.better})
     found = f"{metric.name} {metric.text(status.test_accuracy)}"
     if status.local_metric is not None:

@@ -1,7 +1,7 @@
 """`candor`: assembles the commands and turns failures into one line and a documented exit code.
 
-Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 verification failed, 4 undecided, 130
-interrupted.
+Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 verification failed, 4 undecided, 5
+somebody took part in fewer rounds than was asked for, 130 interrupted.
 Commands are imported when they are used, so that `candor --help` and tab completion stay fast.
 """
 

@@ -155,6 +155,15 @@ def task_option(*, required: bool = True) -> Option:
     )
 
 
+participation_option = click.option(
+    "--require-participation",
+    "required_share",
+    type=FiniteRange(0, 1, min_open=True),
+    metavar="SHARE",
+    help="Exit 5 if some agent took part in a smaller share of the rounds, such as 0.9.",
+)
+
+
 def output_option(what: str, *, required: bool = True) -> Option:
     """The file to write; what was there before is kept."""
     told = f"{what} What was there is kept as OUTPUT~."

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from candor.agent.cli.options import ABOVE_0, PATH, json_option
+from candor.agent.daemon.participation import seen_in
 from candor.agent.daemon.status import FILE_NAME, Status, data_dirs, is_running, read_status
 from candor.agent.runs.directory import SIMULATION_NAME
 from candor.topologies.specs.files import json_text
@@ -62,7 +63,9 @@ def command(
     if as_json:
         shown = {one.status.agent: asdict(one.status) | {"running": one.running} for one in seen}
         alone = known == [directory] and not simulated
-        click.echo(json_text(next(iter(shown.values())) if alone else {"agents": shown}, indent=2))
+        parts = {agent: asdict(part) for agent, part in seen_in(s.status for s in seen).items()}
+        run = {"agents": shown, **({"participation": parts} if parts else {})}
+        click.echo(json_text(next(iter(shown.values())) if alone else run, indent=2))
     elif simulated:
         _print_simulated(directory, seen)
     else:

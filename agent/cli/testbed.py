@@ -11,7 +11,13 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from candor.agent.cli.options import FILE, answer_alone, device_option, json_option
+from candor.agent.cli.options import (
+    FILE,
+    answer_alone,
+    device_option,
+    json_option,
+    participation_option,
+)
 from candor.agent.cli.plan import (
     check_length,
     conclude,
@@ -21,8 +27,9 @@ from candor.agent.cli.plan import (
     plan_options,
 )
 from candor.agent.cli.progress import now_and_then
+from candor.agent.daemon.participation import absence, parts_of
 from candor.agent.daemon.status import Status
-from candor.agent.exits import FAILED, INTERRUPTED, VERIFICATION_FAILED
+from candor.agent.exits import ABSENT, FAILED, INTERRUPTED, VERIFICATION_FAILED
 from candor.agent.reports.terminal import live_table
 from candor.agent.testbed import testbed
 
@@ -42,6 +49,7 @@ from candor.agent.testbed import testbed
     default=1,
     help="Measure the test metric every this many rounds; 0 only at the end.",
 )
+@participation_option
 @new_run_dir_option
 @device_option
 @json_option
@@ -51,6 +59,7 @@ def command(
     /,
     faults: Path | None,
     evaluate_every: int,
+    required_share: float | None,
     run_dir: Path | None,
     device: str,
     as_json: bool,
@@ -59,7 +68,8 @@ def command(
     """Run N daemons on this machine: real processes, real sockets, real ledgers.
 
     Ctrl-C stops them all. Exit code 0: all agents finished and the ledgers pass the audit; 1: an
-    agent failed; 2: bad configuration; 3: the audit found a violation; 130: interrupted.
+    agent failed; 2: bad configuration; 3: the audit found a violation; 5: all is well, but some
+    agent took part in fewer rounds than --require-participation asks for; 130: interrupted.
 
     \b
     Example:
@@ -81,7 +91,8 @@ def command(
     except KeyboardInterrupt:
         click.echo(f"candor: interrupted; what there is lies in {bed.run_dir}", err=True)
         context.exit(INTERRUPTED)
-    context.exit(_conclude(console, bed, time.monotonic() - began, as_json))
+    seconds = time.monotonic() - began
+    context.exit(_conclude(console, bed, seconds, required_share, as_json))
 
 
 @contextmanager
@@ -105,7 +116,13 @@ def _showing(
     yield tell
 
 
-def _conclude(console: Console, bed: testbed.Testbed, seconds: float, as_json: bool) -> int:
+def _conclude(
+    console: Console,
+    bed: testbed.Testbed,
+    seconds: float,
+    required_share: float | None,
+    as_json: bool,
+) -> int:
     from candor.agent.runs.summary import summarise, write_summary
 
     plan = bed.plan
@@ -126,9 +143,12 @@ def _conclude(console: Console, bed: testbed.Testbed, seconds: float, as_json: b
         write_summary(bed.run_dir, found)
         return found
 
-    audit = conclude(console, bed.run_dir, summary, as_json)["audit"]
+    found = conclude(console, bed.run_dir, summary, as_json)
     for agent, code in bed.failed().items():
         click.echo(f"candor: error: {agent} ended with {code}: {bed.complaint(agent)}", err=True)
-    if audit != "ok":
+    absent = absence(parts_of(found["participation"]), required_share)
+    if absent:
+        click.echo(f"candor: error: {absent}", err=True)
+    if found["audit"] != "ok":
         return VERIFICATION_FAILED
-    return FAILED if bed.failed() else 0
+    return FAILED if bed.failed() else ABSENT if absent else 0

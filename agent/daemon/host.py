@@ -297,6 +297,7 @@ def _run(
             fingerprint=cluster.fingerprint,
             rounds=cluster.rounds.rounds,
             record_sketches=settings.record_sketches,
+            taken=lambda t: cluster.round_weights.of(t).taken[agent],
             metric=cluster.task.metric_name,
             better=cluster.task.better_values,
         )

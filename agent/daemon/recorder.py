@@ -17,8 +17,8 @@ from candor.agent.daemon.metrics import (
     RoundMetrics,
     read_metrics,
 )
+from candor.agent.daemon.participation import Heard, Taken, View
 from candor.agent.daemon.status import NeighbourStatus, State, Status, StatusFile
-from candor.agent.tasks.measured import Measured
 from candor.mechanisms.evidence.statements import Statement
 from candor.topologies.cluster.file import DEFAULT_METRIC, Better
 
@@ -35,7 +35,10 @@ _STATES: Final[Mapping[Stage, State]] = {
 
 
 class Recorder:
-    """Writes metrics.csv, status.json and, when asked, sketches.f64; use as a context manager."""
+    """Writes metrics.csv, status.json and, when asked, sketches.f64; use as a context manager.
+
+    `taken`: whom the agent mixes in a round. What earlier lives wrote in metrics.csv counts on.
+    """
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class Recorder:
         fingerprint: str,
         rounds: int,
         record_sketches: bool,
+        taken: Taken,
         metric: str = DEFAULT_METRIC,
         better: Better = "higher",
     ) -> None:
@@ -55,14 +59,16 @@ class Recorder:
         self._metric = metric
         self._better = better
         self._record_sketches = record_sketches
+        self._taken = taken
         self._status = StatusFile(data_dir)
         self._stack = ExitStack()
         self._sketches: BinaryIO | None = None
         self._stated = b""  # the sketch of the round under way
-        self._last: RoundOutcome | None = None
-        self._measured: Measured | None = None  # last
+        self._last: RoundMetrics | None = None
+        self._evaluated: RoundMetrics | None = None  # the last round that was
         # Rounds, of earlier lives too: alone, and by neighbour those in which it got no weight.
         self._alone = 0
+        self._view = View()
         self._weightless: Counter[str] = Counter()
         self._began = time.monotonic()
         self._written_s = float("-inf")
@@ -71,9 +77,8 @@ class Recorder:
     def __enter__(self) -> Self:
         path = self._data_dir / METRICS_NAME
         self._metrics = self._stack.enter_context(MetricsWriter(path))
-        earlier = read_metrics(path)
-        self._alone = sum(metrics.alone for metrics in earlier)
-        self._weightless = Counter(agent for metrics in earlier for agent in metrics.weightless)
+        for metrics in read_metrics(path):
+            self._count(metrics)
         if self._record_sketches:
             path = self._data_dir / SKETCHES_NAME
             self._sketches = self._stack.enter_context(path.open("ab"))
@@ -93,10 +98,7 @@ class Recorder:
 
     def round_over(self, outcome: RoundOutcome, core: AgentCore) -> None:
         """One line of metrics; the status at most every quarter of a second."""
-        self._last = outcome
         found = outcome.measured
-        if found is not None:
-            self._measured = found
         sent, received = self._bytes()
         self._keep_sketch()
         metrics = RoundMetrics(
@@ -117,9 +119,17 @@ class Recorder:
             weightless=outcome.weightless,
         )
         self._metrics.write(metrics)
+        self._count(metrics)
+        self.ticked(core)
+
+    def _count(self, metrics: RoundMetrics) -> None:
+        """A round of this life, or of an earlier one."""
+        self._last = metrics
+        if metrics.test_accuracy is not None:
+            self._evaluated = metrics
         self._alone += metrics.alone
         self._weightless.update(metrics.weightless)
-        self.ticked(core)
+        self._view.count(metrics.round, self._taken(metrics.round), metrics.missing)
 
     def _keep_sketch(self) -> None:
         """A row for the next line of metrics: cut first are those of rounds that had none, as of an
@@ -145,7 +155,7 @@ class Recorder:
     def _write(self, core: AgentCore, state: State | None = None) -> None:
         self._written_s = time.monotonic()
         sent, received = self._bytes()
-        last, found, agent = self._last, self._measured, core.settings.agent
+        last, found, agent = self._last, self._evaluated, core.settings.agent
         self._status.write(
             Status(
                 run_id=self._run_id,
@@ -156,7 +166,7 @@ class Recorder:
                 round=last.round if last else 0,
                 rounds=self._rounds,
                 train_loss=last.train_loss if last else None,
-                test_accuracy=None if found is None else found.value,
+                test_accuracy=None if found is None else found.test_accuracy,
                 injected_norm=last.injected_norm if last else None,
                 balance=core.settlement.balance,
                 beyond_credit=core.beyond_credit,
@@ -168,17 +178,21 @@ class Recorder:
                 metric=self._metric,
                 better=self._better,
                 metrics={} if found is None else found.metrics,
-                local_metric=None if found is None else found.local,
+                local_metric=None if found is None else found.local_metric,
+                performed_rounds=self._view.performed,
                 score=None if (own := core.rating(agent, agent)) is None else own.score,
             )
         )
 
     def _neighbours(self, core: AgentCore) -> dict[str, NeighbourStatus]:
         links = self.link_bytes()
+        heard = {agent: self._view.heard.get(agent, Heard()) for agent in core.neighbours}
         return {
             agent: NeighbourStatus(
                 state=neighbour.state,
-                last_round=neighbour.last_round,
+                last_round=max(neighbour.last_round, heard[agent].last),
+                due_rounds=heard[agent].due,
+                mixed_rounds=heard[agent].mixed,
                 balance=core.settlement.edge_balance(agent),
                 reason=core.why_absent(agent),
                 bytes_sent=links.get(agent, (0, 0))[0],

@@ -37,7 +37,9 @@ State: TypeAlias = Literal[
 class NeighbourStatus:
     """One edge as its agent sees it: `balance` is in micro-credits, above 0 is money received;
     `reason` says why the neighbour is not served, None while it is; `weightless_rounds` counts the
-    rounds, of all lives, in which it was heard and given no weight by the run's rule.
+    rounds, of all lives, in which it was heard and given no weight by the run's rule. `last_round`
+    is the last of which an update of its came, `due_rounds` those that the agent performed and was
+    to mix it in, `mixed_rounds` those in which it did.
 
     Where models are traded: the agent's `reputation` of it, the `score` of the last round that it
     came from, and which `share` of a model it is given; then what it says of the agent, `rated` and
@@ -58,6 +60,8 @@ class NeighbourStatus:
     rated: float | None = None
     given: float | None = None
     misrated: int = 0
+    due_rounds: int = 0
+    mixed_rounds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,8 @@ class Status:
     neighbours refuse, as they could cost more than the credit limit; `alone_rounds` the rounds of
     all its lives in which it should have mixed others' models and mixed nobody's; `seconds` counts
     from the daemon's start. `score` is what it makes of its own last update, where models are
-    traded.
+    traded. `performed_rounds` are those of all its lives, None where nobody counts them; what is of
+    the last round, and of the last evaluation, is of an earlier life until this one has its own.
     """
 
     run_id: str
@@ -96,6 +101,7 @@ class Status:
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     local_metric: float | None = None
     score: float | None = None
+    performed_rounds: int | None = None
 
 
 def weightless_shares(statuses: Iterable[Status]) -> dict[str, float]:

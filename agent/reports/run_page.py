@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from candor.agent.daemon.participation import Part, participation_words, parts_of, seen_in
 from candor.agent.daemon.status import (
     NeighbourStatus,
     misrated_of,
@@ -73,6 +74,10 @@ _TRADED_CAPTION = (
     "update, and which share of a model it gives; rated and given: what the neighbour says of it. "
     "Misrated: its updates that were refused since it gave less than it should, or rated falsely. "
     "{agent} makes {score:.3f} of its own last update."
+)
+_PART_CAPTION = (
+    " Took part: in which share of the rounds neighbours mixed it, or it was there at all, "
+    "whichever is less."
 )
 _WEIGHTLESS_CAPTION = (
     " No weight: in which share of its neighbours' rounds their rule gave the agent none."
@@ -145,8 +150,24 @@ def _header(run: RunDirectory) -> str:
     return (
         f"<header><p class=kind>Candor {kind}</p><h1>{escape(run.name)}</h1>"
         f"<p class=lead>{lead}{' · ' + described if described else ''}</p>"
-        f'<div class="tiles">{shown}{_verdict(run)}</div>{_attacked(run)}{_isolated(run)}</header>'
+        f'<div class="tiles">{shown}{_verdict(run)}</div>'
+        f"{_participated(run)}{_attacked(run)}{_isolated(run)}</header>"
     )
+
+
+def _parts(run: RunDirectory) -> dict[str, Part]:
+    """Who took part in how many rounds: as the summary has it, or as daemons said last."""
+    stated = parts_of(run.summary.get("participation"))
+    return stated or seen_in(one.status for one in run.agents if one.status is not None)
+
+
+def _participated(run: RunDirectory) -> str:
+    words = participation_words(_parts(run))
+    if not words:
+        return ""
+    whose = f"As {run.own} saw it, " if run.own else ""
+    told = whose + words if whose else words[0].upper() + words[1:]
+    return f"<p>{escape(told)}.</p>"
 
 
 def _attacked(run: RunDirectory) -> str:
@@ -441,7 +462,8 @@ def _agents(run: RunDirectory) -> str:
     measures = [f"#{escape(name)}" for name in (metric.name, "own data", *map(shown_name, others))]
     columns = ("agent", "strategy", "state", "#rounds", *measures)
     columns += ("#balance", "#sent", "#missed", "#alone", "#no weight", "#reputation", "#given")
-    columns += ("#misrated",)
+    columns += ("#misrated", "#took part")
+    parts = _parts(run)
     rewards = section(run.summary, "rewards") or (
         {} if run.own else standings_of(one.status for one in run.agents if one.status is not None)
     )
@@ -454,6 +476,7 @@ def _agents(run: RunDirectory) -> str:
             _share(shares.get(one.agent, 0.0)) if told else "-",
             *_standing(rewards.get(one.agent)),
             str(sum(misrated[one.agent].values())) if one.agent in misrated else "-",
+            _floored(parts[one.agent].share) if one.agent in parts else "-",
         )
         for one in run.agents
     ]
@@ -466,6 +489,7 @@ def _agents(run: RunDirectory) -> str:
     caption += _WEIGHTLESS_CAPTION if told else ""
     caption += _REWARDS_CAPTION if rewards else ""
     caption += _MISRATED_CAPTION if misrated else ""
+    caption += _PART_CAPTION if parts else ""
     return card("Agents", caption, table([columns[i] for i in known], kept))
 
 
@@ -479,6 +503,11 @@ def _standing(told: object) -> tuple[str, str]:
 
 def _share(share: float) -> str:
     return f"{100 * share:.0f} %"
+
+
+def _floored(share: float) -> str:
+    """Rounded down: who missed a round has not 100 %."""
+    return f"{math.floor(100 * share)} %"
 
 
 def _named(run: RunDirectory, one: AgentRun) -> Mapping[str, float | None]:
@@ -530,6 +559,7 @@ def _neighbours(run: RunDirectory) -> str:
             format_credits(one.balance, signed=True),
             format_bytes(one.bytes_sent),
             format_bytes(one.bytes_received),
+            _floored(one.mixed_rounds / one.due_rounds) if one.due_rounds else "-",
             _share(one.weightless_rounds / max(1, seen.round)),
             *(_of_each_other(one) if traded else ()),
             escape(one.reason or ""),
@@ -538,9 +568,10 @@ def _neighbours(run: RunDirectory) -> str:
     ]
     columns = ("neighbour", "state", "#last round", "#balance", "#sent", "#received")
     rewards = ("#reputation", "#score", "#gives", "#rated", "#given", "#misrated")
-    weighed = ("#no weight", *(rewards if traded else ()), "not served")
+    weighed = ("#took part", "#no weight", *(rewards if traded else ()), "not served")
     caption = (
-        f"As {escape(seen.agent)} saw them last. Balance in credits, above 0 is owed to it. No "
+        f"As {escape(seen.agent)} saw them last. Took part: in which share of the rounds that "
+        "were to mix the neighbour it was mixed. Balance in credits, above 0 is owed to it. No "
         "weight: in which share of its rounds the run's rule gave the neighbour none."
     )
     if traded:

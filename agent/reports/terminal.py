@@ -15,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from candor.agent.daemon.participation import participation_words, parts_of, seen_in
 from candor.agent.daemon.status import (
     Status,
     misrated_of,
@@ -101,6 +102,8 @@ def status_view(statuses: Sequence[Status], running: Mapping[str, bool], title: 
         if warning := isolation(status.agent, status.alone_rounds, status.round):
             notes.append(literal(warning, "yellow"))
         notes.extend(refused)
+    if told := participation_words(seen_in(statuses)):
+        notes.append(literal(told))
     if told := _weightless(weightless_shares(statuses)):
         notes.append(literal(told))
     if told := rewarded(standings_of(statuses)):
@@ -342,6 +345,8 @@ def _who_paid_whom(payments: Sequence[tuple[str, str, int]]) -> Group:
 
 def _outcome(summary: Mapping[str, object], run_dir: Path | None) -> Group:
     lines = [] if summary.get("simulated") else [_verdict(summary.get("audit"), run_dir)]
+    if told := participation_words(parts_of(summary.get("participation"))):
+        lines.append(Text.assemble(("participation  ", "dim"), literal(told)))
     lines += _beyond_credit(summary.get("beyond_credit"))
     lines += [literal(warning, "bold red") for warning in isolations(summary)]
     rewards = summary.get("rewards")

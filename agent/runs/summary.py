@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,8 +13,9 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from candor.agent.daemon.metrics import FILE_NAME as METRICS_NAME
-from candor.agent.daemon.metrics import read_metrics
+from candor.agent.daemon.metrics import RoundMetrics, read_metrics
 from candor.agent.daemon.model_file import MODEL_NAME, rounds_behind
+from candor.agent.daemon.participation import View, participation
 from candor.agent.daemon.status import Status, misrated_of, standings_of
 from candor.agent.learning.measuring import RETURN
 from candor.agent.runs.baselines import alone_accuracy, centralised_accuracy, centralised_batch
@@ -49,15 +52,17 @@ def summarise(
         if status.test_accuracy is not None or status.state == "done"
     }
     _, audit = audit_run_directory(run_dir)
+    lines = {agent: _lines(run_dir, agent) for agent in cluster.ids}
     return {
         **settings_of_run(cluster, strategies, byzantine),
         **reached(cluster.task, measured, byzantine, strategies),
-        **agreement_of(_moves(run_dir, agent) for agent in cluster.ids if agent not in strategies),
+        **agreement_of(_moves(lines[agent]) for agent in cluster.ids if agent not in strategies),
         **yardsticks(cluster, data_root, initial),
         "balances": {agent: status.balance for agent, status in statuses.items()},
         "edges": _edges(cluster, statuses),
         "beyond_credit": {agent: status.beyond_credit for agent, status in statuses.items()},
         "alone_rounds": {agent: status.alone_rounds for agent, status in statuses.items()},
+        "participation": participation_of(cluster, lines),
         "bytes_sent": {agent: status.bytes_sent for agent, status in statuses.items()},
         **rewards_of_run(standings_of(statuses.values())),
         **({"misrated": misrated} if (misrated := misrated_of(statuses.values())) else {}),
@@ -145,10 +150,29 @@ def agreement_of(moves: Iterable[Sequence[int]]) -> dict[str, Any]:
     return {"agreement_moves": {"mean": float(most.mean()), "max": int(most.max())}}
 
 
-def _moves(run_dir: Path, agent: str) -> list[int]:
+def participation_of(
+    cluster: Cluster, lines: Mapping[str, Sequence[RoundMetrics]]
+) -> dict[str, Any]:
+    """Each agent's part in the run, in the order of the cluster file, from all agents' lines of
+    metrics: those of one that was killed are whole where its last status may be late."""
+    views = {
+        agent: View.of_lines(rounds, partial(_taken, cluster, agent))
+        for agent, rounds in lines.items()
+    }
+    return {agent: asdict(part) for agent, part in participation(views).items()}
+
+
+def _taken(cluster: Cluster, agent: str, t: int) -> Collection[str]:
+    return cluster.round_weights.of(t).taken[agent]
+
+
+def _lines(run_dir: Path, agent: str) -> list[RoundMetrics]:
     path = run_dir / "agents" / agent / METRICS_NAME
-    rounds = read_metrics(path) if path.exists() else []
-    return [one.agreement_moves for one in rounds if one.agreement_moves is not None]
+    return read_metrics(path) if path.exists() else []
+
+
+def _moves(lines: Sequence[RoundMetrics]) -> list[int]:
+    return [one.agreement_moves for one in lines if one.agreement_moves is not None]
 
 
 def yardsticks(

@@ -10,7 +10,9 @@ import sys
 import pytest
 
 from candor.agent.cli import main as cli
+from candor.agent.daemon.metrics import read_metrics
 from candor.agent.daemon.status import is_running, read_status
+from candor.agent.exits import ABSENT
 from candor.agent.testbed.testbed import free_ports
 from candor.topologies.specs.specs import ConfigurationError
 from tests import paced
@@ -38,7 +40,7 @@ def demo(tmp_path_factory):
     return run_dir, run_to_the_end(*DEMO, "--strategy", "a3=scale:3", "--run-dir", run_dir)
 
 
-def run_to_the_end(*words):
+def run_to_the_end(*words, code=0):
     """What a command prints, as a process that finds the tasks of the tests."""
     done = subprocess.run(
         [*CANDOR, *map(str, words)],
@@ -48,7 +50,7 @@ def run_to_the_end(*words):
         check=False,
         env=paced.environment(),
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     return done.stdout
 
 
@@ -75,6 +77,7 @@ def test_the_summary_tells_what_a_newcomer_wants_to_know(demo):
         "one model on all data",
         "agents alone",
         "a3 paid",
+        "agents took part throughout",
         "ledger audit",
         "report.html",
     ):
@@ -103,9 +106,19 @@ def test_a_run_survives_a_killed_a_restarted_and_a_stopped_agent(tmp_path):
     words = ["testbed", "--agents", "5", "--topology", "complete", *paced.TASK]
     words += ["--rounds", "80", "--deadline-s", "2", "--local-steps", "1"]
     words += ["--faults", tmp_path / "faults.toml", "--evaluate-every", "10"]
-    told = run_to_the_end(*words, "--run-dir", tmp_path / "run", "--json")
+    words += ["--require-participation", "0.5"]
+    told = run_to_the_end(*words, "--run-dir", tmp_path / "run", "--json", code=ABSENT)
     summary = json.loads(told)
     assert summary["audit"] == "ok"
+    parts = summary["participation"]
+    assert parts["a0"]["performed"] == 80
+    assert parts["a4"]["share"] <= 0.5  # it is gone from a round soon after 20 on
+    assert parts["a4"]["last_round"] <= 40
+    assert parts["a1"]["share"] < 1.0
+    # All its lives: the rounds between them are missing, and none is counted twice.
+    alive = [row.round for row in read_metrics(tmp_path / "run/agents/a1/metrics.csv")]
+    assert parts["a1"]["performed"] == len(set(alive)) < 80
+    assert read_status(tmp_path / "run/agents/a1").performed_rounds == len(alive)
     assert sum(summary["balances"].values()) == 0
     # It has what the others learned; the data of a4, and so some classes, all have lost.
     assert abs(summary["accuracy"]["a1"] - summary["accuracy"]["a0"]) < 0.05

@@ -31,6 +31,7 @@ def test_a_restarted_daemon_cuts_the_sketch_of_the_round_it_died_in(tmp_path: Pa
             fingerprint=cluster.fingerprint,
             rounds=12,
             record_sketches=True,
+            taken=lambda _: ("a1", "a3"),
         )
         with recorder:
             for t in rounds:
@@ -60,6 +61,7 @@ def test_all_that_was_measured_is_written_down(tmp_path: Path) -> None:
         fingerprint=cluster.fingerprint,
         rounds=3,
         record_sketches=False,
+        taken=lambda _: ("a1", "a3"),
         metric="rmse",
         better="lower",
     )
@@ -98,7 +100,7 @@ def test_the_status_says_who_is_rated_how_and_who_gives_less_than_it_should(tmp_
     core, data_dir = run.nodes["a0"].core, tmp_path / "agents" / "a0"
     cluster = run.cluster
     names = {"run_id": cluster.run_id, "fingerprint": cluster.fingerprint, "rounds": 6}
-    with Recorder(data_dir, **names, record_sketches=False) as recorder:
+    with Recorder(data_dir, **names, record_sketches=False, taken=lambda _: ()) as recorder:
         recorder.ended(core, "done")
     run.close()
     status = read_status(data_dir)

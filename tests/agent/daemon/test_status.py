@@ -235,6 +235,14 @@ def test_status_of_a_run_directory_has_an_object_for_each_agent(tmp_path: Path) 
         "a10": False,
         "a2": True,
     }
+    assert "participation" not in json.loads(result.stdout)  # nobody counts
+
+    counted = replace(STATUS, agent="a2", performed_rounds=2)
+    StatusFile(run_dir / "agents" / "a2").write(counted)
+    result = CliRunner().invoke(command, [str(run_dir), "--json"])
+    assert json.loads(result.stdout)["participation"] == {
+        "a2": {"share": 2 / 3, "performed": 2, "due": 0, "mixed": 0, "last_round": 3}
+    }
 
 
 def test_a_folder_of_data_directories_is_as_good_as_a_run(tmp_path: Path) -> None:

@@ -55,7 +55,10 @@ def leave(data_dir: Path, agent: str, cluster: Cluster) -> None:
         for t in range(1, ROUNDS + 1):
             writer.write(RoundMetrics(t, 0.1 * t, 1 / t, 1 - 1 / (t + 1), 2.0, 0, 9, 9, 2))
     neighbours = {
-        peer: NeighbourStatus("left", ROUNDS, amount) for peer, amount in received.items()
+        peer: NeighbourStatus(
+            "left", ROUNDS, amount, due_rounds=ROUNDS, mixed_rounds=ROUNDS - (peer == "a2")
+        )
+        for peer, amount in received.items()
     }
     StatusFile(data_dir).write(
         Status(
@@ -69,6 +72,7 @@ def leave(data_dir: Path, agent: str, cluster: Cluster) -> None:
             test_accuracy=0.875,
             balance=sum(received.values()),
             neighbours=neighbours,
+            performed_rounds=ROUNDS,
         )
     )
 
@@ -94,6 +98,8 @@ def test_a_host_sees_its_curves_its_payments_and_what_they_were_for(hosts: Path)
     assert "Candor agent test a1, one of 4 agents · 8 rounds · fixed · ring" in words
     assert "87.5 % accuracy" in words
     assert "ok ledger audit, as a1 has it" in words
+    told = "2 of 3 agents took part throughout; a2 was mixed in 87 % of rounds by its neighbours"
+    assert f"As a1 saw it, {told}, last seen in round 8." in words
     assert "of 2 edges with 4 settled windows" in words
     with Store.open(hosts / "a1" / "ledger.sqlite") as store:
         owed = {row["lo"] + row["hi"]: row for row in channel_rows(store)}
@@ -133,6 +139,7 @@ def test_gathered_data_directories_are_one_run(hosts: Path, tmp_path: Path, insi
     assert "Candor run test 4 agents · 8 rounds" in words
     assert "87.5 % mean accuracy" in words
     assert "ok ledger audit" in words
+    assert "3 of 4 agents took part throughout; a2 was mixed in 87 % of rounds" in words
     assert "of 4 edges with 8 settled windows" in words
     assert "All payments: 4" in words
 

@@ -84,6 +84,29 @@ def test_whom_a_rule_gives_no_weight_is_told_by_the_share_of_rounds() -> None:
     assert "no weight" not in _words(status_view(statuses[2:], running, "demo"))
 
 
+def test_who_took_part_in_which_share_of_rounds_is_told() -> None:
+    def seen(**mixed: int) -> dict[str, NeighbourStatus]:
+        return {
+            agent: NeighbourStatus("late", rounds, due_rounds=7, mixed_rounds=rounds)
+            for agent, rounds in mixed.items()
+        }
+
+    statuses = [
+        _status("a0", neighbours=seen(a1=7, a2=4), performed_rounds=7),
+        _status("a1", neighbours=seen(a0=7, a2=5), performed_rounds=7),
+    ]
+    told = (
+        "2 of 3 agents took part throughout; a2 was mixed in 64 % of rounds by its neighbours, "
+        "last seen in round 5"
+    )
+    assert told in _words(status_view(statuses, {"a0": True, "a1": True}, "demo"))
+    stored = {"a2": {"share": 9 / 14, "performed": None, "due": 14, "mixed": 9, "last_round": 5}}
+    whole = {"share": 1.0, "performed": 7, "due": 14, "mixed": 14, "last_round": 7}
+    parts = {"a0": whole, "a1": whole, **stored}
+    assert told in _words(summary_view(SUMMARY | {"participation": parts}))
+    assert "took part" not in _words(summary_view(SUMMARY))
+
+
 def test_whom_neighbours_give_little_is_told_the_least_first() -> None:
     def seen(**shares: float) -> dict[str, NeighbourStatus]:
         return {k: NeighbourStatus("served", 7, reputation=s, share=s) for k, s in shares.items()}

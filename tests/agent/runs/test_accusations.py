@@ -20,7 +20,8 @@ def accused(tmp_path_factory):
     run.run()
     names = {"run_id": "test", "fingerprint": run.cluster.fingerprint, "rounds": 6}
     for agent, node in run.nodes.items():
-        with Recorder(folder / "agents" / agent, **names, record_sketches=False) as recorder:
+        data_dir = folder / "agents" / agent
+        with Recorder(data_dir, **names, record_sketches=False, taken=lambda _: ()) as recorder:
             recorder.ended(node.core, "done")
     run.export()
     (folder / "agents/a1/evidence").mkdir()
