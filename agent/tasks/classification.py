@@ -4,7 +4,7 @@ Inputs are float32, or bytes that stand for 0..1 in steps of 1/255: images stay 
 quarter of the room, and become numbers a batch at a time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from candor.agent.tasks.base import Batch
 from candor.agent.tasks.partition import Shard
-from candor.topologies.specs.specs import ConfigurationError
+from candor.topologies.specs.specs import ConfigurationError, Scalar, Spec
 
 TEST_BATCH: Final = 128  # the activations of a CNN, for so many images, stay within 50 MB
 
@@ -103,6 +103,35 @@ def stratified(labels: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
         members = rng.permutation(np.flatnonzero(labels == label))
         chosen[members[: round(share * len(members))]] = True
     return chosen
+
+
+def samples_option(spec: Spec, options: Mapping[str, Scalar]) -> int | None:
+    """How many training samples `samples=` of a task keeps; None where it is not given.
+
+    Raises:
+        ConfigurationError: it is no count.
+    """
+    samples = options.get("samples")
+    if samples is not None and (not isinstance(samples, int) or samples < 1):
+        raise ConfigurationError(f"task {spec.name}: samples={samples} is not a count of samples")
+    return samples
+
+
+def some_of(folder: Path, count: int, samples: int | None) -> Tensor:
+    """Ascending indices of so many of `count` training samples, all for None: drawn once for all
+    runs, and fewer are part of more.
+
+    Raises:
+        ConfigurationError: there are fewer.
+    """
+    if samples is None:
+        return torch.arange(count)
+    if samples > count:
+        raise ConfigurationError(
+            f"{folder}: there are {count} training samples, not samples={samples}"
+        )
+    order = np.random.default_rng(SPLIT_SEED).permutation(count)
+    return torch.from_numpy(np.sort(order[:samples]))
 
 
 def labelled(

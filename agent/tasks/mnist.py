@@ -8,17 +8,20 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from candor.agent.tasks.classification import Classification, LabelledData, labelled
+from candor.agent.tasks.classification import (
+    Classification,
+    LabelledData,
+    labelled,
+    samples_option,
+    some_of,
+)
 from candor.agent.tasks.files import data_file, read_idx
 from candor.agent.tasks.models import SIDE, Build, Models, choose, mnist_cnn
 from candor.topologies.specs.specs import ConfigurationError, Spec
 
 CLASSES: Final = 10
-SAMPLES_SEED: Final = 0  # which images `samples=` keeps belongs to the task, not to the run
 
 PIXELS: Final = {"mnist": (0.1000, 0.2752), "fashion-mnist": (0.2190, 0.3318)}
 """Mean and standard deviation of the pixels of all training images, padded to 32 x 32."""
@@ -37,24 +40,15 @@ def mnist_from_spec(spec: Spec, data_root: Path | None) -> Classification:
     networks: dict[str, Build] = {"cnn": mnist_cnn, "paper": partial(mnist_cnn, *PIXELS[spec.name])}
     models = Models(SIDE * SIDE, CLASSES, default="cnn", hidden=64, networks=networks)
     model, options = choose(spec, models, {"samples": "COUNT"})
-    samples = options.get("samples")
-    if samples is not None and (not isinstance(samples, int) or samples < 1):
-        raise ConfigurationError(f"task {spec.name}: samples={samples} is not a count of images")
-    return Classification(model, partial(_read, data_file(data_root, spec.name), samples))
+    folder, samples = data_file(data_root, spec.name), samples_option(spec, options)
+    return Classification(model, partial(_read, folder, samples))
 
 
 @lru_cache(maxsize=1)
 def _read(folder: Path, samples: int | None) -> LabelledData:
     inputs, labels = _images(folder, "train")
-    if samples is not None:
-        if samples > len(labels):
-            raise ConfigurationError(
-                f"{folder}: there are {len(labels)} training images, not samples={samples}"
-            )
-        order = np.random.default_rng(SAMPLES_SEED).permutation(len(labels))
-        kept = torch.from_numpy(np.sort(order[:samples]))
-        inputs, labels = inputs[kept], labels[kept]
-    return LabelledData(inputs, labels, *_images(folder, "t10k"))
+    kept = some_of(folder, len(labels), samples)
+    return LabelledData(inputs[kept], labels[kept], *_images(folder, "t10k"))
 
 
 def _images(folder: Path, which: str) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ STUDIES: Final = {
     "games": "Hold the theory of when lies pay against games as played.",
     "decbyzpg": "Repeat DecByzPG's experiments: policy gradients among attackers.",
     "robustness": "Attacks against aggregators on graphs: what honest agents still learn.",
+    "honesty": "Audit lies on tasks, graphs and shards that no price was chosen on.",
     "fairness": "Repeat the experiments with fair gradient rewards: who gives more, gets more.",
     "femnist": "Train with competing writers; find the price at which noise does not pay.",
 }
