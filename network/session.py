@@ -23,7 +23,7 @@ from candor.topologies.encoding.canonical import MalformedError, is_count, is_na
 from candor.topologies.encoding.signatures import SigningKey, verify
 
 HELLO_DOMAIN: Final = "candor/hello/v1"
-GREETING_VERSION: Final = 4
+GREETING_VERSION: Final = 5
 HELLO_BYTES_MAX: Final = 4096
 MEMORY_BYTES_MAX: Final = 512
 ID_CHARS_MAX: Final = 32

@@ -40,7 +40,7 @@ from candor.mechanisms.ledger.records import Evidence
 from candor.topologies.encoding.canonical import MalformedError, pack, unpack
 from candor.topologies.specs.specs import ConfigurationError
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 EVIDENCE_BYTES_MAX: Final = 2**23
 
 _SCHEMA: Final = """

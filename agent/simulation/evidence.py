@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from candor.agent.algorithms.catalogue import phases_of
 from candor.agent.algorithms.steps import step_schedule
 from candor.agent.simulation.mixing import NO_SKETCHES, Apart, RoundMixing
-from candor.mechanisms.evidence.examiner import ENERGY_MAX, energy, injected
+from candor.mechanisms.evidence.examiner import ENERGY_MAX, energy, injected, inner_products
 from candor.mechanisms.evidence.phases import How, Part
 from candor.mechanisms.evidence.sketch import SignSketch, TraceFold, signs_seed, window_of
 from candor.mechanisms.payments.balances import net_balances, windows_of
@@ -32,11 +32,13 @@ Vectors = Mapping[int, Mapping[int, NDArray[np.float32]]]
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the neighbours measured: `energies` (rounds, agents), `traces` (rounds, agents, r); the
+    """What the neighbours measured: `energies` (rounds, agents), `traces` (rounds, agents, r) and
+    inner `products` (rounds, agents, W) with the rounds of the same window, up to its own; the
     first of the rounds is number `start`."""
 
     energies: Floats
     traces: Floats
+    products: Floats
     start: int = 1
 
 
@@ -75,6 +77,8 @@ class Measurements:
         self._round = 0
         self.energies: list[Floats] = []  # (agents,) a round
         self.traces: list[NDArray[np.float32]] = []  # (agents, r) a round
+        self.products: list[Floats] = []  # (agents, W) a round
+        self.updates: list[Floats] = []  # of the present window's rounds, (agents, k)
 
     def observe(
         self,
@@ -115,11 +119,12 @@ class Measurements:
     def shown(self) -> Evidence:
         """All that was observed and not forgotten."""
         traces = np.stack(self.traces).astype(np.float64)
-        return Evidence(np.stack(self.energies), traces, self._round - len(traces) + 1)
+        start = self._round - len(traces) + 1
+        return Evidence(np.stack(self.energies), traces, np.stack(self.products), start)
 
     def forget(self) -> None:
         """Drop what was observed, once it is settled."""
-        self.energies, self.traces = [], []
+        self.energies, self.traces, self.products = [], [], []
 
     def sketched(self, t: int, phase: int) -> tuple[Floats, Apart[Floats]]:
         """The sketches (agents, k) of what was stated in a phase of the round before, and of what
@@ -164,7 +169,17 @@ class Measurements:
         traces = self._fold(update)
         traces[~finite] = 0.0
         self.traces.append(traces)
+        self._multiply(t, np.where(finite[:, np.newaxis], update, 0.0))
         self._norms = np.sqrt(energies)
+
+    def _multiply(self, t: int, update: Floats) -> None:
+        """The products of an update (agents, k) with those of its window, itself included."""
+        place = (t - 1) % self._settings.window
+        self.updates = [*(self.updates[-place:] if place else []), update]
+        products = np.zeros((len(update), self._settings.window))
+        for at, earlier in enumerate(self.updates, place + 1 - len(self.updates)):
+            products[:, at] = inner_products(earlier, update)
+        self.products.append(products)
 
     def _injected(self, t: int, phase: int, attested: NDArray[np.float32] | None) -> Floats:
         """The sketches (agents, k) of what each agent injected."""
@@ -241,12 +256,13 @@ class Billing:
             Unbillable: what was injected gives no amounts.
         """
         energies, traces = evidence.energies[:, self._order], evidence.traces[:, self._order]
+        products = evidence.products[:, self._order]
         worst = self._ids[int(evidence.energies.max(axis=0).argmax())]
         told = f"the run diverged: updates of {worst} are too large to be billed"
         if self._payments.settles and energies.max() > ENERGY_MAX:  # no neighbour would take them
             raise Unbillable(f"{told}; use a smaller step size or a milder strategy")
         try:
-            windows = windows_of(energies, traces, self._window_rounds)
+            windows = windows_of(energies, traces, products, self._window_rounds)
             first = window_of(evidence.start, self._window_rounds)
             received = net_balances(self._payments, self._around, windows, first)
         except AmountError as exc:

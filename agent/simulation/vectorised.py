@@ -44,7 +44,7 @@ APART: Final = f"{STATED}.apart."  # then phase, taker and giver: what these alo
 HEARD: Final = f"{STATED}.heard."  # what attackers go by, see `Reporting.memory`
 PRIVATE: Final = "private"  # what agents keep to themselves, as bytes
 # What a saved state holds beside that of the algorithm, its trainer and its strategies.
-OURS: Final = frozenset({"round", "parameters", "energies", "traces"})
+OURS: Final = frozenset({"round", "parameters", "energies", "traces", "products", "updates"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +334,9 @@ class Simulation:
             if self._measured.energies:
                 held["energies"] = torch.from_numpy(np.stack(self._measured.energies))
                 held["traces"] = torch.from_numpy(np.stack(self._measured.traces))
+                held["products"] = torch.from_numpy(np.stack(self._measured.products))
+            if self._measured.updates:
+                held["updates"] = torch.from_numpy(np.stack(self._measured.updates))
         return {name: tensor.cpu().contiguous() for name, tensor in held.items()}
 
     @staticmethod
@@ -359,6 +362,9 @@ class Simulation:
         if "energies" in held:
             measured.energies = list(held["energies"].numpy())
             measured.traces = list(held["traces"].numpy())
+            measured.products = list(held["products"].numpy())
+        if "updates" in held:
+            measured.updates = list(held["updates"].numpy())
         for phase in before if self.round else ():
             if rule := self._phases.row_rule(phase):  # derived anew, of what was stated
                 shown = measured.sketched(self.round, phase)

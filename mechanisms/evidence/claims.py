@@ -4,11 +4,12 @@ Only layout and signature; `mechanisms.evidence.examiner.check_claim` holds a cl
 statements.
 """
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Self
+
+import numpy as np
 
 from candor.mechanisms.evidence.statements import ID_CHARS_MAX
 from candor.topologies.encoding.canonical import (
@@ -28,10 +29,15 @@ from candor.topologies.encoding.signatures import (
 )
 
 CLAIM_DOMAIN: Final = "candor/claim/v1"
-CLAIM_VERSION: Final = 3
+CLAIM_VERSION: Final = 4
 # 16 rounds with 1,000 neighbours fit many times over.
 FIXED_BYTES_MAX: Final = 512
 CLAIM_BYTES_MAX: Final = 2**20
+# So that no sum over a window overflows, whatever is claimed; of updates, 1e16 is too large.
+ENERGY_BOUND: Final = 2.0**900
+# What rounding adds to the product of two parallel sketches, and to that of very short ones.
+PRODUCT_TOLERANCE: Final = 1e-9
+PRODUCT_FREE: Final = 1e-150
 # A claim comes once by itself and once in the bill of every neighbour, and is asked for its content
 # by each that judges it. Of 30 neighbours it has some 5 KiB; parsed, 25 times as much at most.
 PARSED_MAX: Final = 128
@@ -40,13 +46,15 @@ PARSED_BYTES_MAX: Final = 2**14
 
 @dataclass(frozen=True, slots=True)
 class ClaimedRound:
-    """One round of a claim: the energy ||S u||^2, the neighbours whose updates were mixed, and the
-    trace of S u (`mechanisms.evidence.sketch.TraceFold`, little-endian float32)."""
+    """One round of a claim: the energy ||S u||^2, the neighbours whose updates were mixed, the
+    trace of S u (`mechanisms.evidence.sketch.TraceFold`, little-endian float32), and its inner
+    products with the S u of the claim's earlier rounds, ascending (little-endian float64)."""
 
     round: int
     energy: float
     heard: tuple[str, ...]
     trace: bytes
+    products: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,9 @@ class Claim:
 
     def encode(self) -> bytes:
         """The canonical bytes that are signed."""
-        rounds: list[Value] = [[r.round, r.energy, r.heard, r.trace] for r in self.rounds]
+        rounds: list[Value] = [
+            [r.round, r.energy, r.heard, r.trace, r.products] for r in self.rounds
+        ]
         return pack([CLAIM_VERSION, self.run, self.window, self.agent, rounds, self.salt])
 
     @classmethod
@@ -94,21 +104,35 @@ class Claim:
         numbers = [entry.round for entry in claimed]
         if numbers != sorted(set(numbers)):
             raise MalformedError("a claim's rounds must be ascending")
+        _check_products(claimed)
         return cls(run, window, agent, claimed, salt)
 
 
 def _claimed_round(entry: Value) -> ClaimedRound:
     match entry:
-        case [int(number), float(squared), list(heard), bytes(trace)] if (
-            is_count(number, least=1)
-            and math.isfinite(squared)
-            and squared >= 0
-            and len(trace) % 4 == 0
+        case [int(number), float(squared), list(heard), bytes(trace), bytes(products)] if (
+            is_count(number, least=1) and 0 <= squared <= ENERGY_BOUND and len(trace) % 4 == 0
         ):
             ids = tuple(a for a in heard if isinstance(a, str) and is_name(a, ID_CHARS_MAX))
             if len(ids) == len(heard) and list(ids) == sorted(set(ids)):
-                return ClaimedRound(number, squared, ids, trace)
+                return ClaimedRound(number, squared, ids, trace, products)
     raise MalformedError("not a claimed round")
+
+
+def _check_products(rounds: Sequence[ClaimedRound]) -> None:
+    """That each round has a product with every earlier one, which could be one: by Cauchy and
+    Schwarz none is above the root of both energies.
+
+    Raises:
+        MalformedError
+    """
+    lengths = np.sqrt([entry.energy for entry in rounds])
+    for place, entry in enumerate(rounds):
+        if len(entry.products) != 8 * place:
+            raise MalformedError("a claimed round must have a product with every earlier one")
+        bound = lengths[:place] * lengths[place] * (1.0 + PRODUCT_TOLERANCE) + PRODUCT_FREE
+        if not (np.abs(np.frombuffer(entry.products, "<f8")) <= bound).all():  # false for NaN
+            raise MalformedError("a claimed product is larger than the energies allow")
 
 
 _remembered = lru_cache(PARSED_MAX)(Claim.decode)
@@ -175,4 +199,5 @@ def heard_rounds(referee: Claim, member: Claim) -> tuple[int, ...]:
 def claim_bytes_max(window_rounds: int, neighbours: Iterable[str], trace_bytes: int) -> int:
     """The longest signed claim of an agent with these neighbours: the bound on what peers send."""
     heard = sum(len(agent) + 2 for agent in neighbours)
-    return FIXED_BYTES_MAX + window_rounds * (32 + heard + trace_bytes)
+    products = 4 * window_rounds  # bytes of a round's, in the mean
+    return FIXED_BYTES_MAX + window_rounds * (32 + heard + trace_bytes + products)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from candor.mechanisms.evidence import hidden
 from candor.mechanisms.evidence.blocks import digest_of, leaves
-from candor.mechanisms.evidence.claims import Claim, ClaimedRound
+from candor.mechanisms.evidence.claims import PRODUCT_FREE, Claim, ClaimedRound
 from candor.mechanisms.evidence.phases import MIXED_MODEL, How, Part, Phases
 from candor.mechanisms.evidence.ratings import (
     MODEL,
@@ -153,6 +153,13 @@ def energy(sketches: Floats) -> Floats:
     with np.errstate(all="ignore"):
         squared: Floats = np.einsum("...k,...k->...", sketches, sketches)
     return squared
+
+
+def inner_products(earlier: Floats, sketch: Floats) -> Floats:
+    """Inner products (...) of sketches (..., k) with another (k,) or others (..., k)."""
+    with np.errstate(all="ignore"):
+        products: Floats = np.einsum("...k,...k->...", earlier, sketch)
+    return products
 
 
 def _squared_norm(payload: NDArray[np.float32]) -> float:
@@ -726,6 +733,7 @@ def check_claim(
     energies: Mapping[int, float],
     traces: Mapping[int, NDArray[np.float32]],
     heard: Mapping[int, frozenset[str]] | None = None,
+    products: Mapping[tuple[int, int], float] | None = None,
 ) -> None:
     """Hold a neighbour's claim against what its statements show.
 
@@ -733,6 +741,7 @@ def check_claim(
         energies: of its injected updates, by round; a round not seen cannot be checked here.
         traces: of the same, (r,) each.
         heard: by round, whom the mixing row of its next statement names beside itself.
+        products: of the injected updates of two rounds, the earlier one first.
 
     Raises:
         EvidenceError: the claim contradicts the statements.
@@ -752,6 +761,21 @@ def check_claim(
         if mixed != set(entry.heard) or not mixed <= allowed:
             raise EvidenceError("claim-heard", f"round {entry.round}: not whom it mixed")
         check_trace(entry, terms.trace_size, traces.get(entry.round))
+    check_products(claim, products or {})
+
+
+def check_products(claim: Claim, seen: Mapping[tuple[int, int], float]) -> None:
+    """Hold claimed inner products against those that statements show, of two rounds, the earlier
+    one first; raises EvidenceError."""
+    for place, entry in enumerate(claim.rounds):
+        found = np.frombuffer(entry.products, "<f8").tolist()
+        for before, claimed in zip(claim.rounds[:place], found, strict=True):
+            shown = seen.get((before.round, entry.round))
+            # Not relative to the product itself: directions at right angles have next to none.
+            scale = math.sqrt(before.energy) * math.sqrt(entry.energy) + PRODUCT_FREE
+            if shown is not None and not abs(shown - claimed) <= CLAIM_TOLERANCE * scale:
+                both = f"rounds {before.round} and {entry.round}"
+                raise EvidenceError("claim-products", f"{both}: {claimed}, seen {shown}")
 
 
 def check_energy(entry: ClaimedRound, seen: float) -> None:

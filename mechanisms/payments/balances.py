@@ -5,7 +5,7 @@ give, without any of them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,33 +16,43 @@ from candor.mechanisms.payments.rules import Floats, Neighbourhood, Payments, re
 BATCH_BYTES: Final = 2**22  # of traces billed together: a few megabytes stay in the cache
 
 
-def windows_of(
-    round_energies: Floats, round_traces: Floats, window_rounds: int
-) -> tuple[Floats, NDArray[np.bool_], Floats]:
-    """Energies (rounds, agents) and traces (rounds, agents, r) by window, as claims hold them.
+class Windows(NamedTuple):
+    """What all agents injected, by window: `energies` (windows, agents), summed exactly as bills
+    sum them; `mask` (windows, W), which rounds there are, the last window may be short; `traces`
+    (windows, agents, W, r); `products` (windows, agents, W, W) of rounds."""
 
-    Returns:
-        energies (windows, agents), summed exactly as bills sum them; which rounds there are
-        (windows, W), the last window may be short; traces (windows, agents, W, r).
-    """
+    energies: Floats
+    mask: NDArray[np.bool_]
+    traces: Floats
+    products: Floats
+
+
+def windows_of(
+    round_energies: Floats, round_traces: Floats, round_products: Floats, window_rounds: int
+) -> Windows:
+    """Energies (rounds, agents), traces (rounds, agents, r) and inner products (rounds, agents, W)
+    by window, as claims hold them: of a round those with the rounds of its window up to itself."""
     rounds, agents = round_energies.shape
     count = -(-rounds // window_rounds)
     energies = np.zeros((count, agents))
     mask = np.zeros((count, window_rounds), dtype=np.bool_)
     traces = np.zeros((count, agents, window_rounds, round_traces.shape[-1]))
+    products = np.zeros((count, agents, window_rounds, window_rounds))
     for w in range(count):
         block = slice(w * window_rounds, min(rounds, (w + 1) * window_rounds))
         held = block.stop - block.start
         energies[w] = [total_energy(round_energies[block, a].tolist()) for a in range(agents)]
         mask[w, :held] = True
         traces[w, :, :held] = np.swapaxes(round_traces[block], 0, 1)
-    return energies, mask, traces
+        for t, row in enumerate(round_products[block]):
+            products[w, :, t, : t + 1] = products[w, :, : t + 1, t] = row[:, : t + 1]
+    return Windows(energies, mask, traces, products)
 
 
 def net_balances(
     payments: Payments,
     neighbours: Mapping[int, Sequence[int]],
-    windows: tuple[Floats, NDArray[np.bool_], Floats],
+    windows: Windows,
     first: int = 0,
 ) -> NDArray[np.int64]:
     """What every agent received, net, in each window: (agents, windows) micro-credits, of which
@@ -55,7 +65,8 @@ def net_balances(
     Raises:
         AmountError: a charge is no amount.
     """
-    energies, mask, traces = windows
+    energies, mask = windows.energies, windows.mask
+    traces, products = windows.traces, windows.products
     balances = np.zeros(energies.T.shape, dtype=np.int64)
     if not payments.settles:
         return balances
@@ -75,6 +86,7 @@ def net_balances(
                     energies[:, some],
                     rounds,
                     traces[:, some],
+                    products[:, some],
                     at,
                     degrees[some],
                     referees[some],

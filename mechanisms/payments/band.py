@@ -34,15 +34,19 @@ class Neighbourhood:
     """What a rule reads of a referee and its neighbours, the members, sorted by id.
 
     `energies` (..., m) over the charged rounds; `mask` (..., m, W) which rounds those are; `traces`
-    (..., m, W, r), zero elsewhere; `referee`: its index among the members: it is compared with and
-    never billed. In the run's graph, `degrees` (..., m): how many neighbours each member has;
-    `referees` (..., m): how many of these have another neighbour, one at least, so that there is
-    somebody to hand a penalty to. `window` (...,): the number of the window.
+    (..., m, W, r), zero elsewhere: by these members are compared with each other. `products` (...,
+    m, W, W): the exact inner products of a member's own updates in two charged rounds, zero
+    elsewhere: of what a member does by itself nothing can be hidden. `referee`: its index among the
+    members: it is compared with and never billed. In the run's graph, `degrees` (..., m): how many
+    neighbours each member has; `referees` (..., m): how many of these have another neighbour, one
+    at least, so that there is somebody to hand a penalty to. `window` (...,): the number of the
+    window.
     """
 
     energies: Floats
     mask: Mask
     traces: Floats
+    products: Floats
     referee: int
     degrees: Floats | float = 1.0
     referees: Floats | float = 1.0
@@ -81,7 +85,13 @@ class Neighbourhood:
             energies=np.where(kept, self.energies, 0.0),
             mask=self.mask & kept[..., np.newaxis],
             traces=np.where(kept[..., np.newaxis, np.newaxis], self.traces, 0.0),
+            products=np.where(kept[..., np.newaxis, np.newaxis], self.products, 0.0),
         )
+
+    @cached_property
+    def squares(self) -> Floats:
+        """The energy of each round: (..., m, W)."""
+        return np.asarray(np.diagonal(self.products, axis1=-2, axis2=-1))
 
     @cached_property
     def noise(self) -> tuple[Floats, Mask]:
@@ -90,15 +100,18 @@ class Neighbourhood:
         The estimator of von Neumann (1941): what changes slowly, such as the gradient's own mean,
         cancels. Successive are charged rounds, whether or not there are others between them.
         """
-        mask, traces = self.mask, self.traces
+        mask, squares = self.mask, self.squares
         total, pairs = np.zeros(mask.shape[:-1]), np.zeros(mask.shape[:-1], dtype=np.int64)
-        last, seen = np.zeros_like(traces[..., 0, :]), np.zeros(mask.shape[:-1], dtype=np.bool_)
+        last, seen = np.zeros_like(pairs), np.zeros(mask.shape[:-1], dtype=np.bool_)
         for t in range(mask.shape[-1]):
-            here, trace = mask[..., t], traces[..., t, :]
-            change = trace - last  # (..., m, r)
-            total = total + np.where(here & seen, ordered_sum(change * change, -1), 0.0)
+            here = mask[..., t]
+            place = last[..., np.newaxis]
+            product = np.take_along_axis(self.products[..., t, :], place, axis=-1)[..., 0]
+            before = np.take_along_axis(squares, place, axis=-1)[..., 0]
+            change = (before - product) + (squares[..., t] - product)
+            total = total + np.where(here & seen, np.maximum(change, 0.0), 0.0)
             pairs = pairs + (here & seen)
-            last, seen = np.where(here[..., np.newaxis], trace, last), seen | here
+            last, seen = np.where(here, t, last), seen | here
         return total / np.maximum(2 * pairs, 1), pairs > 0
 
 
@@ -182,18 +195,20 @@ class PeerPrediction(OfParts):
     """`peer-prediction`: the squared distance to the neighbourhood's mean, round by round.
 
     Dorner et al., equation (10), with the closed neighbourhood in place of the server's clients and
-    traces in place of the updates; the mean is that of the members present in the round.
+    traces in place of the updates, but for a member's own energy, which is exact: what it hides
+    from its trace is far from the mean. The mean is that of the members present in the round.
     """
 
     edge_local = False
 
     def parts(self, neighbourhood: Neighbourhood) -> tuple[Part, ...]:
-        """sum_t ||u_i,t - mean_t||^2: (..., m), none of it free."""
+        """sum_t ||u_i,t||^2 - 2 <u_i,t, mean_t> + ||mean_t||^2: (..., m), none of it free."""
         mask, traces = neighbourhood.mask[..., np.newaxis], neighbourhood.traces
         count = np.maximum(mask.sum(axis=-3, keepdims=True), 1)
         mean = ordered_sum(traces, -3)[..., np.newaxis, :, :] / count  # (..., 1, W, r)
-        apart = np.where(mask, traces - mean, 0.0)
-        distance = ordered_sum(ordered_sum(apart * apart, -1), -1)
+        beside = ordered_sum(mean * mean - 2.0 * traces * mean, -1)  # (..., m, W)
+        apart = np.where(neighbourhood.mask, neighbourhood.squares + beside, 0.0)
+        distance = np.maximum(ordered_sum(apart, -1), 0.0)
         return (part("squared distance from the mean", distance, distance, 0.0, 0.0),)
 
 
@@ -330,22 +345,34 @@ def _direction(neighbourhood: Neighbourhood, present: Mask) -> Floats:
     return np.asarray(lower_median(rho, known) / floor)
 
 
+def squared_sum(neighbourhood: Neighbourhood, member: int, rounds: Mask) -> Floats:
+    """||sum of u_t||^2 (...) of a member over some `rounds` (..., W), from its exact products."""
+    both = rounds[..., :, np.newaxis] & rounds[..., np.newaxis, :]
+    products = np.where(both, neighbourhood.products[..., member, :, :], 0.0)
+    return np.maximum(ordered_sum(ordered_sum(products, -1), -1), 0.0)
+
+
 def _distances(neighbourhood: Neighbourhood, present: Mask) -> tuple[Floats, Mask]:
     """rho_ik = ||U_i - U_k||^2 / (E_i + E_k) over common rounds (..., m, m), and where there is
-    one. About 1 for independent noise around one direction."""
-    mask, traces = neighbourhood.mask, neighbourhood.traces
-    squares = ordered_sum(traces * traces, -1)  # (..., m, W)
+    one. About 1 for independent noise around one direction.
+
+    Of the distance only the product <U_i, U_k> is by traces: what is hidden from them is a
+    direction that nobody shares. By Cauchy and Schwarz it is at most the product of the lengths.
+    """
+    mask, traces, squares = neighbourhood.mask, neighbourhood.traces, neighbourhood.squares
     rho = np.zeros((*present.shape, present.shape[-1]))
     known = _others(present)
     for i in range(present.shape[-1]):
         for k in range(i):
             common = mask[..., i, :] & mask[..., k, :]  # (..., W)
-            apart = np.where(
-                common[..., np.newaxis], traces[..., i, :, :] - traces[..., k, :, :], 0.0
-            )
-            total = ordered_sum(apart, -2)  # (..., r)
+            one, two = (squared_sum(neighbourhood, a, common) for a in (i, k))
+            totals = (
+                ordered_sum(np.where(common[..., np.newaxis], traces[..., a, :, :], 0.0), -2)
+                for a in (i, k)
+            )  # (..., r)
+            product = np.minimum(ordered_sum(np.multiply(*totals), -1), np.sqrt(one) * np.sqrt(two))
             both = ordered_sum(np.where(common, squares[..., i, :] + squares[..., k, :], 0.0), -1)
-            distance = ordered_sum(total * total, -1)
+            distance = np.maximum(one + two - 2.0 * product, 0.0)
             there = both > 0
             value = np.where(there, distance / np.where(there, both, 1.0), 0.0)
             rho[..., i, k] = rho[..., k, i] = value

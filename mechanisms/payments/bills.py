@@ -6,7 +6,7 @@ anyone. An edge settles the net of its two bills: what lo pays by hi's bill minu
 lo's. This module computes, signs and judges; it sends and stores nothing.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NewType, Self
 
@@ -16,6 +16,7 @@ from candor.mechanisms.evidence.claims import CLAIM_BYTES_MAX, Claim, SignedClai
 from candor.mechanisms.evidence.sketch import window_of
 from candor.mechanisms.evidence.statements import ID_CHARS_MAX
 from candor.mechanisms.payments.credits import AMOUNT_MAX, AmountError, total_energy
+from candor.mechanisms.payments.rules import Floats as Floats
 from candor.mechanisms.payments.rules import Neighbourhood as Neighbourhood
 from candor.mechanisms.payments.rules import Payments as Payments
 from candor.mechanisms.payments.rules import Rule as Rule
@@ -272,6 +273,7 @@ def neighbourhood(terms: BillTerms, referee: Claim, claims: Sequence[Claim]) -> 
     energies = np.zeros(len(claims))
     mask = np.zeros(shape, dtype=np.bool_)
     traces = np.zeros((*shape, terms.trace_size))
+    products = np.zeros((*shape, terms.window_rounds))
     for m, claim in enumerate(claims):
         charged = _charged(terms, referee, claim)
         rounds = [entry for entry in claim.rounds if entry.round in charged]
@@ -280,11 +282,27 @@ def neighbourhood(terms: BillTerms, referee: Claim, claims: Sequence[Claim]) -> 
             w = (entry.round - 1) % terms.window_rounds
             mask[m, w] = True
             traces[m, w] = np.frombuffer(entry.trace, "<f4")
+        products[m] = _gram(terms, claim, charged)
     index = next(m for m, claim in enumerate(claims) if claim.agent == referee.agent)
     near = [terms.neighbours[claim.agent] for claim in claims]
     degrees = np.array([float(len(around)) for around in near])
     referees = np.array([float(referees_of(around, terms.neighbours)) for around in near])
-    return Neighbourhood(energies, mask, traces, index, degrees, referees, referee.window)
+    around = (degrees, referees, referee.window)
+    return Neighbourhood(energies, mask, traces, products, index, *around)
+
+
+def _gram(terms: BillTerms, claim: Claim, charged: Collection[int]) -> Floats:
+    """The inner products (W, W) of a claim's charged rounds, 0 elsewhere."""
+    gram = np.zeros((terms.window_rounds, terms.window_rounds))
+    places = [(entry.round - 1) % terms.window_rounds for entry in claim.rounds]
+    for at, entry in enumerate(claim.rounds):
+        gram[places[at], places[:at]] = np.frombuffer(entry.products, "<f8")
+        gram[places[:at], places[at]] = gram[places[at], places[:at]]
+        gram[places[at], places[at]] = entry.energy
+    left_out = [(one.round - 1) % len(gram) for one in claim.rounds if one.round not in charged]
+    gram[left_out] = 0.0
+    gram[:, left_out] = 0.0
+    return gram
 
 
 def _charged(terms: BillTerms, referee: Claim, claim: Claim) -> set[int]:

@@ -78,13 +78,14 @@ def explain(terms: BillTerms, signed: SignedBill, member: str) -> Explanation | 
     charges = []
     for term, amount in zip(terms.payments.terms, amounts, strict=True):
         charged = term.charged(around)
-        theirs = 0.0 if term.rule.edge_local else (charged / term.bills(around))[others].sum()
+        handed = not term.rule.edge_local and mine[at]  # whoever takes no part gets nothing
+        theirs = (charged / term.bills(around))[others].sum() if handed else 0.0
         asked = term.rule.edge_local or bool(others.any())
         parts = term.rule.parts(seen) if isinstance(term.rule, OfParts) and asked else ()
         of = int(np.broadcast_to(term.bills(around), charged.shape)[at])
         looks = tuple(_look(part, at) for part in parts)
-        own, handed = float(charged[at]), float(theirs / max(mine.sum(), 1))
-        charges.append(TermCharge(term.name, term.price, amount, own, of, handed, looks))
+        own, shared = float(charged[at]), float(theirs / max(mine.sum(), 1))
+        charges.append(TermCharge(term.name, term.price, amount, own, of, shared, looks))
     first = bill.window * terms.window_rounds + 1
     rounds = tuple(first + int(w) for w in around.mask[at].nonzero()[0])
     return Explanation(bill.referee, member, bill.window, rounds, tuple(charges), sum(amounts))

@@ -19,6 +19,7 @@ from candor.mechanisms.payments.band import (
     lower_median,
     ordered_sum,
     part,
+    squared_sum,
 )
 
 LAGS: Final = (1, 2, 3)
@@ -37,7 +38,9 @@ class Originality(OfParts):
     who does its own work resembles what k did before no more than the two resemble what they did
     themselves, a = max(0, c_ii, c_kk). (With c_kk alone, k could frame a steady i by resembling it
     in every other round.) p_i = CAP times the largest (c_ik - b)+ / (1 - b) over k and l, with
-    b = (1 + a) / 2, so that a true copy is charged CAP whatever the data.
+    b = (1 + a) / 2, so that a true copy is charged CAP whatever the data. c_ii and c_kk are of
+    exact products, c_ik of traces, by their own lengths: what a copier adds and hides from its
+    trace leaves its trace a copy.
     """
 
     edge_local = False
@@ -49,7 +52,7 @@ class Originality(OfParts):
         worst = np.full(mask.shape[:-1], -np.inf)
         value, free = np.zeros(worst.shape), np.ones(worst.shape)
         for lag in LAGS:
-            own = [_lagged(mask, units, i, i, lag) for i in range(m)]
+            own = [_lagged_own(neighbourhood, i, lag) for i in range(m)]
             for i, k in ((i, k) for i in range(m) for k in range(m) if i != k):
                 copied = _lagged(mask, units, i, k, lag)
                 like = np.minimum(np.maximum(np.maximum(own[i], own[k]), 0.0), 1.0)
@@ -83,7 +86,23 @@ def _lagged(mask: Mask, units: Floats, i: int, k: int, lag: int) -> Floats:
     known = mask[..., i, lag:] & mask[..., k, :-lag]  # (..., W - lag)
     if known.shape[-1] < PAIRS_MIN:
         return np.zeros(known.shape[:-1])
-    cosines = ordered_sum(units[..., i, lag:, :] * units[..., k, :-lag, :], -1)
+    return _usual(ordered_sum(units[..., i, lag:, :] * units[..., k, :-lag, :], -1), known)
+
+
+def _lagged_own(neighbourhood: Neighbourhood, i: int, lag: int) -> Floats:
+    """The same of a member with itself, from its exact products."""
+    mask, lengths = neighbourhood.mask[..., i, :], np.sqrt(neighbourhood.squares[..., i, :])
+    known = mask[..., lag:] & mask[..., :-lag]
+    if known.shape[-1] < PAIRS_MIN:
+        return np.zeros(known.shape[:-1])
+    products = np.diagonal(neighbourhood.products[..., i, :, :], -lag, axis1=-2, axis2=-1)
+    both = lengths[..., lag:] * lengths[..., :-lag]  # (..., W - lag)
+    cosines = np.where(both > 0, products / np.where(both > 0, both, 1.0), 0.0)
+    return _usual(cosines, known)
+
+
+def _usual(cosines: Floats, known: Mask) -> Floats:
+    """The lower median (...) of cosines (..., pairs) of those `known`; 0 of too few."""
     return np.where(known.sum(axis=-1) >= PAIRS_MIN, lower_median(cosines, known), 0.0)
 
 
@@ -102,8 +121,7 @@ class Persistence(OfParts):
 
     def parts(self, neighbourhood: Neighbourhood) -> tuple[Part, ...]:
         """Penalties (..., m), at most `CAP`."""
-        mask, traces = neighbourhood.mask, neighbourhood.traces
-        squares = ordered_sum(traces * traces, -1)  # (..., m, W)
+        mask, squares = neighbourhood.mask, neighbourhood.squares
         total = ordered_sum(np.where(mask, squares, 0.0), -1)  # (..., m)
         busy = total > NOTHING * total.max(axis=-1, keepdims=True)
         m = mask.shape[-2]
@@ -112,8 +130,8 @@ class Persistence(OfParts):
         for i in range(m):
             for k in range(i):
                 common = mask[..., i, :] & mask[..., k, :]  # (..., W)
-                one, seen = _steadiness(traces[..., i, :, :], squares[..., i, :], common)
-                two, there = _steadiness(traces[..., k, :, :], squares[..., k, :], common)
+                one, seen = _steadiness(neighbourhood, i, common)
+                two, there = _steadiness(neighbourhood, k, common)
                 enough = (common.sum(axis=-1) > PAIRS_MIN) & busy[..., i] & busy[..., k]
                 known[..., i, k] = known[..., k, i] = enough & seen & there
                 ratio[..., i, k], ratio[..., k, i] = _steadier(one, two), _steadier(two, one)
@@ -122,12 +140,11 @@ class Persistence(OfParts):
         return (part("a neighbour's steadiness over its own", penalty, value, 0.0, TAU_ALONE),)
 
 
-def _steadiness(traces: Floats, squares: Floats, common: Mask) -> tuple[Floats, Mask]:
+def _steadiness(neighbourhood: Neighbourhood, member: int, common: Mask) -> tuple[Floats, Mask]:
     """||sum_t u_t||^2 / sum_t ||u_t||^2 over the common rounds, and where anything was injected."""
-    total = ordered_sum(np.where(common[..., np.newaxis], traces, 0.0), -2)  # (..., r)
-    energy = ordered_sum(np.where(common, squares, 0.0), -1)
+    energy = ordered_sum(np.where(common, neighbourhood.squares[..., member, :], 0.0), -1)
     there = energy > 0
-    length = ordered_sum(total * total, -1)
+    length = squared_sum(neighbourhood, member, common)
     return np.where(there, length / np.where(there, energy, 1.0), 0.0), there
 
 

@@ -249,5 +249,6 @@ def _user_rule(path: str) -> Rule:
 def _try_out(rule: Rule, path: str) -> None:
     """Run a user's rule once, so that a bad one is refused before a run and not in it."""
     rounds = np.ones((2, 3, 4), dtype=np.bool_)
-    tried = Neighbourhood(np.full((2, 3), 20.0), rounds, np.ones((2, 3, 4, 5)), referee=0)
+    traces, products = np.ones((2, 3, 4, 5)), np.full((2, 3, 4, 4), 5.0)
+    tried = Neighbourhood(np.full((2, 3), 20.0), rounds, traces, products, referee=0)
     _charged(Term(path, 1.0, rule), tried)

@@ -13,10 +13,11 @@ import pytest
 from numpy.typing import ArrayLike, NDArray
 
 from candor.agent.studies.games.sgd import quadratic_thresholds
-from candor.mechanisms.payments.band import Neighbourhood, lower_median
+from candor.mechanisms.payments.band import lower_median
 from candor.mechanisms.payments.rules import parse_rule
 from candor.topologies.cluster.file import DEFAULT_RULE
 from tests.docs.pages import DOCS, tables
+from tests.mechanisms.payments.neighbourhoods import neighbourhood
 
 Floats = NDArray[np.float64]
 ROUNDS, STEP, AGENTS = 20, 0.5, 4
@@ -134,8 +135,7 @@ def least_squares(*, data: float = 1.0, report: float = 1.0) -> tuple[Floats, Fl
 
 def charged(reports: Floats) -> int:
     """What agent 0 pays for its window by the default rule, to referee 3: micro-credits."""
-    energies, mask = (reports**2).sum(axis=(1, 2)), np.ones(reports.shape[:2], dtype=np.bool_)
-    transfers, _ = parse_rule(DEFAULT_RULE).rows(Neighbourhood(energies, mask, reports, 3))
+    transfers, _ = parse_rule(DEFAULT_RULE).rows(neighbourhood(reports, 3))
     return int(transfers[0])
 
 

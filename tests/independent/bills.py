@@ -35,6 +35,7 @@ PAYMENT_MAX = 2.0**51
 ENERGY_MAX = 1e16
 
 Vectors = dict[int, np.ndarray]  # traces by round
+Gram = dict[tuple[int, int], float]  # exact products of two rounds, either first
 Rows = list[list]  # [member, transfer, charge]
 
 
@@ -160,7 +161,8 @@ def amounts(
         ]
         for agent, items in by_agent.items()
     }
-    present = Group({agent: items for agent, items in charged.items() if items})
+    grams = {agent: gram_of(rounds) for agent, rounds in by_agent.items()}
+    present = Group({agent: items for agent, items in charged.items() if items}, grams)
     bills = {
         agent: (len(near), max(1, sum(len(neighbours[one]) > 1 for one in near)))
         for agent, near in neighbours.items()
@@ -210,12 +212,13 @@ def shares(
 def is_too_large(cluster: Cluster, energy: float) -> bool:
     """Whether a window of rounds of this energy, beside an idler, is beyond an edge's credit."""
     size, numbers = min(cluster.k, TRACE_SIZE_MAX), range(cluster.window)
-    group = Group({})
+    group = Group({}, {})
     bound = 2.0 ** math.ceil(math.log2(energy)) if energy else 0.0
     for agent, each in (("a", bound), ("b", 0.0), ("c", 0.0)):
-        u = np.zeros(size)
-        u[0] = math.sqrt(each)
-        group.add(agent, each * cluster.window, dict.fromkeys(numbers, u))
+        signs = {n: -1.0 if n % 2 else 1.0 for n in numbers}
+        traces = {n: np.eye(1, size)[0] * signs[n] * math.sqrt(each) for n in numbers}
+        gram = {(s, t): each * signs[s] * signs[t] for s in numbers for t in numbers}
+        group.add(agent, each * cluster.window, traces, gram)
     paid = shares(cluster.rule, group, "c")
     return energy > ENERGY_MAX or any(abs(sum(one)) > cluster.credit_limit for one in paid.values())
 
@@ -248,6 +251,15 @@ def lower_median(values: Sequence[float]) -> float:
     return sorted(values)[(len(values) - 1) // 2] if values else 0.0
 
 
+def gram_of(claimed: list[Claimed]) -> Gram:
+    """The products of all rounds of a claim with each other."""
+    found = {(one.round, one.round): one.energy for one in claimed}
+    for place, one in enumerate(claimed):
+        for before, value in zip(claimed[:place], one.multiplied.tolist(), strict=True):
+            found[before.round, one.round] = found[one.round, before.round] = value
+    return found
+
+
 def energy_of(items: list[Claimed]) -> float:
     try:
         return math.fsum(one.energy for one in items)
@@ -260,30 +272,32 @@ def upper_median(values: Sequence[float]) -> float:
 
 
 class Group:
-    """The charged rounds of a neighbourhood: energies and traces by agent."""
+    """The charged rounds of a neighbourhood: energies, traces and exact products by agent."""
 
-    def __init__(self, charged: dict[str, list[Claimed]]) -> None:
+    def __init__(self, charged: dict[str, list[Claimed]], grams: dict[str, Gram]) -> None:
         self.energies: dict[str, float] = {}
         self.traces: dict[str, Vectors] = {}
         self.norms: dict[str, dict[int, float]] = {}
+        self.grams: dict[str, Gram] = {}
         self._units: dict[str, Vectors] = {}
         for agent, items in charged.items():
             energy = energy_of(items)
-            self.add(agent, energy, {one.round: one.vector for one in items})
+            self.add(agent, energy, {one.round: one.vector for one in items}, grams[agent])
 
-    def add(self, agent: str, energy: float, traces: Vectors) -> None:
+    def add(self, agent: str, energy: float, traces: Vectors, gram: Gram) -> None:
         """A member with its charged rounds; ids come in ascending order."""
-        norms = {t: dot(u, u) for t, u in traces.items()}
-        units = {t: u / math.sqrt(norms[t]) if norms[t] else u for t, u in traces.items()}
+        lengths = {t: math.sqrt(dot(u, u)) for t, u in traces.items()}
+        units = {t: u / lengths[t] if lengths[t] else u for t, u in traces.items()}
         self.energies[agent], self.traces[agent] = energy, traces
-        self.norms[agent], self._units[agent] = norms, units
+        self.grams[agent], self._units[agent] = gram, units
+        self.norms[agent] = {t: gram[t, t] for t in traces}
 
     def only(self, agents: set[str]) -> "Group":
         """Some of them."""
-        seen = Group({})
+        seen = Group({}, {})
         for agent in self.traces:
             if agent in agents:
-                seen.add(agent, self.energies[agent], self.traces[agent])
+                seen.add(agent, self.energies[agent], self.traces[agent], self.grams[agent])
         return seen
 
     def others(self, agent: str) -> list[str]:
@@ -297,8 +311,17 @@ class Group:
 
     def noise(self, agent: str) -> float | None:
         """Half the mean squared change from one charged round to the next; None of a single one."""
-        changes = [after - before for before, after in pairwise(self.traces[agent].values())]
-        return total(dot(one, one) for one in changes) / (2 * len(changes)) if changes else None
+        gram = self.grams[agent]
+        changes = [
+            max(0.0, (gram[s, s] - gram[s, t]) + (gram[t, t] - gram[s, t]))
+            for s, t in pairwise(self.traces[agent])
+        ]
+        return total(changes) / (2 * len(changes)) if changes else None
+
+    def squared(self, agent: str, rounds: list[int]) -> float:
+        """The squared norm of the sum of an agent's updates."""
+        gram = self.grams[agent]
+        return max(0.0, total(total(gram[s, t] for t in rounds) for s in rounds))
 
     def distance(self, i: str, k: str) -> float | None:
         """The share of two agents' injected energy in which they differ over the window."""
@@ -306,31 +329,42 @@ class Group:
         both = total(self.norms[i][t] + self.norms[k][t] for t in rounds)
         if both == 0:
             return None
-        apart = summed(self.traces[i][t] - self.traces[k][t] for t in rounds)
-        return dot(apart, apart) / both
+        one, two = self.squared(i, rounds), self.squared(k, rounds)
+        product = dot(*(summed(self.traces[a][t] for t in rounds) for a in (i, k)))
+        product = min(product, math.sqrt(one) * math.sqrt(two))
+        return max(0.0, one + two - 2.0 * product) / both
 
     def copied(self, i: str, k: str, lag: int) -> float:
         """How alike i's updates are to those of k, `lag` rounds earlier."""
         mine, theirs = self._units[i], self._units[k]
-        alike = [dot(u, theirs[t - lag]) for t, u in mine.items() if t - lag in theirs]
+        pairs = [(t - lag, t) for t in mine if t - lag in theirs]
+        if i == k:
+            alike = [self.cosine(i, *pair) for pair in pairs]
+        else:
+            alike = [dot(mine[t], theirs[s]) for s, t in pairs]
         return lower_median(alike) if len(alike) >= ROUNDS_COPIED_MIN else 0.0
+
+    def cosine(self, agent: str, s: int, t: int) -> float:
+        """Of an agent's updates in two rounds."""
+        gram = self.grams[agent]
+        both = math.sqrt(gram[t, t]) * math.sqrt(gram[s, s])
+        return gram[s, t] / both if both else 0.0
 
     def kept(self, agent: str, rounds: list[int]) -> float | None:
         """How much of an agent's energy points one way over the rounds; None where it has none."""
         energy = total(self.norms[agent][t] for t in rounds)
         if energy == 0:
             return None
-        whole = summed(self.traces[agent][t] for t in rounds)
-        return dot(whole, whole) / energy
+        return self.squared(agent, rounds) / energy
 
 
 def peer_prediction(group: Group, member: str) -> float:
     penalty = 0.0
     for t, u in group.traces[member].items():
         present = [v[t] for v in group.traces.values() if t in v]
-        apart = u - summed(present) / len(present)
-        penalty += dot(apart, apart)
-    return penalty
+        mean = summed(present) / len(present)
+        penalty += group.norms[member][t] + total((mean * mean - 2.0 * u * mean).tolist())
+    return max(0.0, penalty)
 
 
 def band(group: Group, member: str) -> float:

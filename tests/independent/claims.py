@@ -33,10 +33,15 @@ class Claimed(NamedTuple):
     energy: float
     heard: list[str]
     trace: bytes
+    products: bytes = b""
 
     @property
     def vector(self) -> np.ndarray:
         return np.frombuffer(self.trace, "<f4").astype(np.float64)
+
+    @property
+    def multiplied(self) -> np.ndarray:
+        return np.frombuffer(self.products, "<f8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +80,16 @@ class Claim:
         if not fits(fields, int, bytes, int, str, list, bytes):
             raise Refused("malformed")
         version, run, window, agent, rounds, salt = fields
-        numbers = [one[0] for one in rounds if fits(one, int, float, list, bytes)]
+        numbers = [one[0] for one in rounds if fits(one, int, float, list, bytes, bytes)]
         sound = (
-            version == 3
+            version == 4
             and len(run) == 32
             and len(salt) == 16
             and is_count(window)
             and len(numbers) == len(rounds)
             and numbers == sorted(set(numbers))
             and all(_is_sound(Claimed(*one)) for one in rounds)
+            and _are_products([Claimed(*one) for one in rounds])
         )
         if not sound:
             raise Refused("malformed")
@@ -95,7 +101,22 @@ class Claim:
 
 def _is_sound(one: Claimed) -> bool:
     ids = all(type(agent) is str for agent in one.heard) and one.heard == sorted(set(one.heard))
-    return one.round >= 1 and math.isfinite(one.energy) and one.energy >= 0 and ids
+    return one.round >= 1 and 0 <= one.energy <= 2.0**900 and ids
+
+
+def _are_products(claimed: list[Claimed]) -> bool:
+    """Whether there is one with each earlier round, none larger than the energies allow."""
+    for place, one in enumerate(claimed):
+        if len(one.products) != 8 * place:
+            return False
+        for before, value in zip(claimed[:place], one.multiplied, strict=True):
+            if not abs(value) <= bound(before, one) * (1 + 1e-9) + 1e-150:
+                return False
+    return True
+
+
+def bound(one: Claimed, other: Claimed) -> float:
+    return math.sqrt(one.energy) * math.sqrt(other.energy)
 
 
 def make(
@@ -108,7 +129,7 @@ def make(
 ) -> Claim:
     """The own claim of a window."""
     told = [list(one) for one in rounds]
-    body = pack([3, cluster.run, window, agent, told, salt or secrets.token_bytes(16)])
+    body = pack([4, cluster.run, window, agent, told, salt or secrets.token_bytes(16)])
     encoded = pack([body, sign(key, "candor/claim/v1", body)])
     return Claim(encoded, body, cluster.run, window, agent, rounds)
 
@@ -117,6 +138,19 @@ def claimed(cluster: Cluster, number: int, found: np.ndarray, heard: list[str]) 
     """What is claimed of a round in which the sketch `found` was injected."""
     traced = trace(cluster, cluster.window_of(number), found)
     return Claimed(number, energy(found), sorted(heard), traced)
+
+
+def multiplied(entries: list[Claimed], found: dict[int, np.ndarray]) -> list[Claimed]:
+    """Claimed rounds with their products, of the sketches `found` by round."""
+    return [
+        one._replace(
+            products=b"".join(
+                np.float64(found[earlier.round] @ found[one.round]).astype("<f8").tobytes()
+                for earlier in entries[:place]
+            )
+        )
+        for place, one in enumerate(entries)
+    ]
 
 
 def told(cluster: Cluster, number: int, stated: dict[int, Statement]) -> list[str] | None:
@@ -159,3 +193,9 @@ def check(
             apart = np.linalg.norm(one.vector - expected.vector)
             if apart > 1e-6 * np.linalg.norm(expected.vector):
                 raise Refused("claim-trace")
+    for place, one in enumerate(claim.rounds):
+        for before, value in zip(claim.rounds[:place], one.multiplied, strict=True):
+            if before.round in seen and one.round in seen:
+                apart = abs(seen[before.round] @ seen[one.round] - value)
+                if not apart <= 1e-9 * bound(before, one) + 1e-150:
+                    raise Refused("claim-products")

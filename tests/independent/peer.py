@@ -115,7 +115,7 @@ class Peer:
     def _greet(self, peer: str) -> None:
         near, agents = self.near[peer], self.cluster.agents
         curves = [agents[self.own]["curve"], agents[peer]["curve"]]
-        names = [4, self.cluster.run.hex(), self.own, peer, *curves]
+        names = [5, self.cluster.run.hex(), self.own, peer, *curves]
         state = [self.nonce, near.heard, near.settled_hello, self.round, self.certificate, 0]
         body = wire.pack([*names, *state, self.hearsay.memory(peer)])
         self._send(peer, wire.HELLO, body, wire.sign(self.keys.identity, "candor/hello/v1", body))
@@ -124,7 +124,7 @@ class Peer:
         near, agents, now_s = self.near[peer], self.cluster.agents, time.monotonic()
         types = (int, str, str, str, str, str, bytes, bytes, bool, int, bytes, int, bytes)
         fields = wire.unpack(body, 4_096)
-        sound = wire.fits(fields, *types) and fields[0] == 4 and len(fields[6]) == 16
+        sound = wire.fits(fields, *types) and fields[0] == 5 and len(fields[6]) == 16
         if not sound or len(fields[-1]) > MEMORY_BYTES_MAX:
             raise Refused("hello")
         if not wire.is_signed(self.cluster.public(peer), "candor/hello/v1", body, signature):
@@ -394,7 +394,7 @@ class Peer:
                 for n in self.injected
                 if self.cluster.window_of(n) == window
             ]
-            self.settlement.claim(window, items)
+            self.settlement.claim(window, claims.multiplied(items, self.injected))
 
     # Time
 

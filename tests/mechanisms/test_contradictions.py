@@ -17,6 +17,7 @@ from candor.mechanisms.proofs import CONTRADICTORY, Proof, ProofError, contradic
 from candor.topologies.encoding.canonical import MalformedError, pack, unpack
 from tests.golden import assert_golden
 from tests.honest import DIM, IDS, KEYS, RUN, WINDOW, Ring, formed_by, make_terms, sign
+from tests.mechanisms.evidence.claimed import at_right_angles
 from tests.mutations import mutated
 
 TERMS = make_terms()
@@ -28,7 +29,8 @@ def claim_of(ring: Ring, agent: str, window: int) -> Claim:
     """What an honest agent claims of a window."""
     first = window * WINDOW + 1
     return Claim(
-        RUN, window, agent, tuple(entry(ring, agent, t) for t in range(first, first + WINDOW))
+        *(RUN, window, agent),
+        at_right_angles(entry(ring, agent, t) for t in range(first, first + WINDOW)),
     )
 
 
@@ -59,7 +61,7 @@ def proof_of(signed: SignedClaim, said: SignedStatement, *sources: bytes) -> Pro
 
 def with_round(claim: Claim, t: int, **changes: object) -> Claim:
     rounds = (replace(r, **changes) if r.round == t else r for r in claim.rounds)
-    return replace(claim, rounds=tuple(rounds))
+    return replace(claim, rounds=at_right_angles(rounds))
 
 
 def proven(ring: Ring, claim: Claim, terms: Terms = TERMS) -> Proof | None:
@@ -232,7 +234,7 @@ def test_round_1_has_no_sources_and_only_its_absence_is_proof() -> None:
     """The cluster file holds a digest of the initial model, not the model."""
     honest = claim_of(RING, "a1", 0)
     assert proven(RING, with_round(honest, 1, energy=0.0)) is None
-    assert proven(RING, replace(honest, rounds=honest.rounds[1:])) is not None
+    assert proven(RING, replace(honest, rounds=at_right_angles(honest.rounds[1:]))) is not None
 
 
 def test_a_proof_that_fits_no_message_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,8 +145,9 @@ def test_it_makes_the_claim():
     vector = vectors("claim")
     cluster = cluster_of(vector)
     items = [
-        claims.Claimed(number, energy, heard, np.array(trace, "<f4").tobytes())
-        for number, energy, heard, trace in vector["rounds"]
+        claims.Claimed(number, energy, heard, np.array(trace, "<f4").tobytes(), products)
+        for number, energy, heard, trace, inner in vector["rounds"]
+        for products in [np.array(inner, "<f8").tobytes()]
     ]
     made = claims.make(cluster, "a1", 2, items, key(vector), bytes.fromhex(vector["salt"]))
     assert (made.encoded.hex(), made.digest.hex()) == (vector["encoded"], vector["digest"])

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candor.mechanisms.evidence.claims import Claim, ClaimedRound
-from candor.mechanisms.evidence.examiner import Examined, Examiner
+from candor.mechanisms.evidence.examiner import Examined, Examiner, inner_products
 from candor.mechanisms.evidence.phases import How, Part
 from candor.mechanisms.evidence.sketch import window_of
 from candor.mechanisms.evidence.statements import (
@@ -34,16 +34,20 @@ WINDOWS_KEPT: Final = 64
 SEEN_BYTES_MAX: Final = 2**26  # our own file: thousands of neighbours
 
 T = TypeVar("T")
+Floats = NDArray[np.float64]
 
 
 @dataclass(slots=True)
 class Seen:
-    """What one agent injected in one window, as seen here: energies and traces by round; and whom
-    it mixed, by round, as its next statement's row tells."""
+    """What one agent injected in one window, as seen here: energies and traces by round, and inner
+    products of two rounds, the earlier one first; and whom it mixed, by round, as its next
+    statement's row tells. `sketches` (k,) are there until a later window has begun."""
 
     energies: dict[int, float] = field(default_factory=dict)
     traces: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    products: dict[tuple[int, int], float] = field(default_factory=dict)
     heard: dict[int, frozenset[str]] = field(default_factory=dict)
+    sketches: dict[int, Floats] = field(default_factory=dict)
 
     def add(self, round_number: int, examined: Examined) -> None:
         """Count a round once."""
@@ -51,20 +55,41 @@ class Seen:
             return
         self.energies[round_number] = examined.energy
         self.traces[round_number] = examined.trace
+        if self.sketches:
+            held = np.stack([*self.sketches.values()])
+            found = inner_products(held, examined.injected).tolist()
+            for other, product in zip(self.sketches, found, strict=True):
+                self.products[min(other, round_number), max(other, round_number)] = product
+        self.sketches[round_number] = examined.injected
+
+    def claimed(self, heard: Mapping[int, tuple[str, ...]]) -> tuple[ClaimedRound, ...]:
+        """The rounds as their agent claims them, having heard so."""
+        numbers = sorted(self.energies)
+        return tuple(
+            ClaimedRound(
+                number,
+                self.energies[number],
+                heard.get(number, ()),
+                self.traces[number].astype("<f4").tobytes(),
+                np.array([self.products[s, number] for s in numbers[:place]], "<f8").tobytes(),
+            )
+            for place, number in enumerate(numbers)
+        )
 
     def fields(self, agent: str) -> Value:
-        """[agent, [[round, energy, trace], …]]."""
+        """[agent, [[round, energy, trace], …], [[earlier round, later round, product], …]]."""
         rounds: list[Value] = [
             [number, value, self.traces[number].astype("<f4").tobytes()]
             for number, value in self.energies.items()
         ]
-        return [agent, rounds]
+        products: list[Value] = [[*pair, value] for pair, value in self.products.items()]
+        return [agent, rounds, products]
 
 
 def _seen_from(fields: Value) -> tuple[str, Seen]:
     match fields:
-        case [str(agent), list(rounds)]:
-            seen = Seen()
+        case [str(agent), list(rounds), list(products)]:
+            seen = Seen(products=dict(map(_product_from, products)))
             for number, value, trace in map(_round_from, rounds):
                 seen.energies[number] = value
                 seen.traces[number] = np.frombuffer(trace, "<f4")
@@ -77,6 +102,13 @@ def _round_from(entry: Value) -> tuple[int, float, bytes]:
         case [int(number), float(value), bytes(trace)] if len(trace) % 4 == 0:
             return number, value, trace
     raise MalformedError("not a round that was seen")
+
+
+def _product_from(entry: Value) -> tuple[tuple[int, int], float]:
+    match entry:
+        case [int(earlier), int(later), float(value)]:
+            return (earlier, later), value
+    raise MalformedError("not a product of two rounds")
 
 
 def _snapshot(data: bytes) -> tuple[int, bytes, Sequence[Value]]:
@@ -140,6 +172,9 @@ class EvidenceBook:
         seen = self._seen.setdefault(agent, {})
         if statement.phase == self.phases.charged:
             seen.setdefault(window, Seen()).add(statement.round, examined)
+            # Updates arrive in order, but for late ones of the window before.
+            for past in (held for w, held in seen.items() if w < max(seen) - 1):
+                past.sketches.clear()
         self._add_heard(statement, seen)
         if agent == self.agent:
             self._present_window = window
@@ -255,17 +290,7 @@ class EvidenceBook:
 
     def claim(self, window: int) -> Claim:
         """This agent's own claim for a window: the rounds it stated and mixed."""
-        seen = self.seen(self.agent, window)
-        heard = self._heard.get(window, {})
-        rounds = tuple(
-            ClaimedRound(
-                number,
-                seen.energies[number],
-                heard.get(number, ()),
-                seen.traces[number].astype("<f4").tobytes(),
-            )
-            for number in sorted(seen.energies)
-        )
+        rounds = self.seen(self.agent, window).claimed(self._heard.get(window, {}))
         return Claim(self.examiner.terms.run, window, self.agent, rounds)
 
     def encode_seen(self, window: int) -> bytes:

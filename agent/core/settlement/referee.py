@@ -173,7 +173,7 @@ class Referee:
         if left_out:
             raise EvidenceError("claim-incomplete", f"round {min(left_out)} was stated")
         terms = self._book.examiner.terms
-        check_claim(claim, terms, seen.energies, seen.traces, seen.heard)
+        check_claim(claim, terms, seen.energies, seen.traces, seen.heard, seen.products)
 
     # --- bills ------------------------------------------------------------------------------
 
@@ -250,9 +250,13 @@ class Referee:
     def _beyond_credit(self, energy: float) -> bool:
         rounds = self._terms.window_rounds
         traces = np.zeros((3, rounds, self._terms.trace_size))
-        traces[0, :, 0] = np.sqrt(energy) * np.where(np.arange(rounds) % 2, -1, 1)  # most noise
+        signs = np.where(np.arange(rounds) % 2, -1.0, 1.0)  # most noise
+        traces[0, :, 0] = np.sqrt(energy) * signs
+        products = np.zeros((3, rounds, rounds))
+        products[0] = energy * np.outer(signs, signs)
         energies = np.array([energy * rounds, 0.0, 0.0])
-        beside_idlers = Neighbourhood(energies, np.ones((3, rounds), np.bool_), traces, referee=2)
+        mask = np.ones((3, rounds), np.bool_)
+        beside_idlers = Neighbourhood(energies, mask, traces, products, referee=2)
         try:
             transfers, charges = self._terms.payments.rows(beside_idlers)
         except AmountError:

@@ -24,6 +24,7 @@ STRATEGIES: Final = (
     "scale:1.5",
     "scale:2",
     "scale:4",
+    "untraced:4",
     "scale:0.5",
     "scale:0",
     "scale:-1",

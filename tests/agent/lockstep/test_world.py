@@ -175,7 +175,14 @@ def test_a_claim_that_contradicts_its_own_statements_is_seen(monkeypatch, energy
 
     def false(book, window):
         made = claim(book, window)
-        rounds = tuple(replace(r, energy=r.energy * energy) for r in made.rounds)
+        rounds = tuple(
+            replace(
+                r,
+                energy=r.energy * energy,
+                products=(np.frombuffer(r.products, "<f8") * energy).tobytes(),
+            )
+            for r in made.rounds
+        )
         return replace(made, rounds=rounds)
 
     monkeypatch.setattr(EvidenceBook, "claim", false)

@@ -106,6 +106,13 @@ def test_the_agent_that_scales_is_seen_and_billed() -> None:
     assert result.balances["a3"] < 5 * others < 0 or others >= 0 > result.balances["a3"]
 
 
+def test_what_is_hidden_from_traces_is_billed_nearly_as_what_is_not() -> None:
+    """12 of 13 parts of its energy: it was charged nothing while noise was read from traces."""
+    run = cluster(8, rounds=16, window=16, rule="variance:1e-4")
+    plain, hidden = (run_vectorised(run, {"a3": f"{lie}:4"}) for lie in ("scale", "untraced"))
+    assert hidden.balances["a3"] < 0.6 * plain.balances["a3"] < 0
+
+
 def test_what_is_measured_is_what_was_injected() -> None:
     """With sketches as long as the model the evidence is exact: replay it from the models."""
     run = cluster(4, rounds=5, window=2, sketch_size=4096, local_steps=1)

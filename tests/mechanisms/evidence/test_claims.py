@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from candor.mechanisms.evidence.claims import (
     CLAIM_BYTES_MAX,
+    ENERGY_BOUND,
     Claim,
     ClaimedRound,
     SignedClaim,
@@ -25,6 +26,7 @@ from candor.topologies.encoding.canonical import (
 )
 from candor.topologies.encoding.signatures import SigningKey
 from tests.golden import assert_golden
+from tests.mechanisms.evidence.claimed import with_products
 from tests.mutations import mutated
 
 KEY = SigningKey(b"\x05" * 32)
@@ -39,22 +41,43 @@ CLAIM = Claim(
     run=bytes(range(32)),
     window=2,
     agent="a1",
-    rounds=(
-        ClaimedRound(33, 22.25, ("a0", "a2"), trace(1.5, -2.0, 0.0, 4.0)),
-        ClaimedRound(34, 0.0, (), trace(0.0, 0.0, 0.0, 0.0)),
-        ClaimedRound(36, 3.5, ("a2",), trace(0.5, 0.25, 1.75, -0.5)),
+    rounds=with_products(
+        ClaimedRound(number, energy, heard, trace(*values))
+        for number, energy, heard, values in (
+            (33, 22.25, ("a0", "a2"), (1.5, -2.0, 0.0, 4.0)),
+            (34, 0.0, (), (0.0, 0.0, 0.0, 0.0)),
+            (36, 3.5, ("a2",), (0.5, 0.25, 1.75, -0.5)),
+        )
     ),
 )
 SIGNED = SignedClaim.sign(CLAIM, KEY)
 CLAIM = SIGNED.claim()  # salted
+
+
+def claimed(
+    found: dict[int, tuple[float, set[str], bytes]], cosines: list[float]
+) -> tuple[ClaimedRound, ...]:
+    """Rounds with products of such cosines, taken in order."""
+    rounds: list[ClaimedRound] = []
+    left = iter(cosines)
+    for number, (energy, heard, traced) in sorted(found.items()):
+        lengths = [math.sqrt(one.energy) * math.sqrt(energy) for one in rounds]
+        products = np.array([next(left) * length for length in lengths], "<f8")
+        rounds.append(
+            ClaimedRound(number, energy, tuple(sorted(heard)), traced, products.tobytes())
+        )
+    return tuple(rounds)
+
+
+COSINES = st.floats(-1.0, 1.0)
 IDS = st.sampled_from([f"a{i}" for i in range(12)])
 TRACES = st.lists(st.floats(allow_nan=False, width=32), max_size=4).map(lambda v: trace(*v))
 ROUNDS = st.dictionaries(
     st.integers(1, 40),
-    st.tuples(st.floats(0, 1e300), st.sets(IDS, max_size=5), TRACES),
+    st.tuples(st.floats(0, ENERGY_BOUND), st.sets(IDS, max_size=5), TRACES),
     max_size=6,
-).map(
-    lambda d: tuple(ClaimedRound(t, e, tuple(sorted(h)), r) for t, (e, h, r) in sorted(d.items()))
+).flatmap(
+    lambda found: st.lists(COSINES, min_size=15, max_size=15).map(lambda c: claimed(found, c))
 )
 CLAIMS = st.builds(
     Claim,
@@ -107,12 +130,19 @@ def with_field(name: str, value: Value) -> bytes:
     return pack(fields)
 
 
+def with_product(first: float, second: float, product: float) -> Value:
+    """Two rounds of these energies with this product."""
+    inner = np.array([product], "<f8").tobytes()
+    return [[33, first, [], b"", b""], [34, second, [], b"", inner]]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("version", 1),
         ("version", 2),
-        ("version", 4),
+        ("version", 3),
+        ("version", 5),
         ("version", True),
         ("version", 1.0),
         ("run", b"x" * 31),
@@ -127,28 +157,39 @@ def with_field(name: str, value: Value) -> bytes:
         ("agent", "a\x1b[2J"),
         ("rounds", None),
         ("rounds", [[33, 1.0, []]]),
-        ("rounds", [[33, 1.0, [], b"", b""]]),
-        ("rounds", [[33, 1.0, [], []]]),
-        ("rounds", [[0, 1.0, [], b""]]),
-        ("rounds", [[True, 1.0, [], b""]]),
-        ("rounds", [[33.0, 1.0, [], b""]]),
-        ("rounds", [[COUNT_MAX + 1, 1.0, [], b""]]),
-        ("rounds", [[33, 1, [], b""]]),
-        ("rounds", [[33, True, [], b""]]),
-        ("rounds", [[33, -0.5, [], b""]]),
-        ("rounds", [[33, math.nan, [], b""]]),
-        ("rounds", [[33, math.inf, [], b""]]),
-        ("rounds", [[33, 1.0, "a0", b""]]),
-        ("rounds", [[33, 1.0, [b"a0"], b""]]),
+        ("rounds", [[33, 1.0, [], b"", b"", b""]]),
+        ("rounds", [[33, 1.0, [], b""]]),
+        ("rounds", [[33, 1.0, [], [], b""]]),
+        ("rounds", [[0, 1.0, [], b"", b""]]),
+        ("rounds", [[True, 1.0, [], b"", b""]]),
+        ("rounds", [[33.0, 1.0, [], b"", b""]]),
+        ("rounds", [[COUNT_MAX + 1, 1.0, [], b"", b""]]),
+        ("rounds", [[33, 1, [], b"", b""]]),
+        ("rounds", [[33, True, [], b"", b""]]),
+        ("rounds", [[33, -0.5, [], b"", b""]]),
+        ("rounds", [[33, math.nan, [], b"", b""]]),
+        ("rounds", [[33, math.inf, [], b"", b""]]),
+        ("rounds", [[33, 1.0, "a0", b"", b""]]),
+        ("rounds", [[33, 1.0, [b"a0"], b"", b""]]),
         ("rounds", [[33, 1.0, [["a0"]], b""]]),
-        ("rounds", [[33, 1.0, [7], b""]]),
-        ("rounds", [[33, 1.0, ["a1", "a0"], b""]]),
-        ("rounds", [[33, 1.0, ["a0", "a0"], b""]]),
-        ("rounds", [[33, 1.0, ["a" * 33], b""]]),
-        ("rounds", [[34, 1.0, [], b""], [33, 1.0, [], b""]]),
-        ("rounds", [[33, 1.0, [], b""], [33, 1.0, [], b""]]),
-        ("rounds", [[33, 1.0, [], b"x" * 3]]),
-        ("rounds", [[33, 1.0, [], "xxxx"]]),
+        ("rounds", [[33, 1.0, [7], b"", b""]]),
+        ("rounds", [[33, 1.0, ["a1", "a0"], b"", b""]]),
+        ("rounds", [[33, 1.0, ["a0", "a0"], b"", b""]]),
+        ("rounds", [[33, 1.0, ["a" * 33], b"", b""]]),
+        ("rounds", [[34, 1.0, [], b"", b""], [33, 1.0, [], b"", bytes(8)]]),
+        ("rounds", [[33, 1.0, [], b"", b""], [33, 1.0, [], b"", bytes(8)]]),
+        ("rounds", [[33, 1.0, [], b"", bytes(8)]]),
+        ("rounds", [[33, 1.0, [], b"", []]]),
+        ("rounds", [[33, 1.0, [], b"", b""], [34, 1.0, [], b"", b""]]),
+        ("rounds", [[33, 1.0, [], b"", b""], [34, 1.0, [], b"", bytes(7)]]),
+        ("rounds", [[33, 1.0, [], b"", b""], [34, 1.0, [], b"", bytes(16)]]),
+        ("rounds", with_product(1.0, 4.0, 2.1)),
+        ("rounds", with_product(1.0, 4.0, -2.1)),
+        ("rounds", with_product(0.0, 4.0, 1e-140)),
+        ("rounds", with_product(1.0, 4.0, math.nan)),
+        ("rounds", with_product(1.0, 4.0, math.inf)),
+        ("rounds", [[33, 1.0, [], b"x" * 3, b""]]),
+        ("rounds", [[33, 1.0, [], "xxxx", b""]]),
         ("salt", b"s" * 15),
         ("salt", b"s" * 17),
         ("salt", "s" * 16),
@@ -165,8 +206,11 @@ def test_a_field_of_another_type_or_out_of_bounds_is_refused(name: str, value: V
         ("window", 0),
         ("window", COUNT_MAX),
         ("rounds", []),
-        ("rounds", [[1, 0.0, [], b""]]),
-        ("rounds", [[COUNT_MAX, 1e308, ["a" * 32], b"x" * 4]]),
+        ("rounds", [[1, 0.0, [], b"", b""]]),
+        ("rounds", [[COUNT_MAX, ENERGY_BOUND, ["a" * 32], b"x" * 4, b""]]),
+        ("rounds", with_product(1.0, 4.0, 2.0)),
+        ("rounds", with_product(1.0, 4.0, -2.0)),
+        ("rounds", with_product(ENERGY_BOUND, ENERGY_BOUND, ENERGY_BOUND)),
     ],
 )
 def test_the_bounds_themselves_are_within(name: str, value: Value) -> None:
@@ -214,7 +258,7 @@ def test_a_signature_is_one_agents_over_this_body() -> None:
 
 
 def claim_of(agent: str, heard: dict[int, str]) -> Claim:
-    rounds = tuple(
+    rounds = with_products(
         ClaimedRound(t, 1.0, tuple(who.split()), b"") for t, who in sorted(heard.items())
     )
     return replace(CLAIM, agent=agent, rounds=rounds)
@@ -240,7 +284,10 @@ def test_the_golden_claim_keeps_its_bytes() -> None:
             "window": CLAIM.window,
             "agent": CLAIM.agent,
             "rounds": [
-                [r.round, r.energy, list(r.heard), np.frombuffer(r.trace, "<f4").tolist()]
+                [
+                    *(r.round, r.energy, list(r.heard)),
+                    *(np.frombuffer(r.trace, "<f4").tolist(), np.frombuffer(r.products).tolist()),
+                ]
                 for r in CLAIM.rounds
             ],
             "salt": CLAIM.salt.hex(),

@@ -1,7 +1,9 @@
 """What statements prove: honest agents are measured exactly, every lie is refused or measured."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -38,6 +40,7 @@ from tests.honest import (
     report,
     sign,
 )
+from tests.mechanisms.evidence.claimed import with_products
 
 ROUNDS = 7  # two windows of three, and the first round of a third
 WHOLE = 64  # a sketch that is the vector itself
@@ -423,7 +426,10 @@ def seen(ring: Ring, agent: str, rounds: range) -> tuple[dict[int, Examined], Cl
         RUN,
         window_of(rounds[0], WINDOW),
         agent,
-        tuple(ClaimedRound(t, e.energy, ("a0", "a2"), e.trace.tobytes()) for t, e in found.items()),
+        with_products(
+            (ClaimedRound(t, e.energy, ("a0", "a2"), e.trace.tobytes()) for t, e in found.items()),
+            [e.injected for e in found.values()],
+        ),
     )
     return found, claim
 
@@ -431,7 +437,9 @@ def seen(ring: Ring, agent: str, rounds: range) -> tuple[dict[int, Examined], Cl
 def check(claim: Claim, found: dict[int, Examined], terms: Terms | None = None) -> None:
     energies = {t: e.energy for t, e in found.items()}
     traces = {t: e.trace for t, e in found.items()}
-    check_claim(claim, terms or make_terms(), energies, traces)
+    pairs = combinations(found.items(), 2)
+    products = {(s, t): float(one.injected @ two.injected) for (s, one), (t, two) in pairs}
+    check_claim(claim, terms or make_terms(), energies, traces, None, products)
 
 
 def test_an_honest_claim_holds() -> None:
@@ -458,6 +466,15 @@ def with_energy(claim: Claim, factor: float) -> tuple[ClaimedRound, ...]:
     return (replace(first, energy=first.energy * factor), *rest)
 
 
+def with_product(claim: Claim, factor: float) -> Claim:
+    """With the product of the first two rounds moved by so much, in units of their lengths."""
+    first, second, *rest = claim.rounds
+    products = np.frombuffer(second.products, "<f8")
+    length = math.sqrt(first.energy * second.energy)
+    moved = products + (factor - 1.0) * np.copysign(length, products)
+    return replace(claim, rounds=(first, replace(second, products=moved.tobytes()), *rest))
+
+
 CLAIM_LIES: dict[str, tuple[Callable[[Claim], Claim], str]] = {
     "another run": (lambda c: replace(c, run=bytes(32)), "claim-run"),
     "another window": (lambda c: replace(c, window=0), "claim-round"),
@@ -468,6 +485,9 @@ CLAIM_LIES: dict[str, tuple[Callable[[Claim], Claim], str]] = {
     "less energy": (lambda c: replace(c, rounds=with_energy(c, 0.99)), "claim-energy"),
     "more energy": (lambda c: replace(c, rounds=with_energy(c, 1 + 2e-9)), "claim-energy"),
     "no energy": (lambda c: replace(c, rounds=with_energy(c, 0.0)), "claim-energy"),
+    "another product": (lambda c: with_product(c, 1.0 + 2e-9), "claim-products"),
+    "a product that is nothing": (lambda c: with_product(c, 0.0), "claim-products"),
+    "the opposite product": (lambda c: with_product(c, -1.0), "claim-products"),
     "a shorter trace": (lambda c: with_trace(c, lambda v: v[1:]), "claim-trace"),
     "no trace": (lambda c: with_trace(c, lambda v: v[:0]), "claim-trace"),
     "another direction": (lambda c: with_trace(c, lambda v: -v), "claim-trace"),
@@ -496,6 +516,7 @@ def test_rounding_on_another_machine_is_no_lie() -> None:
     found, claim = seen(Ring().play(6), "a1", range(4, 7))
     near = replace(claim, rounds=with_energy(claim, 1 + 5e-10))
     check(with_trace(near, lambda v: np.nextafter(v, np.float32(np.inf))), found)
+    check(with_product(claim, 1 + 5e-10), found)
 
 
 @pytest.mark.parametrize(

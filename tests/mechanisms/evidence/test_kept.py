@@ -14,6 +14,7 @@ from candor.mechanisms.evidence.sample_tree import NODE_CONTEXT, Samples, commit
 from candor.topologies.encoding.canonical import MalformedError
 from candor.topologies.encoding.signatures import SigningKey
 from tests.golden import assert_golden
+from tests.mechanisms.evidence.claimed import with_products
 
 RUN, SECRET = bytes(range(32)), b"s" * 32
 KEYS = {agent: SigningKey(agent.encode() * 16) for agent in ("a0", "a1", "a2")}
@@ -24,7 +25,7 @@ START = Start(
 
 
 def claim_of(agent, energy=1.0):
-    rounds = (ClaimedRound(5, energy, (), b""), ClaimedRound(7, energy, (), b""))
+    rounds = with_products([ClaimedRound(5, energy, (), b""), ClaimedRound(7, energy, (), b"")])
     return SignedClaim.sign(Claim(RUN, 1, agent, rounds), KEYS[agent])
 
 

@@ -9,6 +9,7 @@ from candor.mechanisms.payments.bills import BillTerms, make_bill, parse_rule
 from candor.topologies.encoding.canonical import sha256
 from candor.topologies.encoding.signatures import SigningKey
 from tests.golden import assert_golden
+from tests.mechanisms.evidence.claimed import with_products
 
 RUN = sha256(b"amounts")
 WINDOW, SIZE = 8, 6
@@ -134,7 +135,7 @@ def claims(traces: Traces) -> list[SignedClaim]:
             energy = 1.01 * float((trace.astype(float) ** 2).sum())
             entries.append(ClaimedRound(number, energy, tuple(heard), trace.tobytes()))
         key = SigningKey(sha256(agent.encode()))
-        made.append(SignedClaim.sign(Claim(RUN, 1, agent, tuple(entries)), key))
+        made.append(SignedClaim.sign(Claim(RUN, 1, agent, with_products(entries)), key))
     return made
 
 

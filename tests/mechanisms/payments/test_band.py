@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from candor.mechanisms.payments.band import CAP, Band, Neighbourhood
+from candor.mechanisms.payments.band import CAP, Band
+from tests.mechanisms.payments.neighbourhoods import neighbourhood
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -25,9 +26,7 @@ def honest(seed: int, common: float = 0.5, own: float = 0.5) -> Floats:
 
 
 def charges(traces: Floats, mask: Mask | None = None) -> list[float]:
-    known = np.ones(traces.shape[:-1], dtype=np.bool_) if mask is None else mask
-    held = np.where(known[..., np.newaxis], traces, 0.0)
-    around = Neighbourhood((held**2).sum(axis=(-1, -2)), known, held, MEMBERS - 1)
+    around = neighbourhood(traces, MEMBERS - 1, mask)
     penalties: list[float] = Band().charges(around).tolist()
     return penalties
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from candor.mechanisms.evidence.claims import Claim, ClaimedRound, SignedClaim
+from candor.mechanisms.evidence.claims import ENERGY_BOUND, Claim, ClaimedRound, SignedClaim
 from candor.mechanisms.payments.balances import net_balances, windows_of
 from candor.mechanisms.payments.band import CAP, Neighbourhood, lower_median, ordered_sum
 from candor.mechanisms.payments.bills import (
@@ -29,6 +29,8 @@ from candor.topologies.encoding.canonical import MalformedError, pack, sha256, u
 from candor.topologies.encoding.signatures import SigningKey
 from candor.topologies.specs.specs import ConfigurationError
 from tests.bills import signed_bill
+from tests.mechanisms.evidence.claimed import with_products
+from tests.mechanisms.payments.neighbourhoods import neighbourhood
 from tests.mutations import mutated
 
 RUN = sha256(b"run")
@@ -104,7 +106,7 @@ def claim(
 ) -> SignedClaim:
     others = tuple(other for other in IDS if other != agent)
     traces = vectors(agent, scale)
-    entries = tuple(
+    entries = with_products(
         ClaimedRound(
             window * WINDOW + t,
             float((traces[t - 1].astype(float) ** 2).sum()),
@@ -441,7 +443,7 @@ def test_a_net_beyond_the_largest_amount_is_refused() -> None:
 
 def test_absurd_energies_cost_the_most_that_a_bill_can_ask() -> None:
     huge = claim("a1").claim()
-    entries = tuple(replace(r, energy=1e308) for r in huge.rounds)
+    entries = tuple(replace(r, energy=ENERGY_BOUND) for r in huge.rounds)
     signed = SignedClaim.sign(replace(huge, rounds=entries), KEYS["a1"])
     bill = make_bill(terms("norm:1 + excess:1"), claim("a0"), [signed, claim("a2"), claim("a3")])
     assert bill.rows[0] == Row("a1", PAYMENT_MAX, PAYMENT_MAX)
@@ -506,11 +508,20 @@ def test_the_simulator_pays_what_the_bills_say(rule: str) -> None:
                 balances[referee] += row.amount
     traces = np.stack([vectors(a, scales.get(a, 1.0)) for a in IDS], axis=1).astype(float)
     traces = np.concatenate([traces, traces])  # (rounds, agents, r)
-    windows = windows_of((traces**2).sum(axis=-1), traces, WINDOW)
+    windows = windows_of((traces**2).sum(axis=-1), traces, of_rounds(traces), WINDOW)
     around = {i: [k for k in range(4) if k != i] for i in range(4)}
     received = net_balances(run.payments, around, windows).sum(axis=1)
     assert dict(zip(IDS, received.tolist(), strict=True)) == balances
     assert received.sum() == 0
+
+
+def of_rounds(updates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The products (rounds, agents, WINDOW) of updates (rounds, agents, r), window by window."""
+    found = np.zeros((*updates.shape[:2], WINDOW))
+    for t in range(len(updates)):
+        for s in range(t - t % WINDOW, t + 1):
+            found[t, :, s % WINDOW] = (updates[s] * updates[t]).sum(axis=-1)
+    return found
 
 
 RING = {0: (1, 3), 1: (0, 2), 2: (1, 3), 3: (0, 2)}
@@ -536,18 +547,22 @@ def test_the_simulator_pays_what_the_edges_of_a_ring_settle(rule: str, scales: l
             settled[j] += delta
     whole = np.stack([vectors(a, scales[i]) for i, a in enumerate(IDS)], axis=1).astype(float)
     traces = np.concatenate([whole, whole[:2]])  # (rounds, agents, r)
-    windows = windows_of((traces**2).sum(axis=-1), traces, WINDOW)
+    windows = windows_of((traces**2).sum(axis=-1), traces, of_rounds(traces), WINDOW)
     received = net_balances(run.payments, RING, windows).sum(axis=1)
     assert received.tolist() == settled
     assert sum(settled) == 0
 
 
 def test_a_short_last_window_has_only_its_rounds() -> None:
-    energies, mask, traces = windows_of(np.ones((6, 2)), np.ones((6, 2, 3)), WINDOW)
+    each = np.ones((6, 2, 3))
+    energies, mask, traces, grams = windows_of(np.ones((6, 2)), each, of_rounds(each), WINDOW)
     assert energies.tolist() == [[4.0, 4.0], [2.0, 2.0]]
     assert mask.tolist() == [[True] * 4, [True, True, False, False]]
     assert traces.shape == (2, 2, WINDOW, 3)
     assert not traces[1, :, 2:].any()
+    assert (grams[0] == 3.0).all()
+    assert (grams[1, :, :2, :2] == 3.0).all()
+    assert grams[1].sum() == 2 * 4 * 3.0
 
 
 @given(st.integers(0, 2**32))
@@ -558,11 +573,10 @@ def test_rows_are_batched_over_leading_axes(seed: int) -> None:
     )
     mask = generator.random((5, 4, WINDOW)) < 0.8
     traces = np.where(mask[..., np.newaxis], traces, 0.0)
-    energies = (traces**2).sum(axis=(-1, -2))
     payments = parse_rule("band:1 + peer-prediction:0.1 + norm:0.1")
-    whole = payments.rows(Neighbourhood(energies, mask, traces, 1))
+    whole = payments.rows(neighbourhood(traces, 1, mask))
     for b in range(5):
-        one = payments.rows(Neighbourhood(energies[b], mask[b], traces[b], 1))
+        one = payments.rows(neighbourhood(traces[b], 1, mask[b]))
         assert np.array_equal(whole[0][b], one[0])
         assert np.array_equal(whole[1][b], one[1])
 
@@ -584,7 +598,9 @@ def test_a_round_is_charged_that_the_referee_mixed_or_need_not_have(scheduled: b
     """The referee heard nobody; what the schedule lets it pass over counts all the same."""
     held = claims()
     own = held["a0"].claim()
-    deaf = tuple(replace(entry, heard=()) for entry in own.rounds[1:])  # and was away in round 1
+    deaf = with_products(
+        replace(entry, heard=()) for entry in own.rounds[1:]
+    )  # and was away in round 1
     referee = SignedClaim.sign(replace(own, rounds=deaf), KEYS["a0"])
     run = replace(terms("norm:2e-5"), takes=lambda t, taker, giver: scheduled)
     bill = make_bill(run, referee, [held["a1"]])

@@ -14,6 +14,7 @@ from candor.mechanisms.payments.credits import PAYMENT_MAX
 from candor.mechanisms.payments.explanations import Explanation, explain
 from candor.mechanisms.payments.rules import Floats, Neighbourhood
 from candor.topologies.encoding.signatures import SigningKey
+from tests.mechanisms.evidence.claimed import with_products
 
 IDS = ("a0", "a1", "a2", "a3")
 KEYS = {agent: SigningKey(bytes([i] * 32)) for i, agent in enumerate(IDS)}
@@ -38,7 +39,7 @@ def terms(rule: str) -> BillTerms:
 def claim(agent: str, traces: Floats, rounds: tuple[int, ...], window: int = 2) -> SignedClaim:
     """A claim of some rounds (counted from 1 in the window) with traces (WINDOW, SIZE)."""
     others = tuple(other for other in IDS if other != agent)
-    entries = tuple(
+    entries = with_products(
         ClaimedRound(
             window * WINDOW + t,
             float((traces[t - 1].astype(np.float32).astype(float) ** 2).sum()),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from candor.mechanisms.payments.band import CAP, Neighbourhood
 from candor.mechanisms.payments.bills import parse_rule
 from candor.mechanisms.payments.idling import NOTHING, PAIRS_MIN, Originality, Persistence
+from tests.mechanisms.payments.neighbourhoods import neighbourhood
 
 Floats = NDArray[np.float64]
 MEMBERS, WINDOW, SIZE = 4, 16, 128
@@ -27,9 +28,7 @@ def honest(seed: int, own: float = 0.8, common: float = 0.8) -> Floats:
 
 
 def seen(traces: Floats, mask: NDArray[np.bool_] | None = None) -> Neighbourhood:
-    known = np.ones(traces.shape[:-1], dtype=np.bool_) if mask is None else mask
-    held = np.where(known[..., np.newaxis], traces, 0.0)
-    return Neighbourhood((held**2).sum(axis=(-1, -2)), known, held, REFEREE)
+    return neighbourhood(traces, REFEREE, mask)
 
 
 def with_member(traces: Floats, index: int, rounds: Floats) -> Floats:
@@ -204,8 +203,5 @@ def test_a_copy_of_a_leaf_is_billed_by_nobody() -> None:
     """A known limit: the copier is its only neighbour, and one neighbour settles nothing."""
     traces = honest(14)[:2]
     traces[0] = copied(traces[1], 1)
-    ones = np.ones((2, WINDOW), dtype=np.bool_)
-    transfers, _ = parse_rule("originality:1").rows(
-        Neighbourhood((traces**2).sum(axis=(-1, -2)), ones, traces, 1)
-    )
+    transfers, _ = parse_rule("originality:1").rows(neighbourhood(traces, 1))
     assert not transfers.any()

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from candor.mechanisms.payments.band import TAU_NOISE, Excess, Neighbourhood, Variance
 from candor.mechanisms.payments.bills import parse_rule
+from tests.mechanisms.payments.neighbourhoods import neighbourhood
 
 Floats = NDArray[np.float64]
 MEMBERS, WINDOW, SIZE, REFEREE = 4, 16, 128, 3
@@ -21,16 +22,14 @@ def updates(seed: int, own: float = 0.0) -> Floats:
 
 
 def around(traces: Floats, mask: NDArray[np.bool_] | None = None) -> Neighbourhood:
-    known = np.ones(traces.shape[:-1], dtype=np.bool_) if mask is None else mask
-    held = np.where(known[..., np.newaxis], traces, 0.0)
-    return Neighbourhood((held**2).sum(axis=(-1, -2)), known, held, REFEREE)
+    return neighbourhood(traces, REFEREE, mask)
 
 
 def test_it_is_the_noise_beyond_the_upper_median_of_the_others() -> None:
     """V = 13 / 4, 1 and 2 by hand: half of (2^2 + 3^2) / 2, and so on."""
     traces = np.zeros((3, 3, 1))
     traces[:, :, 0] = [[1.0, 3.0, 0.0], [0.0, 2.0, 2.0], [0.0, 2.0, 0.0]]
-    seen = Neighbourhood((traces**2).sum(axis=(-1, -2)), np.ones((3, 3), np.bool_), traces, 2)
+    seen = neighbourhood(traces, 2)
     charges = Variance().charges(seen)
     assert charges.tolist() == [3 * (13 / 4 - TAU_NOISE * 2), 0.0, 0.0]
 
@@ -56,7 +55,7 @@ def test_on_a_ring_who_sends_nothing_frames_nobody_and_earns_nothing() -> None:
     """Two neighbours and the referee: the noise of the idler is no measure for the other's."""
     traces = updates(5)[:3]
     traces[0] = 0.0
-    seen = Neighbourhood((traces**2).sum(axis=(-1, -2)), np.ones((3, WINDOW), bool), traces, 2)
+    seen = neighbourhood(traces, 2)
     transfers, _ = parse_rule("variance:1").rows(seen)
     assert not transfers.any()
 

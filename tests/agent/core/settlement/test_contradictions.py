@@ -11,6 +11,7 @@ from candor.mechanisms.evidence.claims import Claim, ClaimedRound, SignedClaim
 from candor.mechanisms.payments.bills import Bill, SignedBill
 from candor.mechanisms.proofs import CONTRADICTORY, TWO_BILLS, TWO_CLAIMS, verify_proof
 from tests.honest import IDS, KEYS, NEIGHBOURS, RUN, WINDOW, Ring, make_terms
+from tests.mechanisms.evidence.claimed import with_products
 
 TERMS = make_terms()
 OWN = "a0"
@@ -101,8 +102,8 @@ def filled(ring: Ring, rounds: range) -> Collector:
 def false_claim(agent: str, window: int) -> SignedClaim:
     first = window * WINDOW + 1
     heard = tuple(sorted(NEIGHBOURS[agent]))
-    zero = tuple(ClaimedRound(t, 0.0, heard, bytes(32)) for t in range(first, first + WINDOW))
-    return claim(agent, window, rounds=zero)
+    zero = (ClaimedRound(t, 0.0, heard, bytes(32)) for t in range(first, first + WINDOW))
+    return claim(agent, window, rounds=with_products(zero))
 
 
 def test_a_refused_claim_is_proven_with_the_statements_of_its_window() -> None:

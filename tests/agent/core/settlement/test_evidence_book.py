@@ -1,6 +1,7 @@
 """The book keeps what evidence and claims need, and no more, whatever a neighbour sends."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -87,12 +88,15 @@ def test_a_claim_holds_against_what_a_neighbour_has_seen() -> None:
     for window, rounds in ((0, (1, 2, 3)), (1, (4, 5, 6)), (2, (7,))):
         claim = book.claim(window)
         shown = {t: ring.examine(t, OWN) for t in rounds}
-        assert claim.rounds == tuple(
+        assert [replace(entry, products=b"") for entry in claim.rounds] == [
             ClaimedRound(t, e.energy, NEIGHBOURS, e.trace.tobytes()) for t, e in shown.items()
-        )
+        ]
         assert list(rounds) == [entry.round for entry in claim.rounds]
         traces = {t: e.trace for t, e in shown.items()}
-        check_claim(claim, ring.terms, {t: e.energy for t, e in shown.items()}, traces)
+        pairs = combinations(shown.items(), 2)
+        products = {(s, t): float(one.injected @ two.injected) for (s, one), (t, two) in pairs}
+        energies = {t: e.energy for t, e in shown.items()}
+        check_claim(claim, ring.terms, energies, traces, None, products)
 
 
 def test_a_neighbours_claim_is_checked_against_what_was_seen_here() -> None:
@@ -104,10 +108,15 @@ def test_a_neighbours_claim_is_checked_against_what_was_seen_here() -> None:
             theirs.add(ring.signed[t][agent], ring.examine(t, agent))
         theirs.mixed(t, ring.rows[t + 1]["a2"])
     seen, claim = book.seen("a2", 0), theirs.claim(0)
-    check_claim(claim, ring.terms, seen.energies, seen.traces)
+    assert sorted(seen.products) == [(1, 2), (1, 3), (2, 3)]
+    check_claim(claim, ring.terms, seen.energies, seen.traces, None, seen.products)
     lie = replace(claim, rounds=(replace(claim.rounds[0], energy=0.0), *claim.rounds[1:]))
     with pytest.raises(EvidenceError, match="claim-energy"):
         check_claim(lie, ring.terms, seen.energies, seen.traces)
+    last = replace(claim.rounds[2], products=bytes(16))
+    lie = replace(claim, rounds=(*claim.rounds[:2], last))
+    with pytest.raises(EvidenceError, match="claim-products: rounds 1 and 3"):
+        check_claim(lie, ring.terms, seen.energies, seen.traces, None, seen.products)
 
 
 def test_a_round_without_neighbours_is_claimed_with_nobody_heard() -> None:

@@ -55,4 +55,4 @@ def test_the_command_prints_every_cell_as_json() -> None:
     assert {"topology", "partition", "strategy", "gain", "pays", "honest_pays", "pays_more"} == set(
         measured[0]
     )
-    assert len(measured) == 2 * 2 * 11
+    assert len(measured) == 2 * 2 * 12
