@@ -117,9 +117,11 @@ def plan_of(
     faults: Path | None = None,
     *,
     simulated: bool = False,
+    audited: bool = False,
 ) -> Plan:
-    """The plan that the values of `plan_options` describe; some strategies are for simulated runs.
-    It is evaluated every so many rounds; only at the end for 0, `EVALUATIONS` times for None.
+    """The plan that the values of `plan_options` describe; some strategies are for simulated runs,
+    which keep no rounds, but may stand for `audited` ones that do. It is evaluated every so many
+    rounds; only at the end for 0, `EVALUATIONS` times for None.
 
     Raises:
         ConfigurationError: one of them is refused.
@@ -132,7 +134,7 @@ def plan_of(
     if len(strategies) < len(given):
         raise ConfigurationError("--strategy: an agent is named twice; join strategies with ' + '")
     parts = sections(asked)
-    if simulated and parts["payments"].replay:
+    if simulated and not audited and parts["payments"].replay:
         raise ConfigurationError("--replay: only daemons keep rounds, and this is a simulation")
     if trajectories is not None and parts["algorithm"].name not in POLICY_ALGORITHMS:
         raise ConfigurationError(

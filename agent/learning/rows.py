@@ -30,6 +30,9 @@ from candor.topologies.specs.specs import ConfigurationError
 VELOCITY: Final = "velocity"
 PATIENCE: Final = 3  # rounds in a row in which training fails, before an agent gives up
 LOSS_SAMPLES: Final = 64  # of an agent's own: a batch, as losses are compared in UBAR
+UNTRUE: Final = 2.0**-10
+"""Of the length of an honest report: what is farther from it is no rounding. Rounds that are done
+again are judged by the same (`agent.runs.replay`)."""
 DEVICES: Final = ("auto", "cpu", "cuda", "cuda:1", "mps")
 """What `--device` takes; another number is another card."""
 
@@ -37,7 +40,8 @@ DEVICES: Final = ("auto", "cpu", "cuda", "cuda:1", "mps")
 class TrainedRows:
     """Rows that train on their shards and report by their strategies; performs an algorithm's local
     effects (`agent.algorithms.driver.Performer`). `losses` (agents,) and `reports` (agents, dim)
-    are those of the round under way.
+    are those of the round under way; `untrue` (agents,): who reported, or sent, something else in
+    it than follows from its samples, those that it trains on.
 
     Args:
         learner: what trains them.
@@ -62,6 +66,7 @@ class TrainedRows:
         self._failed = PATIENCE - 1  # rounds in a row; none is forgiven before the first success
         self.losses = torch.empty(0)
         self.reports = torch.empty(0)
+        self.untrue = torch.empty(0, dtype=torch.bool)
 
     def local_steps(self, x: Tensor, t: int, step_size: float, state: dict[str, Tensor]) -> Tensor:
         """The pseudo-gradients (agents, dim) of round t; momentum is in the state. They are where x
@@ -141,6 +146,7 @@ class TrainedRows:
         self.reports = self._reporting.report(gradient, t, state.get(REPORTS))
         if self._reporting.lies:
             state[REPORTS] = self.reports
+            self.untrue = _apart(self.reports, gradient)
         return self.reports
 
     def evaluate(self, x: Tensor) -> list[Measured]:
@@ -153,7 +159,12 @@ class TrainedRows:
 
     def sent(self, v: Tensor, t: int, phase: int) -> tuple[Tensor, Mapping[int, Tensor]]:
         """What the agents send in place of v (agents, dim), and to whom another vector."""
-        return self._reporting.sent(v, t, phase)
+        sent, apart = self._reporting.sent(v, t, phase)
+        if sent is not v:
+            altered = (sent != v).any(dim=1)
+            altered[list(apart)] = True
+            self.untrue = altered | self.untrue if len(self.untrue) else altered
+        return sent, apart
 
     @property
     def lies(self) -> bool:
@@ -177,6 +188,14 @@ class TrainedRows:
             for column in vectors.unbind(dim=1)
         ]
         return torch.stack(each, dim=1)
+
+
+def _apart(reports: Tensor, gradient: Tensor) -> Tensor:
+    """Whose reports (agents, dim) are no roundings of the gradients: (agents,)."""
+    off = torch.linalg.vector_norm(reports - gradient, dim=1)
+    allowed = UNTRUE * torch.linalg.vector_norm(gradient, dim=1)
+    false: Tensor = ~(off <= allowed)  # not a number is no report
+    return false
 
 
 def learner_of(

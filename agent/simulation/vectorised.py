@@ -282,6 +282,13 @@ class Simulation:
         assert self._measured is not None
         return self._measured.before[self._phases.model]
 
+    @property
+    def untrue(self) -> NDArray[np.bool_]:
+        """Who lied in the last round, (agents,): see `TrainedRows`."""
+        if not self._rows.lies:
+            return np.zeros(len(self._cluster.ids), np.bool_)
+        return self._rows.untrue.cpu().numpy()
+
     def evidence(self) -> Evidence:
         """What was measured and not forgotten."""
         assert self._measured is not None

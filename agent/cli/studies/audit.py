@@ -90,6 +90,12 @@ RUNS_NAME: Final = "runs"
     default=0.01,
     help="Gains up to this share of the honest reward are let pass.",
 )
+@click.option(
+    "--audit-rate",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="With which chance the picked round of a window is done again; with --replay.  "
+    "[default: 1]",
+)
 @click.option("--jobs", type=COUNT, help="Processes.  [default: as many as there are cores]")
 @run_dir_option(
     "Where runs, audit.json and report.html are kept; runs that are there are not run again.  "
@@ -110,6 +116,7 @@ def command(
     cost: float,
     competition: float,
     epsilon: float,
+    audit_rate: float | None,
     jobs: int | None,
     run_dir: Path | None,
     as_json: bool,
@@ -124,8 +131,9 @@ def command(
     interval of no strategy's gain reaches epsilon at the prices; 1: a lie pays, its interval is
     beyond (named); 4: undecided, epsilon is within the interval of some (named); 2: bad usage, or
     the rule could not bill a strategy while no other pays. If a lie pays, 0 is the answer in at
-    most 5 of 100 audits. With --rewards a lie pays, too, if the liar ends with the better model,
-    whatever it is charged. docs/audit.md says how it is judged.
+    most 5 of 100 audits. With --replay a false report that is found costs a bond, too: the one that
+    cluster states, or the least that stops all lies. With --rewards a lie pays, too, if the liar
+    ends with the better model, whatever it is charged. docs/audit.md says how it is judged.
 
     \b
     Example:
@@ -164,7 +172,10 @@ def command(
         epsilon,
         factor_of(price),
         *files,
+        1.0 if audit_rate is None else audit_rate,
     )
+    if audit_rate is not None and not question.replayed:
+        raise ConfigurationError("--audit-rate is of --replay; give both or leave it out")
     check(question)
     chosen = chosen_strategies(question, names)
     for cluster in clusters:
@@ -204,7 +215,8 @@ def _cluster(asked: Mapping[str, Any], seed: int) -> "Cluster":
     from candor.agent.runs.placeholder_agents import stand_in_entries
     from candor.agent.runs.plan import cluster_of
 
-    plan = plan_of({**asked, "seed": seed, "strategies": ()}, 0, simulated=True)
+    asked = {**asked, "seed": seed, "strategies": ()}
+    plan = plan_of(asked, 0, simulated=True, audited=True)
     return cluster_of(plan, Path("audit"), stand_in_entries)
 
 
@@ -219,7 +231,8 @@ def _print(verdict: "Verdict") -> None:
     for line in report.opening(verdict):
         click.echo(line)
     gains = report.gains_table(verdict, report.worst_of_each(verdict))
-    console.print(plain_table(title, *gains, report.GAINS))
+    caption = f"{report.GAINS} {report.FOUND}" if verdict.replayed else report.GAINS
+    console.print(plain_table(title, *gains, caption))
     console.print(plain_table("what honest agents pay", *report.honest_table(verdict), report.PAID))
     for line in report.sentences(verdict):
         click.echo(line)

@@ -49,7 +49,8 @@ class Played:
     each term of the rule at price 1, 0 in runs that are not billed; not finite in a run that
     diverged. Where the rule gives no amounts for what was sent, though the liar's model is sound,
     they are not numbers. `metrics` (2, agents): the metric that counts of the initial model and of
-    the last ones, where neighbours give each other by rewards; else (0, agents).
+    the last ones, where neighbours give each other by rewards; else (0, agents). `untrue` (rounds,
+    agents): who reported something else than follows from its samples.
     """
 
     marks: NDArray[np.int64]
@@ -58,6 +59,7 @@ class Played:
     metrics: Floats
     tuned: Floats
     shares: Floats
+    untrue: NDArray[np.bool_]
 
 
 def perform(question: Question, run: Run) -> Played:
@@ -84,6 +86,7 @@ class _Looking:
         self.losses: list[Floats] = []  # (agents,) each
         self.tuned: list[Floats] = []
         self.shares: list[list[float]] = []
+        self.untrue = np.zeros((cluster.rounds.rounds, len(cluster.ids)), np.bool_)
         self._labelled = self._tests(shards) if share and not run.liars else []
 
     def look(self, x: Tensor, into: list[Floats]) -> None:
@@ -121,9 +124,8 @@ class _Looking:
         agents = len(self._run.cluster.ids)
         tuned = np.array(self.tuned).reshape(-1, agents)
         shares = np.array(self.shares).reshape(-1, agents)
-        return Played(
-            marks_of(self._run.cluster), np.stack(self.losses), paid, metrics, tuned, shares
-        )
+        marks = marks_of(self._run.cluster)
+        return Played(marks, np.stack(self.losses), paid, metrics, tuned, shares, self.untrue)
 
     def _learner(self, cluster: Cluster, shards: Sequence[Shard]) -> Learning:
         question = self._question
@@ -187,6 +189,7 @@ def _together(question: Question, run: Run) -> Played:
     metrics = [_metrics(looking.learner, simulation)] if billed and rewarded(cluster) else []
     for t in range(1, cluster.rounds.rounds + 1):
         done = simulation.step()
+        looking.untrue[t - 1] = simulation.untrue
         if not liars and (told := divergence(cluster, {}, done)) is not None:
             if not billed:  # a larger step than the run's own helps nobody
                 return _lost(cluster, marks, len(terms), question)
@@ -211,7 +214,8 @@ def _together(question: Question, run: Run) -> Played:
         with np.errstate(invalid="ignore", over="ignore"):
             kept = looking.losses[-1][rows] < RUINED * looking.losses[0][rows]
         if liars and not kept.all():
-            return replace(_lost(cluster, marks, len(terms), question), metrics=values)
+            lost = _lost(cluster, marks, len(terms), question)
+            return replace(lost, metrics=values, untrue=looking.untrue)
         paid[:] = np.nan
     return looking.played(paid, values)
 
@@ -222,7 +226,9 @@ def _lost(cluster: Cluster, marks: NDArray[np.int64], terms: int, question: Ques
     losses = np.full((len(marks), agents), np.inf)
     tuned = np.full((len(question.checkpoints), agents), np.inf)
     nothing = np.empty((0, agents))
-    return Played(marks, losses, np.full((*losses.shape, terms), np.inf), nothing, tuned, nothing)
+    untrue = np.zeros((cluster.rounds.rounds, agents), np.bool_)
+    paid = np.full((*losses.shape, terms), np.inf)
+    return Played(marks, losses, paid, nothing, tuned, nothing, untrue)
 
 
 def _metrics(learner: Learning, simulation: Simulation) -> list[float]:

@@ -15,6 +15,7 @@ from candor.agent.learning.rows import shards_of
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.held_out import with_held_out
 from candor.mechanisms.payments.bills import parse_rule
+from candor.mechanisms.payments.credits import MICRO
 from candor.mechanisms.strategies.specs import names_in
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.specs.specs import ConfigurationError
@@ -57,7 +58,8 @@ class Question:
     `fine_tune`: steps that each may train on locally in the end; `cost` of a step, in units of
     loss; `weight` of the competitors' losses in the reward, 0 for who minds its own; gains up to
     the share `epsilon` of the honest reward are let pass; `factor` times the rule's own prices,
-    None for prices that are to be found.
+    None for prices that are to be found. `audit_rate`: with which chance the picked round of a
+    window is done again, where the clusters keep rounds.
     """
 
     clusters: Sequence[Cluster]
@@ -70,6 +72,7 @@ class Question:
     factor: float | None = None
     data_root: Path | None = None
     initial: Path | None = None
+    audit_rate: float = 1.0
 
     def liars(self, strategy: str, agent: str) -> tuple[str, ...]:
         """Who deviates where this one does: colluders are two, the agent and its first
@@ -77,6 +80,17 @@ class Question:
         if "colluding" not in names_in(strategy):
             return (agent,)
         return (agent, self.clusters[0].neighbours(agent)[0])
+
+    @property
+    def replayed(self) -> bool:
+        """Whether rounds are done again, so that a false report may cost a bond."""
+        return self.clusters[0].payments.replay is True
+
+    @property
+    def bond(self) -> float | None:
+        """What a false report that is found costs, in credits; None for one that is to be found."""
+        stated: int | None = getattr(self.clusters[0].payments, "bond", None)
+        return None if stated is None else stated / MICRO
 
     @property
     def held_out(self) -> float:

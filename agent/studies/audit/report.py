@@ -11,6 +11,7 @@ import numpy as np
 
 from candor.agent.reports import charts
 from candor.agent.reports.html import card, escape, image, page, table
+from candor.agent.studies.audit.bonds import found_by, windows_until_found
 from candor.agent.studies.audit.incentives import (
     CONFIDENCE,
     LEVEL,
@@ -18,7 +19,6 @@ from candor.agent.studies.audit.incentives import (
     Answer,
     Floats,
     Interval,
-    PriceWindow,
     interval,
 )
 from candor.agent.studies.audit.quality import Quality
@@ -45,6 +45,11 @@ GAINS: Final = (
 PAID: Final = (
     "What honest agents among themselves pay, net, in per cent of what honesty is worth to each; "
     "below 0 they are paid. Classes: as many as would be as mixed if each had as many samples."
+)
+FOUND: Final = (
+    "Found: the chance that rounds done again show the lie within the run, and after how many "
+    "windows of lying they do in the mean; blind: never, as data were false before. Bond asked: in "
+    "credits, the least with which it gains no more than epsilon beside the prices judged."
 )
 _MANY: Final = 100.0  # times the honest reward: beyond, digits say nothing
 _LINES_MAX: Final = 8  # of the best lies, in a chart
@@ -74,6 +79,7 @@ def settings_of(question: Question, topology: str, price: str) -> dict[str, obje
         "cost": question.cost,
         "competition": question.weight,
         "price": price,
+        **({"audit_rate": question.audit_rate} if question.replayed else {}),
     }
 
 
@@ -87,6 +93,7 @@ def facts(verdict: Verdict, settings: Mapping[str, object]) -> dict[str, Any]:
         "liars": [_liar_facts(liar) for liar in verdict.liars],
         "rule": verdict.rule,
         "prices": dict(zip(verdict.terms, verdict.prices.tolist(), strict=True)),
+        **({"replay": _replay_facts(verdict)} if verdict.replayed else {}),
         "window": {
             "low": window.low, "high": window.high, "by": window.by, "against": window.against,
         },
@@ -106,6 +113,31 @@ def facts(verdict: Verdict, settings: Mapping[str, object]) -> dict[str, Any]:
         **({"quality": _quality_facts(verdict.quality)} if verdict.quality else {}),
         "strategies": {one.name: _strategy(verdict, one) for one in verdict.judged},
     }  # fmt: skip
+
+
+def _replay_facts(verdict: Verdict) -> dict[str, Any]:
+    """The bond, in credits and in what honesty is worth in the median, and what lies ask for."""
+    by = _dearest(verdict)
+    return {
+        "audit_rate": verdict.audit_rate,
+        "bond": verdict.bond,
+        "bond_by": by.name if by else None,
+        "bond_in_worth": verdict.bond / median_worth(verdict),
+        "blind": [one.name for one in verdict.blind],
+        "honest_pays_stated": _quantiles(_own(verdict, verdict.stated)),
+    }
+
+
+def median_worth(verdict: Verdict) -> float:
+    """What honesty is worth to the agents with a unit, the median, in credits."""
+    return float(np.median(verdict.worth.by_agent[verdict.worth.has_unit]))
+
+
+def _dearest(verdict: Verdict) -> Judged | None:
+    """The lie that asks for the highest bond, of those that show; None where none asks for any."""
+    shown = [one for one in verdict.judged if one.untrue.any()]
+    found = max(shown, key=verdict.bond_asked, default=None)
+    return found if found is not None and verdict.bond_asked(found) > 0 else None
 
 
 def _worth_facts(verdict: Verdict) -> dict[str, Any]:
@@ -235,8 +267,32 @@ def _strategy(verdict: Verdict, one: Judged) -> dict[str, Any]:
         "cumulative_net_gain": cumulative.tolist(),
         "first_half": half[0],
         "second_half": half[1],
+        **(_found_facts(verdict, one) if verdict.replayed else {}),
         **(_gained_quality(verdict.quality, one.name) if verdict.quality else {}),
     }
+
+
+def _found_facts(verdict: Verdict, one: Judged) -> dict[str, Any]:
+    """How soon rounds done again show a lie, and the bond that it asks for; None where they do
+    not."""
+    shows = bool(one.untrue.any())
+    return {
+        "false_rounds": float(one.untrue.mean()),
+        "found": found(verdict, one),
+        "windows_until_found": _life(verdict, one) if shows else None,
+        "bond_asked": verdict.bond_asked(one) if shows else None,
+    }
+
+
+def found(verdict: Verdict, one: Judged) -> float:
+    """The chance that a lie is found in a run, mean over the seeds."""
+    return float(found_by(one.untrue, verdict.audit_rate)[:, -1].mean())
+
+
+def _life(verdict: Verdict, one: Judged) -> float:
+    """How many windows a lie is expected to live, mean over the seeds in which it can be found."""
+    rates = (windows_until_found(shares, verdict.audit_rate) for shares in one.untrue)
+    return float(np.nanmean(list(rates)))
 
 
 def _gained_quality(quality: Quality, strategy: str) -> dict[str, Any]:
@@ -362,7 +418,8 @@ def sentences(verdict: Verdict) -> list[str]:
         f"without payments {len(free)} of {len(verdict.judged)} lies gain more than {share:.3g} % "
         f"in the mean, the best {100 * best:.2f} %",
         f"rule: {verdict.rule}{_covering_words(verdict)}",
-        _window_sentence(verdict.window, f"{share:.3g} %"),
+        *(_replay_sentences(verdict) if verdict.replayed else []),
+        _window_sentence(verdict, f"{share:.3g} %"),
     ]
     if verdict.theory > 0:
         lines.append(
@@ -403,12 +460,47 @@ def _covering_words(verdict: Verdict) -> str:
     )
 
 
-def _window_sentence(window: PriceWindow, share: str) -> str:
+def _replay_sentences(verdict: Verdict) -> list[str]:
+    """The bond, the lie that asks for it, and what prices are still for."""
+    by, blind = _dearest(verdict), dict.fromkeys(one.strategy for one in verdict.blind)
+    rate = f"one round of every window done again with a chance of {100 * verdict.audit_rate:.3g} %"
+    lines = [
+        f"bond: {verdict.bond:.4g} credits, {verdict.bond / median_worth(verdict):.3g} times what "
+        f"honesty is worth in the median, with {rate}"
+        + (f"; {by.name} asks for {verdict.bond_asked(by):.4g}, and is found in a run with a chance"
+           f" of {100 * found(verdict, by):.3g} %" if by else "; no lie asks for any")
+    ]  # fmt: skip
+    needs = verdict.rule != "none"
+    lines.append(
+        f"no round done again shows {', '.join(blind)}: "
+        + ("prices are for these alone" if needs else "no prices are needed, as none of them pays")
+        if blind
+        else "prices are needed for no lie that was judged"
+        if not needs
+        else "prices are as given"
+    )
+    _, high, most = (100 * v for v in quantiles(_own(verdict, verdict.stated)))
+    lines.append(
+        f"at the prices that the rule states itself honest agents pay {high:+.2f} % of their own "
+        f"at the 98th percentile, {most:+.2f} % at most"
+    )
+    return lines
+
+
+def _own(verdict: Verdict, prices: Floats) -> Floats:
+    """What honest agents with a unit pay at prices (terms,)."""
+    return verdict.honest_payments(prices)[verdict.has_unit]
+
+
+def _window_sentence(verdict: Verdict, share: str) -> str:
+    window, these = verdict.window, "this bond" if verdict.rule == "none" else "these prices"
+    if verdict.replayed and verdict.rule != "none":
+        these += " and this bond"
     if window.empty:
-        return f"in the mean some lie gains more than {share} at whatever factor on these prices"
+        return f"in the mean some lie gains more than {share} at whatever factor on {these}"
     upper = "on" if np.isinf(window.high) else f"to {window.high:.3g}"
     return (
-        f"in the mean no lie gains more than {share} from {window.low:.3g} times these prices "
+        f"in the mean no lie gains more than {share} from {window.low:.3g} times {these} "
         + upper
         + (f"; below, {window.by} does" if window.by else "")
         + (f"; above, {window.against} does" if window.against else "")
@@ -572,7 +664,8 @@ def _cumulative(verdict: Verdict) -> str:
 
 def _table(verdict: Verdict) -> str:
     columns, rows = gains_table(verdict, _best_first(verdict), halves=True)
-    return card("Strategies", GAINS, table(columns, ([escape(c) for c in row] for row in rows)))
+    caption = f"{GAINS} {FOUND}" if verdict.replayed else GAINS
+    return card("Strategies", caption, table(columns, ([escape(c) for c in row] for row in rows)))
 
 
 def worst_of_each(verdict: Verdict) -> list[Judged]:
@@ -597,14 +690,17 @@ def gains_table(
         name = one.strategy + (" (search)" if one.searched else "")
         row = [name, *([one.agent] if several else [])]
         row += [f"{percent(span.mean)} {_reach(span)}" for span in intervals(verdict, one)]
-        if quality is None or halves:
+        if (quality is None and not verdict.replayed) or halves:
             row.append(percent(float(one.others.mean())))
+        row += _found_cells(verdict, one) if verdict.replayed else ()
         row += map(percent, (flattening(verdict, one) or ()) if halves else ())
         rows.append(row if quality is None else [*row, *_quality_cells(quality, one.name)])
     columns = ["strategy", *(["of"] if several else [])]
     columns += ["#gain without\npayments, %", "#gain with\npayments, %"]
-    if quality is None or halves:
+    if (quality is None and not verdict.replayed) or halves:
         columns.append("#others\ngain, %")
+    if verdict.replayed:
+        columns += ["#found,\n%", "#after\nwindows", "#bond\nasked"]
     if half_way is not None:
         columns += [
             f"#without, until\nround {verdict.marks[half_way]}, %",
@@ -614,6 +710,15 @@ def gains_table(
         metric = quality.metric
         columns += [f"#better in\n{metric.quantity}", f"pays in\n{metric.name}"]
     return columns, rows
+
+
+def _found_cells(verdict: Verdict, one: Judged) -> tuple[str, str, str]:
+    """With which chance a lie is found in a run, after how many windows, and for which bond it
+    asks, in credits."""
+    if not one.untrue.any():
+        return "blind", "-", "-"
+    asked = verdict.bond_asked(one)
+    return f"{100 * found(verdict, one):.3g}", f"{_life(verdict, one):.1f}", f"{asked:.3g}"
 
 
 def _quality_cells(quality: Quality, strategy: str) -> tuple[str, str]:

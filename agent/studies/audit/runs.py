@@ -74,6 +74,7 @@ def _shape(question: Question, run: Run) -> dict[str, tuple[int, ...]]:
         "paid": (marks, agents, len(parse_rule(run.cluster.payments.rule).terms)),
         "metrics": (2 if run.kind is Kind.BILLED and rewarded(run.cluster) else 0, agents),
         "tuned": (len(question.checkpoints), agents),
+        "untrue": (run.cluster.rounds.rounds, agents),
     }
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from candor.agent.algorithms.steps import step_schedule
 from candor.agent.reports.metric import Metric
 from candor.agent.studies.audit import search as best_response
+from candor.agent.studies.audit.bonds import BOND, false_shares, found_by, least_bond
 from candor.agent.studies.audit.incentives import (
     Answer,
     Deviation,
@@ -121,7 +122,10 @@ class Judged:
     (seeds, marks, terms): what it had gained and been charged, had the run ended there, without
     fine-tuning. `others` (seeds,): what the others gain by it, in the usual worth. `searched`:
     found by the optimiser, not of the library. `quality` (seeds,): by how much better a model it
-    ended with, under rewards; else all 0.
+    ended with, under rewards; else all 0. `untrue` (seeds, windows): the share of false rounds.
+
+    Where rounds are done again the last term is the bond, and what is charged for it the chance
+    that the lie is found.
     """
 
     strategy: str
@@ -131,6 +135,7 @@ class Judged:
     charges: Floats
     others: Floats
     quality: Floats
+    untrue: Floats
     searched: bool = False
 
     @property
@@ -166,16 +171,17 @@ class Verdict:
     """The audit of agents' lies under a rule. Gains and payments are shares of what honesty is
     worth to whom they are of.
 
-    `terms` (terms,) names the rule's; `prices` (terms,) those judged at; gains up to `epsilon` are
-    let pass. `worth`: of each agent; `window`: factors on the prices. `members` (runs x agents,)
-    and `honest_paid` (runs x agents, terms): what honest agents among themselves pay, at price 1.
-    `more`: what all would gain by more training. `accuracies`: the share of held-out samples that
-    agents tell right alone and with the network, means; None where unknown. `theory`: see
-    `theory_price`. `stopping` (terms,): the prices that leave no lie more than epsilon in the mean
-    whatever honest agents pay; None if none do. `covering`: what the prices that were found were
-    multiplied with, see `covering_factor`. `unbilled`: strategies that are not judged, since the
-    rule gives no amounts for what they send. `quality`: what lies do to the liar's model; None
-    where neighbours give each other all.
+    `terms` (terms,) names the rule's, and last the bond where rounds are done again, each picked
+    one with the chance `audit_rate`; `prices` (terms,) those judged at, `stated` those of the rule
+    itself, without a bond; gains up to `epsilon` are let pass. `worth`: of each agent; `window`:
+    factors on the prices. `members` (runs x agents,) and `honest_paid` (runs x agents, terms): what
+    honest agents among themselves pay, at price 1. `more`: what all would gain by more training.
+    `accuracies`: the share of held-out samples that agents tell right alone and with the network,
+    means; None where unknown. `theory`: see `theory_price`. `stopping` (terms,): the prices that
+    leave no lie more than epsilon in the mean whatever honest agents pay; None if none do.
+    `covering`: what the prices that were found were multiplied with, see `covering_factor`.
+    `unbilled`: strategies that are not judged, since the rule gives no amounts for what they send.
+    `quality`: what lies do to the liar's model; None where neighbours give each other all.
     """
 
     reward: Reward
@@ -184,6 +190,8 @@ class Verdict:
     judged: tuple[Judged, ...]
     terms: tuple[str, ...]
     prices: Floats
+    stated: Floats
+    audit_rate: float
     epsilon: float
     worth: Worth
     members: tuple[Member, ...]
@@ -211,9 +219,30 @@ class Verdict:
         parts = [
             f"{term}{'@' if ':' in term else ':'}{price:.4g}"
             for term, price in zip(self.terms, prices, strict=True)
-            if price > 0
+            if price > 0 and term != BOND
         ]
         return " + ".join(parts) or "none"
+
+    @property
+    def replayed(self) -> bool:
+        """Whether rounds are done again."""
+        return BOND in self.terms
+
+    @property
+    def bond(self) -> float:
+        """What a false report costs that is found, in credits; 0 where no round is done again."""
+        return float(self.prices[-1]) if self.replayed else 0.0
+
+    @property
+    def blind(self) -> list[Judged]:
+        """The lies that no round done again can show, as data were false before: those prices alone
+        are for."""
+        return [one for one in self.judged if not one.untrue.any()] if self.replayed else []
+
+    def bond_asked(self, one: Judged) -> float:
+        """The least bond that stops a lie beside the prices judged, in credits; inf for one to
+        which replay is blind."""
+        return least_bond(one.deviation, self.prices[:-1], self.epsilon)
 
     def honest_payments(self, prices: Floats | None = None) -> Floats:
         """What honest agents pay at the prices judged, or others: (runs x agents,), net; below 0
@@ -401,24 +430,25 @@ class _Trials:
 
     def verdict(self) -> Verdict:
         """What the judged strategies say, at the question's prices or the best ones."""
-        question, rule, covering = self.question, self._rule, 1.0
+        question, rule = self.question, self._rule
         judged, worth = tuple(self.judged.values()), self.worth
         honest_paid = np.concatenate([run.paid[-1] for run in self.honest])
         honest_paid = honest_paid / worth.units.reshape(-1, 1)
         lies = [one.deviation for one in judged]
-        if question.factor is not None:
-            prices = question.factor * np.array([term.price for term in rule.terms])
-        else:
-            prices = suggested_prices(lies, honest_paid, question.epsilon)
-            covering = covering_factor(lies, prices, question.epsilon)
-            prices = covering * prices
+        stated, terms = np.array([term.price for term in rule.terms]), [t.name for t in rule.terms]
+        if question.replayed:
+            stated, terms = np.append(stated, 0.0), [*terms, BOND]
+            honest_paid = np.column_stack([honest_paid, np.zeros(len(honest_paid))])
+        prices, covering = self._priced(lies, honest_paid, stated)
         return Verdict(
             reward=question.reward,
             liars=tuple(map(self._liar, question.agents)),
             marks=self.honest[0].marks,
             judged=judged,
-            terms=tuple(term.name for term in rule.terms),
+            terms=tuple(terms),
             prices=prices,
+            stated=stated,
+            audit_rate=question.audit_rate,
             epsilon=question.epsilon,
             worth=worth,
             members=tuple(member for each in self.members for member in each),
@@ -431,6 +461,37 @@ class _Trials:
             unbilled=tuple(self.unbilled),
             quality=self._quality(),
         )
+
+    def _priced(
+        self, lies: Sequence[Deviation], honest_paid: Floats, stated: Floats
+    ) -> tuple[Floats, float]:
+        """The prices (terms,) to judge at, and what those found were multiplied with. Where rounds
+        are done again the bond, which costs no honest agent anything, is for all lies that show,
+        and prices of the rule for the others."""
+        question = self.question
+        if not question.replayed:
+            return self._rule_prices(lies, honest_paid, stated)
+        epsilon, bond = question.epsilon, question.bond
+        shown = [one for one in lies if one.charges[:, -1].any()]
+        rest = [one for one in lies if not one.charges[:, -1].any()]
+        if bond is not None:
+            rest = [replace(one, gains=one.gains - bond * one.charges[:, -1]) for one in lies]
+        rest = [replace(one, charges=one.charges[:, :-1]) for one in rest]
+        prices, covering = self._rule_prices(rest, honest_paid[:, :-1], stated[:-1])
+        if bond is None:
+            bond = max((least_bond(one, prices, epsilon) for one in shown), default=0.0)
+        return np.append(prices, bond), covering
+
+    def _rule_prices(
+        self, lies: Sequence[Deviation], honest_paid: Floats, stated: Floats
+    ) -> tuple[Floats, float]:
+        """The prices (terms,) of the rule to judge at, and the same factor."""
+        question = self.question
+        if question.factor is not None:
+            return question.factor * stated, 1.0
+        prices = suggested_prices(lies, honest_paid, question.epsilon)
+        covering = covering_factor(lies, prices, question.epsilon)
+        return covering * prices, covering
 
     def _liar(self, agent: str) -> Liar:
         row = self.question.clusters[0].index(agent)
@@ -561,6 +622,7 @@ class _Trials:
 
     def _judged(self, strategy: str, agent: str, lying: Sequence[Played]) -> Judged:
         gains: list[Floats] = []  # (marks,) each
+        untrue: list[Floats] = []  # (windows,) each
         ends, charges, others, quality = [], [], [], []
         liars = self.question.liars(strategy, agent)
         rows = [self.question.clusters[0].index(one) for one in liars]
@@ -577,7 +639,14 @@ class _Trials:
             gained, in_the_end = (_gained(*both, rows, weight) for both in (way, end))
             gains.append(np.full_like(gained, -np.inf) if lost else gained)
             ends.append(-np.inf if lost else float(in_the_end))
-            charges.append((after.paid[:, rows] - before.paid[:, rows]).mean(axis=1))
+            charged = (after.paid[:, rows] - before.paid[:, rows]).mean(axis=1)
+            shares = self._false_shares(after, rows)
+            untrue.append(shares.mean(axis=0))
+            if self.question.replayed:
+                windows = -(-after.marks // run.cluster.payments.window)
+                found = found_by(shares, self.question.audit_rate)[:, windows]
+                charged = np.column_stack([charged, found.mean(axis=0)])
+            charges.append(charged)
             saved = np.delete(end[0] - end[1], rows)
             others.append(float(saved.mean()) if len(saved) else 0.0)
             quality.append(-np.inf if lost else self._better(after, before, rows))
@@ -591,7 +660,13 @@ class _Trials:
             all_charges,
             np.array(others) / worth.usual,
             np.array(quality),
+            np.stack(untrue),
         )
+
+    def _false_shares(self, played: Played, rows: Sequence[int]) -> Floats:
+        """The share of each window's rounds that are false, of these rows: (rows, windows)."""
+        window = self.question.clusters[0].payments.window
+        return np.stack([false_shares(played.untrue[:, row], window) for row in rows])
 
     def _better(self, after: Played, before: Played, rows: Sequence[int]) -> float:
         """By how much better these rows' models ended, in units of the metric; 0 if not

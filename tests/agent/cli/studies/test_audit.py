@@ -386,6 +386,44 @@ def test_agents_that_lie_are_named_one_by_one_or_in_a_list(capsys, tmp_path):
     assert list(found["strategies"]) == ["zero by a1", "zero by a3"]
 
 
+def test_where_rounds_are_done_again_a_bond_stops_what_shows_and_costs_honest_agents_nothing(
+    capsys, tmp_path
+):
+    place, named = tmp_path / "audit", "scale:3,scale:20 @ 16,label-flip,few:0.5"
+    words = [*RUN, "--run-dir", str(place), "--seeds", "5", "--strategies", named, "--no-search"]
+    words += ["--replay"]
+    assert cli.run([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    replay, rows = found["replay"], found["strategies"]
+    assert (found["answer"], found["rule"]) == ("no lie pays", "none")
+    assert replay["blind"] == ["label-flip", "few:0.5"]
+    assert found["honest_pays"]["max"] == 0.0
+    assert replay["honest_pays_stated"]["max"] > 0.0
+    steady, once = rows["scale:3"], rows["scale:20 @ 16"]
+    assert (steady["found"], steady["windows_until_found"]) == (1.0, 1.0)
+    assert (once["found"], once["false_rounds"]) == (1 / 16, 1 / 32)
+    assert steady["gain"][0] > 0.01 < once["gain"][0]
+    assert steady["bond_asked"] < once["bond_asked"] == replay["bond"]
+    assert replay["bond_by"] == "scale:20 @ 16"
+    for row in (steady, once):
+        lost = row["found"] * replay["bond"] / found["liars"][0]["reward"]
+        assert row["net_gain"][0] == pytest.approx(row["gain"][0] - lost)
+    assert rows["few:0.5"]["net_gain"] == rows["few:0.5"]["gain"]
+    kept = set((place / "runs").iterdir())
+
+    # With half of the rounds done again, one false round is found half as often; no run is new.
+    assert cli.run([*words, "--json", "--audit-rate", "0.5"]) == 0
+    seldom = json.loads(capsys.readouterr().out)
+    assert set((place / "runs").iterdir()) == kept
+    assert seldom["replay"]["bond"] == pytest.approx(2 * replay["bond"])
+    assert seldom["strategies"]["scale:3"]["found"] == 0.75
+    assert cli.run(words) == 0
+    told = capsys.readouterr().out
+    assert f"bond: {replay['bond']:.4g} credits" in told
+    assert "no round done again shows label-flip, few:0.5: no prices are needed" in told
+    assert re.search(r"^ *label-flip .* blind ", told, re.MULTILINE)
+
+
 @pytest.mark.e2e
 def test_the_workers_of_a_killed_audit_end_too(tmp_path):
     words = (*RUN, "--seeds", "4", "--rounds", "4000", "--run-dir", str(tmp_path / "audit"))
@@ -433,6 +471,8 @@ def line(pid: int) -> str:
         ("--agent", "a0,x"),
         ("--cost", "-1"),
         ("--fine-tune", "5"),  # of the other reward
+        ("--audit-rate", "0.5"),  # without --replay
+        ("--replay", "--audit-rate", "0"),
         ("--rule", "none"),
         ("--run-dir", "."),
     ],
