@@ -71,18 +71,20 @@ STRATEGIES: Final = (
     "scale:4",
     "zero",
     "scale:2 + averaged:0.4",
+    "averaged:0.1",
+    "rotate:2",
+    "frozen:4",
     "noise:0.5",
     "sign-flip",
-    "alternating-flip",
     "random-direction",
     "stale-copy",
     "conform:0.5",
-    "conform:-0.5 + scale:0.75",
     "partial:0.5",
     "colluding:2",
 )
-"""What an audit judges if it is not told, beside `label-flip` for tasks of classes and an
-exaggeration in the last third of the rounds."""
+"""What an audit judges if it is not told, beside `timed` ones, `label-flip` for tasks of classes,
+and `HIDING` where there is something to hide."""
+HIDING: Final = "unseen:4"
 UNDER_REWARDS: Final = "few:0.1"
 """Judged too where neighbours give by rewards, which are for what data are worth."""
 SEARCH_SEEDS: Final = 2  # on which candidates are tried; what is found is judged on all
@@ -100,7 +102,9 @@ def chosen_strategies(question: Question, names: str | None) -> list[str]:
     if names is not None:
         specs = split_list(names)
     else:
-        specs = [*STRATEGIES, f"scale:4 @ {1 + 2 * cluster.rounds.rounds // 3}-"]
+        specs = [*STRATEGIES, *timed(cluster.rounds.rounds, cluster.payments.window)]
+        if hides(cluster):
+            specs.append(HIDING)
         if isinstance(resolve_task(cluster.task.name, question.data_root), Classification):
             specs.append("label-flip")
         if rewarded(cluster):
@@ -111,6 +115,19 @@ def chosen_strategies(question: Question, names: str | None) -> list[str]:
     if not chosen:
         raise ConfigurationError("--strategies: there is nothing to judge but honesty")
     return chosen
+
+
+def timed(rounds: int, window: int) -> list[str]:
+    """The lies of the library that have their time: *last*, in the last window alone, after which
+    nobody can answer and of which nothing is forgotten; and *burst*, one round of every fourth
+    window, whose charge comes once and may be cut off where the injection is not."""
+    burst = f"scale:16 @ {min(window, rounds)}-,every={4 * window}"
+    return [f"scale:4 @ {max(1, rounds - window + 1)}-", burst]
+
+
+def hides(cluster: Cluster) -> bool:
+    """Whether sketches are shorter than models, so that something hides from them."""
+    return cluster.task.parameters > cluster.payments.sketch_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,6 +361,7 @@ def audit(
         trials = _Trials(question, mapped, cache, progress)
         trials.begin(strategies)
         verdict = trials.verdict()
+        places = len(question.agents)
         for number in range(1, PASSES + 1) if search else ():
             found = trials.best_response(verdict, f"search {number}")
             trials.judge([found], f"search {number}")
@@ -351,7 +369,7 @@ def audit(
             # On other seeds it may be that nobody can bill it.
             gains = [float(one.deviation.net(verdict.prices).mean()) for one in mine]
             verdict = trials.verdict()
-            if max(gains, default=-np.inf) <= verdict.epsilon:
+            if number >= places and max(gains, default=-np.inf) <= verdict.epsilon:
                 break
         return verdict
 
@@ -370,6 +388,7 @@ class _Trials:
     members: list[list[Member]] = field(default_factory=list)
     judged: dict[str, Judged] = field(default_factory=dict)
     unbilled: list[str] = field(default_factory=list)
+    searched: list[str] = field(default_factory=list)  # the agents for whom a lie was looked for
     worth: Worth = field(default_factory=lambda: Worth(np.empty((0, 0))))
 
     def begin(self, strategies: Sequence[str]) -> None:
@@ -584,18 +603,29 @@ class _Trials:
 
     def best_response(self, verdict: Verdict, what: str) -> str:
         """The spec of the best lie that an optimiser finds at a verdict's prices, for the agent to
-        whom lying pays best so far."""
-        seeds = min(SEARCH_SEEDS, len(self.question.clusters))
-        best = max(verdict.judged, key=lambda one: float(one.deviation.net(verdict.prices).mean()))
+        whom lying pays best so far, of those for whom it has looked the least often."""
+        question = self.question
+        cluster, seeds = question.clusters[0], min(SEARCH_SEEDS, len(question.clusters))
+        nets = {
+            agent: max(
+                float(one.deviation.net(verdict.prices).mean())
+                for one in verdict.judged
+                if one.agent == agent
+            )
+            for agent in dict.fromkeys(one.agent for one in verdict.judged)
+        }
+        liar = min(nets, key=lambda agent: (self.searched.count(agent), -nets[agent]))
+        self.searched.append(liar)
 
         def net_gains(specs: Sequence[str]) -> list[float]:
-            lies = [(spec, best.agent) for spec in specs]
+            lies = [(spec, liar) for spec in specs]
             judged = self._judged_runs(lies, self._play(self._runs(lies, seeds), what))
-            nets = [one.deviation.net(verdict.prices).mean() for one in judged]
-            return [-np.inf if j.unbilled else n for j, n in zip(judged, nets, strict=True)]
+            gained = [one.deviation.net(verdict.prices).mean() for one in judged]
+            return [-np.inf if j.unbilled else n for j, n in zip(judged, gained, strict=True)]
 
-        rounds = self.question.clusters[0].rounds.rounds
-        return best_response.search(net_gains, rounds)
+        pairs = len(cluster.ids) > 2  # else nobody is left to lie to
+        frame = best_response.Frame(cluster.rounds.rounds, hides(cluster), pairs)
+        return best_response.search(net_gains, frame)
 
     @property
     def _rule(self) -> Payments:
