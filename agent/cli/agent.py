@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 
 from candor.agent.cli.options import (
     COUNT,
+    FILE,
     FOLDER,
     PATH,
     answer_alone,
@@ -16,9 +18,11 @@ from candor.agent.cli.options import (
     data_root_option,
     device_option,
     initial_option,
+    log_format_option,
     organiser_option,
     participation_option,
 )
+from candor.agent.daemon.journal import BYTES_MAX, KEPT
 from candor.agent.daemon.participation import absence, participation_words, seen_in
 from candor.agent.daemon.status import read_status
 from candor.agent.exits import ABSENT, INTERRUPTED
@@ -85,6 +89,24 @@ LEVELS = ("debug", "info", "warning", "error")
     default="info",
     help="What goes to standard error; log.jsonl always has info and above.",
 )
+@log_format_option
+@click.option(
+    "--log-file",
+    type=FILE,
+    callback=lambda _context, _option, path: path and path.absolute(),
+    metavar="FILE",
+    help="Where events go in place of log.jsonl in the data directory; opened anew at SIGHUP.",
+)
+@click.option(
+    "--log-max-bytes",
+    "log_bytes_max",
+    type=click.IntRange(min=0),
+    default=BYTES_MAX,
+    help="The log becomes FILE.1, and begins anew, before it is larger; 0: it only grows.",
+)
+@click.option(
+    "--log-keep", "log_kept", type=COUNT, default=KEPT, help="How many such older files to keep."
+)
 @participation_option
 @click.option("--json", "as_json", is_flag=True, help="Print the last status as JSON at the end.")
 @click.option("--record-sketches", is_flag=True, hidden=True)
@@ -103,15 +125,19 @@ def command(
 ) -> None:
     """Run one agent: train on this host's data, gossip, witness and settle until the run is over.
 
-    Stop it with Ctrl-C or SIGTERM; started again on the same data directory it keeps its ledger and
-    enters the run again from a neighbour's model. Where its run is done it says so and ends with 0.
-    It counts in which rounds it mixed whom; with --require-participation it ends with 5 where the
-    run is done and it, or a neighbour as it saw it, took part in fewer.
+    Stop it with Ctrl-C or SIGTERM; SIGHUP only opens its log anew. Started again on the same data
+    directory it keeps its ledger and enters the run again from a neighbour's model. Where its run
+    is done it says so and ends with 0. It counts in which rounds it mixed whom; with
+    --require-participation it ends with 5 where the run is done and it, or a neighbour as it saw
+    it, took part in fewer.
 
     \b
     Example:
       candor agent --cluster cluster.toml --id a3 --keys keys/a3 --data-dir data/a3
     """
+    # Of a terminal that closes, or of whoever has moved the log away; the daemon minds it later.
+    before = signal.signal(signal.SIGHUP, lambda *_: None)
+    context.call_on_close(lambda: signal.signal(signal.SIGHUP, before))
     from candor.agent.daemon.host import HostSettings, run_agent  # imports torch
     from candor.agent.learning.ranks import ranks_of
 
@@ -127,7 +153,7 @@ def command(
     if told is not None:
         word = "" if code in (0, INTERRUPTED) else "error: "
         click.echo(f"candor: {word}{agent}: {told}", err=True)
-    elif not as_json:
+    elif not as_json and options["log_format"] == "text":
         _last_words(data_dir)
     absent = absence(seen_in([read_status(data_dir)]), required_share) if code == 0 else ""
     if absent:

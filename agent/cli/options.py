@@ -155,6 +155,13 @@ def task_option(*, required: bool = True) -> Option:
     )
 
 
+log_format_option = click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="Events on standard error, which a testbed keeps: a line each for people, or that of "
+    "log.jsonl.",
+)
 participation_option = click.option(
     "--require-participation",
     "required_share",

@@ -16,6 +16,7 @@ from candor.agent.cli.options import (
     answer_alone,
     device_option,
     json_option,
+    log_format_option,
     participation_option,
 )
 from candor.agent.cli.plan import (
@@ -27,6 +28,7 @@ from candor.agent.cli.plan import (
     plan_options,
 )
 from candor.agent.cli.progress import now_and_then
+from candor.agent.daemon.journal import Format
 from candor.agent.daemon.participation import absence, parts_of
 from candor.agent.daemon.status import Status
 from candor.agent.exits import ABSENT, FAILED, INTERRUPTED, VERIFICATION_FAILED
@@ -49,6 +51,7 @@ from candor.agent.testbed import testbed
     default=1,
     help="Measure the test metric every this many rounds; 0 only at the end.",
 )
+@log_format_option
 @participation_option
 @new_run_dir_option
 @device_option
@@ -62,6 +65,7 @@ def command(
     required_share: float | None,
     run_dir: Path | None,
     device: str,
+    log_format: Format,
     as_json: bool,
     **asked: Any,
 ) -> None:
@@ -82,6 +86,7 @@ def command(
         asked_for = replace(plan, device=device)
         place = run_dir or default_run_dir(asked_for.task.name, asked_for.topology)
         bed = testbed.prepare(asked_for, place)
+        bed.log_format = log_format
     console = Console(stderr=as_json)
     began = time.monotonic()
     try:

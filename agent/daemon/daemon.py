@@ -263,6 +263,7 @@ class Daemon:
                 log = Log(logging.INFO, "interrupted", {"round": self.core.round})
                 self._perform([log, *self.core.stop()])
             self._perform(self.core.tick(self._now()))
+            self._journal.tick()
             for observer in self._observers:
                 observer.ticked(self.core)
             self._tell_synced()

@@ -7,11 +7,11 @@ import os
 import secrets
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
+from types import FrameType, MappingProxyType
 from typing import Final
 
 import torch
@@ -25,7 +25,7 @@ from candor.agent.daemon.callback import RoundCallback
 from candor.agent.daemon.daemon import Daemon, Observer, Result, Work
 from candor.agent.daemon.exports import write_exports
 from candor.agent.daemon.failpoints import Probe
-from candor.agent.daemon.journal import Journal, log_event
+from candor.agent.daemon.journal import BYTES_MAX, ENDED, FAILED, KEPT, Format, Journal, log_event
 from candor.agent.daemon.kept_rounds import KeptRounds
 from candor.agent.daemon.model_file import ModelFile
 from candor.agent.daemon.recorder import Recorder
@@ -82,7 +82,11 @@ class HostSettings:
     device: str = "cpu"
     tensorboard: Path | None = None
     threads: int | None = None
-    log_level: int = 20
+    log_level: int = logging.INFO
+    log_format: Format = "text"
+    log_file: Path | None = None
+    log_bytes_max: int = BYTES_MAX
+    log_kept: int = KEPT
     record_sketches: bool = False
     exit_with_parent: bool = False
 
@@ -278,7 +282,7 @@ def _run(
     kept: KeptRounds | None,
 ) -> Result:
     agent, data_dir = settings.agent, settings.data_dir
-    journal = Journal(agent, data_dir, settings.log_level)
+    journal = _journal(settings)
     stack.callback(journal.close)
     if cluster.revision is not None:
         number, fingerprint = cluster.revision.number, cluster.fingerprint[:16]
@@ -331,13 +335,17 @@ def _run(
         probe=probe,
         kept=kept,
     )
+    journal.round = lambda: daemon.core.round
     recorder.link_bytes = daemon.link_bytes
+    recorder.last_error = lambda: journal.last_error
     if settings.tensorboard is not None:
         board.link_bytes = daemon.link_bytes
     if work.on_round is not None:
         callback.model = lambda: daemon.model[0]
     state: State = "failed"
-    with _signals_to(daemon.interrupt):
+    stop, reopen = daemon.interrupt, journal.ask_anew
+    signals = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: reopen}
+    with _handled(signals):
         try:
             try:
                 result = asyncio.run(daemon.run())
@@ -345,7 +353,12 @@ def _run(
                 models.save(*daemon.model)
             _export(store, cluster, agent, identity, data_dir)
             state = _STATES.get(result.exit_code, "failed")
+            _tell_end(journal, result)
             return result
+        except Exception as exc:
+            with suppress(OSError):  # it may be what has failed
+                journal.log(logging.ERROR, FAILED, {"detail": _told(exc)})
+            raise
         finally:
             recorder.ended(daemon.core, state)
 
@@ -358,15 +371,40 @@ def _export(store: Store, cluster: Cluster, agent: str, identity: Identity, data
         raise exc.__cause__ or exc from None
 
 
+def _journal(settings: HostSettings) -> Journal:
+    named = settings.log_file
+    with system_errors(f"--log-file {named}") if named else nullcontext():
+        return Journal(
+            settings.agent,
+            settings.data_dir,
+            settings.log_level,
+            file=named,
+            form=settings.log_format,
+            bytes_max=settings.log_bytes_max,
+            kept=settings.log_kept,
+        )
+
+
+def _tell_end(journal: Journal, result: Result) -> None:
+    """The last line of the log, but for what fails after it."""
+    if result.failure is None or result.exit_code == INTERRUPTED:
+        journal.log(logging.INFO, ENDED, {"exit_code": result.exit_code})
+    else:
+        journal.log(logging.ERROR, FAILED, {"detail": result.failure})
+
+
 @contextmanager
-def _signals_to(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM call `stop`, to the last write: none of them is cut short."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda _number, _frame: stop()) for number in numbers]
+def _handled(handlers: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
+    """Signals only call what is given, to the last write: none of them cuts one short."""
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        handlers[signal.Signals(number)]()
+
+    before = {number: signal.signal(number, handle) for number in handlers}
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 

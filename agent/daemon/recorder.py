@@ -18,9 +18,10 @@ from candor.agent.daemon.metrics import (
     read_metrics,
 )
 from candor.agent.daemon.participation import Heard, Taken, View
-from candor.agent.daemon.status import NeighbourStatus, State, Status, StatusFile
+from candor.agent.daemon.status import NeighbourStatus, State, Status, StatusFile, read_status
 from candor.mechanisms.evidence.statements import Statement
 from candor.topologies.cluster.file import DEFAULT_METRIC, Better
+from candor.topologies.specs.specs import ConfigurationError
 
 STATUS_EVERY_S: Final = 0.25
 
@@ -73,6 +74,8 @@ class Recorder:
         self._began = time.monotonic()
         self._written_s = float("-inf")
         self.link_bytes: Callable[[], Mapping[str, tuple[int, int]]] = dict
+        self.last_error: Callable[[], tuple[float, str] | None] = lambda: None
+        self._error_before = _last_error(data_dir)
 
     def __enter__(self) -> Self:
         path = self._data_dir / METRICS_NAME
@@ -156,6 +159,7 @@ class Recorder:
         self._written_s = time.monotonic()
         sent, received = self._bytes()
         last, found, agent = self._last, self._evaluated, core.settings.agent
+        error_s, error = self.last_error() or self._error_before
         self._status.write(
             Status(
                 run_id=self._run_id,
@@ -180,6 +184,8 @@ class Recorder:
                 metrics={} if found is None else found.metrics,
                 local_metric=None if found is None else found.local_metric,
                 performed_rounds=self._view.performed,
+                last_error=error,
+                last_error_s=error_s,
                 score=None if (own := core.rating(agent, agent)) is None else own.score,
             )
         )
@@ -203,6 +209,15 @@ class Recorder:
             )
             for agent, neighbour in core.neighbours.items()
         }
+
+
+def _last_error(data_dir: Path) -> tuple[float | None, str | None]:
+    """What went wrong in an earlier life, and when."""
+    try:
+        before = read_status(data_dir)
+    except ConfigurationError:  # none, or one that a power cut has left half written
+        return None, None
+    return before.last_error_s, before.last_error
 
 
 def _rated(core: AgentCore, neighbour: str) -> dict[str, float]:

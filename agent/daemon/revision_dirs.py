@@ -129,6 +129,8 @@ def _export(data_dir: Path, old: Cluster, agent: str, key: SigningKey) -> None:
 def _move(data_dir: Path, destination: Path) -> Path:
     with system_errors(f"{data_dir}: cannot move the ledgers to {destination.name}"):
         destination.mkdir(exist_ok=True)
+        for path in data_dir.glob(f"{journal.FILE_NAME}.*"):
+            os.rename(path, destination / path.name)
         for name in _OF_ONE_REVISION:
             if name == CLUSTER_NAME:
                 sync(destination)

@@ -75,8 +75,10 @@ class Status:
     neighbours refuse, as they could cost more than the credit limit; `alone_rounds` the rounds of
     all its lives in which it should have mixed others' models and mixed nobody's; `seconds` counts
     from the daemon's start. `score` is what it makes of its own last update, where models are
-    traded. `performed_rounds` are those of all its lives, None where nobody counts them; what is of
-    the last round, and of the last evaluation, is of an earlier life until this one has its own.
+    traded. `performed_rounds` are those of all its lives, None where nobody counts them;
+    `last_error` is what it last logged as a warning or worse, `last_error_s` seconds after 1970.
+    What is of the last round, of the last evaluation and of the last error is of an earlier life
+    until this one has its own.
     """
 
     run_id: str
@@ -102,6 +104,8 @@ class Status:
     local_metric: float | None = None
     score: float | None = None
     performed_rounds: int | None = None
+    last_error: str | None = None
+    last_error_s: float | None = None
 
 
 def weightless_shares(statuses: Iterable[Status]) -> dict[str, float]:

@@ -21,6 +21,7 @@ from typing import Final
 
 from candor.agent.daemon import keys
 from candor.agent.daemon.exports import write_exports
+from candor.agent.daemon.journal import Format
 from candor.agent.daemon.status import Status, read_status
 from candor.agent.daemon.store import FILE_NAME as STORE_NAME
 from candor.agent.daemon.store import Store
@@ -56,7 +57,7 @@ class Testbed:
     has no disk left among the former; `slowed` those that it slowed, and whether each is held up at
     this moment; `restarted` those with more than one life. `proxy`: between all neighbours, where
     the plan has faults of the network. `launchers`: what starts an agent in place of Python.
-    `nursery`: forks all the others, once there is need.
+    `nursery`: forks all the others, once there is need. `log_format`: what is in `stderr.log`.
     """
 
     run_dir: Path
@@ -74,6 +75,7 @@ class Testbed:
     started_s: float = 0.0
     launchers: dict[str, Sequence[str]] = field(default_factory=dict)
     nursery: Nursery | None = None
+    log_format: Format = "text"
 
     def data_dir(self, agent: str) -> Path:
         """Where an agent keeps its things."""
@@ -242,6 +244,7 @@ class Testbed:
             "--threads": 1,  # N agents share this machine's cores
             "--device": plan.device,
             "--log-level": "warning",
+            "--log-format": self.log_format,
         }
         if plan.data_root is not None:
             arguments["--data-root"] = plan.data_root

@@ -49,6 +49,7 @@ def run(data_dir: Path, cluster: Cluster, key: SigningKey, mark: bytes) -> Path 
     with open_store(data_dir, cluster, AGENT) as store:
         store.commit([PutValue("mark", mark)]).result()
     (data_dir / "metrics.csv").write_bytes(mark)
+    (data_dir / "log.jsonl.1").write_bytes(mark)
     (data_dir / "mine.txt").write_bytes(b"not the daemon's")
     return moved
 
@@ -71,6 +72,7 @@ def test_the_ledgers_of_a_revision_stay_as_they_were(
         CLUSTER_NAME,
         LEDGER_NAME,
         STORE_NAME,
+        "log.jsonl.1",
         "metrics.csv",
     ]
     assert (mark_of(kept), mark_of(data)) == (b"one again", b"two")
