@@ -335,7 +335,7 @@ def _run(
         probe=probe,
         kept=kept,
     )
-    journal.round = lambda: daemon.core.round
+    journal.round = lambda: min(daemon.core.round, cluster.rounds.rounds)
     recorder.link_bytes = daemon.link_bytes
     recorder.last_error = lambda: journal.last_error
     if settings.tensorboard is not None:

@@ -8,7 +8,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -35,16 +35,19 @@ class Answer:
 
 
 def greet_all(
-    servers: Mapping[str, str], keys: tuple[str, str], timeout_s: float
+    servers: Mapping[str, str],
+    keys: tuple[str, str],
+    timeout_s: float,
+    others: Collection[str] = (),
 ) -> dict[str, Answer]:
     """Shake hands at all endpoints, as `dial_all`: `servers` has the CURVE key that must answer at
-    each, `keys` are our own public and secret one (z85)."""
+    each, `keys` are our own public and secret one (z85); `others` are dialled only."""
     started_s = time.monotonic()
-    answers = dial_all(servers, timeout_s)
+    answers = dial_all([*servers, *others], timeout_s)
     open_ones = {
         endpoint: Target(Route(endpoint, answer.ipv6), servers[endpoint])
         for endpoint, answer in answers.items()
-        if answer.connected
+        if answer.connected and endpoint in servers
     }
     left_s = max(MIN_HANDSHAKE_S, started_s + timeout_s - time.monotonic())
     for endpoint, reason in shake_hands(open_ones, keys, left_s).items():

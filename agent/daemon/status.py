@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
 
 from candor.topologies.cluster.file import DEFAULT_METRIC, Better
 from candor.topologies.specs.files import json_text, open_regular, replace_file
@@ -31,6 +31,7 @@ _ACQUIRE_TRIES_MAX = 10_000
 State: TypeAlias = Literal[
     "starting", "training", "mixing", "settling", "done", "interrupted", "failed"
 ]
+ENDS: Final[tuple[State, ...]] = ("done", "interrupted", "failed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from candor.agent.daemon.participation import participation_words, parts_of, seen_in
 from candor.agent.daemon.status import (
+    ENDS,
     Status,
     misrated_of,
     misrated_words,
@@ -35,8 +36,12 @@ _PAID_TITLE = "who paid whom, in credits (one stands for a unit of training loss
 # Above this share of its rounds, that an agent mixed with nobody is no hiccup.
 _ALONE_SHARE_MAX: Final = 0.05
 
-_ENDS = ("done", "interrupted", "failed")
-_STATE_STYLES: Mapping[str, str] = {"done": "green", "failed": "bold red", "starting": "dim"}
+_STATE_STYLES: Mapping[str, str] = {
+    "done": "green",
+    "failed": "bold red",
+    "died": "red",
+    "starting": "dim",
+}
 
 
 def format_bytes(count: float) -> str:
@@ -79,7 +84,7 @@ def live_table(statuses: Sequence[Status], title: str) -> Table:
     shown = _Measures.of(statuses)
     table = _table(title, *shown.columns)
     for status in statuses:
-        table.add_row(*shown.cells(status, _state(status.state)))
+        table.add_row(*shown.cells(status, state_text(status.state)))
     table.caption = literal(shown.legend, "table.caption")
     return table
 
@@ -91,12 +96,12 @@ def status_view(statuses: Sequence[Status], running: Mapping[str, bool], title: 
     table = _table(title, *shown.columns, "peers")
     notes: list[Text] = []
     for status in statuses:
-        dead = not running[status.agent] and status.state not in _ENDS
-        state = Text("died", style="red") if dead else _state(status.state)
+        dead = not running[status.agent] and status.state not in ENDS
+        state = state_text("died" if dead else status.state)
         if dead:
             form = "{} is not running, last seen {}"
             notes.append(_sentence(form, status.agent, status.state))
-        refused = _refusals(status)
+        refused = refusals(status)
         total = len(status.neighbours)
         table.add_row(*shown.cells(status, state), f"{total - len(refused)}/{total}")
         if warning := isolation(status.agent, status.alone_rounds, status.round):
@@ -222,11 +227,12 @@ def _balance(micro_credits: int) -> Text:
 _UNMIXED: Final = 5
 
 
-def _state(state: str) -> Text:
+def state_text(state: str) -> Text:
+    """One word on an agent, in its colour."""
     return literal(state, _STATE_STYLES.get(state, ""))
 
 
-def _refusals(status: Status) -> list[Text]:
+def refusals(status: Status) -> list[Text]:
     """Whom an agent is without; at the end of a run all have left, which is no news."""
     lines = []
     for neighbour, seen in sorted(status.neighbours.items()):

@@ -74,13 +74,15 @@ def test_an_agent_on_a_full_disk_stops_in_one_line_and_goes_on_with_room(tmp_pat
     text = '[[event]]\nat_round = 6\ndisk_full = "a1"\n[[event]]\nat_round = 10\nrestart = "a1"\n'
     # On a loaded machine others are late, which a1 would warn of: the deadline is longer than that.
     summary, events = run_under(tmp_path, text, agents=3, rounds=50, deadline_s=10)
-    # One line of its first life and one of its second, each after a word on its local steps.
+    # One line of its first life and two of its second, each after a word on its local steps.
     lines = (tmp_path / "run/agents/a1/stderr.log").read_text().splitlines()
-    exposed, stopped, again, ended = lines
+    exposed, stopped, again, part, ended = lines
     assert exposed == again
     assert exposed.startswith("candor a1: warning: exposed detail=an update is of ")
     assert stopped.startswith("candor: error: a1: ")
     assert stopped.endswith("make room and start again, nothing settled is lost")
+    assert part.startswith("candor: as a1 saw it, ")
+    assert "a1 performed " in part  # not the rounds between its two lives
     assert ended.startswith(f"candor: a1: done after round {summary['rounds']}")
     assert [event["event"] for event in events["a1"]].count("started") == 2
     assert "re_entered" in {event["event"] for event in events["a1"]}
