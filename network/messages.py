@@ -131,6 +131,27 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """Show what you have signed of the picked round of your window, from an offset on; one that is
+    its size says that all of it has come."""
+
+    window: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShownMessage:
+    """A piece of what the sender shows of a round, at an offset, with what it signed of all of
+    it."""
+
+    window: int
+    body: bytes
+    signature: bytes
+    offset: int
+    data: Buffer
+
+
+@dataclass(frozen=True, slots=True)
 class Bye:
     """The sender has finished; `heard` says that it has received ours."""
 
@@ -149,6 +170,8 @@ Message: TypeAlias = (
     | LedgerMessage
     | Heads
     | Waiting
+    | Ask
+    | ShownMessage
     | Bye
 )
 
@@ -181,6 +204,10 @@ def to_envelope(message: Message, nonce: bytes) -> Envelope:
             return Envelope(Kind.HEADS, nonce, [number, phase, named])
         case Waiting(number, phase):
             return Envelope(Kind.WAITING, nonce, [number, phase])
+        case Ask(window, offset):
+            return Envelope(Kind.ASK, nonce, [window, offset])
+        case ShownMessage(window, body, signature, offset, data):
+            return Envelope(Kind.SHOWN, nonce, [window, body, signature, offset], data)
         case Bye(heard):
             return Envelope(Kind.BYE, nonce, [heard])
         case _:
@@ -196,6 +223,8 @@ def from_envelope(envelope: Envelope) -> Message:
     kind, fields = envelope.kind, list(envelope.fields)
     if kind in LEDGER_KINDS:
         return LedgerMessage(kind, fields)
+    if kind in (Kind.ASK, Kind.SHOWN):
+        return _of_disclosures(envelope)
     match kind, fields:
         case Kind.HELLO, [bytes(body), bytes(signature)]:
             return Hello(body, signature)
@@ -227,6 +256,19 @@ def from_envelope(envelope: Envelope) -> Message:
         case Kind.BYE, [bool(heard)]:
             return Bye(heard)
     raise _wrong_fields(kind)
+
+
+def _of_disclosures(envelope: Envelope) -> Ask | ShownMessage:
+    match list(envelope.fields):
+        case [int(window), int(offset)] if is_count(window) and is_count(offset):
+            if envelope.data is None:
+                return Ask(window, offset)
+        case [int(window), bytes(body), bytes(signature), int(offset)] if (
+            is_count(window) and is_count(offset) and len(signature) == SIGNATURE_BYTES
+        ):
+            if envelope.data is not None:
+                return ShownMessage(window, body, signature, offset, envelope.data)
+    raise _wrong_fields(envelope.kind)
 
 
 def _is_place(number: int, phase: int) -> bool:

@@ -1,4 +1,4 @@
-"""The envelope of every message: one canonical header frame, and for chunks one raw frame.
+"""The envelope of every message: one canonical header frame, and one raw frame for bulk.
 
     header = canonical [version, kind, nonce of the receiver, field, …]
 
@@ -42,8 +42,11 @@ class Kind(IntEnum):
     WAITING = 14
     BILL = 15
     HEADS = 16
+    ASK = 17
+    SHOWN = 18
 
 
+RAW_KINDS: Final = frozenset({Kind.CHUNK, Kind.SHOWN})
 LEDGER_KINDS: Final = frozenset({Kind.STATE, Kind.PROPOSE, Kind.ACCEPT, Kind.REJECT, Kind.RECORDS})
 
 
@@ -67,7 +70,7 @@ def decode(frames: Sequence[Buffer]) -> Envelope:
     """Parse the frames of one message.
 
     Raises:
-        RemoteProtocolError: anything but a header, or a chunk's header and one raw frame.
+        RemoteProtocolError: anything but a header, or that of `RAW_KINDS` and one raw frame.
     """
     if not 1 <= len(frames) <= 2:
         raise RemoteProtocolError("frames", f"{len(frames)} in one message")
@@ -91,6 +94,6 @@ def decode(frames: Sequence[Buffer]) -> Envelope:
     if len(nonce) != (0 if known is Kind.HELLO else NONCE_BYTES):
         raise RemoteProtocolError("nonce", f"{len(nonce)} bytes")
     data = frames[1] if len(frames) == 2 else None
-    if (data is not None) != (known is Kind.CHUNK):
+    if (data is not None) != (known in RAW_KINDS):
         raise RemoteProtocolError("frames", f"{len(frames)} in a {known.name}")
     return Envelope(known, nonce, fields, data)

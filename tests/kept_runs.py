@@ -9,14 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from candor.agent.core.effects import Combine
+from candor.agent.core.effects import Combine, Effect, Judge, Show
 from candor.agent.core.settlement.referee import bill_key
+from candor.agent.daemon import keys
 from candor.agent.daemon.host import HostSettings, kept_rounds, prepare
+from candor.agent.daemon.judging import heads_in
 from candor.agent.daemon.kept_rounds import KeptRounds
 from candor.agent.learning.committed import committed_samples
 from candor.agent.learning.rows import TrainedRows
 from candor.agent.runs.cluster_parts import task_settings
-from candor.agent.runs.replay import Host, Kept, Replayer
+from candor.agent.runs.disclosed import judged
+from candor.agent.runs.replay import Host, Kept, Replayed, Replayer
 from candor.agent.runs.replay_dir import kept_of
 from candor.agent.tasks.base import Batch
 from candor.agent.tasks.context import TrainingContext
@@ -57,13 +60,15 @@ class KeptRun(LocalRun):
     def __init__(self, run_dir: Path, cluster: Cluster, lying: Mapping[str, type[TrainedRows]]):
         rows, initial = {}, None
         self.kept: dict[str, KeptRounds] = {}
+        self.verdicts: list[tuple[str, Judge, Replayed]] = []  # of whom, what, and what it told
         for agent in cluster.ids:
             place = run_dir / "agents" / agent
             settings = HostSettings(agent, place / "keys", place, threads=1)
             work, made = prepare(cluster, settings)
             made.__class__ = lying.get(agent, TrainedRows)
             rows[agent], initial = made, work.initial.numpy()
-            kept = kept_rounds(cluster, settings, made.learner.private)
+            key = keys.load(settings.keys).signing_key
+            kept = kept_rounds(cluster, settings, made.learner.private, key)
             if kept is not None:
                 self.kept[agent] = kept
         super().__init__(run_dir, cluster, performers=rows, initial=initial)
@@ -88,6 +93,21 @@ class KeptRun(LocalRun):
             last = combine.phase == node.core.phases.model
             self.kept[agent].exchanged(combine, held, sources, last=last)
         super()._combined(agent, node, combine)
+
+    def shown(self, agent: str, show: Show) -> list[Effect]:
+        bundle = self.nodes[agent].store.value(bill_key(show.window))
+        held = bundle and self.kept[agent].shown(show.window, bundle, show.offset)
+        signed, data = held or (None, b"")
+        core = self.nodes[agent].core
+        return core.showing(show.peer, show.window, signed, show.offset, data)
+
+    def judged(self, agent: str, judge: Judge) -> list[Effect]:
+        found = judged(self.cluster, judge.shown, Host(threads=1))
+        self.verdicts.append((agent, judge, found))
+        sketch_bytes = 8 * min(self.cluster.task.parameters, self.cluster.payments.sketch_size)
+        heads = heads_in(judge.shown, sketch_bytes)
+        about = (judge.shown, judge.window, found.told, found.why, heads)
+        return self.nodes[agent].core.judged(*about, self.now_s)
 
     def bill(self, agent: str, window: int) -> bytes:
         """The own bill of a window."""

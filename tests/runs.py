@@ -22,11 +22,13 @@ from candor.agent.core.effects import (
     Derive,
     Effect,
     Finished,
+    Judge,
     Log,
     Persist,
     ReadRecords,
     Remember,
     Send,
+    Show,
     Verify,
 )
 from candor.agent.core.faces import told_apart
@@ -123,6 +125,8 @@ def write_cluster(
             sketch_size=int(settings.get("sketch_size", 16)),
             credit_limit=int(settings.get("credit_limit", 10**9)),
             replay=True if settings.get("replay") else None,
+            disclose=True if settings.get("disclose") else None,
+            bond=int(settings["bond"]) if settings.get("bond") else None,
         ),
     )
     (run_dir / "cluster.toml").write_text(dump_cluster(cluster), encoding="utf-8")
@@ -273,6 +277,16 @@ class LocalRun:
         """A statement, before it is signed."""
         return statement
 
+    def shown(self, agent: str, show: Show) -> list[Effect]:
+        """A neighbour asks for a round: for runs that keep any."""
+        return self.nodes[agent].core.showing(show.peer, show.window, None, show.offset, b"")
+
+    def judged(self, agent: str, judge: Judge) -> list[Effect]:
+        """A neighbour has shown a round: for runs that do it again."""
+        why = "nobody judges here"
+        core = self.nodes[agent].core
+        return core.judged(judge.shown, judge.window, None, why, (), self.now_s)
+
     def _deliver(self) -> None:
         while due := self.network.deliver(self.now_s):
             for receiver, delivery in due:
@@ -312,6 +326,10 @@ class LocalRun:
                     self._combined(agent, node, combine)
                     queue.extend(node.core.combined(self.now_s))
                     node.due = node.core.round <= self.cluster.rounds.rounds
+                case Show() as show:
+                    queue.extend(self.shown(agent, show))
+                case Judge() as shown:
+                    queue.extend(self.judged(agent, shown))
                 case Log() as log:
                     node.logs.append(log)
                 case Finished() as ended:

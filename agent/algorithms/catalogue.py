@@ -217,8 +217,18 @@ def check_breakdown(cluster: Cluster) -> None:
 
 
 def _check_replay(cluster: Cluster) -> None:
-    """Refuse to keep rounds that nobody could pick, or do again."""
-    if cluster.payments.replay is None:
+    """Refuse to keep rounds that nobody could pick, or do again, and to show what is not kept."""
+    payments = cluster.payments
+    if payments.disclose is not None and payments.replay is None:
+        raise ConfigurationError("disclose: what is shown must be kept; add --replay")
+    if payments.disclose is not None and cluster.algorithm.name in POLICY_ALGORITHMS:
+        raise ConfigurationError(
+            "disclose: policies sample actions, which may fall otherwise on another machine; leave "
+            "out --disclose"
+        )
+    if payments.bond is not None and payments.disclose is None:
+        raise ConfigurationError("bond: only what is shown is proven false; add --disclose")
+    if payments.replay is None:
         return
     if not parse_rule(cluster.payments.rule).settles:
         why = "the claims of a window pick its round, and without a payment rule none are made"

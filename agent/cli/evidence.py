@@ -5,14 +5,21 @@ from pathlib import Path
 
 import click
 
-from candor.agent.cli.options import FILE, cluster_option, json_option
+from candor.agent.cli.options import (
+    FILE,
+    cluster_option,
+    data_root_option,
+    initial_option,
+    json_option,
+)
 from candor.agent.core.terms import run_terms
 from candor.agent.exits import VERIFICATION_FAILED
-from candor.agent.runs.accusations import proven_by, told_of
+from candor.agent.runs.accusations import NotFalse, Sources, proven_by, told_of
 from candor.mechanisms.evidence.attestations import ATTESTATION_BYTES_MAX, Attestation, Told
+from candor.mechanisms.evidence.disclosures import FALSE_REPORT
 from candor.mechanisms.evidence.examiner import RunTerms
 from candor.mechanisms.proofs import ProofError
-from candor.topologies.cluster.file import load_cluster
+from candor.topologies.cluster.file import Cluster, load_cluster
 from candor.topologies.encoding.canonical import MalformedError
 from candor.topologies.specs.files import json_text, open_regular
 from candor.topologies.specs.specs import ConfigurationError
@@ -31,12 +38,22 @@ def command() -> None:
 @command.command()
 @click.argument("files", nargs=-1, required=True, type=FILE)
 @cluster_option
+@initial_option
+@data_root_option
 @json_option
 @click.pass_context
 def verify(
-    context: click.Context, files: tuple[Path, ...], cluster_path: Path, as_json: bool
+    context: click.Context,
+    files: tuple[Path, ...],
+    cluster_path: Path,
+    initial: Path | None,
+    data_root: Path | None,
+    as_json: bool,
 ) -> None:
     """Say who is proven to have done what, and what auditors say who have done rounds again.
+
+    A false report is proven by doing its round again, with what its agent has shown of it: that
+    takes the run's task, and no data set.
 
     Exit code 3: a file proves nothing; else 2: one cannot be read, the others are judged.
 
@@ -44,8 +61,9 @@ def verify(
     Example:
       candor evidence verify agents/*/evidence/*.proof --cluster cluster.toml
     """
-    terms = run_terms(load_cluster(cluster_path))
-    told = [{"file": str(file), **_judged(file, terms)} for file in files]
+    cluster, sources = load_cluster(cluster_path), Sources(data_root, initial)
+    terms = run_terms(cluster)
+    told = [{"file": str(file), **_judged(file, cluster, terms, sources)} for file in files]
     if as_json:
         click.echo(json_text({"ok": all(one["proven"] for one in told), "files": told}, indent=2))
     else:
@@ -59,18 +77,26 @@ def verify(
         raise ConfigurationError(f"{', '.join(unread)}: cannot be read")
 
 
-def _judged(file: Path, terms: RunTerms) -> dict[str, str | bool | None]:
-    """What a file proves in a run, as `--json` tells it; `proven` is None if it is not readable."""
+def _judged(
+    file: Path, cluster: Cluster, terms: RunTerms, sources: Sources
+) -> dict[str, str | bool | None]:
+    """What a file proves in a run, as `--json` tells it; `proven` is None if it is not readable,
+    or cannot be judged here."""
     try:
         with suppress(MalformedError), open_regular(file) as stream:
             said = Attestation.verified(stream.read(ATTESTATION_BYTES_MAX + 1))
             return _attested(said, terms)
-        found = proven_by(file, terms)
+        found = proven_by(file, cluster, terms, sources)
     except OSError as exc:
         return {"proven": None, "reason": exc.strerror}
+    except ConfigurationError as exc:
+        return {"proven": None, "reason": str(exc)}
+    except NotFalse as exc:
+        return {"proven": False, "reason": str(exc), "told": exc.told.name.lower()}
     except ProofError as exc:
         return {"proven": False, "reason": str(exc)}
-    return {"proven": True, **told_of(found)}
+    shown = {"told": Told.FALSE.name.lower()} if found.kind == FALSE_REPORT else {}
+    return {"proven": True, **told_of(found), **shown}
 
 
 def _attested(said: Attestation, terms: RunTerms) -> dict[str, str | bool | None]:

@@ -1,7 +1,7 @@
 """`candor ledger`: show, verify, audit, export, repair and pay the signed ledgers of a run."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,9 +14,11 @@ from candor.agent.daemon.status import data_dirs, misrated_words, read_status
 from candor.agent.exits import VERIFICATION_FAILED
 from candor.agent.runs.accusations import Accusations, accusations, told_of
 from candor.agent.runs.data_dirs import STORE_NAME
-from candor.agent.runs.ledger_audit import DATABASE, audit_run_directory, read_export
+from candor.agent.runs.ledger_audit import DATABASE, audit_run_directory, cluster_in, read_export
 from candor.mechanisms.ledger.audit import Finding, RunAudit, audit_export
+from candor.mechanisms.ledger.bonds import Bond, with_bonds
 from candor.mechanisms.ledger.export import parse_export
+from candor.mechanisms.ledger.netting import net_transfers
 from candor.mechanisms.payments.bills import SignedBill
 from candor.mechanisms.payments.credits import CREDIT, format_credits, paid_text
 from candor.topologies.cluster.file import load_cluster
@@ -121,6 +123,7 @@ def explain(directory: Path, window: int | None, as_json: bool) -> None:
     end of an edge bills the other, and the edge settles the difference. A term asks for what is
     beyond its free range, where honest agents are taken to be, times its price; what others of the
     neighbourhood are charged is shared out, so that much of what passes along an edge is handed on.
+    Beside the windows stands what is owed by proof: the bonds of those who reported falsely.
 
     \b
     Examples:
@@ -138,10 +141,25 @@ def explain(directory: Path, window: int | None, as_json: bool) -> None:
             click.echo(path.resolve().name)
             for line in told(some, window):
                 click.echo(f"  {line}")
+    owed = _bonds_of(directory)
     if as_json:
-        click.echo(json_text({"agents": {a: explained(s) for a, s in shown.items()}}, indent=2))
+        told_all = {a: explained(s) for a, s in shown.items()}
+        parts = [{"agent": one.agent, "parts": dict(one.parts)} for one in owed]
+        click.echo(json_text({"agents": told_all, "bonds": parts}, indent=2))
     else:
+        for bond in owed:
+            click.echo(_bond_text(bond))
         click.echo(CREDIT)
+
+
+def _bonds_of(directory: Path) -> tuple[Bond, ...]:
+    """What is owed by proofs that lie there; nothing where the run has no bond, or its cluster
+    file is not beside."""
+    try:
+        cluster = cluster_in(directory)
+    except ConfigurationError:
+        return ()
+    return accusations(cluster, directory).bonds if cluster.payments.bond else ()
 
 
 @command.command()
@@ -266,7 +284,8 @@ def audit(context: click.Context, run_dir: Path, as_json: bool) -> None:
     they signed.
 
     Whom the agents accuse, by what lies in their data directories, is named beside: proven where
-    they keep a proof, else by their word alone. The exit code is of the ledgers.
+    they keep a proof, else by their word alone. Who is proven to have reported falsely owes its
+    bond, if the run has one: the round is done again for that. The exit code is of the ledgers.
 
     \b
     Example:
@@ -274,11 +293,24 @@ def audit(context: click.Context, run_dir: Path, as_json: bool) -> None:
     """
     cluster, result = audit_run_directory(run_dir)
     accused = accusations(cluster, run_dir)
+    result = _with_bonds(result, accused)
     if as_json:
         click.echo(json_text(_audit_json(result, accused), indent=2))
     else:
         _print_audit(cluster.run_id, result, accused)
     context.exit(VERIFICATION_FAILED if result.findings else 0)
+
+
+def _with_bonds(result: RunAudit, accused: Accusations) -> RunAudit:
+    """The audit with what is owed by proof beside what was settled."""
+    nets = with_bonds(result.nets, accused.bonds)
+    pays = result.whole and sum(nets.values()) == 0
+    return replace(result, nets=nets, transfers=tuple(net_transfers(nets)) if pays else ())
+
+
+def _bond_text(bond: Bond) -> str:
+    parts = ", ".join(f"{peer} {format_credits(part)}" for peer, part in bond.parts.items())
+    return f"{bond.agent} owes its bond of {format_credits(bond.whole)}: {parts}"
 
 
 def _audit_json(result: RunAudit, accused: Accusations) -> dict[str, Any]:
@@ -296,6 +328,7 @@ def _audit_json(result: RunAudit, accused: Accusations) -> dict[str, Any]:
         "proven": [{"file": file, **told_of(one)} for file, one in accused.proven.items()],
         "worthless": dict(accused.worthless),
         "misrated": {agent: dict(by) for agent, by in accused.misrated.items()},
+        "bonds": [{"agent": one.agent, "parts": dict(one.parts)} for one in accused.bonds],
     }
 
 
@@ -310,8 +343,11 @@ def _print_audit(run_id: str, result: RunAudit, accused: Accusations) -> None:
             click.echo(f"note: {printable(note.file)}: {printable(note.detail)}")
     rest = "" if result.recomputed == result.bills else _NOT_RECOMPUTED
     click.echo(f"recomputed {result.recomputed} of {result.bills} bills{rest}")
+    for bond in accused.bonds:
+        click.echo(_bond_text(bond))
+    with_it = ", bonds included" if accused.bonds else ""
     for agent, net in result.nets.items():
-        click.echo(f"{agent} received {format_credits(net, signed=True)} net")
+        click.echo(f"{agent} received {format_credits(net, signed=True)} net{with_it}")
     if result.whole:
         click.echo(f"sum of all nets: {format_credits(sum(result.nets.values()), signed=True)}")
     for debtor, creditor, amount in result.transfers:

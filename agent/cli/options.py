@@ -311,6 +311,18 @@ SETTINGS: tuple[tuple[type[BaseModel], str, str], ...] = (
         "Agents commit to their samples and keep a round of every window, which `candor replay` "
         "can do again (docs/howto/replay.md).",
     ),
+    (
+        PaymentSettings,
+        "disclose",
+        "Agents show a round of every window to their neighbours, samples and all, who do it again "
+        "and prove what was false; with --replay, for data that may be shown.",
+    ),
+    (
+        PaymentSettings,
+        "bond",
+        "What a proven false report costs, micro-credits, shared by the neighbours; with "
+        "--disclose.  [default: nothing]",
+    ),
 )
 
 

@@ -23,6 +23,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from candor.agent.core.disclosures import Disclosures
 from candor.agent.core.effects import (
     Arrived,
     Begin,
@@ -42,10 +43,13 @@ from candor.agent.core.neighbour import Neighbour, ahead
 from candor.agent.core.reception import Reception
 from candor.agent.core.settlement.evidence_book import EvidenceBook
 from candor.agent.core.settlement.settlement import Settlement
+from candor.mechanisms.evidence.attestations import Told
+from candor.mechanisms.evidence.disclosures import ShownRound, SignedDisclosure
 from candor.mechanisms.evidence.examiner import Examined, Examiner
 from candor.mechanisms.evidence.sketch import last_of_window
 from candor.mechanisms.evidence.statements import (
     EvidenceError,
+    Head,
     SignedStatement,
     Statement,
     commitment,
@@ -131,6 +135,7 @@ class AgentCore:
         book: EvidenceBook,
         codec: Codec,
         link_reason: Callable[[str], str | None],
+        disclosures: Disclosures,
         taken_over: tuple[PutValue, ...] = (),
         memories: Sequence[bytes] = (),
     ) -> None:
@@ -148,6 +153,7 @@ class AgentCore:
         self.codec = codec
         self._pool = pool
         self._link_reason = link_reason
+        self._disclosures = disclosures
         self._reception = Reception(
             neighbours,
             settlement,
@@ -157,6 +163,7 @@ class AgentCore:
             codec,
             settings.chunk_bytes,
             settings.agent,
+            disclosures,
             memories,
         )
         self._taken_over = taken_over
@@ -331,6 +338,30 @@ class AgentCore:
         """The answer to `ReadRecords`."""
         steps = self.settlement.records_read(channel_id, records)
         return self._reception.addressed(steps) + self._advance(now_s)
+
+    def showing(
+        self,
+        peer: str,
+        window: int,
+        signed: SignedDisclosure | None,
+        offset: int,
+        data: Buffer,
+    ) -> list[Effect]:
+        """The answer to `Show`; see `Reception.showing`."""
+        return self._reception.showing(peer, window, signed, offset, data)
+
+    def judged(
+        self,
+        shown: ShownRound,
+        window: int,
+        told: Told | None,
+        why: str,
+        heads: Sequence[Head],
+        now_s: float,
+    ) -> list[Effect]:
+        """The answer to `Judge`: what the round tells, None where it could not be done again here;
+        and the heads of its agent's statements as they were shown."""
+        return self._reception.judged(shown, window, told, why, heads) + self._advance(now_s)
 
     def told(
         self, before: Mapping[str, int], stored: Mapping[bytes, int], now_s: float
@@ -620,7 +651,12 @@ class AgentCore:
             for agent, n in self.neighbours.items()
             if n.served and not n.left and not self.settlement.settled(agent)
         ]
-        if open_edges and now_s < self._deadline_s:
+        shows = [
+            agent
+            for agent, n in self.neighbours.items()
+            if n.served and not n.left and self._disclosures.open(agent)
+        ]
+        if (open_edges or shows or self._disclosures.judging) and now_s < self._deadline_s:
             return []
         effects: list[Effect] = [
             _log(logging.WARNING, "edge_unsettled", peer=agent) for agent in open_edges

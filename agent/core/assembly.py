@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candor.agent.core.agent import RESERVED_KEY, AgentCore, CoreSettings
+from candor.agent.core.disclosures import Disclosures, shower_key
 from candor.agent.core.neighbour import Neighbour
 from candor.agent.core.reception import read_snapshot
 from candor.agent.core.settlement.edge import Edge
@@ -34,6 +35,8 @@ from candor.topologies.specs.specs import ConfigurationError
 BILL_DEADLINES: Final = 2
 # and wait as long itself for a claim before it gets to bill and settle.
 SETTLE_DEADLINES: Final = 6
+# A round in a window is shown when there is nothing more urgent.
+SHOW_DEADLINES: Final = 6
 BUNDLE_SLACK_BYTES: Final = 4096  # the bill itself and its framing
 
 
@@ -153,6 +156,16 @@ def assemble(
         book=book,
         codec=codec,
         link_reason=link_reason,
+        disclosures=Disclosures(
+            agent,
+            terms,
+            {peer: len(cluster.neighbours(peer)) for peer in peers},
+            shows=cluster.payments.disclose is not None,
+            patience_s=SHOW_DEADLINES * cluster.rounds.deadline_s,
+            stored={
+                peer: held for peer in peers if (held := store.value(shower_key(peer))) is not None
+            },
+        ),
         taken_over=taken_over,
         memories=memories,
     )

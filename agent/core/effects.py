@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from candor.mechanisms.evidence.disclosures import ShownRound
 from candor.mechanisms.evidence.statements import (
     EvidenceError,
     SignedStatement,
@@ -136,6 +137,25 @@ class Combine:
 
 
 @dataclass(frozen=True, slots=True)
+class Show:
+    """Read what this agent shows of the picked round of a window, from an offset on, off the event
+    loop; answer with `AgentCore.showing`, if there is anything."""
+
+    peer: str
+    window: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Do the round again that a neighbour has shown, off the event loop, in no hurry; answer with
+    `AgentCore.judged`."""
+
+    shown: ShownRound
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     """A stable event name with fields; level is logging's."""
 
@@ -153,5 +173,16 @@ class Finished:
 
 
 Effect: TypeAlias = (
-    Send | Persist | Remember | ReadRecords | Verify | Begin | Derive | Combine | Log | Finished
+    Send
+    | Persist
+    | Remember
+    | ReadRecords
+    | Verify
+    | Begin
+    | Derive
+    | Combine
+    | Show
+    | Judge
+    | Log
+    | Finished
 )

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from candor.agent.core.disclosures import Disclosures
 from candor.agent.core.effects import Arrived, Effect, Log, Persist, PutValue, Send, Verify
 from candor.agent.core.faces import SignedFace
 from candor.agent.core.neighbour import Neighbour
@@ -20,7 +21,9 @@ from candor.agent.core.settlement.edge import Step, To
 from candor.agent.core.settlement.evidence_book import SEEN_BYTES_MAX, EvidenceBook
 from candor.agent.core.settlement.hearsay import Hearsay
 from candor.agent.core.settlement.settlement import Settlement
+from candor.mechanisms.evidence.attestations import Told
 from candor.mechanisms.evidence.blocks import LEAF_BYTES, leaves
+from candor.mechanisms.evidence.disclosures import ShownRound, SignedDisclosure
 from candor.mechanisms.evidence.examiner import Examined, Examiner
 from candor.mechanisms.evidence.statements import (
     EvidenceError,
@@ -35,6 +38,7 @@ from candor.network.errors import RemoteProtocolError
 from candor.network.messages import (
     HEADS_MAX,
     Ack,
+    Ask,
     BillMessage,
     Bye,
     Chunk,
@@ -44,6 +48,7 @@ from candor.network.messages import (
     Hello,
     LedgerMessage,
     Message,
+    ShownMessage,
     Update,
     Waiting,
     Witnesses,
@@ -87,9 +92,11 @@ class Reception:
         codec: Codec,
         chunk_bytes: int,
         agent: str,
+        disclosures: Disclosures,
         memories: Sequence[bytes] = (),
     ) -> None:
         self._neighbours = neighbours
+        self._disclosures = disclosures
         self._settlement = settlement
         self._book = book
         self._examiner = examiner
@@ -123,6 +130,9 @@ class Reception:
             if neighbour.session.established:
                 effects += self.addressed(self._settlement.tick(neighbour.agent, now_s))
                 effects += self._tell_heads(neighbour)
+            there = neighbour.served and not neighbour.left
+            told, ask = self._disclosures.tick(neighbour.agent, now_s, there=there)
+            effects += [*told, *([] if ask is None else self.send(neighbour, ask))]
         return effects
 
     def snapshot(self) -> bytes:
@@ -185,6 +195,7 @@ class Reception:
             refused = self._refuse(neighbour, slot.step, outcome)
             return [*refused, *self._disproved(slot.statement, outcome, slot.payload_signature)]
         self._book.add(slot.statement, outcome)
+        self._disclosures.stated(slot.statement.head)
         self._settlement.stated(slot.statement, outcome)
         # Witnesses: those that the rows name, whose signatures were checked with the update.
         proven = [
@@ -261,15 +272,8 @@ class Reception:
         match message:
             case Update():
                 return self._update(neighbour, message)
-            case Witnesses(number, phase, statements):
-                slot = neighbour.inbox.slot(self._step(number, phase))
-                if slot is None:
-                    return []
-                for pair in statements:
-                    witness = self._decode(*pair)
-                    said = witness.statement
-                    slot.add_witness((said.round, said.phase, said.agent), witness)
-                return self._judge(neighbour, slot)
+            case Witnesses():
+                return self._witnesses(neighbour, message)
             case Chunk(number, phase, offset, data):
                 return self._chunk(neighbour, self._step(number, phase), offset, data)
             case Ack(number, phase, code):
@@ -295,7 +299,27 @@ class Reception:
             case Waiting():
                 neighbour.waiting = True
                 return []
+            case Ask() | ShownMessage():
+                return self._disclosed(neighbour, message, now_s)
         raise RemoteProtocolError("kind", type(message).__name__)
+
+    def _witnesses(self, neighbour: Neighbour, message: Witnesses) -> list[Effect]:
+        slot = neighbour.inbox.slot(self._step(message.round, message.phase))
+        if slot is None:
+            return []
+        for pair in message.statements:
+            witness = self._decode(*pair)
+            said = witness.statement
+            slot.add_witness((said.round, said.phase, said.agent), witness)
+        return self._judge(neighbour, slot)
+
+    def _disclosed(
+        self, neighbour: Neighbour, message: Ask | ShownMessage, now_s: float
+    ) -> list[Effect]:
+        if isinstance(message, Ask):
+            return self._disclosures.asked(neighbour.agent, message)
+        judge, ask = self._disclosures.shown(neighbour.agent, message, now_s)
+        return [*([] if ask is None else self.send(neighbour, ask)), *judge]
 
     def _heads(self, neighbour: Neighbour, message: Heads) -> list[Effect]:
         self._step(message.round, message.phase)
@@ -423,7 +447,8 @@ class Reception:
         if not first:
             return []
         left = _told(logging.INFO, "neighbour_left", neighbour, {"round": neighbour.last_round})
-        return [left, *(self.send(neighbour, Bye(True)) if leaving else [])]
+        unshown = self._disclosures.left(neighbour.agent)
+        return [left, *unshown, *(self.send(neighbour, Bye(True)) if leaving else [])]
 
     # --- sending ----------------------------------------------------------------------------
 
@@ -524,16 +549,41 @@ class Reception:
         return effects + self.settlement_changed()
 
     def settlement_changed(self) -> list[Effect]:
-        """Take over what settlement and hearsay have found by now: proofs, and who is barred."""
-        proven = [
-            effect
-            for proof in (*self._settlement.collector.take(), *self._hearsay.take())
-            for effect in self._proven(proof, heard_from=None)
+        """Take over what settlement, hearsay and disclosures have found by now: proofs, picked
+        rounds, and who is barred."""
+        bills, self._settlement.bills = self._settlement.bills, []
+        effects = [
+            effect for agent, bill in bills for effect in self._disclosures.billed(agent, bill)
         ]
+        found = (*self._settlement.collector.take(), *self._hearsay.take())
+        for proof in (*found, *self._disclosures.take()):
+            effects += self._proven(proof, heard_from=None)
         for neighbour in self._neighbours.values():
-            neighbour.barred = self._settlement.barred(neighbour.agent)
+            shown = self._disclosures.bar(neighbour.agent)
+            neighbour.barred = self._settlement.barred(neighbour.agent) or shown
             neighbour.owed = self._settlement.owing(neighbour.agent)
-        return proven
+        return effects
+
+    def showing(
+        self, peer: str, window: int, signed: SignedDisclosure | None, offset: int, data: Buffer
+    ) -> list[Effect]:
+        """The answer to `Show`: a piece of what this agent has signed, nothing where it has all or
+        there is none."""
+        whole = signed is not None and not len(data)
+        self._disclosures.answered(peer, window, whole=whole)
+        if signed is None or whole:
+            return []
+        piece = ShownMessage(window, signed.body, signed.signature, offset, data)
+        return self.send(self._neighbours[peer], piece)
+
+    def judged(
+        self, shown: ShownRound, window: int, told: Told | None, why: str, heads: Sequence[Head]
+    ) -> list[Effect]:
+        """The answer to `Judge`."""
+        effects = self._disclosures.judged(shown.agent, window, told, why, heads)
+        if told is Told.FALSE and (verdict := self._disclosures.bar(shown.agent)) is not None:
+            self._settlement.convict(shown.agent, verdict)
+        return [*effects, *self.settlement_changed()]
 
 
 def read_snapshot(data: bytes) -> tuple[bytes, list[bytes]]:

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,16 +33,18 @@ from candor.agent.core.effects import (
     Derive,
     Effect,
     Finished,
+    Judge,
     Log,
     Persist,
     PutValue,
     ReadRecords,
     Remember,
     Send,
+    Show,
     Verify,
 )
 from candor.agent.core.faces import Face, told_apart
-from candor.agent.core.settlement.referee import BILL_KEY
+from candor.agent.core.settlement.referee import BILL_KEY, bill_key
 from candor.agent.core.verification import derive, judge
 from candor.agent.daemon.failpoints import (
     AFTER_PERSIST,
@@ -52,6 +54,7 @@ from candor.agent.daemon.failpoints import (
     Probe,
 )
 from candor.agent.daemon.journal import Journal
+from candor.agent.daemon.judging import Judging
 from candor.agent.daemon.kept_rounds import KeptRounds
 from candor.agent.daemon.model_file import ModelFile
 from candor.agent.daemon.snapshot import SnapshotFile
@@ -60,12 +63,14 @@ from candor.agent.exits import INTERRUPTED
 from candor.agent.tasks.measured import Measured
 from candor.agent.tasks.round_over import RoundOver
 from candor.mechanisms.agreement.coin import Coin
+from candor.mechanisms.evidence.disclosures import SignedDisclosure
 from candor.mechanisms.evidence.examiner import Examined
 from candor.mechanisms.evidence.statements import EvidenceError, Statement
 from candor.network.codecs import FLOAT32
 from candor.network.transport import Transport
 from candor.network.wire import encode
 from candor.topologies.cluster.file import AlgorithmSettings
+from candor.topologies.encoding.canonical import MalformedError
 
 TICK_S: Final = 0.05  # the resolution of every deadline
 DRAIN_S: Final = 2.0
@@ -157,9 +162,12 @@ class Daemon:
         parent_pid: int | None = None,
         probe: Probe | None = None,
         kept: KeptRounds | None = None,
+        judging: Judging | None = None,
     ) -> None:
         self.core = core
         self._kept = kept
+        self._judging = judging
+        self._to_judge: asyncio.Queue[Judge] = asyncio.Queue()
         self._examiner = core.examiner
         self._transport = transport
         self._store = store
@@ -174,7 +182,11 @@ class Daemon:
         self._unsynced = set(core.neighbours)
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._training = ThreadPoolExecutor(1, thread_name_prefix="training")
+        # What neighbours are shown, and show: each in a thread that nothing waits for.
+        self._showing = ThreadPoolExecutor(1, thread_name_prefix="showing")
+        self._judges = ThreadPoolExecutor(1, thread_name_prefix="judging")
         self._pending: deque[Effect] = deque()
+        self._background: set[asyncio.Task[None]] = set()
         self._persisting = False
         self._closed = False  # nothing is performed any more
         self._interrupted = False
@@ -207,6 +219,10 @@ class Daemon:
             raise _first(group) from group
         finally:
             self._closed = True
+            if self._judging is not None:
+                self._judging.stop()
+            self._judges.shutdown(wait=True, cancel_futures=True)
+            self._showing.shutdown(wait=True, cancel_futures=True)
             self._compute.shutdown(wait=True, cancel_futures=True)
             await self._transport.close(DRAIN_S)  # farewells leave while training still goes on
             self._training.shutdown(wait=True, cancel_futures=True)
@@ -231,6 +247,7 @@ class Daemon:
                     self._receive_loop(),
                     self._tick_loop(),
                     self._payments_loop(),
+                    self._judge_loop(),
                     self._train_loop(),
                 )
             ]
@@ -278,6 +295,41 @@ class Daemon:
             before = self.core.settlement.payments()
             stored = await self._loop.run_in_executor(None, self._store.payments)
             self._perform(self.core.told(before, stored, self._now()))
+
+    async def _judge_loop(self) -> None:
+        """Do again what neighbours have shown, all that has come by then at a time."""
+        while True:
+            asked = [await self._to_judge.get()]
+            while not self._to_judge.empty():
+                asked.append(self._to_judge.get_nowait())
+            assert self._judging is not None
+            shown = [one.shown for one in asked]
+            found = await self._loop.run_in_executor(self._judges, self._judging.judged, shown)
+            for one, verdict in zip(asked, found, strict=True):
+                about = (one.shown, one.window, verdict.told, verdict.why, verdict.heads)
+                self._perform(self.core.judged(*about, self._now()))
+
+    def _shown(self, show: Show) -> Callable[[], tuple[SignedDisclosure | None, bytes]]:
+        """What reads a piece of what this agent shows; nothing where it cannot show it."""
+
+        def read() -> tuple[SignedDisclosure | None, bytes]:
+            bundle = self._store.value(bill_key(show.window))
+            if bundle is None or self._kept is None:
+                return None, b""
+            try:
+                return self._kept.shown(show.window, bundle, show.offset) or (None, b"")
+            except (OSError, MalformedError) as exc:
+                about: dict[str, str | int] = {"window": show.window, "detail": str(exc)}
+                told = partial(self._journal.log, logging.WARNING, "cannot_show", about)
+                self._loop.call_soon_threadsafe(told)
+                return None, b""
+
+        return read
+
+    async def _show(self, show: Show) -> None:
+        signed, data = await self._loop.run_in_executor(self._showing, self._shown(show))
+        effects = self.core.showing(show.peer, show.window, signed, show.offset, data)
+        self._perform(effects)
 
     def _tell_synced(self) -> None:
         """Log once a neighbour that nothing of an earlier life is left to settle with it."""
@@ -487,6 +539,10 @@ class Daemon:
                         self.core.records_read(channel_id, records, self._now())
                     ),
                 )
+            case Show():
+                self._in_background(self._show(effect))
+            case Judge():
+                self._to_judge.put_nowait(effect)
             case Log(level, event, fields):
                 self._journal.log(level, event, fields)
             case Finished():
@@ -504,6 +560,18 @@ class Daemon:
         self._pending.clear()
         self._closed = True
         self._end(why)
+
+    def _in_background(self, job: Coroutine[object, object, None]) -> None:
+        """What the run goes on without; a failure of it ends the daemon all the same."""
+        task = self._loop.create_task(job)
+        self._background.add(task)
+
+        def finish(task: "asyncio.Task[None]") -> None:
+            self._background.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._fail(error)
+
+        task.add_done_callback(finish)
 
     def _in_worker(self, phase: str, job: Callable[[], T], done: Callable[[T], None]) -> None:
         task = self._loop.create_task(self._timed(phase, job))

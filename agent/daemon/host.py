@@ -26,6 +26,7 @@ from candor.agent.daemon.daemon import Daemon, Observer, Result, Work
 from candor.agent.daemon.exports import write_exports
 from candor.agent.daemon.failpoints import Probe
 from candor.agent.daemon.journal import BYTES_MAX, ENDED, FAILED, KEPT, Format, Journal, log_event
+from candor.agent.daemon.judging import Judging
 from candor.agent.daemon.kept_rounds import KeptRounds
 from candor.agent.daemon.model_file import ModelFile
 from candor.agent.daemon.recorder import Recorder
@@ -35,7 +36,7 @@ from candor.agent.daemon.status import DataDirLock, State, read_status
 from candor.agent.daemon.store import Store, StoreError
 from candor.agent.daemon.tensorboard import TensorBoard
 from candor.agent.exits import INTERRUPTED
-from candor.agent.learning.committed import committed_samples
+from candor.agent.learning.committed import OwnSamples, check_shown, own_data
 from candor.agent.learning.initial import verified_initial_parameters
 from candor.agent.learning.ranks import (
     ALONE,
@@ -47,16 +48,16 @@ from candor.agent.learning.ranks import (
     joined,
     ranks_of,
 )
-from candor.agent.learning.rows import TrainedRows, learner_of, usable_device
+from candor.agent.learning.rows import LoadData, TrainedRows, learner_of, usable_device
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.partition import Shard
-from candor.mechanisms.evidence.sample_tree import Samples
 from candor.network.identity import Identity
 from candor.network.transport import PeerAddress, TransportLimits
 from candor.network.wire import NONCE_BYTES
 from candor.network.zeromq.transport import ZeroMqTransport
 from candor.topologies.cluster.file import Cluster, load_cluster
 from candor.topologies.encoding.canonical import MalformedError
+from candor.topologies.encoding.signatures import SigningKey
 from candor.topologies.specs.fields import distinct_binds, split_bind, split_endpoint
 from candor.topologies.specs.files import private_files, system_errors
 from candor.topologies.specs.specs import ConfigurationError, located
@@ -143,7 +144,7 @@ def _lead(
             learner.restore(models.private_before)
             if not isinstance(learner, Leading):  # of several processes one may have failed alone
                 rows.tell = partial(_sat_out, agent=settings.agent)
-            kept = kept_rounds(cluster, settings, learner.private)
+            kept = kept_rounds(cluster, settings, learner.private, identity.signing_key)
             result = _run(
                 cluster, identity, settings, work, store, models, stack, probe, moved, kept
             )
@@ -192,10 +193,13 @@ def _check_addresses(cluster: Cluster, settings: HostSettings) -> None:
 
 
 def prepare(
-    cluster: Cluster, settings: HostSettings, group: Group | None = None
+    cluster: Cluster,
+    settings: HostSettings,
+    group: Group | None = None,
+    given: LoadData | None = None,
 ) -> tuple[Work, TrainedRows]:
     """The algorithm and the training of one agent on its own shard, together with other processes
-    if there is a group."""
+    if there is a group; or on samples that are `given`, and not looked at beforehand."""
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     index, algorithm = cluster.index(settings.agent), cluster.algorithm
@@ -209,8 +213,11 @@ def prepare(
     ranks = ALONE if group is None else group.ranks
     root = settings.data_root
     device = str(_device(settings.device, ranks))
-    learner = learner_of(cluster, root, [shard], device, lies, initial=saved, ranks=ranks)
-    learner.check_samples(initial, [settings.agent])
+    learner = learner_of(
+        cluster, root, [shard], device, lies, initial=saved, ranks=ranks, given=given
+    )
+    if given is None:
+        learner.check_samples(initial, [settings.agent])
     if group is not None and ranks.leads:
         learner = Leading(learner, group)
 
@@ -233,24 +240,38 @@ def prepare(
 
 
 def kept_rounds(
-    cluster: Cluster, settings: HostSettings, private: Callable[[], bytes]
+    cluster: Cluster,
+    settings: HostSettings,
+    private: Callable[[], bytes],
+    key: SigningKey | None = None,
 ) -> KeptRounds | None:
     """Where the agent keeps rounds to be done again, None where its run does not ask for that;
-    `private` is what its loop keeps to itself.
+    `private` is what its loop keeps to itself, `key` signs what it shows.
 
     Raises:
-        ConfigurationError: the task is not usable.
+        ConfigurationError: the task is not usable, or its rounds cannot be shown.
     """
     if cluster.payments.replay is None:
         return None
-    agent, root = settings.agent, settings.data_root
+    agent, root, shows = settings.agent, settings.data_root, cluster.payments.disclose is not None
     reporting = reporting_of(cluster, {agent: settings.strategy}, agent)
     strategy = reporting.by_agent().get(cluster.index(agent))
+    data = own_data(cluster, agent, root, strategy)
+    if shows:
+        check_shown(cluster, agent, data)
 
-    def committed(secret: bytes) -> Samples:
-        return committed_samples(cluster, agent, root, secret, strategy)
+    def committed(secret: bytes) -> OwnSamples:
+        return OwnSamples(data, secret, shows=shows)
 
-    return KeptRounds(settings.data_dir, cluster, agent, private, committed)
+    return KeptRounds(settings.data_dir, cluster, agent, private, committed, key if shows else None)
+
+
+def _judging(cluster: Cluster, settings: HostSettings) -> Judging | None:
+    """Who does rounds of neighbours again, where they show them."""
+    if cluster.payments.disclose is None:
+        return None
+    sketch_bytes = 8 * min(cluster.task.parameters, cluster.payments.sketch_size)
+    return Judging(settings.data_dir, sketch_bytes, settings.data_root, settings.initial)
 
 
 def _device(name: str, ranks: Ranks) -> torch.device:
@@ -334,6 +355,7 @@ def _run(
         parent_pid=os.getppid() if settings.exit_with_parent else None,
         probe=probe,
         kept=kept,
+        judging=_judging(cluster, settings),
     )
     journal.round = lambda: min(daemon.core.round, cluster.rounds.rounds)
     recorder.link_bytes = daemon.link_bytes
@@ -424,6 +446,7 @@ def build_daemon(
     parent_pid: int | None = None,
     probe: Probe | None = None,
     kept: KeptRounds | None = None,
+    judging: Judging | None = None,
 ) -> Daemon:
     """A daemon on ZeroMQ, its sockets closed to everyone but the agent's neighbours."""
     limits = TransportLimits()
@@ -458,5 +481,16 @@ def build_daemon(
         dials=dials,
     )
     return Daemon(
-        core, transport, store, work, journal, observers, snapshot, models, parent_pid, probe, kept
+        core,
+        transport,
+        store,
+        work,
+        journal,
+        observers,
+        snapshot,
+        models,
+        parent_pid,
+        probe,
+        kept,
+        judging,
     )

@@ -18,7 +18,14 @@ from torch import Tensor
 
 from candor.agent.algorithms.effects import State
 from candor.agent.core.effects import Combine
+from candor.agent.learning.committed import OwnSamples, places_of
 from candor.agent.learning.reporting import REPORTS
+from candor.mechanisms.evidence.disclosures import (
+    PIECE_BYTES,
+    Disclosure,
+    SignedDisclosure,
+    encode_shown,
+)
 from candor.mechanisms.evidence.kept import (
     NONCE_BYTES,
     Exchanged,
@@ -31,19 +38,21 @@ from candor.mechanisms.evidence.kept import (
     picked,
     salt_of,
 )
-from candor.mechanisms.evidence.sample_tree import SECRET_BYTES, Samples
+from candor.mechanisms.evidence.sample_tree import SECRET_BYTES
 from candor.mechanisms.evidence.sketch import last_of_window
 from candor.mechanisms.evidence.statements import SignedStatement
 from candor.mechanisms.payments.bills import SignedBill
 from candor.network.messages import DIGEST_BYTES
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.encoding.canonical import MalformedError, payload_digest
+from candor.topologies.encoding.signatures import SigningKey
 from candor.topologies.specs.files import read_bytes, replace_file
 from candor.topologies.specs.specs import ConfigurationError
 
 FOLDER: Final = "replay"
 LEAVES_NAME: Final = "leaves.key"
 NONCE_CONTEXT: Final = "candor/start-nonce/v1"
+SHOWN_KEPT: Final = 4  # rounds whose bytes lie ready; those of others are gathered anew
 PICKS_BYTES_MAX: Final = 2**33
 """Of all files but those of the last two windows: 8 GiB, some 400 picks of a million parameters."""
 
@@ -72,6 +81,10 @@ class KeptFiles:
         """Where the first statement of a round is, which commits to its start."""
         return self.folder / f"{t:08}.said"
 
+    def shown_path(self, t: int) -> Path:
+        """Where the bytes are that are shown of a round."""
+        return self.folder / f"{t:08}.shown"
+
     def start(self, t: int) -> Start | None:
         """What a round was started from, None where that is not kept; raises MalformedError."""
         path = self.start_path(t)
@@ -95,10 +108,13 @@ class KeptFiles:
             ConfigurationError: it is not there, or damaged.
         """
         path = self.folder / LEAVES_NAME
-        found = read_bytes(path, "secret of the agent's samples", SECRET_BYTES)
-        if len(found) != SECRET_BYTES:
-            raise ConfigurationError(f"{path}: is not {SECRET_BYTES} bytes")
-        return found
+        found = read_bytes(path, "secret of the agent's samples", SECRET_BYTES + DIGEST_BYTES)
+        secret, seal = found[:SECRET_BYTES], found[SECRET_BYTES:]
+        if len(found) == SECRET_BYTES + DIGEST_BYTES and payload_digest(secret) == seal:
+            return secret
+        raise ConfigurationError(
+            f"{path}: is damaged; without it nobody can tell which samples the agent trained on"
+        )
 
 
 class KeptRounds(KeptFiles):
@@ -110,6 +126,7 @@ class KeptRounds(KeptFiles):
         agent: whose they are.
         private: what its loop keeps to itself.
         committed: its samples, whose leaves a secret keys.
+        key: signs what is shown of a picked round, where the run asks for that.
     """
 
     def __init__(
@@ -118,9 +135,12 @@ class KeptRounds(KeptFiles):
         cluster: Cluster,
         agent: str,
         private: Callable[[], bytes],
-        committed: Callable[[bytes], Samples],
+        committed: Callable[[bytes], OwnSamples],
+        key: SigningKey | None = None,
     ) -> None:
         super().__init__(data_dir)
+        self._cluster, self._key = cluster, key
+        self._signed: dict[int, SignedDisclosure] = {}  # by window, what lies ready
         self._run = bytes.fromhex(cluster.fingerprint)
         self._agent = agent
         self._private = private
@@ -130,10 +150,11 @@ class KeptRounds(KeptFiles):
         self._exchanges: list[Exchanged] = []
         self.folder.mkdir(mode=0o700, exist_ok=True)
         if not (self.folder / LEAVES_NAME).exists():
-            secret = secrets.token_bytes(SECRET_BYTES)
+            secret = _sealed(secrets.token_bytes(SECRET_BYTES))
             replace_file(self.folder / LEAVES_NAME, secret, durable=True)
         self._secret = self.secret()
-        self.samples = committed(self._secret)
+        self._own = committed(self._secret)
+        self.samples = self._own.samples
 
     def begin(self, t: int, x: Tensor, state: State, *, fresh: bool) -> None:
         """Keep what round t is started from, x (1, dim), and commit to it. What strategies keep to
@@ -187,6 +208,47 @@ class KeptRounds(KeptFiles):
         if pick is not None:
             self._forget(t for t in within if t != pick)
         self._bound(last - self._window_rounds)
+
+    def shown(
+        self, window: int, bundle: bytes, offset: int
+    ) -> tuple[SignedDisclosure, bytes] | None:
+        """What the agent has signed of the picked round of a window, by its own bill with its
+        claims, and a piece of it; None while it cannot be shown, or where not all was kept.
+
+        Raises:
+            OSError, MalformedError: what was kept cannot be read, or is damaged.
+        """
+        pick = pick_of(self._run, self._agent, SignedBill.decode(bundle))
+        if pick is None or self._key is None:
+            return None
+        if window not in self._signed:
+            held = self._gathered(pick)
+            if held is None:
+                return None
+            replace_file(self.shown_path(pick), held)
+            place = (self._run, self._agent, window, pick)
+            said = Disclosure(*place, len(held), payload_digest(held))
+            self._signed[window] = SignedDisclosure.sign(said, self._key)
+            for old in sorted(self._signed)[:-SHOWN_KEPT]:
+                del self._signed[old]
+            for path in sorted(self.folder.glob("*.shown"))[:-SHOWN_KEPT]:
+                path.unlink()
+        with self.shown_path(pick).open("rb") as stream:
+            stream.seek(offset)
+            return self._signed[window], stream.read(PIECE_BYTES)
+
+    def _gathered(self, t: int) -> bytes | None:
+        """All that there is to show of a round, once the next one has been stated."""
+        last = t == self._cluster.rounds.rounds
+        parts = [self.start_path(t), self.round_path(t)]
+        parts += [] if last else [self.start_path(t + 1), self.said_path(t + 1)]
+        if not all(path.exists() for path in parts):
+            return None
+        start, held, following, said = [_unsealed(path) for path in parts] + [b"", b""] * last
+        if Start.decode(start).samples != self.samples:
+            return None  # other samples than now: their paths are gone with them
+        places = places_of(self._cluster, self._agent, t, self.samples.count)
+        return encode_shown(start, held, following, said, self._own.shown(places))
 
     def _bound(self, before: int) -> None:
         """Forget the oldest rounds up to `before`, if there is more of them than is allowed."""

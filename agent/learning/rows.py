@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, cast
+from typing import Final, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from candor.agent.learning.ranks import ALONE, Ranks
 from candor.agent.learning.reporting import REPORTS, Reporting
 from candor.agent.learning.trainer import Trainer
 from candor.agent.tasks import resolve_task
-from candor.agent.tasks.base import AnyTask, Loop, Task, is_loop, is_policy_task
+from candor.agent.tasks.base import AnyTask, Batch, Loop, Task, is_loop, is_policy_task
+from candor.agent.tasks.checked import WithSamples
 from candor.agent.tasks.held_out import with_held_out
 from candor.agent.tasks.measured import Measured
 from candor.agent.tasks.partition import Shard
@@ -35,6 +36,9 @@ UNTRUE: Final = 2.0**-10
 again are judged by the same (`agent.runs.replay`)."""
 DEVICES: Final = ("auto", "cpu", "cuda", "cuda:1", "mps")
 """What `--device` takes; another number is another card."""
+
+LoadData: TypeAlias = Callable[[Shard, int], Batch]
+"""A task's `load_data`."""
 
 
 class TrainedRows:
@@ -207,14 +211,17 @@ def learner_of(
     threads: int = 1,
     initial: Path | None = None,
     ranks: Ranks = ALONE,
+    given: LoadData | None = None,
 ) -> Learning:
-    """What trains some rows, whose data their `strategies`, by shard, may alter: all of them at
-    once on so many threads where the task allows that, else each by itself.
+    """What trains some rows, whose data their `strategies`, by shard, may alter, or are `given`:
+    all of them at once on so many threads where the task allows that, else each by itself.
 
     Raises:
         ConfigurationError: the task is not usable.
     """
     task = _task_of(cluster, data_root, shards, strategies)
+    if given is not None:
+        task = WithSamples(cast(Task, task), given)
     contexts = _contexts(cluster, data_root, device, ranks)
     if is_policy_task(task):
         if ranks.together:

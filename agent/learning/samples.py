@@ -179,6 +179,8 @@ def _extremes(data: Batch) -> NDArray[np.int64]:
 
 def _pool(parts: Sequence[Batch]) -> tuple[Batch, NDArray[np.int64]]:
     """All agents' samples one after the other, and how many each has (agents,)."""
+    if len(parts) == 1:  # of one agent nothing is copied
+        return parts[0], np.array([len(parts[0][0])], np.int64)
     try:
         pooled = tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
     except (RuntimeError, ValueError) as exc:

@@ -65,6 +65,15 @@ def audit_run_directory(run_dir: Path) -> tuple[Cluster, RunAudit]:
     return cluster, replace(result, notes=(*result.notes, *notes))
 
 
+def cluster_in(directory: Path) -> Cluster:
+    """The cluster file of a run directory, a folder of data directories or one of them.
+
+    Raises:
+        ConfigurationError: it is not readable, or there are several.
+    """
+    return cluster_beside(directory) if is_data_dir(directory) else _run_in(directory)[0]
+
+
 def _claims_in(
     directory: Path, own: bool, facts: AuditFacts
 ) -> tuple[dict[bytes, SignedClaim], list[Finding]]:

@@ -31,10 +31,11 @@ from candor.agent.algorithms.effects import Heard, State
 from candor.agent.core.combination import combined
 from candor.agent.core.effects import Combine
 from candor.agent.core.terms import codec_of, evidence_terms
+from candor.agent.daemon.daemon import Work
 from candor.agent.daemon.host import HostSettings, prepare
 from candor.agent.daemon.kept_rounds import state_from
 from candor.agent.learning.reporting import REPORTS
-from candor.agent.learning.rows import TrainedRows
+from candor.agent.learning.rows import LoadData, TrainedRows
 from candor.agent.learning.trainer import Trainer, unpacked
 from candor.mechanisms.evidence.attestations import Told
 from candor.mechanisms.evidence.claims import Claim
@@ -123,13 +124,21 @@ class Replayer:
         agent: whose rounds.
         samples: the commitment to the samples that the auditor finds on the host.
         host: how it computes.
+        given: the samples, where the agent has shown some and the data set is not asked.
 
     Raises:
         ConfigurationError: the task cannot be used here.
     """
 
-    def __init__(self, cluster: Cluster, agent: str, samples: Samples, host: Host) -> None:
-        self._cluster, self._agent = cluster, agent
+    def __init__(
+        self,
+        cluster: Cluster,
+        agent: str,
+        samples: Samples,
+        host: Host,
+        given: LoadData | None = None,
+    ) -> None:
+        self._cluster, self._agent, self._given = cluster, agent, given
         self._samples = samples
         self._settings = HostSettings(
             agent,
@@ -140,11 +149,14 @@ class Replayer:
             device=host.device,
             threads=host.threads,
         )
-        self._work, self._rows = prepare(cluster, self._settings)
+        self._work, self._rows = self._prepared()
         self._terms = evidence_terms(cluster, self._work.initial.numpy())
         self._examiner = Examiner(self._terms)
         codec = codec_of(cluster)
         self._rounded = None if codec is FLOAT32 else codec.rounded
+
+    def _prepared(self) -> tuple[Work, TrainedRows]:
+        return prepare(self._cluster, self._settings, given=self._given)
 
     def replayed(self, kept: Kept, claim: Claim | None = None) -> Replayed:
         """Do a round again; `claim` is the agent's of its window, which its neighbours hold."""
@@ -299,7 +311,7 @@ class Replayer:
         """The round as an honest agent does it, from what was kept and with what it heard."""
         start, work, rows = kept.start, self._work, self._rows
         if isinstance(rows.learner, Trainer):  # what its loop keeps must not be another round's
-            _, rows = prepare(self._cluster, self._settings)
+            _, rows = self._prepared()
         if start.fresh and (start.state or (start.round == 1 and not self._as_new(start, rows))):
             raise FalseReport("it started with a state, and nothing led to that")
         rows.learner.restore(start.private)

@@ -34,19 +34,65 @@ def committed(samples: Iterable[bytes], secret: bytes) -> Samples:
     return Samples(len(leaves), root_of(leaves) if leaves else NO_ROOT)
 
 
+def leaf_key(place: int, secret: bytes) -> bytes:
+    """What keys the leaf of the sample at a place (32 bytes), and no other: who is shown it can
+    check that sample."""
+    return blake3.blake3(
+        secret + place.to_bytes(8, "big"), derive_key_context=LEAF_CONTEXT
+    ).digest()
+
+
 def leaf(place: int, sample: bytes, secret: bytes) -> bytes:
     """The leaf of the sample at a place: keyed by what only `secret` and the place give."""
-    key = blake3.blake3(secret + place.to_bytes(8, "big"), derive_key_context=LEAF_CONTEXT).digest()
+    return keyed_leaf(sample, leaf_key(place, secret))
+
+
+def keyed_leaf(sample: bytes, key: bytes) -> bytes:
+    """The leaf of a sample whose key is known."""
     return blake3.blake3(sample, key=key).digest()
 
 
 def root_of(leaves: Sequence[bytes]) -> bytes:
     """The root over one leaf or more."""
-    level = list(leaves)
-    while len(level) > 1:
-        pairs = zip(level[::2], level[1::2], strict=False)
-        level = [_node(left, right) for left, right in pairs] + level[len(level) & ~1 :]
-    return level[0]
+    return Tree(leaves).root
+
+
+class Tree:
+    """The tree over one leaf or more, level by level, for paths from a leaf to the root."""
+
+    def __init__(self, leaves: Sequence[bytes]) -> None:
+        self._levels = [list(leaves)]
+        while len(level := self._levels[-1]) > 1:
+            pairs = zip(level[::2], level[1::2], strict=False)
+            self._levels.append([_node(*pair) for pair in pairs] + level[len(level) & ~1 :])
+
+    @property
+    def root(self) -> bytes:
+        """What all leaves lead to (32 bytes)."""
+        return self._levels[-1][0]
+
+    def path(self, place: int) -> bytes:
+        """The audit path of a leaf (RFC 6962, section 2.1.1): its siblings, from the leaf up."""
+        siblings: list[bytes] = []
+        for level in self._levels[:-1]:
+            if (place ^ 1) < len(level):
+                siblings.append(level[place ^ 1])
+            place //= 2
+        return b"".join(siblings)
+
+
+def root_by(leaf: bytes, place: int, count: int, path: bytes) -> bytes | None:
+    """The root of `count` leaves to which the path of the one at `place` leads; None where no path
+    of that length does."""
+    node, at = leaf, 0
+    while count > 1:
+        if (place ^ 1) < count:
+            sibling = path[at : at + ROOT_BYTES]
+            if len(sibling) != ROOT_BYTES:
+                return None
+            node, at = _node(sibling, node) if place & 1 else _node(node, sibling), at + ROOT_BYTES
+        place, count = place // 2, (count + 1) // 2
+    return node if at == len(path) else None
 
 
 def _node(left: bytes, right: bytes) -> bytes:

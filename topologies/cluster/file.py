@@ -177,6 +177,10 @@ class PaymentSettings(Section):
     # Absent ones are left out of a fingerprint from the end: new fields go last. Whether agents
     # commit to their samples and keep rounds that whoever they trust can do again.
     replay: Literal[True] | None = None
+    # Whether they show a round of every window to their neighbours, who do it again, and what a
+    # report that is proven false then costs, in micro-credits.
+    disclose: Literal[True] | None = None
+    bond: Count | None = None
 
 
 class Revision(Section):

@@ -61,6 +61,7 @@ class Settlement:
         self._edges = edges
         self._overdue_s = overdue_s
         self.forgotten_window = -1  # the last that was claimed, as a neighbour shows, and forgotten
+        self.bills: list[tuple[str, SignedBill]] = []  # accepted since the core has looked, or made
         self.collector = Collector(book.agent, book.examiner.terms)
         limit = min(limits, default=0)
         self._referee = Referee(
@@ -261,6 +262,7 @@ class Settlement:
             self._collect(agent, bill, signed)
             return self._refuse_bill(agent, edge, signed, bill.window, code, str(exc))
         self._collect(agent, bill, signed)
+        self.bills.append((agent, signed))
         taken = edge.billed(signed, bill.previous, bill.window)
         return [*taken, *self._bill(now_s), *self._settle(agent)]
 
@@ -368,6 +370,8 @@ class Settlement:
             if edge.banned is None and edge.settles(window)
         ]
         stored = self._referee.bill(window, members)
+        made = self._referee.published(window - 1)[0].bill
+        self.bills += [] if made is None else [(self._agent, made)]
         steps: list[Step] = [Persist((stored,))]
         steps += [To(agent, BillMessage(stored.value)) for agent in self._edges]
         for agent, edge in self._edges.items():
