@@ -91,7 +91,8 @@ class KeptRun(LocalRun):
             held = node.core.book.statements(node.core.step)
             sources = node.core.book.witnesses(held[agent].statement)
             last = combine.phase == node.core.phases.model
-            self.kept[agent].exchanged(combine, held, sources, last=last)
+            echoes = node.core.echoes(combine) if combine.phase == 0 else ()
+            self.kept[agent].exchanged(combine, held, sources, echoes, last=last)
         super()._combined(agent, node, combine)
 
     def shown(self, agent: str, show: Show) -> list[Effect]:

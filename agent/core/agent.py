@@ -46,6 +46,7 @@ from candor.agent.core.settlement.settlement import Settlement
 from candor.mechanisms.evidence.attestations import Told
 from candor.mechanisms.evidence.disclosures import ShownRound, SignedDisclosure
 from candor.mechanisms.evidence.examiner import Examined, Examiner
+from candor.mechanisms.evidence.kept import Echo
 from candor.mechanisms.evidence.sketch import last_of_window
 from candor.mechanisms.evidence.statements import (
     EvidenceError,
@@ -369,6 +370,13 @@ class AgentCore:
         """Payments outside the system that the store holds; see `Settlement.told`."""
         steps = self.settlement.told(before, stored)
         return self._reception.addressed(steps) + self._advance(now_s)
+
+    def echoes(self, combine: Combine) -> tuple[Echo, ...]:
+        """What the neighbours in an exchange have stated, with what they commit to: of them that
+        is, of the first exchange of a round, who has mixed this agent in the one before."""
+        others = (peer for peer, _, _ in combine.parts if peer != self.settings.agent)
+        said = (self.settlement.collector.said(peer, combine.round) for peer in others)
+        return tuple(Echo(*one) for one in said if one is not None)
 
     def why_absent(self, agent: str) -> str | None:
         """What keeps a neighbour from taking part, None where nothing does."""

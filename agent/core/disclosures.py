@@ -55,11 +55,12 @@ STORED_BYTES_MAX: Final = 2**16
 
 @dataclass(slots=True)
 class Due:
-    """A round of a neighbour that is to be shown: since when it is asked for without a break, what
-    was signed, and what has come."""
+    """A round of a neighbour that is to be shown: since when it is asked for without a break, and
+    when last, what was signed, and what has come."""
 
     round: int
     since_s: float | None = None
+    asked_s: float = 0.0
     signed: SignedDisclosure | None = None
     size: int = 0
     data: bytearray = field(default_factory=bytearray)
@@ -175,12 +176,14 @@ class Disclosures:
             due.since_s = due.since_s if turn else None
             if due.since_s is not None and now_s - due.since_s > self._patience_s:
                 effects += self._missed(agent, window, f"round {due.round} was not shown")
-        first = next((window for window in waiting if window in peer.due), None)
-        if not turn or first is None or now_s < peer.asked_s + ASK_EVERY_S:
+        left = [(not due.data, due.asked_s, w) for w, due in waiting.items() if w in peer.due]
+        if not turn or not left or now_s < peer.asked_s + ASK_EVERY_S:
             return effects, None
-        peer.asked_s, due = now_s, peer.due[first]
+        window = min(left)[-1]  # one that has come in part, else in turn: none blocks the others
+        due = peer.due[window]
+        peer.asked_s = due.asked_s = now_s
         due.since_s = now_s if due.since_s is None else due.since_s
-        return effects, Ask(first, len(due.data))
+        return effects, Ask(window, len(due.data))
 
     def left(self, agent: str) -> list[Effect]:
         """A neighbour says farewell: what it still had to show is told, and counts if it is back

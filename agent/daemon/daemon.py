@@ -603,7 +603,8 @@ class Daemon:
         held = core.book.statements(core.step)
         sources = core.book.witnesses(held[agent].statement)
         last = combine.phase == core.phases.model
-        return partial(self._kept.exchanged, combine, held, sources, last=last)
+        echoes = core.echoes(combine) if combine.phase == 0 else ()
+        return partial(self._kept.exchanged, combine, held, sources, echoes, last=last)
 
     def _mixed(self, combine: Combine) -> Callable[[Tensor | Heard], None]:
         def mixed(answer: Tensor | Heard) -> None:

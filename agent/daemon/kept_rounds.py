@@ -28,12 +28,15 @@ from candor.mechanisms.evidence.disclosures import (
 )
 from candor.mechanisms.evidence.kept import (
     NONCE_BYTES,
+    Echo,
     Exchanged,
     KeptRound,
     Part,
     Start,
     Tensors,
+    decode_echoes,
     decode_signed,
+    encode_echoes,
     encode_signed,
     picked,
     salt_of,
@@ -84,6 +87,16 @@ class KeptFiles:
     def shown_path(self, t: int) -> Path:
         """Where the bytes are that are shown of a round."""
         return self.folder / f"{t:08}.shown"
+
+    def echoes_path(self, t: int) -> Path:
+        """Where it is what neighbours stated in the round after."""
+        return self.folder / f"{t:08}.echoes"
+
+    def echoes(self, t: int, sketch_bytes: int) -> tuple[Echo, ...]:
+        """What neighbours stated in the round after, as far as it is kept; raises
+        MalformedError."""
+        path = self.echoes_path(t)
+        return decode_echoes(_unsealed(path), sketch_bytes) if path.exists() else ()
 
     def start(self, t: int) -> Start | None:
         """What a round was started from, None where that is not kept; raises MalformedError."""
@@ -178,11 +191,13 @@ class KeptRounds(KeptFiles):
         combine: Combine,
         statements: Mapping[str, SignedStatement],
         sources: Sequence[SignedStatement],
+        echoes: Sequence[Echo] = (),
         *,
         last: bool,
     ) -> None:
         """Keep an exchange of the round that has begun, of which all in `combine` have made these
-        statements, and the own one names these sources; with the last one it is whole."""
+        statements, and the own one names these sources; with the last one it is whole. What they
+        stated first are the `echoes` of the round before."""
         parts = tuple(
             Part(agent, weight, statements[agent], np.asarray(payload, "<f4").tobytes())
             for agent, weight, payload in combine.parts
@@ -190,10 +205,13 @@ class KeptRounds(KeptFiles):
         if not self._exchanges:
             said = encode_signed(statements[self._agent])
             replace_file(self.said_path(self._number), _sealed(said))
+            if echoes and self.round_path(self._number - 1).exists():
+                held = _sealed(encode_echoes(echoes))
+                replace_file(self.echoes_path(self._number - 1), held)
         self._exchanges.append(Exchanged(combine.phase, parts, tuple(sources)))
         if last:
-            held = KeptRound(tuple(self._exchanges))
-            replace_file(self.round_path(self._number), _sealed(held.encode()))
+            whole = KeptRound(tuple(self._exchanges))
+            replace_file(self.round_path(self._number), _sealed(whole.encode()))
 
     def billed(self, bundle: bytes) -> None:
         """The own bill of a window is made: of that window only the picked round is kept."""
@@ -265,7 +283,8 @@ class KeptRounds(KeptFiles):
     def _forget(self, rounds: Iterable[int]) -> None:
         """Delete rounds; a start stays where a round that is kept leads to it, and the present."""
         for t in rounds:
-            self.round_path(t).unlink(missing_ok=True)
+            for path in (self.round_path(t), self.echoes_path(t), self.shown_path(t)):
+                path.unlink(missing_ok=True)
             for at in (t, t + 1):
                 needed = self.round_path(at).exists() or self.round_path(at - 1).exists()
                 if not needed and at != self._number:

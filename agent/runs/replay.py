@@ -48,7 +48,14 @@ from candor.mechanisms.evidence.examiner import (
     examine_parts,
     formed_parts,
 )
-from candor.mechanisms.evidence.kept import Exchanged, KeptRound, Part, Start, salt_of
+from candor.mechanisms.evidence.kept import (
+    Echo,
+    Exchanged,
+    KeptRound,
+    Part,
+    Start,
+    salt_of,
+)
 from candor.mechanisms.evidence.sample_tree import Samples
 from candor.mechanisms.evidence.sketch import window_of
 from candor.mechanisms.evidence.statements import (
@@ -85,24 +92,27 @@ class CannotTell(ValueError):
 @dataclass(frozen=True, slots=True)
 class Kept:
     """A round as it was kept: from what, what was sent and heard, from what the next one went on
-    and the statement that commits to that, None where none did."""
+    and the statement that commits to that, None where none did; and what neighbours stated next."""
 
     start: Start
     round: KeptRound
     following: Start | None = None
     said: SignedStatement | None = None
+    echoes: tuple[Echo, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
     """What a round done again tells: `why`, in one line; `error` is how far the report was from the
-    stated one, of the length of what it moved; `statement` the SHA-256 of what was judged."""
+    stated one, of the length of what it moved; `statement` the SHA-256 of what was judged;
+    `echoed`: a neighbour's next statement names what is shown."""
 
     round: int
     told: Told
     why: str
     error: float = math.nan
     statement: bytes = bytes(32)
+    echoed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +170,10 @@ class Replayer:
 
     def replayed(self, kept: Kept, claim: Claim | None = None) -> Replayed:
         """Do a round again; `claim` is the agent's of its window, which its neighbours hold."""
-        number = kept.start.round
+        number, echoed = kept.start.round, False
         try:
             self._check(kept, claim)
+            echoed = self._echoed(kept)
             error = self._redo(kept)
         except (FalseReport, EvidenceError) as exc:
             error = exc.error if isinstance(exc, _Off) else math.nan
@@ -173,7 +184,9 @@ class Replayer:
             told, why = Told.TRUE, "to the bit" if error == 0.0 else f"within {error:.1e}"
         said = [e for e in kept.round.exchanges if e.phase == self._terms.phases.charged]
         bodies = [self._own(exchange).statement.body for exchange in said]
-        return Replayed(number, told, why, error, sha256(bodies[0]) if bodies else bytes(32))
+        return Replayed(
+            number, told, why, error, sha256(bodies[0]) if bodies else bytes(32), echoed
+        )
 
     # --- what others know ---------------------------------------------------------------------
 
@@ -195,6 +208,27 @@ class Replayer:
             raise FalseReport("its samples are not those that it committed to")
         for exchange in exchanges:
             self._check_model(start, exchange)
+
+    def _echoed(self, kept: Kept) -> bool:
+        """Whether neighbours have received the statements that are shown, as what they stated next
+        says: what is signed anew since is in none of theirs."""
+        shown = {e.phase: self._own(e).statement.body for e in kept.round.exchanges}
+        found = False
+        for echo in kept.echoes:
+            said, number = echo.statement.statement, kept.start.round
+            if said.agent == self._agent or said.round != number + 1:
+                raise CannotTell("what a neighbour stated next is not its, or of another round")
+            self._check_signed(echo.statement)
+            if commitment(echo.sources) != said.sources:
+                raise CannotTell("what a neighbour stated next commits to something else")
+            for place, body in zip(
+                named_sources(said, self._terms.phases), echo.sources, strict=False
+            ):
+                if place[0] == number and place[2] == self._agent:
+                    if shown.get(place[1]) != body:
+                        raise FalseReport(f"{said.agent} has received another statement of it")
+                    found = True
+        return found
 
     def _own(self, exchange: Exchanged) -> Part:
         found = [part for part in exchange.parts if part.agent == self._agent]

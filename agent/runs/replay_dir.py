@@ -29,6 +29,7 @@ from candor.topologies.specs.specs import ConfigurationError
 NOT_KEPT: Final = "it is not kept"
 UNCLAIMED: Final = "nothing of its window is claimed"
 UNVOUCHED: Final = "no neighbour has signed the bill of its window"
+UNECHOED: Final = "no neighbour's next statement names the one that it shows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,8 @@ def replay_dir(data_dir: Path, cluster_path: Path | None, only: int | None, host
         done = replayer.replayed(kept, window.claim)
         if done.told is Told.TRUE and not window.vouched:
             return replace(done, told=Told.UNKNOWN, why=f"{done.why}, by its own word: {UNVOUCHED}")
+        if done.told is Told.TRUE and not done.echoed and t < cluster.rounds.rounds:
+            return replace(done, told=Told.UNKNOWN, why=f"{done.why}, by its own word: {UNECHOED}")
         return done
 
     rounds = tuple(told(*one) for one in looked)
@@ -104,7 +107,8 @@ def kept_of(files: KeptFiles, t: int, sketch_bytes: int) -> Kept | None:
     own = [part for each in held.exchanges for part in each.parts if part.agent == start.agent]
     if {start.round, *(part.statement.statement.round for part in own)} != {t}:
         raise MalformedError("it is of another round")
-    return Kept(start, held, files.start(t + 1), files.said(t + 1, sketch_bytes))
+    following = files.start(t + 1), files.said(t + 1, sketch_bytes)
+    return Kept(start, held, *following, files.echoes(t, sketch_bytes))
 
 
 def _over(reached: int, cluster: Cluster, windows: Mapping[int, "_Window"]) -> int:

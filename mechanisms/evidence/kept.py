@@ -215,6 +215,36 @@ def decode_signed(data: bytes, sketch_bytes: int) -> SignedStatement:
     return _signed_from(unpack(data, bytes_max=FILE_BYTES_MAX), sketch_bytes)
 
 
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """What a neighbour stated in the round after, with the bodies that it commits to: if it names
+    the agent's statement, that is the one which the neighbour has received."""
+
+    statement: SignedStatement
+    sources: tuple[bytes, ...]
+
+
+def encode_echoes(echoes: Sequence[Echo]) -> bytes:
+    """What neighbours stated next, as canonical bytes."""
+    return pack([[_signed(each.statement), each.sources] for each in echoes])
+
+
+def decode_echoes(data: bytes, sketch_bytes: int) -> tuple[Echo, ...]:
+    """Parse `encode_echoes`' bytes; raises MalformedError."""
+
+    def echo(entry: Value) -> Echo:
+        match entry:
+            case [signed, [*sources]]:
+                bodies = tuple(body for body in sources if isinstance(body, bytes))
+                return Echo(_signed_from(signed, sketch_bytes), bodies)
+        raise MalformedError("not what a neighbour stated")
+
+    match unpack(data, bytes_max=FILE_BYTES_MAX):
+        case [*entries]:
+            return tuple(map(echo, entries))
+    raise MalformedError("not what neighbours stated")
+
+
 def picked(
     run: bytes, agent: str, window: int, rounds: Sequence[int], claims: Iterable[SignedClaim]
 ) -> int | None:

@@ -89,6 +89,10 @@ class Collector:
         key = (signed.statement.agent, signed.statement.round)
         self._stated.keep(key, (signed, sources), size_bytes)
 
+    def said(self, agent: str, number: int) -> tuple[SignedStatement, tuple[bytes, ...]] | None:
+        """What a neighbour stated first in a round, with the bodies that it commits to."""
+        return self._stated.get((agent, number))
+
     def claimed(self, signed: SignedClaim) -> None:
         """A claim was met, whoever showed it."""
         claim = signed.claim()
