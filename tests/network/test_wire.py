@@ -145,6 +145,8 @@ def test_the_numbers_of_the_kinds_are_part_of_the_protocol() -> None:
         "WAITING": 14,
         "BILL": 15,
         "HEADS": 16,
+        "ASK": 17,
+        "SHOWN": 18,
     }
     assert {kind.name for kind in LEDGER_KINDS} == {
         "STATE",
