@@ -259,11 +259,10 @@ def from_envelope(envelope: Envelope) -> Message:
 
 
 def _of_disclosures(envelope: Envelope) -> Ask | ShownMessage:
-    match list(envelope.fields):
-        case [int(window), int(offset)] if is_count(window) and is_count(offset):
-            if envelope.data is None:
-                return Ask(window, offset)
-        case [int(window), bytes(body), bytes(signature), int(offset)] if (
+    match envelope.kind, list(envelope.fields):
+        case Kind.ASK, [int(window), int(offset)] if is_count(window) and is_count(offset):
+            return Ask(window, offset)
+        case Kind.SHOWN, [int(window), bytes(body), bytes(signature), int(offset)] if (
             is_count(window) and is_count(offset) and len(signature) == SIGNATURE_BYTES
         ):
             if envelope.data is not None:

@@ -11,6 +11,7 @@ from candor.network.messages import (
     WITNESSES_BYTES_MAX,
     WITNESSES_MAX,
     Ack,
+    Ask,
     Bye,
     Chunk,
     ClaimMessage,
@@ -18,6 +19,7 @@ from candor.network.messages import (
     Hello,
     LedgerMessage,
     Message,
+    ShownMessage,
     Update,
     Waiting,
     Witnesses,
@@ -25,7 +27,15 @@ from candor.network.messages import (
     to_envelope,
     valid_nonce,
 )
-from candor.network.wire import LEDGER_KINDS, NONCE_BYTES, Envelope, Kind, decode, encode
+from candor.network.wire import (
+    LEDGER_KINDS,
+    NONCE_BYTES,
+    RAW_KINDS,
+    Envelope,
+    Kind,
+    decode,
+    encode,
+)
 from candor.topologies.encoding.canonical import COUNT_MAX, Value
 
 NONCE = bytes(range(NONCE_BYTES))
@@ -48,6 +58,8 @@ MESSAGES = st.one_of(
     st.builds(ClaimMessage, BYTES),
     st.builds(Heads, COUNTS, COUNTS, HEADS),
     st.builds(Waiting, COUNTS, COUNTS),
+    st.builds(Ask, COUNTS, COUNTS),
+    st.builds(ShownMessage, COUNTS, BYTES, st.just(bytes(64)), COUNTS, BYTES),
     st.builds(Bye, st.booleans()),
     st.builds(LedgerMessage, st.sampled_from(sorted(LEDGER_KINDS)), st.lists(BYTES, max_size=4)),
 )
@@ -151,6 +163,16 @@ def test_any_fields_are_a_message_or_the_senders_fault(
         (Kind.WAITING, [1, True]),
         (Kind.WAITING, [1, -1]),
         (Kind.WAITING, [1, 0, 0]),
+        (Kind.ASK, [1]),
+        (Kind.ASK, [1, -1]),
+        (Kind.ASK, [True, 0]),
+        (Kind.ASK, [1, 0, 0]),
+        (Kind.ASK, [1, COUNT_MAX + 1]),
+        (Kind.SHOWN, [1, b"body", bytes(64)]),
+        (Kind.SHOWN, [1, b"body", bytes(63), 0]),
+        (Kind.SHOWN, [1, "body", bytes(64), 0]),
+        (Kind.SHOWN, [-1, b"body", bytes(64), 0]),
+        (Kind.SHOWN, [1, b"body", bytes(64), True]),
         (Kind.BYE, []),
         (Kind.BYE, [1]),
         (Kind.BYE, [None]),
@@ -158,7 +180,7 @@ def test_any_fields_are_a_message_or_the_senders_fault(
     ],
 )
 def test_fields_of_wrong_number_type_or_range_are_refused(kind: Kind, fields: list[Value]) -> None:
-    data = b"x" if kind is Kind.CHUNK else None
+    data = b"x" if kind in RAW_KINDS else None
     with pytest.raises(RemoteProtocolError, match=f"^fields: not those of a {kind.name}"):
         from_envelope(Envelope(kind, NONCE, fields, data))
 

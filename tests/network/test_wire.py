@@ -9,6 +9,7 @@ from candor.network.wire import (
     HEADER_BYTES_MAX,
     LEDGER_KINDS,
     NONCE_BYTES,
+    RAW_KINDS,
     Envelope,
     Kind,
     decode,
@@ -18,7 +19,7 @@ from candor.topologies.encoding.canonical import pack
 from tests.mutations import mutated
 
 NONCE = bytes(range(NONCE_BYTES))
-KINDS = sorted(set(Kind) - {Kind.HELLO, Kind.CHUNK})
+KINDS = sorted(set(Kind) - RAW_KINDS - {Kind.HELLO})
 FIELDS = st.lists(
     st.integers(-(2**63), 2**64 - 1)
     | st.binary(max_size=40)
@@ -108,9 +109,9 @@ def test_a_header_is_an_array(header: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(Kind))
-def test_a_raw_frame_goes_with_chunks_and_nothing_else(kind: Kind) -> None:
+def test_a_raw_frame_goes_with_bulk_and_nothing_else(kind: Kind) -> None:
     header = encode(Envelope(kind, b"" if kind is Kind.HELLO else NONCE, []))[0]
-    good, bad = ([header, b"x"], [header]) if kind is Kind.CHUNK else ([header], [header, b""])
+    good, bad = ([header, b"x"], [header]) if kind in RAW_KINDS else ([header], [header, b""])
     assert decode(good).kind is kind
     with pytest.raises(RemoteProtocolError, match=r"^frames"):
         decode(bad)
