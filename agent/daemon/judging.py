@@ -25,7 +25,7 @@ from candor.topologies.specs.files import replace_file
 
 JUDGING_S: Final = 600.0
 WAITING_NAME: Final = "judging"  # in DATA_DIR/replay
-NICENESS: Final = 19
+NICENESS: Final = 5  # at 19 it would never be done on a host that is busy
 _TOLD: Final = {told.name.lower(): told for told in Told}
 
 
