@@ -167,6 +167,7 @@ class Daemon:
         self.core = core
         self._kept = kept
         self._judging = judging
+        self._unshowable: set[int] = set()  # windows of which that was told
         self._to_judge: asyncio.Queue[Judge] = asyncio.Queue()
         self._examiner = core.examiner
         self._transport = transport
@@ -319,6 +320,9 @@ class Daemon:
             try:
                 return self._kept.shown(show.window, bundle, show.offset) or (None, b"")
             except (OSError, MalformedError) as exc:
+                if show.window in self._unshowable:
+                    return None, b""
+                self._unshowable.add(show.window)
                 about: dict[str, str | int] = {"window": show.window, "detail": str(exc)}
                 told = partial(self._journal.log, logging.WARNING, "cannot_show", about)
                 self._loop.call_soon_threadsafe(told)

@@ -7,6 +7,7 @@ itself. Files are replaced without a sync: what a power cut takes of a round can
 """
 
 import secrets
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -55,6 +56,7 @@ from candor.topologies.specs.specs import ConfigurationError
 FOLDER: Final = "replay"
 LEAVES_NAME: Final = "leaves.key"
 NONCE_CONTEXT: Final = "candor/start-nonce/v1"
+GATHERING_REST: Final = 4  # times as long as that took, before the next
 SHOWN_KEPT: Final = 4  # rounds whose bytes lie ready; those of others are gathered anew
 PICKS_BYTES_MAX: Final = 2**33
 """Of all files but those of the last two windows: 8 GiB, some 400 picks of a million parameters."""
@@ -154,6 +156,7 @@ class KeptRounds(KeptFiles):
         super().__init__(data_dir)
         self._cluster, self._key = cluster, key
         self._signed: dict[int, SignedDisclosure] = {}  # by window, what lies ready
+        self._gather_s = 0.0  # when more may be
         self._run = bytes.fromhex(cluster.fingerprint)
         self._agent = agent
         self._private = private
@@ -240,7 +243,12 @@ class KeptRounds(KeptFiles):
         if pick is None or self._key is None:
             return None
         if window not in self._signed:
+            began = time.monotonic()
+            if began < self._gather_s:
+                return None  # whoever asks for one old window after the other waits
             held = self._gathered(pick)
+            now = time.monotonic()
+            self._gather_s = now + (now - began) * GATHERING_REST
             if held is None:
                 return None
             replace_file(self.shown_path(pick), held)
