@@ -9,17 +9,19 @@ import pytest
 import torch
 
 from candor.agent.core.settlement.referee import claim_key
-from candor.agent.daemon.kept_rounds import pick_of
+from candor.agent.daemon.kept_rounds import LEAVES_NAME, pick_of
 from candor.agent.daemon.status import Status, StatusFile
 from candor.agent.learning import learner
 from candor.agent.learning.rows import VELOCITY, TrainedRows
 from candor.agent.runs.replay import Host, Replayer
 from candor.agent.runs.replay_dir import UNCLAIMED, _windows, replay_dir
 from candor.mechanisms.evidence.attestations import Told
-from candor.mechanisms.evidence.kept import KeptRound
+from candor.mechanisms.evidence.kept import Echo, KeptRound, salt_of
 from candor.mechanisms.evidence.sample_tree import Samples
 from candor.mechanisms.evidence.sketch import SignSketch, signs_seed, window_of
+from candor.mechanisms.evidence.statements import SignedStatement
 from candor.mechanisms.payments.bills import SignedBill
+from candor.topologies.specs.specs import ConfigurationError
 from tests.cases import cases
 from tests.kept_runs import kept, kept_run, replayer
 
@@ -109,6 +111,45 @@ def test_additions_in_another_order_are_no_lie(tmp_path, monkeypatch):
     assert found.told is Told.TRUE
     assert 0 < found.error < 1e-5  # where 2^-10 is allowed
     torch.set_num_threads(1)
+    run.close()
+
+
+def test_a_statement_made_anew_is_not_the_one_that_neighbours_have_received(tmp_path):
+    run = kept_run(tmp_path, rounds=3)
+    held = kept(run, "a0", 2)
+    assert told(run, "a0", 2).echoed
+    # The agent opens its round anew: another nonce, a statement that commits to that, as true.
+    start = replace(held.start, nonce=b"m" * 32)
+    (exchange,) = held.round.exchanges
+    (own,) = [part for part in exchange.parts if part.agent == "a0"]
+    said = replace(own.statement.statement, salt=salt_of(start.opening, 0))
+    signed = SignedStatement.sign(said, run.nodes["a0"].identity.signing_key)
+    parts = (replace(own, statement=signed), *(p for p in exchange.parts if p is not own))
+    anew = replace(held, start=start, round=KeptRound((replace(exchange, parts=parts),)))
+    found = replayer(run, "a0").replayed(anew)
+    assert (found.told, found.why) == (Told.FALSE, "a1 has received another statement of it")
+    alone = replayer(run, "a0").replayed(replace(anew, echoes=()))
+    assert (alone.told, alone.echoed) == (Told.TRUE, False)
+    # What is no neighbour's word counts for nothing.
+    (echo,) = held.echoes
+    for other in (replace(echo, sources=()), Echo(own.statement, ())):
+        assert replayer(run, "a0").replayed(replace(held, echoes=(other,))).told is Told.UNKNOWN
+    run.close()
+
+
+def test_a_damaged_key_of_the_leaves_is_no_lie(tmp_path):
+    run = kept_run(tmp_path, rounds=2)
+    path = run.kept["a0"].folder / LEAVES_NAME
+    whole = path.read_bytes()
+    for at in (0, len(whole) - 1):
+        spoilt = bytearray(whole)
+        spoilt[at] ^= 1
+        path.write_bytes(spoilt)
+        with pytest.raises(ConfigurationError, match="is damaged"):
+            run.kept["a0"].secret()
+    path.write_bytes(whole[:32])
+    with pytest.raises(ConfigurationError, match="is damaged"):
+        run.kept["a0"].secret()
     run.close()
 
 
