@@ -149,6 +149,15 @@ def explained(
         return float(((log_false_alarm + psi) / steps[:, 0]).min())
 
 
+def effective_size(own: Vector, theirs: Vector, size: int) -> float:
+    """How many values a sketch of `size` has in effect for theirs - own: 2 over the variance that
+    independent signs give ||S u||^2 / ||u||^2. Fewer than `size` where rows of a weight matrix,
+    whose length divides it, meet in the same buckets; inf where no two coordinates meet."""
+    energies, fourths, _ = _buckets(own, theirs, size)
+    meeting = float((np.square(energies) - fourths).sum())
+    return float(energies.sum()) ** 2 / meeting if meeting > 0.0 else math.inf
+
+
 def _buckets(own: Vector, theirs: Vector, size: int) -> tuple[Floats, Floats, Floats]:
     """Of u = theirs - own by bucket: energies (k,), sums of fourth powers (k,), and the three
     largest squares, (3, k), largest first."""

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 from rich.console import Console
 
-from candor.agent.cli.options import COUNT, device_option, json_option
+from candor.agent.cli.options import COUNT, data_root_option, device_option, json_option
 from candor.agent.exits import VERIFICATION_FAILED
 from candor.agent.reports.terminal import plain_table
 from candor.topologies.cluster.file import AlgorithmSettings
@@ -196,11 +197,13 @@ def payments_command(agents: int, rounds: int, seeds: int, as_json: bool) -> Non
 
 @command.command("hidden")
 @click.option("--runs", type=COUNT, default=100, help="Runs for every kind and size of poison.")
+@click.option("--task", default="digits:hidden=32", help="What they train, as of `simulate`.")
+@data_root_option
 @json_option
-def hidden_command(runs: int, as_json: bool) -> None:
+def hidden_command(runs: int, task: str, data_root: Path | None, as_json: bool) -> None:
     """Try poisons that sketches do not show on agents that train, and count who refuses them.
 
-    In each run, a round of training on digits, one of seven agents adds a poison from the null
+    In each run, a round of training, one of seven agents adds a poison from the null
     space of the sketch, as long as its largest distance to a receiver times the size. Exit code 3:
     an honest vector was refused, or a poison beyond the bound was not.
 
@@ -211,7 +214,7 @@ def hidden_command(runs: int, as_json: bool) -> None:
     from candor.agent.studies.bench.hidden import BOUND, measure_hidden  # imports torch
 
     with Console(stderr=True).status("runs") as status:
-        cells, honest = measure_hidden(runs, status.update)
+        cells, honest = measure_hidden(runs, status.update, task, data_root)
     missed = [cell for cell in cells if cell.size >= BOUND and cell.by_all < cell.runs]
     if as_json:
         told = {"poisons": [asdict(cell) for cell in cells], "honest": asdict(honest)}
@@ -231,7 +234,8 @@ def hidden_command(runs: int, as_json: bool) -> None:
         caption = (
             f"Farthest: times as far as its sketch says. Honest: {honest.refused} of "
             f"{honest.pairs} refused; of a squared distance {honest.hidden:.2f} at most was "
-            f"hidden, chance explains {honest.explained:.2f}, allowed is {honest.cap:.2f} at most."
+            f"hidden, chance explains {honest.explained:.2f}, allowed is {honest.cap:.2f} at most. "
+            f"In effect a sketch has {honest.effective:.0f} values."
         )
         _print("Poisons that the sketch does not show", columns, rows, caption)
     if honest.refused or missed:

@@ -19,7 +19,13 @@ from candor.agent.runs.placeholder_agents import stand_in_entries
 from candor.agent.runs.plan import Plan, cluster_of
 from candor.agent.simulation.vectorised import Simulation
 from candor.agent.tasks import resolve_task
-from candor.mechanisms.evidence.hidden import cap, check_hidden, distance, explained
+from candor.mechanisms.evidence.hidden import (
+    cap,
+    check_hidden,
+    distance,
+    effective_size,
+    explained,
+)
 from candor.mechanisms.evidence.sketch import SignSketch, signs_seed, window_of
 from candor.mechanisms.evidence.statements import EvidenceError
 from candor.mechanisms.strategies import null_space
@@ -30,6 +36,7 @@ from candor.topologies.cluster.file import (
     TaskSettings,
     model_digest,
 )
+from candor.topologies.specs.specs import ConfigurationError
 
 TASK: Final = "digits:hidden=32"  # 2,410 parameters
 PARTITION: Final = "dirichlet:0.1"
@@ -58,22 +65,33 @@ class Refusals:
 @dataclass(frozen=True, slots=True)
 class Honest:
     """Differences of honest neighbours: how many, how many refused; the largest share that a sketch
-    hid, the largest that it might with a probability of 1e-9, and what is allowed at most."""
+    hid, the largest that it might with a probability of 1e-9, and what is allowed at most; the
+    median of how many values the sketch has in effect."""
 
     pairs: int
     refused: int
     hidden: float
     explained: float
     cap: float
+    effective: float
 
 
-def measure_hidden(runs: int, progress: Callable[[str], None]) -> tuple[list[Refusals], Honest]:
-    """Try every kind and size of poison in so many runs, each another round of training."""
+def measure_hidden(
+    runs: int,
+    progress: Callable[[str], None],
+    task: str = TASK,
+    data_root: Path | None = None,
+) -> tuple[list[Refusals], Honest]:
+    """Try every kind and size of poison in so many runs, each another round of training.
+
+    Raises:
+        ConfigurationError: the task is not known, has no data, or fits its sketch.
+    """
     kinds = (*null_space.KINDS, ASIDE)
     seen: dict[tuple[str, float], list[tuple[list[bool], float]]] = {}
-    honest: list[tuple[bool, float, float]] = []
+    honest: list[tuple[bool, float, float, float]] = []
     size = PaymentSettings().sketch_size
-    for run, (sketch, vectors) in zip(range(runs), _rounds(), strict=False):
+    for run, (sketch, vectors) in zip(range(runs), _rounds(task, data_root), strict=False):
         progress(f"run {run + 1} of {runs}")
         draw = np.random.default_rng(run)
         liar = int(draw.integers(len(vectors)))
@@ -100,12 +118,17 @@ def measure_hidden(runs: int, progress: Callable[[str], None]) -> tuple[list[Ref
         for (kind, factor), outcomes in seen.items()
     ]
     hides, chance = (max(of[place] for of in honest) for place in (1, 2))
-    return cells, Honest(len(honest), sum(of[0] for of in honest), hides, chance, cap(size))
+    effective = float(np.median([of[3] for of in honest]))
+    refused = sum(of[0] for of in honest)
+    return cells, Honest(len(honest), refused, hides, chance, cap(size), effective)
 
 
-def _rounds() -> Iterator[tuple[SignSketch, Vectors]]:
+def _rounds(name: str, data_root: Path | None) -> Iterator[tuple[SignSketch, Vectors]]:
     """What all (agents, dim) send in rounds of training, seed after seed, with the sketch."""
-    task, seed = resolve_task(TASK), 0
+    task, seed = resolve_task(name, data_root), 0
+    fits = len(initial_parameters(task, seed)) <= PaymentSettings().sketch_size
+    if fits:
+        raise ConfigurationError(f"task {name}: its model is its own sketch, which hides nothing")
     while True:
         seed += 1
         x = initial_parameters(task, seed)
@@ -115,7 +138,7 @@ def _rounds() -> Iterator[tuple[SignSketch, Vectors]]:
             mixing=None,
             seed=seed,
             task=TaskSettings(
-                name=TASK,
+                name=name,
                 partition=PARTITION,
                 parameters=len(x),
                 model_digest=model_digest(x.numpy()),
@@ -125,10 +148,10 @@ def _rounds() -> Iterator[tuple[SignSketch, Vectors]]:
             payments=PaymentSettings(rule="none"),
             strategies={},
             evaluate_every=ROUNDS,
-            data_root=None,
+            data_root=data_root,
         )
         cluster = cluster_of(plan, Path("bench"), stand_in_entries)
-        simulation = Simulation(cluster, {}, measured=True)
+        simulation = Simulation(cluster, {}, data_root=data_root, measured=True)
         run, window = bytes.fromhex(cluster.fingerprint), cluster.payments.window
         for t in range(1, ROUNDS + 1):
             simulation.step()
@@ -160,8 +183,9 @@ def _judged(own: Vectors, sent: Vectors, sketch: SignSketch) -> tuple[bool, floa
     return False, times
 
 
-def _pair(own: Vectors, theirs: Vectors, sketch: SignSketch) -> tuple[bool, float, float]:
-    """Of two honest vectors: refused, and the shares hidden and explained."""
+def _pair(own: Vectors, theirs: Vectors, sketch: SignSketch) -> tuple[bool, float, float, float]:
+    """Of two honest vectors: refused, the shares hidden and explained, and the sketch's size."""
     refused, times = _judged(own, theirs, sketch)
     whole = distance(own, theirs)
-    return refused, 1 - 1 / times**2, explained(own, theirs, sketch.size) / whole
+    chance = explained(own, theirs, sketch.size) / whole
+    return refused, 1 - 1 / times**2, chance, effective_size(own, theirs, sketch.size)

@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from candor.agent.studies.bench.hidden import measure_hidden
 from candor.mechanisms.evidence import hidden
 from candor.mechanisms.evidence.hidden import (
     HIDDEN,
     cap,
     check_hidden,
     distance,
+    effective_size,
     explained,
     reach,
     rounding,
@@ -20,6 +22,7 @@ from candor.mechanisms.evidence.hidden import (
 from candor.mechanisms.evidence.sketch import SignSketch, signs_seed
 from candor.mechanisms.evidence.statements import EvidenceError
 from candor.mechanisms.strategies import null_space
+from candor.topologies.specs.specs import ConfigurationError
 
 SIZE = 1024
 RUN = bytes(range(32))
@@ -167,3 +170,30 @@ def test_a_cap_is_there_for_sketches_that_are_long_enough():
     assert math.isinf(reach(hidden.SIZE_LEAST - 1))
     assert math.isfinite(reach(hidden.SIZE_LEAST))
     assert cap(4096) == pytest.approx(cap(1024) / 2)
+
+
+@pytest.mark.parametrize("dim", [SIZE + 37, 4 * SIZE])
+def test_the_size_in_effect_is_what_the_variance_over_signs_shows(dim):
+    rng = np.random.default_rng(3)
+    u = rng.standard_normal(dim).astype(np.float32)
+    size = 64
+    energies = [float((sketch(dim, window, size)(u) ** 2).sum()) for window in range(1000)]
+    shown = 2.0 / float(np.var(np.array(energies) / float(u.astype(np.float64) @ u)))
+    assert effective_size(np.zeros_like(u), u, size) == pytest.approx(shown, rel=0.2)
+
+
+def test_rows_whose_length_divides_the_sketch_meet_in_its_buckets():
+    """One of 128 columns in eight has all the energy: 16 a row, in 128 of the 1,024 buckets."""
+    matrix = np.zeros((784, 128), np.float32)
+    matrix[:, ::8] = np.random.default_rng(4).standard_normal((784, 16))
+    zero = np.zeros(matrix.size, np.float32)
+    assert effective_size(zero, matrix.reshape(-1), SIZE) == pytest.approx(128, rel=0.1)
+    assert effective_size(zero, matrix.T.reshape(-1), SIZE) > 900
+    assert (
+        effective_size(zero[: SIZE + 1], np.eye(1, SIZE + 1, dtype=np.float32)[0], SIZE) == math.inf
+    )
+
+
+def test_a_task_that_fits_its_sketch_hides_nothing():
+    with pytest.raises(ConfigurationError, match="is its own sketch"):
+        measure_hidden(1, lambda _: None, "digits:model=logistic")
