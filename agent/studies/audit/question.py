@@ -89,7 +89,7 @@ class Question:
     @property
     def bond(self) -> float | None:
         """What a false report that is found costs, in credits; None for one that is to be found."""
-        stated: int | None = getattr(self.clusters[0].payments, "bond", None)
+        stated = self.clusters[0].payments.bond
         return None if stated is None else stated / MICRO
 
     @property
