@@ -114,7 +114,7 @@ def check_length(context: click.Context, asked: Mapping[str, Any]) -> None:
 def plan_of(
     asked: Mapping[str, Any],
     evaluate_every: int | None,
-    faults: Path | None = None,
+    faults: str | None = None,
     *,
     simulated: bool = False,
     audited: bool = False,

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from rich.console import Console
 from rich.live import Live
 
 from candor.agent.cli.options import (
-    FILE,
     answer_alone,
     device_option,
     json_option,
@@ -33,17 +33,19 @@ from candor.agent.daemon.participation import absence, parts_of
 from candor.agent.daemon.status import Status
 from candor.agent.exits import ABSENT, FAILED, INTERRUPTED, VERIFICATION_FAILED
 from candor.agent.reports.terminal import live_table
+from candor.agent.runs.fault_log import Happened
 from candor.agent.testbed import testbed
+from candor.agent.testbed.fault_file import ACTIONS
 
 
 @click.command("testbed")
 @plan_options(required=True)
 @click.option(
     "--faults",
-    type=FILE,
-    metavar="FILE",
-    help="TOML [[event]]s: at_round or at_s, and one of kill, restart, stop, continue, slow, "
-    "partition, heal, corrupt, disk_full (docs/run-directory.md).",
+    metavar="FILE|SPEC",
+    help="What is done to which agents, and when: TOML [[event]]s with at_round or at_s and one of "
+    f"{', '.join(ACTIONS)}; or drawn, such as random:seed=7,events=12,kinds=kill+partition "
+    "(docs/run-directory.md).",
 )
 @click.option(
     "--evaluate-every",
@@ -60,7 +62,7 @@ from candor.agent.testbed import testbed
 def command(
     context: click.Context,
     /,
-    faults: Path | None,
+    faults: str | None,
     evaluate_every: int,
     required_share: float | None,
     run_dir: Path | None,
@@ -92,7 +94,7 @@ def command(
     try:
         with testbed.stopping_on_signals(bed), _showing(console, bed) as show:
             bed.start()
-            testbed.watch(bed, show)
+            testbed.watch(bed, show, partial(_tell, console))
     except KeyboardInterrupt:
         click.echo(f"candor: interrupted; what there is lies in {bed.run_dir}", err=True)
         context.exit(INTERRUPTED)
@@ -119,6 +121,12 @@ def _showing(
             say(f"rounds {min(rounds)} to {max(rounds)} of {statuses[0].rounds}")
 
     yield tell
+
+
+def _tell(console: Console, happened: Happened) -> None:
+    """A line on what the fault plan did."""
+    line = f"{happened.seconds:.1f} s, round {happened.round}: {happened.detail}"
+    console.print(line, highlight=False, markup=False)
 
 
 def _conclude(
@@ -149,11 +157,17 @@ def _conclude(
         return found
 
     found = conclude(console, bed.run_dir, summary, as_json)
+    for told in bed.never_due():
+        click.echo(f"candor: the run ended before {told}", err=True)
     for agent, code in bed.failed().items():
         click.echo(f"candor: error: {agent} ended with {code}: {bed.complaint(agent)}", err=True)
+    if bed.left_to_nobody():
+        click.echo("candor: error: the fault plan has left nobody to finish the run", err=True)
     absent = absence(parts_of(found["participation"]), required_share)
     if absent:
         click.echo(f"candor: error: {absent}", err=True)
     if found["audit"] != "ok":
         return VERIFICATION_FAILED
-    return FAILED if bed.failed() else ABSENT if absent else 0
+    if bed.failed() or bed.left_to_nobody():
+        return FAILED
+    return ABSENT if absent else 0

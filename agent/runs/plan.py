@@ -26,7 +26,8 @@ from candor.topologies.specs.specs import ConfigurationError
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to run: the settings of the cluster file, who deviates how, where models are trained.
-    With `trajectories` the run has as many rounds as give every agent so many.
+    With `trajectories` the run has as many rounds as give every agent so many. `faults`: the file
+    of a fault plan, or how one is drawn.
 
     `byzantine` are those who attack, and are not counted in what the others reach."""
 
@@ -42,7 +43,7 @@ class Plan:
     evaluate_every: int
     data_root: Path | None
     initial: Path | None = None
-    faults: Path | None = None
+    faults: Path | str | None = None
     weights: str = EQUAL
     device: str = "cpu"
     byzantine: tuple[str, ...] = ()

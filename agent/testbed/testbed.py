@@ -6,13 +6,12 @@ cluster file, starts and stops them, and reads what they leave behind.
 
 import os
 import random
-import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,39 +24,44 @@ from candor.agent.daemon.journal import Format
 from candor.agent.daemon.status import Status, read_status
 from candor.agent.daemon.store import FILE_NAME as STORE_NAME
 from candor.agent.daemon.store import Store
+from candor.agent.exits import RunFailed
+from candor.agent.runs import fault_log
 from candor.agent.runs.cluster_parts import LOOPBACK, entry_of
 from candor.agent.runs.declared import as_asked
 from candor.agent.runs.placeholder_agents import stand_in_entries
 from candor.agent.runs.plan import Plan, cluster_of, graph_of, make_run_dir
-from candor.agent.testbed.faults import CORRUPT_S, Fault, load_faults
+from candor.agent.testbed.drawn_faults import KINDS, draw_faults, parse_drawing
+from candor.agent.testbed.fault_file import FILE_NAME as FAULTS_NAME
+from candor.agent.testbed.fault_file import dump_faults, load_faults
+from candor.agent.testbed.faults import LINK_ACTIONS, Fault
+from candor.agent.testbed.holds import FILLS, STARTED, Holds
+from candor.agent.testbed.links import Pair
+from candor.agent.testbed.network import NETWORK_ACTIONS, Network
 from candor.agent.testbed.nursery import FORKS, Nursery, NurseryChild
-from candor.agent.testbed.proxy import HOST, Pair, Ports, Proxy
+from candor.agent.testbed.proxy import HOST, Ports, Proxy
 from candor.topologies.cluster.file import AgentEntry, Cluster, dump_cluster
 from candor.topologies.specs.fields import split_endpoint
 from candor.topologies.specs.files import private_files
 from candor.topologies.specs.specs import ConfigurationError
 
 STDERR_NAME: Final = "stderr.log"
-NETWORK_ACTIONS: Final = ("partition", "heal", "corrupt", "clear")
 POLL_S: Final = 0.1
 STOP_S: Final = 10.0
 # Below Linux's ephemeral range (from 32768): a port picked there may be some dialler's own by the
 # time its daemon binds it.
 PORTS: Final = range(20_000, 32_000)
 PORT_TRIES: Final = 200
-LAST_WORDS_BYTES: Final = 2048
-"""What a daemon on a full disk may still write to standard error; no commit fits into it."""
+NAMED_MAX: Final = 8  # agents in a sentence
 
 
 @dataclass(slots=True)
 class Testbed:
     """The processes of a run, by agent; `statuses` is what each said last.
 
-    `killed` and `stopped` are the agents that the fault plan has done that to and not undone, who
-    has no disk left among the former; `slowed` those that it slowed, and whether each is held up at
-    this moment; `restarted` those with more than one life. `proxy`: between all neighbours, where
-    the plan has faults of the network. `launchers`: what starts an agent in place of Python.
-    `nursery`: forks all the others, once there is need. `log_format`: what is in `stderr.log`.
+    `holds`: what the fault plan has done to them; `restarted` are those with more than one life.
+    `network`: what is between neighbours, where the plan has faults of it. `launchers`: what starts
+    an agent in place of Python. `nursery`: forks all the others, once there is need. `log_format`:
+    what is in `stderr.log`.
     """
 
     run_dir: Path
@@ -66,11 +70,9 @@ class Testbed:
     processes: dict[str, "subprocess.Popen[bytes] | NurseryChild"] = field(default_factory=dict)
     statuses: dict[str, Status] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
-    killed: set[str] = field(default_factory=set)
-    stopped: set[str] = field(default_factory=set)
-    slowed: dict[str, bool] = field(default_factory=dict)
+    holds: Holds = field(default_factory=Holds)
     restarted: set[str] = field(default_factory=set)
-    proxy: Proxy | None = None
+    network: Network | None = None
     dials: dict[Pair, int] = field(default_factory=dict)
     started_s: float = 0.0
     launchers: dict[str, Sequence[str]] = field(default_factory=dict)
@@ -84,8 +86,8 @@ class Testbed:
     def start(self) -> None:
         """Start every daemon."""
         self.started_s = time.monotonic()
-        if self.proxy is not None:
-            self.proxy.start()
+        if self.network is not None:
+            self.network.proxy.start()
         for agent in self.cluster.ids:
             self._start(agent)
 
@@ -96,81 +98,88 @@ class Testbed:
     def failed(self) -> dict[str, int]:
         """Exit codes of the agents that ended badly, and not because the fault plan says so."""
         codes = {agent: process.poll() for agent, process in self.processes.items()}
-        meant = self.killed | self.stopped
-        return {agent: code for agent, code in codes.items() if code and agent not in meant}
+        return {
+            agent: code for agent, code in codes.items() if code and agent not in self.holds.held
+        }
 
-    def inject_faults(self) -> None:
-        """Do what the plan has due: it goes by the round of the foremost agent."""
+    def inject_faults(self) -> list[fault_log.Happened]:
+        """Do what the plan has due, and keep a list of it in the run directory: it goes by the
+        round of the foremost agent.
+
+        Raises:
+            RunFailed: the list cannot be written.
+        """
         foremost = max((status.round for status in self.statuses.values()), default=0)
         seconds = time.monotonic() - self.started_s
+        happened = []
         for fault in [fault for fault in self.faults if fault.due(foremost, seconds)]:
             self.faults.remove(fault)
-            if fault.action in NETWORK_ACTIONS:
-                self._inject_into_network(fault, seconds)
-            else:
-                for agent in fault.agents:
-                    self._inject(fault.action, agent)
-        for agent, held in self.slowed.items():
-            if self.processes[agent].poll() is None:
-                self.processes[agent].send_signal(signal.SIGCONT if held else signal.SIGSTOP)
-            self.slowed[agent] = not held
+            done = fault_log.Happened(
+                *(round(seconds, 3), foremost, fault.action, fault.agents, self._perform(fault)),
+                of=None if fault.of is None else fault.of.action,
+            )
+            happened.append(done)
+            if end := fault.end(seconds):
+                self.faults.append(end)
+        self.faults += self.holds.turn(self.processes, seconds)
+        try:
+            fault_log.append(self.run_dir, happened)
+        except OSError as exc:
+            raise RunFailed(f"{self.run_dir / fault_log.FILE_NAME}: {exc.strerror}") from exc
+        return happened
 
-    def _inject_into_network(self, fault: Fault, seconds: float) -> None:
-        if self.proxy is None:
-            return  # nothing was cut or corrupted, and nothing will be
-        match fault.action:
-            case "partition":
-                self.proxy.cut(fault.groups)
-            case "corrupt":
-                self.proxy.garbled |= set(fault.agents)
-                self.faults.append(Fault("clear", fault.agents, None, seconds + CORRUPT_S))
-            case "clear":
-                self.proxy.garbled -= set(fault.agents)
-            case "heal":
-                self.proxy.heal(fault.agents)
+    def _perform(self, fault: Fault) -> str:
+        """Do what an event says; answers with what was done."""
+        action = fault.action if fault.of is None else fault.of.action
+        if action in NETWORK_ACTIONS:
+            assert self.network is not None, "a plan with faults of the network has one"
+            return self.network.perform(fault, self._named)
+        told: dict[str, list[str]] = {}
+        for agent in fault.agents:
+            process, stderr = self.processes[agent], self.data_dir(agent) / STDERR_NAME
+            done = self.holds.perform(fault, agent, process, stderr)
+            if done in STARTED:
+                self.restart(agent)
+            told.setdefault(done, []).append(agent)
+        return "; ".join(f"{self._named(agents)} {done}" for done, agents in told.items())
 
-    def _inject(self, action: str, agent: str) -> None:
-        process = self.processes[agent]
-        if action != "disk_full":
-            self.slowed.pop(agent, None)
-        match action:
-            case "slow":
-                process.send_signal(signal.SIGCONT)
-                self.stopped.discard(agent)
-                self.slowed[agent] = False
-            case "stop" if process.poll() is None:
-                process.send_signal(signal.SIGSTOP)
-                self.stopped.add(agent)
-            case "continue":
-                process.send_signal(signal.SIGCONT)
-                self.stopped.discard(agent)
-            case "disk_full" if process.poll() is None:
-                _fill_disk(process.pid, self.data_dir(agent) / STDERR_NAME)
-                self.killed.add(agent)
-            case "kill" | "restart":
-                process.kill()
-                process.wait()
-                self.stopped.discard(agent)
-                self.killed.add(agent)
-        if action == "restart":
-            self.restart(agent)
+    def _named(self, agents: Collection[str]) -> str:
+        if len(agents) == len(self.cluster.ids) > 1:
+            return f"all {len(agents)} agents"
+        named = list(agents)[:NAMED_MAX]
+        more = [f"{len(agents) - len(named)} more"] if len(agents) > len(named) else []
+        return ", ".join(named + more)
+
+    def left_to_nobody(self) -> bool:
+        """Whether the plan has held everybody who did not fail, so that nobody has finished."""
+        return not self.failed() and all(one.state != "done" for one in self.statuses.values())
+
+    def never_due(self) -> list[str]:
+        """The events of the plan, and the ends of some, that the run was too short for."""
+        return [
+            f"{'the end of ' if fault.of else ''}{(fault.of or fault).action} of "
+            f"{self._named(fault.agents)} "
+            + (f"at {fault.at_s:.1f} s" if fault.at_s is not None else f"in round {fault.at_round}")
+            for fault in self.faults
+        ]
 
     def all_held(self) -> bool:
-        """Whether the plan has ended or stopped everybody, and will revive somebody at a time."""
-        lives = set(self.running()) - self.stopped
-        held = set(self.cluster.ids) == self.killed | self.stopped
-        revived = any(
-            f.action in ("restart", "continue") and f.at_s is not None for f in self.faults
-        )
-        return not lives and held and revived
+        """Whether nobody lives but whom the plan has stopped, and it will revive somebody at a
+        time: a run that somebody has finished has nobody to come back to."""
+        if set(self.running()) - self.holds.stopped:
+            return False
+        held = self.holds.held
+        waiting = [fault for fault in self.faults if fault.revives() and fault.at_s is not None]
+        finished = any(process.poll() == 0 for process in self.processes.values())
+        return not finished and any(not held.isdisjoint(fault.agents) for fault in waiting)
 
     def restart(self, agent: str, environment: Mapping[str, str] | None = None) -> None:
         """Start an agent anew on its data directory, killing it first if it lives; `environment`
         adds to this process's own."""
         self.processes[agent].kill()
         self.processes[agent].wait()
+        self.holds.forget(agent)
         self._start(agent, environment)
-        self.killed.discard(agent)
         self.restarted.add(agent)
 
     def refresh(self) -> None:
@@ -207,7 +216,7 @@ class Testbed:
 
     def export_for_the_dead(self) -> None:
         """Export the ledgers of agents that ended without doing so themselves."""
-        for agent in self.failed().keys() | self.killed:
+        for agent in self.failed().keys() | self.holds.killed | self.holds.filled:
             key = keys.load(self.data_dir(agent) / "keys").signing_key
             path = self.data_dir(agent) / STORE_NAME
             if path.exists():
@@ -229,8 +238,8 @@ class Testbed:
         if self.nursery is not None:
             self.nursery.close()
             self.nursery = None
-        if self.proxy is not None:
-            self.proxy.close()
+        if self.network is not None:
+            self.network.proxy.close()
 
     def _start(self, agent: str, environment: Mapping[str, str] | None = None) -> None:
         data_dir, plan = self.data_dir(agent), self.plan
@@ -285,10 +294,8 @@ def prepare(plan: Plan, run_dir: Path) -> Testbed:
 
     plan = replace(plan, device=str(usable_device(plan.device)))
     _, ids = graph_of(plan)
-    faults = list(load_faults(plan.faults, ids)) if plan.faults else []
-    if any(fault.action == "disk_full" for fault in faults) and not hasattr(resource, "prlimit"):
-        raise ConfigurationError(f"{plan.faults}: disk_full works on Linux only")
     stand_in = cluster_of(plan, run_dir, stand_in_entries)
+    faults, remark = _planned(plan, ids, stand_in.rounds.rounds)
     check_samples(stand_in, plan.data_root, plan.initial, metric=True)
     make_run_dir(run_dir)
     for agent in ids:
@@ -296,10 +303,33 @@ def prepare(plan: Plan, run_dir: Path) -> Testbed:
     counted = replace(plan, weights=as_asked(stand_in.agents))  # data are read once
     cluster = cluster_of(counted, run_dir, partial(_entries, run_dir=run_dir))
     (run_dir / "cluster.toml").write_text(dump_cluster(cluster), encoding="utf-8")
-    bed = Testbed(run_dir, cluster, plan, faults=faults)
-    if any(fault.action in ("partition", "corrupt") for fault in faults):
-        bed.dials, bed.proxy = _relayed(cluster)
+    bed = Testbed(run_dir, cluster, plan, faults=list(faults))
+    if remark:
+        (run_dir / FAULTS_NAME).write_text(dump_faults(faults, ids, remark), encoding="utf-8")
+    if any(fault.action in LINK_ACTIONS for fault in faults):
+        bed.dials, proxy = _relayed(cluster)
+        bed.network = Network(proxy)
     return bed
+
+
+def _planned(plan: Plan, ids: Sequence[str], rounds: int) -> tuple[Sequence[Fault], str]:
+    """The faults of a run, read or drawn, and where they are from; none and "" without a plan."""
+    if plan.faults is None:
+        return (), ""
+    kinds = KINDS if FILLS else tuple(kind for kind in KINDS if kind != "disk_full")
+    drawing = parse_drawing(str(plan.faults), plan.seed, kinds)
+    if drawing is None:
+        faults = load_faults(Path(plan.faults), ids, rounds)
+    else:
+        faults = draw_faults(drawing, ids, rounds)
+    if any(fault.action == "disk_full" for fault in faults) and not FILLS:
+        raise ConfigurationError(f"{plan.faults}: disk_full works on Linux only")
+    if drawing is not None:
+        return (
+            faults,
+            f"Drawn as {drawing} of {rounds} rounds; give this file to do the same again.",
+        )
+    return faults, "The fault plan of this run."
 
 
 def _relayed(cluster: Cluster) -> tuple[dict[Pair, int], Proxy]:
@@ -307,13 +337,8 @@ def _relayed(cluster: Cluster) -> tuple[dict[Pair, int], Proxy]:
     pairs = [pair for u, v in cluster.graph.edges for pair in ((u, v), (v, u))]
     dials = dict(zip(pairs, free_ports(len(pairs)), strict=True))
     daemons = {agent: split_endpoint(cluster.agent(agent).endpoint)[1] for agent in cluster.ids}
-    return dials, Proxy({pair: Ports(port, daemons[pair[1]]) for pair, port in dials.items()})
-
-
-def _fill_disk(pid: int, stderr: Path) -> None:
-    """Let no file of a process grow beyond a few words more than are in `stderr`."""
-    _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (stderr.stat().st_size + LAST_WORDS_BYTES, hard))
+    ports = {pair: Ports(port, daemons[pair[1]]) for pair, port in dials.items()}
+    return dials, Proxy(ports, cluster.seed)
 
 
 def _entries(ids: Sequence[str], run_dir: Path) -> list[AgentEntry]:
@@ -357,15 +382,20 @@ def stopping_on_signals(testbed: Testbed) -> Iterator[None]:
         testbed.stop()
 
 
-def watch(testbed: Testbed, show: Callable[[list[Status]], None]) -> None:
-    """Wait until every daemon has ended.
+def watch(
+    testbed: Testbed,
+    show: Callable[[list[Status]], None],
+    tell: Callable[[fault_log.Happened], None] = lambda _: None,
+) -> None:
+    """Wait until every daemon has ended, showing how far they are and telling what is done to them.
 
     Raises:
         ConfigurationError: one could not start; the others are stopped by the caller.
     """
-    while set(testbed.running()) - testbed.stopped or testbed.all_held():
+    while set(testbed.running()) - testbed.holds.stopped or testbed.all_held():
         testbed.refresh()
-        testbed.inject_faults()
+        for happened in testbed.inject_faults():
+            tell(happened)
         for agent in testbed.never_trained():
             raise ConfigurationError(f"the run did not start: {testbed.complaint(agent)}")
         show(list(testbed.statuses.values()))

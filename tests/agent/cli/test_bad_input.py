@@ -186,6 +186,37 @@ def test_bad_options_of_the_testbed(candor, tmp_path, words, named):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("plan", "named"),
+    [
+        ('[[event]]\nat_round = 1\nkill = "a7"\n', "event[0]: kill = 'a7': the run has no such"),
+        ('[[event]]\nat_round = 3\nkill = "a1"\n', "event[0]: at_round = 3: the run has 2 rounds"),
+        ("[[event]]\nat_s = 1\nheal = true\n", "event[0]: heal: no partition"),
+        ('[[event]]\nat_round = 1\nkill = "all"\nuntil_round = 2\n', "event[0]: nobody is left"),
+    ],
+)
+def test_a_fault_plan_that_cannot_be_ends_before_anything_starts(candor, tmp_path, plan, named):
+    (tmp_path / "plan.toml").write_text(plan)
+    words = ["--agents", 2, "--topology", "ring", "--faults", "plan.toml"]
+    refused(candor(*TESTBED, *words, cwd=tmp_path), 2, "plan.toml", named)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "named"),
+    [
+        ("random:kinds=explode", "explode"),
+        ("random:events=99,kinds=kill", "no such plan"),
+        ("nowhere.toml", "nowhere.toml: cannot read the fault plan"),
+        (".", ".: cannot read the fault plan"),
+    ],
+)
+def test_faults_that_cannot_be_drawn_or_read(candor, tmp_path, spec, named):
+    words = ["--agents", 2, "--topology", "ring", "--faults", spec]
+    refused(candor(*TESTBED, *words, cwd=tmp_path), 2, named)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_run_is_never_overwritten(candor, tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     done = candor(*TESTBED, "--agents", 2, "--topology", "ring", "--run-dir", tmp_path)

@@ -1,156 +1,107 @@
-"""Fault plans: what a file may say, and when an event is due."""
+"""Events: when they are due and end, and which of them cannot come about."""
 
-import signal
-import time
-from types import SimpleNamespace
+import re
+from contextlib import contextmanager
 
 import pytest
 
-from candor.agent.testbed import testbed
-from candor.agent.testbed.faults import CORRUPT_S, Fault, load_faults
-from candor.agent.testbed.proxy import Proxy
+from candor.agent.testbed.faults import Fault, check
 from candor.topologies.specs.specs import ConfigurationError
 
-
-def plan(tmp_path, text):
-    path = tmp_path / "faults.toml"
-    path.write_text(text)
-    return path
-
-
-def test_events_keep_their_order_and_say_when(tmp_path):
-    path = plan(
-        tmp_path,
-        '[[event]]\nat_round = 3\nkill = "a1"\n[[event]]\nat_s = 1.5\ncontinue = "a0"\n',
-    )
-    first, second = load_faults(path, {"a0", "a1"})
-    assert first == Fault("kill", ("a1",), 3, None)
-    assert second == Fault("continue", ("a0",), None, 1.5)
-    assert (first.due(2, 99.0), first.due(3, 0.0)) == (False, True)
-    assert (second.due(99, 1.4), second.due(0, 1.5)) == (False, True)
-
-
 AGENTS = ("a0", "a1", "a2", "a3")
+ROUNDS = 40
 
 
-@pytest.mark.parametrize(
-    ("text", "agents"),
-    [
-        ('kill = "all"', AGENTS),
-        ('restart = ["a2", "a0"]', ("a2", "a0")),
-        ("heal = true", AGENTS),
-        ('heal = "a3"', ("a3",)),
-        ('corrupt = ["a1", "all"]', AGENTS),
-        ('disk_full = "a1"', ("a1",)),
-    ],
-)
-def test_an_event_names_one_several_or_all(tmp_path, text, agents):
-    (fault,) = load_faults(plan(tmp_path, f"[[event]]\nat_s = 1\n{text}\n"), AGENTS)
-    assert fault == Fault(text.split(" =")[0], agents, None, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("value", "groups"),
-    [
-        ('"a1"', (("a1",), ("a0", "a2", "a3"))),
-        ('["a1", "a3"]', (("a1", "a3"), ("a0", "a2"))),
-        ('[["a1", "a3"], ["a0"]]', (("a1", "a3"), ("a0",), ("a2",))),
-        ('[["a1", "a3"], ["a0", "a2"]]', (("a1", "a3"), ("a0", "a2"))),
-    ],
-)
-def test_a_partition_has_groups_and_who_is_not_named_is_one_more(tmp_path, value, groups):
-    text = f"[[event]]\nat_round = 2\npartition = {value}\n"
-    (fault,) = load_faults(plan(tmp_path, text), AGENTS)
-    assert fault == Fault("partition", AGENTS, 2, None, groups)
-
-
-@pytest.mark.parametrize(
-    ("text", "named"),
-    [
-        ('[[event]]\nkill = "a1"\n', "at_round"),
-        ('[[event]]\nat_round = 1\nat_s = 2.0\nkill = "a1"\n', "at_round"),
-        ("[[event]]\nat_round = 1\n", "exactly one"),
-        ('[[event]]\nat_round = 1\nkill = "a1"\nstop = "a0"\n', "exactly one"),
-        ('[[event]]\nat_round = 1\nkill = "a7"\n', "a7"),
-        ('[[event]]\nat_round = 0\nkill = "a1"\n', "at_round"),
-        ('[[event]]\nat_round = 1\nexplode = "a1"\n', "explode"),
-        ("[[event", "faults.toml"),
-        ("[[event]]\nat_round = 1\nkill = []\n", "kill"),
-        ('[[event]]\nat_round = 1\nkill = [["a1"]]\n', "kill"),
-        ("[[event]]\nat_round = 1\nheal = false\n", "heal"),
-        ('[[event]]\nat_round = 1\ncorrupt = ["a0", "a8"]\n', "a8"),
-        ('[[event]]\nat_round = 1\npartition = "all"\n', "one side"),
-        ('[[event]]\nat_round = 1\npartition = ["a0", "a1"]\n', "one side"),
-        ('[[event]]\nat_round = 1\npartition = [["a0"], ["a0"]]\n', "each in one"),
-        ('[[event]]\nat_round = 1\npartition = [["a0"], "a1"]\n', "partition"),
-    ],
-)
-def test_a_bad_plan_is_one_line_that_names_the_file(tmp_path, text, named):
-    with pytest.raises(ConfigurationError) as refused:
-        load_faults(plan(tmp_path, text), {"a0", "a1"})
-    assert named in str(refused.value)
-    assert "faults.toml" in str(refused.value)
-    assert "\n" not in str(refused.value)
-
-
-def bed_of(tmp_path, *faults, agents=("a1",)):
-    """A testbed whose processes are those of nobody, and the signals that they got."""
-    signals = []
-    process = SimpleNamespace(poll=lambda: None, send_signal=signals.append)
-    cluster = SimpleNamespace(ids=agents)
-    processes = dict.fromkeys(agents, process)
-    bed = testbed.Testbed(tmp_path, cluster=cluster, plan=None, processes=processes)
-    bed.faults = list(faults)
-    return bed, signals
-
-
-def test_a_slow_agent_is_held_up_half_of_the_time_until_it_is_continued(tmp_path):
-    bed, signals = bed_of(tmp_path, Fault("slow", ("a1",), None, 0.0))
-    for _ in range(4):
-        bed.inject_faults()
-    assert signals[1:] == [signal.SIGSTOP, signal.SIGCONT] * 2
-    assert not bed.stopped
-    bed.inject_faults()
-    bed.faults = [Fault("continue", ("a1",), None, 0.0)]
-    bed.inject_faults()
-    bed.inject_faults()
-    assert signals[-2:] == [signal.SIGSTOP, signal.SIGCONT]
-
-
-def test_who_is_stopped_with_everybody_is_waited_for_if_the_plan_says_when(tmp_path):
-    bed, _ = bed_of(tmp_path, Fault("stop", ("a0", "a1"), None, 0.0), agents=("a0", "a1"))
-    bed.inject_faults()
-    assert bed.stopped == {"a0", "a1"}
-    assert not bed.all_held()
-    bed.faults = [Fault("continue", ("a1",), 9, None)]
-    assert not bed.all_held()  # nobody is left who would reach that round
-    bed.faults.append(Fault("continue", ("a0",), None, 1e6))
-    assert bed.all_held()
-    bed.stopped.discard("a1")
-    assert not bed.all_held()
-
-
-def test_corruption_ends_by_itself_or_heals(tmp_path):
-    bed, _ = bed_of(tmp_path, Fault("corrupt", ("a0", "a1"), None, 0.0), agents=("a0", "a1"))
-    bed.proxy = Proxy({})
-    bed.proxy.start()
+@contextmanager
+def located(place):
     try:
-        bed.started_s = time.monotonic()
-        bed.inject_faults()
-        assert bed.proxy.garbled == {"a0", "a1"}
-        bed.faults.append(Fault("heal", ("a0",), None, 0.0))
-        bed.inject_faults()
-        assert bed.proxy.garbled == {"a1"}
-        bed.started_s -= CORRUPT_S
-        bed.inject_faults()
-        assert (bed.proxy.garbled, bed.faults) == (frozenset(), [])
-    finally:
-        bed.proxy.close()
+        yield
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"{place}: {exc}") from exc
 
 
-def test_who_was_restarted_too_late_does_not_end_the_run(tmp_path):
-    bed, _ = bed_of(tmp_path, agents=("a0", "a1"))
-    bed.processes = dict.fromkeys(bed.cluster.ids, SimpleNamespace(poll=lambda: 1))
-    bed.statuses = dict.fromkeys(bed.cluster.ids, SimpleNamespace(round=0))
-    bed.restarted = {"a1"}
-    assert (bed.never_trained(), list(bed.failed())) == (["a0"], ["a0", "a1"])
+def at(moment, action, agents=AGENTS, **more):
+    """An event in a round, or at a time if that is a float."""
+    timed = isinstance(moment, float)
+    groups = (("a0",), ("a1", "a2", "a3")) if action == "partition" else ()
+    return Fault(
+        action, agents, None if timed else moment, moment if timed else None, groups, **more
+    )
+
+
+def wrong(*faults):
+    """What is told of a plan, None of one that may come about."""
+    try:
+        check(faults, AGENTS, ROUNDS, located)
+    except ConfigurationError as exc:
+        return str(exc)
+    return None
+
+
+A1 = ("a1",)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [at(3, "partition"), at(5, "heal")],
+        [at(5, "partition"), at(3, "corrupt", A1), at(4, "heal", A1)],
+        [at(5, "heal"), at(3, "partition")],  # a file need not be in order
+        [at(5, "partition"), at(5, "heal", A1)],
+        [at(1.0, "heal"), at(9, "partition")],  # nobody knows which comes first
+        [at(3, "delay", A1, amount=1.0), at(5, "heal")],  # whatever there is of all
+        [at(3, "stop", A1), at(3, "slow", ("a2",)), at(4, "continue", ("a2", "a1"))],
+        [at(1.0, "disk_full", A1), at(2.0, "disk_free", A1)],
+        [at(3, "restart", A1)],  # who lives, too
+    ],
+)
+def test_what_was_done_before_may_be_undone(faults):
+    assert wrong(*faults) is None
+
+
+@pytest.mark.parametrize(
+    ("faults", "told"),
+    [
+        ([at(5, "heal")], "0: heal: no partition or corrupt or loss or delay or bandwidth of any"),
+        ([at(5, "partition"), at(3, "heal")], "1: heal"),
+        ([at(5, "heal"), at(5, "partition")], "0: heal"),
+        ([at(2.0, "partition"), at(1.0, "heal")], "1: heal"),
+        ([at(3, "corrupt", A1), at(5, "heal", ("a1", "a2"))], "1: heal: .* of a2 before it"),
+        ([at(3, "kill", A1), at(5, "continue", A1)], "1: continue: no stop or slow of a1"),
+        ([at(3, "stop", A1), at(5, "disk_free", A1)], "1: disk_free: no disk_full of a1"),
+        ([at(41, "kill", A1)], "0: at_round = 41: the run has 40 rounds"),
+        ([at(1.0, "kill", A1, until_round=41)], "0: until_round = 41: the run has 40 rounds"),
+    ],
+)
+def test_what_cannot_be_is_told_with_its_place(faults, told):
+    found = wrong(*faults)
+    assert found is not None
+    assert re.match(told, found), found
+
+
+@pytest.mark.parametrize("action", ["kill", "stop", "disk_full"])
+def test_nobody_waits_for_a_round_that_none_is_left_to_reach(action):
+    assert wrong(at(5, action, until_round=9)).startswith("0: nobody is left by then")
+    assert wrong(at(5, action), at(6, "restart")).startswith("1: nobody is left by then")
+    halves = at(5, action, AGENTS[:2]), at(7, action, AGENTS[2:])
+    assert wrong(*halves, at(8, "slow", A1)).startswith("2: nobody is left by then")
+    # By the clock they are revived, or somebody is left, or comes back before.
+    assert wrong(at(5, action, for_s=2.0), at(9, "restart")) is None
+    assert wrong(at(5, action), at(60.0, "restart"), at(9, "kill", A1)) is None
+    assert wrong(at(5, action, AGENTS[1:], until_round=9)) is None
+    assert wrong(at(5, action, AGENTS[:2], until_round=7), at(8, action, AGENTS[1:])) is None
+    assert wrong(at(5, action), at(5, "restart", A1), at(9, "kill", A1)) is None
+
+
+def test_a_clock_that_revives_nobody_does_not_hide_that():
+    told = wrong(at(1.0, "corrupt", A1, for_s=2.0), at(5, "kill"), at(6, "restart"))
+    assert told is not None
+    assert told.startswith("2: nobody")
+
+
+def test_what_is_healed_of_a_fault_is_taken_out_of_it():
+    cut = Fault("partition", AGENTS, 2, None, (("a0", "a1"), ("a2", "a3")))
+    left = cut.without({"a1", "a2"})
+    assert left is not None
+    assert (left.agents, left.groups) == (("a0", "a3"), (("a0",), ("a3",)))
+    assert left.without(AGENTS) is None

@@ -1,12 +1,14 @@
-"""The relay of the testbed, on real sockets: what it lets through, cuts and garbles."""
+"""The relay of the testbed, on real sockets: what it lets through, cuts, garbles and slows."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 import zmq
 
+from candor.agent.testbed.links import RESEND_S, Condition
 from candor.agent.testbed.proxy import HOST, Ports, Proxy, flipped
 from candor.agent.testbed.testbed import free_ports
 from candor.network.transport import Delivery, PeerAddress, TransportLimits
@@ -16,6 +18,7 @@ DEADLINE_S = 20.0
 # Quick to reconnect, so that a test of it is quick too.
 LIMITS = TransportLimits(reconnect_s_min=0.02, reconnect_s_max=0.1)
 PAIRS = (("a", "b"), ("b", "a"), ("a", "c"))
+CUT = Condition(cut=True)
 
 
 Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -67,13 +70,13 @@ async def test_bytes_come_through_as_they_are_and_so_does_the_end(proxy: Proxy) 
     await closed(writer)
 
 
-async def test_a_cut_closes_and_refuses_between_groups_alone_until_it_heals(proxy: Proxy) -> None:
+async def test_a_cut_closes_and_refuses_what_is_cut_alone_until_it_heals(proxy: Proxy) -> None:
     ends = [await dialled(proxy, *pair) for pair in PAIRS]
     for _, writer in ends:
         writer.write(b"before")
     for reader, _ in ends:
         assert await reader.readexactly(6) == b"before"
-    proxy.cut([["a", "c"], ["b"]])
+    proxy.impose(dict.fromkeys(PAIRS[:2], CUT))
     for reader, _ in ends[:2]:
         assert await reader.read() == b""
     ends[2][1].write(b"still")
@@ -81,16 +84,72 @@ async def test_a_cut_closes_and_refuses_between_groups_alone_until_it_heals(prox
     for pair in PAIRS[:2]:
         with pytest.raises(ConnectionRefusedError):
             await dialled(proxy, *pair)
-    proxy.heal(["c"])  # who was not cut
+    proxy.impose({PAIRS[0]: CUT})
     with pytest.raises(ConnectionRefusedError):
         await dialled(proxy, "a", "b")
-    proxy.heal(["b"])
+    proxy.impose({})
     ends += [await dialled(proxy, *pair) for pair in PAIRS[:2]]
     for reader, writer in ends[3:]:
         writer.write(b"after")
         assert await reader.readexactly(5) == b"after"
     for _, writer in ends:
         await closed(writer)
+
+
+async def echoed_s(proxy: Proxy, *pair: str, sent: bytes = b"there and back") -> float:
+    """How long bytes take to the server and back, on a new connection."""
+    reader, writer = await dialled(proxy, *pair)
+    began_s = time.monotonic()
+    writer.write(sent)
+    assert await reader.readexactly(len(sent)) == sent
+    taken_s = time.monotonic() - began_s
+    await closed(writer)
+    return taken_s
+
+
+async def test_what_is_delayed_comes_later_in_order_and_as_fast(proxy: Proxy) -> None:
+    proxy.impose({("a", "b"): Condition(delay_s=0.3)})
+    sent = bytes(range(256)) * 20_000  # 79 pieces: one after the other they would take a minute
+    assert 0.6 <= await echoed_s(proxy, "a", "b", sent=sent) < 0.3 * 79
+
+
+async def test_what_is_limited_takes_its_time_and_shares_it(proxy: Proxy) -> None:
+    limited = Condition(limits=(("a", 40_000),))
+    proxy.impose({("a", "b"): limited, ("a", "c"): limited})
+    sent = bytes(20_000)
+    both = (echoed_s(proxy, "a", other, sent=sent) for other in "bc")
+    taken_s = await asyncio.gather(*both)
+    # 40,000 bytes up, and as many down, of which the first come while the last go up.
+    assert max(taken_s) >= 0.9
+
+
+async def test_what_is_healed_is_neither_delayed_nor_limited(proxy: Proxy) -> None:
+    proxy.impose({("a", "b"): Condition(delay_s=60.0, limits=(("a", 1),))})
+    proxy.impose({})
+    async with asyncio.timeout(DEADLINE_S):
+        await echoed_s(proxy, "a", "b", sent=bytes(20_000))
+
+
+async def test_what_is_lost_comes_late_and_whole(proxy: Proxy) -> None:
+    proxy.impose({("a", "b"): Condition(loss_share=0.5)})
+    sent = bytes(range(256)) * 400  # 71 segments: it would be a wonder if none were lost
+    assert await echoed_s(proxy, "a", "b", sent=sent) >= RESEND_S
+
+
+async def test_a_cut_ends_what_is_on_its_way_and_so_does_the_end(proxy: Proxy) -> None:
+    slow = Condition(delay_s=50.0, limits=(("a", 10),))
+    proxy.impose(dict.fromkeys(PAIRS, slow))
+    ends = [await dialled(proxy, *pair) for pair in PAIRS]
+    for _, writer in ends:
+        writer.write(b"never to arrive, or in hours")
+    await asyncio.sleep(0.05)
+    async with asyncio.timeout(DEADLINE_S):
+        proxy.impose({PAIRS[0]: CUT, PAIRS[1]: slow, PAIRS[2]: slow})
+        assert await ends[0][0].read() == b""
+        await asyncio.to_thread(proxy.close)
+        for reader, writer in ends:
+            assert await reader.read() == b""
+            await closed(writer)
 
 
 async def test_who_is_not_there_yet_is_waited_for() -> None:
@@ -158,14 +217,14 @@ async def test_no_garbled_message_is_delivered_and_the_connection_comes_back() -
         payload = bytes(range(256)) * 400
         a.post("b", [b"0", payload])
         assert [bytes(frame) for frame in (await pair.receive()).frames] == [b"0", payload]
-        pair.proxy.garbled = frozenset({"b"})
+        pair.proxy.impose(dict.fromkeys(PAIRS[:2], Condition(garbled=True)))
         number = 0
         while a.link("b").connected:  # each message is one more to be garbled
             number += 1
             a.post("b", [b"%d" % number, payload])
             await asyncio.sleep(0.005)
         assert a.link("b").reason is not None
-        pair.proxy.heal(["b"])
+        pair.proxy.impose({})
         await pair.until(lambda: a.link("b").connected)
         a.post("b", [b"last", payload])
         heads = []
@@ -181,8 +240,8 @@ async def test_a_cut_is_a_refused_connection_to_a_transport() -> None:
     async with Daemons() as pair:
         a = pair.ends["a"]
         await pair.until(lambda: a.link("b").connected)
-        pair.proxy.cut([["a"], ["b"]])
+        pair.proxy.impose(dict.fromkeys(PAIRS[:2], CUT))
         await pair.until(lambda: a.link("b").reason == "connection refused")
         a.post("b", [b"waited"])
-        pair.proxy.heal(["a", "b"])
+        pair.proxy.impose({})
         assert (await pair.receive()).frames == (b"waited",)
