@@ -218,6 +218,52 @@ def intervals(
         return _rendered(figure)
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """From which round to which, in the row of that name, and of which kind."""
+
+    row: str
+    kind: str
+    since: float
+    until: float
+
+
+def timeline(
+    stretches: Sequence[Stretch],
+    rows: Sequence[str],
+    quantity: str,
+    last: float,
+    width_in: float = WIDE_IN,
+) -> bytes:
+    """Stretches of rounds in their rows, from 0 to `last`, the first row at the top: a colour a
+    kind, and a lane of the row for each of its kinds. What has no length is as long as can be
+    seen."""
+    kinds = list(dict.fromkeys(stretch.kind for stretch in stretches))
+    placed: dict[tuple[str, str], list[Stretch]] = {}
+    for stretch in stretches:
+        placed.setdefault((stretch.row, stretch.kind), []).append(stretch)
+    lanes = {row: [kind for kind in kinds if (row, kind) in placed] for row in rows}
+    with _canvas(width_in, 1.5 + 0.3 * len(rows)) as (figure, axes):
+        axes.grid(visible=False, axis="y")
+        colours = dict(zip(kinds, cycle((*_MARKED_PALETTE, *_PALETTE)), strict=False))
+        for (row, kind), these in placed.items():
+            height = 0.8 / len(lanes[row])
+            middle = rows.index(row) - 0.4 + height * (lanes[row].index(kind) + 0.5)
+            begins = [one.since for one in these]
+            widths = [max(one.until - one.since, last / 150) for one in these]
+            axes.barh([middle] * len(these), widths, height, begins, color=colours[kind])
+        for kind, colour in colours.items():
+            axes.barh([0], [0], color=colour, label=kind)
+        axes.set_yticks(range(len(rows)), [_fitting(row, width_in) for row in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlim(0, last)
+        _label_axes(axes, quantity, "round")
+        figure.legend(
+            loc="outside lower center", ncols=max(1, int(width_in)), frameon=False, fontsize=8
+        )
+        return _rendered(figure)
+
+
 def histogram(
     values: Sequence[float],
     quantity: str,

@@ -22,7 +22,15 @@ from candor.agent.daemon.status import (
     standings_of,
     weightless_shares,
 )
-from candor.agent.reports.charts import Band, Line, bands, lines_by_round, payment_graph
+from candor.agent.reports.charts import (
+    Band,
+    Line,
+    Stretch,
+    bands,
+    lines_by_round,
+    payment_graph,
+    timeline,
+)
 from candor.agent.reports.html import card, escape, image, page, table
 from candor.agent.reports.metric import (
     Metric,
@@ -35,6 +43,8 @@ from candor.agent.reports.metric import (
 from candor.agent.reports.terminal import format_bytes, isolation, payments_of
 from candor.agent.runs.data_dirs import STORE_NAME
 from candor.agent.runs.directory import AgentRun, RunDirectory, read_run_directory, section
+from candor.agent.runs.fault_log import FILE_NAME as FAULTS_LOG
+from candor.agent.runs.fault_log import spans
 from candor.mechanisms.ledger.audit import RunAudit
 from candor.mechanisms.payments.credits import CREDIT, MICRO, format_credits
 from candor.topologies.specs.files import write_text
@@ -47,6 +57,7 @@ _LOGARITHMIC_FROM = 20.0
 _PAYMENTS_SHOWN_MAX = 100
 
 _FINDINGS_SHOWN_MAX = 50
+_FAULTY_SHOWN_MAX = 40  # agents in a picture of faults
 _UNKNOWN = ("-", "unknown")
 _NO_PAYMENTS = "Nobody owes anybody anything."
 _NO_EDGES = "Only what each agent received in all is known here: daemons also settle edge by edge."
@@ -102,6 +113,7 @@ def render(run: RunDirectory) -> str:
     parts = [
         _header(run),
         _audit(run.audit),
+        _faults(run),
         _returns(run) if _metric(run).is_return else _test_metric(run),
         _agreement(run),
         _own_data(run),
@@ -224,6 +236,37 @@ def _audit(audit: RunAudit | None) -> str:
     body = table(("edge", "#record", "code", "what is wrong", "file"), rows) if rows else ""
     body += f"<p>And {more} more.</p>" if more else ""
     return card("Ledger audit", caption, body)
+
+
+def _faults(run: RunDirectory) -> str:
+    """What the fault plan did, to whom, and when."""
+    if not run.faults:
+        return ""
+    last = max([one.rounds[-1].round for one in run.agents if one.rounds] or [0])
+    last = max(1, last, *(one.round for one in run.faults))
+    stretches = [
+        Stretch(span.agent, span.action, span.since, last if span.until is None else span.until)
+        for span in spans(run.faults)
+    ]
+    hit = {stretch.row for stretch in stretches}
+    rows = [agent.agent for agent in run.agents if agent.agent in hit][:_FAULTY_SHOWN_MAX]
+    shown = [stretch for stretch in stretches if stretch.row in rows]
+    draw = partial(timeline, shown, rows, "what was done to whom", last)
+    listed = table(
+        ("#seconds", "#round", "what was done"),
+        [
+            (f"{one.seconds:.1f}", str(one.round), escape(one.detail))
+            for one in run.faults[:_FINDINGS_SHOWN_MAX]
+        ],
+    )
+    more = len(run.faults) - _FINDINGS_SHOWN_MAX
+    listed += f"<p>And {more} more in {FAULTS_LOG}.</p>" if more > 0 else ""
+    return card(
+        "Faults",
+        "What the fault plan of the run did: rounds are those of the first agent, seconds count "
+        "from the start of the run. The agents' curves below have gaps where they were away.",
+        (image(draw, "Faults by agent and round") if shown else "") + listed,
+    )
 
 
 def _metric(run: RunDirectory) -> Metric:

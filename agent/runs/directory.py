@@ -20,7 +20,9 @@ from candor.agent.daemon import metrics, status
 from candor.agent.daemon.exports import AGENTS_NAME, CLUSTER_NAME
 from candor.agent.daemon.metrics import SKETCHES_NAME, RoundMetrics
 from candor.agent.daemon.status import Status
+from candor.agent.runs import fault_log
 from candor.agent.runs.data_dirs import gathered, is_data_dir, owner
+from candor.agent.runs.fault_log import Happened
 from candor.agent.runs.ledger_audit import audit_run_directory
 from candor.mechanisms.ledger.audit import RunAudit
 from candor.topologies.specs.files import open_regular
@@ -55,7 +57,7 @@ class RunDirectory:
     `agents` are all of the run, but of a large simulated one some. `agent_count` is how many it
     has; `consensus` the distance of the models from their mean by round, estimated from sketches
     or, in a simulated run, measured. `own`: whose data directory it is, if it is one agent's alone.
-    `audit`: the verdict on the exports, where it was come to here.
+    `audit`: the verdict on the exports, where it was come to here. `faults`: what a fault plan did.
     """
 
     path: Path
@@ -67,6 +69,7 @@ class RunDirectory:
     consensus: Mapping[int, float] = field(default_factory=dict)
     own: str | None = None
     audit: RunAudit | None = None
+    faults: Sequence[Happened] = ()
 
     @property
     def name(self) -> str:
@@ -145,8 +148,14 @@ def read_run_directory(path: Path) -> RunDirectory:
         audit = _audited(path, notes)
         summary = _summed_up(cluster, agents, audit) | dict(summary)
     distances = consensus_distances(agents)
+    faults: Sequence[Happened] = ()
+    with _noted(notes, "", path):
+        faults = fault_log.read(path)
     return RunDirectory(
-        path, summary, cluster, agents, notes, len(ids), distances, own=own, audit=audit
+        *(path, summary, cluster, agents, notes, len(ids), distances),
+        own=own,
+        audit=audit,
+        faults=faults,
     )
 
 

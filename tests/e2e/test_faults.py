@@ -1,4 +1,5 @@
-"""Runs of real daemons under fault plans: a network that is cut or garbles, a disk that is full."""
+"""Runs of real daemons under fault plans: networks that are cut, garble or are slow, full disks,
+and everybody killed."""
 
 import json
 import subprocess
@@ -8,6 +9,9 @@ import pytest
 
 from candor.agent.cli import main as cli
 from candor.agent.daemon.metrics import read_metrics
+from candor.agent.runs import fault_log
+from candor.agent.testbed.drawn_faults import Drawing, draw_faults
+from candor.agent.testbed.fault_file import load_faults
 from tests import paced
 
 pytestmark = pytest.mark.e2e
@@ -19,14 +23,14 @@ def plan(tmp_path, text):
     return path
 
 
-def run_under(tmp_path, text, agents, rounds, deadline_s=2):
-    """A run under a plan: its summary, the directory and what it told."""
+def ended_under(tmp_path, faults, agents, rounds, deadline_s=2, start_deadline_s=30):
+    """A run under a plan, ended as it may."""
     words = ["testbed", "--agents", str(agents), "--topology", "complete", *paced.TASK]
-    words += ["--rounds", str(rounds), "--faults", str(plan(tmp_path, text))]
-    words += ["--deadline-s", str(deadline_s)]
-    words += ["--start-deadline-s", "30", "--local-steps", "1", "--evaluate-every", "10"]
+    words += ["--rounds", str(rounds), "--faults", str(faults), "--deadline-s", str(deadline_s)]
+    words += ["--start-deadline-s", str(start_deadline_s)]
+    words += ["--local-steps", "1", "--evaluate-every", "10"]
     words += ["--run-dir", str(tmp_path / "run"), "--json"]
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-P", "-m", "candor", *words],
         capture_output=True,
         text=True,
@@ -34,6 +38,11 @@ def run_under(tmp_path, text, agents, rounds, deadline_s=2):
         check=False,
         env=paced.environment(),
     )
+
+
+def run_under(tmp_path, text, agents, rounds, deadline_s=2):
+    """A run under a plan that goes well: its summary, and what each agent told."""
+    done = ended_under(tmp_path, plan(tmp_path, text), agents, rounds, deadline_s)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["audit"] == "ok"
@@ -70,8 +79,67 @@ def test_a_run_survives_a_network_that_is_cut_and_one_that_garbles(tmp_path):
     assert not any("refused" in event["event"] for found in events.values() for event in found)
 
 
+def test_a_run_survives_a_slow_network_and_who_is_away_for_a_while(tmp_path):
+    text = (
+        '[[event]]\nat_round = 4\nuntil_round = 30\ndelay = "a0"\ndelay_s = 0.1\n'
+        '[[event]]\nat_round = 6\nfor_s = 3.0\nloss = "a1"\nloss_share = 0.1\n'
+        '[[event]]\nat_round = 8\nfor_s = 3\nbandwidth = "all"\nbytes_per_s = 100_000\n'
+        '[[event]]\nat_round = 34\nfor_s = 1.5\nkill = "a3"\n'
+        '[[event]]\nat_round = 50\nuntil_round = 54\nslow = "a2"\nspeed = 0.2\n'
+    )
+    summary, events = run_under(tmp_path, text, agents=4, rounds=90, deadline_s=5)
+    assert set(summary["accuracy"]) == {"a0", "a1", "a2", "a3"}
+    happened = fault_log.read(tmp_path / "run")
+    begun = [one.action for one in happened if one.action != "end"]
+    assert begun == ["delay", "loss", "bandwidth", "kill", "slow"]
+    assert sorted(one.of for one in happened if one.of) == sorted(begun)
+    assert [one.seconds for one in happened] == sorted(one.seconds for one in happened)
+    assert [event["event"] for event in events["a3"]].count("started") == 2
+    # What is late, or comes in time only just, is none the less what was sent.
+    assert not any("refused" in event["event"] for found in events.values() for event in found)
+    assert "Faults by agent and round" in (tmp_path / "run/report.html").read_text()
+    again = load_faults(tmp_path / "run/faults.toml", tuple(summary["agents"]), summary["rounds"])
+    assert again == load_faults(tmp_path / "faults.toml", tuple(summary["agents"]), 90)
+
+
+def test_a_drawn_plan_is_kept_to_be_given_again(tmp_path):
+    done = ended_under(tmp_path, "random:seed=5,events=6,kinds=stop+partition+loss+slow", 4, 60)
+    assert done.returncode == 0, done.stderr
+    kept = tmp_path / "run/faults.toml"
+    assert kept.read_text().startswith("# Drawn as random:seed=5,events=6,kinds=stop+partition+")
+    drawing = Drawing(5, 6, ("stop", "partition", "loss", "slow"))
+    agents = tuple(json.loads(done.stdout)["agents"])
+    assert load_faults(kept, agents, 60) == draw_faults(drawing, agents, 60)
+    happened = fault_log.read(tmp_path / "run")
+    assert len([one for one in happened if one.action != "end"]) == 6
+    for one in happened:
+        assert f"{one.seconds:.1f} s, round {one.round}: {one.detail}" in done.stderr
+
+
+def test_everybody_killed_is_started_again_and_the_run_ends_with_what_came_of_it(tmp_path):
+    faults = plan(tmp_path, '[[event]]\nat_round = 4\nkill = "all"\nfor_s = 1\n')
+    done = ended_under(tmp_path, faults, agents=2, rounds=20, start_deadline_s=3)
+    killed, started = fault_log.read(tmp_path / "run")
+    assert killed.detail == "all 2 agents killed"
+    assert started.detail == "all 2 agents started again"
+    assert started.seconds - killed.seconds >= 1.0
+    # Nobody is ahead from whom the others could go on: they say so, and so does the testbed.
+    assert done.returncode == 1, done.stderr
+    for agent in ("a0", "a1"):
+        assert f"candor: error: {agent} ended with 1: {agent}: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_plan_that_kills_everybody_for_good_is_no_finished_run(tmp_path):
+    text = '[[event]]\nat_round = 3\nkill = "all"\n[[event]]\nat_s = 3600\nslow = "a0"\n'
+    done = ended_under(tmp_path, plan(tmp_path, text), agents=2, rounds=20)
+    assert done.returncode == 1, done.stderr
+    assert "candor: the run ended before slow of a0 at 3600.0 s" in done.stderr
+    assert "candor: error: the fault plan has left nobody to finish the run" in done.stderr
+
+
 def test_an_agent_on_a_full_disk_stops_in_one_line_and_goes_on_with_room(tmp_path):
-    text = '[[event]]\nat_round = 6\ndisk_full = "a1"\n[[event]]\nat_round = 10\nrestart = "a1"\n'
+    text = '[[event]]\nat_round = 6\nuntil_round = 10\ndisk_full = "a1"\n'
     # On a loaded machine others are late, which a1 would warn of: the deadline is longer than that.
     summary, events = run_under(tmp_path, text, agents=3, rounds=50, deadline_s=10)
     # One line of its first life and two of its second, each after a word on its local steps.

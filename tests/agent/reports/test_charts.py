@@ -16,6 +16,7 @@ from candor.agent.reports.charts import (
     NARROW_IN,
     WIDE_IN,
     Line,
+    Stretch,
     _broken,
     _colours,
     _spread,
@@ -23,6 +24,7 @@ from candor.agent.reports.charts import (
     lines_by_round,
     positions_of,
     require,
+    timeline,
     topology_graph,
 )
 from candor.agent.reports.charts import payment_graph as draw_graph
@@ -103,6 +105,21 @@ def test_without_matplotlib_there_is_one_line_that_says_so(monkeypatch: pytest.M
     for draw in (require, lambda: lines_by_round([Line("a0", [1], [1.0])], "loss")):
         with pytest.raises(ConfigurationError, match=r"pip install 'candor\[report\]'"):
             draw()
+
+
+@pytest.mark.parametrize("width_in", [WIDE_IN, NARROW_IN])
+def test_a_timeline_names_its_rows_and_kinds_and_shows_what_has_no_length(width_in: float) -> None:
+    stretches = [
+        Stretch("a0", "kill", 3, 9),
+        Stretch("a0", "slow", 5, 12),
+        Stretch("a1", "kill", 0, 1),
+        Stretch("a1", "restart", 7, 7),
+    ]
+    drawing = timeline(stretches, ["a0", "a1"], "what was done", 20, width_in=width_in).decode()
+    said = re.findall(r"<!-- (.*?) -->", drawing)
+    assert {"a0", "a1", "kill", "slow", "restart", "what was done", "round"} <= set(said)
+    moved = [*stretches[:3], Stretch("a1", "restart", 8, 8)]
+    assert timeline(moved, ["a0", "a1"], "what was done", 20, width_in=width_in).decode() != drawing
 
 
 def test_a_histogram_is_svg_and_the_same_for_the_same_values() -> None:

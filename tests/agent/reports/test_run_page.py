@@ -18,7 +18,9 @@ from candor.agent.cli.report import command
 from candor.agent.daemon.metrics import MetricsWriter, RoundMetrics
 from candor.agent.daemon.status import Status, StatusFile
 from candor.agent.reports.run_page import render, write_report
+from candor.agent.runs import fault_log
 from candor.agent.runs.directory import consensus_distances, read_run_directory
+from candor.agent.runs.fault_log import Happened
 from candor.topologies.specs.specs import ConfigurationError
 
 AGENTS = tuple(f"a{i}" for i in range(8))
@@ -161,6 +163,40 @@ def test_a_whole_run_has_every_drawing_and_table_and_nothing_is_missing(whole_pa
     assert "a3 scale:3 done 24 95.1 % -10.800000 960 kB" in words
     assert "payments.sketch_size 16" in words
     assert "What is missing" not in words
+
+
+HAPPENED = (
+    Happened(1.25, 4, "kill", ("a1", "a2"), "a1, a2 killed"),
+    Happened(2.5, 9, "end", ("a1",), "a1 started again", "kill"),
+    Happened(3.0, 11, "partition", AGENTS, "a0 | all others cut, 2 edges"),
+)
+
+
+def test_what_a_fault_plan_did_is_drawn_and_listed(run_dir: Path) -> None:
+    fault_log.append(run_dir, HAPPENED)
+    page = _render(run_dir)
+    assert page.images[0] == "Faults by agent and round"
+    words = " ".join(page.text.split())
+    assert "seconds round what was done 1.2 4 a1, a2 killed 2.5 9 a1 started again 3.0 11" in words
+    many = [replace(HAPPENED[0], round=n) for n in range(60)]
+    fault_log.append(run_dir, many)
+    assert "And 13 more in faults.jsonl" in _render(run_dir).text
+
+
+def test_a_damaged_list_of_faults_is_noted(run_dir: Path) -> None:
+    (run_dir / "faults.jsonl").write_text("<script>")
+    page = _render(run_dir)
+    assert "faults.jsonl: line 1 is damaged" in page.text
+    assert len(page.images) == 6
+
+
+def test_faults_of_agents_that_nobody_knows_are_listed_alone(run_dir: Path) -> None:
+    attack = "<script>alert(1)</script>"
+    fault_log.append(run_dir, [Happened(1.0, 0, "kill", (attack,), attack)])
+    page = _render(run_dir)
+    assert "script" not in page.tags
+    assert attack in page.text
+    assert len(page.images) == 6
 
 
 def test_the_payments_name_payer_and_receiver_from_the_sign_of_an_edge(whole_page: _Page) -> None:
