@@ -19,7 +19,7 @@ FAULT_DOMAIN: Final = 0x6661756C  # keeps this stream apart from others drawn fr
 KINDS: Final = (*PASSING, "restart")
 EVENTS: Final = 8
 EVENTS_MAX: Final = 1000
-TRIES: Final = 1000  # for each event to find a moment and an agent that are free
+TRIES: Final = 1000  # for an event to find a moment and an agent that are free
 LASTING: Final = 10  # no event lasts for more than this part of the rounds
 CALM: Final = 8  # nor beyond the last such part
 _PROCESS: Final = (*HOLDS, "slow", "restart")
@@ -90,12 +90,12 @@ def draw_faults(drawing: Drawing, agents: Sequence[str], rounds: int) -> tuple[F
     rng = np.random.default_rng([drawing.seed, FAULT_DOMAIN])
     last = rounds - rounds // CALM
     drawn: list[Fault] = []
-    for _ in range(drawing.events * TRIES):
-        if len(drawn) == drawing.events or last < 2 or len(agents) < 2:
-            break
-        fault = _drawn(rng, drawing.kinds, agents, last)
+    tries = TRIES if last > 1 and len(agents) > 1 else 0
+    while len(drawn) < drawing.events and tries:
+        fault, tries = _drawn(rng, drawing.kinds, agents, last), tries - 1
         if _fits(fault, drawn, len(agents)):
             drawn.append(fault)
+            tries = TRIES
     if len(drawn) < drawing.events:
         raise ConfigurationError(
             f"{drawing}: {len(agents)} agents and {rounds} rounds have room for no such plan; "
