@@ -155,7 +155,9 @@ def command(
         click.echo(f"candor: {word}{agent}: {told}", err=True)
     elif not as_json and options["log_format"] == "text":
         _last_words(data_dir)
-    absent = absence(seen_in([read_status(data_dir)]), required_share) if code == 0 else ""
+    absent = ""
+    if code == 0 and required_share is not None:
+        absent = absence(seen_in([read_status(settings.data_dir)]), required_share)
     if absent:
         click.echo(f"candor: error: as {agent} saw it, {absent}", err=True)
     context.exit(ABSENT if absent else code)

@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 import warnings
+from contextlib import suppress
 from types import FrameType
 from typing import Final, NoReturn, TextIO
 
@@ -201,5 +202,6 @@ def _where_to_read(exc: click.ClickException) -> str:
 
 
 def _tell(line: str, code: int) -> int:
-    click.echo(printable(f"candor: error: {' '.join(line.split())}"), err=True)
+    with suppress(OSError):  # of a daemon whose terminal was closed
+        click.echo(printable(f"candor: error: {' '.join(line.split())}"), err=True)
     return code
