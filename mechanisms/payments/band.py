@@ -21,6 +21,8 @@ TAU_ALONE: Final = 2.5
 """Where only one of them is out of place, as shards that differ may make it, more is free."""
 TAU_NOISE: Final = 1.25
 """What noise may be above that of the neighbourhood before `variance` charges it."""
+TAU_SCALED: Final = 4.0
+"""What both may be before `scaled` charges: that of an exaggeration by 2."""
 TAU_DIRECTION: Final = 4.0
 """Directions differ the most: what is up to 4 times as far away as others are from each other."""
 CAP: Final = 50.0
@@ -257,6 +259,38 @@ class Excess(OfParts):
         free = np.where(others.any(axis=-1), TAU_ALONE * upper_median(around, others), np.inf)
         penalty = np.maximum(energy - free, 0.0) * rounds
         return (part("energy, over all its rounds", penalty, energy, 0.0, free),)
+
+
+class Scaled(OfParts):
+    """`scaled`: energy and noise that are both beyond those of the neighbourhood.
+
+    p_i = n_i min((E_i / n_i - tau M_E)+, (V_i - tau M_V)+), tau = `TAU_SCALED`, M the upper medians
+    over the other members that have noise. Who scales its updates by a has a^2 times both, and pays
+    as by `excess`; a shard that differs has the one or the other, and seldom both. The one that is
+    less beyond counts, so that an honest agent pays at most what either rule would ask.
+    """
+
+    edge_local = False
+
+    def parts(self, neighbourhood: Neighbourhood) -> tuple[Part, ...]:
+        """Penalties (..., m); 0 for who has only one charged round, or nobody to compare with."""
+        noise, known = neighbourhood.noise
+        rounds = neighbourhood.mask.sum(axis=-1)
+        energy = neighbourhood.energies / np.maximum(rounds, 1)
+        others = _others(known)
+
+        def free(values: Floats) -> Floats:
+            around = np.broadcast_to(values[..., np.newaxis, :], others.shape)
+            some = others.any(axis=-1)
+            return np.where(some, TAU_SCALED * upper_median(around, others), np.inf)
+
+        of_energy, of_noise = free(energy), free(noise)
+        less = np.minimum(energy - of_energy, noise - of_noise)
+        penalty = np.maximum(less, 0.0) * rounds
+        # The one that is shown is the one that is less beyond.
+        by_noise = noise - of_noise <= energy - of_energy
+        value, high = np.where(by_noise, noise, energy), np.where(by_noise, of_noise, of_energy)
+        return (part("noise or energy, the less beyond", penalty, value, 0.0, high),)
 
 
 class Band(OfParts):

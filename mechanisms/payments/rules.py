@@ -16,7 +16,14 @@ from typing import Final, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from candor.mechanisms.payments.band import Band, Excess, Norm, PeerPrediction, Variance
+from candor.mechanisms.payments.band import (
+    Band,
+    Excess,
+    Norm,
+    PeerPrediction,
+    Scaled,
+    Variance,
+)
 from candor.mechanisms.payments.band import Floats as Floats
 from candor.mechanisms.payments.band import Neighbourhood as Neighbourhood
 from candor.mechanisms.payments.credits import to_micro
@@ -62,6 +69,7 @@ _RULES: Final[dict[str, type[Rule]]] = {
     "originality": Originality,
     "peer-prediction": PeerPrediction,
     "persistence": Persistence,
+    "scaled": Scaled,
     "variance": Variance,
 }
 

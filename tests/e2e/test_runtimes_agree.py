@@ -17,6 +17,7 @@ from candor.agent.tasks.partition import Shard
 from candor.topologies.cluster.file import load_cluster
 
 pytestmark = pytest.mark.e2e
+RULE = "variance:4e-5 + excess:4e-6 + originality:5e-5 + persistence:5e-5"  # charges every lie
 # As few daemons as leave some that are no neighbours, as starting one costs most of what it does;
 # a whole window of 16 rounds, and a part of one.
 RING = ["--agents", "4", "--topology", "ring", "--rounds", "20", "--strategy", "a3=scale:3"]
@@ -44,6 +45,7 @@ ALGORITHMS = [
 def run_testbed(run_dir, *options):
     """The summary that `candor testbed` prints; each daemon is a process of its own."""
     words = ["testbed", "--task", "digits", "--run-dir", str(run_dir), "--json", *options]
+    words += [] if "--rule" in options else ["--rule", RULE]
     with redirect_stdout(StringIO()) as out:
         assert cli.run(words) == 0
     return json.loads(out.getvalue())

@@ -28,6 +28,7 @@ BUNDLE_BYTES_MAX = 2**20 - 4_096
 BODY_BYTES_MAX = 65_536
 CAP = 50.0
 TOLERANCE, TOLERANCE_ALONE, TOLERANCE_OF_DIRECTIONS = 2.0, 2.5, 4.0
+FREE_SCALED = 4.0
 FREE_NOISE = 1.25
 LAGS, ROUNDS_COPIED_MIN, ROUNDS_COMMON_MIN = (1, 2, 3), 4, 5
 NOTHING = 2.0**-30
@@ -447,11 +448,26 @@ def excess(group: Group, member: str) -> float:
     return max(0.0, beyond) * len(group.traces[member])
 
 
+def scaled(group: Group, member: str) -> float:
+    noise = group.noise(member)
+    known = [one for one in group.others(member) if group.noise(one) is not None]
+    if noise is None or not known:
+        return 0.0
+    noises = [found for one in known if (found := group.noise(one)) is not None]
+    energies = [group.mean_energy(one) for one in known]
+    beyond = min(
+        group.mean_energy(member) - FREE_SCALED * upper_median(energies),
+        noise - FREE_SCALED * upper_median(noises),
+    )
+    return max(0.0, beyond) * len(group.traces[member])
+
+
 PENALTIES: dict[str, Callable[[Group, str], float]] = {
     "peer-prediction": peer_prediction,
     "band": band,
     "excess": excess,
     "originality": originality,
     "persistence": persistence,
+    "scaled": scaled,
     "variance": variance,
 }

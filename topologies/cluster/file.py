@@ -44,7 +44,7 @@ from candor.topologies.specs.specs import ConfigurationError, SignatureError
 if TYPE_CHECKING:
     import networkx as nx
 
-DEFAULT_RULE = "variance:4e-5 + excess:4e-6 + originality:5e-5 + persistence:5e-5"
+DEFAULT_RULE = "scaled:1e-5 + originality:5e-5"
 FINGERPRINT_DOMAIN = "candor/cluster/v2"
 ORGANISER_DOMAIN = "candor/organiser/v1"
 DEFAULT_CODEC = "float32"

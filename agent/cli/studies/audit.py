@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from candor.agent.cli.options import AMOUNT, COUNT, json_option, run_dir_option
@@ -147,6 +148,7 @@ def command(
     from candor.agent.studies.audit.members import by_degree
     from candor.agent.studies.audit.question import (  # imports torch
         FINE_TUNE,
+        TERMS,
         Question,
         Reward,
         check,
@@ -156,6 +158,8 @@ def command(
     from candor.agent.studies.audit.verdicts import audit, chosen_strategies
 
     charts.require()
+    if price == "auto" and context.get_parameter_source("rule") is ParameterSource.DEFAULT:
+        asked["rule"] = TERMS
     clusters = [_cluster(asked, asked["seed"] + i) for i in range(seeds)]
     files = asked["data_root"], asked["initial"]
     if reward == Reward.TRAINING and fine_tune:

@@ -21,6 +21,8 @@ from candor.topologies.cluster.file import Cluster
 from candor.topologies.specs.specs import ConfigurationError
 
 HONEST: Final = "honest"
+TERMS: Final = "scaled:1 + variance:1 + excess:1 + originality:1 + persistence:1"
+"""What prices are fitted of where no rule is given: the default has fewer."""
 PRICE_MAX: Final = 1e12
 MARKS_MAX: Final = 32  # rounds after which losses and payments are looked at
 HELD_OUT: Final = 0.25

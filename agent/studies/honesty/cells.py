@@ -12,8 +12,8 @@ from candor.agent.runs.cluster_parts import sections
 from candor.agent.runs.placeholder_agents import stand_in_entries
 from candor.agent.runs.plan import Plan, cluster_of
 from candor.agent.studies.audit.members import by_degree
-from candor.agent.studies.audit.question import FINE_TUNE, Question
-from candor.topologies.cluster.file import DEFAULT_RULE, Cluster
+from candor.agent.studies.audit.question import FINE_TUNE, TERMS, Question
+from candor.topologies.cluster.file import Cluster
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,8 @@ class Cell:
 def question_of(
     cell: Cell, seeds: int, data_root: Path | None, *, rounds: int | None = None
 ) -> Question:
-    """The audit of a cell under the default rule: who lies are the agents of the lowest and of the
-    highest degree, in turn.
+    """The audit of a cell, which fits prices of `TERMS`: who lie are the agents of the lowest and
+    of the highest degree, in turn.
 
     Raises:
         ConfigurationError: as of `cluster_of`.
@@ -98,7 +98,7 @@ def _cluster(cell: Cell, seed: int, data_root: Path | None, rounds: int | None) 
         "step_size": training.step_size,
         "step_decay": 0.0,
         "local_steps": LOCAL_STEPS,
-        "rule": DEFAULT_RULE,
+        "rule": TERMS,
     }
     plan = Plan(
         graph.topology,

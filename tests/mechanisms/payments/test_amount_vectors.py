@@ -23,12 +23,13 @@ DEAR = (
     "persistence:1e+8",
     "variance:3e+7",
     "excess:2e+7",
+    "scaled:1e+8",
 )
 RULES = (
     *DEAR,
     "band:5e-4 + norm:2e-5",
     "persistence:0.1 + norm:3 + originality:0.01 + band:7e-3 + peer-prediction:0.3",
-    "variance:0.2 + band:1e-3 + excess:0.07",
+    "variance:0.2 + band:1e-3 + excess:0.07 + scaled:0.3",
     "norm:1e+300 + excess:1e+300",  # the most that is asked
 )
 REFEREE = "a3"

@@ -19,8 +19,8 @@ from tests.mechanisms.evidence.claimed import with_products
 IDS = ("a0", "a1", "a2", "a3")
 KEYS = {agent: SigningKey(bytes([i] * 32)) for i, agent in enumerate(IDS)}
 RUN, WINDOW, SIZE = bytes(32), 8, 6
-EACH = ("norm:0.01", "excess:0.01", "peer-prediction:0.01", "band:5e-4", "originality:5e-4",
-        "persistence:5e-4", "variance:2e-5")  # fmt: skip
+EACH = ("norm:0.01", "excess:0.01", "scaled:0.01", "peer-prediction:0.01", "band:5e-4",
+        "originality:5e-4", "persistence:5e-4", "variance:2e-5")  # fmt: skip
 DEFAULT = "band:5e-4 + originality:5e-4 + persistence:5e-4 + variance:2e-5"
 
 

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from candor.mechanisms.payments.band import TAU_NOISE, Excess, Neighbourhood, Variance
+from candor.mechanisms.payments.band import (
+    TAU_NOISE,
+    TAU_SCALED,
+    Excess,
+    Neighbourhood,
+    Scaled,
+    Variance,
+)
 from candor.mechanisms.payments.bills import parse_rule
 from tests.mechanisms.payments.neighbourhoods import neighbourhood
 
@@ -101,3 +108,27 @@ def test_excess_is_charged_by_energy_however_steady_and_without_an_end() -> None
         energy = (traces[1] ** 2).sum()
         assert charges[0] == pytest.approx(energy * max(0.0, factor**2 - 2.5))
         assert not charges[1:].any()
+
+
+@pytest.mark.parametrize(("noise", "steady"), [(3.0, 3.0), (3.0, 1.0), (1.0, 9.0), (1.9, 1.9)])
+def test_scaled_charges_the_lesser_of_noise_and_energy_beyond_four_times(
+    noise: float, steady: float
+) -> None:
+    """A shard of more noise, or of a stronger direction, is free; both together are a scale."""
+    own = 3.0 * np.ones((MEMBERS, 1, SIZE)) * np.array([steady, 1, 1, 1])[:, np.newaxis, np.newaxis]
+    rows = np.random.default_rng(0).standard_normal((1, WINDOW, SIZE))
+    traces = own + rows * np.array([noise, 1, 1, 1])[:, np.newaxis, np.newaxis]
+    seen = around(traces)
+    found, _ = seen.noise
+    energy = seen.energies / WINDOW
+    beyond = min(energy[0] - TAU_SCALED * energy[1], found[0] - TAU_SCALED * found[1])
+    charges = Scaled().charges(seen)
+    assert charges.tolist() == pytest.approx([WINDOW * max(0.0, beyond), 0.0, 0.0, 0.0])
+    assert (charges[0] > 0) == (noise == steady == 3.0)
+
+
+def test_scaled_asks_at_most_what_energy_alone_would() -> None:
+    for seed in range(20):
+        traces = updates(seed, own=2.0) * np.random.default_rng(seed).uniform(0, 9, (MEMBERS, 1, 1))
+        seen = around(traces)
+        assert (Scaled().charges(seen) <= Excess().charges(seen) + 1e-9).all()
