@@ -3,7 +3,7 @@
     proof = pack([1, kind, agent, [body, signature], [body, signature]])
     proof = pack([1, "other-payload", agent, statement, [sending, signature]])
     proof = pack([1, "contradictory-claim", agent, claim, statement, [source, …]])
-    proof = pack([1, "wrong-row", "not-as-formed" or "false-rating", agent, statement, [source, …]])
+    proof = pack([1, kind, agent, statement, [source, …]])  of the kinds `OF_ONE`
 
 A third party needs the proof and the cluster file, nothing else. `malice` is what no honest agent
 can do, whatever crashes: it persists before it sends. What a restored backup can do as well is
@@ -19,6 +19,7 @@ import numpy as np
 
 from candor.mechanisms.evidence.claims import Claim, ClaimedRound, SignedClaim
 from candor.mechanisms.evidence.examiner import (
+    INFLUENCE,
     MIXING_ROW,
     NOT_AS_FORMED,
     TRACE_TOLERANCE,
@@ -27,13 +28,16 @@ from candor.mechanisms.evidence.examiner import (
     RunTerms,
     allowed_energy,
     check_energy,
+    check_influence_there,
     check_trace,
     energy,
     examine_derived,
+    examine_influence,
     examine_injected,
     examine_parts,
     formed_parts,
     injected_after,
+    rounding_energy,
 )
 from candor.mechanisms.evidence.ratings import (
     RATING,
@@ -75,9 +79,9 @@ CONTRADICTORY: Final = "contradictory-claim"
 WRONG_ROW: Final = "wrong-row"
 OTHER_PAYLOAD: Final = "other-payload"
 FALSE_RATING: Final = "false-rating"
-OF_ONE: Final = (WRONG_ROW, NOT_AS_FORMED, FALSE_RATING)
+OF_ONE: Final = (WRONG_ROW, NOT_AS_FORMED, INFLUENCE, FALSE_RATING)
 """The kinds that are proven by one statement and what it commits to."""
-MALICE: Final = (EQUIVOCATION, DOUBLE_SIGNED, WRONG_ROW, OTHER_PAYLOAD, FALSE_RATING)
+MALICE: Final = (EQUIVOCATION, DOUBLE_SIGNED, WRONG_ROW, OTHER_PAYLOAD, FALSE_RATING, INFLUENCE)
 
 Signed = tuple[bytes, bytes]
 """A body and its signature."""
@@ -308,8 +312,9 @@ def _committed(
         (one.run, *place_of(one)) != (said.run, *at) for at, one in zip(named, decoded, strict=True)
     ):
         raise ProofError("a source is not the statement that a row names")
-    if terms.trade is not None:
-        for one in decoded:
+    for one in decoded:
+        check_influence_there(one, terms)
+        if terms.trade is not None:
             check_given(one, terms.trade, terms.trace_size)
     signed = (SignedStatement(one.encode(), b"", one) for one in decoded)
     return dict(zip(named, signed, strict=True))
@@ -328,7 +333,7 @@ def _formed(proof: Proof, public: bytes, terms: RunTerms) -> str:
     try:
         _examine_formed(said, proof, terms)
     except FormedError as exc:
-        if (exc.code == NOT_AS_FORMED) == (proof.kind == NOT_AS_FORMED):
+        if {MIXING_ROW: WRONG_ROW}.get(exc.code, exc.code) == proof.kind:
             return f"round {said.round}"
         raise ProofError(f"it shows something else: {exc}") from exc
     except EvidenceError as exc:
@@ -339,10 +344,16 @@ def _formed(proof: Proof, public: bytes, terms: RunTerms) -> str:
 def _examine_formed(said: Statement, proof: Proof, terms: RunTerms) -> None:
     sources = _committed(said, proof.sources, terms)
     examine_derived(said, sources, terms)
+    if proof.kind == WRONG_ROW:
+        return
+    parts = _parts(said, sources, terms)
+    vector = injected_after(parts, said)
     if proof.kind == NOT_AS_FORMED:
-        parts = _parts(said, sources, terms)
-        found = float(energy(injected_after(parts, said)))
+        found = float(energy(vector))
         examine_injected(found, allowed_energy(said, parts, terms), proof.sources)
+    else:
+        rounding = rounding_energy(said, parts, terms)
+        examine_influence(said, sources, vector, rounding, terms)
 
 
 def _rated(proof: Proof, public: bytes, terms: RunTerms) -> str:
@@ -442,6 +453,7 @@ _CHECKS: Final[Mapping[str, Callable[[Proof, bytes, RunTerms], str]]] = {
     CONTRADICTORY: _contradiction,
     WRONG_ROW: _formed,
     NOT_AS_FORMED: _formed,
+    INFLUENCE: _formed,
     FALSE_RATING: _rated,
 }
 KINDS: Final = tuple(_CHECKS)

@@ -32,6 +32,7 @@ from candor.agent.core.effects import (
     Verify,
 )
 from candor.agent.core.faces import told_apart
+from candor.agent.core.stating import stated
 from candor.agent.core.terms import channel_terms, codec_of
 from candor.agent.core.verification import derive, judge
 from candor.agent.daemon import keys
@@ -112,6 +113,7 @@ def write_cluster(
             # Fewer exchanges than usual, to be quick.
             agreement_rounds=3 if algorithm == "dec-byz-pg" and aggregator != "mean" else None,
             rewards=rewards,
+            influence=settings.get("influence"),
         ),
         rounds=RoundSettings(
             rounds=rounds,
@@ -152,6 +154,7 @@ class Node:
     sent: list[Send] = field(default_factory=list)
     models: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     jobs: list[Verify] = field(default_factory=list)  # done with the next tick, like a thread's
+    kept: list[float] = field(default_factory=list)  # which share of its window's sum, by exchange
 
     def events(self, name: str) -> list[Mapping[str, str | int | float]]:
         """The fields of every logged event of this name."""
@@ -354,9 +357,10 @@ class LocalRun:
         self.advancing(agent, node)
         out = node.driver.advance(node.answer)
         node.mixes = out.mixes
-        payload = out.vectors[0].numpy()
         attested = None if out.attested is None else out.attested[0].numpy()
-        statement = self.salted(agent, node.core.stated(payload, attested))
+        sent = stated(node.core, node.driver, out, attested)
+        payload, statement = sent.payload, self.salted(agent, sent.statement)
+        node.kept.append(sent.kept)
         vectors = told_apart(out.apart[0], sorted(node.core.neighbours)) if out.apart else {}
         faces = node.core.faces(vectors, attested)
         return node.core.published(payload, statement, self.now_s, faces)

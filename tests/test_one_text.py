@@ -36,7 +36,15 @@ class Finished:
 
 
 def run_cores(
-    tmp_path, topology, algorithm, codec="float32", rounds=8, agents=5, weights="equal", lie=LIE
+    tmp_path,
+    topology,
+    algorithm,
+    codec="float32",
+    rounds=8,
+    agents=5,
+    weights="equal",
+    lie=LIE,
+    influence=None,
 ) -> Finished:
     """Real cores that train on digits, one of which exaggerates or attacks."""
     name, _, aggregator = algorithm.partition(" + ")
@@ -46,7 +54,7 @@ def run_cores(
     stated = stated_of(resolve_task(learned), 3, None)
     task = TaskSettings(name=learned, partition="dirichlet:0.5", **stated)
     robust = {"aggregator": aggregator, "max_byzantine": 1} if aggregator else {}
-    how = {"algorithm": name, "codec": codec, "weights": weights, **robust}
+    how = {"algorithm": name, "codec": codec, "weights": weights, "influence": influence, **robust}
     if samples:
         how, rounds = how | {"step_size": 0.01}, 5
     cluster = write_cluster(tmp_path, topology, agents, rounds=rounds, task=task, **how)
@@ -141,6 +149,24 @@ def test_who_attacks_by_what_it_hears_sends_the_same_in_both(
     tmp_path, topology, algorithm, attack
 ) -> None:
     compare(run_cores(tmp_path, topology, algorithm, lie=attack), attack)
+
+
+@pytest.mark.parametrize(
+    ("topology", "algorithm", "codec"),
+    [
+        ("ring", "decentralized-sgd", "float32"),
+        ("star", "diloco", "float16"),
+        ("random-matching", "decentralized-sgd", "float32"),
+        ("failing:base=complete,p=0.3", "decentralized-sgd", "float16"),
+        ("directed-random:degree=2", "gradient-push", "float32"),
+    ],
+)
+@pytest.mark.parametrize("lie", ["scale:30", "scale:300 @ 6-", "hidden:0.9"])
+def test_both_cut_off_what_is_beyond_a_bound(tmp_path, topology, algorithm, codec, lie) -> None:
+    done = run_cores(tmp_path, topology, algorithm, codec, rounds=10, lie=lie, influence=1.5)
+    shares = done.run.nodes[LIAR].kept
+    assert min(shares) < (0.5 if lie != "hidden:0.9" else 1.1)
+    compare(done, lie)
 
 
 def compare(done: Finished, lie: str = LIE) -> None:

@@ -33,6 +33,8 @@ from candor.mechanisms.agreement.averaging import (
 )
 from candor.mechanisms.agreement.coin import Coin
 from candor.mechanisms.evidence.hidden import SIZE_LEAST
+from candor.mechanisms.evidence.influence import WINDOW_LEAST as WINDOW_OF_LIMIT
+from candor.mechanisms.evidence.influence import Limit
 from candor.mechanisms.evidence.phases import MIXED_MODEL, How, Part, Phase, Phases
 from candor.mechanisms.payments.rules import parse_rule
 from candor.mechanisms.rewards.barter import NEIGHBOURS_MAX, WINDOW_LEAST, Barter, parse_rewards
@@ -190,16 +192,40 @@ def rewards_of(cluster: Cluster) -> Barter | None:
     return barter
 
 
+def limit_of(cluster: Cluster) -> Limit | None:
+    """What bounds an agent's injections in a window; None where nothing does.
+
+    Raises:
+        ConfigurationError: the bound does not go with the run's other settings.
+    """
+    factor, window = cluster.algorithm.influence, cluster.payments.window
+    if factor is None:
+        return None
+    if phases_of(cluster.algorithm) != MIXED_MODEL:
+        why = (
+            "only what is mixed once a round by the graph's weights is bounded; choose algorithm "
+            "decentralized-sgd, diloco or gradient-push, without an --aggregator"
+        )
+    elif rewards_of(cluster) is not None:
+        why = "what neighbours trade of models is not bounded; leave out --rewards"
+    elif window < WINDOW_OF_LIMIT:
+        why = f"in windows of one round nothing can be taken back; use {WINDOW_OF_LIMIT} or more"
+    else:
+        return Limit(factor, window)
+    raise ConfigurationError(f"influence {factor:g}: {why}")
+
+
 def check_breakdown(cluster: Cluster) -> None:
     """Refuse an aggregator below its breakdown point, for the graph of any round; and sketches so
     short that anything could be hidden from them, where rows follow from them; and rewards that do
-    not go with the rest; and rounds that cannot be done again.
+    not go with the rest; and rounds that cannot be done again; and a bound that cannot be held.
 
     Raises:
         ConfigurationError: naming an agent with too few neighbours for what is to be withstood, or
-            the least size of sketches, or as `rewards_of` does.
+            the least size of sketches, or as `rewards_of` and `limit_of` do.
     """
     rewards_of(cluster)
+    limit_of(cluster)
     _check_replay(cluster)
     aggregator = aggregator_of(cluster.algorithm)
     if aggregator is None:
@@ -236,6 +262,8 @@ def _check_replay(cluster: Cluster) -> None:
         why = "no two local phases of so many seconds are alike; count steps or epochs"
     elif parse_rewards(cluster.algorithm.rewards) is not None:
         why = "what neighbours trade of models is not kept; leave out --rewards"
+    elif cluster.algorithm.influence is not None:
+        why = "a report that was shortened is not what training gives; leave out --influence"
     else:
         return
     raise ConfigurationError(f"replay: {why}")

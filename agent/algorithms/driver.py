@@ -6,8 +6,8 @@ gradients.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, cast, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,6 +38,8 @@ from candor.mechanisms.agreement.coin import Coin
 from candor.mechanisms.evidence.phases import How
 from candor.topologies.cluster.file import POLICY_ALGORITHMS, PUBLISHED, AlgorithmSettings
 from candor.topologies.specs.specs import load_object
+
+INJECTED: Final = "injected"  # in the state: (agents, dim), in this window, where it is bounded
 
 
 class AlgorithmFunction(Protocol):
@@ -172,6 +174,7 @@ class Driver:
         averages = settings.name in POLICY_ALGORITHMS
         self.moves = torch.zeros(len(x), dtype=torch.int64, device=x.device) if averages else None
         self._rounds = _loaded(settings.name)(x, hyper, self.state, start)
+        self._base = x  # (agents, dim), what the last exchange was mixed to
         self._begun = False
 
     def combined(self, answer: Tensor | Heard) -> Tensor | Heard:
@@ -187,6 +190,8 @@ class Driver:
 
     def advance(self, answer: Tensor | Heard | None = None) -> Outgoing:
         """Answer the last exchange, None before the first, and go on to the next one."""
+        if isinstance(answer, Tensor):
+            self._base = answer
         effect = self._rounds.send(answer) if self._begun else next(self._rounds)
         self._begun = True
         made: Tensor | None
@@ -216,6 +221,26 @@ class Driver:
                     self._agreeing = vectors if phase > self._phases.charged else None
                     return Outgoing(t, phase, vectors, attested, sums, apart)
             effect = self._rounds.send(made)
+
+    def within(self, out: Outgoing, kept: Sequence[float], *, opens: bool) -> Outgoing:
+        """An exchange of which all send no more than their bounds let them: so much that of the sum
+        of what each has injected in the window, times its steps, the share `kept` (agents,) is
+        left. Where that is 1 nothing is changed. To be called in every round of a run with a bound;
+        `opens`: the round is the first of its window.
+
+        With d the sum before and q the mass, y becomes x - (kept (d + q (x - y)) - d) / q.
+        """
+        mass, still = self._performer.mass(out.round).to(out.vectors), torch.zeros_like(self._base)
+        before = still if opens else self.state.get(INJECTED, still)
+        after = before + mass * (self._base - out.vectors)
+        shares = torch.tensor(kept, dtype=torch.float32)[:, None].to(out.vectors)  # (agents, 1)
+        if bool((shares < 1.0).any()):
+            sent = self._base - (shares * after - before) / mass
+            vectors = torch.where(shares < 1.0, self._decoded(sent), out.vectors)
+            after = before + mass * (self._base - vectors)
+            out = replace(out, vectors=vectors)
+        self.state[INJECTED] = after
+        return out
 
     def _sent(self, v: Tensor, t: int, phase: int) -> tuple[Tensor, Mapping[int, Tensor]]:
         """What the agents send of v; who sent something else in an earlier phase of the round is

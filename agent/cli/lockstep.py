@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from candor.agent.cli.options import COUNT, json_option
+from candor.agent.cli.options import COUNT, FiniteRange, json_option
 from candor.agent.cli.progress import progress
 from candor.agent.exits import VERIFICATION_FAILED
 from candor.topologies.cluster.file import DEFAULT_RULE
@@ -38,6 +38,12 @@ BATCH = 20
 @click.option(
     "--rewards", metavar="SPEC", help="What neighbours give each other, such as cgsv:beta=1."
 )
+@click.option(
+    "--influence",
+    type=FiniteRange(min=1),
+    metavar="C",
+    help="How many times the usual around it an agent may inject in a window.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Print what happens, event by event.")
 @json_option
 def command(
@@ -48,6 +54,7 @@ def command(
     algorithm: str | None,
     aggregator: str | None,
     rewards: str | None,
+    influence: float | None,
     verbose: bool,
     as_json: bool,
 ) -> None:
@@ -73,6 +80,7 @@ def command(
         trace=click.echo if verbose else None,
         aggregator=aggregator,
         rewards=rewards,
+        influence=influence,
     )
     chosen, began_s = range(first_seed, first_seed + seeds), time.monotonic()
     outcomes: list[Outcome] = []

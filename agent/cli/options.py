@@ -293,6 +293,12 @@ SETTINGS: tuple[tuple[type[BaseModel], str, str], ...] = (
         "What neighbours give each other of their models, by what their updates are worth: "
         "cgsv:beta=1, or none, all of it (docs/howto/rewards.md).  [default: none]",
     ),
+    (
+        AlgorithmSettings,
+        "influence",
+        "An agent injects at most so many times what is usual around it in a window, such as 2; "
+        "what is beyond is cut off (docs/howto/robust.md).  [default: no bound]",
+    ),
     (RoundSettings, "deadline_s", "Longest wait for a neighbour's vector, seconds."),
     (RoundSettings, "start_deadline_s", "Longest wait for neighbours at the start, seconds."),
     (RoundSettings, "codec", f"How vectors travel: {', '.join(CODECS)}."),

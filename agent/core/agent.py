@@ -190,6 +190,11 @@ class AgentCore:
         return self.phases.at(self.step)[0]
 
     @property
+    def opens_window(self) -> bool:
+        """Whether the round under way is the first of its window."""
+        return (self.round - 1) % self.settings.window_rounds == 0
+
+    @property
     def waits_for(self) -> tuple[str, ...]:
         """The neighbours that this exchange waits for; empty while this agent trains or mixes."""
         if self._own is None or self._combining:

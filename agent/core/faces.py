@@ -96,22 +96,15 @@ class Faces:
             return {peer: Face(payload, None) for peer, payload in vectors.items()}
         formed = self._book.formed(step, attested)
         parts = self._book.phases.phases[phase].parts
-        return {
-            peer: Face(
-                payload,
-                examiner.state(
-                    number,
-                    phase,
-                    agent,
-                    payload,
-                    [
-                        self._as_told(peer, number, part, one)
-                        for part, one in zip(parts, formed, strict=True)
-                    ],
-                ),
-            )
-            for peer, payload in vectors.items()
-        }
+        faces = {}
+        for peer, payload in vectors.items():
+            as_told = [
+                self._as_told(peer, number, part, one)
+                for part, one in zip(parts, formed, strict=True)
+            ]
+            said = examiner.state(number, phase, agent, payload, as_told)
+            faces[peer] = Face(payload, examiner.bounded(said, self._sources(peer, said)))
+        return faces
 
     def sign(self, peer: str, face: Face, own: SignedFace) -> SignedFace:
         """The statement of a face, signed, and remembered as what this neighbour was told; or the
@@ -119,16 +112,20 @@ class Faces:
         if face.statement is None:
             digest = self._book.examiner.digest(face.payload)
             return SignedFace.of(own.signed, own.witnesses, face.payload, self._key, digest)
-        named = named_sources(face.statement, self._book.phases)
         told = self._told.setdefault(peer, {})
-        sources = self._book.trusted(named)
-        witnesses = tuple(told.get(source, signed) for source, signed in sources.items())
+        witnesses = tuple(self._sources(peer, face.statement).values())
         digest = commitment(witness.body for witness in witnesses)
         signed = SignedStatement.sign(replace(face.statement, sources=digest), self._key)
         told[place_of(signed.statement)] = signed
         while len(told) > self._book.steps_kept:
             del told[next(iter(told))]
         return SignedFace.of(signed, witnesses, face.payload, self._key)
+
+    def _sources(self, peer: str, said: Statement) -> dict[Source, SignedStatement]:
+        """The statements that the rows of one name, this agent's own as a neighbour was told it."""
+        told = self._told.get(peer, {})
+        trusted = self._book.trusted(named_sources(said, self._book.phases))
+        return {source: told.get(source, signed) for source, signed in trusted.items()}
 
     def _as_told(self, peer: str, number: int, part: Part, formed: Formed) -> Formed:
         """A derived row as it follows from what a neighbour was told of this agent's own vector."""

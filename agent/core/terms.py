@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from candor.agent.algorithms.catalogue import phases_of, rewards_of
+from candor.agent.algorithms.catalogue import limit_of, phases_of, rewards_of
 from candor.agent.algorithms.steps import step_schedule
 from candor.mechanisms.evidence.examiner import Precision, RunTerms, Terms
 from candor.mechanisms.evidence.ratings import Trade
@@ -30,6 +30,7 @@ def run_terms(cluster: Cluster) -> RunTerms:
         rounds=cluster.rounds.rounds,
         precision=_precision(cluster),
         trade=trade_of(cluster),
+        limit=limit_of(cluster),
     )
 
 
@@ -97,6 +98,7 @@ def evidence_terms(cluster: Cluster, initial: NDArray[np.float32]) -> Terms:
         phases=phases_of(algorithm),
         precision=_precision(cluster),
         trade=trade_of(cluster),
+        limit=limit_of(cluster),
     )
 
 

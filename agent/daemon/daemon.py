@@ -45,6 +45,7 @@ from candor.agent.core.effects import (
 )
 from candor.agent.core.faces import Face, told_apart
 from candor.agent.core.settlement.referee import BILL_KEY, bill_key
+from candor.agent.core.stating import stated
 from candor.agent.core.verification import derive, judge
 from candor.agent.daemon.failpoints import (
     AFTER_PERSIST,
@@ -358,7 +359,7 @@ class Daemon:
         await self._begin_kept(start, x, driver, fresh=True)
         while True:
             out = await self._trained("train", driver.advance, answer)
-            answer, reentered = await self._exchange(out)
+            answer, reentered = await self._exchange(out, driver)
             if reentered:
                 return _model(answer), self.core.round
             if isinstance(answer, Heard) or driver.moves is not None:
@@ -377,12 +378,13 @@ class Daemon:
             begin = partial(self._kept.begin, t, x, driver.state, fresh=fresh)
             await self._trained("keep", begin)
 
-    async def _exchange(self, out: Outgoing) -> tuple[Tensor | Heard, bool]:
+    async def _exchange(self, out: Outgoing, driver: Driver) -> tuple[Tensor | Heard, bool]:
         """An exchange over the network: state the vector, send it, wait, and combine."""
-        payload: NDArray[np.float32] = out.vectors[0].cpu().contiguous().numpy()
-        payload.flags.writeable = False  # it stays on its way to neighbours for a while
         attested = None if out.attested is None else out.attested[0].cpu().contiguous().numpy()
-        statement = await self._timed("state", self.core.stated, payload, attested)
+        sent = await self._timed("state", stated, self.core, driver, out, attested)
+        payload, statement = sent.payload, sent.statement
+        if sent.kept < 1.0:
+            self._journal.log(logging.INFO, "shortened", {"round": out.round, "kept": sent.kept})
         if self._kept is not None:
             statement = replace(statement, salt=self._kept.salt(out.phase))
         faces = await self._faces(out, attested)

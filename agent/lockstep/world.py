@@ -35,6 +35,7 @@ from candor.agent.core.effects import (
     Send,
     Verify,
 )
+from candor.agent.core.stating import stated
 from candor.agent.core.terms import codec_of
 from candor.agent.core.verification import derive, judge
 from candor.agent.learning.given import GivenGradients
@@ -131,11 +132,13 @@ def run_seed(
     trace: Callable[[str], None] | None = None,
     aggregator: str | None = None,
     rewards: str | None = None,
+    influence: float | None = None,
 ) -> Outcome:
     """One schedule, from its seed alone; the seed also draws the algorithm where none is named, and
     then the aggregator where none is named. With `rewards` models are traded by that rule, on
-    graphs without directions and by the algorithm that is named, else the default one."""
-    return World(seed, algorithm, rule, trace, aggregator, rewards).run()
+    graphs without directions and by the algorithm that is named, else the default one; so is what
+    agents inject bounded by `influence`, by algorithms and aggregators that allow it."""
+    return World(seed, algorithm, rule, trace, aggregator, rewards, influence).run()
 
 
 class World:
@@ -155,13 +158,14 @@ class World:
         trace: Callable[[str], None] | None = None,
         aggregator: str | None = None,
         rewards: str | None = None,
+        influence: float | None = None,
     ) -> None:
-        if rewards is not None:
+        if rewards is not None or influence is not None:
             algorithm = algorithm or DEFAULT_ALGORITHM
         self._random = np.random.default_rng([0x6C6F636B, seed])
         self._trace = trace
         self._cluster, self._identities = _cluster(
-            *(self._random, rule, algorithm, aggregator, rewards, seed)
+            *(self._random, rule, algorithm, aggregator, rewards, influence, seed)
         )
         draw = self._random.random
         self._network = MemoryNetwork(
@@ -311,10 +315,9 @@ class World:
         life.due = False
         out = life.driver.advance(life.answer)
         life.mixes = out.mixes
-        payload = out.vectors[0].numpy()
         attested = None if out.attested is None else out.attested[0].numpy()
-        statement = life.core.stated(payload, attested)
-        self._perform(agent, life.core.published(payload, statement, self._now_s))
+        sent = stated(life.core, life.driver, out, attested)
+        self._perform(agent, life.core.published(sent.payload, sent.statement, self._now_s))
 
     def _combined(self, agent: str, life: _Life, combine: Combine) -> list[Effect]:
         life.answer = combined(combine, agent, mixes=life.mixes)
@@ -404,6 +407,7 @@ def _cluster(
     algorithm: str | None,
     aggregator: str | None,
     rewards: str | None,
+    influence: float | None,
     seed: int,
 ) -> tuple[Cluster, Mapping[str, Identity]]:
     """Three or four agents on one of `TOPOLOGIES`. Algorithm, codec and aggregator have draws of
@@ -438,7 +442,7 @@ def _cluster(
             aggregator,
             schedule.push_sum,
             np.random.default_rng([0x61676772, seed]) if algorithm is None else None,
-        ).model_copy(update={"rewards": rewards}),
+        ).model_copy(update={"rewards": rewards, "influence": influence}),
         rounds=RoundSettings(
             rounds=ROUNDS,
             deadline_s=1.0,

@@ -73,6 +73,7 @@ class Measurements:
         self._stated: dict[int, Floats] = {}
         self._apart: dict[int, Apart[Floats]] = {}
         self._mixed_by: dict[int, RoundMixing] = {}
+        self._tried: tuple[NDArray[np.float32], Floats] | None = None
         self._window = -1
         self._round = 0
         self.energies: list[Floats] = []  # (agents,) a round
@@ -91,9 +92,11 @@ class Measurements:
         """Take what all state in a phase of round t: v (agents, dim), what some are sent apart, and
         the aggregates (agents, dim) that v was stepped from, if any. Answers the sketches (agents,
         k) of v, and of what was sent apart."""
-        if phase == 0:
+        if phase == 0 and self._round != t:
             self._turn(t, v.shape[1])
-        self._stated[phase] = self._sketch(v)
+        tried, self._tried = self._tried, None
+        same = tried is not None and np.may_share_memory(tried[0], v)
+        self._stated[phase] = tried[1] if tried and same else self._sketch(v)
         self._apart[phase] = _sketches(self._sketch, apart)
         if phase == self._phases.charged:
             self._measure(t, phase, attested)
@@ -101,6 +104,24 @@ class Measurements:
             self.before[phase] = v
             self.before_apart[phase] = apart
         return self._stated[phase], self._apart[phase]
+
+    def tried(self, t: int, v: NDArray[np.float32]) -> Floats:
+        """What all would inject (agents, k), times their step sizes as if all masses were one, if
+        they stated v (agents, dim) in round t; of one exchange a round. `observe` follows."""
+        if self._round != t:
+            self._turn(t, v.shape[1])
+        self._stated[0] = self._sketch(v)
+        self._tried = v, self._stated[0]
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._rated(t, self._injected(t, 0, None))
+
+    def moved(self, t: int) -> Floats:
+        """What all injected in round t, times the same."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._rated(t, self.injected)
+
+    def _rated(self, t: int, update: Floats) -> Floats:
+        return self.step * self._mixing(t).mass * update
 
     @property
     def stated(self) -> Floats:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from candor.agent.algorithms.catalogue import coin_of, phases_of, rewards_of
+from candor.agent.algorithms.catalogue import coin_of, limit_of, phases_of, rewards_of
 from candor.agent.algorithms.driver import Driver, Outgoing
 from candor.agent.algorithms.effects import Heard
 from candor.agent.core.deviating import reporting_of
@@ -25,11 +25,14 @@ from candor.agent.learning.initial import verified_initial_parameters
 from candor.agent.learning.rows import TrainedRows, shards_of, usable_device
 from candor.agent.learning.spread import simulated_learner_of
 from candor.agent.simulation.bartering import PREFIX, Bartering
+from candor.agent.simulation.bounding import PREFIX as BOUNDING_PREFIX
+from candor.agent.simulation.bounding import Bounding
 from candor.agent.simulation.evidence import Billing, Evidence, Measurements
 from candor.agent.simulation.evidence import settle as settle
 from candor.agent.simulation.mixing import Apart, Mixing, RoundMixing, apart_by_taker
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.measured import Measured
+from candor.mechanisms.evidence.influence import Limit
 from candor.mechanisms.evidence.phases import Phases
 from candor.mechanisms.payments.bills import parse_rule
 from candor.mechanisms.rewards.barter import Barter, Rating
@@ -45,6 +48,7 @@ HEARD: Final = f"{STATED}.heard."  # what attackers go by, see `Reporting.memory
 PRIVATE: Final = "private"  # what agents keep to themselves, as bytes
 # What a saved state holds beside that of the algorithm, its trainer and its strategies.
 OURS: Final = frozenset({"round", "parameters", "energies", "traces", "products", "updates"})
+APART_FROM_STATE: Final = (STATED, PREFIX, BOUNDING_PREFIX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +195,11 @@ class Simulation:
         self.round = int(held["round"])
         self.parameters = held["parameters"].to(self._device)
         rewards = rewards_of(cluster)
-        needed = measured or rewards is not None or self._phases.rows
+        limit = limit_of(cluster)
+        needed = measured or rewards is not None or limit is not None or self._phases.rows
         self._measured = self._measurements(held) if needed else None
         self._barter = None if rewards is None else self._bartering(rewards, held)
+        self._bounding = None if limit is None else self._bounded(limit, held)
         kept = {name: tensor.to(self._device) for name, tensor in held.items() if name not in OURS}
         codec = codec_of(cluster)
         self._driver = Driver(
@@ -201,7 +207,7 @@ class Simulation:
             self._rows,
             None if codec is FLOAT32 else codec.rounded,
             self.parameters,
-            {n: tensor for n, tensor in kept.items() if not n.startswith((STATED, PREFIX))},
+            {n: tensor for n, tensor in kept.items() if not n.startswith(APART_FROM_STATE)},
             self.round + 1,
             coin_of(cluster),
         )
@@ -210,7 +216,7 @@ class Simulation:
     def step(self) -> RoundResult:
         """Perform the next round."""
         for _ in range(self._phases.count):
-            out = self._driver.advance(self._answer)
+            out = self._within(self._driver.advance(self._answer))
             self._answer = self._driver.combined(self._exchanged(out))
         assert isinstance(self._answer, Tensor)
         self.round, self.parameters = out.round, self._answer
@@ -221,6 +227,20 @@ class Simulation:
         losses = self._rows.losses.cpu().double().numpy()
         moves, episodes = self._driver.moves, self._rows.trajectories
         return RoundResult(out.round, self.parameters, losses, norms, episodes, moves)
+
+    def _within(self, out: Outgoing) -> Outgoing:
+        """An exchange in which nobody injects more than its bound lets it."""
+        measured, bounding = self._measured, self._bounding
+        if measured is None or bounding is None:
+            return out
+        if out.apart:
+            raise ConfigurationError(
+                "influence: a strategy sends each neighbour another vector, which the others would "
+                "prove and bar; such runs are simulated without a bound"
+            )
+        moved = measured.tried(out.round, out.vectors.cpu().numpy())
+        kept = bounding.kept(out.round, moved)
+        return self._driver.within(out, kept.tolist(), opens=bounding.opens(out.round))
 
     def _exchanged(self, out: Outgoing) -> Tensor | Heard:
         """Let every agent hear its givers, and its neighbours measure what it stated."""
@@ -234,6 +254,8 @@ class Simulation:
                 for taker, of in apart.items()
             }
             shown = self._measured.observe(out.round, out.phase, stated, attested, told)
+            if self._bounding is not None:
+                self._bounding.injected(self._measured.moved(out.round))
             rule = self._phases.row_rule(out.phase)
             if rule:
                 # Honest vectors are never refused: not worth a look where nobody lies.
@@ -338,6 +360,7 @@ class Simulation:
                 held[_stated_name(phase, self._phases)] = torch.from_numpy(stated)
             held |= self._kept_apart(self._measured)
             held |= self._barter.state() if self._barter is not None else {}
+            held |= self._bounding.state() if self._bounding is not None else {}
             if self._measured.energies:
                 held["energies"] = torch.from_numpy(np.stack(self._measured.energies))
                 held["traces"] = torch.from_numpy(np.stack(self._measured.traces))
@@ -379,6 +402,13 @@ class Simulation:
                 derived = self._mixing.derived(self.round, self._phases.rows[rule], *shown, sent)
                 measured.mixed(phase, derived)
         return measured
+
+    def _bounded(self, limit: Limit, held: Mapping[str, Tensor]) -> Bounding:
+        """What agents have injected in the window, carried on from a saved state."""
+        cluster = self._cluster
+        size = min(cluster.task.parameters, cluster.payments.sketch_size)
+        kept = {name: one for name, one in held.items() if name.startswith(BOUNDING_PREFIX)}
+        return Bounding(cluster, limit, size, kept)
 
     def _bartering(self, rewards: Barter, held: Mapping[str, Tensor]) -> Bartering:
         """What agents think of each other, carried on from a saved state."""

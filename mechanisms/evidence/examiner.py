@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from candor.mechanisms.evidence import hidden
 from candor.mechanisms.evidence.blocks import digest_of, leaves
 from candor.mechanisms.evidence.claims import PRODUCT_FREE, Claim, ClaimedRound
+from candor.mechanisms.evidence.influence import Influence, Limit
 from candor.mechanisms.evidence.phases import MIXED_MODEL, How, Part, Phases
 from candor.mechanisms.evidence.ratings import (
     MODEL,
@@ -72,6 +73,7 @@ ENERGY_MAX: Final = 1e16
 ROW_TOLERANCE: Final = 1e-12
 MIXING_ROW: Final = "mixing-row"
 NOT_AS_FORMED: Final = "not-as-formed"
+INFLUENCE: Final = "influence"
 STEP_TOLERANCE: Final = 1e-12
 # Squared norms of a payload and of its sketch agree within a few percent unless someone has placed
 # values where the sketch's known signs cancel them. Only what is absurd is refused here: a payload
@@ -186,7 +188,7 @@ class RunTerms:
     """What the cluster file alone fixes, by which signed things are compared.
 
     `weights(t)` are those for mixing round t; `rounds` is the last one; `trade` is None where all
-    give all of their models.
+    give all of their models, `limit` where what an agent injects in a window is not bounded.
     """
 
     run: bytes
@@ -199,6 +201,7 @@ class RunTerms:
     rounds: int = field(kw_only=True)
     precision: Precision = field(default=FLOAT32, kw_only=True)
     trade: Trade | None = field(default=None, kw_only=True)
+    limit: Limit | None = field(default=None, kw_only=True)
 
     @property
     def sketch_bytes(self) -> int:
@@ -232,9 +235,9 @@ class Terms(RunTerms):
 
 
 class FormedError(EvidenceError):
-    """A vector that was not formed as its agent was to form it: `MIXING_ROW` of a derived row, or
-    `NOT_AS_FORMED`; or `RATING`, of what it says of others. Its statement and the bodies of the
-    `sources` show it."""
+    """A vector that was not formed as its agent was to form it: `MIXING_ROW` of a derived row,
+    `NOT_AS_FORMED`, or `INFLUENCE`, of more than its bound; or `RATING`, of what it says of others.
+    Its statement and the bodies of the `sources` show it."""
 
     def __init__(self, code: str, detail: str, sources: tuple[bytes, ...]) -> None:
         super().__init__(code, detail)
@@ -261,8 +264,9 @@ class PayloadError(EvidenceError):
 @dataclass(frozen=True, slots=True)
 class Examined:
     """What an accepted update proves: the injected sketch (k,), its squared norm and its trace; the
-    energy allowed in its phase; the bodies of the statements that show it, in their order; and how
-    new its trace is, where models are traded."""
+    energy allowed in its phase; the bodies of the statements that show it, in their order; how new
+    its trace is, where models are traded; and the energy that rounding explains, where that
+    matters."""
 
     injected: Floats
     energy: float
@@ -270,6 +274,7 @@ class Examined:
     allowed: float = math.inf
     sources: tuple[bytes, ...] = ()
     novelty: float = 0.0
+    rounding: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +357,15 @@ class Examiner:
         trace = self._rated_fold(terms.trade, t)(shown).astype("<f4").tobytes()
         return replace(statement, ratings=Ratings(trace, tuple(sorted(made.items()))))
 
+    def bounded(self, statement: Statement, sources: Mapping[Source, SignedStatement]) -> Statement:
+        """A statement with what its agent has injected in the window and may inject, where that is
+        bounded; `sources` are those that its row names."""
+        if self.terms.limit is None:
+            return statement
+        stated = {place: signed.statement for place, signed in sources.items()}
+        moved = self._shown(statement, sources)[0]
+        return replace(statement, influence=influence_of(statement, stated, moved, self.terms))
+
     def digest(self, payload: NDArray[np.float32]) -> bytes:
         """What a statement of a payload (dim,) has as its digest."""
         trade = self.terms.trade
@@ -424,6 +438,7 @@ class Examiner:
         examine_parts(statement, terms)
         if (terms.trade is None) != (statement.ratings is None):
             raise EvidenceError(RATING, "ratings are there in runs with rewards, and in no others")
+        check_influence_there(statement, terms)
         if terms.trade is not None:
             with _shown_by(()):
                 check_given(statement, terms.trade, terms.trace_size)
@@ -464,6 +479,7 @@ class Examiner:
         examine_injected(shown.energy, shown.allowed, shown.sources)
         if shown.energy > ENERGY_MAX:
             raise EvidenceError("injected-too-large", f"its energy is {shown.energy:g}")
+        examine_influence(statement, sources, shown.injected, shown.rounding, self.terms)
         return shown
 
     def _examine_payload(
@@ -523,6 +539,8 @@ class Examiner:
             EvidenceError: a source has no sketch under its signs.
         """
         vector, parts, trace = self._shown(statement, sources)
+        bounded = self.terms.limit is not None
+        rounding = rounding_energy(statement, parts, self.terms) if bounded else 0.0
         allowed = allowed_energy(statement, parts, self.terms)
         bodies = tuple(source.body for source in sources.values())
         new = 0.0
@@ -531,7 +549,7 @@ class Examiner:
             stated = {at: one.statement for at, one in sources.items()}
             fold = self._rated_fold(trade, statement.round)
             new = novelty_of(statement, stated, trade.groups, fold)
-        return Examined(vector, float(energy(vector)), trace, allowed, bodies, new)
+        return Examined(vector, float(energy(vector)), trace, allowed, bodies, new, rounding)
 
     def _shown(
         self, statement: Statement, sources: Mapping[Source, SignedStatement]
@@ -588,6 +606,7 @@ class Examiner:
                 raise EvidenceError("witness-run", agent)
             if self.terms.trade is not None:
                 check_given(said, self.terms.trade, self.terms.trace_size)
+            check_influence_there(said, self.terms)
             if not witness.verify(self.terms.publics[agent]):
                 raise EvidenceError("witness-signature", agent)
             sources[source] = witness
@@ -692,19 +711,77 @@ def examine_injected(found: float, allowed: float, sources: tuple[bytes, ...]) -
         raise FormedError(NOT_AS_FORMED, detail, sources)
 
 
+def check_influence_there(statement: Statement, terms: RunTerms) -> None:
+    """Refuse a statement that does not say what its agent has injected in a run in which that is
+    bounded, or says it in another; raises EvidenceError."""
+    if (terms.limit is None) != (statement.influence is None):
+        raise EvidenceError(INFLUENCE, "it is stated in runs with a bound, and in no others")
+
+
+def influence_of(
+    statement: Statement, sources: Mapping[Source, Statement], moved: Floats, terms: RunTerms
+) -> Influence:
+    """What a statement is to say of its agent's window: it injects `moved` (k,), and `sources` are
+    the statements that its row names, each of which says the same."""
+    t, agent, limit = statement.round, statement.agent, terms.limit
+    assert limit is not None
+    said = {k: one.influence for (_, _, k), one in sources.items() if one.influence is not None}
+    heard = [one for k, one in said.items() if k != agent]
+    givers = len(terms.weights(t - 1).taken[agent]) if t > 1 else 0
+    return limit.after(t, said.get(agent), heard, givers, _rate(statement, terms) * moved)
+
+
+def _rate(statement: Statement, terms: RunTerms) -> float:
+    """What an injected update counts times: its step, as if its agent's mass were one."""
+    return statement.step_size * terms.weights(statement.round).mass[statement.agent]
+
+
+def examine_influence(
+    statement: Statement,
+    sources: Mapping[Source, SignedStatement],
+    moved: Floats,
+    rounding: float,
+    terms: RunTerms,
+) -> None:
+    """That an agent has injected no more in its window than its bound, nor than it says: `moved`
+    (k,) in this round, where rounding explains an energy of `rounding`.
+
+    Raises:
+        FormedError: with `INFLUENCE`.
+    """
+    if terms.limit is None:
+        return
+    bodies = tuple(source.body for source in sources.values())
+    stated = {place: signed.statement for place, signed in sources.items()}
+    due = influence_of(statement, stated, moved, terms)
+    if statement.influence != due:
+        raise FormedError(INFLUENCE, "neither sum nor bound are what its sources give", bodies)
+    rate = _rate(statement, terms)
+    reached = rate * math.sqrt(float(energy(moved))) if due.spent else due.reach.length
+    allowed = due.bound * (1.0 + COMPUTING) + rate * math.sqrt(rounding)
+    if reached > allowed:
+        detail = f"it has injected {reached:g} in its window, and may {allowed:g}"
+        raise FormedError(INFLUENCE, detail, bodies)
+
+
 def allowed_energy(statement: Statement, parts: Sequence[Floats], terms: RunTerms) -> float:
     """The energy that a statement may show: any in a charged or a free phase, elsewhere what
-    rounding explains.
+    rounding explains."""
+    phase = terms.phases.phases[statement.phase]
+    injects = phase.charged or phase.free
+    return math.inf if injects else rounding_energy(statement, parts, terms)
+
+
+def rounding_energy(statement: Statement, parts: Sequence[Floats], terms: RunTerms) -> float:
+    """The energy that rounding explains.
 
     Rounding errors e satisfy ||e|| <= relative * ||values||, or absolute * sqrt(dim) each of
     what was stated and what it was stepped by. Their sketch has that length but for a few
     percent, and so have the values' own, which `ROUNDING_MARGIN` covers.
     """
-    phase, precision = terms.phases.phases[statement.phase], terms.precision
-    if phase.charged or phase.free:
-        return math.inf
-    lengths = [energy(vector) for vector in (*parts, np.frombuffer(statement.sketch, "<f8"))]
-    reach = sum(math.sqrt(length) for length in map(float, lengths) if math.isfinite(length))
+    precision = terms.precision
+    squares = [energy(vector) for vector in (*parts, np.frombuffer(statement.sketch, "<f8"))]
+    reach = sum(math.sqrt(length) for length in map(float, squares) if math.isfinite(length))
     step = abs(statement.step_size)
     smallest = precision.absolute * (1 + step) * math.sqrt(statement.dim)
     error = ROUNDING_MARGIN * (precision.relative * reach + smallest) + COMPUTING * reach

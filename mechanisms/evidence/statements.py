@@ -11,6 +11,7 @@ from typing import Final, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from candor.mechanisms.evidence.influence import Influence
 from candor.mechanisms.evidence.phases import PARTS_MAX, PHASES_MAX, Phases
 from candor.mechanisms.evidence.sketch import TRACE_SIZE, window_of
 from candor.mechanisms.rewards.barter import GROUPS_MAX, Rating
@@ -129,7 +130,8 @@ class Statement:
     and the next round starts from it, empty otherwise. `sources` commits to the statements that the
     rows in `formed` name: `commitment` of their bodies. Without it a neighbour that states a round
     twice could make its victim's claim look false. `salt` keeps those who see a head alone from
-    testing what was stated. `ratings` are there where models are traded.
+    testing what was stated. `ratings` are there where models are traded, `influence` where what an
+    agent injects is bounded.
     """
 
     run: bytes
@@ -146,6 +148,7 @@ class Statement:
     sources: bytes = b""
     salt: bytes = bytes(SALT_BYTES)
     ratings: Ratings | None = None
+    influence: Influence | None = None
 
     def encode(self) -> bytes:
         """The canonical bytes of the body."""
@@ -165,7 +168,7 @@ class Statement:
                 self.next_sketch,
                 self.sources,
                 self.salt,
-                *([] if self.ratings is None else [self.ratings.fields()]),
+                *(last.fields() for last in (self.ratings, self.influence) if last is not None),
             ]
         )
 
@@ -216,7 +219,10 @@ class Statement:
         if len(parts) > PARTS_MAX or sum(isinstance(part, Attested) for part in parts) > 1:
             raise MalformedError("a statement of too many parts")
         head = (run, round_number, phase, agent, codec, digest, dim, parts)
-        return cls(*head, step_size, sketch, next_sketch, sources, salt, _ratings(rest))
+        influence = _influence(rest, len(sketch))
+        ratings = _ratings(rest) if influence is None else None
+        last = (ratings, influence)
+        return cls(*head, step_size, sketch, next_sketch, sources, salt, *last)
 
     def values(self, window: int, window_rounds: int) -> Floats:
         """The sketch (k,) under the signs of `window`: its own or the next.
@@ -268,7 +274,7 @@ def named_sources(statement: Statement, phases: Phases) -> tuple[Source, ...]:
 
 
 def statement_bytes_max(sketch_bytes: int) -> int:
-    """The longest body of a statement: two sketches and an attested one, and rows."""
+    """The longest body of a statement: two sketches and an attested one or a sum, and rows."""
     return 3 * sketch_bytes + FIXED_BYTES_MAX + PARTS_MAX * ROW_LENGTH_MAX * (ID_CHARS_MAX + 16)
 
 
@@ -294,6 +300,16 @@ def _formed(part: Value, sketch_bytes: int) -> Formed:
                 raise MalformedError("an attested sketch has the wrong length")
             return Attested(rule, _ids(heard), sketch)
     raise MalformedError("not how a vector was formed")
+
+
+def _influence(rest: Sequence[Value], sketch_bytes: int) -> Influence | None:
+    match rest:
+        case [[bytes(total), float(bound), float(most)]]:
+            sound = len(total) in (0, sketch_bytes) and bound >= 0.0 and most >= 0.0
+            if sound and np.isfinite(np.frombuffer(total, "<f8")).all():
+                return Influence(total, bound, most)
+            raise MalformedError("not what a statement says of its agent's window")
+    return None
 
 
 def _ratings(rest: Sequence[Value]) -> Ratings | None:

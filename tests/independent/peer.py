@@ -15,7 +15,7 @@ from pathlib import Path
 import blake3
 import numpy as np
 
-from tests.independent import barter, bills, claims, graphs, hidden, rounds, wire
+from tests.independent import barter, bills, claims, graphs, hidden, influence, rounds, wire
 from tests.independent.hearsay import MEMORY_BYTES_MAX, Hearsay
 from tests.independent.ledger import Channel
 from tests.independent.neighbour import HELLO_S, Neighbour, Slot
@@ -161,6 +161,13 @@ class Peer:
         named = {one: self._known(one) for one in rounds.named(cluster, t, phase, formed)}
         if barter.rule_of(cluster):
             body = self._rated(t, formed, y, named)
+        elif influence.factor_of(cluster) is not None:
+            place = (cluster, t, self.own, formed)
+            body, kept = rounds.bounded_body(*place, y, named, self.initial)
+            y, data = self.training.shorten(t, kept)
+            if kept < 1.0:
+                self._meet("shortened")
+                body, _ = rounds.bounded_body(*place, y, named, self.initial)
         else:
             body = rounds.body_of(cluster, t, phase, self.own, formed, y, list(named.values()))
         head = rounds.head_of(cluster.run, (t, phase, self.own), wire.sha256(body))

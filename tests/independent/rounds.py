@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import blake3
 import numpy as np
 
-from tests.independent import barter, graphs, rows
+from tests.independent import barter, graphs, influence, rows
 from tests.independent.barter import Rating
 from tests.independent.phases import CODECS, MEDIAN, OWN, Part, decoded, encoded, payload_bytes
 from tests.independent.wire import (
@@ -105,6 +105,7 @@ class Statement:
     sources: bytes
     salt: bytes
     rewards: list | None = None  # [trace, [[id, reputation, score, groups], ...]]
+    influence: list | None = None  # [total, bound, most]
 
     @classmethod
     def parse(cls, cluster: Cluster, body: bytes, signature: bytes) -> "Statement":
@@ -132,11 +133,15 @@ class Statement:
             and len(formed) <= 4
             and all(_is_part(part, len(own)) for part in formed)
             and sum(part[0] == ATTESTED for part in formed) <= 1
-            and (not rewards or (len(rewards) == 1 and _are_rewards(rewards[0])))
+            and (len(rewards) <= 1)
         )
-        if not sound:
+        bounds = bool(rewards) and fits(rewards[0], bytes, float, float)
+        if bounds:
+            sound = sound and influence.is_layout(rewards[0], len(own))
+        if not sound or (rewards and not bounds and not _are_rewards(rewards[0])):
             raise Refused("malformed")
-        return cls(body, signature, *fields[1:])
+        told = [None, rewards[0]] if bounds else rewards
+        return cls(body, signature, *fields[1:14], *told)
 
     @property
     def trace(self) -> np.ndarray:
@@ -309,6 +314,24 @@ def rated_body(
     return body_of(*head, [traced, last[1]])
 
 
+def bounded_body(
+    cluster: Cluster,
+    number: int,
+    agent: str,
+    formed: list[Formed],
+    vector: np.ndarray,
+    sources: dict[Source, Statement],
+    initial: np.ndarray,
+) -> tuple[bytes, float]:
+    """The same where what is injected has a bound, and which share of its window's total the agent
+    may keep: below 1, it is to send less."""
+    head = (cluster, number, 0, agent, formed, vector, list(sources.values()))
+    untold = Statement.parse(cluster, body_of(*head), b"")
+    found = _found(cluster, untold, _parts(cluster, untold, sources, initial))
+    told = influence.due(cluster, untold, found, sources)
+    return body_of(*head, told), influence.share(told)
+
+
 def digest_of(cluster: Cluster, vector: np.ndarray) -> bytes:
     if barter.rule_of(cluster):
         return barter.digest_of(barter.leaves(cluster, vector, 0, barter.groups(cluster)))
@@ -372,6 +395,14 @@ def check_announced(cluster: Cluster, sender: str, stated: Statement) -> None:
     if not all(is_formed(cluster, stated, *one) for one in zip(parts, stated.formed, strict=True)):
         raise Refused("mixing-row")
     check_given(cluster, stated)
+    check_bounded(cluster, stated)
+
+
+def check_bounded(cluster: Cluster, stated: Statement) -> None:
+    """A statement says what was injected in its window just where that is bounded. Raises
+    Refused."""
+    if (stated.influence is None) != (influence.factor_of(cluster) is None):
+        raise Refused("influence")
 
 
 def check_given(cluster: Cluster, stated: Statement) -> None:
@@ -444,6 +475,7 @@ def check_witness(cluster: Cluster, source: Source, witness: Statement) -> None:
     if witness.run != cluster.run or len(witness.sketch) != 8 * cluster.k:
         raise Refused("witness-run")
     check_given(cluster, witness)
+    check_bounded(cluster, witness)
     if not witness.is_genuine(cluster):
         raise Refused("witness-signature")
 
@@ -456,21 +488,26 @@ def injected(
         raise Refused("witness-digest")
     _check_derived(cluster, stated, sources)
     parts, own = _parts(cluster, stated, sources, initial), np.frombuffer(stated.sketch, "<f8")
+    found = _found(cluster, stated, parts)
+    if not math.isfinite(energy(found)):
+        raise Refused("injected-not-finite")
+    _, relative, absolute = CODECS[cluster.codec]
+    length = math.fsum(math.sqrt(energy(one)) for one in [*parts, own])
+    smallest = absolute * (1 + abs(stated.step_size)) * math.sqrt(cluster.dim)
+    moved = (4 * relative + 2.0**-16) * length + 4 * smallest
+    allowed = moved / stated.step_size
+    if stated.phase != cluster.charged and energy(found) > allowed * allowed:
+        raise Refused("not-as-formed")
+    influence.check(cluster, stated, found, sources, allowed * allowed)
+    return found
+
+
+def _found(cluster: Cluster, stated: Statement, parts: list[np.ndarray]) -> np.ndarray:
+    """S u of a vector that was stepped from these parts."""
     base = np.zeros(cluster.k)
     for part in parts:
         base = base + part
-    found = (base - own) / stated.step_size
-    if not math.isfinite(energy(found)):
-        raise Refused("injected-not-finite")
-    if stated.phase != cluster.charged:
-        _, relative, absolute = CODECS[cluster.codec]
-        length = math.fsum(math.sqrt(energy(one)) for one in [*parts, own])
-        smallest = absolute * (1 + abs(stated.step_size)) * math.sqrt(cluster.dim)
-        moved = (4 * relative + 2.0**-16) * length + 4 * smallest
-        allowed = moved / stated.step_size
-        if energy(found) > allowed * allowed:
-            raise Refused("not-as-formed")
-    return found
+    return (base - np.frombuffer(stated.sketch, "<f8")) / stated.step_size
 
 
 def ratings_after(

@@ -5,7 +5,7 @@ Its loss is 0.05 ||x||^2, so that a round of local training is one line.
 
 import numpy as np
 
-from tests.independent import barter, rounds
+from tests.independent import barter, graphs, influence, rounds
 from tests.independent.phases import MEDIAN, OWN, Part, decoded, encoded
 from tests.independent.rounds import ATTESTED, DERIVED, LISTED, Formed
 from tests.independent.wire import Cluster
@@ -18,6 +18,7 @@ class Training:
         self._cluster, self._own = cluster, own
         self._initial = self._x = initial
         self._gradient = np.zeros_like(initial)  # of the round before
+        self._base = self._moved = np.zeros_like(initial)  # where a round starts; in this window
         self._vectors: dict[int, np.ndarray] = {}  # by phase: the last one, as stated
         self._came: dict[int, dict[str, np.ndarray]] = {}  # by phase: by agent, its own among them
         self._mixes: dict[int, tuple[Formed, np.ndarray]] = {}  # by phase: the last row, its result
@@ -31,11 +32,26 @@ class Training:
             how, vector = self._part(t, part)
             formed.append(how)
             y = y - step_size * vector if part.stepped else y + vector
+        self._base = y
         if phase == cluster.charged:
             y = y - step_size * self._learned()
         data = encoded(cluster.codec, y)
         self._vectors[phase] = decoded(cluster.codec, data)
         return formed, self._vectors[phase], data
+
+    def shorten(self, t: int, kept: float) -> tuple[np.ndarray, bytes]:
+        """The vector of round t again, and the payload, with such a share of what was injected in
+        the window."""
+        cluster, y = self._cluster, self._vectors[0]
+        mass = np.float32(graphs.masses(cluster, t)[self._own])
+        before = self._moved if influence.place_of(cluster, t) > 1 else np.zeros_like(y)
+        if kept < 1.0:
+            after = before + mass * (self._base - y)
+            y = self._base - (np.float32(kept) * after - before) / mass
+        data = encoded(cluster.codec, y)
+        self._vectors[0] = decoded(cluster.codec, data)
+        self._moved = before + mass * (self._base - self._vectors[0])
+        return self._vectors[0], data
 
     def mix(
         self,

@@ -118,14 +118,21 @@ TABLES = {
         *("name", "step_size", "step_decay", "local_steps", "momentum"),
         *("local_epochs", "local_seconds", "outer_momentum", "outer_step"),
         *("aggregator", "max_byzantine", "large_batch", "small_batch"),
-        *("switch_probability", "agreement_rounds", "estimator", "rewards"),
+        *("switch_probability", "agreement_rounds", "estimator", "rewards", "influence"),
     ),
     "rounds": ("rounds", "deadline_s", "start_deadline_s", "codec"),
     "payments": ("rule", "window", "credit_limit", "sketch_size", "replay"),
     "graph": ("topology", "mixing", "schedule", "edges", "turns", "weights"),
 }
 REALS = ("step_size", "step_decay", "momentum", "deadline_s", "start_deadline_s")
-REALS += ("local_seconds", "outer_momentum", "outer_step", "weight", "switch_probability")
+REALS += (
+    "local_seconds",
+    "outer_momentum",
+    "outer_step",
+    "weight",
+    "switch_probability",
+    "influence",
+)
 AGENT = (
     *("id", "endpoint", "identity", "curve", "other_endpoints", "bind", "join", "serial", "weight"),
 )

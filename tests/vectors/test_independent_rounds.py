@@ -11,7 +11,7 @@ from candor.mechanisms.evidence.examiner import Examiner
 from candor.mechanisms.evidence.statements import EvidenceError, SignedStatement
 from candor.network.messages import Chunk, ClaimMessage, Update, Witnesses, from_envelope
 from candor.topologies.cluster.file import load_cluster
-from tests.independent import barter, claims, graphs, rounds, wire
+from tests.independent import barter, claims, graphs, influence, rounds, wire
 from tests.independent.phases import CODECS, PHASES, decoded, encoded
 from tests.independent.training import Training
 from tests.runs import DIM, LocalRun, finish, write_cluster
@@ -27,17 +27,22 @@ RUNS = [
     ("median-sgd + rfa", "float32"),
     ("decentralized-sgd + rewards", "float32"),
     ("decentralized-sgd + rewards", "float16"),
+    ("decentralized-sgd + influence", "float32"),
+    ("diloco + influence", "float16"),
+    ("gradient-push + influence", "float32"),
 ]
 REWARDS = {"rewards": "cgsv:beta=2,tolerance=0.25", "sketch_size": 36}
 
 
 def written(folder, algorithm, codec):
     """The file of a small run, read by both."""
-    topology = "directed-ring" if algorithm == "gradient-push" else "ring"
     name, _, aggregator = algorithm.partition(" + ")
+    topology = "directed-ring" if name == "gradient-push" else "ring"
     robust = {"aggregator": aggregator, "max_byzantine": 1} if aggregator else {}
     if aggregator == "rewards":
         robust = REWARDS
+    elif aggregator == "influence":
+        robust = {"influence": 1.0}
     settings = {"rounds": ROUNDS, "window": WINDOW, "algorithm": name, "codec": codec, **robust}
     write_cluster(folder, topology, 4, **settings)
     path = folder / "cluster.toml"
@@ -134,6 +139,7 @@ class Independents:
         self.stated = {}
         self.novelties = {}
         self.energies = []
+        self.kept = []  # which share of its window's total an agent kept
 
     def play(self, steps):
         """State, judge and mix one step after the other."""
@@ -141,8 +147,10 @@ class Independents:
             t, phase = self.cluster.at(step)
             payloads = {}
             for agent, training in self.training.items():
-                formed, y, payloads[agent] = training.make(t, phase)
-                shown = self.judged(self.says(t, phase, agent, formed, y), y)
+                formed, y, _ = training.make(t, phase)
+                said = self.says(t, phase, agent, formed, y)
+                payloads[agent] = encoded(self.cluster.codec, training.vector(phase))
+                shown = self.judged(said, training.vector(phase))
                 if phase == self.cluster.charged:
                     self.energies.append(shown.energy)
             for agent, training in self.training.items():
@@ -162,6 +170,12 @@ class Independents:
             known = {place[-1]: self.novelties[place] for place in named}
             place = (self.cluster, t, agent, formed, y, named, known)
             body = rounds.rated_body(*place, self.initial)
+        elif influence.factor_of(self.cluster) is not None:
+            place = (self.cluster, t, agent, formed)
+            body, kept = rounds.bounded_body(*place, y, named, self.initial)
+            y, _ = self.training[agent].shorten(t, kept)
+            self.kept.append(kept)
+            body, _ = rounds.bounded_body(*place, y, named, self.initial)
         else:
             body = rounds.body_of(self.cluster, t, phase, agent, formed, y, list(named.values()))
         head = rounds.head_of(self.cluster.run, (t, phase, agent), wire.sha256(body))
@@ -194,6 +208,8 @@ def test_what_independent_agents_state_holds_for_the_daemons_checks(tmp_path, al
     agents.play(range(1, ROUNDS * len(agents.cluster.phases) + 1))
     assert min(agents.energies) > 0.0
     assert len(agents.energies) == 4 * ROUNDS
+    if "influence" in algorithm:
+        assert min(agents.kept) < 1.0 == max(agents.kept)
     if "rewards" in algorithm:  # who goes the other way is given less
         last = agents.stated[ROUNDS, 0, "a0"]
         assert last.given("a3") < last.given("a1") == barter.groups(agents.cluster)

@@ -132,6 +132,8 @@ class AlgorithmSettings(Section):
     estimator: Estimator | None = None
     # What neighbours give each other of their models by what they are worth; None is all of it.
     rewards: Line | None = None
+    # How many times the usual of its neighbourhood an agent may inject in a window; None: no bound.
+    influence: Annotated[Number, Field(ge=1, le=1e6)] | None = None
 
     @model_validator(mode="after")
     def _check_outer(self) -> "AlgorithmSettings":

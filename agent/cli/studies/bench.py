@@ -7,7 +7,13 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from candor.agent.cli.options import COUNT, data_root_option, device_option, json_option
+from candor.agent.cli.options import (
+    COUNT,
+    FiniteRange,
+    data_root_option,
+    device_option,
+    json_option,
+)
 from candor.agent.exits import VERIFICATION_FAILED
 from candor.agent.reports.terminal import plain_table
 from candor.topologies.cluster.file import AlgorithmSettings
@@ -54,6 +60,12 @@ def command() -> None:
     metavar="SPEC",
     help="Time rounds in which neighbours trade models by this rule next to others instead.",
 )
+@click.option(
+    "--influence",
+    type=FiniteRange(min=1),
+    metavar="C",
+    help="Time rounds in which influence is bounded next to others instead.",
+)
 @json_option
 def measure_command(
     agents: int,
@@ -63,6 +75,7 @@ def measure_command(
     aggregator: str | None,
     max_byzantine: int,
     rewards: str | None,
+    influence: float | None,
     as_json: bool,
 ) -> None:
     """Time rounds of real daemons that do not train, next to the raw exchange of the same bytes.
@@ -77,9 +90,10 @@ def measure_command(
     """
     from candor.agent.studies.bench.rounds import measure_round  # imports torch
 
-    if aggregator is not None or rewards is not None:
+    others = {"aggregator": aggregator, "rewards": rewards, "influence": influence}
+    if any(value is not None for value in others.values()):
         byzantine = None if aggregator is None else max_byzantine
-        fields = {"aggregator": aggregator, "rewards": rewards, "max_byzantine": byzantine}
+        fields = {**others, "max_byzantine": byzantine}
         robust = validated(AlgorithmSettings, fields, "algorithm")
         _robust_round(agents, topology, parameters, rounds, robust, as_json)
         return
@@ -125,7 +139,8 @@ def _robust_round(
     if as_json:
         click.echo(json_text(asdict(cost), indent=2))
         return
-    other = cost.aggregator or f"rewards {cost.rewards}"
+    bound = f"influence {cost.influence:g}" if cost.influence is not None else ""
+    other = cost.aggregator or bound or f"rewards {cost.rewards}"
     plain, robust = cost.plain_seconds_per_round, cost.robust_seconds_per_round
     rows = [
         ("the slowest agent, median", f"{1e3 * plain:.2f}", f"{1e3 * robust:.2f}"),

@@ -276,9 +276,11 @@ class EvidenceBook:
         }
 
     def rated(self, statement: Statement) -> Statement:
-        """This agent's statement with what it thinks of others, where models are traded."""
+        """This agent's statement with what it thinks of others, where models are traded, or what it
+        has injected in the window, where that is bounded."""
         sources = self.trusted(named_sources(statement, self.phases))
-        return self.examiner.rated(statement, sources, self.novelties(sources))
+        rated = self.examiner.rated(statement, sources, self.novelties(sources))
+        return self.examiner.bounded(rated, sources)
 
     def witnesses(self, statement: Statement) -> list[SignedStatement]:
         """The statements that go with this agent's update: those that its rows name."""

@@ -230,13 +230,14 @@ def measure_round(agents: int, topology: str, parameters: int, rounds: int) -> R
 
 @dataclass(frozen=True, slots=True)
 class RobustCost:
-    """What `candor bench round --aggregator` or `--rewards` prints: seconds a round, the slowest
-    agent's median, by the graph's weights alone and by these, and the ratio of the two; the same of
-    processor seconds, an agent's mean, which other work on the machine does not disturb; and the
-    mean seconds of an agent's phases, of both."""
+    """What `candor bench round` prints with `--aggregator`, `--rewards` or `--influence`: seconds a
+    round, the slowest agent's median, by the graph's weights alone and by these, and the ratio of
+    the two; the same of processor seconds, an agent's mean, which other work on the machine does
+    not disturb; and the mean seconds of an agent's phases, of both."""
 
     aggregator: str | None
     rewards: str | None
+    influence: float | None
     plain_seconds_per_round: float
     robust_seconds_per_round: float
     ratio: float
@@ -277,6 +278,7 @@ def measure_robust_round(
     return RobustCost(
         aggregator=robust.aggregator,
         rewards=robust.rewards,
+        influence=robust.influence,
         plain_seconds_per_round=plain,
         robust_seconds_per_round=slower,
         ratio=slower / plain,
