@@ -45,6 +45,7 @@ def run_cores(
     weights="equal",
     lie=LIE,
     influence=None,
+    sketch_size=None,
 ) -> Finished:
     """Real cores that train on digits, one of which exaggerates or attacks."""
     name, _, aggregator = algorithm.partition(" + ")
@@ -55,6 +56,8 @@ def run_cores(
     task = TaskSettings(name=learned, partition="dirichlet:0.5", **stated)
     robust = {"aggregator": aggregator, "max_byzantine": 1} if aggregator else {}
     how = {"algorithm": name, "codec": codec, "weights": weights, "influence": influence, **robust}
+    if sketch_size is not None:
+        how["sketch_size"] = sketch_size
     if samples:
         how, rounds = how | {"step_size": 0.01}, 5
     cluster = write_cluster(tmp_path, topology, agents, rounds=rounds, task=task, **how)
@@ -167,6 +170,25 @@ def test_both_cut_off_what_is_beyond_a_bound(tmp_path, topology, algorithm, code
     shares = done.run.nodes[LIAR].kept
     assert min(shares) < (0.5 if lie != "hidden:0.9" else 1.1)
     compare(done, lie)
+
+
+@pytest.mark.parametrize("topology", ["ring", "one-peer-exponential"])
+@pytest.mark.parametrize("algorithm", ["decentralized-sgd", "gradient-tracking", "median-sgd"])
+def test_both_leave_out_what_no_sketch_shows(tmp_path, topology, algorithm) -> None:
+    done = run_cores(tmp_path, topology, algorithm, rounds=4, lie="hidden:30", sketch_size=128)
+    run, cluster = done.run, done.cluster
+    assert cluster.task.parameters > cluster.payments.sketch_size
+    refused = {e["code"] for e in run.nodes[LIAR].events("own_update_refused")}
+    assert refused == {"distance-hidden"}
+    expected = run_vectorised(cluster, {LIAR: "hidden:30"})
+    alone = run_vectorised(cluster, {LIAR: "honest"})
+    for agent, model in zip(cluster.ids, expected.parameters.numpy(), strict=True):
+        difference = np.linalg.norm(run.nodes[agent].x - model)
+        assert difference < 1e-5 * np.linalg.norm(model), agent
+    honest = [i for i, agent in enumerate(cluster.ids) if agent != LIAR]
+    apart = (expected.parameters - alone.parameters)[honest].norm(dim=1)
+    assert apart.max() < 6.0  # of a poison of 30 in each round of the window
+    run.close()
 
 
 def compare(done: Finished, lie: str = LIE) -> None:

@@ -590,7 +590,7 @@ class AgentCore:
                 neighbour.unreturned += 1
         self._combining = True
         rule = self.phases.row_rule(phase)
-        if rule:
+        if rule or self.examiner.terms.guarded:
             held = self.book.statements(step)
             stated = {peer: held[peer].statement for peer in payloads}
             self._deriving = Derive(number, phase, rule, payloads, stated)

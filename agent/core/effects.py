@@ -94,9 +94,10 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Derive:
-    """Derive the row with which an exchange is mixed by `rule`, of what all in `payloads`, by agent
-    (dim,), this one among them, have stated, off the event loop; and say whose vector is farther
-    away than its sketch shows, whom the row leaves out. Answer with `AgentCore.derived`."""
+    """Derive the row with which an exchange is mixed by `rule`, without one that of the cluster
+    file, of what all in `payloads`, by agent (dim,), this one among them, have stated, off the
+    event loop; and say whose vector is farther away than its sketch shows, whom the row leaves out.
+    Answer with `AgentCore.derived`."""
 
     round: int
     phase: int

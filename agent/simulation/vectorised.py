@@ -196,7 +196,8 @@ class Simulation:
         self.parameters = held["parameters"].to(self._device)
         rewards = rewards_of(cluster)
         limit = limit_of(cluster)
-        needed = measured or rewards is not None or limit is not None or self._phases.rows
+        bound = rewards is not None or limit is not None
+        needed = measured or bound or self._phases.rows or self._guarded
         self._measured = self._measurements(held) if needed else None
         self._barter = None if rewards is None else self._bartering(rewards, held)
         self._bounding = None if limit is None else self._bounded(limit, held)
@@ -256,11 +257,11 @@ class Simulation:
             shown = self._measured.observe(out.round, out.phase, stated, attested, told)
             if self._bounding is not None:
                 self._bounding.injected(self._measured.moved(out.round))
-            rule = self._phases.row_rule(out.phase)
-            if rule:
+            if self._follows(out.phase):
                 # Honest vectors are never refused: not worth a look where nobody lies.
                 sent = (stated, told) if self._rows.lies else None
-                mixing = self._mixing.derived(out.round, self._phases.rows[rule], *shown, sent)
+                rule = self._phases.rows.get(self._phases.row_rule(out.phase))
+                mixing = self._mixing.derived(out.round, rule, *shown, sent)
                 self._measured.mixed(out.phase, mixing)
             if self._barter is not None:
                 mixing = self._traded(self._measured, self._barter, out)
@@ -268,6 +269,16 @@ class Simulation:
         if out.mixes:
             return mixing.models(out.vectors, apart)
         return mixing.heard(out.vectors, apart)
+
+    def _follows(self, phase: int) -> bool:
+        """Whether the rows of a phase follow from what is sent: by a rule, or as some of it may be
+        farther away than its sketch says."""
+        return bool(self._phases.row_rule(phase)) or self._guarded
+
+    @property
+    def _guarded(self) -> bool:
+        hideable = self._learner.dim > self._cluster.payments.sketch_size
+        return hideable and bool(self._rows.lies) and rewards_of(self._cluster) is None
 
     @staticmethod
     def _traded(measured: Measurements, barter: Bartering, out: Outgoing) -> RoundMixing:
@@ -396,10 +407,11 @@ class Simulation:
         if "updates" in held:
             measured.updates = list(held["updates"].numpy())
         for phase in before if self.round else ():
-            if rule := self._phases.row_rule(phase):  # derived anew, of what was stated
+            if self._follows(phase):  # derived anew, of what was stated
                 shown = measured.sketched(self.round, phase)
                 sent = (before[phase], apart.get(phase, {})) if self._rows.lies else None
-                derived = self._mixing.derived(self.round, self._phases.rows[rule], *shown, sent)
+                rule = self._phases.rows.get(self._phases.row_rule(phase))
+                derived = self._mixing.derived(self.round, rule, *shown, sent)
                 measured.mixed(phase, derived)
         return measured
 

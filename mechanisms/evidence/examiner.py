@@ -213,6 +213,12 @@ class RunTerms:
         """r: how many values a trace has."""
         return min(self.dim, self.sketch_size, TRACE_SIZE)
 
+    @property
+    def guarded(self) -> bool:
+        """Whether what is heard is held against the own vector before it is mixed: sketches hide
+        something of vectors, and these are given whole."""
+        return self.dim > self.sketch_size and self.trade is None
+
 
 @dataclass(frozen=True, slots=True)
 class Terms(RunTerms):
@@ -667,11 +673,13 @@ def _examine_part(statement: Statement, part: Part, formed: Formed, terms: RunTe
 def derived_row(
     agent: str, t: int, rule: str, sources: Mapping[str, Statement], terms: RunTerms
 ) -> dict[str, float]:
-    """The row that `rule` gives an agent for what `sources` stated in round t: its own and those of
-    whom it heard."""
+    """The row that `rule` gives an agent for what `sources` stated in round t, its own and those of
+    whom it heard; without a rule their weights in the cluster file."""
     taken = terms.weights(t).taken[agent]
     heard = {k: taken[k] for k in sorted(sources) if k != agent}
     weights = heard | {agent: own_weight(heard)}
+    if not rule:
+        return weights
     sketches = {k: np.frombuffer(sources[k].sketch, "<f8") for k in sorted(sources)}
     return terms.phases.rows[rule](agent, t, weights, sketches)
 

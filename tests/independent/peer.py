@@ -377,7 +377,7 @@ class Peer:
         parts = {peer: n.payloads[self.step] for peer, n in near if self.step in n.payloads}
         said = {peer: self.near[peer].statements[self.step] for peer in parts}
         said[self.own] = self.statements[self.step]
-        if self.training.derives(phase):
+        if "rewards" not in cluster.file["algorithm"]:  # else vectors are not given whole
             for peer in [peer for peer in parts if self._hides(phase, parts[peer], said[peer])]:
                 del parts[peer], said[peer]
                 self._judge(peer, self.step, "distance-hidden")

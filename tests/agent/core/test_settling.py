@@ -238,6 +238,12 @@ def test_who_bills_only_the_windows_that_pay_is_not_served(started, monkeypatch)
     assert run.nodes["a3"].core.neighbours["a0"].barred is None
 
 
+def halved(entry):
+    """A claimed round of updates shorter by half of their energy."""
+    products = np.frombuffer(entry.products, "<f8") / 2
+    return replace(entry, energy=entry.energy / 2, products=products.astype("<f8").tobytes())
+
+
 def test_a_false_claim_is_refused_and_settles_nothing(started):
     run = started("ring", 4, rounds=4, window=4)
     key = []
@@ -245,7 +251,7 @@ def test_a_false_claim_is_refused_and_settles_nothing(started):
     def alter(message):
         if isinstance(message, ClaimMessage):
             claim = SignedClaim.decode(message.claim).claim()
-            rounds = tuple(replace(entry, energy=entry.energy / 2) for entry in claim.rounds)
+            rounds = tuple(halved(entry) for entry in claim.rounds)
             lie = Claim(claim.run, claim.window, claim.agent, rounds)
             return ClaimMessage(SignedClaim.sign(lie, key[0]).encode())
         return message
