@@ -47,7 +47,7 @@ GRAPHS: Final = {
     "random": Graph("erdos-renyi:p=0.4,seed=0"),
     "caterpillar": Graph("caterpillar"),
     "karate": Graph("networkx:karate_club_graph", None),
-    "bipartite": Graph("networkx:complete_bipartite_graph,n1=4,n2=4", None),
+    "bipartite": Graph("networkx:turan_graph,n=8,r=2", None),  # K4,4
 }
 LOCAL_STEPS: Final = 4
 BATCH_SIZE: Final = 32

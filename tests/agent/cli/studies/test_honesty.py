@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from candor.agent.cli.studies.honesty import GRAPHS, TASKS, command
 from candor.agent.studies.honesty import cells
 from candor.topologies.cluster.file import DEFAULT_RULE
+from candor.topologies.schedules import schedules
 
 SHARDS = ("--partition", "dirichlet:0.5", "--partition", "iid", "--other-seeds")
 
@@ -29,6 +30,22 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
 
 def test_the_choices_are_the_cells_that_there_are() -> None:
     assert (set(TASKS), set(GRAPHS)) == (set(cells.TASKS), set(cells.GRAPHS))
+
+
+@pytest.mark.parametrize(
+    ("name", "agents", "degrees"),
+    [
+        ("ring", 10, {2}),
+        ("random", 10, {1, 2, 3, 4, 5}),
+        ("caterpillar", 10, {1, 2, 3}),
+        ("karate", 34, {1, 2, 3, 4, 5, 6, 9, 10, 12, 16, 17}),
+        ("bipartite", 8, {4}),
+    ],
+)
+def test_the_graphs_are_those_of_the_page(name: str, agents: int, degrees: set[int]) -> None:
+    graph = cells.GRAPHS[name]
+    built = schedules.build(graph.topology, graph.agents, 0).union
+    assert (len(built), {degree for _, degree in built.degree}) == (agents, degrees)
 
 
 def test_every_cell_is_judged_free_by_the_default_and_at_its_own_prices(
