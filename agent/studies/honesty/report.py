@@ -17,7 +17,7 @@ LIES: Final = (
     *("task", "graph", "#coop-\nerates, %", "best lie, free", "#free", "#default", "#suggested"),
 )
 HONEST: Final = (
-    *("task", "graph", "#median", "#98th", "#worst", "who, by"),
+    *("task", "graph", "#median", "#98th", "#worst", "worst has"),
     *("#suggested:\nmedian", "#98th", "#worst"),
 )
 MOVED: Final = (
@@ -31,8 +31,8 @@ LIES_NOTE: Final = (
 )
 HONEST_NOTE: Final = (
     "What honest agents pay by the default rule and at the suggested prices, per cent of what "
-    "cooperation is worth to each; who pays the most, by neighbours, samples and classes, and the "
-    "term that asks for most of it."
+    "cooperation is worth to each; how many neighbours who pays the most has, and the term that "
+    "asks for most of it."
 )
 MOVED_NOTE: Final = (
     "Prices suggested for the first shards of a task and graph, on others; its own: prices fitted "
@@ -118,9 +118,7 @@ def _paid(setting: Setting) -> tuple[str, str, str]:
 
 
 def _payer(setting: Setting) -> str:
-    who = setting.payer
-    classes = "" if who.classes is None else f", {who.classes:.1f} classes"
-    return f"{who.degree} neighbours, {who.samples} samples{classes}: {setting.term}"
+    return f"{setting.payer.degree} neighbours: {setting.term}"
 
 
 def sentences(rows: Sequence[Row]) -> list[str]:
