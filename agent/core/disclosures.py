@@ -50,6 +50,7 @@ ASK_EVERY_S: Final = 0.5
 # Of one neighbour, before another one's turn; and windows that are waited for.
 DUE_MAX: Final = 256
 HEAD_WINDOWS: Final = 4  # whose heads are kept, so that a statement made since is found
+JUDGING_BYTES_MAX: Final = 2**26  # of one neighbour that wait to be judged before more is asked for
 STORED_BYTES_MAX: Final = 2**16
 
 
@@ -171,6 +172,8 @@ class Disclosures:
         others = (p for p in self._peers.values() if p is not peer)
         # Of one at a time: what has come of it is held here.
         turn = there and not any(due.data for p in others for due in p.due.values())
+        held = sum(due.size for due in peer.due.values() if due.judging)
+        turn = turn and held <= JUDGING_BYTES_MAX
         waiting = {window: due for window, due in sorted(peer.due.items()) if not due.judging}
         for window, due in waiting.items():
             due.since_s = due.since_s if turn else None

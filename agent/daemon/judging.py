@@ -27,6 +27,7 @@ JUDGING_S: Final = 600.0
 WAITING_NAME: Final = "judging"  # in DATA_DIR/replay
 NICENESS: Final = 5  # at 19 it would never be done on a host that is busy
 _TOLD: Final = {told.name.lower(): told for told in Told}
+_SILENT: Final = {"reason": f"it could not be judged here, or not in {JUDGING_S:g} s"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,9 @@ class Judging:
             replace_file(file, one.encode())
         try:
             rows = self._asked(files)
+            if rows is None and len(files) > 1:  # one of them spoils it for the others
+                rows = [row for file in files for row in self._asked([file]) or [_SILENT]]
+            rows = rows or [_SILENT for _ in files]
             return [
                 self._verdict(file, one, row)
                 for file, one, row in zip(files, shown, rows, strict=True)
@@ -80,13 +84,12 @@ class Judging:
         if self._process is not None:
             self._process.kill()
 
-    def _asked(self, files: Sequence[Path]) -> list[dict[str, Any]]:
-        """What `candor evidence verify` says of each; nothing where it says nothing."""
+    def _asked(self, files: Sequence[Path]) -> list[dict[str, Any]] | None:
+        """What `candor evidence verify` says of each; None where it says nothing."""
         command = [sys.executable, "-P", "-m", "candor", "evidence", "verify", *map(str, files)]
         command += ["--cluster", str(self._data_dir / CLUSTER_NAME), "--json", *self._words]
-        silent: list[dict[str, Any]] = [{"reason": "it could not be judged here"} for _ in files]
         if self._stopped:
-            return silent
+            return None
         with subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -101,12 +104,12 @@ class Judging:
                 answer, _ = self._process.communicate(timeout=JUDGING_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-                return [{"reason": f"it was not over after {JUDGING_S:g} s"} for _ in files]
+                return None
         with suppress(ValueError, KeyError, TypeError):
             rows = json.loads(answer)["files"]
             if len(rows) == len(files):
                 return list(rows)
-        return silent
+        return None
 
     def _verdict(self, file: Path, shown: ShownRound, row: dict[str, Any]) -> Verdict:
         told, why = _TOLD.get(row.get("told", "")), str(row.get("reason") or row.get("verdict"))

@@ -334,7 +334,7 @@ def state_from(tensors: Tensors) -> State:
     """The state that was kept as these; raises MalformedError."""
     try:
         return {name: _tensor(kind, shape, values) for name, kind, shape, values in tensors}
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError, SyntaxError) as exc:  # numpy parses some kinds
         raise MalformedError(f"not the tensors of a state ({exc})") from exc
 
 

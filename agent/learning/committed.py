@@ -154,7 +154,10 @@ def batch_of(samples: Sequence[ShownSample], count: int) -> Batch:
     for one, row in zip(samples, rows, strict=True):
         for tensor, array in zip(data, row, strict=True):
             tensor[one.place] = array
-    return tuple(map(torch.from_numpy, data))
+    try:
+        return tuple(map(torch.from_numpy, data))
+    except TypeError as exc:  # of a kind that numpy has alone, as long doubles
+        raise MalformedError(f"not a tensor of a sample ({exc})") from exc
 
 
 def _arrays(sample: bytes) -> list[np.ndarray]:
@@ -170,7 +173,7 @@ def _array(part: Value) -> np.ndarray:
             try:
                 dtype = np.dtype(kind)
                 held = np.frombuffer(values, dtype).reshape(cast(list[int], shape))
-            except (TypeError, ValueError) as exc:
+            except (TypeError, ValueError, SyntaxError) as exc:  # numpy parses some names
                 raise MalformedError(f"not a tensor of a sample ({exc})") from exc
             if dtype.kind in _KINDS:
                 return held.astype(dtype.newbyteorder("="))

@@ -5,15 +5,19 @@ that the round's start names, and that start to the salts of its statements. See
 `mechanisms.evidence.disclosures`, and `agent.runs.replay` for what is done again.
 """
 
+from contextlib import suppress
+
 from candor.agent.learning.committed import batch_of, places_of
 from candor.agent.runs.replay import Host, Kept, Replayed, Replayer
 from candor.agent.tasks.base import Batch
 from candor.agent.tasks.partition import Shard
 from candor.mechanisms.evidence.attestations import Told
 from candor.mechanisms.evidence.disclosures import Shown, ShownRound, shown_bytes_max
+from candor.mechanisms.evidence.sample_tree import Samples
 from candor.mechanisms.evidence.sketch import window_of
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.encoding.canonical import MalformedError
+from candor.topologies.specs.specs import ConfigurationError
 
 
 def judged(cluster: Cluster, proof: ShownRound, host: Host) -> Replayed:
@@ -60,5 +64,20 @@ def _replayed(
     def given(_shard: Shard, _seed: int) -> Batch:
         return data
 
-    replayer = Replayer(cluster, agent, samples, host, given)
+    try:
+        replayer = Replayer(cluster, agent, samples, host, given)
+    except ConfigurationError as exc:
+        if _works(cluster, agent, host):
+            raise MalformedError(f"no round is done with the samples that it shows: {exc}") from exc
+        raise
     return replayer.replayed(Kept(start, shown.round, shown.following, shown.said))
+
+
+def _works(cluster: Cluster, agent: str, host: Host) -> bool:
+    """Whether the task can be used here with data of its own, of the agent or of a neighbour: who
+    judges is one. Else it is not the agent's fault that its samples are of no use."""
+    for other in (agent, *cluster.neighbours(agent)):
+        with suppress(ConfigurationError):
+            Replayer(cluster, other, Samples(), host)
+            return True
+    return False

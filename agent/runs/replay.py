@@ -183,10 +183,9 @@ class Replayer:
         else:
             told, why = Told.TRUE, "to the bit" if error == 0.0 else f"within {error:.1e}"
         said = [e for e in kept.round.exchanges if e.phase == self._terms.phases.charged]
-        bodies = [self._own(exchange).statement.body for exchange in said]
-        return Replayed(
-            number, told, why, error, sha256(bodies[0]) if bodies else bytes(32), echoed
-        )
+        own = [p.statement for e in said for p in e.parts if p.agent == self._agent]
+        digest = sha256(own[0].body) if own else bytes(32)
+        return Replayed(number, told, why, error, digest, echoed)
 
     # --- what others know ---------------------------------------------------------------------
 
@@ -199,6 +198,9 @@ class Replayer:
         if [e.phase for e in exchanges] != list(range(self._terms.phases.count)):
             raise CannotTell("not all of its exchanges were kept")
         for exchange in exchanges:
+            agents = [part.agent for part in exchange.parts]
+            if agents != sorted(set(agents)):
+                raise CannotTell("what it kept of an exchange is not in order")
             self._check_own(start, exchange)
             for part in exchange.parts:
                 self._check_part(start.round, exchange.phase, part)
@@ -279,7 +281,7 @@ class Replayer:
             due = {agent: taken[agent] for agent in row if agent != self._agent}
             due[self._agent] = own_weight(due)
         if due.keys() != row.keys() or any(
-            abs(due[agent] - row[agent]) > WEIGHT_TOLERANCE for agent in row
+            not abs(due[agent] - row[agent]) <= WEIGHT_TOLERANCE for agent in row
         ):
             raise FalseReport("it mixed by other weights than the run's")
 

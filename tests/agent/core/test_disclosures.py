@@ -1,11 +1,16 @@
 """Rounds shown between neighbours: liars are proven by those who do them again, honest ones not."""
 
+import math
 from dataclasses import replace
 
 import pytest
 
-from candor.agent.core.disclosures import MISSED_MAX, Disclosures
+from candor.agent.core.disclosures import JUDGING_BYTES_MAX, MISSED_MAX, Disclosures
 from candor.agent.core.effects import Send
+from candor.agent.daemon.exports import CLUSTER_NAME
+from candor.agent.daemon.judging import Judging
+from candor.agent.daemon.kept_rounds import state_from
+from candor.agent.learning.committed import places_of
 from candor.agent.learning.rows import TrainedRows
 from candor.agent.runs.disclosed import judged
 from candor.agent.runs.replay import Host
@@ -14,15 +19,18 @@ from candor.mechanisms.evidence.disclosures import (
     Disclosure,
     Shown,
     ShownRound,
+    ShownSample,
     SignedDisclosure,
     encode_shown,
 )
 from candor.mechanisms.evidence.kept import encode_signed
+from candor.mechanisms.evidence.sample_tree import Samples, Tree, leaf, leaf_key
 from candor.mechanisms.evidence.statements import STATEMENT_DOMAIN, Head
 from candor.mechanisms.proofs import verify_proof
 from candor.network.messages import Ask, ShownMessage, from_envelope, to_envelope
 from candor.network.wire import Kind
 from candor.topologies.encoding.canonical import MalformedError, pack, payload_digest
+from candor.topologies.specs.specs import ConfigurationError
 from tests.kept_runs import kept_run
 
 
@@ -49,10 +57,14 @@ def told(run):
     return {(judge.shown.agent, found.round): found.told for _, judge, found in run.verdicts}
 
 
+def opened(run, one):
+    sketch_bytes = 8 * min(run.cluster.task.parameters, run.cluster.payments.sketch_size)
+    return Shown.decode(one.shown, sketch_bytes=sketch_bytes)
+
+
 def resigned(run, one, **parts):
     """A shown round with other parts, signed by its own agent."""
-    sketch_bytes = 8 * min(run.cluster.task.parameters, run.cluster.payments.sketch_size)
-    shown = Shown.decode(one.shown, sketch_bytes=sketch_bytes)
+    shown = opened(run, one)
     shown = replace(shown, **{name: change(getattr(shown, name)) for name, change in parts.items()})
     following = shown.following.encode() if shown.following else b""
     said = encode_signed(shown.said) if shown.said else b""
@@ -66,6 +78,19 @@ def signed(run, one, data, **place):
     )
     key = run.nodes[one.agent].identity.signing_key
     return ShownRound(one.agent, SignedDisclosure.sign(said, key), data)
+
+
+def with_samples(run, one, sample):
+    """A shown round of an agent that has committed to `sample` in each place."""
+    start = opened(run, one).start
+    count, number, secret = start.samples.count, start.round, b"k" * 32
+    tree = Tree([leaf(place, sample, secret) for place in range(count)])
+    samples = tuple(
+        ShownSample(place, sample, leaf_key(place, secret), tree.path(place))
+        for place in places_of(run.cluster, one.agent, number, count)
+    )
+    committed = replace(start, samples=Samples(count, tree.root))
+    return resigned(run, one, start=lambda _: committed, samples=lambda _: samples)
 
 
 def tells(run, one):
@@ -140,6 +165,109 @@ def test_what_is_shown_is_held_against_what_was_committed_to(tmp_path):
     assert tells(run, signed(run, one, b"junk"))[0] is Told.UNKNOWN
     assert tells(run, signed(run, one, one.shown, round=5, window=1))[0] is Told.UNKNOWN
     run.close()
+
+
+PIXELS, LABEL = ["<f4", [64], bytes(256)], ["<i8", [], bytes(8)]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [],
+        [PIXELS],
+        [PIXELS, ["<i8", [], (99).to_bytes(8, "little")]],
+        [["<f8", [64], bytes(512)], LABEL],
+        [["<f4", [63], bytes(252)], LABEL],
+        [["<f16", [64], bytes(1024)], LABEL],
+        [[",", [64], bytes(256)], LABEL],
+        [["<f4", [1] * 64, bytes(4)], LABEL],
+    ],
+    ids=["none", "no-label", "label", "kind", "shape", "long-double", "comma", "dimensions"],
+)
+def test_samples_with_which_no_round_can_be_done_are_as_good_as_not_shown(kept, parts):
+    assert tells(kept, with_samples(kept, first(kept), pack(parts)))[0] is Told.UNKNOWN
+
+
+def test_samples_are_to_blame_only_where_the_task_can_be_used(kept, tmp_path):
+    elsewhere = Host(initial=tmp_path / "gone.npz", threads=1)
+    one = with_samples(kept, first(kept), pack([PIXELS]))
+    with pytest.raises(ConfigurationError):
+        judged(kept.cluster, one, elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        (lambda each: replace(each, parts=()), Told.UNKNOWN),
+        (lambda each: replace(each, parts=each.parts[1:]), Told.UNKNOWN),
+        (lambda each: replace(each, parts=each.parts * 2), Told.UNKNOWN),
+        (lambda each: replace(each, parts=each.parts[::-1]), Told.UNKNOWN),
+        (lambda each: weighed(each, math.nan), Told.FALSE),
+        (lambda each: weighed(each, math.inf), Told.FALSE),
+    ],
+    ids=["nothing", "others", "twice", "disorder", "nan", "inf"],
+)
+def test_exchanges_that_are_none_do_not_pass(kept, change, verdict):
+    def changed(held):
+        return replace(held, exchanges=tuple(map(change, held.exchanges)))
+
+    assert tells(kept, resigned(kept, first(kept), round=changed))[0] is verdict
+
+
+def weighed(exchange, weight):
+    return replace(exchange, parts=tuple(replace(p, weight=weight) for p in exchange.parts))
+
+
+@pytest.mark.parametrize("kind", [",", "(", "O", "<f16", "", "f4,f4"])
+def test_a_state_of_no_kind_that_is_known_is_malformed(kind):
+    with pytest.raises(MalformedError, match="not the tensors of a state"):
+        state_from((("velocity", kind, (1,), bytes(16)),))
+
+
+def first(run):
+    return next(judge.shown for _, judge, _ in run.verdicts if judge.shown.agent == "a0")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    run = shown_run(tmp_path_factory.mktemp("kept"), rounds=3)
+    yield run
+    run.close()
+
+
+def test_no_more_is_asked_of_a_neighbour_while_much_of_its_is_judged(kept):
+    held = Disclosures(
+        "a1",
+        kept.nodes["a1"].core.examiner.terms,
+        {"a0": 1},
+        shows=True,
+        patience_s=1.0,
+        stored={"a0": pack([0, -1, "", [[0, 1], [1, 4]]])},
+    )
+    peer = held._peers["a0"]
+    peer.due[0].judging, peer.due[0].size = True, JUDGING_BYTES_MAX + 1
+    for now_s in (1.0, 10.0, 100.0):  # nor is it missing meanwhile
+        assert held.tick("a0", now_s, there=True) == ([], None)
+    held.judged("a0", 0, Told.TRUE, "", [])
+    assert held.tick("a0", 101.0, there=True) == ([], Ask(1, 0))
+
+
+def test_one_that_breaks_the_judge_spoils_nothing_for_the_others(kept, tmp_path, monkeypatch):
+    """The real process; a file that it cannot even say anything of is there in the middle."""
+    cluster = tmp_path / CLUSTER_NAME
+    cluster.write_bytes((kept.run_dir / CLUSTER_NAME).read_bytes())
+    judging = Judging(tmp_path, 8 * 64, None, None)
+    asked, each = judging._asked, []
+
+    def breaks(files):
+        each.append(len(files))
+        return None if "1.proof" in [file.name for file in files] else asked(files)
+
+    monkeypatch.setattr(judging, "_asked", breaks)
+    one = first(kept)
+    verdicts = judging.judged([one, one, one])
+    assert [verdict.told for verdict in verdicts] == [Told.TRUE, None, Told.TRUE]
+    assert each == [3, 1, 1, 1]
 
 
 def test_nobody_can_be_framed(tmp_path):
