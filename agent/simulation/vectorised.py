@@ -258,7 +258,8 @@ class Simulation:
             if self._bounding is not None:
                 self._bounding.injected(self._measured.moved(out.round))
             if self._follows(out.phase):
-                # Honest vectors are never refused: not worth a look where nobody lies.
+                # Not worth a look where nobody lies: honest vectors are refused only where few
+                # coordinates that meet in a bucket are all that differs (docs/protocol.md).
                 sent = (stated, told) if self._rows.lies else None
                 rule = self._phases.rows.get(self._phases.row_rule(out.phase))
                 mixing = self._mixing.derived(out.round, rule, *shown, sent)
