@@ -351,6 +351,7 @@ def _who_paid_whom(payments: Sequence[tuple[str, str, int]]) -> Group:
 
 def _outcome(summary: Mapping[str, object], run_dir: Path | None) -> Group:
     lines = [] if summary.get("simulated") else [_verdict(summary.get("audit"), run_dir)]
+    lines += _accused(summary)
     if told := participation_words(parts_of(summary.get("participation"))):
         lines.append(Text.assemble(("participation  ", "dim"), literal(told)))
     lines += _beyond_credit(summary.get("beyond_credit"))
@@ -367,6 +368,18 @@ def _outcome(summary: Mapping[str, object], run_dir: Path | None) -> Group:
         if report.exists():
             lines.append(Text.assemble(("report         ", "dim"), literal(report)))
     return Group(*lines)
+
+
+def _accused(summary: Mapping[str, object]) -> list[Text]:
+    """What is proven of whom, and the bonds that are lost by it, which no balance has."""
+    proven, owed = summary.get("proven"), summary.get("bonds")
+    label = ("proven         ", "dim")
+    found = proven if isinstance(proven, list) else []
+    lines = [Text.assemble(label, literal(str(told), "bold red")) for told in found]
+    for agent, amount in owed.items() if isinstance(owed, dict) else ():
+        about = f"{agent} owes its bond of {format_credits(amount)} to its neighbours"
+        lines.append(Text.assemble(("bond           ", "dim"), literal(about, "bold red")))
+    return lines
 
 
 def _verdict(audit: object, run_dir: Path | None) -> Text:

@@ -18,6 +18,7 @@ from candor.agent.daemon.model_file import MODEL_NAME, rounds_behind
 from candor.agent.daemon.participation import View, participation
 from candor.agent.daemon.status import Status, misrated_of, standings_of
 from candor.agent.learning.measuring import RETURN
+from candor.agent.runs.accusations import accusations
 from candor.agent.runs.baselines import alone_accuracy, centralised_accuracy, centralised_batch
 from candor.agent.runs.ledger_audit import audit_run_directory
 from candor.agent.tasks import resolve_task
@@ -68,8 +69,18 @@ def summarise(
         **({"misrated": misrated} if (misrated := misrated_of(statuses.values())) else {}),
         "consensus_distance": consensus_distance(run_dir, cluster, byzantine),
         "audit": "violated" if audit.findings else "ok",
+        **accused_of_run(cluster, run_dir),
         "seconds": round(seconds, 3),
     }
+
+
+def accused_of_run(cluster: Cluster, run_dir: Path) -> dict[str, Any]:
+    """What is proven of whom, a sentence each, and what that costs those who reported falsely, in
+    micro-credits; nothing where nobody is."""
+    accused = accusations(cluster, run_dir)
+    proven = sorted({str(verdict) for verdict in accused.proven.values()})
+    owed = {bond.agent: bond.whole for bond in accused.bonds}
+    return ({"proven": proven} if proven else {}) | ({"bonds": owed} if owed else {})
 
 
 def rewards_of_run(standings: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ CANDOR = [sys.executable, "-P", "-m", "candor"]
 SMALL = [
     *("simulate", "--agents", "5", "--topology", "ring", "--task", "digits:model=logistic"),
     *("--rounds", "10", "--window", "4", "--local-steps", "2", "--strategy", "a3=scale:3"),
+    *("--rule", "variance:4e-5 + excess:4e-6"),
 ]
 ASKED: dict[str, Any] = {
     "topology": "ring",

@@ -57,6 +57,14 @@ def test_whose_updates_neighbours_refused_for_their_ratings_is_told() -> None:
     assert "refused by a0 3 times, a3 2 times" in shown
 
 
+def test_what_is_proven_of_whom_and_what_it_costs_is_told() -> None:
+    assert "proven" not in _words(summary_view(SUMMARY))
+    found = {"proven": ["a3: false-report in round 7: guilty"], "bonds": {"a3": 5_000_000}}
+    shown = _words(summary_view(SUMMARY | found))
+    assert "proven a3: false-report in round 7: guilty" in shown
+    assert "bond a3 owes its bond of 5.000000 to its neighbours" in shown
+
+
 def test_who_mixed_with_nobody_in_many_rounds_is_told() -> None:
     quiet = SUMMARY | {"rounds": 100, "alone_rounds": {"a0": 5, "a1": 0}}
     assert "nobody" not in _words(summary_view(quiet))
