@@ -21,7 +21,7 @@ import pytest
 
 from candor.agent.cli import main as cli
 from candor.agent.testbed.testbed import free_ports
-from tests.docs.pages import HOWTO, Fence, all_fences, fenced_commands
+from tests.docs.pages import HOWTO, Fence, all_fences, fenced_commands, tables
 from tests.drawn import undrawn
 
 CANDOR = [sys.executable, "-P", "-m", "candor"]
@@ -132,6 +132,21 @@ def test_every_command_there_is_has_its_line_on_a_page() -> None:
     shown = {tuple(words) for page in HOWTO for words in fenced_commands(page)}
     for path in _leaves(cli.command):
         assert any(words[: len(path)] == path for words in shown), f"candor {' '.join(path)}"
+
+
+def test_the_table_of_commands_names_every_one() -> None:
+    page = next(page for page in HOWTO if page.name == "README.md")
+    rows = {
+        row[0].strip("`"): row[1]
+        for head, body in tables(page)
+        if head[0] == "command"
+        for row in body
+    }
+    for group, *names in _leaves(cli.command):
+        whole = " ".join(["candor", group, *names])
+        if whole in rows or names == ["random-regular"]:  # families are counted, not named
+            continue
+        assert f"`{names[-1]}`" in rows[f"candor {group}"], whole
 
 
 def _leaves(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
