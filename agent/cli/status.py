@@ -86,6 +86,8 @@ def command(
       candor status cluster.toml data/alice --keys keys/alice
       candor status /var/lib/candor/a3 --max-age 300    # for a health check
     """
+    if paths and not paths[0].exists():
+        raise ConfigurationError(f"{paths[0]}: no such file or directory")
     if paths and paths[0].is_file():
         place = None if no_dial else timeout_s
         found = _cluster(paths[0], paths[1:], keys_dir, place)

@@ -177,6 +177,8 @@ def test_what_cannot_be_used_is_named(cluster, tmp_path):
     [
         (["cluster.toml", "nowhere"], "nowhere: no status here"),
         (["cluster.toml", "data", "--keys", "stranger"], "they are of no agent of the cluster"),
+        (["cluter.toml", "data"], "cluter.toml: no such file or directory"),
+        (["nowhere"], "nowhere: no such file or directory"),
         (["data", "data"], "name the CLUSTER file first"),
         (["data", "--no-dial"], "name the CLUSTER file first"),
     ],
