@@ -4,12 +4,14 @@ So an audit that was stopped, or is asked for other strategies, runs only what i
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields
 from importlib.util import find_spec
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Final
 from zipfile import BadZipFile
@@ -92,6 +94,25 @@ def workers(jobs: int) -> Iterator[Callable[..., Iterator[Played]]]:
     if jobs == 1:
         yield map
         return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=end_with_parent) as pool:
-        yield pool.map
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _prepare) as pool:
+
+        def mapped(function: Callable[..., Played], *each: Iterable[object]) -> Iterator[Played]:
+            # As `pool.map`, which cancels by itself what the pool then takes for still to be done.
+            waiting = deque(pool.submit(function, *one) for one in zip(*each, strict=False))
+            while waiting:
+                yield waiting.popleft().result()
+
+        try:
+            yield mapped
+        except BaseException:
+            # What has begun is kept run by run: nothing is worth waiting for.
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in active_children():
+                process.terminate()
+            raise
+
+
+def _prepare() -> None:
+    """A Ctrl-C reaches all processes of the terminal: the first one ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
