@@ -48,7 +48,8 @@ def derive(asked: Derive, examiner: Examiner, agent: str) -> Derived:
         if peer == agent:
             continue
         try:
-            examiner.check_hidden(own, theirs, mine, asked.statements[peer])
+            said = asked.statements[peer]
+            examiner.check_hidden(own, theirs, mine, said, capped=bool(asked.rule))
         except EvidenceError as exc:
             hidden[peer] = exc
     sources = {k: said for k, said in asked.statements.items() if k not in hidden}

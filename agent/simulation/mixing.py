@@ -129,7 +129,9 @@ class Mixing:
             if sent is not None and sent[0].shape[1] > sketches.shape[1]:  # else nothing is hidden
                 given = sent[1].get(cluster.index(agent), {})
                 vectors = {k: given.get(places[k], sent[0][places[k]]) for k in shown}
-                hides = partial(self._hides, agent, vectors=vectors, sketches=shown)
+                hides = partial(
+                    self._hides, agent, vectors=vectors, sketches=shown, capped=rule is not None
+                )
                 shown = {k: v for k, v in shown.items() if k == agent or not hides(k)}
             heard = {k: taken[agent][k] for k in shown if k != agent}
             weights = heard | {agent: own_weight(heard)}
@@ -149,13 +151,14 @@ class Mixing:
         peer: str,
         vectors: Mapping[str, NDArray[np.float32]],
         sketches: Mapping[str, Floats],
+        capped: bool,
     ) -> bool:
         """Whether a peer's vector is farther from the agent's than its sketch says."""
         codec, stated = self._codec, (sketches[agent], sketches[peer])
         dim = len(vectors[agent])
         floor = rounding(codec.relative, codec.absolute, dim, *stated)
         try:
-            check_hidden(vectors[agent], vectors[peer], *stated, floor)
+            check_hidden(vectors[agent], vectors[peer], *stated, floor, capped=capped)
         except EvidenceError:
             return True
         return False

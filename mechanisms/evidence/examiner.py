@@ -396,9 +396,11 @@ class Examiner:
         theirs: NDArray[np.float32],
         mine: Statement,
         said: Statement,
+        *,
+        capped: bool,
     ) -> None:
         """Refuse a vector (dim,) that is farther from the own one of the exchange than what both
-        stated shows.
+        stated shows; `capped` where rows follow from what is stated.
 
         Raises:
             EvidenceError: see `mechanisms.evidence.hidden`.
@@ -406,7 +408,7 @@ class Examiner:
         stated, heard = (np.frombuffer(one.sketch, "<f8") for one in (mine, said))
         precision, dim = self.terms.precision, self.terms.dim
         floor = hidden.rounding(precision.relative, precision.absolute, dim, stated, heard)
-        hidden.check_hidden(own, theirs, stated, heard, floor)
+        hidden.check_hidden(own, theirs, stated, heard, floor, capped=capped)
 
     def _next_sketch(self, t: int, phase: int, payload: NDArray[np.float32]) -> bytes:
         terms = self.terms

@@ -85,7 +85,13 @@ def rounding(relative: float, absolute: float, dim: int, *sketches: Floats) -> f
 
 
 def check_hidden(
-    own: Vector, theirs: Vector, own_sketch: Floats, their_sketch: Floats, floor: float = 0.0
+    own: Vector,
+    theirs: Vector,
+    own_sketch: Floats,
+    their_sketch: Floats,
+    floor: float = 0.0,
+    *,
+    capped: bool = True,
 ) -> None:
     """Refuse a neighbour's vector (dim,) that is farther from the own one than its sketch shows.
 
@@ -93,6 +99,7 @@ def check_hidden(
         own, theirs: finite vectors.
         own_sketch, their_sketch: theirs (k,), under the same signs.
         floor: an energy that may be hidden anyway, see `rounding`.
+        capped: whether no more than the cap may be hidden, also where honest signs may do that.
 
     Raises:
         EvidenceError: with the code `distance-hidden`.
@@ -106,7 +113,8 @@ def check_hidden(
     excess = d * (1.0 - SUMMATION) - s - floor
     if excess <= 2.0 * math.sqrt(LOG_FALSE_ALARM / size) * d:
         return  # as an even spread of honest differences may have: not worth a closer look
-    if excess <= cap(size) * d and excess <= explained(own, theirs, size):
+    within = not capped or excess <= cap(size) * d
+    if within and excess <= explained(own, theirs, size):
         return
     far, seen = math.sqrt(d), math.sqrt(s)
     raise EvidenceError(HIDDEN, f"{far:g} from the own vector where the sketches show {seen:g}")

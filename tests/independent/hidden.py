@@ -10,9 +10,16 @@ from tests.independent.wire import Cluster
 L = math.log(1e9)
 
 
-def hides(cluster: Cluster, own: np.ndarray, theirs: np.ndarray, mine: bytes, said: bytes) -> bool:
+def hides(
+    cluster: Cluster,
+    own: np.ndarray,
+    theirs: np.ndarray,
+    mine: bytes,
+    said: bytes,
+    capped: bool = True,
+) -> bool:
     """Whether a neighbour's payload is refused, by one's own vector of the exchange and the two
-    stated sketches."""
+    stated sketches; `capped` where rows derive from sketches."""
     if cluster.k == cluster.dim:
         return False
     u = theirs.astype(np.float64) - own
@@ -22,7 +29,7 @@ def hides(cluster: Cluster, own: np.ndarray, theirs: np.ndarray, mine: bytes, sa
     lengths = math.sqrt(float(stated @ stated)) + math.sqrt(float(heard @ heard))
     moved = max(relative, 2.0**-20) * lengths + 2.0 * absolute * math.sqrt(cluster.dim)
     f, spread = (2.0 * moved) ** 2, 2.0 * math.sqrt(L / cluster.k)
-    cap = 2.0 * math.sqrt(6.0 * L / cluster.k)
+    cap = 2.0 * math.sqrt(6.0 * L / cluster.k) if capped else math.inf
     return d - s > f + spread * d and d - s > f + min(explained(u, cluster.k), cap * d)
 
 

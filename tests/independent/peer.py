@@ -389,7 +389,8 @@ class Peer:
 
     def _hides(self, phase: int, theirs: np.ndarray, stated: Statement) -> bool:
         own, mine = self.training.vector(phase), self.statements[self.step]
-        return hidden.hides(self.cluster, own, theirs, mine.sketch, stated.sketch)
+        derives = self.training.derives(phase)
+        return hidden.hides(self.cluster, own, theirs, mine.sketch, stated.sketch, derives)
 
     def _claim(self, t: int) -> None:
         """Claim the window that ends with a round."""

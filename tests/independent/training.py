@@ -104,6 +104,10 @@ class Training:
                 total[there] += row[agent] * came[agent][there].astype(np.float64)
         return total
 
+    def derives(self, phase: int) -> bool:
+        """Whether vectors of a phase are mixed by a row that follows from sketches."""
+        return bool(self._combines(phase)[0])
+
     def vector(self, phase: int) -> np.ndarray:
         """What was last stated in a phase."""
         return self._vectors[phase]
