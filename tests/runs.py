@@ -41,6 +41,7 @@ from candor.agent.daemon.store import Store
 from candor.agent.learning.given import GivenGradients
 from candor.agent.runs.cluster_parts import entry_of
 from candor.agent.runs.declared import EQUAL, declaring
+from candor.mechanisms.evidence.claims import ClaimedRound
 from candor.mechanisms.evidence.statements import Row, Statement
 from candor.network.identity import Identity
 from candor.network.messages import Message, Update, from_envelope, to_envelope
@@ -417,3 +418,9 @@ def tampering(agent: str, alter: Callable[[Message], Message]) -> Callable[[str,
         return replace(send, envelope=to_envelope(message, send.envelope.nonce))
 
     return tamper
+
+
+def of_half_the_energy(entry: ClaimedRound) -> ClaimedRound:
+    """A claimed round of shorter updates than there were, which is wrong and well formed."""
+    products = np.frombuffer(entry.products, "<f8") / 2
+    return replace(entry, energy=entry.energy / 2, products=products.astype("<f8").tobytes())

@@ -13,7 +13,7 @@ from candor.mechanisms.evidence.claims import Claim, SignedClaim
 from candor.mechanisms.payments.bills import SignedBill
 from candor.network.messages import BillMessage, ClaimMessage, from_envelope, to_envelope
 from candor.network.wire import Kind
-from tests.runs import LocalRun, write_cluster
+from tests.runs import LocalRun, of_half_the_energy, write_cluster
 
 LIAR = "a1"
 
@@ -64,8 +64,7 @@ def accused(run: LocalRun) -> set[str]:
 
 
 def halved(claim: Claim, _: str) -> Claim:
-    rounds = tuple(replace(entry, energy=entry.energy / 2) for entry in claim.rounds)
-    return replace(claim, rounds=rounds)
+    return replace(claim, rounds=tuple(map(of_half_the_energy, claim.rounds)))
 
 
 def without_the_last(claim: Claim, _: str) -> Claim:

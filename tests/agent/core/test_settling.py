@@ -18,7 +18,7 @@ from candor.mechanisms.payments.credits import format_credits
 from candor.network.messages import BillMessage, ClaimMessage
 from candor.network.wire import Kind
 from candor.topologies.encoding.canonical import sha256
-from tests.runs import DIM, LocalRun, finish, row_of, tampering, write_cluster
+from tests.runs import DIM, LocalRun, finish, of_half_the_energy, row_of, tampering, write_cluster
 
 
 def test_the_exaggerator_pays_and_all_nets_sum_to_zero(started, tmp_path):
@@ -238,12 +238,6 @@ def test_who_bills_only_the_windows_that_pay_is_not_served(started, monkeypatch)
     assert run.nodes["a3"].core.neighbours["a0"].barred is None
 
 
-def halved(entry):
-    """A claimed round of updates shorter by half of their energy."""
-    products = np.frombuffer(entry.products, "<f8") / 2
-    return replace(entry, energy=entry.energy / 2, products=products.astype("<f8").tobytes())
-
-
 def test_a_false_claim_is_refused_and_settles_nothing(started):
     run = started("ring", 4, rounds=4, window=4)
     key = []
@@ -251,7 +245,7 @@ def test_a_false_claim_is_refused_and_settles_nothing(started):
     def alter(message):
         if isinstance(message, ClaimMessage):
             claim = SignedClaim.decode(message.claim).claim()
-            rounds = tuple(halved(entry) for entry in claim.rounds)
+            rounds = tuple(map(of_half_the_energy, claim.rounds))
             lie = Claim(claim.run, claim.window, claim.agent, rounds)
             return ClaimMessage(SignedClaim.sign(lie, key[0]).encode())
         return message

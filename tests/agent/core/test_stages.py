@@ -165,24 +165,19 @@ def test_a_vector_that_is_ready_after_the_stop_is_not_stated(started):
 def test_a_mixture_that_is_ready_after_the_stop_ends_no_round(started):
     run = started("ring", 3, rounds=50)
     run.start()
-    core = run.nodes["a0"].core
-    run.advance_until(lambda: core.round == 3 and core.waits_for)
-    combine = []
-    run._perform = lambda agent, effects: combine.extend(
-        e for e in effects if isinstance(e, Combine) and agent == "a0"
-    )
-    while not combine:
-        run.advance(0.05)
+    core, (asked, _) = run.nodes["a0"].core, held_back(run)
+    (combine,) = core.derived(derive(asked[0], core.examiner, "a0"))
+    assert isinstance(combine, Combine)
     step = core.step
     core.stop()
     assert core.combined(run.now_s) == []
     assert (core.stage, core.step) == (Stage.DONE, step)
 
 
-def test_a_row_that_is_derived_after_the_stop_mixes_nothing(started):
-    run = started("complete", 4, rounds=50, aggregator="rfa", max_byzantine=1)
-    run.start()
-    core, perform, asked = run.nodes["a0"].core, run._perform, []
+def held_back(run):
+    """Rows that a0 is to derive, which are not derived, as soon as there is one; and what else
+    performs effects."""
+    perform, asked = run._perform, []
 
     def held(agent, effects):
         found = [e for e in effects if isinstance(e, Derive) and agent == "a0"]
@@ -191,6 +186,13 @@ def test_a_row_that_is_derived_after_the_stop_mixes_nothing(started):
 
     run._perform = held
     run.advance_until(lambda: asked)
+    return asked, perform
+
+
+def test_a_row_that_is_derived_after_the_stop_mixes_nothing(started):
+    run = started("complete", 4, rounds=50, aggregator="rfa", max_byzantine=1)
+    run.start()
+    core, (asked, perform) = run.nodes["a0"].core, held_back(run)
     assert core.combined(run.now_s) == []  # nothing is combined yet
     answer = derive(asked[0], core.examiner, "a0")
     (combine,) = core.derived(answer)
