@@ -68,9 +68,9 @@ def test_the_same_vectors_are_refused(both, kind, length, refused):
     assert hidden.hides(cluster, own, theirs, mine.sketch, said.sketch) == refused
     if refused:
         with pytest.raises(EvidenceError, match=f"^{HIDDEN}"):
-            examiner.check_hidden(own, theirs, mine, said)
+            examiner.check_hidden(own, theirs, mine, said, capped=True)
     else:
-        examiner.check_hidden(own, theirs, mine, said)
+        examiner.check_hidden(own, theirs, mine, said, capped=True)
 
 
 def test_more_values_of_l_bound_what_signs_hide_a_little_closer(both):
