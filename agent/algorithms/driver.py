@@ -39,7 +39,7 @@ from candor.mechanisms.evidence.phases import How
 from candor.topologies.cluster.file import POLICY_ALGORITHMS, PUBLISHED, AlgorithmSettings
 from candor.topologies.specs.specs import load_object
 
-INJECTED: Final = "injected"  # in the state: (agents, dim), in this window, where it is bounded
+INJECTED: Final = "injected"  # in the state: (agents, dim) float64, in this window, if bounded
 
 
 class AlgorithmFunction(Protocol):
@@ -228,16 +228,19 @@ class Driver:
         left. Where that is 1 nothing is changed. To be called in every round of a run with a bound;
         `opens`: the round is the first of its window.
 
-        With d the sum before and q the mass, y becomes x - (kept (d + q (x - y)) - d) / q.
+        With d the sum before and q the mass, y becomes x - (kept (d + q (x - y)) - d) / q, in
+        binary64: sums of what is long would else leave more behind than short updates are.
         """
-        mass, still = self._performer.mass(out.round).to(out.vectors), torch.zeros_like(self._base)
+        mass, base, said = map(_exact, (self._performer.mass(out.round), self._base, out.vectors))
+        still = torch.zeros_like(base)
         before = still if opens else self.state.get(INJECTED, still)
-        after = before + mass * (self._base - out.vectors)
-        shares = torch.tensor(kept, dtype=torch.float32)[:, None].to(out.vectors)  # (agents, 1)
-        if bool((shares < 1.0).any()):
-            sent = self._base - (shares * after - before) / mass
-            vectors = torch.where(shares < 1.0, self._decoded(sent), out.vectors)
-            after = before + mass * (self._base - vectors)
+        after = before + mass * (base - said)
+        shares = torch.tensor(kept, dtype=torch.float64)[:, None]  # (agents, 1)
+        short = shares < 1.0
+        if bool(short.any()):
+            sent = (base - (shares * after - before) / mass).to(out.vectors)
+            vectors = torch.where(short.to(out.vectors.device), self._decoded(sent), out.vectors)
+            after = before + mass * (base - _exact(vectors))
             out = replace(out, vectors=vectors)
         self.state[INJECTED] = after
         return out
@@ -270,6 +273,11 @@ class Driver:
         if self._rounded is None:
             return v
         return torch.from_numpy(self._rounded(v.cpu().numpy())).to(v.device)
+
+
+def _exact(values: Tensor) -> Tensor:
+    """Values in binary64, which not every device has."""
+    return values.cpu().double()
 
 
 def _loaded(name: str) -> AlgorithmFunction:

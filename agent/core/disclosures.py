@@ -67,6 +67,10 @@ class Due:
     data: bytearray = field(default_factory=bytearray)
     judging: bool = False
 
+    def restart(self) -> None:
+        """Forget what has come: it is of two rounds."""
+        self.signed, self.data = None, bytearray()
+
 
 @dataclass(slots=True)
 class Shower:
@@ -232,11 +236,12 @@ class Disclosures:
             return [], None  # asked twice, or in an earlier life
         if due.signed is None or due.signed.body != message.body:
             if message.offset:
-                return self._again(due), None
+                due.restart()
+                return [], None
             self._begin(agent, message, due)
         end = min(due.size, len(due.data) + PIECE_BYTES)
         if len(due.data) + len(message.data) != end:
-            self._again(due)
+            due.restart()
             raise RemoteProtocolError("disclosure", f"{len(message.data)} bytes of {due.size}")
         due.data += message.data
         peer.asked_s = now_s
@@ -306,11 +311,6 @@ class Disclosures:
         if said.size > (most := shown_bytes_max(self._terms.dim, self._degrees[agent])):
             raise RemoteProtocolError("disclosure", f"{said.size} bytes where {most} are allowed")
         due.signed, due.size = signed, said.size
-
-    def _again(self, due: Due) -> list[Effect]:
-        """What has come is of two: from the start."""
-        due.signed, due.data = None, bytearray()
-        return []
 
     def _missed(self, agent: str, window: int, why: str) -> list[Effect]:
         peer = self._peers[agent]

@@ -10,7 +10,7 @@ The core's methods return lists of the effects in the second half, to be perform
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,6 @@ from candor.mechanisms.ledger.effects import StoreChange
 from candor.mechanisms.rewards.barter import Groups
 from candor.network.slots import Slot
 from candor.network.wire import Envelope
-
-if TYPE_CHECKING:
-    pass  # commands that only read a ledger do without its two seconds
 
 
 @dataclass(frozen=True, slots=True)

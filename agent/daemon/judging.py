@@ -1,7 +1,7 @@
 """Rounds that neighbours have shown, done again by a process beside the daemon.
 
 By the very command that anyone gives who has the file: `candor evidence verify`. It has one thread
-and the lowest priority, and is over or ended after `JUDGING_S`, whatever a neighbour shows; it
+and a low priority, and is over or ended after `JUDGING_S`, whatever a neighbour shows; it
 shares nothing with the training, least of all random numbers. What has come meanwhile is judged
 together, as most of its time is the start of a process.
 """

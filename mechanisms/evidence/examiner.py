@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from candor.mechanisms.evidence import hidden
 from candor.mechanisms.evidence.blocks import digest_of, leaves
 from candor.mechanisms.evidence.claims import PRODUCT_FREE, Claim, ClaimedRound
-from candor.mechanisms.evidence.influence import Influence, Limit
+from candor.mechanisms.evidence.influence import MIXING, Influence, Limit, lengths
 from candor.mechanisms.evidence.phases import MIXED_MODEL, How, Part, Phases
 from candor.mechanisms.evidence.ratings import (
     MODEL,
@@ -112,13 +112,6 @@ def formed_parts(
             signs of the statement's window, or it starts from the initial model and that is None.
     """
     named_sources(statement, terms.phases)
-    window = window_of(statement.round, terms.window_rounds)
-    whole = terms.dim <= terms.sketch_size  # the vector itself, the same under any signs
-
-    def sketch_of(source: Statement) -> Floats:
-        own = np.frombuffer(source.sketch, "<f8")
-        return own if whole else source.values(window, terms.window_rounds)
-
     found = []
     with np.errstate(all="ignore"):  # what peers state may overflow; the result is judged
         parts = terms.phases.phases[statement.phase].parts
@@ -128,7 +121,7 @@ def formed_parts(
                 value = np.frombuffer(formed.sketch, "<f8")
             elif terms.trade is not None and statement.round > part.before:
                 stated = {k: sources[statement.round - 1, MODEL, k] for k, _ in formed.weights}
-                sketches = {k: sketch_of(one) for k, one in stated.items()}
+                sketches = {k: _as_mixed(one, statement, terms) for k, one in stated.items()}
                 value = mixed_sketch(statement, formed, sources, sketches, initial, terms.trade)
             elif statement.round == part.before and formed.weights:
                 if initial is None:
@@ -137,9 +130,17 @@ def formed_parts(
             else:
                 for agent, weight in formed.weights:
                     source = sources[statement.round - part.before, part.phase, agent]
-                    value += weight * sketch_of(source)
+                    value += weight * _as_mixed(source, statement, terms)
             found.append(-statement.step_size * value if part.stepped else value)
     return found
+
+
+def _as_mixed(source: Statement, statement: Statement, terms: "RunTerms") -> Floats:
+    """The sketch (k,) of a source under the signs of a statement that mixes it."""
+    if terms.dim <= terms.sketch_size:  # the vector itself, the same under any signs
+        return np.frombuffer(source.sketch, "<f8")
+    window = window_of(statement.round, terms.window_rounds)
+    return source.values(window, terms.window_rounds)
 
 
 def injected_after(parts: Sequence[Floats], statement: Statement) -> Floats:
@@ -738,7 +739,26 @@ def influence_of(
     said = {k: one.influence for (_, _, k), one in sources.items() if one.influence is not None}
     heard = [one for k, one in said.items() if k != agent]
     givers = len(terms.weights(t - 1).taken[agent]) if t > 1 else 0
-    return limit.after(t, said.get(agent), heard, givers, _rate(statement, terms) * moved)
+    mixing = MIXING * terms.weights(t).mass[agent] * _lengths_of(statement, sources, terms)
+    moved = _rate(statement, terms) * moved
+    return limit.after(t, said.get(agent), heard, givers, moved, mixing)
+
+
+def _lengths_of(
+    statement: Statement, sources: Mapping[Source, Statement], terms: RunTerms
+) -> float:
+    """The length of a statement's vector, and those of what its one row adds up to it, each times
+    its weight; bit by bit the same everywhere."""
+    (row,) = statement.formed
+    assert isinstance(row, Row)
+    stated = {agent: source for (_, _, agent), source in sources.items()}
+    mixed = [(weight, stated[k]) for k, weight in row.weights if k in stated]  # none in round 1
+    vectors = [np.frombuffer(statement.sketch, "<f8")]
+    vectors += [_as_mixed(source, statement, terms) for _, source in mixed]
+    found, *others = lengths(np.array(vectors))
+    for (weight, _), length in zip(mixed, others, strict=True):
+        found += weight * length
+    return float(found)
 
 
 def _rate(statement: Statement, terms: RunTerms) -> float:
@@ -768,7 +788,7 @@ def examine_influence(
         raise FormedError(INFLUENCE, "neither sum nor bound are what its sources give", bodies)
     rate = _rate(statement, terms)
     reached = rate * math.sqrt(float(energy(moved))) if due.spent else due.reach.length
-    allowed = due.bound * (1.0 + COMPUTING) + rate * math.sqrt(rounding)
+    allowed = due.bound * (1.0 + COMPUTING) + due.slack + rate * math.sqrt(rounding)
     if reached > allowed:
         detail = f"it has injected {reached:g} in its window, and may {allowed:g}"
         raise FormedError(INFLUENCE, detail, bodies)

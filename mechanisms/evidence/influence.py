@@ -14,11 +14,15 @@ one that injected nothing, or a liar would choose its yardsticks; who says that 
 nothing is none. A bound does not fall below what was injected already, but where there was none
 before, as in round 1: then all beyond it is taken back. Who takes over a neighbour's model injects
 nothing before the next window: its sum would begin anew.
+
+The sum that follows from statements is not quite that of what an agent has injected: it mixes in
+binary32. How much that explains in the window so far is its *slack*, and whoever is beyond its
+bound by no more is not refused.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -30,6 +34,7 @@ from candor.topologies.encoding.canonical import Value
 Floats = NDArray[np.float64]
 
 WINDOW_LEAST: Final = 2  # of one round nothing could be taken back
+MIXING: Final = 2.0**-20  # of the lengths of all vectors of a round: what their binary32 explains
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +52,16 @@ class Influence:
     """What a statement says of its agent's window: `total`, the sketch (k little-endian float64) of
     what it has injected, times the step sizes of its rounds; empty where the agent has taken over a
     neighbour's model in this window. Its length is `bound` at most, and `most` until the window
-    ends."""
+    ends, but for the `slack`."""
 
     total: bytes
     bound: float
     most: float
+    slack: float = 0.0
 
     def fields(self) -> Value:
         """The array as which it is encoded."""
-        return [self.total, self.bound, self.most]
+        return [self.total, self.bound, self.most, self.slack]
 
     @property
     def spent(self) -> bool:
@@ -130,20 +136,21 @@ class Limit:
         heard: Sequence[Influence],
         givers: int,
         moved: Floats,
+        mixing: float,
     ) -> Influence:
-        """What an agent states that injects `moved` (k,) in round t, times its step size; `own` is
-        what it stated before, None where it took over a neighbour's model; the others as in
-        `Around`."""
+        """What an agent states that injects `moved` (k,) in round t, times its step size, of which
+        `mixing` explains such a length; `own` is what it stated before, None where it took over a
+        neighbour's model; the others as in `Around`."""
         first = self.place(t) == 1
         if t == 1:
-            return Influence(moved.astype("<f8").tobytes(), math.inf, math.inf)
+            return Influence(moved.astype("<f8").tobytes(), math.inf, math.inf, mixing)
         if own is None or (own.spent and not first):
-            return SPENT
-        before = 0.0 if first else np.frombuffer(own.total, "<f8")
+            return replace(SPENT, slack=mixing)
+        before, slack = (0.0, 0.0) if first else (np.frombuffer(own.total, "<f8"), own.slack)
         with np.errstate(all="ignore"):  # what peers state may overflow; the result is judged
             total = before + moved
         around = Around(own.reach, [one.reach for one in heard], givers)
-        return Influence(total.astype("<f8").tobytes(), *self.bounds(t, around))
+        return Influence(total.astype("<f8").tobytes(), *self.bounds(t, around), slack + mixing)
 
 
 def lengths(sketches: Floats) -> Floats:

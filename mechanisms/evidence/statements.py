@@ -304,10 +304,10 @@ def _formed(part: Value, sketch_bytes: int) -> Formed:
 
 def _influence(rest: Sequence[Value], sketch_bytes: int) -> Influence | None:
     match rest:
-        case [[bytes(total), float(bound), float(most)]]:
-            sound = len(total) in (0, sketch_bytes) and bound >= 0.0 and most >= 0.0
+        case [[bytes(total), float(bound), float(most), float(slack)]]:
+            sound = len(total) in (0, sketch_bytes) and min(bound, most, slack) >= 0.0
             if sound and np.isfinite(np.frombuffer(total, "<f8")).all():
-                return Influence(total, bound, most)
+                return Influence(total, bound, most, slack)
             raise MalformedError("not what a statement says of its agent's window")
     return None
 

@@ -45,14 +45,27 @@ def due(
     moved = _rate(cluster, stated) * found
     place = place_of(cluster, number)
     if number == 1:
-        return [_packed(moved), math.inf, math.inf]
+        return [_packed(moved), math.inf, math.inf, _explained(cluster, stated, sources)]
     own = next((one.influence for one in sources.values() if one.agent == agent), None)
     if own is None or (place > 1 and not own[0]):
-        return SPENT
+        return [*SPENT, _explained(cluster, stated, sources)]
     before = np.frombuffer(own[0], "<f8") if place > 1 else np.zeros(cluster.k)
     near = [one.influence for one in sources.values() if one.agent != agent]
     bounds = _bounds(cluster, number, agent, own, near)
-    return [_packed(before + moved), *bounds]
+    slack = (own[3] if place > 1 else 0.0) + _explained(cluster, stated, sources)
+    return [_packed(before + moved), *bounds, slack]
+
+
+def _explained(
+    cluster: Cluster, stated: "rounds.Statement", sources: dict["rounds.Source", "rounds.Statement"]
+) -> float:
+    """What binary32 explains of a sum."""
+    found = math.sqrt(fold(np.frombuffer(stated.sketch, "<f8") ** 2))
+    [phase], [formed] = cluster.phases, stated.formed
+    if stated.round > 1:
+        for weight, one in rounds.mixed(cluster, stated, sources, phase.parts[0], formed):
+            found += weight * math.sqrt(fold(one**2))
+    return 2.0**-20 * graphs.masses(cluster, stated.round)[stated.agent] * found
 
 
 def _packed(total: np.ndarray) -> bytes:
@@ -67,7 +80,7 @@ def _bounds(
     cluster: Cluster, number: int, agent: str, own: list, near: list[list]
 ) -> tuple[float, float]:
     place, givers = place_of(cluster, number), len(graphs.taken(cluster, number - 1, agent))
-    root, _, most = math.sqrt(cluster.window), *own[1:]
+    root, most = math.sqrt(cluster.window), own[2]
     loud = [length(one) for one in near if length(one) > 0.0]
     others = givers - (len(near) - len(loud))
     if others == 0:
@@ -101,7 +114,7 @@ def check(
     reached = length(told) if told[0] else rate * math.sqrt(rounds.energy(found))
     if stated.influence != told:
         raise Refused("influence")
-    if reached > told[1] * (1 + 2.0**-16) + rate * math.sqrt(explained):
+    if reached > told[1] * (1 + 2.0**-16) + told[3] + rate * math.sqrt(explained):
         raise Refused("influence")
 
 

@@ -105,7 +105,7 @@ class Statement:
     sources: bytes
     salt: bytes
     rewards: list | None = None  # [trace, [[id, reputation, score, groups], ...]]
-    influence: list | None = None  # [total, bound, most]
+    influence: list | None = None  # [total, bound, most, slack]
 
     @classmethod
     def parse(cls, cluster: Cluster, body: bytes, signature: bytes) -> "Statement":
@@ -135,7 +135,7 @@ class Statement:
             and sum(part[0] == ATTESTED for part in formed) <= 1
             and (len(rewards) <= 1)
         )
-        bounds = bool(rewards) and fits(rewards[0], bytes, float, float)
+        bounds = bool(rewards) and fits(rewards[0], bytes, float, float, float)
         if bounds:
             sound = sound and influence.is_layout(rewards[0], len(own))
         if not sound or (rewards and not bounds and not _are_rewards(rewards[0])):
@@ -614,11 +614,23 @@ def _parts(
         elif stated.rewards is not None:
             value = _traded(cluster, stated, sources, initial)
         else:
-            for agent, weight in formed[-1]:
-                source = sources[number, part.phase, agent]
-                value = value + weight * source.sketch_for(cluster, window)
+            for weight, one in mixed(cluster, stated, sources, part, formed):
+                value = value + weight * one
         found.append(-stated.step_size * value if part.stepped else value)
     return found
+
+
+def mixed(
+    cluster: Cluster,
+    stated: Statement,
+    sources: dict[Source, Statement],
+    part: Part,
+    formed: Formed,
+) -> list[tuple[float, np.ndarray]]:
+    """The weights and sketches of what a row adds up, in its order."""
+    window, number = cluster.window_of(stated.round), stated.round - part.before
+    there = [(sources[number, part.phase, agent], weight) for agent, weight in formed[-1]]
+    return [(weight, source.sketch_for(cluster, window)) for source, weight in there]
 
 
 def _traded(

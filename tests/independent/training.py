@@ -42,13 +42,13 @@ class Training:
     def shorten(self, t: int, kept: float) -> tuple[np.ndarray, bytes]:
         """The vector of round t again, and the payload, with such a share of what was injected in
         the window."""
-        cluster, y = self._cluster, self._vectors[0]
-        mass = np.float32(graphs.masses(cluster, t)[self._own])
+        cluster, y = self._cluster, self._vectors[0].astype(np.float64)
+        mass = graphs.masses(cluster, t)[self._own]
         before = self._moved if influence.place_of(cluster, t) > 1 else np.zeros_like(y)
         if kept < 1.0:
             after = before + mass * (self._base - y)
-            y = self._base - (np.float32(kept) * after - before) / mass
-        data = encoded(cluster.codec, y)
+            y = self._base - (kept * after - before) / mass
+        data = encoded(cluster.codec, y.astype(np.float32))
         self._vectors[0] = decoded(cluster.codec, data)
         self._moved = before + mass * (self._base - self._vectors[0])
         return self._vectors[0], data

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from candor.agent.simulation.vectorised import Simulation
-from candor.mechanisms.evidence.influence import SPENT
 from candor.network.messages import Update, from_envelope
 from tests.runs import DIM, finish
 from tests.test_one_text import run_cores
@@ -64,10 +63,45 @@ def test_who_comes_back_rests_for_a_window_and_is_accused_of_nothing(started) ->
     run.run(400.0)
     (back,) = run.nodes["a2"].events("re_entered")
     first, last = back["round"], -(-back["round"] // 4) * 4
-    assert all(said[t] == SPENT for t in range(first, last + 1))
+    assert all(said[t].spent for t in range(first, last + 1))
     assert not any(said[t].spent for t in range(last + 1, 25))
     assert all(node.ended.failure is None for node in run.nodes.values())
     assert not any(accused(run))
+
+
+LENGTHS = (0.0, 1e-41, 1e-30, 1e-7, 1.0, 1e4)
+GRAPHS = ("ring", "star", "complete", "one-peer-exponential")
+
+
+def unequal(seed: int, agent: int, t: int) -> np.ndarray:
+    """Reports of lengths that have nothing to do with each other, which their agents change now and
+    then."""
+    chosen = int(np.random.default_rng([seed, agent, t // 3]).integers(len(LENGTHS)))
+    found = np.random.default_rng([seed, agent, t]).standard_normal(DIM)
+    return (found * LENGTHS[chosen]).astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_however_much_honest_updates_differ_nobody_is_accused(started, seed) -> None:
+    drawn = np.random.default_rng(seed)
+    agents = int(drawn.integers(3, 7))
+    reports = {f"a{i}": lambda t, i=i: unequal(seed, i, t) for i in range(agents)}
+    options = {
+        "window": int(drawn.integers(2, 7)),
+        "influence": float(drawn.choice([1.0, 2.0, 10.0])),
+        "codec": str(drawn.choice(["float32", "float16"])),
+        "rule": "norm:1e-12",  # nobody is to owe more than its credit
+    }
+    run = started(str(drawn.choice(GRAPHS)), agents, rounds=16, reports=reports, **options)
+    run.start()
+    if seed % 2:
+        run.advance_until(lambda: run.nodes["a0"].core.round >= 5)
+        run.kill("a1")
+        run.advance_until(lambda: run.nodes["a0"].core.round >= 8)
+        run.start("a1")
+    run.run(400.0)
+    assert not any(accused(run))
+    assert all(node.ended.failure is None for node in run.nodes.values())
 
 
 def test_nothing_changes_to_the_bit_where_nobody_exceeds_the_bound(tmp_path) -> None:

@@ -215,8 +215,8 @@ def test_who_says_nothing_of_its_window_is_refused() -> None:
 
 def test_who_takes_over_a_model_injects_nothing_until_the_next_window() -> None:
     ring = bounded(reentries={(1, "a1"): "a2"}).play(4)
-    assert ring.signed[2]["a1"].statement.influence == SPENT
-    assert ring.signed[3]["a1"].statement.influence == SPENT
+    assert ring.signed[2]["a1"].statement.influence.spent
+    assert ring.signed[3]["a1"].statement.influence.spent
     refused(ring, 2)
     refused(ring, 3)
     assert not ring.signed[4]["a1"].statement.influence.spent
