@@ -99,7 +99,8 @@ class BufferPool:
 
 
 class Inbox(Generic[S, W]):
-    """The slots of one neighbour, by step; no step is ever announced twice, in any session.
+    """The slots of one neighbour, by step; no step is ever announced twice, in any session, but for
+    the latest, once a session, by the same statement: another life of its sender sends it again.
 
     A payload takes `payload_bytes`, which is at most what a buffer of the pool holds.
     """
@@ -109,6 +110,8 @@ class Inbox(Generic[S, W]):
         self._payload_bytes = payload_bytes
         self._slots: dict[int, Slot[S, W]] = {}
         self.latest_step = 0
+        self._latest: S | None = None
+        self._restarted = False
 
     def announce(
         self,
@@ -127,7 +130,8 @@ class Inbox(Generic[S, W]):
         Raises:
             RemoteProtocolError: a step announced twice or going backwards, or a wrong size.
         """
-        if step <= self.latest_step:
+        again = self._restarted and step == self.latest_step and statement == self._latest
+        if step <= self.latest_step and not again:
             raise RemoteProtocolError("round-order", f"{step} after {self.latest_step}")
         whole = self._payload_bytes if part_bytes is None else part_bytes
         if payload_bytes != (0 if notice else whole):
@@ -136,8 +140,9 @@ class Inbox(Generic[S, W]):
         while len(self._slots) >= SLOTS_PER_NEIGHBOUR:
             self.drop(min(self._slots))
         slot = Slot(step, statement, buffer, payload_bytes, named, payload_signature)
+        self.drop(step)
         self._slots[step] = slot
-        self.latest_step = step
+        self.latest_step, self._latest, self._restarted = step, statement, False
         return slot
 
     def slot(self, step: int) -> Slot[S, W] | None:
@@ -162,8 +167,9 @@ class Inbox(Generic[S, W]):
     def restart(self) -> None:
         """The peer began a new session: what it had half sent will not be completed.
 
-        `latest_step` stays: an honest agent states no step twice in all its lives, and another
-        could send a second model for a step whose first one was measured.
+        `latest_step` stays: an honest agent makes no second statement of a step in all its lives,
+        and another could send a second model for a step whose first one was measured.
         """
+        self._restarted = True
         for step in list(self._slots):
             self.drop(step)

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from candor.agent.algorithms.catalogue import coin_of
 from candor.agent.algorithms.driver import Driver, Overhears, Performer
-from candor.agent.algorithms.effects import Heard
+from candor.agent.algorithms.effects import Heard, State
 from candor.agent.core.agent import AgentCore
 from candor.agent.core.assembly import assemble
 from candor.agent.core.combination import combined, overheard
+from candor.agent.core.earlier import Checkpoint
 from candor.agent.core.effects import (
     Begin,
     Combine,
@@ -27,6 +28,7 @@ from candor.agent.core.effects import (
     Persist,
     ReadRecords,
     Remember,
+    Resume,
     Send,
     Show,
     Verify,
@@ -155,6 +157,8 @@ class Node:
     sent: list[Send] = field(default_factory=list)
     models: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     jobs: list[Verify] = field(default_factory=list)  # done with the next tick, like a thread's
+    trained: tuple[Checkpoint, State] | None = None  # the last checkpoint
+    resumed: bool = False  # inside an exchange that an earlier life has begun
     kept: list[float] = field(default_factory=list)  # which share of its window's sum, by exchange
 
     def events(self, name: str) -> list[Mapping[str, str | int | float]]:
@@ -173,9 +177,11 @@ class LocalRun:
         reports: Mapping[str, Callable[[int], NDArray[np.float32]]] | None = None,
         performers: Mapping[str, Performer] | None = None,
         initial: NDArray[np.float32] | None = None,
+        keeps: Callable[[int], bool] | None = None,
     ) -> None:
         """With `performers` agents train as they say, from `initial` (dim,); without them they
-        report what is given or made up."""
+        report what is given or made up. Who starts again goes on with the checkpoints of the rounds
+        that a run `keeps`; without that, its snapshot is taken for an old one."""
         self.run_dir = run_dir
         self.cluster = cluster
         self.network = network or MemoryNetwork(0, delay_s=(0.001, 0.002))
@@ -183,6 +189,7 @@ class LocalRun:
         self._reports = dict(reports or {})
         self._performers = dict(performers or {})
         self._initial = np.zeros(DIM, np.float32) if initial is None else initial
+        self._keeps = keeps
         self._lives = 0
         self.nodes: dict[str, Node] = {}
         self.asleep: set[str] = set()  # stopped processes: no ticks, nothing read
@@ -246,6 +253,8 @@ class LocalRun:
         terms = list(channel_terms(self.cluster, agent).values())
         path = self.run_dir / "agents" / agent / "ledger.sqlite"
         store = Store.open(path, fingerprint=self.cluster.fingerprint, channels=terms)
+        earlier = self.nodes.get(agent)
+        trained = earlier.trained if earlier else None
         core = assemble(
             self.cluster,
             agent,
@@ -255,15 +264,30 @@ class LocalRun:
             nonce=self._lives.to_bytes(16, "big"),
             chunk_bytes=64 if self.cluster.task.parameters == DIM else 2**20,
             link_reason=lambda peer: None,
-            snapshot=earlier.snapshot if (earlier := self.nodes.get(agent)) else None,
+            snapshot=earlier.snapshot if earlier else None,
+            newest=self._keeps is not None,
+            checkpoint=trained[0] if trained is not None else None,
         )
         generator = np.random.default_rng([7, self.cluster.index(agent)])
         fixed = generator.standard_normal(DIM).astype(np.float32)
         self._reports.setdefault(agent, lambda t: fixed / np.float32(t))
         driver = self._driver(agent, torch.from_numpy(self._initial)[None], 1)
-        return Node(core, store, identity, driver, self._initial)
+        snapshot = earlier.snapshot if earlier else None
+        return Node(
+            core, store, identity, driver, self._initial, snapshot=snapshot, trained=trained
+        )
 
-    def _driver(self, agent: str, x: Tensor, start: int) -> Driver:
+    def _resume(self, agent: str, node: Node, resume: Resume) -> None:
+        """Go on with what an earlier life has kept."""
+        assert node.trained is not None
+        checkpoint, state = node.trained
+        after = resume.round if resume.inside else resume.round + 1
+        vector = torch.from_numpy(checkpoint.vector.copy())[None]
+        node.driver = self._driver(agent, vector, after, dict(state))
+        node.resumed, node.mixes = resume.inside, node.driver.mixes(resume.phase)
+        node.due = not resume.inside and after <= self.cluster.rounds.rounds
+
+    def _driver(self, agent: str, x: Tensor, start: int, state: State | None = None) -> Driver:
         """The run's algorithm from a model (1, dim) on, with the agent's reports."""
 
         def mass(t: int) -> float:
@@ -272,7 +296,7 @@ class LocalRun:
         given = self._performers.get(agent) or GivenGradients(self._reports[agent], mass)
         rounded = codec_of(self.cluster).rounded
         coin = coin_of(self.cluster)
-        return Driver(self.cluster.algorithm, given, rounded, x, None, start, coin)
+        return Driver(self.cluster.algorithm, given, rounded, x, state, start, coin)
 
     def advancing(self, agent: str, node: Node) -> None:
         """An agent is about to go on to its next exchange: for runs that keep something of it."""
@@ -307,11 +331,7 @@ class LocalRun:
         while queue:
             match queue.popleft():
                 case Send() as send:
-                    altered = self.tamper(agent, send)
-                    if altered is not None:
-                        node.sent.append(altered)
-                        frames = encode(altered.envelope)
-                        self.network.post(agent, altered.peer, frames, self.now_s)
+                    self._send(agent, node, send)
                 case Persist(operations):
                     node.store.commit(operations).result()
                 case Remember(snapshot):
@@ -323,6 +343,8 @@ class LocalRun:
                     node.jobs.append(job)
                 case Begin():
                     node.due = True
+                case Resume() as resume:
+                    self._resume(agent, node, resume)
                 case Derive() as asked:
                     derived = derive(asked, node.core.examiner, agent)
                     queue.extend(node.core.derived(derived))
@@ -338,6 +360,12 @@ class LocalRun:
                     node.logs.append(log)
                 case Finished() as ended:
                     node.ended = ended
+
+    def _send(self, agent: str, node: Node, send: Send) -> None:
+        altered = self.tamper(agent, send)
+        if altered is not None:
+            node.sent.append(altered)
+            self.network.post(agent, altered.peer, encode(altered.envelope), self.now_s)
 
     def _verify(self, agent: str) -> None:
         node = self.nodes[agent]
@@ -364,6 +392,12 @@ class LocalRun:
         node.kept.append(sent.kept)
         vectors = told_apart(out.apart[0], sorted(node.core.neighbours)) if out.apart else {}
         faces = node.core.faces(vectors, attested)
+        if (
+            out.phase == node.core.phases.model
+            and self._keeps is not None
+            and self._keeps(out.round)
+        ):
+            node.trained = Checkpoint(node.core.step, payload), dict(node.driver.state)
         return node.core.published(payload, statement, self.now_s, faces)
 
     def _combined(self, agent: str, node: Node, combine: Combine) -> None:
@@ -371,16 +405,19 @@ class LocalRun:
         if isinstance(performer, Overhears) and performer.overhears and not combine.reentry:
             performer.overheard(combine.phase, {0: overheard(combine, agent)})
         node.answer = combined(combine, agent, mixes=node.mixes)
-        if not combine.reentry:
+        if node.resumed and isinstance(node.answer, Heard):
+            node.answer = node.driver.aggregated(node.answer)
+        elif not combine.reentry:
             node.answer = node.driver.combined(node.answer)
         if combine.phase != node.core.phases.model:
             return
         assert isinstance(node.answer, Tensor)
         node.x = node.answer[0].numpy()
         node.models[combine.round + 1] = node.x
-        if combine.reentry:
-            node.driver = self._driver(agent, node.answer, combine.round + 1)
-            node.answer = None
+        if combine.reentry or node.resumed:
+            state = {} if combine.reentry else node.driver.state
+            node.driver = self._driver(agent, node.answer, combine.round + 1, state)
+            node.answer, node.resumed = None, False
 
 
 def row_of(node: Node) -> dict[str, float]:

@@ -184,9 +184,17 @@ class Driver:
             self.moves = self.moves + (answer != self._agreeing).any(dim=1)
         if self._mixing is None or self._aggregate is None or not isinstance(answer, Heard):
             return answer
-        made = self._aggregate(answer.vectors, answer.present, answer.own)
-        self._combined[self._mixing] = made
+        self._combined[self._mixing] = made = self.aggregated(answer)
         return made
+
+    def mixes(self, phase: int) -> bool:
+        """Whether what a `Mix` of a phase asks for is a weighted sum, not the run's aggregator."""
+        return self._aggregate is None or phase not in self._aggregated
+
+    def aggregated(self, heard: Heard) -> Tensor:
+        """What the run's aggregator makes of what was heard, (agents, dim)."""
+        assert self._aggregate is not None
+        return self._aggregate(heard.vectors, heard.present, heard.own)
 
     def advance(self, answer: Tensor | Heard | None = None) -> Outgoing:
         """Answer the last exchange, None before the first, and go on to the next one."""
@@ -207,8 +215,7 @@ class Driver:
                 case Mass(t):
                     made = self._performer.mass(t)
                 case Exchange(v, t, phase, attested) | Mix(v, t, phase, attested):
-                    attests = self._aggregate is not None and phase in self._aggregated
-                    sums = isinstance(effect, Mix) and not attests
+                    sums = isinstance(effect, Mix) and self.mixes(phase)
                     self._mixing = phase if isinstance(effect, Mix) else None
                     if attested is None:
                         attested = self._attested(v, phase)

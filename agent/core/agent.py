@@ -1,9 +1,10 @@
 """The agent's core: sessions, rounds, evidence and settlement as one pure state machine.
 
 Stages: starting -> running -> settling -> leaving -> done; rejoining stands for running when this
-agent was there before, or comes late, and waits to take a neighbour's payload. A round has one
-exchange or several, its phases, which are counted through the run as steps. Events are the public
-methods; each returns effects (`agent.core.effects`) in the order in which they must be performed.
+agent was there before, or comes late, and waits to take a neighbour's payload; unless it can go on
+from what an earlier life has left (`agent.core.earlier`). A round has one exchange or several, its
+phases, which are counted through the run as steps. Events are the public methods; each returns
+effects (`agent.core.effects`) in the order in which they must be performed.
 Every event may come in every stage, since a driver's threads end when they do: in a stage that
 `HEEDED` does not name for it, it is late, frees what it held and changes nothing else.
 The core reads no clock, socket, disk or global generator: time is an argument.
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candor.agent.core.disclosures import Disclosures
+from candor.agent.core.earlier import Earlier
 from candor.agent.core.effects import (
     Arrived,
     Begin,
@@ -36,6 +38,7 @@ from candor.agent.core.effects import (
     Persist,
     PutValue,
     Remember,
+    Resume,
     Traded,
 )
 from candor.agent.core.faces import Face, Faces, SignedFace
@@ -47,7 +50,7 @@ from candor.mechanisms.evidence.attestations import Told
 from candor.mechanisms.evidence.disclosures import ShownRound, SignedDisclosure
 from candor.mechanisms.evidence.examiner import Examined, Examiner
 from candor.mechanisms.evidence.kept import Echo
-from candor.mechanisms.evidence.sketch import last_of_window
+from candor.mechanisms.evidence.sketch import last_of_window, window_of
 from candor.mechanisms.evidence.statements import (
     EvidenceError,
     Head,
@@ -139,6 +142,7 @@ class AgentCore:
         disclosures: Disclosures,
         taken_over: tuple[PutValue, ...] = (),
         memories: Sequence[bytes] = (),
+        earlier: Earlier | None = None,
     ) -> None:
         self.settings = settings
         self.stage = Stage.STARTING
@@ -168,8 +172,11 @@ class AgentCore:
             memories,
         )
         self._taken_over = taken_over
+        if earlier is not None:
+            self._reception.stated(*self.phases.at(earlier.step))
         self._faces = Faces(book, key)
         self._reserved = settings.reserved_round
+        self._earlier = earlier  # until this life goes on from it, or from something else
         self._own: NDArray[np.float32] | None = None  # this step's payload once published
         self._lent: list[NDArray[np.float32]] = []  # buffers inside a Derive or Combine under way
         self._combining = False
@@ -284,8 +291,7 @@ class AgentCore:
         # The whole window at once: a restarted agent claims what it stated in it and sits out the
         # rest, so that no round is ever stated twice and no window claimed twice.
         effects += self._reserve(last_of_window(self.round, self.settings.window_rounds))
-        if self.settlement.settles:
-            effects.append(Remember(self._reception.snapshot()))
+        effects.append(Remember(self._reception.snapshot(signed)))
         self._own, self._asked = payload, False
         self._deadline_s = now_s + self.settings.deadline_s
         own = SignedFace.of(signed, witnesses, payload, self._key)
@@ -329,6 +335,10 @@ class AgentCore:
         self._release()
         if self.stage not in HEEDED["combined"]:
             return []
+        return self._next(now_s)
+
+    def _next(self, now_s: float) -> list[Effect]:
+        """The exchange under way is over."""
         self.step += 1
         for neighbour in self.neighbours.values():
             neighbour.forget_before(self.step, self._pool)
@@ -457,9 +467,9 @@ class AgentCore:
             over = now_s >= self._refused_s + REFUSAL_S
             return self._finish(str(refused[0]), exit_code=2) if over else []
         self._refused_s = math.inf
-        ahead_of_us = [agent for agent in there if sessions[agent].peer_round >= 2]
-        # A majority must say so: one alone could keep an agent from ever starting.
-        if there and (self._reserved > 0 or 2 * len(ahead_of_us) > len(sessions)):
+        if self._is_past():
+            return self._let_go() + self._try_begin(now_s)
+        if there and self._comes_late(there):
             return self._rejoin(now_s)
         catching_up = not all(self.settlement.caught_up(agent) for agent in there)
         expected = len(there) + len(refused) < len(sessions) or catching_up
@@ -474,8 +484,65 @@ class AgentCore:
             _log(logging.WARNING, "starts_without", peer=agent, detail=self._unreachable(agent))
             for agent in absent
         ]
+        if self._earlier is not None:
+            return [*effects, *self._resume(self._earlier, now_s)]
         self.stage, self.step = Stage.RUNNING, 1
         return [*effects, Begin()]
+
+    def _comes_late(self, there: Sequence[str]) -> bool:
+        """Whether the run goes on without this agent. A majority must say so: one alone could keep
+        an agent from ever starting. Who goes back to an earlier vector looks for a neighbour's
+        first, which costs nothing."""
+        rounds, earlier = [self.neighbours[a].session.peer_round for a in there], self._earlier
+        own = 0 if earlier is None else earlier.round
+        ahead_of_us = 2 * sum(number >= own + 2 for number in rounds) > len(self.neighbours)
+        if earlier is None:
+            return ahead_of_us or self._reserved > 0
+        return ahead_of_us or (earlier.own is None and (any(rounds) or not earlier.goes_back))
+
+    def _resume(self, earlier: Earlier, now_s: float) -> list[Effect]:
+        """Go on from what an earlier life has left: in its exchange, or after it."""
+        self._earlier, self.step, self.stage = None, earlier.step, Stage.RUNNING
+        number, phase = self.phases.at(earlier.step)
+        effects: list[Effect] = [
+            _log(logging.INFO, "resumed", round=number),
+            Resume(number, phase, inside=earlier.own is not None),
+        ]
+        if earlier.own is None:  # nothing of its vector is there to be mixed
+            self.missing = tuple(sorted(self._taken(number)))
+            self.mixed_neighbours = 0
+            self.book.mixed(earlier.step, {self.settings.agent: 1.0})
+            return effects + self._next(now_s)
+        window = window_of(number, self.settings.window_rounds)
+        energy = self.book.seen(self.settings.agent, window).energies.get(number)
+        self.injected_norm = None if energy is None else math.sqrt(energy)
+        self._own, self._asked = earlier.own.payload, False
+        self._deadline_s = now_s + self.settings.deadline_s
+        return effects + self._reception.update(earlier.own, {}) + self._advance(now_s)
+
+    def _taken(self, number: int) -> Mapping[str, float]:
+        """Whom this agent mixes in a round, by which weights."""
+        return self.examiner.terms.weights(number).taken[self.settings.agent]
+
+    def _is_past(self) -> bool:
+        """Whether what an earlier life has left is not the last that it stated, or neighbours are
+        in a later window, for which they want the claim of its one."""
+        if self._earlier is None:
+            return False
+        end = last_of_window(self._earlier.round, self.settings.window_rounds)
+        there = [n for n in self.neighbours.values() if n.session.established]
+        beyond = [n for n in there if max(n.last_round, n.session.peer_round) > end]
+        shown = self._reception.forgotten_round > 0 or self.settlement.restored
+        return shown or 2 * len(beyond) > len(there)
+
+    def _let_go(self) -> list[Effect]:
+        """What an earlier life has left is not gone on with: its window is claimed as it is, and
+        the rest of that sat out."""
+        assert self._earlier is not None
+        window = window_of(self._earlier.round, self.settings.window_rounds)
+        self._earlier = None
+        claim = self.settlement.end_window(window)
+        return [Persist(claim)] if claim else []
 
     def _unreachable(self, agent: str) -> str:
         return f"{agent} ({self.settings.endpoints[agent]}): {self.why_absent(agent)}"
@@ -517,6 +584,8 @@ class AgentCore:
     def _try_rejoin(self, now_s: float) -> list[Effect]:
         if self._combining:
             return []
+        if self._is_past():
+            return self._let_go() + self._try_rejoin(now_s)
         patience_over = now_s >= self._rejoining_s + self.settings.deadline_s
         # Of two neighbours that come back together each would wait for the other for ever.
         in_rounds = {
@@ -531,14 +600,17 @@ class AgentCore:
         caught_up = all(self.settlement.caught_up(agent) for agent in self.neighbours)
         heard_all = (all_there and caught_up) or patience_over
         reached = self.phases.at(lead[0])[0] if lead is not None else 0
-        if lead is not None and reached >= max(1, self._reserved) and heard_all:
+        stated = self._reserved if self._earlier is None else self._earlier.round
+        if lead is not None and reached >= max(1, stated) and heard_all:
             return self._reenter(*lead)
+        if self._earlier is not None and self._earlier.goes_on and patience_over:
+            return self._resume(self._earlier, now_s)
         if all(n.left for n in self.neighbours.values()):
             gone = ", ".join(self.neighbours)
             return self._finish(f"the run ended without this agent: {gone} have left; {KEPT}")
         if now_s >= self._deadline_s:
-            stated = f" beyond {self._reserved}" * (self._reserved > 0)
-            return self._finish(f"no neighbour is in a round{stated} to re-enter from; {KEPT}")
+            beyond = f" beyond {stated}" * (stated > 0)
+            return self._finish(f"no neighbour is in a round{beyond} to re-enter from; {KEPT}")
         return []
 
     def _try_combine(self, now_s: float) -> list[Effect]:
@@ -576,7 +648,7 @@ class AgentCore:
         own, step, agent = self._own, self.step, self.settings.agent
         number, phase = self.phases.at(step)
         assert own is not None
-        taken = self.examiner.terms.weights(number).taken[agent]
+        taken = self._taken(number)
         weights: dict[str, float] = {}
         payloads = {agent: own}
         for peer, weight in sorted(taken.items()):
@@ -632,11 +704,10 @@ class AgentCore:
         self.book.re_entered(step, peer)
         self._combining = True
         number, phase = self.phases.at(step)
-        taken = self.examiner.terms.weights(number).taken[self.settings.agent]
-        self.missing = tuple(agent for agent in sorted(taken) if agent != peer)
+        self.missing = tuple(agent for agent in sorted(self._taken(number)) if agent != peer)
         self.weightless = ()
         self.mixed_neighbours = 1
-        self.stage, self.step = Stage.RUNNING, step
+        self._earlier, self.stage, self.step = None, Stage.RUNNING, step
         return [
             _log(logging.INFO, "re_entered", peer=peer, round=number + 1),
             Combine(number, phase, ((peer, 1.0, self._whole(buffer, peer)),), reentry=True),

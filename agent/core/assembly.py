@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from candor.agent.core.agent import RESERVED_KEY, AgentCore, CoreSettings
 from candor.agent.core.disclosures import Disclosures, shower_key
+from candor.agent.core.earlier import Checkpoint, Earlier, Snapshot, earlier
 from candor.agent.core.neighbour import Neighbour
-from candor.agent.core.reception import read_snapshot
 from candor.agent.core.settlement.edge import Edge
 from candor.agent.core.settlement.evidence_book import WINDOWS_KEPT, EvidenceBook
 from candor.agent.core.settlement.referee import bill_key, claim_key
@@ -29,6 +29,7 @@ from candor.network.session import Party, Session
 from candor.network.slots import SLOTS_PER_NEIGHBOUR, BufferPool, Inbox
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.encoding.canonical import MalformedError
+from candor.topologies.encoding.signatures import SigningKey
 from candor.topologies.specs.specs import ConfigurationError
 
 # A neighbour may end its window two deadlines after us,
@@ -63,13 +64,16 @@ def assemble(
     chunk_bytes: int,
     link_reason: Callable[[str], str | None],
     snapshot: bytes | None = None,
+    newest: bool = False,
+    checkpoint: Checkpoint | None = None,
     dials: Mapping[str, str] = MappingProxyType({}),
 ) -> AgentCore:
     """The core of `agent`, as the store left it; `nonce` (16 random bytes) is this life's own;
     `dials`: where some neighbours are dialled, if not where the cluster file says.
 
-    `snapshot` is what the last `Remember` of an earlier life left; raises MalformedError when it or
-    the store is damaged.
+    `snapshot` is what a `Remember` of an earlier life left, the last one if it is the `newest`;
+    then that life is gone on with, by the `checkpoint` of its training if there is one. Raises
+    MalformedError when the snapshot or the store is damaged.
     """
     terms = evidence_terms(cluster, initial)
     bills = bill_terms(cluster)
@@ -129,8 +133,9 @@ def assemble(
             "bring the database back, or start with a new data directory"
         )
     try:
-        seen, memories = read_snapshot(snapshot) if snapshot else (b"", [])
-        taken_over = settlement.take_over(seen) if seen else ()
+        left = Snapshot.decode(snapshot) if snapshot else Snapshot(b"", ())
+        before = _left_off(settlement, book, left, checkpoint, key) if newest else None
+        taken_over = settlement.take_over(left.seen) if left.seen and before is None else ()
     except MalformedError as exc:
         raise MalformedError(
             f"window.bin is damaged ({exc}); without it the agent can start again, but claims "
@@ -167,8 +172,23 @@ def assemble(
             },
         ),
         taken_over=taken_over,
-        memories=memories,
+        memories=left.memories,
+        earlier=before,
     )
+
+
+def _left_off(
+    settlement: Settlement,
+    book: EvidenceBook,
+    left: Snapshot,
+    checkpoint: Checkpoint | None,
+    key: SigningKey,
+) -> Earlier | None:
+    """Where an earlier life was, taken back to go on from there."""
+    if left.exchange is None:
+        return None
+    claimed = settlement.go_on(left.seen)
+    return earlier(book, book.go_on(left.exchange), checkpoint, key, claimed=claimed)
 
 
 def _party(cluster: Cluster, agent: str) -> Party:

@@ -90,6 +90,17 @@ class Begin:
 
 
 @dataclass(frozen=True, slots=True)
+class Resume:
+    """Go on with what an earlier life has kept of its training: `inside` the exchange of round and
+    phase, whose vector and statement are those, so that its `Combine` follows; else with the round
+    after it, from the vector that was kept."""
+
+    round: int
+    phase: int
+    inside: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Derive:
     """Derive the row with which an exchange is mixed by `rule`, without one that of the cluster
     file, of what all in `payloads`, by agent (dim,), this one among them, have stated, off the
@@ -177,6 +188,7 @@ Effect: TypeAlias = (
     | ReadRecords
     | Verify
     | Begin
+    | Resume
     | Derive
     | Combine
     | Show

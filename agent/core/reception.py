@@ -18,7 +18,7 @@ from candor.agent.core.effects import Arrived, Effect, Log, Persist, PutValue, S
 from candor.agent.core.faces import SignedFace
 from candor.agent.core.neighbour import Neighbour
 from candor.agent.core.settlement.edge import Step, To
-from candor.agent.core.settlement.evidence_book import SEEN_BYTES_MAX, EvidenceBook
+from candor.agent.core.settlement.evidence_book import EvidenceBook
 from candor.agent.core.settlement.hearsay import Hearsay
 from candor.agent.core.settlement.settlement import Settlement
 from candor.mechanisms.evidence.attestations import Told
@@ -57,7 +57,7 @@ from candor.network.messages import (
 )
 from candor.network.slots import BufferPool, Slot
 from candor.network.wire import Buffer, decode
-from candor.topologies.encoding.canonical import MalformedError, pack, unpack
+from candor.topologies.encoding.canonical import MalformedError, pack
 
 K = TypeVar("K")
 
@@ -135,9 +135,14 @@ class Reception:
             effects += [*told, *([] if ask is None else self.send(neighbour, ask))]
         return effects
 
-    def snapshot(self) -> bytes:
-        """What an earlier life must have left for this window, see `read_snapshot`."""
-        return pack([self._book.snapshot(), self._hearsay.memories()])
+    def snapshot(self, own: SignedStatement) -> bytes:
+        """What an earlier life must have left when it has stated `own`, for `Snapshot`."""
+        exchange = self._book.exchange(own)
+        return pack([self._book.snapshot(), self._hearsay.memories(), exchange])
+
+    def stated(self, round_number: int, phase: int) -> None:
+        """An earlier life has stated that, as is known: who shows it shows nothing forgotten."""
+        self._hearsay.stating(round_number, phase)
 
     @property
     def forgotten_round(self) -> int:
@@ -358,6 +363,8 @@ class Reception:
         signed = self._decode(message.body, message.signature)
         number, phase = signed.statement.round, signed.statement.phase
         step = self._step(number, phase)
+        if self._book.statements(step).get(neighbour.agent) == signed:
+            return []  # sent again by another life of its, and here already
         try:
             self._examiner.examine_header(signed, neighbour.agent)
             taken = self._examiner.terms.weights(number).taken[self._agent]
@@ -458,7 +465,7 @@ class Reception:
         something else: then we are an attacker, and say nothing against ourselves."""
         statement = own.signed.statement
         number, step = statement.round, self._phases.step(statement.round, statement.phase)
-        self._hearsay.stating(number)
+        self._hearsay.stating(number, statement.phase)
         self._denies = self._denies or bool(apart)
         takers = self._examiner.terms.weights(number).takers[self._agent]
         made: dict[int | None, list[Message]] = {}
@@ -584,18 +591,6 @@ class Reception:
         if told is Told.FALSE and (verdict := self._disclosures.bar(shown.agent)) is not None:
             self._settlement.convict(shown.agent, verdict)
         return [*effects, *self.settlement_changed()]
-
-
-def read_snapshot(data: bytes) -> tuple[bytes, list[bytes]]:
-    """The evidence book's snapshot, and what an earlier life had of its neighbours' own hands.
-
-    Raises:
-        MalformedError: our own file is damaged.
-    """
-    match unpack(data, bytes_max=4 * SEEN_BYTES_MAX):
-        case [bytes(book), [*memories]]:
-            return book, [memory for memory in memories if isinstance(memory, bytes)]
-    raise MalformedError("not a snapshot")
 
 
 def _counted(counter: Counter[K], key: K) -> int:

@@ -19,11 +19,12 @@ from functools import partial
 from typing import Final, Protocol, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from candor.agent.algorithms.driver import Driver, Outgoing, Overhears, Performer
-from candor.agent.algorithms.effects import Heard
+from candor.agent.algorithms.effects import Heard, State
 from candor.agent.core.agent import AgentCore, Stage
 from candor.agent.core.combination import combined, overheard
 from candor.agent.core.effects import (
@@ -39,6 +40,7 @@ from candor.agent.core.effects import (
     PutValue,
     ReadRecords,
     Remember,
+    Resume,
     Send,
     Show,
     Verify,
@@ -47,6 +49,7 @@ from candor.agent.core.faces import Face, told_apart
 from candor.agent.core.settlement.referee import BILL_KEY, bill_key
 from candor.agent.core.stating import stated
 from candor.agent.core.verification import derive, judge
+from candor.agent.daemon.checkpoint import CheckpointFile, Training
 from candor.agent.daemon.failpoints import (
     AFTER_PERSIST,
     AFTER_SNAPSHOT,
@@ -77,9 +80,9 @@ TICK_S: Final = 0.05  # the resolution of every deadline
 DRAIN_S: Final = 2.0
 PAYMENTS_EVERY_S: Final = 1.0
 # What a death without a farewell costs of the model. A large one on a slow disk is saved less
-# often: that takes a twentieth of the time at most.
+# often: that takes a hundredth of the time at most.
 MODEL_EVERY_S: Final = 2.0
-MODEL_SAVES_MAX: Final = 1 / 20
+MODEL_SAVES_MAX: Final = 1 / 100
 
 T = TypeVar("T")
 
@@ -97,6 +100,27 @@ class Trainer(Performer, Protocol):
     def evaluate(self, x: Tensor) -> list[Measured]:
         """The metric of each row of x (agents, dim)."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """Where a daemon keeps its training, what gives that which the learner keeps to itself, and
+    what an earlier life has `left` there."""
+
+    file: CheckpointFile
+    private: Callable[[], bytes] = bytes
+    left: Training | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Where training starts: the models (1, dim) of a round and the algorithm's state. Or what the
+    exchange before it came to, which an earlier life was `inside`, with its algorithm."""
+
+    x: Tensor | Heard
+    round: int
+    state: State
+    inside: Driver | None = None
 
 
 class Observer(Protocol):
@@ -164,8 +188,13 @@ class Daemon:
         probe: Probe | None = None,
         kept: KeptRounds | None = None,
         judging: Judging | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self.core = core
+        self._checkpoints = checkpoints
+        self._writes = False  # a checkpoint is being written
+        self._unwritten: Training | None = None  # the models stated last, where none is of them
+        self._resumed: Driver | None = None  # inside an exchange that an earlier life has begun
         self._kept = kept
         self._judging = judging
         self._unshowable: set[int] = set()  # windows of which that was told
@@ -187,6 +216,7 @@ class Daemon:
         # What neighbours are shown, and show: each in a thread that nothing waits for.
         self._showing = ThreadPoolExecutor(1, thread_name_prefix="showing")
         self._judges = ThreadPoolExecutor(1, thread_name_prefix="judging")
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="writing")
         self._pending: deque[Effect] = deque()
         self._background: set[asyncio.Task[None]] = set()
         self._persisting = False
@@ -209,7 +239,7 @@ class Daemon:
             TransportError: the endpoint cannot be bound, or the sockets failed.
         """
         self._loop = asyncio.get_running_loop()
-        self._begun: asyncio.Future[tuple[Tensor, int]] = self._loop.create_future()
+        self._begun: asyncio.Future[_Start] = self._loop.create_future()
         self._combined: asyncio.Future[tuple[Tensor | Heard, bool]] | None = None
         self._mixes = True  # whether the exchange under way is a weighted sum
         self._finished: asyncio.Future[Finished | BaseException] = self._loop.create_future()
@@ -226,6 +256,7 @@ class Daemon:
             self._judges.shutdown(wait=True, cancel_futures=True)
             self._showing.shutdown(wait=True, cancel_futures=True)
             self._compute.shutdown(wait=True, cancel_futures=True)
+            self._writing.shutdown(wait=True, cancel_futures=True)
             await self._transport.close(DRAIN_S)  # farewells leave while training still goes on
             self._training.shutdown(wait=True, cancel_futures=True)
         stopped = self._interrupted and ended.failure is not None
@@ -235,6 +266,16 @@ class Daemon:
     def model(self) -> tuple[Tensor, int]:
         """The present model (dim,), and how many rounds it has behind it."""
         return self._x[0], self._rounds_behind
+
+    def keep(self) -> None:
+        """Write the checkpoint that was not due yet, after the end.
+
+        Raises:
+            OSError: the system refused.
+            ConfigurationError: what the learner keeps to itself cannot be saved.
+        """
+        if self._checkpoints is not None and self._unwritten is not None:
+            self._checkpoints.file.write(self._checkpointed(self._unwritten, self._checkpoints))
 
     def interrupt(self) -> None:
         """Leave with a farewell, soon; may be called by a signal's handler, at any time."""
@@ -345,16 +386,32 @@ class Daemon:
                 self._journal.log(logging.INFO, "ledger_synced", {"peer": agent})
 
     async def _train_loop(self) -> None:
-        x, start = await self._begun
+        begun = await self._begun
         for observer in self._observers:
             observer.started(self.core)
+        x, start, state = await self._resumed_round(begun), begun.round, begun.state
         while start <= self._work.rounds:
-            x, start = await self._run_algorithm(x, start)
+            x, start = await self._run_algorithm(x, start, state)
+            state = {}  # after a re-entry
 
-    async def _run_algorithm(self, x: Tensor, start: int) -> tuple[Tensor, int]:
+    async def _resumed_round(self, begun: _Start) -> Tensor:
+        """The models (1, dim) to start from; the round that an earlier life was in is over."""
+        x, driver = begun.x, begun.inside
+        if driver is not None and isinstance(x, Heard):
+            x = await self._timed("mix", driver.aggregated, x)
+        if driver is not None and self._checkpoints is not None:
+            await self._round_over(begun.round - 1, _model(x), None, self._checkpoints.left)
+        return _model(x)
+
+    def _driver(self, x: Tensor, start: int, state: State) -> Driver:
+        """The run's algorithm from the models x (1, dim) of a round on."""
+        work = self._work
+        return Driver(work.algorithm, work.trainer, self._rounded, x, state, start, work.coin)
+
+    async def _run_algorithm(self, x: Tensor, start: int, state: State) -> tuple[Tensor, int]:
         """Drive the algorithm from round `start` until the run ends or re-enters."""
         work, phases = self._work, self.core.phases
-        driver = Driver(work.algorithm, work.trainer, self._rounded, x, None, start, work.coin)
+        driver = self._driver(x, start, state)
         answer: Tensor | Heard | None = None
         await self._begin_kept(start, x, driver, fresh=True)
         while True:
@@ -393,9 +450,12 @@ class Daemon:
             for observer in self._observers:
                 observer.stated(statement)
         self._combined = self._loop.create_future()
-        began = time.perf_counter()
+        step, began = self.core.step, time.perf_counter()
         self._perform(self.core.published(payload, statement, self._now(), faces))
         self.seconds["send"] += time.perf_counter() - began
+        if out.phase == self.core.phases.model and not faces:
+            loss, episodes = float(self._work.trainer.losses[0]), self._work.trainer.trajectories
+            self._stated(Training(step, out.round, payload, dict(driver.state), loss, episodes))
         busy = self.seconds["verify"] + self.seconds["mix"]
         began = time.perf_counter()
         outcome = await self._combined
@@ -415,7 +475,27 @@ class Daemon:
         vectors = told_apart(out.apart[0], sorted(self.core.neighbours))
         return await self._timed("state", self.core.faces, vectors, attested)
 
-    async def _round_over(self, t: int, x: Tensor, moves: int | None) -> None:
+    def _stated(self, training: Training) -> None:
+        """Models were stated: keep what was trained, in a checkpoint if one is due. Meanwhile
+        neighbours are waited for; the next training waits until all is read."""
+        kept, self._unwritten = self._checkpoints, training
+        if kept is not None and not self._writes and kept.file.due(time.monotonic()):
+            self._writes, self._unwritten = True, None
+            self._in_background(self._write(training, kept))
+
+    async def _write(self, training: Training, kept: Checkpoints) -> None:
+        data = await self._trained("keep", self._checkpointed, training, kept)
+        await self._loop.run_in_executor(self._writing, kept.file.write, data)
+        self._writes = False
+
+    @staticmethod
+    def _checkpointed(training: Training, kept: Checkpoints) -> bytes:
+        return kept.file.encode(replace(training, private=kept.private()))
+
+    async def _round_over(
+        self, t: int, x: Tensor, moves: int | None, left: Training | None = None
+    ) -> None:
+        """A round is over, which this life has trained, or an earlier one as is `left` of it."""
         work, core = self._work, self.core
         measured: Measured | None = None
         if work.evaluate_every and (t % work.evaluate_every == 0 or t == work.rounds):
@@ -423,7 +503,12 @@ class Daemon:
         norm = core.injected_norm if core.injected_norm is not None else float("nan")
         began = time.perf_counter()
         mixed = core.mixed_neighbours
-        loss, episodes = float(work.trainer.losses[0]), work.trainer.trajectories
+        trainer = work.trainer
+        loss, episodes = (
+            (float(trainer.losses[0]), trainer.trajectories)
+            if left is None
+            else (left.loss, left.trajectories)
+        )
         outcome = RoundOutcome(
             t, loss, measured, norm, mixed, core.missing, episodes, moves, core.weightless
         )
@@ -524,7 +609,9 @@ class Daemon:
                 job = partial(judge, update, self.core.examiner, self.core.codec)
                 self._in_worker("verify", job, self._verified(peer, update))
             case Begin():
-                self._begun.set_result((self._x, 1))
+                self._begun.set_result(_Start(self._x, 1, {}))
+            case Resume():
+                self._resume(effect)
             case Derive():
                 agent = self.core.settings.agent
                 row = partial(derive, effect, self.core.examiner, agent)
@@ -555,6 +642,21 @@ class Daemon:
                 self._end(effect)
             case Persist():
                 raise AssertionError("performed by _drain")
+
+    def _resume(self, resume: Resume) -> None:
+        """Go on with what an earlier life has kept."""
+        assert self._checkpoints is not None
+        left = self._checkpoints.left
+        assert left is not None
+        x, state = torch.from_numpy(left.vector)[None], dict(left.state)
+        if not resume.inside:
+            self._begun.set_result(_Start(x, resume.round + 1, state))
+            return
+        self._resumed = self._driver(x, resume.round, state)
+        self._mixes = self._resumed.mixes(resume.phase)
+        if (signed := self.core.book.last(self.core.settings.agent)) is not None:
+            for observer in self._observers:
+                observer.stated(signed.statement)
 
     def _end(self, ended: Finished | BaseException) -> None:
         if not self._finished.done():
@@ -620,7 +722,9 @@ class Daemon:
             if self._combined is not None and not self._combined.done():
                 self._combined.set_result((answer, combine.reentry))
             elif not self._begun.done():
-                self._begun.set_result((_model(answer), combine.round + 1))
+                resumed = None if combine.reentry else self._resumed
+                state = {} if resumed is None else resumed.state
+                self._begun.set_result(_Start(answer, combine.round + 1, state, resumed))
 
         return mixed
 

@@ -20,9 +20,11 @@ from torch import Tensor
 from candor.agent.algorithms.catalogue import check_breakdown, coin_of, phases_of
 from candor.agent.core.assembly import assemble
 from candor.agent.core.deviating import reporting_of
+from candor.agent.core.earlier import Checkpoint
 from candor.agent.daemon import keys, organisers, tensorboard
 from candor.agent.daemon.callback import RoundCallback
-from candor.agent.daemon.daemon import Daemon, Observer, Result, Work
+from candor.agent.daemon.checkpoint import CheckpointFile
+from candor.agent.daemon.daemon import Checkpoints, Daemon, Observer, Result, Work
 from candor.agent.daemon.exports import write_exports
 from candor.agent.daemon.failpoints import Probe
 from candor.agent.daemon.journal import BYTES_MAX, ENDED, FAILED, KEPT, Format, Journal, log_event
@@ -141,18 +143,39 @@ def _lead(
             store = stack.enter_context(open_store(settings.data_dir, cluster, settings.agent))
             learner, place = rows.learner, settings.data_dir
             models = ModelFile(place, cluster.fingerprint, learner.state_dict, learner.private)
-            learner.restore(models.private_before)
+            checkpoints = _checkpoints(cluster, place, learner.private)
+            learner.restore(_private(models, checkpoints))
             if not isinstance(learner, Leading):  # of several processes one may have failed alone
                 rows.tell = partial(_sat_out, agent=settings.agent)
             kept = kept_rounds(cluster, settings, learner.private, identity.signing_key)
             result = _run(
-                cluster, identity, settings, work, store, models, stack, probe, moved, kept
+                *(cluster, identity, settings, work, store, models, stack, probe, moved, kept),
+                checkpoints,
             )
     except (MalformedError, StoreError, OSError) as exc:
         return f"{settings.data_dir}: {_told(exc)}", 1
     except ProcessGone as exc:
         return str(exc), 1
     return result.failure, result.exit_code
+
+
+def _checkpoints(
+    cluster: Cluster, data_dir: Path, private: Callable[[], bytes]
+) -> Checkpoints | None:
+    """Where the agent keeps its training; nowhere if rounds are done again, which begin anew with
+    what is kept of them."""
+    if cluster.payments.replay is not None:
+        return None
+    file = CheckpointFile(data_dir, cluster.fingerprint)
+    return Checkpoints(file, private, file.read())
+
+
+def _private(models: ModelFile, checkpoints: Checkpoints | None) -> bytes:
+    """What an earlier life has kept to itself last: with its model, or in a checkpoint."""
+    left = None if checkpoints is None else checkpoints.left
+    if left is None or not left.private or left.round < models.private_round:
+        return models.private_before
+    return left.private
 
 
 def _sat_out(t: int, why: str, agent: str) -> None:
@@ -301,6 +324,7 @@ def _run(
     probe: Probe | None,
     moved: Path | None,
     kept: KeptRounds | None,
+    checkpoints: Checkpoints | None,
 ) -> Result:
     agent, data_dir = settings.agent, settings.data_dir
     journal = _journal(settings)
@@ -356,6 +380,7 @@ def _run(
         probe=probe,
         kept=kept,
         judging=_judging(cluster, settings),
+        checkpoints=checkpoints,
     )
     journal.round = lambda: min(daemon.core.round, cluster.rounds.rounds)
     recorder.link_bytes = daemon.link_bytes
@@ -373,6 +398,10 @@ def _run(
                 result = asyncio.run(daemon.run())
             finally:
                 models.save(*daemon.model)
+            if result.exit_code != 0:
+                daemon.keep()
+            elif checkpoints is not None:
+                checkpoints.file.remove()
             _export(store, cluster, agent, identity, data_dir)
             state = _STATES.get(result.exit_code, "failed")
             _tell_end(journal, result)
@@ -447,6 +476,7 @@ def build_daemon(
     probe: Probe | None = None,
     kept: KeptRounds | None = None,
     judging: Judging | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Daemon:
     """A daemon on ZeroMQ, its sockets closed to everyone but the agent's neighbours."""
     limits = TransportLimits()
@@ -468,6 +498,9 @@ def build_daemon(
         other_binds=others,
         tell=partial(journal.log, logging.WARNING),
     )
+    left, trained = snapshot.read(), None if checkpoints is None else checkpoints.left
+    if left.damage is not None:
+        journal.log(logging.WARNING, "snapshot_damaged", {"detail": left.damage})
     core = assemble(
         cluster,
         agent,
@@ -477,7 +510,9 @@ def build_daemon(
         nonce=secrets.token_bytes(NONCE_BYTES),
         chunk_bytes=limits.chunk_bytes,
         link_reason=lambda peer: transport.link(peer).reason,
-        snapshot=snapshot.read(),
+        snapshot=left.data,
+        newest=left.newest,
+        checkpoint=None if trained is None else Checkpoint(trained.step, trained.vector),
         dials=dials,
     )
     return Daemon(
@@ -493,4 +528,5 @@ def build_daemon(
         probe,
         kept,
         judging,
+        checkpoints,
     )

@@ -100,7 +100,10 @@ class Recorder:
         self._stated = statement.sketch
 
     def round_over(self, outcome: RoundOutcome, core: AgentCore) -> None:
-        """One line of metrics; the status at most every quarter of a second."""
+        """One line of metrics; the status at most every quarter of a second. A round that an
+        earlier life has ended, too, has its line."""
+        if self._last is not None and outcome.round <= self._last.round:
+            return
         found = outcome.measured
         sent, received = self._bytes()
         self._keep_sketch()

@@ -16,6 +16,7 @@ from typing import Final
 
 from candor.agent.core.terms import channel_terms
 from candor.agent.daemon import journal, kept_rounds, metrics, status, store
+from candor.agent.daemon.checkpoint import CHECKPOINT_NAME, DURABLE_NAME
 from candor.agent.daemon.exports import CLUSTER_NAME, EVIDENCE_NAME, LEDGER_NAME, write_exports
 from candor.agent.daemon.model_file import MODEL_NAME, PRIVATE_NAME
 from candor.agent.daemon.snapshot import FILE_NAME as SNAPSHOT_NAME
@@ -34,6 +35,8 @@ _OF_ONE_REVISION: Final = (
     metrics.SKETCHES_NAME,
     MODEL_NAME,
     PRIVATE_NAME,
+    CHECKPOINT_NAME,
+    DURABLE_NAME,
     LEDGER_NAME,
     EVIDENCE_NAME,
     SNAPSHOT_NAME,

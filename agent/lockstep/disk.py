@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+from candor.agent.algorithms.effects import State
+from candor.agent.core.earlier import Checkpoint
 from candor.agent.core.effects import PutValue, StoreOperation
 from candor.mechanisms.ledger.channel import (
     ChannelState,
@@ -19,12 +21,15 @@ from candor.mechanisms.ledger.channel import (
 
 @dataclass(slots=True)
 class Disk:
-    """One agent's database and the snapshot of its window."""
+    """One agent's database, the snapshot of its window, which is the `newest` unless a backup was
+    put back, and what it has kept of its training: a step, the vector of it, and the state."""
 
     values: dict[str, bytes] = field(default_factory=dict)
     chains: dict[bytes, list[Record]] = field(default_factory=dict)
     states: dict[bytes, ChannelState] = field(default_factory=dict)
     snapshot: bytes | None = None
+    newest: bool = True
+    kept: tuple[Checkpoint, State] | None = None
 
     def commit(self, operations: Sequence[StoreOperation]) -> None:
         """Perform all of them."""
@@ -50,13 +55,15 @@ class Disk:
     def copy(self) -> Self:
         """A backup, to be restored later."""
         chains = {channel: list(chain) for channel, chain in self.chains.items()}
-        return type(self)(dict(self.values), chains, dict(self.states), self.snapshot)
+        return type(self)(
+            dict(self.values), chains, dict(self.states), self.snapshot, self.newest, self.kept
+        )
 
     def replace(self, backup: "Disk") -> None:
         """Restore a backup."""
         again = backup.copy()
         self.values, self.chains, self.states = again.values, again.chains, again.states
-        self.snapshot = again.snapshot
+        self.snapshot, self.newest, self.kept = again.snapshot, again.newest, again.kept
 
     def _perform(self, operation: StoreOperation) -> None:
         match operation:

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from candor.agent.algorithms.catalogue import ALGORITHMS, coin_of, phases_of
 from candor.agent.algorithms.driver import Driver
-from candor.agent.algorithms.effects import Heard
+from candor.agent.algorithms.effects import Heard, State
 from candor.agent.core.agent import AgentCore
 from candor.agent.core.assembly import assemble
 from candor.agent.core.combination import combined
+from candor.agent.core.earlier import Checkpoint
 from candor.agent.core.effects import (
     Begin,
     Combine,
@@ -32,6 +33,7 @@ from candor.agent.core.effects import (
     Persist,
     ReadRecords,
     Remember,
+    Resume,
     Send,
     Verify,
 )
@@ -99,6 +101,8 @@ class Outcome:
 
     seed: int
     crashes: int = 0
+    all_killed: int = 0
+    resumed: int = 0
     restored: int = 0
     lost: int = 0
     settlements: int = 0
@@ -116,6 +120,7 @@ class _Life:
     answer: Tensor | Heard | None = None  # of the last exchange
     due: bool = False  # to publish with the next tick
     mixes: bool = True  # what the algorithm asked of the exchange under way
+    resumed: bool = False  # that exchange was begun by an earlier life
     jobs: list[Verify] = field(default_factory=list)
     ended: bool = False
 
@@ -176,6 +181,10 @@ class World:
             reorder=bool(draw() < 0.5),
         )
         self._crash_chance = 0.02 * draw()
+        # Of its own, so that what is drawn of checkpoints changes no other fault of a seed.
+        self._of_disks = np.random.default_rng([0x6469736B, seed])
+        self._keep_chance = float(self._of_disks.choice([0.0, 0.3, 1.0]))
+        self._all_die_s = float(self._of_disks.uniform(0.0, 2.5 * FAULTS_S))
         self._now_s = 0.0
         self._lives: dict[str, _Life] = {}
         self._back_s: dict[str, float] = {}  # when a crashed agent is started again
@@ -227,6 +236,8 @@ class World:
     # --- faults -----------------------------------------------------------------------------
 
     def _break_something(self) -> None:
+        if self._now_s >= self._all_die_s:
+            self._kill_all()
         draw = self._random.random()
         if draw < 0.02:
             ids = list(self._cluster.ids)
@@ -237,6 +248,17 @@ class World:
         elif draw < 0.25:
             agent = self._cluster.ids[int(self._random.integers(len(self._cluster.ids)))]
             self._backups[agent] = self._disks[agent].copy()
+
+    def _kill_all(self) -> None:
+        """The end of all processes at once, as of one machine; some disks lose their last file."""
+        self._all_die_s, self._out.all_killed = float("inf"), 1
+        for agent in list(self._lives):
+            self._say(agent, "is killed with all others")
+            del self._lives[agent]
+            self._back_s[agent] = self._now_s + float(self._of_disks.uniform(0.1, 1.5))
+            if self._of_disks.random() < 0.1:
+                self._disks[agent].snapshot = None
+                self._checks.restored.add(agent)
 
     def _may_crash(self, agent: str) -> None:
         """At every boundary between two effects."""
@@ -254,6 +276,7 @@ class World:
             self._out.restored += 1
             self._say(agent, "is restored from a backup")
             self._disks[agent].replace(self._backups[agent])
+            self._disks[agent].newest = bool(self._of_disks.random() < 0.1)  # taken for that
             self._checks.restore(agent)
 
     # --- agents -----------------------------------------------------------------------------
@@ -272,6 +295,8 @@ class World:
             chunk_bytes=1024,
             link_reason=lambda _: None,
             snapshot=disk.snapshot,
+            newest=disk.newest,
+            checkpoint=disk.kept[0] if disk.kept is not None else None,
         )
         self._lives[agent] = _Life(core, self._driver(agent, torch.zeros(1, DIM), 1))
         self._checks.born(agent)
@@ -297,7 +322,7 @@ class World:
             outcome = judge(job.update, life.core.examiner, life.core.codec)
             self._perform(agent, life.core.verified(job.peer, job.update, outcome, self._now_s))
 
-    def _driver(self, agent: str, x: Tensor, start: int) -> Driver:
+    def _driver(self, agent: str, x: Tensor, start: int, state: State | None = None) -> Driver:
         """The run's algorithm from a model (1, dim) on, with made-up gradients."""
 
         def gradient(t: int) -> NDArray[np.float32]:
@@ -309,7 +334,7 @@ class World:
 
         rounded, coin = codec_of(self._cluster).rounded, coin_of(self._cluster)
         given = GivenGradients(gradient, mass)
-        return Driver(self._cluster.algorithm, given, rounded, x, None, start, coin)
+        return Driver(self._cluster.algorithm, given, rounded, x, state, start, coin)
 
     def _publish(self, agent: str, life: _Life) -> None:
         life.due = False
@@ -317,7 +342,28 @@ class World:
         life.mixes = out.mixes
         attested = None if out.attested is None else out.attested[0].numpy()
         sent = stated(life.core, life.driver, out, attested)
+        self._keep(agent, life, sent.payload)
         self._perform(agent, life.core.published(sent.payload, sent.statement, self._now_s))
+
+    def _keep(self, agent: str, life: _Life, payload: NDArray[np.float32]) -> None:
+        """A checkpoint now and then, before what it is of is sent, or after."""
+        if life.core.phases.at(life.core.step)[1] != life.core.phases.model:
+            return
+        if self._of_disks.random() < self._keep_chance:
+            kept = Checkpoint(life.core.step, payload)
+            self._disks[agent].kept = kept, dict(life.driver.state)
+
+    def _resume(self, agent: str, life: _Life, resume: Resume) -> None:
+        """Go on with what was kept."""
+        self._out.resumed += 1
+        kept = self._disks[agent].kept
+        assert kept is not None
+        checkpoint, state = kept
+        vector = torch.from_numpy(checkpoint.vector.copy())[None]
+        after = resume.round if resume.inside else resume.round + 1
+        life.driver = self._driver(agent, vector, after, dict(state))
+        life.resumed, life.mixes = resume.inside, life.driver.mixes(resume.phase)
+        life.due = not resume.inside and after <= ROUNDS
 
     def _combined(self, agent: str, life: _Life, combine: Combine) -> list[Effect]:
         life.answer = combined(combine, agent, mixes=life.mixes)
@@ -325,8 +371,14 @@ class World:
             assert isinstance(life.answer, Tensor)
             life.driver = self._driver(agent, life.answer, combine.round + 1)
             life.answer = None
+        elif life.resumed:
+            heard = life.answer
+            x = life.driver.aggregated(heard) if isinstance(heard, Heard) else heard
+            state = life.driver.state
+            life.driver, life.answer = self._driver(agent, x, combine.round + 1, state), None
         else:
             life.answer = life.driver.combined(life.answer)
+        life.resumed = False
         effects = life.core.combined(self._now_s)
         life.due = life.core.round <= ROUNDS
         return effects
@@ -361,6 +413,7 @@ class World:
                     self._checks.stored(agent, operations)
                 case Remember(snapshot):
                     self._disks[agent].snapshot = snapshot
+                    self._disks[agent].newest = True
                 case ReadRecords(channel_id, first, count):
                     records = self._disks[agent].records(channel_id, first, count)
                     answer = life.core.records_read(channel_id, records, self._now_s)
@@ -369,6 +422,8 @@ class World:
                     life.jobs.append(job)
                 case Begin():
                     life.due = True
+                case Resume() as resume:
+                    self._resume(agent, life, resume)
                 case Derive() as asked:
                     derived = derive(asked, life.core.examiner, agent)
                     queue.extend(self.ordered(life.core.derived(derived)))

@@ -125,6 +125,27 @@ def _heard_from(entry: Value) -> tuple[int, tuple[str, ...]]:
     raise MalformedError("not who was heard in a round")
 
 
+def _row_from(entry: Value) -> tuple[int, int, Row]:
+    match entry:
+        case [int(phase), int(step), str(rule), [*pairs]]:
+            return phase, step, Row(tuple(map(_weight_from, pairs)), rule)
+    raise MalformedError("not how a phase was mixed")
+
+
+def _weight_from(pair: Value) -> tuple[str, float]:
+    match pair:
+        case [str(agent), float(weight)]:
+            return agent, weight
+    raise MalformedError("not a weight")
+
+
+def _sketch_from(entry: Value) -> tuple[int, Floats]:
+    match entry:
+        case [int(number), bytes(values)] if len(values) % 8 == 0:
+            return number, np.frombuffer(values, "<f8")
+    raise MalformedError("not a sketch of a round")
+
+
 def _forget(held: dict[int, T], present: int, kept: int) -> None:
     """Keep the last `kept` rounds or windows up to the present and the highest `kept` beyond it.
 
@@ -321,6 +342,54 @@ class EvidenceBook:
         self.restore_seen(window, seen)
         self._heard[window] = dict(map(_heard_from, heard))
         return window
+
+    def exchange(self, signed: SignedStatement) -> Value:
+        """What `go_on` needs of the exchange that was just stated: the statements of a round back,
+        each with how new its update was, the rows by phase, and the own sketches of the window."""
+        oldest = self.step_of(signed.statement) - self.phases.count
+        statements: list[Value] = [
+            [one.body, one.signature, self._new[agent][step]]
+            for agent, held in self._statements.items()
+            for step, one in held.items()
+            if step >= oldest
+        ]
+        rows: list[Value] = [
+            [phase, step, row.rule, [[*pair] for pair in row.weights]]
+            for phase, (step, row) in self._rows.items()
+        ]
+        own = self.seen(self.agent, self._present_window).sketches
+        sketches: list[Value] = [[t, sketch.astype("<f8").tobytes()] for t, sketch in own.items()]
+        return [signed.body, statements, rows, sketches]
+
+    def go_on(self, exchange: Value) -> SignedStatement:
+        """Take back the exchange that an earlier life was in, after `restore`; answers its own
+        statement of that.
+
+        Raises:
+            MalformedError: our own file is damaged.
+        """
+        match exchange:
+            case [bytes(own), [*statements], [*rows], [*sketches]]:
+                for signed, new in map(self._statement_from, statements):
+                    said = signed.statement
+                    self._statements.setdefault(said.agent, {})[self.step_of(said)] = signed
+                    self._new.setdefault(said.agent, {})[self.step_of(said)] = new
+                for phase, step, row in map(_row_from, rows):
+                    self._rows[phase] = step, row
+                held = self._seen.get(self.agent, {}).get(self._present_window, Seen())
+                held.sketches.update(map(_sketch_from, sketches))
+                last = self.last(self.agent)
+                if last is not None and last.body == own:
+                    self._mixed_step = self.step_of(last.statement) - 1
+                    return last
+        raise MalformedError("not an exchange under way")
+
+    def _statement_from(self, entry: Value) -> tuple[SignedStatement, float]:
+        limit = self.examiner.terms.sketch_bytes
+        match entry:
+            case [bytes(body), bytes(signature), float(new)]:
+                return SignedStatement.decode(body, signature, sketch_bytes_max=limit), new
+        raise MalformedError("not a statement that was kept")
 
     def restore_seen(self, window: int, data: bytes) -> None:
         """Take back what an earlier life stored, so that it can still check claims.

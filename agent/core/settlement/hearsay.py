@@ -48,7 +48,7 @@ class Hearsay:
         self._agent = agent
         self._terms = terms
         self._round = 0
-        self._stated_round = 0
+        self._stated = (0, 0)  # round and phase
         self._rounds: dict[int, _Round] = defaultdict(_Round)
         self._news: dict[str, list[Head]] = {peer: [] for peer in peers}
         self._latest: dict[str, Head] = {}
@@ -56,9 +56,9 @@ class Hearsay:
 
     # --- what is learned ----------------------------------------------------------------------
 
-    def stating(self, round_number: int) -> None:
-        """This agent states a round now."""
-        self._stated_round = round_number
+    def stating(self, round_number: int, phase: int) -> None:
+        """This agent states an exchange now, or knows that an earlier life has."""
+        self._stated = (round_number, phase)
 
     def stated(self, signed: SignedStatement) -> None:
         """A neighbour's statement came, and its signature is verified."""
@@ -143,7 +143,7 @@ class Hearsay:
             self._found.append(proof)
 
     def _recall(self, head: Head) -> None:
-        if head.round <= max(self._stated_round, self.forgotten_round):
+        if (head.round, head.phase) <= self._stated or head.round <= self.forgotten_round:
             return  # it is of this life, or known
         own = (self._terms.run, self._agent)
         if (head.run, head.agent) == own and head.verify(self._terms.publics[self._agent]):

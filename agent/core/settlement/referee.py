@@ -85,6 +85,10 @@ class Referee:
             self._claims[agent] = {w: c for w, c in held.items() if w in ended or self.wanted(w)}
         return ended
 
+    def go_on(self, window: int) -> None:
+        """An earlier life ended in a window, which this one goes on in."""
+        self._next_window = window + self.has_claimed(window)
+
     def claim(self, window: int) -> tuple[PutValue, bytes]:
         """Claim a window; answers what to persist before the claim is sent, and the claim."""
         signed = SignedClaim.sign(self._book.claim(window), self._key)

@@ -298,6 +298,27 @@ class Settlement:
         self._book.restore(snapshot)
         return (self._referee.claim(window)[0],)
 
+    def go_on(self, snapshot: bytes) -> bool:
+        """Take back the window in which an earlier life ended, to go on in it; answers whether that
+        was claimed already.
+
+        Raises:
+            MalformedError: our own file is damaged.
+        """
+        window = self._book.window_of_snapshot(snapshot)
+        claimed = self._referee.has_claimed(window)
+        if not claimed:
+            self._book.restore(snapshot)
+        self._referee.go_on(window)
+        return claimed
+
+    def end_window(self, window: int) -> tuple[PutValue, ...]:
+        """It is not gone on in after all: claim it as `take_over` does."""
+        if self._referee.has_claimed(window) or not self.settles:
+            return ()
+        self._referee.go_on(window + 1)
+        return (self._referee.claim(window)[0],)
+
     def payments(self) -> dict[str, int]:
         """The payment that each edge's channel was told of, as a record's delta; 0 for none."""
         return {agent: edge.channel.payment for agent, edge in self._edges.items()}
