@@ -500,6 +500,9 @@ class Daemon:
         measured: Measured | None = None
         if work.evaluate_every and (t % work.evaluate_every == 0 or t == work.rounds):
             (measured,) = await self._trained("rest", work.trainer.evaluate, x)
+            if self._models is not None:
+                own = measured.value if measured.local is None else measured.local
+                self._models.scored(x[0], t, own)
         norm = core.injected_norm if core.injected_norm is not None else float("nan")
         began = time.perf_counter()
         mixed = core.mixed_neighbours
@@ -523,6 +526,7 @@ class Daemon:
             return
         began = self._now()
         await self._trained("rest", self._models.save, x[0], t)
+        await self._trained("rest", self._models.save_best)
         took = self._now() - began
         self._model_due_s = began + max(MODEL_EVERY_S, took / MODEL_SAVES_MAX)
 

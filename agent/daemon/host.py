@@ -142,7 +142,10 @@ def _lead(
             moved = move_on(settings.data_dir, cluster, settings.agent, identity.signing_key)
             store = stack.enter_context(open_store(settings.data_dir, cluster, settings.agent))
             learner, place = rows.learner, settings.data_dir
-            models = ModelFile(place, cluster.fingerprint, learner.state_dict, learner.private)
+            models = ModelFile(
+                *(place, cluster.fingerprint, learner.state_dict, learner.private),
+                cluster.task.better_values,
+            )
             checkpoints = _checkpoints(cluster, place, learner.private)
             learner.restore(_private(models, checkpoints))
             if not isinstance(learner, Leading):  # of several processes one may have failed alone
@@ -398,6 +401,7 @@ def _run(
                 result = asyncio.run(daemon.run())
             finally:
                 models.save(*daemon.model)
+                models.save_best()
             if result.exit_code != 0:
                 daemon.keep()
             elif checkpoints is not None:

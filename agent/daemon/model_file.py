@@ -3,27 +3,30 @@
 The file's metadata says of which run the model is and how many rounds it has behind it. This is the
 one place that writes it, and a model of fewer rounds never takes the place of one of more: a daemon
 that is started again begins with the untrained one. What is no model of this run, or damaged, is
-moved aside. Not a checkpoint: a run goes on from a
-neighbour's model.
+moved aside. The best one, by the agent's own score, lies beside it as best.safetensors. Not a
+checkpoint: that is `agent.daemon.checkpoint`.
 """
 
 import itertools
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from candor.topologies.cluster.file import Better
 from candor.topologies.specs.files import json_text, replace_file
 from candor.topologies.specs.specs import ConfigurationError
 
 MODEL_NAME: Final = "model.safetensors"
 PRIVATE_NAME: Final = "private.safetensors"
+BEST_NAME: Final = "best.safetensors"
 _METADATA: Final = "candor"
 _BYTES: Final = "bytes"
 
@@ -32,7 +35,7 @@ class ModelFile:
     """DATA_DIR/model.safetensors of the run with this fingerprint; `named` gives the model whose
     shared part is a vector (dim,), by name, and `private` what the agent keeps to itself, which is
     saved beside it. `private_before`: what an earlier life of this run kept, or nothing; and
-    `private_round`: how many rounds it had behind it."""
+    `private_round`: how many rounds it had behind it. `better`: which of two scores is."""
 
     def __init__(
         self,
@@ -40,7 +43,14 @@ class ModelFile:
         fingerprint: str,
         named: Callable[[Tensor], Mapping[str, Tensor]],
         private: Callable[[], bytes] = bytes,
+        better: Better = "higher",
     ) -> None:
+        self._best_path = data_dir / BEST_NAME
+        self._sign = 1.0 if better == "higher" else -1.0
+        self._best: float | None = None  # the score of the best so far, of an earlier life, too
+        self._unsaved: tuple[Tensor, int, float] | None = None  # the best, where it is not saved
+        if rounds_behind(self._best_path, fingerprint):
+            self._best = _about(self._best_path).get("score")
         self._path = data_dir / MODEL_NAME
         self._private_path = data_dir / PRIVATE_NAME
         self._fingerprint = fingerprint
@@ -75,6 +85,25 @@ class ModelFile:
             raise
         self._replaced(model, round_number)
 
+    def scored(self, x: Tensor, round_number: int, score: float) -> None:
+        """The model x (dim,) of so many rounds has a score: the best so far is saved with the next
+        `save`, or by `save_best`."""
+        if math.isfinite(score) and (self._best is None or self._sign * (score - self._best) > 0):
+            self._best, self._unsaved = score, (x, round_number, score)
+
+    def save_best(self) -> None:
+        """Save the best model so far, if it is not.
+
+        Raises:
+            OSError: the system refused; the best one before is still there.
+        """
+        if self._unsaved is None:
+            return
+        x, round_number, score = self._unsaved
+        about = {"fingerprint": self._fingerprint, "round": round_number, "score": score}
+        self._replace(self._best_path, save(dict(self.named(x)), {_METADATA: json_text(about)}))
+        self._unsaved = None
+
     def _replaced(self, model: bytes, round_number: int) -> None:
         self._replace(self._path, model)
         self.round = round_number
@@ -92,8 +121,13 @@ def rounds_behind(path: Path, fingerprint: str) -> int:
     if not path.is_file():
         return 0
     try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})[_METADATA])
-            return int(about["round"]) if about["fingerprint"] == fingerprint else 0
+        about = _about(path)
+        return int(about["round"]) if about["fingerprint"] == fingerprint else 0
     except (SafetensorError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError):
         return 0
+
+
+def _about(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        found: dict[str, Any] = json.loads((file.metadata() or {})[_METADATA])
+    return found

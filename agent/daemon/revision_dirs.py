@@ -18,7 +18,7 @@ from candor.agent.core.terms import channel_terms
 from candor.agent.daemon import journal, kept_rounds, metrics, status, store
 from candor.agent.daemon.checkpoint import CHECKPOINT_NAME, DURABLE_NAME
 from candor.agent.daemon.exports import CLUSTER_NAME, EVIDENCE_NAME, LEDGER_NAME, write_exports
-from candor.agent.daemon.model_file import MODEL_NAME, PRIVATE_NAME
+from candor.agent.daemon.model_file import BEST_NAME, MODEL_NAME, PRIVATE_NAME
 from candor.agent.daemon.snapshot import FILE_NAME as SNAPSHOT_NAME
 from candor.agent.daemon.store import Store, StoreError
 from candor.topologies.cluster.file import Cluster, dump_cluster, load_cluster
@@ -34,6 +34,7 @@ _OF_ONE_REVISION: Final = (
     status.FILE_NAME,
     metrics.SKETCHES_NAME,
     MODEL_NAME,
+    BEST_NAME,
     PRIVATE_NAME,
     CHECKPOINT_NAME,
     DURABLE_NAME,
