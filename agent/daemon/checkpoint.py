@@ -67,6 +67,11 @@ class CheckpointFile:
         whole = [one for one in found if one is not None]
         return max(whole, key=lambda one: one.step, default=None)
 
+    @property
+    def due_s(self) -> float:
+        """From when on another one may be written, by the monotonic clock."""
+        return self._due_s
+
     def due(self, now_s: float) -> bool:
         """Whether another one may be written by now."""
         return now_s >= self._due_s

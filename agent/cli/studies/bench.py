@@ -115,6 +115,8 @@ def measure_command(
         *((what, f"{1e3 * spent:.2f}") for what, spent in seconds.items()),
         ("  of it evidence", f"{cost.evidence_share:.1%}"),
         ("  of it settlement", f"{cost.settlement_share:.1%}"),
+        ("a checkpoint", f"{1e3 * cost.checkpoint_seconds:.2f}"),
+        ("  of the time", f"{cost.checkpoint_share:.2%}"),
         ("memory of an agent, MiB", f"{cost.memory_mib_per_agent:.0f}"),
     ]
     title = f"{agents} agents, {topology}, {parameters:,} parameters"

@@ -31,7 +31,8 @@ from candor.agent.core.settlement.evidence_book import EvidenceBook
 from candor.agent.core.settlement.settlement import Settlement
 from candor.agent.core.terms import channel_terms
 from candor.agent.daemon import keys
-from candor.agent.daemon.daemon import RoundOutcome, Work
+from candor.agent.daemon.checkpoint import CheckpointFile, Training
+from candor.agent.daemon.daemon import Checkpoints, RoundOutcome, Work
 from candor.agent.daemon.host import build_daemon
 from candor.agent.daemon.journal import Journal
 from candor.agent.daemon.snapshot import SnapshotFile
@@ -72,6 +73,7 @@ WARM_UP_ROUNDS: Final = 2
 TURNS: Final = 2  # of plain and robust rounds each: a machine is not as fast all the time
 PLAIN: Final = AlgorithmSettings()
 ROUND_DEADLINE_S: Final = 60.0
+CHECKPOINTS: Final = 5
 PHASES: Final = ("train", "state", "send", "wait", "verify", "mix")  # of a round, one after another
 
 
@@ -97,7 +99,8 @@ class RoundCost:
     `mean_seconds_per_round`: of an agent; its `phases`, `rest` the last, add up to it. What is
     `beside` them runs at the same time; `operations` are processor seconds of what phases are made
     of, each timed again alone. The shares are those of `processor_seconds_per_round`, an agent's
-    mean over rounds, the settlement of the last window among it.
+    mean over rounds, the settlement of the last window among it. `checkpoint_seconds`: gathering
+    and writing one, synced; `checkpoint_share`: which part of the time that is in a run.
     """
 
     seconds_per_round: float
@@ -112,6 +115,8 @@ class RoundCost:
     settlement_share: float
     memory_mib_per_agent: float
     payload_mib: float
+    checkpoint_seconds: float
+    checkpoint_share: float
 
 
 class _Meter:
@@ -225,7 +230,22 @@ def measure_round(agents: int, topology: str, parameters: int, rounds: int) -> R
         settlement_share=sum(one.processor["settlement"] for one in measured) / whole,
         memory_mib_per_agent=max(one.memory_mib for one in measured),
         payload_mib=payload_bytes / MIB,
+        **_checkpoint_cost(parameters),
     )
+
+
+def _checkpoint_cost(parameters: int) -> dict[str, float]:
+    """Median seconds of gathering and writing a checkpoint, here, and their share of the time."""
+    vector = np.random.default_rng(0).standard_normal(parameters, dtype=np.float32)
+    spent, shares = [], []
+    for _ in range(CHECKPOINTS):
+        with tempfile.TemporaryDirectory(prefix="candor-bench-") as place:
+            file = CheckpointFile(Path(place), "")
+            began = time.monotonic()
+            file.write(file.encode(Training(1, 1, vector, {}, 0.0)))
+            spent.append(time.monotonic() - began)
+            shares.append(spent[-1] / (file.due_s - began))
+    return {"checkpoint_seconds": median(spent), "checkpoint_share": median(shares)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,7 +393,18 @@ def _child(run_dir: Path, agent: str, pipe: Connection) -> None:
         watch = _Stopwatch(cluster.rounds.rounds, meter)
         work = _work(cluster, agent)
         daemon = build_daemon(
-            cluster, agent, identity, store, work, journal, [watch], SnapshotFile(data_dir), None
+            *(
+                cluster,
+                agent,
+                identity,
+                store,
+                work,
+                journal,
+                [watch],
+                SnapshotFile(data_dir),
+                None,
+            ),
+            checkpoints=Checkpoints(CheckpointFile(data_dir, cluster.fingerprint)),
         )
         watch.seconds = daemon.seconds
         result = asyncio.run(daemon.run())

@@ -75,9 +75,9 @@ def test_writing_has_a_budget_of_time_and_bytes(tmp_path):
     assert file.due(0.0)
     data = file.encode(training(1, dim=1_000_000))  # 8 MB: four seconds at two a second
     file.write(data)
-    assert not file.due(file._due_s - 0.001)
-    assert file.due(file._due_s)
-    assert file._due_s >= time.monotonic() + 3.0
+    assert not file.due(file.due_s - 0.001)
+    assert file.due(file.due_s)
+    assert file.due_s >= time.monotonic() + 3.0
 
 
 def test_a_run_that_is_done_leaves_none(tmp_path):
