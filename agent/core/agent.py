@@ -140,7 +140,7 @@ class AgentCore:
         codec: Codec,
         link_reason: Callable[[str], str | None],
         disclosures: Disclosures,
-        taken_over: tuple[PutValue, ...] = (),
+        unclaimed: int | None = None,
         memories: Sequence[bytes] = (),
         earlier: Earlier | None = None,
     ) -> None:
@@ -171,7 +171,7 @@ class AgentCore:
             disclosures,
             memories,
         )
-        self._taken_over = taken_over
+        self._unclaimed = unclaimed  # the window in which an earlier life ended, to be claimed
         if earlier is not None:
             self._reception.stated(*self.phases.at(earlier.step))
         self._faces = Faces(book, key)
@@ -215,8 +215,7 @@ class AgentCore:
         if self.stage not in HEEDED["start"]:
             return []
         self._deadline_s = now_s + self.settings.start_deadline_s
-        effects: list[Effect] = [Persist(self._taken_over)] if self._taken_over else []
-        return effects + self.tick(now_s)
+        return self.tick(now_s)
 
     def tick(self, now_s: float) -> list[Effect]:
         """Time has passed: retries and deadlines."""
@@ -502,7 +501,8 @@ class AgentCore:
 
     def _resume(self, earlier: Earlier, now_s: float) -> list[Effect]:
         """Go on from what an earlier life has left: in its exchange, or after it."""
-        self._earlier, self.step, self.stage = None, earlier.step, Stage.RUNNING
+        self._earlier = self._unclaimed = None
+        self.step, self.stage = earlier.step, Stage.RUNNING
         number, phase = self.phases.at(earlier.step)
         effects: list[Effect] = [
             _log(logging.INFO, "resumed", round=number),
@@ -536,13 +536,18 @@ class AgentCore:
         return shown or 2 * len(beyond) > len(there)
 
     def _let_go(self) -> list[Effect]:
-        """What an earlier life has left is not gone on with: its window is claimed as it is, and
-        the rest of that sat out."""
-        assert self._earlier is not None
-        window = window_of(self._earlier.round, self.settings.window_rounds)
-        self._earlier = None
-        claim = self.settlement.end_window(window)
-        return [Persist(claim)] if claim else []
+        """What an earlier life has left is not gone on with: the rest of its window is sat out, and
+        what it stated of that is claimed; but not where neighbours show more, as such a claim would
+        be refused and, unlike none at all, be for ever."""
+        window, self._earlier, self._unclaimed = self._unclaimed, None, None
+        if window is None:
+            return []
+        stated = max(self.book.seen(self.settings.agent, window).energies, default=0)
+        shown = self._reception.forgotten_round
+        more = shown > stated and window_of(shown, self.settings.window_rounds) == window
+        claim = self.settlement.end_window(window, claims=not more)
+        about = _log(logging.WARNING, "window_forgotten", window=window, round=shown)
+        return [about] if more else [Persist(claim)] if claim else []
 
     def _unreachable(self, agent: str) -> str:
         return f"{agent} ({self.settings.endpoints[agent]}): {self.why_absent(agent)}"
@@ -600,18 +605,21 @@ class AgentCore:
         caught_up = all(self.settlement.caught_up(agent) for agent in self.neighbours)
         heard_all = (all_there and caught_up) or patience_over
         reached = self.phases.at(lead[0])[0] if lead is not None else 0
+        claim = self._let_go() if self._earlier is None and (all_there or patience_over) else []
         stated = self._reserved if self._earlier is None else self._earlier.round
         if lead is not None and reached >= max(1, stated) and heard_all:
-            return self._reenter(*lead)
+            return claim + self._reenter(*lead)
         if self._earlier is not None and self._earlier.goes_on and patience_over:
             return self._resume(self._earlier, now_s)
         if all(n.left for n in self.neighbours.values()):
             gone = ", ".join(self.neighbours)
-            return self._finish(f"the run ended without this agent: {gone} have left; {KEPT}")
+            failure = f"the run ended without this agent: {gone} have left; {KEPT}"
+            return claim + self._finish(failure)
         if now_s >= self._deadline_s:
             beyond = f" beyond {stated}" * (stated > 0)
-            return self._finish(f"no neighbour is in a round{beyond} to re-enter from; {KEPT}")
-        return []
+            failure = f"no neighbour is in a round{beyond} to re-enter from; {KEPT}"
+            return claim + self._finish(failure)
+        return claim
 
     def _try_combine(self, now_s: float) -> list[Effect]:
         if self._own is None or self._combining:
@@ -707,7 +715,8 @@ class AgentCore:
         self.missing = tuple(agent for agent in sorted(self._taken(number)) if agent != peer)
         self.weightless = ()
         self.mixed_neighbours = 1
-        self._earlier, self.stage, self.step = None, Stage.RUNNING, step
+        self._earlier = self._unclaimed = None
+        self.stage, self.step = Stage.RUNNING, step
         return [
             _log(logging.INFO, "re_entered", peer=peer, round=number + 1),
             Combine(number, phase, ((peer, 1.0, self._whole(buffer, peer)),), reentry=True),

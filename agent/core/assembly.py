@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from candor.agent.core.agent import RESERVED_KEY, AgentCore, CoreSettings
 from candor.agent.core.disclosures import Disclosures, shower_key
-from candor.agent.core.earlier import Checkpoint, Earlier, Snapshot, earlier
+from candor.agent.core.earlier import Checkpoint, Snapshot, earlier
 from candor.agent.core.neighbour import Neighbour
 from candor.agent.core.settlement.edge import Edge
 from candor.agent.core.settlement.evidence_book import WINDOWS_KEPT, EvidenceBook
@@ -29,7 +29,6 @@ from candor.network.session import Party, Session
 from candor.network.slots import SLOTS_PER_NEIGHBOUR, BufferPool, Inbox
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.encoding.canonical import MalformedError
-from candor.topologies.encoding.signatures import SigningKey
 from candor.topologies.specs.specs import ConfigurationError
 
 # A neighbour may end its window two deadlines after us,
@@ -132,15 +131,21 @@ def assemble(
             "the ledger database is new, but window.bin is of an earlier life of this agent; "
             "bring the database back, or start with a new data directory"
         )
+    before, unclaimed = None, None
     try:
         left = Snapshot.decode(snapshot) if snapshot else Snapshot(b"", ())
-        before = _left_off(settlement, book, left, checkpoint, key) if newest else None
-        taken_over = settlement.take_over(left.seen) if left.seen and before is None else ()
+        if left.seen:
+            unclaimed, claimed = settlement.take_back(left.seen)
+            if newest and left.exchange is not None:
+                signed = book.go_on(left.exchange)
+                before = earlier(book, signed, checkpoint, key, claimed=claimed)
     except MalformedError as exc:
         raise MalformedError(
             f"window.bin is damaged ({exc}); without it the agent can start again, but claims "
             "nothing of the window that it was in"
         ) from exc
+    if before is not None and unclaimed is not None:
+        settlement.go_on(unclaimed)
     settings = CoreSettings(
         agent=agent,
         endpoints={p: ", ".join(cluster.agent(p).endpoints) for p in peers} | dict(dials),
@@ -171,24 +176,10 @@ def assemble(
                 peer: held for peer in peers if (held := store.value(shower_key(peer))) is not None
             },
         ),
-        taken_over=taken_over,
+        unclaimed=unclaimed,
         memories=left.memories,
         earlier=before,
     )
-
-
-def _left_off(
-    settlement: Settlement,
-    book: EvidenceBook,
-    left: Snapshot,
-    checkpoint: Checkpoint | None,
-    key: SigningKey,
-) -> Earlier | None:
-    """Where an earlier life was, taken back to go on from there."""
-    if left.exchange is None:
-        return None
-    claimed = settlement.go_on(left.seen)
-    return earlier(book, book.go_on(left.exchange), checkpoint, key, claimed=claimed)
 
 
 def _party(cluster: Cluster, agent: str) -> Party:

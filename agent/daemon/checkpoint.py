@@ -60,6 +60,7 @@ class CheckpointFile:
         self._durable = data_dir / DURABLE_NAME
         self._fingerprint = fingerprint
         self._due_s = self._durable_due_s = float("-inf")
+        self._took_s = 0.0  # the last one, to gather and to write
 
     def read(self) -> Training | None:
         """The latest that an earlier life has left whole, None where there is none of this run."""
@@ -78,6 +79,7 @@ class CheckpointFile:
 
     def encode(self, training: Training) -> bytes:
         """The bytes of a checkpoint."""
+        began = time.monotonic()
         tensors: dict[str, NDArray[np.generic]] = {
             _VECTOR: training.vector,
             _PRIVATE: np.frombuffer(training.private, np.uint8),
@@ -93,6 +95,7 @@ class CheckpointFile:
             "digest": _digest(tensors),
         }
         data: bytes = save(tensors, {_METADATA: json_text(about)})
+        self._took_s = time.monotonic() - began
         return data
 
     def write(self, data: bytes) -> None:
@@ -104,11 +107,11 @@ class CheckpointFile:
         """
         began = time.monotonic()
         replace_file(self._path, data)
-        took = time.monotonic() - began
         if began >= self._durable_due_s:
             replace_file(self._durable, data, durable=True)
             self._durable_due_s = began + _DURABLE_EVERY_S
-        self._due_s = began + max(took / _TIME_MAX, len(data) / _BYTES_PER_S)
+        self._took_s += time.monotonic() - began
+        self._due_s = began + max(self._took_s / _TIME_MAX, len(data) / _BYTES_PER_S)
 
     def remove(self) -> None:
         """The run is done: there is nothing to go on with."""

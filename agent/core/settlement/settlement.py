@@ -285,22 +285,9 @@ class Settlement:
             self._forget_settled()
         return [*steps, *self._bill(now_s)]
 
-    def take_over(self, snapshot: bytes) -> tuple[PutValue, ...]:
-        """Claim the window in which an earlier life ended, from its last snapshot; answers what to
-        persist before the claim is sent. A restarted agent sits out the rest of that window.
-
-        Raises:
-            MalformedError: our own file is damaged.
-        """
-        window = self._book.window_of_snapshot(snapshot)
-        if self._referee.has_claimed(window) or not self.settles:
-            return ()  # claimed already, with evidence that is more complete than the snapshot's
-        self._book.restore(snapshot)
-        return (self._referee.claim(window)[0],)
-
-    def go_on(self, snapshot: bytes) -> bool:
-        """Take back the window in which an earlier life ended, to go on in it; answers whether that
-        was claimed already.
+    def take_back(self, snapshot: bytes) -> tuple[int, bool]:
+        """Take back the window in which an earlier life ended; answers which that is, and whether
+        that life has claimed it: then with evidence that is more complete than the snapshot's.
 
         Raises:
             MalformedError: our own file is damaged.
@@ -309,14 +296,18 @@ class Settlement:
         claimed = self._referee.has_claimed(window)
         if not claimed:
             self._book.restore(snapshot)
-        self._referee.go_on(window)
-        return claimed
+        return window, claimed
 
-    def end_window(self, window: int) -> tuple[PutValue, ...]:
-        """It is not gone on in after all: claim it as `take_over` does."""
-        if self._referee.has_claimed(window) or not self.settles:
-            return ()
+    def go_on(self, window: int) -> None:
+        """Rounds of a window that was taken back are still to come."""
+        self._referee.go_on(window)
+
+    def end_window(self, window: int, *, claims: bool) -> tuple[PutValue, ...]:
+        """No more rounds are stated of a window that was taken back; answers what to persist before
+        its claim is sent, if this agent `claims` it."""
         self._referee.go_on(window + 1)
+        if self._referee.has_claimed(window) or not (self.settles and claims):
+            return ()
         return (self._referee.claim(window)[0],)
 
     def payments(self) -> dict[str, int]:
