@@ -505,7 +505,7 @@ class AgentCore:
         self.step, self.stage = earlier.step, Stage.RUNNING
         number, phase = self.phases.at(earlier.step)
         effects: list[Effect] = [
-            _log(logging.INFO, "resumed", round=number),
+            _log(logging.INFO, "resumed", round=number, inside=int(earlier.own is not None)),
             Resume(number, phase, inside=earlier.own is not None),
         ]
         if earlier.own is None:  # nothing of its vector is there to be mixed

@@ -478,8 +478,11 @@ class Daemon:
     def _stated(self, training: Training) -> None:
         """Models were stated: keep what was trained, in a checkpoint if one is due. Meanwhile
         neighbours are waited for; the next training waits until all is read."""
-        kept, self._unwritten = self._checkpoints, training
-        if kept is not None and not self._writes and kept.file.due(time.monotonic()):
+        kept = self._checkpoints
+        if kept is None:
+            return
+        self._unwritten = training
+        if not self._writes and kept.file.due(time.monotonic()):
             self._writes, self._unwritten = True, None
             self._in_background(self._write(training, kept))
 

@@ -340,6 +340,9 @@ def _run(
     journal.log(logging.INFO, "device", {"device": work.device})
     if models.private_before:  # optimisers and whatever else the loop keeps
         journal.log(logging.INFO, "training_restored", {"round": models.private_round})
+    if checkpoints is None:
+        detail = "rounds that are kept begin anew: a restart goes on from a neighbour's model"
+        journal.log(logging.INFO, "no_checkpoints", {"detail": detail})
     if work.exposure:
         journal.log(logging.WARNING, "exposed", {"detail": work.exposure})
     recorder = stack.enter_context(
