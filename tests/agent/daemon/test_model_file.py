@@ -8,7 +8,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from candor.agent.daemon.model_file import MODEL_NAME, PRIVATE_NAME, ModelFile, rounds_behind
+from candor.agent.daemon.model_file import (
+    BEST_NAME,
+    MODEL_NAME,
+    PRIVATE_NAME,
+    ModelFile,
+    rounds_behind,
+)
 from candor.topologies.specs.specs import ConfigurationError
 
 RUN, OTHER = "ab" * 32, "cd" * 32
@@ -106,3 +112,33 @@ def test_a_private_file_of_anything_is_bytes_that_no_learner_takes(tmp_path, ten
     about = f'{{"fingerprint": "{RUN}", "round": 3}}'
     save_file(tensors, tmp_path / PRIVATE_NAME, {"candor": about})
     assert len(models(tmp_path).private_before) in (0, 16)
+
+
+def best(directory):
+    """The number that stands for the best model on disk, and what the file says of it."""
+    with safe_open(directory / BEST_NAME, framework="pt") as file:
+        return float(file.get_tensor("w")[0]), json.loads(file.metadata()["candor"])
+
+
+@pytest.mark.parametrize(("better", "kept"), [("higher", 2), ("lower", 3)])
+def test_the_best_model_so_far_is_kept_also_by_another_life(tmp_path, better, kept):
+    first = ModelFile(tmp_path, RUN, lambda x: {"w": x.clone()}, better=better)
+    for t, score in ((1, 0.5), (2, 0.8), (3, 0.3), (4, float("nan")), (5, 0.5)):
+        first.scored(of(t), t, score)
+    assert not (tmp_path / BEST_NAME).exists()
+    first.save_best()
+    score = {2: 0.8, 3: 0.3}[kept]
+    assert best(tmp_path) == (kept, {"fingerprint": RUN, "round": kept, "score": score})
+    again = ModelFile(tmp_path, RUN, lambda x: {"w": x.clone()}, better=better)
+    again.scored(of(6), 6, 0.5)
+    again.save_best()
+    assert best(tmp_path)[0] == kept
+    again.scored(of(7), 7, 1.0 if better == "higher" else 0.0)
+    again.save_best()
+    assert best(tmp_path)[0] == 7
+    # Another run begins anew; what lies there is moved aside.
+    other = ModelFile(tmp_path, OTHER, lambda x: {"w": x.clone()}, better=better)
+    other.scored(of(8), 1, 0.5)
+    other.save_best()
+    assert best(tmp_path)[0] == 8
+    assert len(list(tmp_path.glob("best*.safetensors"))) == 2
