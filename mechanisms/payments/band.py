@@ -231,7 +231,7 @@ class Variance(OfParts):
     def parts(self, neighbourhood: Neighbourhood) -> tuple[Part, ...]:
         """Penalties (..., m); 0 for who has only one charged round, or nobody to compare with."""
         noise, known = neighbourhood.noise
-        others = _others(known)
+        others = pairs_of(known)
         around = np.broadcast_to(noise[..., np.newaxis, :], others.shape)
         free = np.where(others.any(axis=-1), TAU_NOISE * upper_median(around, others), np.inf)
         rounds = neighbourhood.mask.sum(axis=-1)
@@ -254,7 +254,7 @@ class Excess(OfParts):
         """Penalties (..., m); 0 for who has nobody to compare with."""
         rounds = neighbourhood.mask.sum(axis=-1)
         energy = neighbourhood.energies / np.maximum(rounds, 1)
-        others = _others(neighbourhood.present())
+        others = pairs_of(neighbourhood.present())
         around = np.broadcast_to(energy[..., np.newaxis, :], others.shape)
         free = np.where(others.any(axis=-1), TAU_ALONE * upper_median(around, others), np.inf)
         penalty = np.maximum(energy - free, 0.0) * rounds
@@ -277,7 +277,7 @@ class Scaled(OfParts):
         noise, known = neighbourhood.noise
         rounds = neighbourhood.mask.sum(axis=-1)
         energy = neighbourhood.energies / np.maximum(rounds, 1)
-        others = _others(known)
+        others = pairs_of(known)
 
         def free(values: Floats) -> Floats:
             around = np.broadcast_to(values[..., np.newaxis, :], others.shape)
@@ -314,8 +314,8 @@ class Band(OfParts):
         energies, noises = _ratios(energy), _ratios(noise)
         # Of the two, the one that is less out of place beside a neighbour.
         lesser = np.where(_outside(noises) <= _outside(energies), noises, energies)
-        both = _median_by(_outside(lesser), lesser, _others(known))
-        alone = lower_median(energies, _others(present))
+        both = _median_by(_outside(lesser), lesser, pairs_of(known))
+        alone = lower_median(energies, pairs_of(present))
         direction = _direction(neighbourhood, present)
         ratio = "times a neighbour's"
         return (
@@ -338,7 +338,7 @@ def _median_by(key: Floats, values: Floats, known: Mask) -> Floats:
     return np.asarray(np.where(known.any(axis=-1), found, 1.0))
 
 
-def _others(present: Mask) -> Mask:
+def pairs_of(present: Mask) -> Mask:
     """(..., m, m): whom each present member is compared with."""
     both = present[..., :, np.newaxis] & present[..., np.newaxis, :]
     return both & ~np.eye(present.shape[-1], dtype=np.bool_)
@@ -380,9 +380,12 @@ def _direction(neighbourhood: Neighbourhood, present: Mask) -> Floats:
 
 
 def squared_sum(neighbourhood: Neighbourhood, member: int, rounds: Mask) -> Floats:
-    """||sum of u_t||^2 (...) of a member over some `rounds` (..., W), from its exact products."""
+    """||sum of u_t||^2 of a member over some `rounds` (..., W), from its exact products: (...); or
+    over several sets of them (..., sets, W): (..., sets)."""
     both = rounds[..., :, np.newaxis] & rounds[..., np.newaxis, :]
-    products = np.where(both, neighbourhood.products[..., member, :, :], 0.0)
+    own = neighbourhood.products[..., member, :, :]
+    own = own[..., np.newaxis, :, :] if both.ndim > own.ndim else own
+    products = np.where(both, own, 0.0)
     return np.maximum(ordered_sum(ordered_sum(products, -1), -1), 0.0)
 
 
@@ -395,7 +398,7 @@ def _distances(neighbourhood: Neighbourhood, present: Mask) -> tuple[Floats, Mas
     """
     mask, traces, squares = neighbourhood.mask, neighbourhood.traces, neighbourhood.squares
     rho = np.zeros((*present.shape, present.shape[-1]))
-    known = _others(present)
+    known = pairs_of(present)
     for i in range(present.shape[-1]):
         for k in range(i):
             common = mask[..., i, :] & mask[..., k, :]  # (..., W)

@@ -18,6 +18,7 @@ from candor.mechanisms.payments.band import (
     Part,
     lower_median,
     ordered_sum,
+    pairs_of,
     part,
     squared_sum,
 )
@@ -48,21 +49,28 @@ class Originality(OfParts):
     def parts(self, neighbourhood: Neighbourhood) -> tuple[Part, ...]:
         """Penalties (..., m), at most `CAP`; the value is the cosine that comes out worst."""
         mask, units = neighbourhood.mask, _units(neighbourhood)
-        m = mask.shape[-2]
+        members = np.arange(mask.shape[-2])
         worst = np.full(mask.shape[:-1], -np.inf)
         value, free = np.zeros(worst.shape), np.ones(worst.shape)
         for lag in LAGS:
-            own = [_lagged_own(neighbourhood, i, lag) for i in range(m)]
-            for i, k in ((i, k) for i in range(m) for k in range(m) if i != k):
-                copied = _lagged(mask, units, i, k, lag)
-                like = np.minimum(np.maximum(np.maximum(own[i], own[k]), 0.0), 1.0)
+            own = np.stack(
+                [_lagged_own(neighbourhood, i, lag) for i in range(len(members))], axis=-1
+            )
+            for i in range(len(members)):
+                copied = _lagged(mask, units, i, lag)  # (..., m), of each k
+                like = np.minimum(np.maximum(np.maximum(own[..., i, None], own), 0.0), 1.0)
                 half = (1.0 + like) / 2.0
                 share = _beyond(copied, half)
                 # Where nothing is charged, what comes nearest to it.
                 score = np.where(share > 0, share, copied - half)
-                worse = score > worst[..., i]
-                for held, new in ((worst, score), (value, copied), (free, half)):
-                    held[..., i] = np.where(worse, new, held[..., i])
+                score = np.where((members == i) | np.isnan(score), -np.inf, score)
+                k = score.argmax(axis=-1)[..., np.newaxis]  # the first of equals
+                top = np.take_along_axis(score, k, axis=-1)[..., 0]
+                worse = top > worst[..., i]
+                worst[..., i] = np.where(worse, top, worst[..., i])
+                for held, new in ((value, copied), (free, half)):
+                    of_k = np.take_along_axis(new, k, axis=-1)[..., 0]
+                    held[..., i] = np.where(worse, of_k, held[..., i])
         penalty = CAP * np.maximum(worst, 0.0)
         return (part("cosine to what a neighbour did before", penalty, value, -1.0, free),)
 
@@ -75,18 +83,19 @@ def _beyond(copied: Floats, half: Floats) -> Floats:
 
 
 def _units(neighbourhood: Neighbourhood) -> Floats:
-    """Traces (..., m, W, r) at length 1; zero ones stay zero."""
-    traces = neighbourhood.traces
-    length = np.sqrt(ordered_sum(traces * traces, -1))[..., np.newaxis]
+    """Traces (r, ..., m, W) at length 1; zero ones stay zero."""
+    traces = np.ascontiguousarray(np.moveaxis(neighbourhood.traces, -1, 0))
+    length = np.sqrt(ordered_sum(traces * traces, 0))
     return np.asarray(np.where(length > 0, traces / np.where(length > 0, length, 1.0), 0.0))
 
 
-def _lagged(mask: Mask, units: Floats, i: int, k: int, lag: int) -> Floats:
-    """Lower median of cos(u_i,t, u_k,t-lag) over a window (...); 0 where too few rounds have it."""
-    known = mask[..., i, lag:] & mask[..., k, :-lag]  # (..., W - lag)
+def _lagged(mask: Mask, units: Floats, i: int, lag: int) -> Floats:
+    """Lower medians of cos(u_i,t, u_k,t-lag) over a window, (..., m) of all k; 0 where too few
+    rounds have it."""
+    known = mask[..., i, np.newaxis, lag:] & mask[..., :-lag]  # (..., m, W - lag)
     if known.shape[-1] < PAIRS_MIN:
         return np.zeros(known.shape[:-1])
-    return _usual(ordered_sum(units[..., i, lag:, :] * units[..., k, :-lag, :], -1), known)
+    return _usual(ordered_sum(units[..., i, np.newaxis, lag:] * units[..., :-lag], 0), known)
 
 
 def _lagged_own(neighbourhood: Neighbourhood, i: int, lag: int) -> Floats:
@@ -124,27 +133,24 @@ class Persistence(OfParts):
         mask, squares = neighbourhood.mask, neighbourhood.squares
         total = ordered_sum(np.where(mask, squares, 0.0), -1)  # (..., m)
         busy = total > NOTHING * total.max(axis=-1, keepdims=True)
-        m = mask.shape[-2]
-        ratio = np.zeros((*mask.shape[:-1], m))
-        known = np.zeros(ratio.shape, dtype=np.bool_)
-        for i in range(m):
-            for k in range(i):
-                common = mask[..., i, :] & mask[..., k, :]  # (..., W)
-                one, seen = _steadiness(neighbourhood, i, common)
-                two, there = _steadiness(neighbourhood, k, common)
-                enough = (common.sum(axis=-1) > PAIRS_MIN) & busy[..., i] & busy[..., k]
-                known[..., i, k] = known[..., k, i] = enough & seen & there
-                ratio[..., i, k], ratio[..., k, i] = _steadier(one, two), _steadier(two, one)
+        common = mask[..., :, np.newaxis, :] & mask[..., np.newaxis, :, :]  # (..., m, m, W)
+        own, seen = _steadiness(neighbourhood, common)  # of i where both i and k have a round
+        enough = (common.sum(axis=-1) > PAIRS_MIN) & seen & np.swapaxes(seen, -1, -2)
+        known = enough & pairs_of(busy)
+        ratio = _steadier(own, np.swapaxes(own, -1, -2))
         value = lower_median(ratio, known)
         penalty = np.asarray(np.minimum(np.maximum(value - TAU_ALONE, 0.0), CAP))
         return (part("a neighbour's steadiness over its own", penalty, value, 0.0, TAU_ALONE),)
 
 
-def _steadiness(neighbourhood: Neighbourhood, member: int, common: Mask) -> tuple[Floats, Mask]:
-    """||sum_t u_t||^2 / sum_t ||u_t||^2 over the common rounds, and where anything was injected."""
-    energy = ordered_sum(np.where(common, neighbourhood.squares[..., member, :], 0.0), -1)
+def _steadiness(neighbourhood: Neighbourhood, common: Mask) -> tuple[Floats, Mask]:
+    """||sum_t u_t||^2 / sum_t ||u_t||^2 of each member over the rounds that it has in `common`
+    with each (..., m, m, W), and where anything was injected: (..., m, m)."""
+    squares = neighbourhood.squares[..., np.newaxis, :]
+    energy = ordered_sum(np.where(common, squares, 0.0), -1)
     there = energy > 0
-    length = squared_sum(neighbourhood, member, common)
+    rows = range(common.shape[-3])
+    length = np.stack([squared_sum(neighbourhood, i, common[..., i, :, :]) for i in rows], axis=-2)
     return np.where(there, length / np.where(there, energy, 1.0), 0.0), there
 
 
