@@ -17,8 +17,9 @@ from torch.nn.functional import embedding_bag
 
 from candor.agent.algorithms.effects import Heard
 from candor.agent.core.terms import codec_of
+from candor.agent.learning.chunks import slices
 from candor.mechanisms.aggregation.rows import RowRule
-from candor.mechanisms.evidence.hidden import check_hidden, rounding
+from candor.mechanisms.evidence.hidden import check_hidden, far_apart, rounding
 from candor.mechanisms.evidence.statements import EvidenceError
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.schedules.weights import own_weight
@@ -32,6 +33,7 @@ Apart: TypeAlias = Mapping[int, Mapping[int, V]]
 NONE_APART: Final[Apart[Tensor]] = MappingProxyType({})
 NO_SKETCHES: Final[Apart[Floats]] = MappingProxyType({})
 
+PAIRED_VALUES: Final = 2**18  # of pairs compared at once: a megabyte stays in the cache
 CACHED_ROUNDS: Final = 64  # as many as `RoundWeights` keeps; a matrix of 10,000 agents takes 1 MB
 
 
@@ -118,6 +120,12 @@ class Mixing:
         nobody hears what is not finite: it is refused. So is what is farther away than its sketch
         says, where the vectors themselves are given: (agents, dim), and in their place what some
         takers were told."""
+        if sent is not None and (
+            sent[0].shape[1] <= sketches.shape[1] or self._all_near(t, sketches, apart, *sent)
+        ):
+            sent = None  # nothing is hidden
+        if rule is None and sent is None and not apart and np.isfinite(sketches).all():
+            return self.of(t)  # the same, and faster
         cluster = self._cluster
         taken = cluster.round_weights.of(t).taken
         rows, missed = {}, False
@@ -126,7 +134,7 @@ class Mixing:
             places = {k: cluster.index(k) for k in sorted({agent, *taken[agent]})}
             shown = {k: told.get(place, sketches[place]) for k, place in places.items()}
             shown = {k: v for k, v in shown.items() if k == agent or np.isfinite(v).all()}
-            if sent is not None and sent[0].shape[1] > sketches.shape[1]:  # else nothing is hidden
+            if sent is not None:
                 given = sent[1].get(cluster.index(agent), {})
                 vectors = {k: given.get(places[k], sent[0][places[k]]) for k in shown}
                 hides = partial(
@@ -138,8 +146,31 @@ class Mixing:
             rows[agent] = weights if rule is None else rule(agent, t, weights, shown)
             missed |= len(shown) < len(places)
         if rule is None and not missed:
-            return self.of(t)  # the same, and faster
+            return self.of(t)
         return self.ordered(sparse_rows(cluster, rows), t)
+
+    def _all_near(
+        self,
+        t: int,
+        sketches: Floats,
+        apart: Apart[Floats],
+        vectors: NDArray[np.float32],
+        told: Apart[NDArray[np.float32]],
+    ) -> bool:
+        """Whether every giver's vector is so near to its taker's, beside what their sketches say,
+        that none needs a closer look."""
+        if apart or told:
+            return False
+        exact = self.of(t).exact
+        takers = np.repeat(np.arange(len(sketches)), np.diff(exact.indptr))
+        far = np.concatenate(
+            [
+                far_apart(vectors[takers[some]], vectors[exact.indices[some]],
+                          sketches[takers[some]], sketches[exact.indices[some]])
+                for some in slices(len(takers), max(1, PAIRED_VALUES // vectors.shape[1]))
+            ]
+        )  # fmt: skip
+        return not far.any()
 
     def ordered(self, exact: "sparse.csr_array", t: int) -> RoundMixing:
         """The mixing of round t by other rows, with sums as a daemon has them."""

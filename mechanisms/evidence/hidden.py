@@ -120,6 +120,24 @@ def check_hidden(
     raise EvidenceError(HIDDEN, f"{far:g} from the own vector where the sketches show {seen:g}")
 
 
+def far_apart(
+    own: Vector, theirs: Vector, own_sketches: Floats, their_sketches: Floats
+) -> NDArray[np.bool_]:
+    """Which of some vectors (pairs, dim), by sketches (pairs, k), need a closer look: the others
+    are not refused by `check_hidden`, whatever its floor. What is not finite does."""
+    d = np.zeros(len(own))
+    with np.errstate(over="ignore", invalid="ignore"):
+        shown = their_sketches - own_sketches
+        s = np.einsum("pk,pk->p", shown, shown)
+        for low in range(0, own.shape[1], BLOCK):
+            apart = theirs[:, low : low + BLOCK] - own[:, low : low + BLOCK]
+            d += np.einsum("pi,pi->p", apart, apart)
+        # Rounded in other orders than there, so that none is near by rounding alone.
+        even = 2.0 * math.sqrt(LOG_FALSE_ALARM / own_sketches.shape[1]) * d
+        near: NDArray[np.bool_] = d * (1.0 + SUMMATION) - s <= even * (1.0 - 4.0 * SUMMATION)
+    return ~near
+
+
 def distance(own: Vector, theirs: Vector) -> float:
     """||theirs - own||^2 in one pass, relatively exact to `SUMMATION`."""
     total = 0.0

@@ -16,6 +16,7 @@ from candor.mechanisms.evidence.hidden import (
     distance,
     effective_size,
     explained,
+    far_apart,
     reach,
     rounding,
 )
@@ -197,3 +198,23 @@ def test_rows_whose_length_divides_the_sketch_meet_in_its_buckets():
 def test_a_task_that_fits_its_sketch_hides_nothing():
     with pytest.raises(ConfigurationError, match="is its own sketch"):
         measure_hidden(1, lambda _: None, "digits:model=logistic")
+
+
+@given(st.sampled_from(DIMS[:4]), st.floats(-2.0, 1.0), st.integers(0, 2**32))
+def test_what_is_near_at_a_glance_is_not_refused(dim, size, seed):
+    """Of honest differences nearly all are, a poison that is refused never."""
+    draw = np.random.default_rng(seed)
+    made = sketch(dim, seed % 7)
+    own, honest = draw.standard_normal((2, dim)).astype(np.float32)
+    poison = null_space.KINDS["pair"](signs_of(made), SIZE, draw)
+    theirs = (honest + 10.0**size * np.float32(math.sqrt(dim)) * poison).astype(np.float32)
+    far = far_apart(
+        np.stack([own] * 4),
+        np.stack([own, honest, theirs, np.full_like(own, np.nan)]),
+        np.stack([made(own)] * 4),
+        np.stack([made(one) for one in (own, honest, theirs, own)]),
+    )
+    assert far.tolist()[::3] == [False, True]
+    assert not far[1] or distance(own, honest) > 1.2 * np.square(made(own) - made(honest)).sum()
+    for vector, looked_at in zip((honest, theirs), far[1:3], strict=True):
+        assert looked_at or not is_refused(own, vector, made(own), made(vector))
