@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from candor.agent.algorithms.catalogue import aggregator_of, check_breakdown
 from candor.agent.daemon import keys
 from candor.agent.runs.declared import check_declared, declaring, samples_of
+from candor.mechanisms.payments.credits import format_credits
 from candor.topologies.cluster import revisions
 from candor.topologies.cluster.file import (
     POLICY_ALGORITHMS,
@@ -169,6 +170,13 @@ def next_cluster(
 def warnings_of(cluster: Cluster) -> list[str]:
     """What is allowed in a cluster file and probably not meant, a line each."""
     found = [cluster.exposure] if cluster.exposure else []
+    bond, limit = cluster.payments.bond or 0, cluster.payments.credit_limit
+    if bond > limit:
+        found.append(
+            f"bond {format_credits(bond)} is more than may be owed on an edge, "
+            f"{format_credits(limit)}; raise --credit-limit, or agents trust for more than they "
+            "agreed to"
+        )
     byzantine = cluster.algorithm.max_byzantine or 0
     aggregator = aggregator_of(cluster.algorithm)
     if aggregator is None and byzantine:

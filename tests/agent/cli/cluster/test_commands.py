@@ -471,6 +471,17 @@ def test_what_withstands_nobody_is_warned_of(
     assert run("check", output, "--no-dial", "--no-task").stderr == made.stderr
 
 
+def test_a_bond_beyond_what_an_edge_may_owe_is_warned_of(keys_root: Path, tmp_path: Path) -> None:
+    output = tmp_path / "c.toml"
+    local = ("--base-port", "7000", "--keys-root", keys_root, "--topology", "ring", "--agents", 4)
+    shown = ("--replay", "--disclose", "--credit-limit", "5000000", "--bond")
+    made = run(*NEW, "-o", output, *local, *shown, "5000001")
+    assert made.exit_code == 0, made.output
+    assert made.stderr.startswith("warning: bond 5.000001 is more than may be owed on an edge, 5.0")
+    assert run("check", output, "--no-dial", "--no-task").stderr == made.stderr
+    assert run(*NEW, "-o", tmp_path / "d.toml", *local, *shown, "5000000").stderr == ""
+
+
 def test_a_file_below_an_aggregators_breakdown_point_is_not_valid(keys_root: Path) -> None:
     new(keys_root, "--aggregator", "rfa", "--max-byzantine", "1")
     path = keys_root.parent / "c.toml"
