@@ -214,3 +214,63 @@ class Reporting:
             else self._known.injected(before[row], vectors.to(before.device), t - 1)
             for row, vectors in zip(group.rows, heard, strict=True)
         )
+
+
+class SideBySide(Reporting):
+    """The reports of several runs whose rows follow each other, of as many agents each; nobody in
+    them alters what is sent. They are not gone on with later."""
+
+    def __init__(self, runs: Sequence[Reporting]) -> None:
+        self._runs = runs
+        self._rows = len(runs[0]._agents)
+        assert not any(group.sends for run in runs for group in run._groups)
+
+    def _places(self) -> list[slice]:
+        """The rows of each run."""
+        starts = range(0, len(self._runs) * self._rows, self._rows)
+        return [slice(start, start + self._rows) for start in starts]
+
+    def by_agent(self) -> dict[int, Strategy]:
+        """None: samples are as they are."""
+        return {}
+
+    def report(self, gradient: Tensor, t: int, before: Tensor | None) -> Tensor:
+        """See `Reporting.report`."""
+        each = [
+            run.report(gradient[rows], t, None if before is None else before[rows])
+            for run, rows in zip(self._runs, self._places(), strict=True)
+        ]
+        return torch.cat(each)
+
+    def sent(self, v: Tensor, t: int, phase: int) -> tuple[Tensor, dict[int, Tensor]]:  # noqa: ARG002
+        """What there is to send."""
+        return v, {}
+
+    @property
+    def overhears(self) -> tuple[int, ...]:
+        """See `Reporting.overhears`."""
+        return tuple(
+            rows.start + row
+            for run, rows in zip(self._runs, self._places(), strict=True)
+            for row in run.overhears
+        )
+
+    def overheard(self, phase: int, heard: Mapping[int, Tensor]) -> None:
+        """See `Reporting.overheard`."""
+        for number, run in enumerate(self._runs):
+            own = {row: v for row, v in heard.items() if row // self._rows == number}
+            run.overheard(phase, {row % self._rows: v for row, v in own.items()})
+
+    @property
+    def memory(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def remember(self, memory: Mapping[str, Tensor]) -> None:
+        """Nothing is remembered."""
+        assert not memory
+
+    @property
+    def lies(self) -> bool:
+        """Whether anyone has a strategy."""
+        return any(run.lies for run in self._runs)

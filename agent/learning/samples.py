@@ -23,7 +23,7 @@ CHECKED_MAX: Final = 2**29  # of all samples, times parameters: some seconds
 
 class Samples:
     """The samples of rows: `data` are tensors (samples, ...) on a device, of which row r has
-    `lengths[r]` from `offsets[r]` on.
+    `lengths[r]` from `offsets[r]` on; rows of one shard share them.
 
     Args:
         task: where they come from.
@@ -41,9 +41,12 @@ class Samples:
         self._agents = tuple(shard.index for shard in shards)
         self._seed = seed
         self._device = device
-        pooled, self.lengths = _pool([load_data(task, shard, seed) for shard in shards])
+        places = {shard: place for place, shard in enumerate(dict.fromkeys(shards))}
+        pooled, lengths = _pool([load_data(task, shard, seed) for shard in places])
         self.data = tuple(tensor.to(device) for tensor in pooled)
-        self.offsets = np.concatenate(([0], np.cumsum(self.lengths)[:-1]))
+        rows = [places[shard] for shard in shards]
+        self.lengths = lengths[rows]
+        self.offsets = np.concatenate(([0], np.cumsum(lengths)[:-1]))[rows]
 
     def draw(self, t: int, steps: int, batch_size: int) -> Tensor:
         """Places in `data` for round t: (steps, agents, batch)."""
@@ -118,7 +121,7 @@ class Samples:
         Raises:
             ConfigurationError: the loss fails on a sample, or is not finite there.
         """
-        total = int(self.lengths.sum())
+        total = len(self.data[0])
         chosen = np.arange(total) if total * dim <= CHECKED_MAX else _extremes(self.data)
 
         def wrong(samples: NDArray[np.int64]) -> str:
@@ -142,7 +145,9 @@ class Samples:
                 fault = first or wrong(samples) or fault
             if fault:
                 place = int(samples[0])
-                row = int(np.searchsorted(self.offsets, place, side="right")) - 1
+                row = int(
+                    ((self.offsets <= place) & (place < self.offsets + self.lengths)).argmax()
+                )
                 raise ConfigurationError(
                     f"{fault} on sample {place - int(self.offsets[row])} of agent {agents[row]}, "
                     f"in round 1{self._cause(place)}"

@@ -41,6 +41,12 @@ class Evidence:
     products: Floats
     start: int = 1
 
+    def of(self, agents: slice) -> "Evidence":
+        """That of some of them."""
+        return Evidence(
+            self.energies[:, agents], self.traces[:, agents], self.products[:, agents], self.start
+        )
+
 
 class Measurements:
     """What neighbours measure: the injected updates in sketch space, exchange by exchange.

@@ -6,7 +6,7 @@ balances up to floating-point rounding. It knows no messages, signatures, faults
 agent hears all its neighbours in every round.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,6 +22,7 @@ from candor.agent.algorithms.effects import Heard
 from candor.agent.core.deviating import reporting_of
 from candor.agent.core.terms import codec_of
 from candor.agent.learning.initial import verified_initial_parameters
+from candor.agent.learning.reporting import SideBySide
 from candor.agent.learning.rows import TrainedRows, shards_of, usable_device
 from candor.agent.learning.spread import simulated_learner_of
 from candor.agent.simulation.bartering import PREFIX, Bartering
@@ -30,6 +31,7 @@ from candor.agent.simulation.bounding import Bounding
 from candor.agent.simulation.evidence import Billing, Evidence, Measurements
 from candor.agent.simulation.evidence import settle as settle
 from candor.agent.simulation.mixing import Apart, Mixing, RoundMixing, apart_by_taker
+from candor.agent.simulation.side_by_side import side_by_side
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.measured import Measured
 from candor.mechanisms.evidence.influence import Limit
@@ -140,7 +142,8 @@ class Simulation:
 
     Args:
         cluster: the run; its keys and endpoints are not used.
-        strategies: specs of the agents that do not report honestly, by id.
+        strategies: specs of the agents that do not report honestly, by id; or those of each of
+            several runs, whose rows follow each other (`agent.simulation.side_by_side`).
         data_root: where the task finds its data.
         initial: the saved model that the run starts from, if it is not drawn from the seed.
         device: where the models are trained; evidence is always measured on the processor, in
@@ -159,7 +162,7 @@ class Simulation:
     def __init__(
         self,
         cluster: Cluster,
-        strategies: Mapping[str, str],
+        strategies: Mapping[str, str] | Sequence[Mapping[str, str]],
         *,
         data_root: Path | None = None,
         initial: Path | None = None,
@@ -174,14 +177,17 @@ class Simulation:
                 "local_seconds: a simulation has not the hosts' time; give --local-steps or "
                 "--local-epochs"
             )
+        runs = [strategies] if isinstance(strategies, Mapping) else strategies
+        reports = [reporting_of(cluster, one) for one in runs]
+        reporting = self._reporting = reports[0] if len(runs) == 1 else SideBySide(reports)
+        shards = shards_of(cluster, held_out) * len(runs)
+        cluster = side_by_side(cluster, len(runs))
         self._device = usable_device(device)
         self._cluster = cluster
         self._phases = phases_of(cluster.algorithm)
         self._mixing = Mixing(cluster, self._device)
-        reporting = self._reporting = reporting_of(cluster, strategies)
         self._around = [[cluster.index(k) for k in cluster.neighbours(a)] for a in cluster.ids]
         lies = reporting.by_agent()
-        shards = shards_of(cluster, held_out)
         self._learner = simulated_learner_of(
             cluster, data_root, shards, device, lies, threads, initial, processes=threads
         )

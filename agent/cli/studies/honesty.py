@@ -9,6 +9,7 @@ from rich.console import Console
 
 from candor.agent.cli.options import (
     COUNT,
+    FiniteRange,
     data_root_option,
     json_option,
     run_dir_option,
@@ -68,6 +69,12 @@ QUICK_LIES: Final = ("scale:4", "zero")
 )
 @click.option("--search/--no-search", default=False, help="Let an optimiser look for better lies.")
 @click.option(
+    "--influence",
+    type=FiniteRange(min=1, max=1e6),
+    metavar="C",
+    help="Judge every cell with such a bound on what an agent injects, too; twice the runs.",
+)
+@click.option(
     "--quick",
     is_flag=True,
     help="One cell, two lies, two seeds and some rounds: does it work?",
@@ -91,14 +98,16 @@ def command(
     other_seeds: bool,
     names: str | None,
     search: bool,
+    influence: float | None,
     quick: bool,
     jobs: int,
     run_dir: Path,
     data_root: Path | None,
     as_json: bool,
 ) -> None:
-    """Audit lies on every task and graph: what the best gains, free, by the default rule and at
-    prices fitted to the cell, and what honest agents pay.
+    """Audit lies on every task and graph: what the best gains, free, by the default rule, at prices
+    fitted to the cell, and at the least bond where rounds are done again; and what honest agents
+    pay.
 
     Cells whose data are not there, or whose shards cannot be drawn, are left out and named. An
     interrupted table goes on when the same command is given again, and one of more cells runs only
@@ -132,12 +141,13 @@ def command(
         (run_dir / "runs").mkdir(parents=True, exist_ok=True)
     try:
         with system_errors(f"--run-dir {run_dir}"), progress(Console(stderr=True)) as told:
-            verdicts, left = judged(
+            verdicts, bounded, left = judged(
                 cells,
                 seeds=seeds,
                 runs=run_dir / "runs",
                 lies=lies,
                 search=search,
+                influence=influence,
                 rounds=rounds,
                 data_root=data_root,
                 jobs=jobs,
@@ -150,13 +160,17 @@ def command(
         click.echo(f"candor: left out: {cell.name}: {why}", err=True)
     if not verdicts:
         raise ConfigurationError("no cell could be run")
-    rows = [row_of(cell, verdict, DEFAULT_RULE) for cell, verdict in verdicts.items()]
+    rows = [
+        row_of(cell, verdict, DEFAULT_RULE, bounded.get(cell), influence or 0.0)
+        for cell, verdict in verdicts.items()
+    ]
     moves = moved(verdicts)
     setting = {
         "rule": DEFAULT_RULE,
         "seeds": seeds,
         "lies": len(lies),
         "search": "on" if search else "off",
+        **({"influence": influence} if influence is not None else {}),
     }
     found = json_text(report.facts(rows, moves, left, setting), indent=2)
     write_text(run_dir / "results.json", found + "\n")
@@ -194,7 +208,8 @@ def _print(rows: "list[Row]", moves: "list[Moved]") -> None:
         console.print(plain_table(title, columns, lines, note))
 
     for partition, some in report.by_partition(rows).items():
-        shown(f"{partition}: lies", report.LIES, report.lie_rows(some), report.LIES_NOTE)
+        lies = report.lie_columns(some), report.lie_rows(some)
+        shown(f"{partition}: lies", *lies, report.lies_note(some))
         paid = report.honest_rows(some)
         shown(f"{partition}: honest agents", report.HONEST, paid, report.HONEST_NOTE)
         for line in report.sentences(some):

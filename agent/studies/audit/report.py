@@ -48,7 +48,8 @@ PAID: Final = (
 )
 FOUND: Final = (
     "Found: the chance that rounds done again show the lie within the run, and after how many "
-    "windows of lying they do in the mean; blind: never, as data were false before. Bond asked: in "
+    "windows of lying they do in the mean; blind: never, as data were false before; never acted: "
+    "nothing was false, in none of these runs did its time come. Bond asked: in "
     "credits, the least with which it gains no more than epsilon beside the prices judged."
 )
 _MANY: Final = 100.0  # times the honest reward: beyond, digits say nothing
@@ -117,13 +118,14 @@ def facts(verdict: Verdict, settings: Mapping[str, object]) -> dict[str, Any]:
 
 def _replay_facts(verdict: Verdict) -> dict[str, Any]:
     """The bond, in credits and in what honesty is worth in the median, and what lies ask for."""
-    by = _dearest(verdict)
+    by = dearest(verdict)
     return {
         "audit_rate": verdict.audit_rate,
         "bond": verdict.bond,
         "bond_by": by.name if by else None,
         "bond_in_worth": verdict.bond / median_worth(verdict),
         "blind": [one.name for one in verdict.blind],
+        "never_acted": [one.name for one in verdict.judged if not one.acted],
         "honest_pays_stated": _quantiles(_own(verdict, verdict.stated)),
     }
 
@@ -133,7 +135,7 @@ def median_worth(verdict: Verdict) -> float:
     return float(np.median(verdict.worth.by_agent[verdict.worth.has_unit]))
 
 
-def _dearest(verdict: Verdict) -> Judged | None:
+def dearest(verdict: Verdict) -> Judged | None:
     """The lie that asks for the highest bond, of those that show; None where none asks for any."""
     shown = [one for one in verdict.judged if one.untrue.any()]
     found = max(shown, key=verdict.bond_asked, default=None)
@@ -462,7 +464,7 @@ def _covering_words(verdict: Verdict) -> str:
 
 def _replay_sentences(verdict: Verdict) -> list[str]:
     """The bond, the lie that asks for it, and what prices are still for."""
-    by, blind = _dearest(verdict), dict.fromkeys(one.strategy for one in verdict.blind)
+    by, blind = dearest(verdict), dict.fromkeys(one.strategy for one in verdict.blind)
     rate = f"one round of every window done again with a chance of {100 * verdict.audit_rate:.3g} %"
     lines = [
         f"bond: {verdict.bond:.4g} credits, {verdict.bond / median_worth(verdict):.3g} times what "
@@ -479,6 +481,8 @@ def _replay_sentences(verdict: Verdict) -> list[str]:
         if not needs
         else "prices are as given"
     )
+    if idle := dict.fromkeys(one.strategy for one in verdict.judged if not one.acted):
+        lines.append(f"never acted in runs this short: {', '.join(idle)}")
     _, high, most = (100 * v for v in quantiles(_own(verdict, verdict.stated)))
     lines.append(
         f"at the prices that the rule states itself honest agents pay {high:+.2f} % of their own "
@@ -716,7 +720,7 @@ def _found_cells(verdict: Verdict, one: Judged) -> tuple[str, str, str]:
     """With which chance a lie is found in a run, after how many windows, and for which bond it
     asks, in credits."""
     if not one.untrue.any():
-        return "blind", "-", "-"
+        return "blind" if one.acted else "never acted", "-", "-"
     asked = verdict.bond_asked(one)
     return f"{100 * found(verdict, one):.3g}", f"{_life(verdict, one):.1f}", f"{asked:.3g}"
 

@@ -6,7 +6,7 @@ So an audit that was stopped, or is asked for other strategies, runs only what i
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields
@@ -33,21 +33,28 @@ RUNS_VERSION: Final = 3
 """Of what is kept of a run: raised when it means something else."""
 
 
-def play(question: Question, cache: Path, run: Run) -> Played:
-    """A run, from the folder of those that were done before if it is there and whole.
+def play(question: Question, cache: Path, runs: Sequence[Run]) -> list[Played]:
+    """Runs that are `alike`, from the folder of those that were done before where they are there
+    and whole; the others at once.
 
     Raises:
         ConfigurationError: the strategy, the task or the rule cannot be used.
     """
-    path = cache / f"{key_of(question, run)}.npz"
-    held = _held(path, _shape(question, run))
-    if held is not None:
-        return held
-    played = perform(question, run)
+    paths = [cache / f"{key_of(question, run)}.npz" for run in runs]
+    found = [_held(path, _shape(question, run)) for path, run in zip(paths, runs, strict=True)]
+    missing = [place for place, held in enumerate(found) if held is None]
+    if missing:
+        done = perform(question, [runs[place] for place in missing])
+        for place, played in zip(missing, done, strict=True):
+            _keep(paths[place], played)
+            found[place] = played
+    return [one for one in found if one is not None]
+
+
+def _keep(path: Path, played: Played) -> None:
     # Two audits may share a folder.
     with replacing(path, writer=f".{os.getpid()}") as draft, open(draft, "wb") as file:
         np.savez(file, **{one.name: getattr(played, one.name) for one in fields(Played)})
-    return played
 
 
 def key_of(question: Question, run: Run) -> str:
@@ -90,13 +97,15 @@ def _held(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Played | None:
 
 
 @contextmanager
-def workers(jobs: int) -> Iterator[Callable[..., Iterator[Played]]]:
+def workers(jobs: int) -> Iterator[Callable[..., Iterator[list[Played]]]]:
     if jobs == 1:
         yield map
         return
     with ProcessPoolExecutor(jobs, get_context("spawn"), _prepare) as pool:
 
-        def mapped(function: Callable[..., Played], *each: Iterable[object]) -> Iterator[Played]:
+        def mapped(
+            function: Callable[..., list[Played]], *each: Iterable[object]
+        ) -> Iterator[list[Played]]:
             # As `pool.map`, which cancels by itself what the pool then takes for still to be done.
             waiting = deque(pool.submit(function, *one) for one in zip(*each, strict=False))
             while waiting:

@@ -36,7 +36,7 @@ from candor.agent.studies.audit.incentives import (
     suggested_prices,
 )
 from candor.agent.studies.audit.members import Member, members_of, trained_steps
-from candor.agent.studies.audit.performing import Played
+from candor.agent.studies.audit.performing import Played, alike
 from candor.agent.studies.audit.quality import Quality
 from candor.agent.studies.audit.question import (
     HONEST,
@@ -55,10 +55,12 @@ from candor.agent.studies.games.sgd import Constants, suggest_price
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.classification import Classification
 from candor.mechanisms.payments.bills import Payments, parse_rule
+from candor.mechanisms.strategies.lies import AltersActions, AltersData
 from candor.mechanisms.strategies.specs import (
     canonical_strategy,
     idleness,
     parse_strategy,
+    parts_of,
     split_list,
 )
 from candor.topologies.cluster.file import Cluster
@@ -140,6 +142,7 @@ class Judged:
     fine-tuning. `others` (seeds,): what the others gain by it, in the usual worth. `searched`:
     found by the optimiser, not of the library. `quality` (seeds,): by how much better a model it
     ended with, under rewards; else all 0. `untrue` (seeds, windows): the share of false rounds.
+    `unit`: what honesty is worth to the liar, in units of loss.
 
     Where rounds are done again the last term is the bond, and what is charged for it the chance
     that the lie is found.
@@ -153,12 +156,20 @@ class Judged:
     others: Floats
     quality: Floats
     untrue: Floats
+    unit: float
     searched: bool = False
 
     @property
     def name(self) -> str:
         """The strategy, and whose it is where several agents lie in turn."""
         return self.deviation.strategy
+
+    @property
+    def acted(self) -> bool:
+        """Whether it did anything in these runs: what is bound to rounds may come to none."""
+        parts = [part for part, _ in parts_of(parse_strategy(self.strategy))]
+        falsifies = any(isinstance(part, AltersData | AltersActions) for part in parts)
+        return falsifies or bool(self.untrue.any())
 
     @property
     def unbilled(self) -> bool:
@@ -254,7 +265,8 @@ class Verdict:
     def blind(self) -> list[Judged]:
         """The lies that no round done again can show, as data were false before: those prices alone
         are for."""
-        return [one for one in self.judged if not one.untrue.any()] if self.replayed else []
+        unseen = (one for one in self.judged if not one.untrue.any())
+        return [one for one in unseen if one.acted] if self.replayed else []
 
     def bond_asked(self, one: Judged) -> float:
         """The least bond that stops a lie beside the prices judged, in credits; inf for one to
@@ -315,6 +327,59 @@ class Verdict:
         return sorted(
             (s for s, gain in free.items() if gain > self.epsilon), key=lambda s: -free[s]
         )
+
+
+def bonded_prices(
+    lies: Sequence[Deviation],
+    honest_paid: Floats,
+    epsilon: float,
+    rule_prices: Callable[[Sequence[Deviation], Floats], tuple[Floats, float]],
+    bond: float | None = None,
+) -> tuple[Floats, float]:
+    """The prices (terms,) where rounds are done again, the bond last, and by what those of the rule
+    were multiplied. The bond, which costs no honest agent anything, is for all lies that show, and
+    prices of the rule for the others, or for what a bond that is given leaves."""
+    shown = [one for one in lies if one.charges[:, -1].any()]
+    rest = [one for one in lies if not one.charges[:, -1].any()]
+    if bond is not None:
+        rest = [replace(one, gains=one.gains - bond * one.charges[:, -1]) for one in lies]
+    rest = [replace(one, charges=one.charges[:, :-1]) for one in rest]
+    prices, covering = rule_prices(rest, honest_paid[:, :-1])
+    if bond is None:
+        bond = max((least_bond(one, prices, epsilon) for one in shown), default=0.0)
+    return np.append(prices, bond), covering
+
+
+def done_again(verdict: Verdict, audit_rate: float = 1.0) -> Verdict:
+    """The same lies, judged as if the picked round of each window were done again with this chance:
+    at the least bond that stops those that show, and prices in the mean for those alone that do
+    not. What the runs noted is all it takes. Gains by mark know no bond."""
+    judged = tuple(_bonded(one, audit_rate) for one in verdict.judged)
+    honest_paid = np.column_stack([verdict.honest_paid, np.zeros(len(verdict.honest_paid))])
+
+    def rule_prices(lies: Sequence[Deviation], paid: Floats) -> tuple[Floats, float]:
+        return suggested_prices(lies, paid, verdict.epsilon), 1.0
+
+    lies = [one.deviation for one in judged]
+    prices, covering = bonded_prices(lies, honest_paid, verdict.epsilon, rule_prices)
+    return replace(
+        verdict,
+        judged=judged,
+        terms=(*verdict.terms, BOND),
+        prices=prices,
+        stated=np.append(verdict.stated, 0.0),
+        audit_rate=audit_rate,
+        honest_paid=honest_paid,
+        stopping=None,
+        covering=covering,
+    )
+
+
+def _bonded(one: Judged, audit_rate: float) -> Judged:
+    """A lie that is charged the bond with the chance that it is found."""
+    found = found_by(one.untrue, audit_rate)[:, -1:] / one.unit  # (seeds, 1), in credits of bond
+    charges = np.concatenate([one.deviation.charges, found], axis=1)
+    return replace(one, deviation=replace(one.deviation, charges=charges))
 
 
 def theory_price(cluster: Cluster, weight: float) -> float:
@@ -379,7 +444,7 @@ class _Trials:
     """Runs of a question, and what they show so far."""
 
     question: Question
-    mapped: Callable[..., Iterator[Played]]
+    mapped: Callable[..., Iterator[list[Played]]]
     cache: Path
     progress: Callable[[str, int, int], None]
     honest: list[Played] = field(default_factory=list)
@@ -484,22 +549,12 @@ class _Trials:
     def _priced(
         self, lies: Sequence[Deviation], honest_paid: Floats, stated: Floats
     ) -> tuple[Floats, float]:
-        """The prices (terms,) to judge at, and what those found were multiplied with. Where rounds
-        are done again the bond, which costs no honest agent anything, is for all lies that show,
-        and prices of the rule for the others."""
-        question = self.question
-        if not question.replayed:
+        """The prices (terms,) to judge at, and what those found were multiplied with."""
+        if not self.question.replayed:
             return self._rule_prices(lies, honest_paid, stated)
-        epsilon, bond = question.epsilon, question.bond
-        shown = [one for one in lies if one.charges[:, -1].any()]
-        rest = [one for one in lies if not one.charges[:, -1].any()]
-        if bond is not None:
-            rest = [replace(one, gains=one.gains - bond * one.charges[:, -1]) for one in lies]
-        rest = [replace(one, charges=one.charges[:, :-1]) for one in rest]
-        prices, covering = self._rule_prices(rest, honest_paid[:, :-1], stated[:-1])
-        if bond is None:
-            bond = max((least_bond(one, prices, epsilon) for one in shown), default=0.0)
-        return np.append(prices, bond), covering
+        bond, epsilon = self.question.bond, self.question.epsilon
+        rule = partial(self._rule_prices, stated=stated[:-1])
+        return bonded_prices(lies, honest_paid, epsilon, rule, bond)
 
     def _rule_prices(
         self, lies: Sequence[Deviation], honest_paid: Floats, stated: Floats
@@ -633,11 +688,15 @@ class _Trials:
 
     def _play(self, runs: Sequence[Run], what: str) -> list[Played]:
         alone = replace(self.question, clusters=self.question.clusters[:1])  # less to send
-        done: list[Played] = []
-        for run in self.mapped(partial(play, alone, self.cache), runs):
-            done.append(run)
-            self.progress(what, len(done), len(runs))
-        return done
+        parts = alike(alone, runs)
+        found: dict[int, Played] = {}
+        some = ([runs[place] for place in places] for places in parts)
+        for places, played in zip(
+            parts, self.mapped(partial(play, alone, self.cache), some), strict=True
+        ):
+            found.update(zip(places, played, strict=True))
+            self.progress(what, len(found), len(runs))
+        return [found[place] for place in range(len(runs))]
 
     def _judged_runs(
         self, lies: Sequence[tuple[str, str]], played: Sequence[Played]
@@ -691,6 +750,7 @@ class _Trials:
             np.array(others) / worth.usual,
             np.array(quality),
             np.stack(untrue),
+            unit,
         )
 
     def _false_shares(self, played: Played, rows: Sequence[int]) -> Floats:

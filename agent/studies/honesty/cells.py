@@ -70,22 +70,34 @@ class Cell:
 
 
 def question_of(
-    cell: Cell, seeds: int, data_root: Path | None, *, rounds: int | None = None
+    cell: Cell,
+    seeds: int,
+    data_root: Path | None,
+    *,
+    rounds: int | None = None,
+    influence: float | None = None,
 ) -> Question:
     """The audit of a cell, which fits prices of `TERMS`: who lie are the agents of the lowest and
-    of the highest degree, in turn.
+    of the highest degree, in turn; with an `influence` what all inject is bounded.
 
     Raises:
         ConfigurationError: as of `cluster_of`.
     """
-    first = _cluster(cell, cell.seed, data_root, rounds)
-    more = (_cluster(cell, cell.seed + k, data_root, rounds) for k in range(1, seeds))
+    first, *more = (
+        _cluster(cell, cell.seed + k, data_root, rounds, influence) for k in range(seeds)
+    )
     liars = by_degree(first)
     agents = tuple(dict.fromkeys((liars[0], liars[-1])))
     return Question([first, *more], agents, fine_tune=FINE_TUNE, data_root=data_root)
 
 
-def _cluster(cell: Cell, seed: int, data_root: Path | None, rounds: int | None) -> Cluster:
+def _cluster(
+    cell: Cell,
+    seed: int,
+    data_root: Path | None,
+    rounds: int | None,
+    influence: float | None,
+) -> Cluster:
     training, graph = TASKS[cell.task], GRAPHS[cell.graph]
     asked = {
         "seed": seed,
@@ -98,6 +110,7 @@ def _cluster(cell: Cell, seed: int, data_root: Path | None, rounds: int | None) 
         "step_size": training.step_size,
         "step_decay": 0.0,
         "local_steps": LOCAL_STEPS,
+        "influence": influence,
         "rule": TERMS,
     }
     plan = Plan(

@@ -9,16 +9,18 @@ from candor.agent.reports.charts import heat_map
 from candor.agent.reports.html import card, escape, image, page, table
 from candor.agent.studies.audit.report import percent
 from candor.agent.studies.honesty.cells import Cell
-from candor.agent.studies.honesty.table import Lie, Moved, Row, Setting
+from candor.agent.studies.honesty.table import Moved, Row, Setting
 
 EPSILON: Final = 0.01  # of what cooperation is worth: what a lie may gain
 HONEST_MOST: Final = 0.02  # and an honest agent pay by the default rule
 LIES: Final = (
     *("task", "graph", "#coop-\nerates, %", "best lie, free", "#free", "#default", "#suggested"),
+    *("#replay:\nbond", "#best lie"),
 )
+BOUNDED: Final = ("#bound:\nfree", "#cost")
 HONEST: Final = (
     *("task", "graph", "#median", "#98th", "#worst", "worst has"),
-    *("#suggested:\nmedian", "#98th", "#worst"),
+    *("#suggested:\nmedian", "#98th", "#worst", "#replay:\nworst"),
 )
 MOVED: Final = (
     *("task", "graph", "judged on", "#best lie", "#its own\nprices", "#honest\n98th", "#worst"),
@@ -26,13 +28,18 @@ MOVED: Final = (
 )
 LIES_NOTE: Final = (
     "Gains of the best lie, per cent of what cooperation is worth to the liar, means over seeds: "
-    "free, by the default rule, at the suggested prices. *: twice the step or the rounds would "
-    "help nearly all."
+    "free, by the default rule, at the suggested prices; replay: with the picked round of every "
+    "window done again, at the least bond, in what cooperation is worth to an agent in the median, "
+    "that leaves no lie which shows more than one per cent. Cooperates: how many it pays at all. "
+    "*: twice the step or the rounds would help nearly all. (search): found by the optimiser."
+)
+BOUNDED_NOTE: Final = (
+    " With a bound on influence: the best lie free, and what it costs honest agents in the mean."
 )
 HONEST_NOTE: Final = (
     "What honest agents pay by the default rule and at the suggested prices, per cent of what "
     "cooperation is worth to each; how many neighbours who pays the most has, and the term that "
-    "asks for most of it."
+    "asks for most of it. Replay: prices are for lies alone that no round shows."
 )
 MOVED_NOTE: Final = (
     "Prices suggested for the first shards of a task and graph, on others; its own: prices fitted "
@@ -59,18 +66,41 @@ def facts(
     }
 
 
+def lie_columns(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The columns of `lie_rows`."""
+    return (*LIES, *(BOUNDED if _some_bounded(rows) else ()))
+
+
+def lies_note(rows: Sequence[Row]) -> str:
+    """What they are."""
+    return LIES_NOTE + (BOUNDED_NOTE if _some_bounded(rows) else "")
+
+
+def _some_bounded(rows: Sequence[Row]) -> bool:
+    return any(row.bounded is not None for row in rows)
+
+
 def lie_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """A line of `LIES` for each cell."""
+    """A line for each cell."""
     return [
         (
             row.cell.task + ("*" if row.undertrained else ""),
             row.cell.graph,
             f"{100 * row.gaining:.0f}",
-            row.free.name,
-            *(percent(lie.gain) for lie in _lies(row)),
+            row.free.name + (" (search)" if row.free.searched else ""),
+            *(percent(lie.gain) for lie in (row.free, row.default.best, row.suggested.best)),
+            f"{row.replayed.bond:.2g}",
+            percent(row.replayed.setting.best.gain),
+            *(_bounded_cells(row) if _some_bounded(rows) else ()),
         )
         for row in rows
     ]
+
+
+def _bounded_cells(row: Row) -> tuple[str, str]:
+    if row.bounded is None:
+        return "-", "-"
+    return percent(row.bounded.free.gain), percent(row.bounded.cost)
 
 
 def honest_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
@@ -82,6 +112,7 @@ def honest_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
             *_paid(row.default),
             _payer(row.default),
             *_paid(row.suggested),
+            percent(row.replayed.setting.worst),
         )
         for row in rows
     ]
@@ -109,10 +140,6 @@ def _other(move: Moved) -> str:
     return f"seeds from {move.judged.seed}"
 
 
-def _lies(row: Row) -> tuple[Lie, Lie, Lie]:
-    return row.free, row.default.best, row.suggested.best
-
-
 def _paid(setting: Setting) -> tuple[str, str, str]:
     return percent(setting.median), percent(setting.p98), percent(setting.worst)
 
@@ -123,16 +150,20 @@ def _payer(setting: Setting) -> str:
 
 def sentences(rows: Sequence[Row]) -> list[str]:
     """In how many cells a lie pays, and honest agents pay little."""
-    count = len(rows)
+    count, bounded = len(rows), [row.bounded for row in rows if row.bounded is not None]
+    lies = {
+        "free": [row.free for row in rows],
+        "default": [row.default.best for row in rows],
+        "suggested": [row.suggested.best for row in rows],
+        "replay": [row.replayed.setting.best for row in rows],
+        "bound, free": [one.free for one in bounded],
+    }
     lines = [
         f"{what}: the best lie gains at most {100 * EPSILON:g} % in "
-        f"{sum(lie.gain <= EPSILON for lie in lies)} of {count} cells, at the worst "
-        f"{percent(max(lie.gain for lie in lies))} %"
-        for what, lies in (
-            ("free", [row.free for row in rows]),
-            ("default", [row.default.best for row in rows]),
-            ("suggested", [row.suggested.best for row in rows]),
-        )
+        f"{sum(lie.gain <= EPSILON for lie in some)} of {len(some)} cells, at the worst "
+        f"{percent(max(lie.gain for lie in some))} %"
+        for what, some in lies.items()
+        if some
     ]
     lines += [
         f"{what}: no honest agent pays more than {100 * HONEST_MOST:g} % in "
@@ -141,8 +172,11 @@ def sentences(rows: Sequence[Row]) -> list[str]:
         for what, settings in (
             ("default", [row.default for row in rows]),
             ("suggested", [row.suggested for row in rows]),
+            ("replay", [row.replayed.setting for row in rows]),
         )
     ]
+    if blind := dict.fromkeys(name for row in rows for name in row.replayed.blind):
+        lines.append(f"replay: no round shows {', '.join(blind)}")
     lacking = [row.cell.name for row in rows if row.undertrained]
     return [*lines, *(f"undertrained: {name}" for name in lacking)]
 
@@ -183,7 +217,11 @@ def _of_partition(partition: str, rows: Sequence[Row]) -> list[str]:
     name = escape(partition)
     lines = "".join(f"<p>{escape(line)}</p>" for line in sentences(rows))
     parts = [
-        card(f"{name}: what lies gain", LIES_NOTE, _table(LIES, lie_rows(rows)) + lines),
+        card(
+            f"{name}: what lies gain",
+            lies_note(rows),
+            _table(lie_columns(rows), lie_rows(rows)) + lines,
+        ),
         card(f"{name}: what honest agents pay", HONEST_NOTE, _table(HONEST, honest_rows(rows))),
     ]
     for what, most, values in (

@@ -1,7 +1,8 @@
 """What an audit of each cell says in one line, and prices of one cell judged in others.
 
 A cell is judged by `agent.studies.audit`: free, under the default rule, at the prices that its
-audit suggests. Nothing is run here but by that.
+audit suggests, where rounds are done again, and with a bound on influence. Nothing is run here but
+by that.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,8 @@ import numpy as np
 
 from candor.agent.studies.audit.incentives import Floats
 from candor.agent.studies.audit.members import Member
-from candor.agent.studies.audit.verdicts import Verdict, audit, chosen_strategies
+from candor.agent.studies.audit.report import dearest, median_worth
+from candor.agent.studies.audit.verdicts import Verdict, audit, chosen_strategies, done_again
 from candor.agent.studies.audit.worth import quantiles
 from candor.agent.studies.honesty.cells import Cell, question_of
 from candor.mechanisms.payments.bills import parse_rule
@@ -36,11 +38,13 @@ LIES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Lie:
-    """A lie by the mean of what it gains, with the upper end of its 95 % interval."""
+    """A lie by the mean of what it gains, with the upper end of its 95 % interval; `searched`:
+    found by the optimiser, not of the library."""
 
     name: str
     gain: float
     high: float
+    searched: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +62,33 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
+class Replayed:
+    """A cell where the picked round of every window is done again: the least `bond`, in what
+    cooperation is worth to an agent in the median, the lie that asks for it, None where none does,
+    those that no round shows, and the cell at that bond, with prices for these alone."""
+
+    bond: float
+    by: str | None
+    blind: tuple[str, ...]
+    setting: Setting
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """A cell in which nobody may inject more than `influence` times what is usual around it: the
+    best lie without payments, and what the bound costs honest agents, in the mean, of what
+    cooperation is usually worth without it."""
+
+    influence: float
+    free: Lie
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """What was found in a cell. All amounts are shares of what cooperation is worth to whom they
     are of: `usual`, in units of loss, to `gaining` of all agents; `undertrained`: what would help
-    nearly all. `free`: the best lie without payments."""
+    nearly all. `free`: the best lie without payments; `bounded`: None where that was not asked."""
 
     cell: Cell
     agents: int
@@ -71,6 +98,8 @@ class Row:
     free: Lie
     default: Setting
     suggested: Setting
+    replayed: Replayed
+    bounded: Bounded | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +122,14 @@ def judged(
     runs: Path,
     lies: Sequence[str],
     search: bool = False,
+    influence: float | None = None,
     rounds: int | None = None,
     data_root: Path | None = None,
     jobs: int = 1,
     progress: Progress = lambda _what, _done, _of: None,
-) -> tuple[dict[Cell, Verdict], dict[Cell, str]]:
-    """The audits of cells, and why others have none: data that are not there, shards that cannot
-    be drawn, cooperation that is worth nothing.
+) -> tuple[dict[Cell, Verdict], dict[Cell, Verdict], dict[Cell, str]]:
+    """The audits of cells, those of the same lies with a bound, and why other cells have none: data
+    that are not there, shards that cannot be drawn, cooperation that is worth nothing.
 
     Args:
         cells: which.
@@ -107,31 +137,45 @@ def judged(
         runs: the folder of finished runs, which are not run again.
         lies: specs.
         search: look for better lies too.
+        influence: the bound, None without one; what was found is judged there, too.
         rounds: of each run, where not its task's.
         data_root: of the data sets.
         jobs: processes.
         progress: told which cell is audited and how many of its runs are done.
     """
     found: dict[Cell, Verdict] = {}
+    bounded: dict[Cell, Verdict] = {}
     left: dict[Cell, str] = {}
     for at, cell in enumerate(cells, 1):
 
         def told(what: str, done: int, of: int, at: int = at, cell: Cell = cell) -> None:
             progress(f"{at}/{len(cells)} {cell.name}, {what}", done, of)
 
+        def judged_at(
+            bound: float | None, specs: Sequence[str], *, search: bool, cell: Cell = cell
+        ) -> Verdict:
+            question = question_of(cell, seeds, data_root, rounds=rounds, influence=bound)
+            chosen = chosen_strategies(question, ",".join(specs))
+            return audit(question, chosen, cache=runs, search=search, jobs=jobs, progress=told)
+
         try:
-            question = question_of(cell, seeds, data_root, rounds=rounds)
-            chosen = chosen_strategies(question, ",".join(lies))
-            found[cell] = audit(
-                question, chosen, cache=runs, search=search, jobs=jobs, progress=told
-            )
+            found[cell] = judged_at(None, lies, search=search)
+            if influence is not None:
+                more = [one.strategy for one in found[cell].judged if one.searched]
+                bounded[cell] = judged_at(influence, [*lies, *dict.fromkeys(more)], search=False)
         except ConfigurationError as exc:
             left[cell] = str(exc)
-    return found, left
+    return found, bounded, left
 
 
-def row_of(cell: Cell, verdict: Verdict, default: str) -> Row:
-    """The line of a cell whose rule is `default`."""
+def row_of(
+    cell: Cell,
+    verdict: Verdict,
+    default: str,
+    bounded: Verdict | None = None,
+    influence: float = 0.0,
+) -> Row:
+    """The line of a cell whose rule is `default`, and its verdict with a bound of `influence`."""
     worth = verdict.worth
     return Row(
         cell,
@@ -142,7 +186,27 @@ def row_of(cell: Cell, verdict: Verdict, default: str) -> Row:
         best_lie(verdict, np.zeros(len(verdict.terms))),
         setting_of(verdict, prices_of(verdict, default)),
         setting_of(verdict, verdict.prices),
+        replayed_of(verdict),
+        None if bounded is None else bounded_of(verdict, bounded, influence),
     )
+
+
+def replayed_of(verdict: Verdict) -> Replayed:
+    """A cell where the picked round of every window is done again."""
+    again = done_again(verdict)
+    by = dearest(again)
+    return Replayed(
+        again.bond / median_worth(again),
+        None if by is None else by.name,
+        tuple(one.name for one in again.blind),
+        setting_of(again, again.prices),
+    )
+
+
+def bounded_of(verdict: Verdict, bounded: Verdict, influence: float) -> Bounded:
+    """A cell with a bound, beside the same cell without."""
+    cost = float((verdict.worth.by_agent - bounded.worth.by_agent).mean()) / verdict.worth.usual
+    return Bounded(influence, best_lie(bounded, np.zeros(len(bounded.terms))), cost)
 
 
 def prices_of(verdict: Verdict, rule: str) -> Floats:
@@ -154,9 +218,9 @@ def prices_of(verdict: Verdict, rule: str) -> Floats:
 
 def best_lie(verdict: Verdict, prices: Floats) -> Lie:
     """The lie that gains the most in the mean at prices (terms,)."""
-    spans = [(one.name, one.deviation.net_interval(prices)) for one in verdict.judged]
-    name, span = max(spans, key=lambda one: one[1].mean)
-    return Lie(name, span.mean, span.high)
+    spans = [(one, one.deviation.net_interval(prices)) for one in verdict.judged]
+    best, span = max(spans, key=lambda one: one[1].mean)
+    return Lie(best.name, span.mean, span.high, best.searched)
 
 
 def setting_of(verdict: Verdict, prices: Floats) -> Setting:

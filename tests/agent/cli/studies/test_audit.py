@@ -389,7 +389,7 @@ def test_agents_that_lie_are_named_one_by_one_or_in_a_list(capsys, tmp_path):
 def test_where_rounds_are_done_again_a_bond_stops_what_shows_and_costs_honest_agents_nothing(
     capsys, tmp_path
 ):
-    place, named = tmp_path / "audit", "scale:3,scale:20 @ 16,label-flip,few:0.5"
+    place, named = tmp_path / "audit", "scale:3,scale:20 @ 16,label-flip,few:0.5,zero @ 999"
     words = [*RUN, "--run-dir", str(place), "--seeds", "5", "--strategies", named, "--no-search"]
     words += ["--replay"]
     assert cli.run([*words, "--json"]) == 0
@@ -397,6 +397,7 @@ def test_where_rounds_are_done_again_a_bond_stops_what_shows_and_costs_honest_ag
     replay, rows = found["replay"], found["strategies"]
     assert (found["answer"], found["rule"]) == ("no lie pays", "none")
     assert replay["blind"] == ["label-flip", "few:0.5"]
+    assert replay["never_acted"] == ["zero @ 999"]
     assert found["honest_pays"]["max"] == 0.0
     assert replay["honest_pays_stated"]["max"] > 0.0
     steady, once = rows["scale:3"], rows["scale:20 @ 16"]
@@ -422,6 +423,8 @@ def test_where_rounds_are_done_again_a_bond_stops_what_shows_and_costs_honest_ag
     assert f"bond: {replay['bond']:.4g} credits" in told
     assert "no round done again shows label-flip, few:0.5: no prices are needed" in told
     assert re.search(r"^ *label-flip .* blind ", told, re.MULTILINE)
+    assert re.search(r"^ *zero @ 999 .* never ", told, re.MULTILINE)
+    assert "never acted in runs this short: zero @ 999" in told
 
 
 @pytest.mark.e2e
