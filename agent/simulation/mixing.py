@@ -120,9 +120,8 @@ class Mixing:
         nobody hears what is not finite: it is refused. So is what is farther away than its sketch
         says, where the vectors themselves are given: (agents, dim), and in their place what some
         takers were told."""
-        if sent is not None and (
-            sent[0].shape[1] <= sketches.shape[1] or self._all_near(t, sketches, apart, *sent)
-        ):
+        far = None if sent is None else self._far(t, sketches, apart, *sent)
+        if far is not None and not far:
             sent = None  # nothing is hidden
         if rule is None and sent is None and not apart and np.isfinite(sketches).all():
             return self.of(t)  # the same, and faster
@@ -140,7 +139,11 @@ class Mixing:
                 hides = partial(
                     self._hides, agent, vectors=vectors, sketches=shown, capped=rule is not None
                 )
-                shown = {k: v for k, v in shown.items() if k == agent or not hides(k)}
+                own = cluster.index(agent)
+                looked = {
+                    k for k in shown if k != agent and (far is None or (own, places[k]) in far)
+                }
+                shown = {k: v for k, v in shown.items() if k not in looked or not hides(k)}
             heard = {k: taken[agent][k] for k in shown if k != agent}
             weights = heard | {agent: own_weight(heard)}
             rows[agent] = weights if rule is None else rule(agent, t, weights, shown)
@@ -149,28 +152,28 @@ class Mixing:
             return self.of(t)
         return self.ordered(sparse_rows(cluster, rows), t)
 
-    def _all_near(
+    def _far(
         self,
         t: int,
         sketches: Floats,
         apart: Apart[Floats],
         vectors: NDArray[np.float32],
         told: Apart[NDArray[np.float32]],
-    ) -> bool:
-        """Whether every giver's vector is so near to its taker's, beside what their sketches say,
-        that none needs a closer look."""
+    ) -> set[tuple[int, int]] | None:
+        """Takers and givers of whom the taker needs a closer look at what it was sent, beside what
+        the sketches say: none where nothing can be hidden, None where all do."""
+        if vectors.shape[1] <= sketches.shape[1]:
+            return set()
         if apart or told:
-            return False
+            return None
         exact = self.of(t).exact
-        takers = np.repeat(np.arange(len(sketches)), np.diff(exact.indptr))
-        far = np.concatenate(
-            [
-                far_apart(vectors[takers[some]], vectors[exact.indices[some]],
-                          sketches[takers[some]], sketches[exact.indices[some]])
-                for some in slices(len(takers), max(1, PAIRED_VALUES // vectors.shape[1]))
-            ]
-        )  # fmt: skip
-        return not far.any()
+        takers, givers = np.repeat(np.arange(len(sketches)), np.diff(exact.indptr)), exact.indices
+        found: set[tuple[int, int]] = set()
+        for some in slices(len(takers), max(1, PAIRED_VALUES // vectors.shape[1])):
+            taker, giver = takers[some], givers[some]
+            far = far_apart(vectors[taker], vectors[giver], sketches[taker], sketches[giver])
+            found.update(zip(taker[far].tolist(), giver[far].tolist(), strict=True))
+        return found
 
     def ordered(self, exact: "sparse.csr_array", t: int) -> RoundMixing:
         """The mixing of round t by other rows, with sums as a daemon has them."""

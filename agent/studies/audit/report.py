@@ -485,8 +485,8 @@ def _replay_sentences(verdict: Verdict) -> list[str]:
         lines.append(f"never acted in runs this short: {', '.join(idle)}")
     _, high, most = (100 * v for v in quantiles(_own(verdict, verdict.stated)))
     lines.append(
-        f"at the prices that the rule states itself honest agents pay {high:+.2f} % of their own "
-        f"at the 98th percentile, {most:+.2f} % at most"
+        f"at the prices that the rule states, or the default one, honest agents pay {high:+.2f} % "
+        f"of their own at the 98th percentile, {most:+.2f} % at most"
     )
     return lines
 

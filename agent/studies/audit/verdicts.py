@@ -41,6 +41,7 @@ from candor.agent.studies.audit.quality import Quality
 from candor.agent.studies.audit.question import (
     HONEST,
     MORE,
+    TERMS,
     Kind,
     Question,
     Reward,
@@ -63,7 +64,7 @@ from candor.mechanisms.strategies.specs import (
     parts_of,
     split_list,
 )
-from candor.topologies.cluster.file import Cluster
+from candor.topologies.cluster.file import DEFAULT_RULE, Cluster
 from candor.topologies.specs.specs import ConfigurationError
 
 STRATEGIES: Final = (
@@ -201,8 +202,9 @@ class Verdict:
 
     `terms` (terms,) names the rule's, and last the bond where rounds are done again, each picked
     one with the chance `audit_rate`; `prices` (terms,) those judged at, `stated` those of the rule
-    itself, without a bond; gains up to `epsilon` are let pass. `worth`: of each agent; `window`:
-    factors on the prices. `members` (runs x agents,) and `honest_paid` (runs x agents, terms): what
+    itself, or of the default one where none was given, without a bond; gains up to `epsilon` are
+    let pass. `worth`: of each agent; `window`: factors on the prices. `members` (runs x agents,)
+    and `honest_paid` (runs x agents, terms): what
     honest agents among themselves pay, at price 1. `more`: what all would gain by more training.
     `accuracies`: the share of held-out samples that agents tell right alone and with the network,
     means; None where unknown. `theory`: see `theory_price`. `stopping` (terms,): the prices that
@@ -375,6 +377,16 @@ def done_again(verdict: Verdict, audit_rate: float = 1.0) -> Verdict:
     )
 
 
+def _stated(rule: Payments, factor: float | None) -> Floats:
+    """The prices (terms,) that a rule states; where it is `TERMS`, whose prices are to be found,
+    those of the default rule."""
+    terms = rule.terms
+    if factor is None and rule.text == parse_rule(TERMS).text:
+        default = {term.name: term.price for term in parse_rule(DEFAULT_RULE).terms}
+        return np.array([default.get(term.name, 0.0) for term in terms])
+    return np.array([term.price for term in terms])
+
+
 def _bonded(one: Judged, audit_rate: float) -> Judged:
     """A lie that is charged the bond with the chance that it is found."""
     found = found_by(one.untrue, audit_rate)[:, -1:] / one.unit  # (seeds, 1), in credits of bond
@@ -519,7 +531,7 @@ class _Trials:
         honest_paid = np.concatenate([run.paid[-1] for run in self.honest])
         honest_paid = honest_paid / worth.units.reshape(-1, 1)
         lies = [one.deviation for one in judged]
-        stated, terms = np.array([term.price for term in rule.terms]), [t.name for t in rule.terms]
+        stated, terms = _stated(rule, question.factor), [term.name for term in rule.terms]
         if question.replayed:
             stated, terms = np.append(stated, 0.0), [*terms, BOND]
             honest_paid = np.column_stack([honest_paid, np.zeros(len(honest_paid))])
