@@ -28,14 +28,17 @@ from candor.mechanisms.evidence.examiner import (
     RunTerms,
     allowed_energy,
     check_energy,
+    check_fresh_there,
     check_influence_there,
     check_trace,
+    check_whole,
     energy,
     examine_derived,
     examine_influence,
     examine_injected,
     examine_parts,
     formed_parts,
+    fresh_energy,
     injected_after,
     rounding_energy,
 )
@@ -275,15 +278,18 @@ def _false_round(claim: Claim, said: Statement, bodies: tuple[bytes, ...], terms
     try:
         sources = _committed(said, bodies, terms)
         vector = injected_after(_parts(said, sources, terms), said)
+        check_fresh_there(said, terms)
+        whole = None if terms.fresh is None else fresh_energy(said, terms)
     except EvidenceError as exc:
         raise ProofError(str(exc)) from exc
     shown = float(energy(vector))
     trace = TraceFold(terms.run, claim.window, len(vector))(vector)
-    if not (math.isfinite(shown) and np.isfinite(trace).all()):
+    if not (math.isfinite(shown) and math.isfinite(whole or 0.0) and np.isfinite(trace).all()):
         raise ProofError("what was injected is not finite")
     try:
         check_energy(entry, shown)
         check_trace(entry, terms.trace_size, trace)
+        check_whole(entry, terms, whole)
     except EvidenceError:
         return f"round {said.round}"
     raise ProofError("the claim agrees with the statement")

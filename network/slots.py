@@ -145,6 +145,11 @@ class Inbox(Generic[S, W]):
         self.latest_step, self._latest, self._restarted = step, statement, False
         return slot
 
+    @property
+    def complete(self) -> Slot[S, W] | None:
+        """The earliest slot of which all is there, if any."""
+        return next((slot for _, slot in sorted(self._slots.items()) if slot.complete), None)
+
     def slot(self, step: int) -> Slot[S, W] | None:
         """The slot of a step, if it is still held."""
         return self._slots.get(step)

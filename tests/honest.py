@@ -6,6 +6,7 @@ what was injected. Four agents on a ring; every neighbour weighs 1/4.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +85,7 @@ class Ring:
         self.examiner = Examiner(self.terms)
         self.rows[1] = {agent: {agent: 1.0} for agent in IDS}
         self._x = dict.fromkeys(IDS, self.terms.initial)
+        self.mixed = {1: self._x}
 
     def play(self, rounds: int) -> "Ring":
         """Play up to and with a round."""
@@ -95,11 +97,14 @@ class Ring:
             self.signed[t] = {i: sign(self.state(t, i, self.payloads[t][i])) for i in IDS}
             self.rows[t + 1] = {i: self._row(t, i) for i in IDS}
             self._x = {i: self._mixed(t, self.rows[t + 1][i]) for i in IDS}
+            self.mixed[t + 1] = self._x
         return self
 
     def state(self, t: int, agent: str, payload: Vector) -> Statement:
         """What an agent states of a payload of round t, its own or another."""
         stated = self.examiner.state(t, 0, agent, payload, [formed_by(self.rows[t][agent])])
+        before = {(t - 1, 0, k): self.payloads[t - 1][k] for k in IDS} if t > 1 else {}
+        stated = self.examiner.freshened(stated, payload, before)
         sources = (signed.body for signed in self.witnesses(t, agent).values())
         return replace(stated, sources=commitment(sources))
 
@@ -131,6 +136,7 @@ class Ring:
         payload: Vector | None = None,
         witnesses: Mapping[Source, SignedStatement] | None = None,
         trusted: Mapping[Source, SignedStatement] | None = None,
+        held: Mapping[Source, Vector] = MappingProxyType({}),
     ) -> Examined:
         """Judge an agent's update of round t as it was sent, or with parts exchanged."""
         signed = self.signed[t][agent] if signed is None else signed
@@ -140,4 +146,5 @@ class Ring:
             self.payloads[t][agent] if payload is None else payload,
             self.witnesses(t, agent) if witnesses is None else witnesses,
             {} if trusted is None else trusted,
+            held=held,
         )

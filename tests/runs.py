@@ -44,7 +44,7 @@ from candor.agent.learning.given import GivenGradients
 from candor.agent.runs.cluster_parts import entry_of
 from candor.agent.runs.declared import EQUAL, declaring
 from candor.mechanisms.evidence.claims import ClaimedRound
-from candor.mechanisms.evidence.statements import Row, Statement
+from candor.mechanisms.evidence.statements import Row, Source, Statement, named_sources
 from candor.network.identity import Identity
 from candor.network.messages import Message, Update, from_envelope, to_envelope
 from candor.network.transport import MemoryNetwork
@@ -432,6 +432,21 @@ def finish(run: LocalRun) -> LocalRun:
     run.start()
     run.run()
     return run
+
+
+def freshened(
+    core: AgentCore,
+    statement: Statement,
+    payload: NDArray[np.float32],
+    told: Mapping[Source, NDArray[np.float32]] | None = None,
+) -> Statement:
+    """A made-up statement with the fresh sketches that it is to have: of what was `told` others,
+    else of what the core holds, or zeros."""
+    held = {**core._held.vectors, **(told or {})}
+    nothing = np.zeros(len(payload), np.float32)
+    named = named_sources(statement, core.phases)
+    vectors = {source: held.get(source, nothing) for source in named}
+    return core.examiner.freshened(statement, np.nan_to_num(payload, posinf=0, neginf=0), vectors)
 
 
 def stated_digests(node: Node) -> dict[int, set[bytes]]:

@@ -6,7 +6,7 @@ several exchanges a round and the neighbours' own vectors (medians), rows that f
 `tests/e2e/test_runtimes_agree.py`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -15,9 +15,10 @@ import torch
 from candor.agent.core.deviating import reporting_of
 from candor.agent.learning.initial import initial_parameters, stated_of
 from candor.agent.learning.rows import TrainedRows, learner_of
-from candor.agent.simulation.vectorised import Simulation, run_vectorised
+from candor.agent.simulation.vectorised import Simulation, run_vectorised, settle
 from candor.agent.tasks import resolve_task
 from candor.agent.tasks.partition import Shard
+from candor.mechanisms.payments.rules import parse_rule
 from candor.topologies.cluster.file import POLICY_ALGORITHMS, Cluster, TaskSettings
 from tests.runs import LocalRun, finish, write_cluster
 
@@ -189,6 +190,23 @@ def test_both_leave_out_what_no_sketch_shows(tmp_path, topology, algorithm) -> N
     apart = (expected.parameters - alone.parameters)[honest].norm(dim=1)
     assert apart.max() < 6.0  # of a poison of 30 in each round of the window
     run.close()
+
+
+def test_both_bill_what_no_sketch_shows(tmp_path) -> None:
+    """Daemons by fresh sketches, of two windows; a simulation by what these estimate."""
+    lie = "unseen:4"
+    how = {"rounds": 8, "agents": 4, "lie": lie, "sketch_size": 64}
+    done = run_cores(tmp_path, "ring", "decentralized-sgd", **how)
+    balances = {agent: node.core.settlement.balance for agent, node in done.run.nodes.items()}
+    evidence = run_vectorised(done.cluster, {LIAR: lie}).evidence
+    payments = parse_rule(done.cluster.payments.rule)
+    blind = settle(done.cluster, payments, replace(evidence, whole=None))
+    assert balances[LIAR] < 0 < blind[LIAR]
+    seen = settle(done.cluster, payments, evidence)
+    assert balances[LIAR] == pytest.approx(seen[LIAR], rel=5 * (2 / (64 * 8)) ** 0.5)
+    for agent, node in done.run.nodes.items():
+        assert not node.events("own_update_refused"), agent
+    done.run.close()
 
 
 def compare(done: Finished, lie: str = LIE) -> None:

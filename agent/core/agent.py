@@ -42,6 +42,7 @@ from candor.agent.core.effects import (
     Traded,
 )
 from candor.agent.core.faces import Face, Faces, SignedFace
+from candor.agent.core.held import Held
 from candor.agent.core.neighbour import Neighbour, ahead
 from candor.agent.core.reception import Reception
 from candor.agent.core.settlement.evidence_book import EvidenceBook
@@ -156,6 +157,7 @@ class AgentCore:
         self._key = key
         self.examiner = examiner
         self.codec = codec
+        self._held = Held(settings.agent, examiner.terms)
         self._pool = pool
         self._link_reason = link_reason
         self._disclosures = disclosures
@@ -169,12 +171,13 @@ class AgentCore:
             settings.chunk_bytes,
             settings.agent,
             disclosures,
+            self._held,
             memories,
         )
         self._unclaimed = unclaimed  # the window in which an earlier life ended, to be claimed
         if earlier is not None:
             self._reception.stated(*self.phases.at(earlier.step))
-        self._faces = Faces(book, key)
+        self._faces = Faces(book, key, self._held)
         self._reserved = settings.reserved_round
         self._earlier = earlier  # until this life goes on from it, or from something else
         self._own: NDArray[np.float32] | None = None  # this step's payload once published
@@ -247,7 +250,7 @@ class AgentCore:
         sketch = b"" if attested is None else self.examiner.attested(number, attested)
         formed = self.book.formed(self.step, sketch)
         said = self.examiner.state(number, phase, self.settings.agent, payload, formed)
-        return self.book.rated(said)
+        return self.examiner.freshened(self.book.rated(said), payload, self._held.vectors)
 
     def faces(
         self, vectors: Mapping[str, NDArray[np.float32]], attested: NDArray[np.float32] | None
@@ -280,18 +283,20 @@ class AgentCore:
         witnesses = self.book.witnesses(statement)
         sources = commitment(witness.body for witness in witnesses)
         signed = SignedStatement.sign(replace(statement, sources=sources), self._key)
-        energy = self.book.add_own(signed).energy
+        shown = self.book.add_own(signed)
+        energy = self.examiner.charged_energy(shown)
         if not math.isfinite(energy):
             return self._diverged()
         effects: list[Effect] = []
         if statement.phase == self.phases.charged:
-            self.injected_norm = math.sqrt(energy)
+            self.injected_norm = math.sqrt(shown.energy)
             effects += self._beyond_credit(energy) if self.settlement.too_large(energy) else []
         # The whole window at once: a restarted agent claims what it stated in it and sits out the
         # rest, so that no round is ever stated twice and no window claimed twice.
         effects += self._reserve(last_of_window(self.round, self.settings.window_rounds))
         effects.append(Remember(self._reception.snapshot(signed)))
         self._own, self._asked = payload, False
+        self._held.add(statement, payload)
         self._deadline_s = now_s + self.settings.deadline_s
         own = SignedFace.of(signed, witnesses, payload, self._key)
         told = {peer: self._faces.sign(peer, face, own) for peer, face in faces.items()}
@@ -341,6 +346,7 @@ class AgentCore:
         self.step += 1
         for neighbour in self.neighbours.values():
             neighbour.forget_before(self.step, self._pool)
+        self._held.begin(self.round)
         effects: list[Effect] = []
         if self.phases.at(self.step)[1] == 0:
             effects += self._settle(now_s)
@@ -517,6 +523,7 @@ class AgentCore:
         energy = self.book.seen(self.settings.agent, window).energies.get(number)
         self.injected_norm = None if energy is None else math.sqrt(energy)
         self._own, self._asked = earlier.own.payload, False
+        self._held.add(earlier.own.signed.statement, earlier.own.payload)
         self._deadline_s = now_s + self.settings.deadline_s
         return effects + self._reception.update(earlier.own, {}) + self._advance(now_s)
 

@@ -80,7 +80,9 @@ def assemble(
     examiner, codec = Examiner(terms), codec_of(cluster)
     book = EvidenceBook(agent, examiner)
     peers = cluster.neighbours(agent)
-    pool = BufferPool(terms.dim, spare_max=(SLOTS_PER_NEIGHBOUR + 1) * max(1, len(peers)))
+    # What fresh sketches are held against may be read for as long as an update is judged.
+    spare = 0 if terms.fresh is not None else (SLOTS_PER_NEIGHBOUR + 1) * max(1, len(peers))
+    pool = BufferPool(terms.dim, spare_max=spare)
     key = identity.signing_key
     own = _party(cluster, agent)
     certificate = issue(

@@ -102,11 +102,13 @@ def earlier(
 
 def may_go_back(terms: RunTerms) -> bool:
     """Whether an agent may go on from an earlier vector of its own: where a round has one exchange,
-    of models that are mixed by the cluster file's weights, and nothing bounds an update."""
+    of models that are mixed by the cluster file's weights, nothing bounds an update, and nobody is
+    to be shown the vector that is gone, as by fresh sketches."""
     phases = terms.phases
     parts = [part for phase in phases.phases for part in phase.parts]
     plain = all(part.how is How.MIXED and not part.rule for part in parts)
-    return phases.count == 1 and plain and terms.trade is None and terms.limit is None
+    told = terms.trade is None and terms.limit is None and terms.fresh is None
+    return phases.count == 1 and plain and told
 
 
 def _is_of(

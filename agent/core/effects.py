@@ -33,12 +33,14 @@ from candor.network.wire import Envelope
 class Arrived:
     """A complete update with the statements it names that are already trusted here. Where models
     are traded, `groups` is how many of it this agent is given, and `novelties` how new those of
-    `trusted` were."""
+    `trusted` were. `held` are vectors (dim,) of some of `trusted`, its sender's and this agent's,
+    where there are fresh sketches."""
 
     slot: Slot[SignedStatement, Source]
     trusted: Mapping[Source, SignedStatement]
     groups: int | None = None
     novelties: Mapping[Source, float] = field(default_factory=dict)
+    held: Mapping[Source, NDArray[np.float32]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from candor.agent.core.held import Held
 from candor.agent.core.settlement.evidence_book import EvidenceBook
 from candor.mechanisms.evidence.phases import Part
 from candor.mechanisms.evidence.statements import (
@@ -82,10 +83,12 @@ def told_apart(vectors: "Tensor", peers: Sequence[str]) -> dict[str, Vector]:
 class Faces:
     """What agent `book.agent` has told each neighbour apart, in the exchanges that are kept."""
 
-    def __init__(self, book: EvidenceBook, key: SigningKey) -> None:
+    def __init__(self, book: EvidenceBook, key: SigningKey, held: Held) -> None:
         self._book = book
         self._key = key
+        self._held = held
         self._told: dict[str, dict[Source, SignedStatement]] = {}
+        self._given: dict[str, dict[Source, Vector]] = {}
 
     def faces(self, step: int, vectors: Mapping[str, Vector], attested: bytes) -> dict[str, Face]:
         """What the neighbours of `vectors` (dim,) are to be told of a step; `attested` is the
@@ -103,7 +106,9 @@ class Faces:
                 for part, one in zip(parts, formed, strict=True)
             ]
             said = examiner.state(number, phase, agent, payload, as_told)
-            faces[peer] = Face(payload, examiner.bounded(said, self._sources(peer, said)))
+            said = examiner.bounded(said, self._sources(peer, said))
+            known = dict(self._held.vectors) | self._given.get(peer, {})
+            faces[peer] = Face(payload, examiner.freshened(said, payload, known))
         return faces
 
     def sign(self, peer: str, face: Face, own: SignedFace) -> SignedFace:
@@ -117,8 +122,11 @@ class Faces:
         digest = commitment(witness.body for witness in witnesses)
         signed = SignedStatement.sign(replace(face.statement, sources=digest), self._key)
         told[place_of(signed.statement)] = signed
-        while len(told) > self._book.steps_kept:
-            del told[next(iter(told))]
+        given = self._given.setdefault(peer, {})
+        given[place_of(signed.statement)] = face.payload
+        for kept in (told, given):
+            while len(kept) > self._book.steps_kept:
+                del kept[next(iter(kept))]
         return SignedFace.of(signed, witnesses, face.payload, self._key)
 
     def _sources(self, peer: str, said: Statement) -> dict[Source, SignedStatement]:

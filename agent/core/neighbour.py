@@ -136,7 +136,8 @@ class Neighbour:
 
     def awaited(self, step: int) -> bool:
         """Whether a step should wait for its update: it may still come and has no verdict yet."""
-        if step in self.verifying:
+        slot = self.inbox.slot(step)
+        if step in self.verifying or (slot is not None and slot.complete):
             return True  # it has come, even if its sender has left since
         if not self.speaking:
             return False

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from candor.agent.core.disclosures import Disclosures
 from candor.agent.core.effects import Arrived, Effect, Log, Persist, PutValue, Send, Verify
 from candor.agent.core.faces import SignedFace
+from candor.agent.core.held import Held
 from candor.agent.core.neighbour import Neighbour
 from candor.agent.core.settlement.edge import Step, To
 from candor.agent.core.settlement.evidence_book import EvidenceBook
@@ -93,8 +94,10 @@ class Reception:
         chunk_bytes: int,
         agent: str,
         disclosures: Disclosures,
+        held: Held,
         memories: Sequence[bytes] = (),
     ) -> None:
+        self._held = held
         self._neighbours = neighbours
         self._disclosures = disclosures
         self._settlement = settlement
@@ -192,13 +195,16 @@ class Reception:
         statement = slot.statement.statement
         neighbour.verifying.discard(slot.step)
         charged = statement.phase == self._phases.charged
-        if isinstance(outcome, Examined) and charged and self._settlement.too_large(outcome.energy):
-            reason = f"an energy of {outcome.energy:g} could cost more than the credit limit"
-            outcome = EvidenceError("injected-too-large", reason)
+        if isinstance(outcome, Examined) and charged:
+            found = self._examiner.charged_energy(outcome)
+            if self._settlement.too_large(found):
+                reason = f"an energy of {found:g} could cost more than the credit limit"
+                outcome = EvidenceError("injected-too-large", reason)
         if isinstance(outcome, EvidenceError):
             self._pool.give(slot.buffer)
             refused = self._refuse(neighbour, slot.step, outcome)
-            return [*refused, *self._disproved(slot.statement, outcome, slot.payload_signature)]
+            proven = self._disproved(slot.statement, outcome, slot.payload_signature)
+            return [*refused, *proven, *self._judge_next(neighbour)]
         self._book.add(slot.statement, outcome)
         self._disclosures.stated(slot.statement.head)
         self._settlement.stated(slot.statement, outcome)
@@ -209,10 +215,11 @@ class Reception:
             for effect in self._proven(proof, heard_from=None)
         ]
         returned, neighbour.given_up = neighbour.given_up, False
+        self._held.add(statement, slot.buffer)
         neighbour.keep(slot.step, slot.buffer, own_step, self._pool)
         back = _told(logging.INFO, "neighbour_returned", neighbour, {"round": statement.round})
         told = self.send(neighbour, Ack(statement.round, statement.phase, ""))
-        return [*proven, *([back] if returned else []), *told]
+        return [*proven, *([back] if returned else []), *told, *self._judge_next(neighbour)]
 
     def _disproved(
         self, signed: SignedStatement, error: EvidenceError, payload_signature: bytes = b""
@@ -414,15 +421,22 @@ class Reception:
         return self._judge(neighbour, slot)
 
     def _judge(self, neighbour: Neighbour, slot: Slot[SignedStatement, Source]) -> list[Effect]:
-        """Have the update of a step verified when all of it is there."""
-        if not slot.complete:
+        """Have the update of a step verified when all of it is there; where there are fresh
+        sketches, one of a neighbour after the other: they are held against the one before."""
+        if not slot.complete or (self._held.keeps and neighbour.verifying):
             return []
         neighbour.inbox.take(slot.step)
         neighbour.verifying.add(slot.step)
         ratings, trusted = slot.statement.statement.ratings, self._book.trusted(slot.named)
         given = None if ratings is None else ratings.given(self._agent)
-        arrived = Arrived(slot, trusted, given, self._book.novelties(trusted))
+        held = self._held.among(trusted, self._agent, neighbour.agent)
+        arrived = Arrived(slot, trusted, given, self._book.novelties(trusted), held)
         return [Verify(neighbour.agent, arrived)]
+
+    def _judge_next(self, neighbour: Neighbour) -> list[Effect]:
+        """Have an update verified that has waited for the verdict on an earlier one."""
+        slot = neighbour.inbox.complete
+        return [] if slot is None else self._judge(neighbour, slot)
 
     def _part_bytes(self, statement: Statement) -> int | None:
         """How many bytes this agent is given of a vector, where models are traded."""

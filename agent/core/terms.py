@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from candor.agent.algorithms.catalogue import limit_of, phases_of, rewards_of
 from candor.agent.algorithms.steps import step_schedule
 from candor.mechanisms.evidence.examiner import Precision, RunTerms, Terms
+from candor.mechanisms.evidence.fresh import Fresh, values_of
 from candor.mechanisms.evidence.ratings import Trade
 from candor.mechanisms.evidence.sketch import TRACE_SIZE
 from candor.mechanisms.ledger.audit import AuditFacts
@@ -31,7 +32,26 @@ def run_terms(cluster: Cluster) -> RunTerms:
         precision=_precision(cluster),
         trade=trade_of(cluster),
         limit=limit_of(cluster),
+        fresh=_stated_fresh(cluster),
     )
+
+
+def fresh_of(cluster: Cluster) -> Fresh | None:
+    """How fresh sketches are compared with sketches; None where there are none: where sketches are
+    the vectors, models are given in part, or charged vectors are stepped from what neighbours may
+    not have held.
+
+    Raises:
+        ConfigurationError: as `phases_of` does.
+    """
+    dim, size = cluster.task.parameters, cluster.payments.sketch_size
+    whole = cluster.algorithm.rewards is None and phases_of(cluster.algorithm).chained
+    return Fresh(values_of(dim), size) if dim > size and whole else None
+
+
+def _stated_fresh(cluster: Cluster) -> Fresh | None:
+    """The same of what is stated: nothing where nothing is billed."""
+    return None if cluster.payments.rule.strip() == "none" else fresh_of(cluster)
 
 
 def trade_of(cluster: Cluster) -> Trade | None:
@@ -61,6 +81,7 @@ def bill_terms(cluster: Cluster) -> BillTerms:
         publics={agent.id: bytes.fromhex(agent.identity) for agent in cluster.agents},
         neighbours={agent: frozenset(cluster.neighbours(agent)) for agent in cluster.ids},
         payments=parse_rule(cluster.payments.rule),
+        fresh=_stated_fresh(cluster),
         takes=lambda t, taker, giver: (
             # A claim of somebody else's neighbour may name any round.
             t <= cluster.rounds.rounds and giver in cluster.round_weights.of(t).taken[taker]
@@ -99,6 +120,7 @@ def evidence_terms(cluster: Cluster, initial: NDArray[np.float32]) -> Terms:
         precision=_precision(cluster),
         trade=trade_of(cluster),
         limit=limit_of(cluster),
+        fresh=_stated_fresh(cluster),
     )
 
 

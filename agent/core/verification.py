@@ -16,7 +16,8 @@ def judge(update: Arrived, examiner: Examiner, codec: Codec) -> Examined | Evide
         payload = slot.buffer
     try:
         return examiner.examine(
-            slot.statement, payload, slot.witnesses, update.trusted, share, update.novelties
+            *(slot.statement, payload, slot.witnesses, update.trusted),
+            *(share, update.novelties, update.held),
         )
     except EvidenceError as exc:
         return exc

@@ -31,7 +31,10 @@ from candor.topologies.encoding.canonical import sha256
 ACCUSATIONS = ("claim_refused", "bill_refused", "ledger_disputed", "ledger_rejected_by_peer")
 PROVEN = ("misbehaviour_proven", "contradiction_proven")
 # By no crash and no backup.
-MISFORMED = ("mixing-row", "not-as-formed", "distance-hidden", "rating", "payload-digest")
+MISFORMED = (
+    *("mixing-row", "not-as-formed", "distance-hidden", "rating", "payload-digest"),
+    *("fresh-sketch", "claim-whole"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,8 @@ from candor.topologies.encoding.canonical import sha256
 from candor.topologies.schedules import schedules
 from candor.topologies.specs.specs import ConfigurationError
 
-DIM: Final = 8
+DIMS: Final = (8, 24)  # as many parameters as models have: shorter than a sketch, and longer
+SKETCH_SIZE: Final = 16
 TICK_S: Final = 0.1
 ROUNDS: Final = 6
 WINDOW: Final = 2
@@ -172,6 +173,7 @@ class World:
         self._cluster, self._identities = _cluster(
             *(self._random, rule, algorithm, aggregator, rewards, influence, seed)
         )
+        self._dim = self._cluster.task.parameters
         draw = self._random.random
         self._network = MemoryNetwork(
             seed,
@@ -290,7 +292,7 @@ class World:
             agent,
             self._identities[agent],
             disk,
-            np.zeros(DIM, np.float32),
+            np.zeros(self._dim, np.float32),
             nonce=self.nonce(agent, self._started),
             chunk_bytes=1024,
             link_reason=lambda _: None,
@@ -298,7 +300,7 @@ class World:
             newest=disk.newest,
             checkpoint=disk.kept[0] if disk.kept is not None else None,
         )
-        self._lives[agent] = _Life(core, self._driver(agent, torch.zeros(1, DIM), 1))
+        self._lives[agent] = _Life(core, self._driver(agent, torch.zeros(1, self._dim), 1))
         self._checks.born(agent)
         self._say(agent, "starts")
         self._guarded(agent, lambda a: self._perform(a, self._lives[a].core.start(self._now_s)))
@@ -327,7 +329,7 @@ class World:
 
         def gradient(t: int) -> NDArray[np.float32]:
             generator = np.random.default_rng([self._cluster.index(agent), t])
-            return generator.standard_normal(DIM).astype(np.float32)
+            return generator.standard_normal(self._dim).astype(np.float32)
 
         def mass(t: int) -> float:
             return self._cluster.round_weights.of(t).mass[agent]
@@ -465,8 +467,9 @@ def _cluster(
     influence: float | None,
     seed: int,
 ) -> tuple[Cluster, Mapping[str, Identity]]:
-    """Three or four agents on one of `TOPOLOGIES`. Algorithm, codec and aggregator have draws of
-    their own, so that a seed's faults are the same whatever there is to choose from."""
+    """Three or four agents on one of `TOPOLOGIES`. Algorithm, codec, aggregator and the length of
+    models have draws of their own, so that a seed's faults are the same whatever there is to choose
+    from."""
     agents = int(random.integers(3, 5))
     topology = TOPOLOGIES[int(random.integers(len(TOPOLOGIES)))]
     schedule = schedules.build(topology, agents)
@@ -476,6 +479,7 @@ def _cluster(
         schedule = schedules.build("ring", agents)
     own = np.random.default_rng([0x616C676F, seed])
     drawn = str(own.choice(UNDIRECTED))
+    dim = int(np.random.default_rng([0x64696D, seed]).choice(DIMS))
     cluster = assemble_cluster(
         run_id="lockstep",
         seed=1,
@@ -490,7 +494,7 @@ def _cluster(
             for i, agent in enumerate(schedule.agents)
         ],
         task=TaskSettings(
-            name="none", parameters=DIM, model_digest=model_digest(np.zeros(DIM, np.float32))
+            name="none", parameters=dim, model_digest=model_digest(np.zeros(dim, np.float32))
         ),
         algorithm=_algorithm(
             algorithm or (DEFAULT_ALGORITHM if schedule.push_sum else drawn),
@@ -504,7 +508,7 @@ def _cluster(
             start_deadline_s=3.0,
             codec="float32" if algorithm else str(own.choice(list(CODECS))),
         ),
-        payments=PaymentSettings(rule=rule, window=WINDOW, sketch_size=16),
+        payments=PaymentSettings(rule=rule, window=WINDOW, sketch_size=SKETCH_SIZE),
     )
     return cluster, {agent: _KEYS[agent] for agent in cluster.ids}
 

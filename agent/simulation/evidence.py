@@ -1,22 +1,26 @@
 """What the neighbours of simulated agents measure, and what they settle by it.
 
 The same arithmetic on the same sketches as `mechanisms.evidence.examiner` does of one statement,
-for all agents at once and without any signature. Nobody is barred here for sending its neighbours
-different vectors: such an agent is measured by the one that it states to its first neighbour by id,
-and each taker by what it was sent itself.
+for all agents at once and without any signature. Where daemons estimate energies by fresh sketches,
+whose signs a last bit changes, a simulation has them. Nobody is barred here for sending its
+neighbours different vectors: such an agent is measured by the one that it states to its first
+neighbour by id, and each taker by what it was sent itself.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from candor.agent.algorithms.catalogue import phases_of
 from candor.agent.algorithms.steps import step_schedule
+from candor.agent.core.terms import fresh_of
 from candor.agent.simulation.mixing import NO_SKETCHES, Apart, RoundMixing
 from candor.mechanisms.evidence.examiner import ENERGY_MAX, energy, injected, inner_products
+from candor.mechanisms.evidence.fresh import Fresh
 from candor.mechanisms.evidence.phases import How, Part
 from candor.mechanisms.evidence.sketch import SignSketch, TraceFold, signs_seed, window_of
 from candor.mechanisms.payments.balances import net_balances, windows_of
@@ -26,6 +30,7 @@ from candor.topologies.cluster.file import Cluster
 from candor.topologies.specs.specs import ConfigurationError
 
 Floats = NDArray[np.float64]
+BLOCK: Final = 2**14  # coordinates of all agents at a time
 Vectors = Mapping[int, Mapping[int, NDArray[np.float32]]]
 """What takers were sent that others were not, by taker and giver."""
 
@@ -34,12 +39,14 @@ Vectors = Mapping[int, Mapping[int, NDArray[np.float32]]]
 class Evidence:
     """What the neighbours measured: `energies` (rounds, agents), `traces` (rounds, agents, r) and
     inner `products` (rounds, agents, W) with the rounds of the same window, up to its own; the
-    first of the rounds is number `start`."""
+    first of the rounds is number `start`; `whole` (rounds, agents) are the energies of the vectors
+    themselves, where sketches may hide some."""
 
     energies: Floats
     traces: Floats
     products: Floats
     start: int = 1
+    whole: Floats | None = None
 
     def of(self, agents: slice) -> "Evidence":
         """That of some of them."""
@@ -69,6 +76,7 @@ class Measurements:
     ) -> None:
         self._run = bytes.fromhex(cluster.fingerprint)
         self._settings = cluster.payments
+        self._fresh = fresh_of(cluster)
         self._phases = phases_of(cluster.algorithm)
         self._step_size = step_schedule(cluster.algorithm.step_size, cluster.algorithm.step_decay)
         self._mixing = mixing
@@ -86,6 +94,8 @@ class Measurements:
         self.traces: list[NDArray[np.float32]] = []  # (agents, r) a round
         self.products: list[Floats] = []  # (agents, W) a round
         self.updates: list[Floats] = []  # of the present window's rounds, (agents, k)
+        self._finite = np.ones(len(cluster.ids), np.bool_)
+        self.whole: list[Floats] = []  # (agents,) a round, where sketches may hide some
 
     def observe(
         self,
@@ -106,6 +116,8 @@ class Measurements:
         self._apart[phase] = _sketches(self._sketch, apart)
         if phase == self._phases.charged:
             self._measure(t, phase, attested)
+            if self._fresh is not None:
+                self.whole.append(self._whole(t, phase, v))
         if self._phases.carried(phase):
             self.before[phase] = v
             self.before_apart[phase] = apart
@@ -147,11 +159,12 @@ class Measurements:
         """All that was observed and not forgotten."""
         traces = np.stack(self.traces).astype(np.float64)
         start = self._round - len(traces) + 1
-        return Evidence(np.stack(self.energies), traces, np.stack(self.products), start)
+        whole = np.stack(self.whole) if len(self.whole) == len(self.energies) else None
+        return Evidence(np.stack(self.energies), traces, np.stack(self.products), start, whole)
 
     def forget(self) -> None:
         """Drop what was observed, once it is settled."""
-        self.energies, self.traces, self.products = [], [], []
+        self.energies, self.traces, self.products, self.whole = [], [], [], []
 
     def sketched(self, t: int, phase: int) -> tuple[Floats, Apart[Floats]]:
         """The sketches (agents, k) of what was stated in a phase of the round before, and of what
@@ -190,7 +203,7 @@ class Measurements:
             update = self._injected(t, phase, attested)
             energies = energy(update)
         # Neighbours refuse an update that is not finite, so nobody claims or pays for it.
-        finite = np.isfinite(energies)
+        finite = self._finite = np.isfinite(energies)
         self.energies.append(np.where(finite, energies, 0.0))
         self.injected = update
         traces = self._fold(update)
@@ -207,6 +220,31 @@ class Measurements:
         for at, earlier in enumerate(self.updates, place + 1 - len(self.updates)):
             products[:, at] = inner_products(earlier, update)
         self.products.append(products)
+
+    def _whole(self, t: int, phase: int, v: NDArray[np.float32]) -> Floats:
+        """The energies (agents,) of what was injected by stating v (agents, dim) themselves."""
+        before = self.before.get(phase) if self._phases.phases[phase].parts else None
+        mixing = self._mixed_by.get(phase, self._mixing(t - 1)) if t > 1 else None
+        found = np.zeros(len(v))
+        for low in range(0, v.shape[1], BLOCK):
+            some = slice(low, low + BLOCK)
+            with np.errstate(over="ignore", invalid="ignore"):
+                base = np.zeros_like(v[:, some], dtype=np.float64)
+                if before is not None:
+                    base = before[:, some].astype(np.float64)
+                    base = (
+                        base if mixing is None else mixing.sketches(base, self._told(phase, some))
+                    )
+                found += energy(injected(base, v[:, some].astype(np.float64), self.step))
+        # Nobody claims or pays for what is not finite.
+        return np.where(np.isfinite(found) & self._finite, found, 0.0)
+
+    def _told(self, phase: int, some: slice) -> Apart[Floats]:
+        """Some coordinates of what takers were sent apart in the round before."""
+        return {
+            taker: {giver: vector[some].astype(np.float64) for giver, vector in told.items()}
+            for taker, told in self.before_apart.get(phase, {}).items()
+        }
 
     def _injected(self, t: int, phase: int, attested: NDArray[np.float32] | None) -> Floats:
         """The sketches (agents, k) of what each agent injected."""
@@ -263,6 +301,7 @@ class Billing:
         self._payments = payments
         self._ids = cluster.ids
         self._window_rounds = cluster.payments.window
+        self._fresh = fresh_of(cluster)
         # Members of a bill are sorted by id, which may not be the order of the cluster file.
         self._order = sorted(range(len(cluster.ids)), key=lambda index: cluster.ids[index])
         place = {cluster.ids[index]: at for at, index in enumerate(self._order)}
@@ -289,7 +328,8 @@ class Billing:
         if self._payments.settles and energies.max() > ENERGY_MAX:  # no neighbour would take them
             raise Unbillable(f"{told}; use a smaller step size or a milder strategy")
         try:
-            windows = windows_of(energies, traces, products, self._window_rounds)
+            whole = self._whole(evidence)
+            windows = windows_of(energies, traces, products, self._window_rounds, whole)
             first = window_of(evidence.start, self._window_rounds)
             received = net_balances(self._payments, self._around, windows, first)
         except AmountError as exc:
@@ -297,3 +337,9 @@ class Billing:
         balances = np.empty_like(received)
         balances[self._order] = received
         return balances
+
+    def _whole(self, evidence: Evidence) -> tuple[Floats, Fresh] | None:
+        """The whole energies in order of id, and how they are compared with what sketches show."""
+        if evidence.whole is None or self._fresh is None:
+            return None
+        return evidence.whole[:, self._order], self._fresh

@@ -77,7 +77,7 @@ class RoundMixing:
         return Heard(vectors, there.to(v.device), v)
 
     def sketches(self, stated: Floats, apart: Apart[Floats] = NO_SKETCHES) -> Floats:
-        """The sketches (agents, k) of the mixed models."""
+        """The sketches (agents, k) of the mixed models, or some of their coordinates."""
         mixed: Floats = self.exact @ stated
         for taker, told in apart.items():
             parts = [w * told.get(giver, stated[giver]) for giver, w in self._row(taker)]

@@ -49,7 +49,9 @@ APART: Final = f"{STATED}.apart."  # then phase, taker and giver: what these alo
 HEARD: Final = f"{STATED}.heard."  # what attackers go by, see `Reporting.memory`
 PRIVATE: Final = "private"  # what agents keep to themselves, as bytes
 # What a saved state holds beside that of the algorithm, its trainer and its strategies.
-OURS: Final = frozenset({"round", "parameters", "energies", "traces", "products", "updates"})
+OURS: Final = frozenset(
+    {"round", "parameters", "energies", "traces", "products", "updates", "whole"}
+)
 APART_FROM_STATE: Final = (STATED, PREFIX, BOUNDING_PREFIX)
 
 
@@ -383,6 +385,8 @@ class Simulation:
                 held["energies"] = torch.from_numpy(np.stack(self._measured.energies))
                 held["traces"] = torch.from_numpy(np.stack(self._measured.traces))
                 held["products"] = torch.from_numpy(np.stack(self._measured.products))
+            if self._measured.whole:
+                held["whole"] = torch.from_numpy(np.stack(self._measured.whole))
             if self._measured.updates:
                 held["updates"] = torch.from_numpy(np.stack(self._measured.updates))
         return {name: tensor.cpu().contiguous() for name, tensor in held.items()}
@@ -411,6 +415,8 @@ class Simulation:
             measured.energies = list(held["energies"].numpy())
             measured.traces = list(held["traces"].numpy())
             measured.products = list(held["products"].numpy())
+        if "whole" in held:
+            measured.whole = list(held["whole"].numpy())
         if "updates" in held:
             measured.updates = list(held["updates"].numpy())
         for phase in before if self.round else ():

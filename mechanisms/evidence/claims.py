@@ -47,14 +47,21 @@ PARSED_BYTES_MAX: Final = 2**14
 @dataclass(frozen=True, slots=True)
 class ClaimedRound:
     """One round of a claim: the energy ||S u||^2, the neighbours whose updates were mixed, the
-    trace of S u (`mechanisms.evidence.sketch.TraceFold`, little-endian float32), and its inner
-    products with the S u of the claim's earlier rounds, ascending (little-endian float64)."""
+    trace of S u (`mechanisms.evidence.sketch.TraceFold`, little-endian float32), its inner products
+    with the S u of the claim's earlier rounds, ascending (little-endian float64), and where the run
+    has fresh sketches (`mechanisms.evidence.fresh`) the energy `whole` that they show."""
 
     round: int
     energy: float
     heard: tuple[str, ...]
     trace: bytes
     products: bytes = b""
+    whole: float | None = None
+
+    def fields(self) -> Value:
+        """The array as which it is encoded."""
+        shown: list[Value] = [self.round, self.energy, self.heard, self.trace, self.products]
+        return shown if self.whole is None else [*shown, self.whole]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +77,7 @@ class Claim:
 
     def encode(self) -> bytes:
         """The canonical bytes that are signed."""
-        rounds: list[Value] = [
-            [r.round, r.energy, r.heard, r.trace, r.products] for r in self.rounds
-        ]
+        rounds: list[Value] = [entry.fields() for entry in self.rounds]
         return pack([CLAIM_VERSION, self.run, self.window, self.agent, rounds, self.salt])
 
     @classmethod
@@ -110,12 +115,21 @@ class Claim:
 
 def _claimed_round(entry: Value) -> ClaimedRound:
     match entry:
-        case [int(number), float(squared), list(heard), bytes(trace), bytes(products)] if (
+        case [int(number), float(squared), list(heard), bytes(trace), bytes(products), *rest] if (
             is_count(number, least=1) and 0 <= squared <= ENERGY_BOUND and len(trace) % 4 == 0
         ):
             ids = tuple(a for a in heard if isinstance(a, str) and is_name(a, ID_CHARS_MAX))
             if len(ids) == len(heard) and list(ids) == sorted(set(ids)):
-                return ClaimedRound(number, squared, ids, trace, products)
+                return ClaimedRound(number, squared, ids, trace, products, _whole(rest))
+    raise MalformedError("not a claimed round")
+
+
+def _whole(rest: Sequence[Value]) -> float | None:
+    match rest:
+        case []:
+            return None
+        case [float(whole)] if 0 <= whole <= ENERGY_BOUND:
+            return whole
     raise MalformedError("not a claimed round")
 
 
@@ -200,4 +214,4 @@ def claim_bytes_max(window_rounds: int, neighbours: Iterable[str], trace_bytes: 
     """The longest signed claim of an agent with these neighbours: the bound on what peers send."""
     heard = sum(len(agent) + 2 for agent in neighbours)
     products = 4 * window_rounds  # bytes of a round's, in the mean
-    return FIXED_BYTES_MAX + window_rounds * (32 + heard + trace_bytes + products)
+    return FIXED_BYTES_MAX + window_rounds * (48 + heard + trace_bytes + products)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from candor.mechanisms.evidence import hidden
 from candor.mechanisms.evidence.blocks import digest_of, leaves
 from candor.mechanisms.evidence.claims import PRODUCT_FREE, Claim, ClaimedRound
+from candor.mechanisms.evidence.fresh import FRESH, Fresh, FreshSketch, whole_energy
 from candor.mechanisms.evidence.influence import MIXING, Influence, Limit, lengths
 from candor.mechanisms.evidence.phases import MIXED_MODEL, How, Part, Phases
 from candor.mechanisms.evidence.ratings import (
@@ -189,7 +190,8 @@ class RunTerms:
     """What the cluster file alone fixes, by which signed things are compared.
 
     `weights(t)` are those for mixing round t; `rounds` is the last one; `trade` is None where all
-    give all of their models, `limit` where what an agent injects in a window is not bounded.
+    give all of their models, `limit` where what an agent injects in a window is not bounded,
+    `fresh` where statements of the charged phase have no fresh sketches.
     """
 
     run: bytes
@@ -203,6 +205,7 @@ class RunTerms:
     precision: Precision = field(default=FLOAT32, kw_only=True)
     trade: Trade | None = field(default=None, kw_only=True)
     limit: Limit | None = field(default=None, kw_only=True)
+    fresh: Fresh | None = field(default=None, kw_only=True)
 
     @property
     def sketch_bytes(self) -> int:
@@ -272,8 +275,8 @@ class PayloadError(EvidenceError):
 class Examined:
     """What an accepted update proves: the injected sketch (k,), its squared norm and its trace; the
     energy allowed in its phase; the bodies of the statements that show it, in their order; how new
-    its trace is, where models are traded; and the energy that rounding explains, where that
-    matters."""
+    its trace is, where models are traded; the energy that rounding explains, where that matters;
+    and the `whole` energy, as fresh sketches show it, where there are any."""
 
     injected: Floats
     energy: float
@@ -282,6 +285,7 @@ class Examined:
     sources: tuple[bytes, ...] = ()
     novelty: float = 0.0
     rounding: float = 0.0
+    whole: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,6 +377,25 @@ class Examiner:
         moved = self._shown(statement, sources)[0]
         return replace(statement, influence=influence_of(statement, stated, moved, self.terms))
 
+    def freshened(
+        self,
+        statement: Statement,
+        payload: NDArray[np.float32],
+        vectors: Mapping[Source, NDArray[np.float32]],
+    ) -> Statement:
+        """A statement of a payload (dim,) with its fresh sketches, where it has any: of `vectors`
+        (dim,), those that its rows name."""
+        if not has_fresh(statement, self.terms):
+            return statement
+        named = [vectors[source] for source in named_sources(statement, self.terms.phases)]
+        values = self.fresh_sketch(statement)(np.stack([payload, *named]))
+        return replace(statement, fresh=values.astype("<f8").tobytes())
+
+    def fresh_sketch(self, statement: Statement) -> FreshSketch:
+        """The fresh sketch under the signs that follow from what a statement is of."""
+        digest, dim = statement.digest, self.terms.dim
+        return FreshSketch(self.terms.run, statement.agent, statement.round, digest, dim)
+
     def digest(self, payload: NDArray[np.float32]) -> bytes:
         """What a statement of a payload (dim,) has as its digest."""
         trade = self.terms.trade
@@ -448,6 +471,7 @@ class Examiner:
         if (terms.trade is None) != (statement.ratings is None):
             raise EvidenceError(RATING, "ratings are there in runs with rewards, and in no others")
         check_influence_there(statement, terms)
+        check_fresh_there(statement, terms)
         if terms.trade is not None:
             with _shown_by(()):
                 check_given(statement, terms.trade, terms.trace_size)
@@ -460,6 +484,7 @@ class Examiner:
         trusted: Mapping[Source, SignedStatement],
         share: Share | None = None,
         novelties: Mapping[Source, float] = MappingProxyType({}),
+        held: Mapping[Source, NDArray[np.float32]] = MappingProxyType({}),
     ) -> Examined:
         """Judge a whole update, or a notice: digest, sketch, values, witnesses, in this order.
 
@@ -470,6 +495,7 @@ class Examiner:
             trusted: those that this agent verified itself.
             share: which part of the payload there is; None for all of it.
             novelties: how new those of `trusted` were, where models are traded.
+            held: vectors (dim,) of some of `trusted`, which fresh sketches are held against.
 
         Raises:
             EvidenceError: the update must not reach the model.
@@ -481,13 +507,17 @@ class Examiner:
         if commitment(source.body for source in sources.values()) != statement.sources:
             raise EvidenceError("witness-digest", "not the statements that it mixed")
         examine_derived(statement, sources, self.terms)
+        # Not where the sender says that it mixed another statement than the one that is held.
+        ours = {at: vector for at, vector in held.items() if sources.get(at) is trusted.get(at)}
+        self._examine_fresh(statement, payload, ours)
         shown = self.shown(statement, sources)
         self._examine_ratings(statement, sources, shown, trusted, novelties)
-        if not math.isfinite(shown.energy):
+        energies = (shown.energy, shown.whole or 0.0)
+        if not all(map(math.isfinite, energies)):
             raise EvidenceError("injected-not-finite")
         examine_injected(shown.energy, shown.allowed, shown.sources)
-        if shown.energy > ENERGY_MAX:
-            raise EvidenceError("injected-too-large", f"its energy is {shown.energy:g}")
+        if max(energies) > ENERGY_MAX:
+            raise EvidenceError("injected-too-large", f"its energy is {max(energies):g}")
         examine_influence(statement, sources, shown.injected, shown.rounding, self.terms)
         return shown
 
@@ -517,6 +547,29 @@ class Examiner:
         whole = _squared_norm(payload)
         if not whole <= HIDDEN_FACTOR * float(energy(measured)) + HIDDEN_FREE:
             raise EvidenceError("payload-hidden", f"its squared norm is {whole:g}")
+
+    def _examine_fresh(
+        self,
+        statement: Statement,
+        payload: NDArray[np.float32] | None,
+        held: Mapping[Source, NDArray[np.float32]],
+    ) -> None:
+        """That fresh sketches are those of what is known here: of the payload, where there is one,
+        and of `held` vectors (dim,) that its rows name."""
+        if not has_fresh(statement, self.terms):
+            return
+        places = {
+            source: at for at, source in enumerate(named_sources(statement, self.terms.phases), 1)
+        }
+        known = {places[source]: vector for source, vector in held.items() if source in places}
+        if payload is not None:
+            known[0] = payload
+        if not known:
+            return
+        stated = np.frombuffer(statement.fresh, "<f8").reshape(1 + len(places), -1)
+        due = self.fresh_sketch(statement)(np.stack([*known.values()]))
+        if due.astype("<f8").tobytes() != stated[[*known]].tobytes():
+            raise EvidenceError(FRESH, "not that of a vector which is held here")
 
     def _examine_ratings(
         self,
@@ -558,7 +611,17 @@ class Examiner:
             stated = {at: one.statement for at, one in sources.items()}
             fold = self._rated_fold(trade, statement.round)
             new = novelty_of(statement, stated, trade.groups, fold)
-        return Examined(vector, float(energy(vector)), trace, allowed, bodies, new, rounding)
+        whole = self._whole(statement)
+        return Examined(vector, float(energy(vector)), trace, allowed, bodies, new, rounding, whole)
+
+    def _whole(self, statement: Statement) -> float | None:
+        """The energy that a statement's fresh sketches show, None where it has none."""
+        if not statement.fresh or self.terms.fresh is None:
+            return None
+        first = None
+        if statement.round == 1 and self.terms.phases.phases[statement.phase].parts:
+            first = self.fresh_sketch(statement)(self.terms.initial)
+        return fresh_energy(statement, self.terms, first)
 
     def _shown(
         self, statement: Statement, sources: Mapping[Source, SignedStatement]
@@ -571,6 +634,13 @@ class Examiner:
         parts = formed_parts(statement, stated, self.terms, first)
         vector = injected_after(parts, statement)
         return vector, parts, self.fold(window)(vector)
+
+    def charged_energy(self, shown: Examined) -> float:
+        """The energy for which a round could be charged: the whole one, where it is more than
+        chance explains."""
+        fresh, whole = self.terms.fresh, shown.whole
+        hidden = 0.0 if fresh is None or whole is None else fresh.hidden([shown.energy], [whole])
+        return shown.energy + hidden
 
     def fold(self, window: int) -> TraceFold:
         """The fold of a window's sketches to traces."""
@@ -729,6 +799,46 @@ def check_influence_there(statement: Statement, terms: RunTerms) -> None:
         raise EvidenceError(INFLUENCE, "it is stated in runs with a bound, and in no others")
 
 
+def has_fresh(statement: Statement, terms: RunTerms) -> bool:
+    """Whether a statement is to have fresh sketches."""
+    return terms.fresh is not None and statement.phase == terms.phases.charged
+
+
+def check_fresh_there(statement: Statement, terms: RunTerms) -> None:
+    """Refuse a statement that has not the fresh sketches of its vector and of each that its rows
+    name, where it is to have them, or has some where it is not; raises EvidenceError."""
+    vectors = 1 + len(named_sources(statement, terms.phases))
+    values = 0 if terms.fresh is None or not has_fresh(statement, terms) else terms.fresh.values
+    if len(statement.fresh) != 8 * vectors * values:
+        raise EvidenceError(FRESH, f"{len(statement.fresh)} bytes for {vectors} vectors")
+
+
+def fresh_energy(statement: Statement, terms: RunTerms, initial: Floats | None = None) -> float:
+    """E of a statement that has its fresh sketches, see `mechanisms.evidence.fresh`; `initial` is
+    the fresh sketch (m,) of the initial model, which round 1 starts from.
+
+    Raises:
+        EvidenceError: it starts from the initial model and that is None.
+    """
+    named = named_sources(statement, terms.phases)
+    own, *others = np.frombuffer(statement.fresh, "<f8").reshape(1 + len(named), -1)
+    of = {agent: values for (_, _, agent), values in zip(named, others, strict=True)}
+    base = np.zeros_like(own)
+    with np.errstate(all="ignore"):  # what peers state may overflow; the result is judged
+        for formed in statement.formed:
+            assert isinstance(formed, Row)
+            if statement.round == 1 and formed.weights:
+                if initial is None:
+                    raise EvidenceError("witness-missing", "the initial model")
+                base = base + initial
+                continue
+            value = np.zeros_like(own)
+            for agent, weight in formed.weights:
+                value += weight * of[agent]
+            base = base + value
+    return whole_energy(injected(base, own, statement.step_size))
+
+
 def influence_of(
     statement: Statement, sources: Mapping[Source, Statement], moved: Floats, terms: RunTerms
 ) -> Influence:
@@ -841,6 +951,7 @@ def check_claim(
     traces: Mapping[int, NDArray[np.float32]],
     heard: Mapping[int, frozenset[str]] | None = None,
     products: Mapping[tuple[int, int], float] | None = None,
+    wholes: Mapping[int, float] | None = None,
 ) -> None:
     """Hold a neighbour's claim against what its statements show.
 
@@ -849,6 +960,7 @@ def check_claim(
         traces: of the same, (r,) each.
         heard: by round, whom the mixing row of its next statement names beside itself.
         products: of the injected updates of two rounds, the earlier one first.
+        wholes: the whole energies, by round, where the run has fresh sketches.
 
     Raises:
         EvidenceError: the claim contradicts the statements.
@@ -868,6 +980,7 @@ def check_claim(
         if mixed != set(entry.heard) or not mixed <= allowed:
             raise EvidenceError("claim-heard", f"round {entry.round}: not whom it mixed")
         check_trace(entry, terms.trace_size, traces.get(entry.round))
+        check_whole(entry, terms, (wholes or {}).get(entry.round))
     check_products(claim, products or {})
 
 
@@ -889,6 +1002,17 @@ def check_energy(entry: ClaimedRound, seen: float) -> None:
     """Hold a claimed energy against a finite one that statements show; raises EvidenceError."""
     if abs(seen - entry.energy) > CLAIM_TOLERANCE * max(seen, 1e-300):
         raise EvidenceError("claim-energy", f"round {entry.round}: {entry.energy}, seen {seen}")
+
+
+def check_whole(entry: ClaimedRound, terms: RunTerms, seen: float | None) -> None:
+    """Hold a claimed whole energy against the one that a statement shows, if there is one, and
+    against whether the run has any; raises EvidenceError."""
+    if (entry.whole is None) != (terms.fresh is None):
+        raise EvidenceError("claim-whole", f"round {entry.round}: there in runs of fresh sketches")
+    if seen is None or entry.whole is None:
+        return
+    if not abs(seen - entry.whole) <= CLAIM_TOLERANCE * max(seen, 1e-300):
+        raise EvidenceError("claim-whole", f"round {entry.round}: {entry.whole}, seen {seen}")
 
 
 def check_trace(entry: ClaimedRound, trace_size: int, seen: NDArray[np.float32] | None) -> None:

@@ -120,6 +120,14 @@ class Phases:
         )
         return next(found, None)
 
+    @cached_property
+    def chained(self) -> bool:
+        """Whether charged vectors are stepped from those of the exchange before alone, mixed,
+        or there is nothing: then whoever goes on in an exchange, whatever it has lost before, holds
+        what the rows of its next one name."""
+        parts = self.phases[self.charged].parts
+        return not parts or (self.count == 1 and all(p.how is How.MIXED for p in parts))
+
     def row_rule(self, phase: int) -> str:
         """The rule that derives the rows with which vectors of a phase are mixed, or ``""``."""
         parts = (p for each in self.phases for p in each.parts)

@@ -11,6 +11,7 @@ from typing import Final, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from candor.mechanisms.evidence.fresh import VALUES
 from candor.mechanisms.evidence.influence import Influence
 from candor.mechanisms.evidence.phases import PARTS_MAX, PHASES_MAX, Phases
 from candor.mechanisms.evidence.sketch import TRACE_SIZE, window_of
@@ -131,7 +132,8 @@ class Statement:
     rows in `formed` name: `commitment` of their bodies. Without it a neighbour that states a round
     twice could make its victim's claim look false. `salt` keeps those who see a head alone from
     testing what was stated. `ratings` are there where models are traded, `influence` where what an
-    agent injects is bounded.
+    agent injects is bounded. `fresh` are the fresh sketches of the vector and of those of the named
+    sources, in their order, little-endian float64, where the run has them.
     """
 
     run: bytes
@@ -149,6 +151,7 @@ class Statement:
     salt: bytes = bytes(SALT_BYTES)
     ratings: Ratings | None = None
     influence: Influence | None = None
+    fresh: bytes = b""
 
     def encode(self) -> bytes:
         """The canonical bytes of the body."""
@@ -169,6 +172,7 @@ class Statement:
                 self.sources,
                 self.salt,
                 *(last.fields() for last in (self.ratings, self.influence) if last is not None),
+                *([self.fresh] if self.fresh else []),
             ]
         )
 
@@ -219,9 +223,10 @@ class Statement:
         if len(parts) > PARTS_MAX or sum(isinstance(part, Attested) for part in parts) > 1:
             raise MalformedError("a statement of too many parts")
         head = (run, round_number, phase, agent, codec, digest, dim, parts)
-        influence = _influence(rest, len(sketch))
-        ratings = _ratings(rest) if influence is None else None
-        last = (ratings, influence)
+        others, fresh = _fresh(rest)
+        influence = _influence(others, len(sketch))
+        ratings = _ratings(others) if influence is None else None
+        last = (ratings, influence, fresh)
         return cls(*head, step_size, sketch, next_sketch, sources, salt, *last)
 
     def values(self, window: int, window_rounds: int) -> Floats:
@@ -274,8 +279,10 @@ def named_sources(statement: Statement, phases: Phases) -> tuple[Source, ...]:
 
 
 def statement_bytes_max(sketch_bytes: int) -> int:
-    """The longest body of a statement: two sketches and an attested one or a sum, and rows."""
-    return 3 * sketch_bytes + FIXED_BYTES_MAX + PARTS_MAX * ROW_LENGTH_MAX * (ID_CHARS_MAX + 16)
+    """The longest body of a statement: two sketches and an attested one or a sum, and rows with
+    fresh sketches of what they name."""
+    named = PARTS_MAX * ROW_LENGTH_MAX * (ID_CHARS_MAX + 16)
+    return 3 * sketch_bytes + FIXED_BYTES_MAX + named + 8 * VALUES * (ROW_LENGTH_MAX + 2)
 
 
 def commitment(bodies: Iterable[bytes]) -> bytes:
@@ -300,6 +307,16 @@ def _formed(part: Value, sketch_bytes: int) -> Formed:
                 raise MalformedError("an attested sketch has the wrong length")
             return Attested(rule, _ids(heard), sketch)
     raise MalformedError("not how a vector was formed")
+
+
+def _fresh(rest: Sequence[Value]) -> tuple[Sequence[Value], bytes]:
+    """What there is before fresh sketches, and these."""
+    match rest:
+        case [*before, bytes(fresh)]:
+            if fresh and len(fresh) % 8 == 0 and np.isfinite(np.frombuffer(fresh, "<f8")).all():
+                return before, fresh
+            raise MalformedError("not the fresh sketches of a statement")
+    return rest, b""
 
 
 def _influence(rest: Sequence[Value], sketch_bytes: int) -> Influence | None:

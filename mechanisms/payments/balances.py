@@ -10,6 +10,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from candor.mechanisms.evidence.fresh import Fresh
+from candor.mechanisms.payments.band import with_hidden
 from candor.mechanisms.payments.credits import total_energy
 from candor.mechanisms.payments.rules import Floats, Neighbourhood, Payments, referees_of
 
@@ -28,16 +30,23 @@ class Windows(NamedTuple):
 
 
 def windows_of(
-    round_energies: Floats, round_traces: Floats, round_products: Floats, window_rounds: int
+    round_energies: Floats,
+    round_traces: Floats,
+    round_products: Floats,
+    window_rounds: int,
+    whole: tuple[Floats, Fresh] | None = None,
 ) -> Windows:
     """Energies (rounds, agents), traces (rounds, agents, r) and inner products (rounds, agents, W)
-    by window, as claims hold them: of a round those with the rounds of its window up to itself."""
+    by window, as claims hold them: of a round those with the rounds of its window up to itself.
+    `whole`: the energies (rounds, agents) that fresh sketches show, where there are any, and how
+    the two are compared."""
     rounds, agents = round_energies.shape
     count = -(-rounds // window_rounds)
     energies = np.zeros((count, agents))
     mask = np.zeros((count, window_rounds), dtype=np.bool_)
     traces = np.zeros((count, agents, window_rounds, round_traces.shape[-1]))
     products = np.zeros((count, agents, window_rounds, window_rounds))
+    hidden = np.zeros((count, agents))
     for w in range(count):
         block = slice(w * window_rounds, min(rounds, (w + 1) * window_rounds))
         held = block.stop - block.start
@@ -46,6 +55,11 @@ def windows_of(
         traces[w, :, :held] = np.swapaxes(round_traces[block], 0, 1)
         for t, row in enumerate(round_products[block]):
             products[w, :, t, : t + 1] = products[w, :, : t + 1, t] = row[:, : t + 1]
+        if whole is not None:
+            pairs = zip(round_energies[block].T.tolist(), whole[0][block].T.tolist(), strict=True)
+            hidden[w] = [whole[1].hidden(shown, found) for shown, found in pairs]
+    rounds_of_all = np.broadcast_to(mask[:, np.newaxis], (*hidden.shape, window_rounds))
+    energies, products = with_hidden(energies, rounds_of_all, products, hidden)
     return Windows(energies, mask, traces, products)
 
 

@@ -153,6 +153,20 @@ class OfParts(ABC):
         return sum(others, first)
 
 
+def with_hidden(
+    energies: Floats, mask: Mask, products: Floats, hidden: Floats
+) -> tuple[Floats, Floats]:
+    """Energies (...,) and products (..., W, W) with what sketches do not show of the energy of the
+    rounds in `mask` (..., W): `hidden` (...,), 0 of who hides nothing.
+
+    It counts as noise, as much of it in each of the rounds: of what nobody sees nobody can say that
+    it goes anywhere.
+    """
+    each = hidden / np.maximum(mask.sum(axis=-1), 1)
+    added = np.where(mask, each[..., np.newaxis], 0.0)  # (..., W)
+    return energies + hidden, products + added[..., np.newaxis] * np.eye(mask.shape[-1])
+
+
 def ordered_sum(values: Floats, axis: int) -> Floats:
     """Sum one axis in ascending order, one addition after the other, on every machine alike."""
     rows = np.moveaxis(values, axis, 0)

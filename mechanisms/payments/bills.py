@@ -12,9 +12,17 @@ from typing import Final, NewType, Self
 
 import numpy as np
 
-from candor.mechanisms.evidence.claims import CLAIM_BYTES_MAX, Claim, SignedClaim, heard_rounds
+from candor.mechanisms.evidence.claims import (
+    CLAIM_BYTES_MAX,
+    Claim,
+    ClaimedRound,
+    SignedClaim,
+    heard_rounds,
+)
+from candor.mechanisms.evidence.fresh import Fresh
 from candor.mechanisms.evidence.sketch import window_of
 from candor.mechanisms.evidence.statements import ID_CHARS_MAX
+from candor.mechanisms.payments.band import with_hidden
 from candor.mechanisms.payments.credits import AMOUNT_MAX, AmountError, total_energy
 from candor.mechanisms.payments.rules import Floats as Floats
 from candor.mechanisms.payments.rules import Neighbourhood as Neighbourhood
@@ -227,7 +235,8 @@ class BillTerms:
     """What every bill of a run is judged against.
 
     `neighbours`: of each agent of the run, in the graph of the cluster file.
-    `takes(t, i, k)`: whether agent i mixes the vector of its neighbour k in round t.
+    `takes(t, i, k)`: whether agent i mixes the vector of its neighbour k in round t. `fresh`: how
+    what sketches hide is seen, None where nothing of it is.
     """
 
     run: bytes
@@ -236,6 +245,7 @@ class BillTerms:
     publics: Mapping[str, bytes]
     neighbours: Mapping[str, frozenset[str]]
     payments: Payments
+    fresh: Fresh | None = None
     takes: Callable[[int, str, str], bool] = lambda _round, _taker, _giver: True
 
 
@@ -270,7 +280,7 @@ def neighbourhood(terms: BillTerms, referee: Claim, claims: Sequence[Claim]) -> 
     """The arrays that rules read: of each member its charged rounds, of the referee,
     `claims[i] is referee`, all that it claims. Members are sorted by id."""
     shape = (len(claims), terms.window_rounds)
-    energies = np.zeros(len(claims))
+    energies, hidden = np.zeros(len(claims)), np.zeros(len(claims))
     mask = np.zeros(shape, dtype=np.bool_)
     traces = np.zeros((*shape, terms.trace_size))
     products = np.zeros((*shape, terms.window_rounds))
@@ -283,12 +293,22 @@ def neighbourhood(terms: BillTerms, referee: Claim, claims: Sequence[Claim]) -> 
             mask[m, w] = True
             traces[m, w] = np.frombuffer(entry.trace, "<f4")
         products[m] = _gram(terms, claim, charged)
+        hidden[m] = _hidden(terms, rounds)
+    energies, products = with_hidden(energies, mask, products, hidden)
     index = next(m for m, claim in enumerate(claims) if claim.agent == referee.agent)
     near = [terms.neighbours[claim.agent] for claim in claims]
     degrees = np.array([float(len(around)) for around in near])
     referees = np.array([float(referees_of(around, terms.neighbours)) for around in near])
     around = (degrees, referees, referee.window)
     return Neighbourhood(energies, mask, traces, products, index, *around)
+
+
+def _hidden(terms: BillTerms, rounds: Sequence[ClaimedRound]) -> float:
+    """What the sketches of charged rounds do not show of their energy."""
+    whole = [entry.whole for entry in rounds if entry.whole is not None]
+    if terms.fresh is None or len(whole) < len(rounds):
+        return 0.0  # claims of an earlier protocol
+    return terms.fresh.hidden([entry.energy for entry in rounds], whole)
 
 
 def _gram(terms: BillTerms, claim: Claim, charged: Collection[int]) -> Floats:

@@ -10,7 +10,7 @@ from itertools import combinations, pairwise
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests.independent import graphs
+from tests.independent import fresh, graphs
 from tests.independent.claims import Claim, Claimed
 from tests.independent.rounds import TRACE_SIZE_MAX
 from tests.independent.wire import (
@@ -95,7 +95,10 @@ def make(
     """The bill of a referee from its own claim and its neighbours'."""
     claims = sorted(claims, key=lambda claim: claim.agent)
     rule, digests = canonical_rule(cluster.rule), [claim.digest for claim in claims]
-    rows = amounts(cluster.rule, referee, claims, cluster.neighbours, _giver_of(cluster, referee))
+    rows = amounts(
+        *(cluster.rule, referee, claims, cluster.neighbours, _giver_of(cluster, referee)),
+        (fresh.values(cluster), cluster.sketch_size),
+    )
     body = pack([3, cluster.run, window, previous, referee, rule, rows, digests])
     encoded = [claim.encoded for claim in claims]
     bundle = pack([body, sign(key, "candor/bill/v1", body), encoded])
@@ -122,7 +125,8 @@ def check(cluster: Cluster, bill: Bill, known: dict[str, Claim]) -> None:
     if bill.digests != [claim.digest for claim in sorted(claims, key=lambda one: one.agent)]:
         raise Refused("bill-claims")
     gives = _giver_of(cluster, bill.referee)
-    if bill.rows != amounts(cluster.rule, bill.referee, claims, cluster.neighbours, gives):
+    sizes = (fresh.values(cluster), cluster.sketch_size)
+    if bill.rows != amounts(cluster.rule, bill.referee, claims, cluster.neighbours, gives, sizes):
         raise Refused("bill-rows")
 
 
@@ -148,8 +152,10 @@ def amounts(
     claims: list[Claim],
     neighbours: dict[str, list[str]],
     gives: Callable[[int, str], bool] = lambda number, agent: True,
+    sizes: tuple[int, int] = (0, 0),
 ) -> Rows:
-    """What each member of a bill pays, in micro-credits; `gives` in a round to the referee."""
+    """What each member of a bill pays, in micro-credits; `gives` in a round to the referee;
+    `sizes`: of fresh sketches and of sketches."""
     by_agent = {claim.agent: claim.rounds for claim in sorted(claims, key=lambda c: c.agent)}
     heard = {one.round: one.heard for one in by_agent[referee]}
     charged = {
@@ -164,12 +170,22 @@ def amounts(
     }
     grams = {agent: gram_of(rounds) for agent, rounds in by_agent.items()}
     present = Group({agent: items for agent, items in charged.items() if items}, grams)
+    for agent in present.traces:
+        present.hide(agent, _hidden(charged[agent], *sizes))
     bills = {
         agent: (len(near), max(1, sum(len(neighbours[one]) > 1 for one in near)))
         for agent, near in neighbours.items()
     }
     paid = shares(rule, present, referee, claims[0].window, bills)
     return [[agent, *paid.get(agent, (0, 0))] for agent in by_agent if agent != referee]
+
+
+def _hidden(items: list[Claimed], m: int, sketch_size: int) -> float:
+    """What sketches do not show of these rounds."""
+    whole = [one.whole for one in items if one.whole is not None]
+    if not m or len(whole) < len(items):
+        return 0.0
+    return fresh.hidden([one.energy for one in items], whole, m, sketch_size)
 
 
 def halves(members: list[str], window: int) -> list[list[str]]:
@@ -292,6 +308,14 @@ class Group:
         self.energies[agent], self.traces[agent] = energy, traces
         self.grams[agent], self._units[agent] = gram, units
         self.norms[agent] = {t: gram[t, t] for t in traces}
+
+    def hide(self, agent: str, energy: float) -> None:
+        """Add energy that nobody has seen, as noise."""
+        self.energies[agent] += energy
+        rounds = self.traces[agent]
+        gram = {(t, t): self.grams[agent][t, t] + energy / len(rounds) for t in rounds}
+        self.grams[agent] = {**self.grams[agent], **gram}
+        self.norms[agent] = {t: self.grams[agent][t, t] for t in rounds}
 
     def only(self, agents: set[str]) -> "Group":
         """Some of them."""

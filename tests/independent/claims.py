@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests.independent import graphs, rounds
+from tests.independent import fresh, graphs, rounds
 from tests.independent.phases import OWN
 from tests.independent.rounds import TRACE_SIZE_MAX, Statement, energy, trace
 from tests.independent.wire import (
@@ -34,6 +34,12 @@ class Claimed(NamedTuple):
     heard: list[str]
     trace: bytes
     products: bytes = b""
+    whole: float | None = None
+
+    @property
+    def told(self) -> list:
+        """As it is encoded."""
+        return list(self) if self.whole is not None else list(self)[:-1]
 
     @property
     def vector(self) -> np.ndarray:
@@ -80,7 +86,8 @@ class Claim:
         if not fits(fields, int, bytes, int, str, list, bytes):
             raise Refused("malformed")
         version, run, window, agent, rounds, salt = fields
-        numbers = [one[0] for one in rounds if fits(one, int, float, list, bytes, bytes)]
+        head = (int, float, list, bytes, bytes)
+        numbers = [one[0] for one in rounds if fits(one, *head) or fits(one, *head, float)]
         sound = (
             version == 4
             and len(run) == 32
@@ -101,7 +108,8 @@ class Claim:
 
 def _is_sound(one: Claimed) -> bool:
     ids = all(type(agent) is str for agent in one.heard) and one.heard == sorted(set(one.heard))
-    return one.round >= 1 and 0 <= one.energy <= 2.0**900 and ids
+    whole = one.whole is None or 0 <= one.whole <= 2.0**900
+    return one.round >= 1 and 0 <= one.energy <= 2.0**900 and ids and whole
 
 
 def _are_products(claimed: list[Claimed]) -> bool:
@@ -128,16 +136,19 @@ def make(
     salt: bytes = b"",
 ) -> Claim:
     """The own claim of a window."""
-    told = [list(one) for one in rounds]
+    told = [one.told for one in rounds]
     body = pack([4, cluster.run, window, agent, told, salt or secrets.token_bytes(16)])
     encoded = pack([body, sign(key, "candor/claim/v1", body)])
     return Claim(encoded, body, cluster.run, window, agent, rounds)
 
 
-def claimed(cluster: Cluster, number: int, found: np.ndarray, heard: list[str]) -> Claimed:
-    """What is claimed of a round in which the sketch `found` was injected."""
+def claimed(
+    cluster: Cluster, number: int, found: np.ndarray, heard: list[str], whole: float | None = None
+) -> Claimed:
+    """What is claimed of a round in which the sketch `found` was injected, and so much energy in
+    the whole."""
     traced = trace(cluster, cluster.window_of(number), found)
-    return Claimed(number, energy(found), sorted(heard), traced)
+    return Claimed(number, energy(found), sorted(heard), traced, whole=whole)
 
 
 def multiplied(entries: list[Claimed], found: dict[int, np.ndarray]) -> list[Claimed]:
@@ -168,7 +179,11 @@ def told(cluster: Cluster, number: int, stated: dict[int, Statement]) -> list[st
 
 
 def check(
-    cluster: Cluster, claim: Claim, seen: dict[int, np.ndarray], stated: dict[int, Statement]
+    cluster: Cluster,
+    claim: Claim,
+    seen: dict[int, np.ndarray],
+    stated: dict[int, Statement],
+    wholes: dict[int, float] | None = None,
 ) -> None:
     """Hold a neighbour's claim to what it was seen to inject, by round, and to its statements, by
     step. Raises Refused."""
@@ -186,6 +201,11 @@ def check(
             raise Refused("claim-heard")
         if len(one.trace) != size or not np.isfinite(one.vector).all():
             raise Refused("claim-trace")
+        known = (wholes or {}).get(number, one.whole)
+        if (one.whole is None) != (fresh.values(cluster) == 0):
+            raise Refused("claim-whole")
+        if one.whole is not None and not math.isclose(one.whole, known, rel_tol=1e-9):
+            raise Refused("claim-whole")
         if number in seen:
             expected = claimed(cluster, number, seen[number], [])
             if not math.isclose(one.energy, expected.energy, rel_tol=1e-9):

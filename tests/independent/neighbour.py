@@ -47,6 +47,7 @@ class Neighbour:
     statements: dict[int, Statement] = field(default_factory=dict)
     novelties: dict[int, float] = field(default_factory=dict)  # where models are traded
     injected: dict[int, np.ndarray] = field(default_factory=dict)
+    wholes: dict[int, float] = field(default_factory=dict)  # energies that fresh sketches show
     claims: dict[int, Claim] = field(default_factory=dict)
     bills: dict[int, Bill] = field(default_factory=dict)
     checked: set[int] = field(default_factory=set)  # windows whose claim holds

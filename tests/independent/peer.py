@@ -15,7 +15,7 @@ from pathlib import Path
 import blake3
 import numpy as np
 
-from tests.independent import barter, bills, claims, graphs, hidden, influence, rounds, wire
+from tests.independent import barter, bills, claims, fresh, graphs, hidden, influence, rounds, wire
 from tests.independent.hearsay import MEMORY_BYTES_MAX, Hearsay
 from tests.independent.ledger import Channel
 from tests.independent.neighbour import HELLO_S, Neighbour, Slot
@@ -44,6 +44,8 @@ class Peer:
         self.statements: dict[int, Statement] = {}  # by step
         self.novelties: dict[int, float] = {}  # of its own, where models are traded
         self.injected: dict[int, np.ndarray] = {}  # by round, as of whom it heard
+        self.wholes: dict[int, float | None] = {}  # energies that fresh sketches show
+        self.vectors: dict[int, np.ndarray] = {}  # the last that were sent, by step
         self.heard: dict[int, list[str]] = {}
         self.hearsay = Hearsay(cluster, own)
         self.sent_at_s = 0.0
@@ -159,25 +161,31 @@ class Peer:
         cluster, (t, phase) = self.cluster, self.cluster.at(self.step)
         formed, y, data = self.training.make(t, phase)
         named = {one: self._known(one) for one in rounds.named(cluster, t, phase, formed)}
+        before = {one: held for one in named if (held := self._vector(one)) is not None}
         if barter.rule_of(cluster):
             body = self._rated(t, formed, y, named)
         elif influence.factor_of(cluster) is not None:
             place = (cluster, t, self.own, formed)
-            body, kept = rounds.bounded_body(*place, y, named, self.initial)
+            body, kept = rounds.bounded_body(*place, y, named, self.initial, before)
             y, data = self.training.shorten(t, kept)
             if kept < 1.0:
                 self._meet("shortened")
-                body, _ = rounds.bounded_body(*place, y, named, self.initial)
+                body, _ = rounds.bounded_body(*place, y, named, self.initial, before)
         else:
-            body = rounds.body_of(cluster, t, phase, self.own, formed, y, list(named.values()))
+            place = (cluster, t, phase, self.own, formed)
+            body = rounds.body_of(*place, y, list(named.values()), None, before)
         head = rounds.head_of(cluster.run, (t, phase, self.own), wire.sha256(body))
         signature = wire.sign(self.keys.identity, rounds.DOMAIN, head)
         stated = self.statements[self.step] = Statement.parse(cluster, body, signature)
         sending = rounds.sending_of(body, stated.digest)
         of_payload = wire.sign(self.keys.identity, rounds.PAYLOAD_DOMAIN, sending)
         found = rounds.injected(cluster, stated, named, self.initial)
+        self.vectors[self.step] = y
+        while len(self.vectors) > max(3, len(cluster.phases) + 1):
+            self.vectors.pop(min(self.vectors))
         if phase == cluster.charged:
             self.injected[t] = found
+            self.wholes[t] = rounds.whole_energy(cluster, stated, self.initial)
         if stated.rewards is not None:
             self.novelties[self.step] = rounds.novelty(self.cluster, stated, named)
         for peer, near in self.near.items():
@@ -216,6 +224,29 @@ class Peer:
         held = self.near[agent].statements if agent in self.near else self.statements
         known = agent in self.near or agent == self.own
         return held.get(self.cluster.step(number, phase)) if known else None
+
+    def _vector(self, source: rounds.Source) -> np.ndarray | None:
+        """A vector that was sent from here, or received."""
+        number, phase, agent = source
+        held = self.near[agent].payloads if agent in self.near else self.vectors
+        known = agent in self.near or agent == self.own
+        return held.get(self.cluster.step(number, phase)) if known else None
+
+    def _check_fresh(
+        self,
+        peer: str,
+        stated: Statement,
+        vector: np.ndarray | None,
+        sources: dict[rounds.Source, Statement],
+    ) -> None:
+        """Hold fresh sketches against what is held here. Raises Refused."""
+        held = {} if vector is None else {0: vector}
+        for place, (source, one) in enumerate(sources.items(), 1):
+            known, there = self._known(source), self._vector(source)
+            compared = known is not None and there is not None and known.body == one.body
+            if source[-1] in (peer, self.own) and compared:
+                held[place] = there
+        rounds.check_fresh(self.cluster, stated, held)
 
     def _step_of(self, number: int, phase: int) -> int:
         if number < 1 or phase >= len(self.cluster.phases):
@@ -317,15 +348,23 @@ class Peer:
                 rounds.check_witness(self.cluster, source, shown)
                 own = shown
             sources[source] = own
+        self._check_fresh(peer, stated, vector, sources)
         found = rounds.injected(self.cluster, stated, sources, self.initial)
+        whole = rounds.whole_energy(self.cluster, stated, self.initial)
         if stated.rewards is not None:
             known = self._novelties(sources)
             rounds.check_ratings(self.cluster, stated, found, sources, known)
             near.novelties[step] = rounds.novelty(self.cluster, stated, sources)
         if stated.phase == self.cluster.charged:
-            if bills.is_too_large(self.cluster, rounds.energy(found)):
+            shown = rounds.energy(found)
+            if whole is not None:
+                m = len(rounds.fresh_of(self.cluster, stated)[0])
+                shown += fresh.hidden([shown], [whole], m, self.cluster.sketch_size)
+            if bills.is_too_large(self.cluster, shown):
                 raise Refused("injected-too-large")
             near.injected[stated.round] = found
+            if whole is not None:
+                near.wholes[stated.round] = whole
         near.statements[step], near.given_up = stated, False
         if vector is not None:
             near.payloads[step] = vector
@@ -398,7 +437,7 @@ class Peer:
         if over and bills.terms_of(self.cluster.rule):
             window = self.cluster.window_of(t)
             items = [
-                claims.claimed(self.cluster, n, self.injected[n], self.heard[n])
+                claims.claimed(self.cluster, n, self.injected[n], self.heard[n], self.wholes.get(n))
                 for n in self.injected
                 if self.cluster.window_of(n) == window
             ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import blake3
 import numpy as np
 
-from tests.independent import barter, graphs, influence, rows
+from tests.independent import barter, fresh, graphs, influence, rows
 from tests.independent.barter import Rating
 from tests.independent.phases import CODECS, MEDIAN, OWN, Part, decoded, encoded, payload_bytes
 from tests.independent.wire import (
@@ -106,16 +106,18 @@ class Statement:
     salt: bytes
     rewards: list | None = None  # [trace, [[id, reputation, score, groups], ...]]
     influence: list | None = None  # [total, bound, most, slack]
+    fresh: bytes = b""  # of its vector and those that its rows name
 
     @classmethod
     def parse(cls, cluster: Cluster, body: bytes, signature: bytes) -> "Statement":
         """Raises Refused where the layout is broken."""
-        fields = unpack(body, 24 * cluster.k + 790_528)
+        fields = unpack(body, 24 * cluster.k + 2_888_704)
         head = (int, bytes, int, int, str, str, bytes, int)
         if not fits(fields[:14], *head, list, float, bytes, bytes, bytes, bytes):
             raise Refused("malformed")
         version, run, number, phase, agent, codec, digest, dim, formed, _, *last = fields
         own, after, to_sources, salt, *rewards = last
+        told_fresh = rewards.pop() if rewards and fits(rewards[-1:], bytes) else None
         sound = (
             version == 4
             and len(run) == len(digest) == 32
@@ -138,10 +140,13 @@ class Statement:
         bounds = bool(rewards) and fits(rewards[0], bytes, float, float, float)
         if bounds:
             sound = sound and influence.is_layout(rewards[0], len(own))
+        if told_fresh is not None:
+            whole = bool(told_fresh) and len(told_fresh) % 8 == 0
+            sound = sound and whole and bool(np.isfinite(np.frombuffer(told_fresh, "<f8")).all())
         if not sound or (rewards and not bounds and not _are_rewards(rewards[0])):
             raise Refused("malformed")
-        told = [None, rewards[0]] if bounds else rewards
-        return cls(body, signature, *fields[1:14], *told)
+        told = [None, rewards[0]] if bounds else [*rewards, None, None][:2]
+        return cls(body, signature, *fields[1:14], *told, told_fresh or b"")
 
     @property
     def trace(self) -> np.ndarray:
@@ -271,8 +276,15 @@ def body_of(
     vector: np.ndarray,
     sources: list[Statement],
     rewards: list | None = None,
+    before: dict[Source, np.ndarray] | None = None,
 ) -> bytes:
-    """What an agent states of a vector, as it is decoded."""
+    """What an agent states of a vector, as it is decoded; `before` are the vectors that its rows
+    name, where the run has fresh sketches."""
+    told = [] if rewards is None else [rewards]
+    if fresh.values(cluster) and phase == cluster.charged:
+        place = (cluster.run, agent, number, digest_of(cluster, vector))
+        held = [(before or {})[one] for one in named(cluster, number, phase, formed)]
+        told.append(b"".join(fresh.sketch(*place, one).tobytes() for one in [vector, *held]))
     return pack(
         [
             4,
@@ -289,7 +301,7 @@ def body_of(
             next_sketch(cluster, number, phase, vector),
             commitment(sources),
             secrets.token_bytes(16),
-            *([] if rewards is None else [rewards]),
+            *told,
         ]
     )
 
@@ -322,14 +334,15 @@ def bounded_body(
     vector: np.ndarray,
     sources: dict[Source, Statement],
     initial: np.ndarray,
+    before: dict[Source, np.ndarray],
 ) -> tuple[bytes, float]:
     """The same where what is injected has a bound, and which share of its window's total the agent
     may keep: below 1, it is to send less."""
     head = (cluster, number, 0, agent, formed, vector, list(sources.values()))
-    untold = Statement.parse(cluster, body_of(*head), b"")
+    untold = Statement.parse(cluster, body_of(*head, None, before), b"")
     found = _found(cluster, untold, _parts(cluster, untold, sources, initial))
     told = influence.due(cluster, untold, found, sources)
-    return body_of(*head, told), influence.share(told)
+    return body_of(*head, told, before), influence.share(told)
 
 
 def digest_of(cluster: Cluster, vector: np.ndarray) -> bytes:
@@ -396,6 +409,42 @@ def check_announced(cluster: Cluster, sender: str, stated: Statement) -> None:
         raise Refused("mixing-row")
     check_given(cluster, stated)
     check_bounded(cluster, stated)
+    vectors = 1 + len(named(cluster, stated.round, stated.phase, stated.formed))
+    size = 8 * fresh.values(cluster) if stated.phase == cluster.charged else 0
+    if len(stated.fresh) != vectors * size:
+        raise Refused("fresh-sketch")
+
+
+def fresh_of(cluster: Cluster, stated: Statement) -> list[np.ndarray]:
+    """The fresh sketches of a statement: of its vector, and of those that its rows name."""
+    return list(np.frombuffer(stated.fresh, "<f8").reshape(-1, fresh.values(cluster)))
+
+
+def check_fresh(cluster: Cluster, stated: Statement, held: dict[int, np.ndarray]) -> None:
+    """Hold fresh sketches against the vectors of some, by place. Raises Refused."""
+    for place, vector in held.items() if stated.fresh else ():
+        due = fresh.sketch(stated.run, stated.agent, stated.round, stated.digest, vector)
+        if due.tobytes() != fresh_of(cluster, stated)[place].tobytes():
+            raise Refused("fresh-sketch")
+
+
+def whole_energy(cluster: Cluster, stated: Statement, initial: np.ndarray) -> float | None:
+    """What fresh sketches show of the energy that was injected; None where there are none."""
+    if not stated.fresh:
+        return None
+    own, *others = fresh_of(cluster, stated)
+    sources = named(cluster, stated.round, stated.phase, stated.formed)
+    of = {agent: values for (_, _, agent), values in zip(sources, others, strict=True)}
+    base = np.zeros(len(own))
+    for formed in stated.formed:
+        value = np.zeros(len(own))
+        if stated.round == 1 and formed[-1]:
+            value = fresh.sketch(stated.run, stated.agent, 1, stated.digest, initial)
+        elif stated.round > 1:
+            for agent, weight in formed[-1]:
+                value = value + weight * of[agent]
+        base = base + value
+    return energy((base - own) / stated.step_size) / len(own)
 
 
 def check_bounded(cluster: Cluster, stated: Statement) -> None:

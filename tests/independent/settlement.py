@@ -122,7 +122,8 @@ class Settlement:
         near = self._near[peer]
         if window in self._claims and window in near.claims and window not in near.checked:
             try:
-                claims.check(self._cluster, near.claims[window], near.injected, near.statements)
+                seen = (near.injected, near.statements, near.wholes)
+                claims.check(self._cluster, near.claims[window], *seen)
                 near.checked.add(window)
             except Refused as exc:
                 near.channel.closed = str(exc)

@@ -39,6 +39,17 @@ def test_a_payload_arrives_in_chunks_of_any_size(sizes: list[int]) -> None:
     assert slot.buffer.tobytes()[:at] == PAYLOAD[:at]
 
 
+def test_the_earliest_slot_of_which_all_is_there_is_the_next(inbox: Inbox[str, str]) -> None:
+    first, second = (inbox.announce(step, "statement", BYTES) for step in (1, 2))
+    assert inbox.complete is None
+    second.write(0, PAYLOAD)
+    assert inbox.complete is second
+    first.write(0, PAYLOAD)
+    assert inbox.complete is first
+    inbox.take(1)
+    assert inbox.complete is second
+
+
 @pytest.mark.parametrize(
     ("offset", "data", "code"),
     [

@@ -11,7 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests import independent
-from tests.independent import barter, bills, claims, graphs, ledger, rounds, wire
+from tests.independent import barter, bills, claims, fresh, graphs, ledger, rounds, wire
+from tests.independent.phases import PHASES
 
 VECTORS = Path(__file__).parent
 OURS = {"candor", "agent", "network", "mechanisms", "topologies"}
@@ -113,6 +114,24 @@ def test_it_folds_sketches_and_traces():
         assert found.hex() == one["trace"]
 
 
+def test_it_makes_fresh_sketches_and_sees_the_whole_energy():
+    vector = vectors("fresh")
+    place = (bytes.fromhex(vector["run"]), vector["agent"], vector["round"])
+    for one in vector["sketches"]:
+        values = ((np.arange(one["dim"]) * 37 % 101 - 50) / 16).astype(np.float32)
+        found = fresh.sketch(*place, bytes.fromhex(vector["digest"]), values)
+        assert found.tobytes().hex() == one["fresh"]
+    settings = {"file": {"algorithm": {}}, "rule": "norm:1.0"}
+    cluster = cluster_of(
+        vector, dim=40, sketch_size=8, phases=PHASES["decentralized-sgd"], **settings
+    )
+    said = rounds.Statement.parse(cluster, bytes.fromhex(vector["body"]), bytes(64))
+    held = [vector["payload"], *vector["named"]]
+    rounds.check_fresh(cluster, said, {at: np.array(v, "<f4") for at, v in enumerate(held)})
+    found = rounds.whole_energy(cluster, said, np.zeros(40, "<f4"))
+    assert found == pytest.approx(vector["whole"], rel=1e-12)
+
+
 @pytest.mark.parametrize("case", vectors("barter")["cases"])
 def test_it_rates_as_daemons_do_to_the_last_bit(case):
     traces, before, models = (
@@ -165,7 +184,8 @@ def test_it_bills_the_same_amounts_to_the_last_unit(case):
         items = [claims.Claimed(*one) for one in items]
         found.append(claims.Claim(b"", body, run, window, agent, items))
     for rule, rows in vector["cases"][case]["rows"].items():
-        assert bills.amounts(rule, vector["referee"], found, vector["neighbours"]) == rows, rule
+        told = (rule, vector["referee"], found, vector["neighbours"], lambda number, agent: True)
+        assert bills.amounts(*told, vector["fresh"]) == rows, rule
 
 
 def edge_of_the_vector():

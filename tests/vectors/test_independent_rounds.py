@@ -11,7 +11,7 @@ from candor.mechanisms.evidence.examiner import Examiner
 from candor.mechanisms.evidence.statements import EvidenceError, SignedStatement
 from candor.network.messages import Chunk, ClaimMessage, Update, Witnesses, from_envelope
 from candor.topologies.cluster.file import load_cluster
-from tests.independent import barter, claims, graphs, influence, rounds, wire
+from tests.independent import barter, claims, fresh, graphs, influence, rounds, wire
 from tests.independent.phases import CODECS, PHASES, decoded, encoded
 from tests.independent.training import Training
 from tests.runs import DIM, LocalRun, finish, write_cluster
@@ -32,6 +32,10 @@ RUNS = [
     ("gradient-push + influence", "float32"),
 ]
 REWARDS = {"rewards": "cgsv:beta=2,tolerance=0.25", "sketch_size": 36}
+
+
+def aggregator_of(algorithm):
+    return algorithm.partition(" + ")[2]
 
 
 def written(folder, algorithm, codec):
@@ -57,7 +61,8 @@ def test_what_daemons_state_holds_for_the_independent_checks(tmp_path, algorithm
     run.tamper = lambda agent, send: sent.append((agent, send)) or send
     finish(run)
     run.close()
-    stated, injected, claimed, novelties = {}, {}, {}, {}
+    stated, injected, claimed, novelties, wholes, sent_vectors = {}, {}, {}, {}, {}, {}
+    initial = np.zeros(DIM, np.float32)
     trades, told = barter.rule_of(cluster) is not None, []
     for agent in ours.ids:
         takers = sorted(graphs.takers(cluster, 1, agent))
@@ -65,6 +70,9 @@ def test_what_daemons_state_holds_for_the_independent_checks(tmp_path, algorithm
             told += [
                 (peer, step, *one) for step, one in updates(cluster, agent, peer, sent).items()
             ]
+    attests = aggregator_of(algorithm) == "median" and not algorithm.startswith("median")
+    tracks = algorithm.startswith("gradient-tracking")
+    assert (fresh.values(cluster) == 0) == (trades or attests or tracks)
     parts = {said.given(peer) for peer, _, said, *_ in told if trades}
     assert not trades or 0 in parts or 1 in parts
     for peer, step, said, witnesses, data in sorted(told, key=lambda one: one[1]):
@@ -73,10 +81,13 @@ def test_what_daemons_state_holds_for_the_independent_checks(tmp_path, algorithm
         if data:
             given = rounds.groups_given(cluster, said, peer)
             assert len(data) == rounds.bytes_given(cluster, given)
-            rounds.check_payload(cluster, said, data, given)
+            sent_vectors[said.source] = rounds.check_payload(cluster, said, data, given)
+            held = [sent_vectors[one] for one in [said.source, *witnesses]]
+            rounds.check_fresh(cluster, said, dict(enumerate(held)))
+            assert bool(said.fresh) == (said.phase == cluster.charged and fresh.values(cluster) > 0)
         for source, witness in witnesses.items():
             rounds.check_witness(cluster, source, witness)
-        found = rounds.injected(cluster, said, witnesses, np.zeros(DIM, np.float32))
+        found = rounds.injected(cluster, said, witnesses, initial)
         if said.rewards is not None:
             known = {k: novelties[t, k] for t, _, k in witnesses}
             rounds.check_ratings(cluster, said, found, witnesses, known)
@@ -85,11 +96,15 @@ def test_what_daemons_state_holds_for_the_independent_checks(tmp_path, algorithm
         if said.phase == cluster.charged:
             assert rounds.energy(found) > 0.0
             injected.setdefault(agent, {})[said.round] = found
+            if said.fresh:
+                whole = rounds.whole_energy(cluster, said, initial)
+                wholes.setdefault(agent, {})[said.round] = whole
     for agent, send in sent:
         message = from_envelope(send.envelope)
         if isinstance(message, ClaimMessage):
             claim = claims.Claim.parse(cluster, message.claim)
-            claims.check(cluster, claim, injected[agent], stated[agent])
+            claims.check(cluster, claim, injected[agent], stated[agent], wholes.get(agent))
+            assert all((one.whole is None) == (not fresh.values(cluster)) for one in claim.rounds)
             claimed[agent, claim.window] = [one.round for one in claim.rounds]
     assert len(stated) == 4
     assert all(len(steps) == ROUNDS * len(cluster.phases) for steps in stated.values())
@@ -137,6 +152,7 @@ class Independents:
             a: keys.load(folder / "agents" / a / "keys").signing_key for a in self.training
         }
         self.stated = {}
+        self.vectors = {}
         self.novelties = {}
         self.energies = []
         self.kept = []  # which share of its window's total an agent kept
@@ -149,6 +165,7 @@ class Independents:
             for agent, training in self.training.items():
                 formed, y, _ = training.make(t, phase)
                 said = self.says(t, phase, agent, formed, y)
+                self.vectors[t, phase, agent] = training.vector(phase)
                 payloads[agent] = encoded(self.cluster.codec, training.vector(phase))
                 shown = self.judged(said, training.vector(phase))
                 if phase == self.cluster.charged:
@@ -166,18 +183,20 @@ class Independents:
     def says(self, t, phase, agent, formed, y):
         """The statement of a vector."""
         named = self.sources(t, phase, formed)
+        before = {one: self.vectors[one] for one in named}
         if barter.rule_of(self.cluster):
             known = {place[-1]: self.novelties[place] for place in named}
             place = (self.cluster, t, agent, formed, y, named, known)
             body = rounds.rated_body(*place, self.initial)
         elif influence.factor_of(self.cluster) is not None:
             place = (self.cluster, t, agent, formed)
-            body, kept = rounds.bounded_body(*place, y, named, self.initial)
+            body, kept = rounds.bounded_body(*place, y, named, self.initial, before)
             y, _ = self.training[agent].shorten(t, kept)
             self.kept.append(kept)
-            body, _ = rounds.bounded_body(*place, y, named, self.initial)
+            body, _ = rounds.bounded_body(*place, y, named, self.initial, before)
         else:
-            body = rounds.body_of(self.cluster, t, phase, agent, formed, y, list(named.values()))
+            place = (self.cluster, t, phase, agent, formed)
+            body = rounds.body_of(*place, y, list(named.values()), None, before)
         head = rounds.head_of(self.cluster.run, (t, phase, agent), wire.sha256(body))
         signature = self.keys[agent].sign(rounds.DOMAIN, head)
         said = rounds.Statement.parse(self.cluster, body, signature)
@@ -196,8 +215,13 @@ class Independents:
         )
         self.examiner.examine_header(signed, said.agent)
         witnesses = dict(zip(sources, others, strict=True))
-        trusted = {} if said.rewards is None else witnesses
-        return self.examiner.examine(signed, payload, witnesses, trusted, None, self.novelties)
+        held = {one: self.vectors[one] for one in sources}
+        shown = self.examiner.examine(
+            signed, payload, witnesses, witnesses, None, self.novelties, held
+        )
+        whole = rounds.whole_energy(self.cluster, said, self.initial)
+        assert shown.whole == (None if whole is None else pytest.approx(whole, rel=1e-12))
+        return shown
 
 
 @pytest.mark.parametrize(("algorithm", "codec"), RUNS)
@@ -213,6 +237,24 @@ def test_what_independent_agents_state_holds_for_the_daemons_checks(tmp_path, al
     if "rewards" in algorithm:  # who goes the other way is given less
         last = agents.stated[ROUNDS, 0, "a0"]
         assert last.given("a3") < last.given("a1") == barter.groups(agents.cluster)
+
+
+def test_both_refuse_a_fresh_sketch_that_is_none_of_what_they_hold(tmp_path):
+    agents = Independents(tmp_path, "decentralized-sgd", "float32")
+    agents.play(range(1, 3))
+    formed, y, _ = agents.training["a1"].make(3, 0)
+    agents.vectors[2, 0, "a2"] = agents.vectors[2, 0, "a2"] + np.float32(1)
+    said = agents.says(3, 0, "a1", formed, y)
+    agents.vectors[2, 0, "a2"] -= np.float32(1)
+    with pytest.raises(EvidenceError, match="fresh-sketch"):
+        agents.judged(said, y)
+    with pytest.raises(wire.Refused, match="fresh-sketch"):
+        rounds.check_fresh(agents.cluster, said, {0: y, 3: agents.vectors[2, 0, "a2"]})
+    rounds.check_fresh(agents.cluster, said, {0: y, 1: agents.vectors[2, 0, "a0"]})
+    none = rounds.Statement.parse(
+        agents.cluster, said.body.replace(said.fresh, bytes(len(said.fresh))), said.signature
+    )
+    assert len(none.fresh) == 8 * 4 * fresh.values(agents.cluster)
 
 
 @pytest.mark.parametrize("codec", CODECS)

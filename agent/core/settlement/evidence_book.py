@@ -41,13 +41,15 @@ Floats = NDArray[np.float64]
 class Seen:
     """What one agent injected in one window, as seen here: energies and traces by round, and inner
     products of two rounds, the earlier one first; and whom it mixed, by round, as its next
-    statement's row tells. `sketches` (k,) are there until a later window has begun."""
+    statement's row tells. `sketches` (k,) are there until a later window has begun; `wholes` are
+    the energies that fresh sketches show, where the run has them."""
 
     energies: dict[int, float] = field(default_factory=dict)
     traces: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     products: dict[tuple[int, int], float] = field(default_factory=dict)
     heard: dict[int, frozenset[str]] = field(default_factory=dict)
     sketches: dict[int, Floats] = field(default_factory=dict)
+    wholes: dict[int, float] = field(default_factory=dict)
 
     def add(self, round_number: int, examined: Examined) -> None:
         """Count a round once."""
@@ -55,6 +57,8 @@ class Seen:
             return
         self.energies[round_number] = examined.energy
         self.traces[round_number] = examined.trace
+        if examined.whole is not None:
+            self.wholes[round_number] = examined.whole
         if self.sketches:
             held = np.stack([*self.sketches.values()])
             found = inner_products(held, examined.injected).tolist()
@@ -72,35 +76,44 @@ class Seen:
                 heard.get(number, ()),
                 self.traces[number].astype("<f4").tobytes(),
                 np.array([self.products[s, number] for s in numbers[:place]], "<f8").tobytes(),
+                self.wholes.get(number),
             )
             for place, number in enumerate(numbers)
         )
 
     def fields(self, agent: str) -> Value:
-        """[agent, [[round, energy, trace], …], [[earlier round, later round, product], …]]."""
+        """[agent, [[round, energy, trace], …], [[earlier round, later round, product], …]], with
+        the whole energies, if there are any, behind the traces."""
         rounds: list[Value] = [
-            [number, value, self.traces[number].astype("<f4").tobytes()]
+            [number, value, self.traces[number].astype("<f4").tobytes(), *self._whole(number)]
             for number, value in self.energies.items()
         ]
         products: list[Value] = [[*pair, value] for pair, value in self.products.items()]
         return [agent, rounds, products]
+
+    def _whole(self, number: int) -> list[float]:
+        return [self.wholes[number]] if number in self.wholes else []
 
 
 def _seen_from(fields: Value) -> tuple[str, Seen]:
     match fields:
         case [str(agent), list(rounds), list(products)]:
             seen = Seen(products=dict(map(_product_from, products)))
-            for number, value, trace in map(_round_from, rounds):
+            for number, value, trace, whole in map(_round_from, rounds):
                 seen.energies[number] = value
                 seen.traces[number] = np.frombuffer(trace, "<f4")
+                if whole is not None:
+                    seen.wholes[number] = whole
             return agent, seen
     raise MalformedError("not what an agent saw in a window")
 
 
-def _round_from(entry: Value) -> tuple[int, float, bytes]:
+def _round_from(entry: Value) -> tuple[int, float, bytes, float | None]:
     match entry:
         case [int(number), float(value), bytes(trace)] if len(trace) % 4 == 0:
-            return number, value, trace
+            return number, value, trace, None
+        case [int(number), float(value), bytes(trace), float(whole)] if len(trace) % 4 == 0:
+            return number, value, trace, whole
     raise MalformedError("not a round that was seen")
 
 

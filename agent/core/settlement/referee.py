@@ -177,7 +177,9 @@ class Referee:
         if left_out:
             raise EvidenceError("claim-incomplete", f"round {min(left_out)} was stated")
         terms = self._book.examiner.terms
-        check_claim(claim, terms, seen.energies, seen.traces, seen.heard, seen.products)
+        check_claim(
+            *(claim, terms, seen.energies, seen.traces, seen.heard, seen.products, seen.wholes)
+        )
 
     # --- bills ------------------------------------------------------------------------------
 

@@ -438,6 +438,7 @@ def _operations(examiner: Examiner, key: SigningKey, agent: str) -> dict[str, fl
         "serialise": _cost(lambda: encode(to_envelope(update, bytes(NONCE_BYTES)))),
         "digest": _cost(lambda: payload_digest(payload.data.cast("B"))),
         "sketch": _cost(lambda: examiner.sketch(0)(payload)),
+        "fresh": _cost(lambda: examiner.fresh_sketch(statement)(payload)),
         "sign": _cost(lambda: SignedStatement.sign(statement, key)),
     }
 

@@ -13,7 +13,7 @@ from candor.agent.cli.evidence import command
 from candor.agent.cli.main import run as run_command
 from candor.mechanisms.evidence.statements import SignedStatement, Statement
 from candor.network.messages import Chunk, Update, from_envelope, to_envelope
-from tests.runs import LocalRun, write_cluster
+from tests.runs import LocalRun, freshened, write_cluster
 
 
 def equivocating(run: LocalRun, liar: str, victim: str, first_round: int):
@@ -32,7 +32,9 @@ def equivocating(run: LocalRun, liar: str, victim: str, first_round: int):
             altered[t] = core._own + np.float32(0.1) * noise
             said = Statement.decode(message.body, sketch_bytes_max=1 << 16)
             statement = core.examiner.state(t, said.phase, agent, altered[t], said.formed)
+            before = {(t - 1, said.phase, agent): altered[t - 1]} if t - 1 in altered else {}
             statement = replace(statement, sources=said.sources)
+            statement = freshened(core, statement, altered[t], before)
             signed = SignedStatement.sign(statement, node.identity.signing_key)
             message = Update(signed.body, signed.signature, message.payload_bytes)
         elif isinstance(message, Chunk) and message.round in altered:

@@ -23,7 +23,7 @@ from candor.network.transport import MemoryNetwork
 from candor.network.wire import Kind, encode
 from tests.cases import cases
 from tests.honest import formed_by
-from tests.runs import DIM, LocalRun, finish, tampering, write_cluster
+from tests.runs import DIM, LocalRun, finish, freshened, tampering, write_cluster
 
 
 def test_models_follow_the_matrix_form(started):
@@ -137,7 +137,7 @@ def test_values_that_are_not_finite_never_reach_the_model(started, poison):
         if isinstance(message, Update):
             said = Statement.decode(message.body, sketch_bytes_max=8 * DIM)
             lie = node.core.examiner.state(said.round, said.phase, "a1", payload, said.formed)
-            lie = replace(lie, sources=said.sources)
+            lie = freshened(node.core, replace(lie, sources=said.sources), payload)
             signed = SignedStatement.sign(lie, node.identity.signing_key)
             return Update(signed.body, signed.signature, message.payload_bytes)
         if isinstance(message, Chunk):

@@ -24,7 +24,7 @@ from candor.network.messages import (
     to_envelope,
 )
 from candor.network.wire import Kind, encode
-from tests.runs import DIM, LocalRun, write_cluster
+from tests.runs import DIM, LocalRun, freshened, write_cluster
 
 PEER = "a1"
 COUNT = 4  # exchanges of a round
@@ -211,7 +211,7 @@ def test_what_cannot_be_is_refused_in_each_exchange_and_nobody_else_suffers(tmp_
             lie, _ = lies[name]
             if payload is not None:
                 made = node.core.examiner.state(*place, PEER, payload, honest.formed)
-                said = replace(made, sources=honest.sources)
+                said = freshened(node.core, replace(made, sources=honest.sources), payload)
             else:
                 said = lie(honest)
             signed = SignedStatement.sign(said, node.identity.signing_key)

@@ -34,7 +34,7 @@ from candor.network.wire import Envelope, Kind, decode, encode
 from candor.topologies.encoding.canonical import MalformedError, pack, unpack
 from tests.campaigns import fuzz_peer
 from tests.campaigns.fuzz_peer import PEER, VICTIM, WALL_S, Arena, Tally, kept, state_of
-from tests.runs import DIM, LocalRun, write_cluster
+from tests.runs import DIM, LocalRun, freshened, write_cluster
 
 NONCE = bytes(range(16))
 
@@ -229,7 +229,7 @@ def poisoned(tmp_path, payload, shape=lambda data: data, size=None, rounds=4):
             if honest.round == 1:
                 return send
             lie = node.core.examiner.state(honest.round, 0, "a1", payload, honest.formed)
-            lie = replace(lie, sources=honest.sources)
+            lie = freshened(node.core, replace(lie, sources=honest.sources), payload)
             signed = SignedStatement.sign(lie, node.identity.signing_key)
             length = message.payload_bytes if size is None else size
             changed = Update(signed.body, signed.signature, length)
@@ -406,7 +406,8 @@ def _statement(arena, number):
 def stated(arena, number, row):
     """The peer's statement of ones in a round."""
     ones = np.ones(DIM, np.float32)
-    said = arena.victim.core.examiner.state(number, 0, PEER, ones, [row])
+    core = arena.victim.core
+    said = freshened(core, core.examiner.state(number, 0, PEER, ones, [row]), ones)
     return SignedStatement.sign(said, arena.key)
 
 

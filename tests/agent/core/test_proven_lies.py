@@ -75,6 +75,11 @@ def denying(claim: Claim, _: str) -> Claim:
     return replace(claim, rounds=tuple(replace(entry, heard=()) for entry in claim.rounds))
 
 
+def of_less_in_the_whole(claim: Claim, _: str) -> Claim:
+    rounds = (replace(entry, whole=entry.whole and entry.whole / 2) for entry in claim.rounds)
+    return replace(claim, rounds=tuple(rounds))
+
+
 def other_traces(claim: Claim, _: str) -> Claim:
     traces = [entry.trace for entry in claim.rounds]
     shifted = zip(claim.rounds, traces[1:] + traces[:1], strict=True)
@@ -87,6 +92,7 @@ def other_traces(claim: Claim, _: str) -> Claim:
     [
         (halved, "round 2"),
         (other_traces, "round 2"),
+        (of_less_in_the_whole, "round 2"),
         (denying, "round 1"),
         (without_the_last, "round 4"),
     ],

@@ -11,7 +11,7 @@ from candor.agent.core.effects import Combine, Derive, Derived, Finished, Verify
 from candor.agent.core.verification import derive, judge
 from candor.mechanisms.evidence.statements import Statement
 from candor.network.wire import encode
-from tests.runs import DIM
+from tests.runs import DIM, freshened
 
 EVENTS = (
     "start",
@@ -101,6 +101,7 @@ def fed(run, event, seen, draw, agent="a0"):
             else:
                 payload = np.ones(DIM, np.float32)
                 statement = core.examiner.state(1, 0, agent, payload, core.book.formed(1))
+                statement = freshened(core, statement, payload)
             return core.published(payload, statement, now_s)
     raise AssertionError(event)
 
