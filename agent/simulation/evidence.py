@@ -50,9 +50,9 @@ class Evidence:
 
     def of(self, agents: slice) -> "Evidence":
         """That of some of them."""
-        return Evidence(
-            self.energies[:, agents], self.traces[:, agents], self.products[:, agents], self.start
-        )
+        whole = None if self.whole is None else self.whole[:, agents]
+        energies, traces = self.energies[:, agents], self.traces[:, agents]
+        return Evidence(energies, traces, self.products[:, agents], self.start, whole)
 
 
 class Measurements:

@@ -29,7 +29,7 @@ from candor.topologies.specs.files import replacing
 from candor.topologies.specs.own import import_name
 from candor.topologies.specs.specs import is_import_path
 
-RUNS_VERSION: Final = 3
+RUNS_VERSION: Final = 4
 """Of what is kept of a run: raised when it means something else."""
 
 

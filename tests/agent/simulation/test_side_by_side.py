@@ -42,8 +42,12 @@ def test_models_evidence_and_balances_are_those_of_each_run_alone(sketch_size: i
         assert together.untrue.tolist() == untrue.tolist()
     payments, beside = parse_rule(RULE), side_by_side(run, len(LIES))
     balances = Billing(beside, payments)(together.evidence()).reshape(len(LIES), -1)
+    place = 0
     for row, one in zip(balances, alone, strict=True):
         expected = Billing(run, payments)(one.evidence())
+        part = together.evidence().of(slice(place, place + 4))
+        assert (Billing(run, payments)(part) == row).all()
+        place += 4
         assert np.abs(row - expected).max() <= 1 + 1e-4 * np.abs(expected).max()
         assert row.sum() == 0
 
