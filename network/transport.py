@@ -49,6 +49,14 @@ class TransportLimits:
     connections_max: int = 4
     # A daemon speaks first as soon as the handshake is over.
     first_message_s: float = 10.0
+    # Every message costs the receiver some 30 microseconds before anyone can tell what it is. The
+    # shortest rounds there are send a few hundred a second; at this rate a flood takes a tenth of
+    # a core, and a round's chunks of many gigabytes are within the burst.
+    messages_per_s_max: float = 4000.0
+    messages_burst: float = 16_000.0
+    # Whoever floods or sends what is refused is not let in for so long: a hundred bad messages in
+    # this time are noise, and an honest neighbour behind a fault misses few rounds.
+    hang_up_s: float = 10.0
     # A vanished host (no FIN) is noticed within 10 s, five beats; a busy one is not given up.
     heartbeat_s: float = 2.0
     heartbeat_timeout_s: float = 10.0
@@ -135,6 +143,9 @@ class Transport(Protocol):
             LocalProtocolError: unknown peer, no frame, too many frames, or more bytes than the
                 limit.
         """
+
+    def hang_up(self, peer: str) -> None:
+        """Close a peer's connections to us, and let none in for a while."""
 
     async def receive(self) -> Delivery:
         """The next message from any peer. Raises TransportError: failed or closed."""

@@ -150,6 +150,9 @@ class Node:
     alive: bool = True
     snapshot: bytes | None = None
     due: bool = False  # to publish with the next tick: training takes its time
+    ready_s: float = 0.0  # not before
+    phase: int = 0  # of the exchange that was published last
+    carried: bool = False  # what is published next was trained before
     answer: Tensor | Heard | None = None  # of the last exchange
     mixes: bool = True  # what the algorithm asked of the exchange under way
     ended: Finished | None = None
@@ -193,6 +196,7 @@ class LocalRun:
         self._lives = 0
         self.nodes: dict[str, Node] = {}
         self.asleep: set[str] = set()  # stopped processes: no ticks, nothing read
+        self.takes_s: dict[str, float] = {}  # how long agents train in a round, beyond a tick
         self.tamper: Callable[[str, Send], Send | None] = lambda agent, send: send
 
     def start(self, *agents: str) -> None:
@@ -287,7 +291,14 @@ class LocalRun:
         node.resumed, node.mixes = resume.inside, node.driver.mixes(resume.phase)
         node.due = not resume.inside and after <= self.cluster.rounds.rounds
 
-    def _driver(self, agent: str, x: Tensor, start: int, state: State | None = None) -> Driver:
+    def _driver(
+        self,
+        agent: str,
+        x: Tensor,
+        start: int,
+        state: State | None = None,
+        carried: Tensor | None = None,
+    ) -> Driver:
         """The run's algorithm from a model (1, dim) on, with the agent's reports."""
 
         def mass(t: int) -> float:
@@ -295,8 +306,11 @@ class LocalRun:
 
         given = self._performers.get(agent) or GivenGradients(self._reports[agent], mass)
         rounded = codec_of(self.cluster).rounded
-        coin = coin_of(self.cluster)
-        return Driver(self.cluster.algorithm, given, rounded, x, state, start, coin)
+        return Driver(
+            *(self.cluster.algorithm, given, rounded, x, state, start, coin_of(self.cluster)),
+            carries=True,
+            carried=carried,
+        )
 
     def advancing(self, agent: str, node: Node) -> None:
         """An agent is about to go on to its next exchange: for runs that keep something of it."""
@@ -342,7 +356,7 @@ class LocalRun:
                 case Verify() as job:
                     node.jobs.append(job)
                 case Begin():
-                    node.due = True
+                    self._train(agent, node)
                 case Resume() as resume:
                     self._resume(agent, node, resume)
                 case Derive() as asked:
@@ -351,7 +365,7 @@ class LocalRun:
                 case Combine() as combine:
                     self._combined(agent, node, combine)
                     queue.extend(node.core.combined(self.now_s))
-                    node.due = node.core.round <= self.cluster.rounds.rounds
+                    self._train(agent, node)
                 case Show() as show:
                     queue.extend(self.shown(agent, show))
                 case Judge() as shown:
@@ -378,13 +392,20 @@ class LocalRun:
         node = self.nodes[agent]
         return node.alive and node.ended is None and agent not in self.asleep
 
+    def _train(self, agent: str, node: Node) -> None:
+        """A round begins, or another exchange of it, unless the run is over."""
+        takes_s = 0.0 if node.carried else self.takes_s.get(agent, 0.0)
+        node.due = node.core.round <= self.cluster.rounds.rounds
+        node.carried, node.ready_s = False, self.now_s + takes_s
+
     def _publish(self, agent: str) -> list[Effect]:
         node = self.nodes[agent]
-        due, node.due = node.due, False
-        if not due or node.ended is not None:
+        if not node.due or node.ended is not None or self.now_s < node.ready_s:
             return []
+        node.due = False
         self.advancing(agent, node)
         out = node.driver.advance(node.answer)
+        node.phase = out.phase
         node.mixes = out.mixes
         attested = None if out.attested is None else out.attested[0].numpy()
         sent = stated(node.core, node.driver, out, attested)
@@ -415,9 +436,11 @@ class LocalRun:
         node.x = node.answer[0].numpy()
         node.models[combine.round + 1] = node.x
         if combine.reentry or node.resumed:
+            vain = combine.reentry and node.core.unstated and node.phase == 0
+            carried = node.driver.gradient if vain else None
             state = {} if combine.reentry else node.driver.state
-            node.driver = self._driver(agent, node.answer, combine.round + 1, state)
-            node.answer, node.resumed = None, False
+            node.driver = self._driver(agent, node.answer, combine.round + 1, state, carried)
+            node.answer, node.resumed, node.carried = None, False, carried is not None
 
 
 def row_of(node: Node) -> dict[str, float]:

@@ -128,6 +128,10 @@ class Driver:
         state: what was kept when the round before ended; nothing for a fresh start.
         start: the first round.
         coin: the run's common coin, which some algorithms switch by; None where the run has none.
+        carries: whether the pseudo-gradient of the last local steps is kept, as `gradient`, to be
+            carried over to a later round.
+        carried: such a one (agents, dim), from an earlier round: it stands for the first local
+            steps, which then are not done.
 
     Raises:
         ConfigurationError: the algorithm is unknown.
@@ -142,7 +146,12 @@ class Driver:
         state: State | None = None,
         start: int = 1,
         coin: Coin | None = None,
+        *,
+        carries: bool = False,
+        carried: Tensor | None = None,
     ) -> None:
+        self.gradient: Tensor | None = None
+        self._carries, self._carried = carries, carried
         self.state: State = {} if state is None else state
         self._step_size = step_schedule(settings.step_size, settings.step_decay)
         self._performer = performer
@@ -206,8 +215,7 @@ class Driver:
         while True:
             match effect:
                 case LocalSteps(x, t):
-                    step_size = self._step_size(t)
-                    made = self._performer.local_steps(x, t, step_size, self.state)
+                    made = self._local_steps(x, t)
                 case PolicyGradient(x, t, count, before):
                     made = self._performer.policy_gradient(x, t, count, before)
                 case Report(gradient, t):
@@ -228,6 +236,13 @@ class Driver:
                     self._agreeing = vectors if phase > self._phases.charged else None
                     return Outgoing(t, phase, vectors, attested, sums, apart)
             effect = self._rounds.send(made)
+
+    def _local_steps(self, x: Tensor, t: int) -> Tensor:
+        made, self._carried = self._carried, None
+        if made is None:
+            made = self._performer.local_steps(x, t, self._step_size(t), self.state)
+        self.gradient = made if self._carries else None
+        return made
 
     def within(self, out: Outgoing, kept: Sequence[float], *, opens: bool) -> Outgoing:
         """An exchange of which all send no more than their bounds let them: so much that of the sum

@@ -44,6 +44,7 @@ from candor.agent.core.effects import (
 from candor.agent.core.faces import Face, Faces, SignedFace
 from candor.agent.core.held import Held
 from candor.agent.core.neighbour import Neighbour, ahead
+from candor.agent.core.patience import Patience
 from candor.agent.core.reception import Reception
 from candor.agent.core.settlement.evidence_book import EvidenceBook
 from candor.agent.core.settlement.settlement import Settlement
@@ -184,7 +185,11 @@ class AgentCore:
         self._lent: list[NDArray[np.float32]] = []  # buffers inside a Derive or Combine under way
         self._combining = False
         self._deriving: Derive | None = None  # what a row is derived of, before it is combined
+        self.patience = Patience(neighbours, settings.deadline_s)
         self._asked = False  # for patience, in this step
+        self._closed = 0  # the last round of windows claimed when others were beyond
+        self._lead_step = 0  # that others had reached when the last vector came too late
+        self.unstated = False  # whether the last vector came too late to be stated
         self._deadline_s = 0.0
         self._bye_s = 0.0
         self._rejoining_s = 0.0
@@ -277,9 +282,8 @@ class AgentCore:
         late = self._own is not None or self._combining or self.book.step_of(statement) != self.step
         if self.stage not in HEEDED["published"] or late:
             return []
-        if self.round <= self._forgotten:
-            self._own = payload  # the driver waits, as if it had been stated
-            return self._rejoin(now_s)
+        if self._comes_too_late(payload, now_s):
+            return self._rejoin(now_s) if self.round <= self._forgotten else []
         witnesses = self.book.witnesses(statement)
         sources = commitment(witness.body for witness in witnesses)
         signed = SignedStatement.sign(replace(statement, sources=sources), self._key)
@@ -297,7 +301,7 @@ class AgentCore:
         effects.append(Remember(self._reception.snapshot(signed)))
         self._own, self._asked = payload, False
         self._held.add(statement, payload)
-        self._deadline_s = now_s + self.settings.deadline_s
+        self.patience.out(now_s)
         own = SignedFace.of(signed, witnesses, payload, self._key)
         told = {peer: self._faces.sign(peer, face, own) for peer, face in faces.items()}
         effects += self._reception.update(own, told)
@@ -343,7 +347,11 @@ class AgentCore:
 
     def _next(self, now_s: float) -> list[Effect]:
         """The exchange under way is over."""
+        near = [
+            a for a, n in self.neighbours.items() if n.last_step >= self.step - self.phases.count
+        ]
         self.step += 1
+        self.patience.over(near, now_s, round_over=self.phases.at(self.step)[1] == 0)
         for neighbour in self.neighbours.values():
             neighbour.forget_before(self.step, self._pool)
         self._held.begin(self.round)
@@ -524,7 +532,7 @@ class AgentCore:
         self.injected_norm = None if energy is None else math.sqrt(energy)
         self._own, self._asked = earlier.own.payload, False
         self._held.add(earlier.own.signed.statement, earlier.own.payload)
-        self._deadline_s = now_s + self.settings.deadline_s
+        self.patience.out(now_s)
         return effects + self._reception.update(earlier.own, {}) + self._advance(now_s)
 
     def _taken(self, number: int) -> Mapping[str, float]:
@@ -628,31 +636,75 @@ class AgentCore:
             return claim + self._finish(failure)
         return claim
 
-    def _try_combine(self, now_s: float) -> list[Effect]:
-        if self._own is None or self._combining:
-            return []
+    def _comes_too_late(self, payload: NDArray[np.float32], now_s: float) -> bool:
+        """Whether this agent's vector is ready when nobody waits for it any more, or when an
+        earlier life may have stated more than this one knows: then it is not stated."""
         lead = ahead(self.neighbours, self.step)
+        self.unstated = lead is not None or self.round <= max(self._forgotten, self._closed)
+        if self.unstated:
+            self._own = payload  # the driver waits, as if it had been stated
+            self._lead_step = 0 if lead is None else lead[0]
+            self._deadline_s = now_s + self.settings.deadline_s
+        return self.unstated
+
+    def _catch_up(self, lead: tuple[int, str] | None, now_s: float) -> list[Effect]:
+        """Re-enter when the others have just gone on: what was trained in vain is then stated while
+        they still train themselves, and is there in time."""
+        lead = lead or ahead(self.neighbours, self.step, gone=True)
+        goes_on = any(n.speaking for n in self.neighbours.values()) and now_s < self._deadline_s
+        if lead is None:
+            return [] if goes_on else self._rejoin(now_s)
+        newer = lead[0] > self._lead_step or self.phases.at(lead[0])[0] == self.settings.rounds
+        return self._reenter(*lead) if newer or not goes_on else []
+
+    def _close_windows(self, now_s: float) -> list[Effect]:
+        """Claim, still in training, the windows that most others are beyond: nothing more will be
+        stated in them here, and who is slow is not to be late with its claims for that."""
+        lead = ahead(self.neighbours, self.step)
+        if lead is None:
+            return []
+        number, _ = self.phases.at(lead[0])
+        over = window_of(number, self.settings.window_rounds) * self.settings.window_rounds
+        if over < self.round or over <= self._closed:
+            return []
+        self._closed = over
+        steps = self.settlement.round_over(over, self.settings.rounds, now_s)
+        return self._reception.addressed(steps)
+
+    def _try_combine(self, now_s: float) -> list[Effect]:
+        if self._combining:
+            return []
+        if self._own is None:
+            return self._close_windows(now_s)
+        lead = ahead(self.neighbours, self.step)
+        if self.unstated:
+            return self._catch_up(lead, now_s)
         if lead is not None:
             return self._reenter(*lead)
         awaited = [n for n in self.neighbours.values() if n.awaited(self.step)]
-        if any(now_s < self._patience_s(n) for n in awaited):
-            return self._ask_for_patience(awaited, now_s)
+        if (until_s := self._waits_until_s(awaited, now_s)) and now_s < max(until_s):
+            return self._ask_for_patience(awaited, min(until_s), now_s)
         effects: list[Effect] = []
         for neighbour in awaited:
             neighbour.given_up = True
+            self.patience.gave_up(neighbour.agent, now_s)
             effects.append(
                 _log(logging.WARNING, "neighbour_missed", peer=neighbour.agent, round=self.round)
             )
         return [*effects, self._combine()]
 
-    def _patience_s(self, neighbour: Neighbour) -> float:
-        """Until when an update is waited for. A dead agent holds its neighbours up for a deadline,
-        and they theirs: without a second one for those that say so, the wait would spread over
-        the whole graph as agents giving up on living ones."""
-        return self._deadline_s + self.settings.deadline_s * neighbour.waiting
+    def _waits_until_s(self, awaited: Sequence[Neighbour], now_s: float) -> list[float]:
+        """Until when each of these is waited for. A dead agent holds its neighbours up, and they
+        theirs: without more time for those that say so, the wait would spread over the whole graph
+        as agents giving up on living ones."""
+        there = sum(n.there(self.step) for n in self.neighbours.values())
+        self.patience.look([n.agent for n in awaited], there, now_s)
+        return [self.patience.until_s(n.agent, waits=n.waiting) for n in awaited]
 
-    def _ask_for_patience(self, awaited: Sequence[Neighbour], now_s: float) -> list[Effect]:
-        if self._asked or now_s < self._deadline_s - self.settings.deadline_s / 2:
+    def _ask_for_patience(
+        self, awaited: Sequence[Neighbour], until_s: float, now_s: float
+    ) -> list[Effect]:
+        if self._asked or now_s < self.patience.asks_s(until_s):
             return []
         self._asked = True
         others = [n for n in self.neighbours.values() if n.served and n not in awaited]

@@ -167,6 +167,13 @@ class Judge:
 
 
 @dataclass(frozen=True, slots=True)
+class HangUp:
+    """Close a neighbour's connections for a while: what it sends is good for nothing."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     """A stable event name with fields; level is logging's."""
 
@@ -195,6 +202,7 @@ Effect: TypeAlias = (
     | Combine
     | Show
     | Judge
+    | HangUp
     | Log
     | Finished
 )

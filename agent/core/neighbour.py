@@ -32,8 +32,8 @@ TRIAL_EVERY: Final = 16
 class Neighbour:
     """Membership of one neighbour in the rounds, whose exchanges are counted as steps.
 
-    `waiting`: it said in this step that it waits for others itself, so it gets a second deadline.
-    `given_up`: it missed its deadline and is not waited for until it is heard again.
+    `waiting`: it said in this step that it waits for others itself, so it gets more time.
+    `given_up`: it was waited for in vain, and is not until it is heard again.
     `barred`: why it is no longer served at all (a frozen or disputed ledger, its credit limit).
     `unreturned`: rounds in a row, while it was served, of which no update of its was accepted.
     `hiding`: rounds in a row in which a vector of its was farther away than its sketch showed, the
@@ -147,6 +147,11 @@ class Neighbour:
         # will come (its sender drops what is unsent of it).
         return self.inbox.latest_step <= step
 
+    def there(self, step: int) -> bool:
+        """Whether its update of a step, or of a later one, has come, whatever was made of it."""
+        there = step <= max(self.last_step, self.inbox.latest_step) or step in self.refused
+        return self.served and there and not self.awaited(step)
+
     def announce(
         self,
         signed: SignedStatement,
@@ -214,14 +219,17 @@ class Neighbour:
         self.left = self.heard_our_bye = False
 
 
-def ahead(neighbours: Mapping[str, Neighbour], step: int) -> tuple[int, str] | None:
-    """The (step, agent) to re-enter from when more than half of those that speak are 2 steps on.
+def ahead(
+    neighbours: Mapping[str, Neighbour], step: int, *, gone: bool = False
+) -> tuple[int, str] | None:
+    """The (step, agent) to re-enter from when more than half of those that speak are 2 steps on;
+    with `gone`, of those that have left.
 
     One fast neighbour is not enough: it alone could otherwise make this agent take its model. The
     step is the latest that more than half have reached, or where it states no model, or none of
     them gave its payload of it, the latest before: one liar among those ahead could name any.
     """
-    speaking = [n for n in neighbours.values() if n.speaking]
+    speaking = [n for n in neighbours.values() if (n.served and n.left if gone else n.speaking)]
     leads = [n.last_step for n in speaking if n.last_step >= step + 2]
     if 2 * len(leads) <= len(speaking):
         return None

@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candor.agent.core.disclosures import Disclosures
-from candor.agent.core.effects import Arrived, Effect, Log, Persist, PutValue, Send, Verify
+from candor.agent.core.effects import (
+    Arrived,
+    Effect,
+    HangUp,
+    Log,
+    Persist,
+    PutValue,
+    Send,
+    Verify,
+)
 from candor.agent.core.faces import SignedFace
 from candor.agent.core.held import Held
 from candor.agent.core.neighbour import Neighbour
@@ -34,6 +43,7 @@ from candor.mechanisms.evidence.statements import (
     Statement,
 )
 from candor.mechanisms.proofs import Proof, ProofError, misformed, verify_proof
+from candor.network.allowance import Allowance
 from candor.network.codecs import Codec
 from candor.network.errors import RemoteProtocolError
 from candor.network.messages import (
@@ -64,6 +74,10 @@ K = TypeVar("K")
 
 WHOLE: Final = -1  # of a vector: all its groups, also where it has none
 
+# Messages that are refused, or greet once more: an honest neighbour sends one now and then, some
+# with a restart. Each costs a verification at most.
+JUNK_PER_S_MAX: Final = 10.0
+JUNK_BURST: Final = 100.0
 REFUSALS_TOLD: Final = 10
 REFUSALS_EVERY: Final = 1000
 # What a neighbour can make us log with one message each, as often as it likes.
@@ -116,6 +130,7 @@ class Reception:
         self._proofs: set[tuple[str, str]] = set()  # at most one of a kind and agent
         self._denies = False  # an attacker keeps proofs of what it does to itself
         self._refusals: Counter[tuple[str, str]] = Counter()
+        self._junk: dict[str, Allowance] = {}
         self._repeated: Counter[tuple[str, str, str]] = Counter()  # in the present round
         self._repeated_round = 0
 
@@ -172,7 +187,8 @@ class Reception:
             message = from_envelope(envelope)
             if isinstance(message, Hello):
                 greeted = self._hello(neighbour, message, own_round, now_s, wall_s)
-                return self._bounded(greeted, sender, own_round)
+                junk = self._junked(sender, now_s)
+                return [*self._bounded(greeted, sender, own_round), *junk]
             if envelope.nonce != neighbour.session.nonce:
                 neighbour.session.misaddressed()
                 return []  # said to an earlier life: expected, not served
@@ -183,9 +199,10 @@ class Reception:
                 return self._bounded(left, sender, own_round)
             return self._bounded(self._dispatch(neighbour, message, now_s), sender, own_round)
         except (RemoteProtocolError, EvidenceError) as exc:
-            return [*self.settlement_changed(), *self._refused(sender, exc.code, str(exc))]
+            refused = self._refused(sender, exc.code, str(exc))
         except MalformedError as exc:
-            return [*self.settlement_changed(), *self._refused(sender, "malformed", str(exc))]
+            refused = self._refused(sender, "malformed", str(exc))
+        return [*self.settlement_changed(), *refused, *self._junked(sender, now_s)]
 
     def verified(
         self, peer: str, update: Arrived, outcome: Examined | EvidenceError, own_step: int
@@ -263,6 +280,14 @@ class Reception:
         about |= {"detail": detail, "count": count}
         return [Log(logging.WARNING, "message_refused", about)]
 
+    def _junked(self, sender: str, now_s: float) -> list[Effect]:
+        """Count a message that was good for nothing; beyond what may happen, hang up."""
+        allowed = self._junk.setdefault(sender, Allowance(JUNK_PER_S_MAX, JUNK_BURST))
+        if allowed.take(now_s):
+            return []
+        allowed.refill()
+        return [HangUp(sender)]
+
     def _bounded(self, effects: list[Effect], sender: str, own_round: int) -> list[Effect]:
         """Without the log lines that a neighbour repeats: each of the first of a round is told, as
         an honest one may be refused in every round, then now and then."""
@@ -283,11 +308,11 @@ class Reception:
     def _dispatch(self, neighbour: Neighbour, message: Message, now_s: float) -> list[Effect]:
         match message:
             case Update():
-                return self._update(neighbour, message)
+                return self._update(neighbour, message, now_s)
             case Witnesses():
                 return self._witnesses(neighbour, message)
             case Chunk(number, phase, offset, data):
-                return self._chunk(neighbour, self._step(number, phase), offset, data)
+                return self._chunk(neighbour, self._step(number, phase), offset, data, now_s)
             case Ack(number, phase, code):
                 if not code:
                     return []
@@ -364,7 +389,7 @@ class Reception:
             effects += self.addressed(connected)
         return effects
 
-    def _update(self, neighbour: Neighbour, message: Update) -> list[Effect]:
+    def _update(self, neighbour: Neighbour, message: Update, now_s: float) -> list[Effect]:
         if not neighbour.served or neighbour.left:
             return []
         signed = self._decode(message.body, message.signature)
@@ -387,7 +412,8 @@ class Reception:
                 payload_signature=message.payload_signature,
             )
         except RemoteProtocolError as exc:
-            return self._refuse(neighbour, step, exc)
+            junk = self._junked(neighbour.agent, now_s)
+            return [*self._refuse(neighbour, step, exc), *junk]
         except EvidenceError as exc:
             return [*self._refuse(neighbour, step, exc), *self._disproved(signed, exc)]
         self._hearsay.stated(signed)
@@ -409,7 +435,9 @@ class Reception:
         limit = self._examiner.terms.sketch_bytes
         return SignedStatement.decode(body, signature, sketch_bytes_max=limit)
 
-    def _chunk(self, neighbour: Neighbour, step: int, offset: int, data: Buffer) -> list[Effect]:
+    def _chunk(
+        self, neighbour: Neighbour, step: int, offset: int, data: Buffer, now_s: float
+    ) -> list[Effect]:
         slot = neighbour.inbox.slot(step)
         if slot is None:
             return []  # displaced by a later step, or refused at its header
@@ -417,7 +445,8 @@ class Reception:
             slot.write(offset, data)
         except RemoteProtocolError as exc:
             neighbour.inbox.drop(step)
-            return self._refuse(neighbour, step, exc)
+            junk = self._junked(neighbour.agent, now_s)
+            return [*self._refuse(neighbour, step, exc), *junk]
         return self._judge(neighbour, slot)
 
     def _judge(self, neighbour: Neighbour, slot: Slot[SignedStatement, Source]) -> list[Effect]:

@@ -34,6 +34,7 @@ from candor.agent.core.effects import (
     Derive,
     Effect,
     Finished,
+    HangUp,
     Judge,
     Log,
     Persist,
@@ -390,8 +391,9 @@ class Daemon:
         for observer in self._observers:
             observer.started(self.core)
         x, start, state = await self._resumed_round(begun), begun.round, begun.state
+        carried: Tensor | None = None
         while start <= self._work.rounds:
-            x, start = await self._run_algorithm(x, start, state)
+            x, start, carried = await self._run_algorithm(x, start, state, carried)
             state = {}  # after a re-entry
 
     async def _resumed_round(self, begun: _Start) -> Tensor:
@@ -403,29 +405,38 @@ class Daemon:
             await self._round_over(begun.round - 1, _model(x), None, self._checkpoints.left)
         return _model(x)
 
-    def _driver(self, x: Tensor, start: int, state: State) -> Driver:
-        """The run's algorithm from the models x (1, dim) of a round on."""
+    def _driver(self, x: Tensor, start: int, state: State, carried: Tensor | None = None) -> Driver:
+        """The run's algorithm from the models x (1, dim) of a round on. What was trained in vain,
+        as others had gone on, is `carried` into the round of the re-entry: so who is slow gets to
+        contribute. Not where rounds can be done again: those start from one model."""
         work = self._work
-        return Driver(work.algorithm, work.trainer, self._rounded, x, state, start, work.coin)
+        return Driver(
+            *(work.algorithm, work.trainer, self._rounded, x, state, start, work.coin),
+            carries=self._kept is None,
+            carried=carried,
+        )
 
-    async def _run_algorithm(self, x: Tensor, start: int, state: State) -> tuple[Tensor, int]:
+    async def _run_algorithm(
+        self, x: Tensor, start: int, state: State, carried: Tensor | None
+    ) -> tuple[Tensor, int, Tensor | None]:
         """Drive the algorithm from round `start` until the run ends or re-enters."""
         work, phases = self._work, self.core.phases
-        driver = self._driver(x, start, state)
+        driver = self._driver(x, start, state, carried)
         answer: Tensor | Heard | None = None
         await self._begin_kept(start, x, driver, fresh=True)
         while True:
             out = await self._trained("train", driver.advance, answer)
             answer, reentered = await self._exchange(out, driver)
             if reentered:
-                return _model(answer), self.core.round
+                vain = self.core.unstated and out.phase == 0
+                return _model(answer), self.core.round, driver.gradient if vain else None
             if isinstance(answer, Heard) or driver.moves is not None:
                 answer = await self._timed("mix", driver.combined, answer)
             if out.phase == phases.model:
                 moves = None if driver.moves is None else int(driver.moves[0])
                 await self._round_over(out.round, _model(answer), moves)
             if out.phase == phases.model and out.round == work.rounds:
-                return _model(answer), out.round + 1
+                return _model(answer), out.round + 1, None
             if out.phase == phases.model:
                 await self._begin_kept(out.round + 1, _model(answer), driver, fresh=False)
 
@@ -643,6 +654,8 @@ class Daemon:
                 self._in_background(self._show(effect))
             case Judge():
                 self._to_judge.put_nowait(effect)
+            case HangUp(peer):
+                self._transport.hang_up(peer)
             case Log(level, event, fields):
                 self._journal.log(level, event, fields)
             case Finished():

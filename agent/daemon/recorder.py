@@ -208,6 +208,9 @@ class Recorder:
                 bytes_received=links.get(agent, (0, 0))[1],
                 weightless_rounds=self._weightless[agent],
                 misrated=neighbour.misrated,
+                waited_s=round(core.patience.waited_s[agent], 3),
+                missed=core.patience.missed[agent],
+                withheld=core.settlement.withheld(agent),
                 **_rated(core, agent),
             )
             for agent, neighbour in core.neighbours.items()

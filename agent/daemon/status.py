@@ -45,7 +45,9 @@ class NeighbourStatus:
     Where models are traded: the agent's `reputation` of it, the `score` of the last round that it
     came from, and which `share` of a model it is given; then what it says of the agent, `rated` and
     `given`. `misrated` counts its updates that were refused because its ratings do not follow, or
-    it gives less than they earn.
+    it gives less than they earn. Of the present life: how long the agent has `waited_s` for it
+    beyond what is usual around it, in how many exchanges it went on without it (`missed`), and how
+    many windows it had to bill or settle without it (`withheld`).
     """
 
     state: str
@@ -63,6 +65,9 @@ class NeighbourStatus:
     misrated: int = 0
     due_rounds: int = 0
     mixed_rounds: int = 0
+    waited_s: float = 0.0
+    missed: int = 0
+    withheld: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,8 @@ class Checks:
         self.found: list[Violation] = []
         self.restored: set[str] = set()
         self.liars: set[str] = set()  # refused for what they send with good reason
+        # Who keeps claims or bills to itself, "" for nobody, and until when others may serve it.
+        self.withholds, self.served_max = "", -1
         self.frozen = 0
         self._disks = disks
         self._strict = strict  # a mutant that sends too early is to be caught by what comes of it
@@ -102,9 +104,12 @@ class Checks:
                 heard = self._heard[agent]
                 heard[sender] = max(number, heard.get(sender, 0))
 
-    def sent(self, agent: str, send: Send) -> None:
-        """A message is about to leave."""
+    def sent(self, agent: str, send: Send, *, prompt: bool = True) -> None:
+        """A message is about to leave; `prompt`: its agent keeps up with most."""
         match send.envelope.kind, list(send.envelope.fields):
+            case Kind.ACK, [int(number), int(), ""] if prompt and send.peer == self.withholds:
+                if 0 <= self.served_max < number:
+                    self.violated("served", f"{agent} takes round {number} of {send.peer}")
             case Kind.PROPOSE, [bytes(data), bytes()]:
                 self._proposed(agent, send.peer, data)
             case Kind.ACCEPT, [bytes(head), bytes()]:
@@ -124,6 +129,12 @@ class Checks:
         for proof in self._all_seeing.take():
             if proof.agent not in self.restored:
                 self.violated("self-contradiction", f"{proof.agent}: {proof.kind}")
+
+    def barring(self, agent: str, barred: Mapping[str, str | None]) -> None:
+        """Whom an agent does not serve where nothing breaks: at most who withholds."""
+        for peer, why in barred.items():
+            if why is not None and self.withholds not in (agent, peer):
+                self.violated("false-bar", f"{agent} bars {peer}: {why}")
 
     def _states(self, agent: str, peer: str, signed: SignedStatement) -> None:
         place = place_of(signed.statement)

@@ -7,7 +7,7 @@ ledgers must be equal.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -37,6 +37,8 @@ from candor.agent.core.effects import (
     Send,
     Verify,
 )
+from candor.agent.core.settlement.edge import SETTLE_WINDOWS
+from candor.agent.core.settlement.referee import CLAIM_WINDOWS
 from candor.agent.core.stating import stated
 from candor.agent.core.terms import codec_of
 from candor.agent.core.verification import derive, judge
@@ -46,7 +48,7 @@ from candor.agent.lockstep.disk import Disk
 from candor.network.codecs import CODECS
 from candor.network.identity import Identity
 from candor.network.transport import MemoryNetwork
-from candor.network.wire import decode, encode
+from candor.network.wire import Kind, decode, encode
 from candor.topologies.cluster.file import (
     DEFAULT_ALGORITHM,
     DEFAULT_RULE,
@@ -68,6 +70,9 @@ DIMS: Final = (8, 24)  # as many parameters as models have: shorter than a sketc
 SKETCH_SIZE: Final = 16
 TICK_S: Final = 0.1
 ROUNDS: Final = 6
+ROUNDS_PACED: Final = (
+    18  # where somebody is slow or withholds: some windows more than are waited for
+)
 WINDOW: Final = 2
 FAULTS_S: Final = 6.0  # while things break
 RUN_S: Final = 40.0  # for each exchange of a round: by then everyone has ended, whatever broke
@@ -120,10 +125,51 @@ class _Life:
     driver: Driver
     answer: Tensor | Heard | None = None  # of the last exchange
     due: bool = False  # to publish with the next tick
+    ready_s: float = 0.0  # not before
+    phase: int = 0  # of the exchange that was published last
     mixes: bool = True  # what the algorithm asked of the exchange under way
     resumed: bool = False  # that exchange was begun by an earlier life
     jobs: list[Verify] = field(default_factory=list)
     ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Paces:
+    """Who trains `slow`ly, taking so long a round while things break, and who `withholds` messages
+    of some kinds, "" for nobody. Nothing else breaks where it is `calm`."""
+
+    slow: frozenset[str] = frozenset()
+    takes_s: float = 0.0
+    withholds: str = ""
+    kinds: frozenset[Kind] = frozenset()
+    calm: bool = False
+
+    @property
+    def served_max(self) -> int:
+        """The last round in which who is not slow may still serve who withholds; what a round
+        brings is judged at its end, when an update of the next may have been accepted."""
+        windows = CLAIM_WINDOWS if Kind.CLAIM in self.kinds else 1 + SETTLE_WINDOWS
+        return WINDOW * windows + 1
+
+    def withheld(self, send: Send) -> bool:
+        """Whether a message of who withholds does not leave."""
+        return send.envelope.kind in self.kinds
+
+
+def _paces(seed: int, ids: Sequence[str]) -> _Paces:
+    """The paces of a seed, of draws of their own: of three seeds in four everybody is alike."""
+    own = np.random.default_rng([0x70616365, seed])
+    if own.random() < 0.75:
+        return _Paces()
+    slow, withholds = (str(agent) for agent in own.choice(ids, 2, replace=False))
+    kinds = ((Kind.CLAIM, Kind.BILL), (Kind.BILL,), ())[int(own.integers(3))]
+    return _Paces(
+        frozenset({slow}) if own.random() < 0.7 else frozenset(),
+        float(own.uniform(0.2, 1.2)),
+        withholds if kinds else "",
+        frozenset(kinds),
+        bool(own.random() < 0.5),
+    )
 
 
 class _Crashed(Exception):
@@ -187,6 +233,9 @@ class World:
         self._of_disks = np.random.default_rng([0x6469736B, seed])
         self._keep_chance = float(self._of_disks.choice([0.0, 0.3, 1.0]))
         self._all_die_s = float(self._of_disks.uniform(0.0, 2.5 * FAULTS_S))
+        self._paces = paces = _paces(seed, self._cluster.ids)
+        if paces.calm:
+            self._network = MemoryNetwork(seed, delay_s=(0.0, 0.05))
         self._now_s = 0.0
         self._lives: dict[str, _Life] = {}
         self._back_s: dict[str, float] = {}  # when a crashed agent is started again
@@ -196,6 +245,9 @@ class World:
         self._faulty = True
         self._out = Outcome(seed)
         self._checks = Checks(self._cluster, self._disks, strict=self.strict)
+        self._checks.withholds = self._paces.withholds
+        if self._paces.calm:
+            self._checks.served_max = self._paces.served_max
 
     def run(self) -> Outcome:
         """The schedule: faults, then peace, then one more start of everyone."""
@@ -209,6 +261,7 @@ class World:
         if not self._checks.found and not all(life.ended for life in self._lives.values()):
             self._checks.violated("hang", "not everyone ended")
         self._network = MemoryNetwork(self._out.seed, delay_s=(0.0, 0.01))
+        self._checks.withholds = ""  # whoever did delivers late now
         for _ in range(0 if self._checks.found else DRAINS_MAX):
             for agent in self._cluster.ids:
                 self._start(agent)
@@ -227,7 +280,7 @@ class World:
         while self._now_s < end_s and not done() and not self._checks.found:
             self._now_s += TICK_S
             self._out.steps += 1
-            if self._faulty:
+            if self._faulty and not self._paces.calm:
                 self._break_something()
             for agent in [a for a, at in self._back_s.items() if at <= self._now_s]:
                 self._start(agent)
@@ -264,7 +317,7 @@ class World:
 
     def _may_crash(self, agent: str) -> None:
         """At every boundary between two effects."""
-        if not self._faulty or self._out.crashes >= CRASHES_MAX:
+        if not self._faulty or self._paces.calm or self._out.crashes >= CRASHES_MAX:
             return
         if self._random.random() < self._crash_chance:
             raise _Crashed(agent)
@@ -317,14 +370,24 @@ class World:
     def _tick(self, agent: str) -> None:
         life = self._lives[agent]
         self._perform(agent, life.core.tick(self._now_s))
-        if life.due and not life.ended:
+        if self._paces.calm:
+            barred = {peer: n.barred for peer, n in life.core.neighbours.items()}
+            self._checks.barring(agent, barred)
+        if life.due and not life.ended and self._now_s >= life.ready_s:
             self._publish(agent, life)
         jobs, life.jobs = life.jobs, []
         for job in jobs:
             outcome = judge(job.update, life.core.examiner, life.core.codec)
             self._perform(agent, life.core.verified(job.peer, job.update, outcome, self._now_s))
 
-    def _driver(self, agent: str, x: Tensor, start: int, state: State | None = None) -> Driver:
+    def _driver(
+        self,
+        agent: str,
+        x: Tensor,
+        start: int,
+        state: State | None = None,
+        carried: Tensor | None = None,
+    ) -> Driver:
         """The run's algorithm from a model (1, dim) on, with made-up gradients."""
 
         def gradient(t: int) -> NDArray[np.float32]:
@@ -336,12 +399,22 @@ class World:
 
         rounded, coin = codec_of(self._cluster).rounded, coin_of(self._cluster)
         given = GivenGradients(gradient, mass)
-        return Driver(self._cluster.algorithm, given, rounded, x, state, start, coin)
+        return Driver(
+            *(self._cluster.algorithm, given, rounded, x, state, start, coin),
+            carries=True,
+            carried=carried,
+        )
+
+    def _train(self, agent: str, life: _Life, *, done: bool = False) -> None:
+        """A round begins, or another exchange of it; `done`: its training has been before."""
+        slow = agent in self._paces.slow and self._faulty and not done
+        takes_s = self._paces.takes_s if slow and life.core.phases.at(life.core.step)[1] == 0 else 0
+        life.due, life.ready_s = True, self._now_s + takes_s
 
     def _publish(self, agent: str, life: _Life) -> None:
         life.due = False
         out = life.driver.advance(life.answer)
-        life.mixes = out.mixes
+        life.mixes, life.phase = out.mixes, out.phase
         attested = None if out.attested is None else out.attested[0].numpy()
         sent = stated(life.core, life.driver, out, attested)
         self._keep(agent, life, sent.payload)
@@ -365,13 +438,15 @@ class World:
         after = resume.round if resume.inside else resume.round + 1
         life.driver = self._driver(agent, vector, after, dict(state))
         life.resumed, life.mixes = resume.inside, life.driver.mixes(resume.phase)
-        life.due = not resume.inside and after <= ROUNDS
+        life.due = not resume.inside and after <= self._cluster.rounds.rounds
 
     def _combined(self, agent: str, life: _Life, combine: Combine) -> list[Effect]:
         life.answer = combined(combine, agent, mixes=life.mixes)
+        carried = None
         if combine.reentry:
             assert isinstance(life.answer, Tensor)
-            life.driver = self._driver(agent, life.answer, combine.round + 1)
+            carried = life.driver.gradient if life.core.unstated and life.phase == 0 else None
+            life.driver = self._driver(agent, life.answer, combine.round + 1, None, carried)
             life.answer = None
         elif life.resumed:
             heard = life.answer
@@ -382,7 +457,8 @@ class World:
             life.answer = life.driver.combined(life.answer)
         life.resumed = False
         effects = life.core.combined(self._now_s)
-        life.due = life.core.round <= ROUNDS
+        if life.core.round <= self._cluster.rounds.rounds:
+            self._train(agent, life, done=carried is not None)
         return effects
 
     def _deliver(self) -> None:
@@ -408,7 +484,9 @@ class World:
             self._may_crash(agent)
             match queue.popleft():
                 case Send() as send:
-                    self._checks.sent(agent, send)
+                    if agent == self._checks.withholds and self._paces.withheld(send):
+                        continue
+                    self._checks.sent(agent, send, prompt=agent not in self._paces.slow)
                     self._network.post(agent, send.peer, encode(send.envelope), self._now_s)
                 case Persist(operations):
                     self._disks[agent].commit(operations)
@@ -423,7 +501,7 @@ class World:
                 case Verify() as job:
                     life.jobs.append(job)
                 case Begin():
-                    life.due = True
+                    self._train(agent, life)
                 case Resume() as resume:
                     self._resume(agent, life, resume)
                 case Derive() as asked:
@@ -503,7 +581,7 @@ def _cluster(
             np.random.default_rng([0x61676772, seed]) if algorithm is None else None,
         ).model_copy(update={"rewards": rewards, "influence": influence}),
         rounds=RoundSettings(
-            rounds=ROUNDS,
+            rounds=ROUNDS_PACED if _paces(seed, list(schedule.agents)) != _Paces() else ROUNDS,
             deadline_s=1.0,
             start_deadline_s=3.0,
             codec="float32" if algorithm else str(own.choice(list(CODECS))),

@@ -15,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from candor.agent.daemon.lateness import late_from, late_of, late_words
 from candor.agent.daemon.participation import participation_words, parts_of, seen_in
 from candor.agent.daemon.status import (
     ENDS,
@@ -109,6 +110,7 @@ def status_view(statuses: Sequence[Status], running: Mapping[str, bool], title: 
         notes.extend(refused)
     if told := participation_words(seen_in(statuses)):
         notes.append(literal(told))
+    notes.extend(literal(told, "yellow") for told in late_words(late_of(statuses)))
     if told := _weightless(weightless_shares(statuses)):
         notes.append(literal(told))
     if told := rewarded(standings_of(statuses)):
@@ -354,6 +356,7 @@ def _outcome(summary: Mapping[str, object], run_dir: Path | None) -> Group:
     lines += _accused(summary)
     if told := participation_words(parts_of(summary.get("participation"))):
         lines.append(Text.assemble(("participation  ", "dim"), literal(told)))
+    lines += [literal(told, "yellow") for told in late_words(late_from(summary.get("late")))]
     lines += _beyond_credit(summary.get("beyond_credit"))
     lines += [literal(warning, "bold red") for warning in isolations(summary)]
     rewards = summary.get("rewards")

@@ -12,6 +12,7 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor
 
+from candor.agent.daemon.lateness import late_json
 from candor.agent.daemon.metrics import FILE_NAME as METRICS_NAME
 from candor.agent.daemon.metrics import RoundMetrics, read_metrics
 from candor.agent.daemon.model_file import MODEL_NAME, rounds_behind
@@ -66,6 +67,7 @@ def summarise(
         "participation": participation_of(cluster, lines),
         "bytes_sent": {agent: status.bytes_sent for agent, status in statuses.items()},
         **rewards_of_run(standings_of(statuses.values())),
+        **({"late": late} if (late := late_json(statuses.values())) else {}),
         **({"misrated": misrated} if (misrated := misrated_of(statuses.values())) else {}),
         "consensus_distance": consensus_distance(run_dir, cluster, byzantine),
         "audit": "violated" if audit.findings else "ok",

@@ -117,6 +117,10 @@ class ZeroMqTransport:
             raise LocalProtocolError("post on a transport that is not open")
         self._link(peer).post(OutboxEntry(freeze(frames, self._limits), bulk_round))
 
+    def hang_up(self, peer: str) -> None:
+        """Close a peer's connections to our ROUTER, and let none in for a while."""
+        self._watch.hang_up(peer, "what it sends is refused", self._loop.time())
+
     async def receive(self) -> Delivery:
         """The next message from any peer, one caller at a time; safe to cancel.
 
@@ -251,6 +255,7 @@ class ZeroMqTransport:
                 link.counters.bytes_received += size
                 return delivery
             link.counters.messages_refused += 1
+            self._watch.refused(sender, self._loop.time())
 
     def _frames(self) -> tuple[list[zmq.Frame], bool]:
         """The first frames of a message, and whether they are all; others are not kept."""

@@ -11,6 +11,9 @@ the last delivery, that is what libzmq holds of it. Once the ROUTER has nothing 
 it belongs to messages without an end. (Heartbeats count as well: after a day of nothing else a
 connection may be cut for them, and is dialled anew.)
 
+Whoever sends more messages than any round needs, or is named by `hang_up`, loses its connections
+and gets no other for a while.
+
 Whose a connection is shows with its first message, which every daemon sends at once. A key that was
 let in counts against its owner until then, and who says nothing is cut. Byte counts need Linux
 (TCP_INFO); elsewhere only connections are counted.
@@ -27,12 +30,15 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from candor.network.allowance import Allowance
 from candor.network.transport import TransportLimits
 
 Tell = Callable[[str, dict[str, str | int]], None]
 """Takes an event's name and its fields."""
 
 TELL_EVERY_S = 60.0
+# Messages beyond the transport's limits: no daemon sends one, and a large one takes long to drop.
+REFUSED_PER_S_MAX, REFUSED_BURST = 1.0, 10.0
 _BYTES_RECEIVED_OFFSET = 128  # of tcpi_bytes_received in Linux's struct tcp_info
 _LINUX = sys.platform == "linux"
 
@@ -62,6 +68,9 @@ class ConnectionWatch:
         self._let_in: dict[str, list[float]] = defaultdict(list)  # not yet seen in a message
         self._told_s: dict[str, float] = {}
         self._offences: Counter[str] = Counter()
+        self._messages: dict[str, Allowance] = {}
+        self._refused: dict[str, Allowance] = {}
+        self._out_until_s: dict[str, float] = {}
         self.cut = 0
 
     def accepted(self, fd: int, now_s: float) -> None:
@@ -76,6 +85,8 @@ class ConnectionWatch:
 
     def admits(self, agent: str, now_s: float) -> bool:
         """Whether one more connection with this agent's key may come in."""
+        if now_s < self._out_until_s.get(agent, now_s):
+            return False
         unknown = sum(known.owner is None for known in self._connections.values())
         if min(len(self._let_in[agent]), unknown) >= self._limits.connections_max:
             self._complain(agent, "connection_refused", "too many that say nothing", "", now_s)
@@ -89,6 +100,15 @@ class ConnectionWatch:
         if connection is None:
             return
         connection.delivered = True
+        limits = self._limits
+        allowed = self._messages.setdefault(
+            agent, Allowance(limits.messages_per_s_max, limits.messages_burst)
+        )
+        if not allowed.take(now_s):
+            allowed.refill()
+            connection.owner = agent
+            self.hang_up(agent, f"more than {limits.messages_per_s_max:g} messages a second", now_s)
+            return
         if connection.owner == agent:
             return
         connection.owner = agent
@@ -97,6 +117,19 @@ class ConnectionWatch:
         own = self._of(agent)
         for oldest in own[: max(0, len(own) - self._limits.connections_max)]:
             self._cut(oldest, f"more than {self._limits.connections_max} connections", now_s)
+
+    def refused(self, agent: str, now_s: float) -> None:
+        """A message of this agent's was beyond the limits of the transport."""
+        allowed = self._refused.setdefault(agent, Allowance(REFUSED_PER_S_MAX, REFUSED_BURST))
+        if not allowed.take(now_s):
+            allowed.refill()
+            self.hang_up(agent, "message after message beyond the limits", now_s)
+
+    def hang_up(self, agent: str, reason: str, now_s: float) -> None:
+        """Shut an agent's connections down, and let none in for a while."""
+        self._out_until_s[agent] = now_s + self._limits.hang_up_s
+        for fd in self._of(agent):
+            self._cut(fd, f"{reason}: none is let in for {self._limits.hang_up_s:g} s", now_s)
 
     def sweep(self, now_s: float, drained: Callable[[], bool]) -> None:
         """Shut down what is beyond the limits. `drained` says, when called, that nothing complete

@@ -14,6 +14,7 @@ from tests.independent.wire import Cluster, Refused
 
 REPEAT_S = 1.0
 WINDOWS_AHEAD_MAX = 64
+CLAIM_WINDOWS = 3
 
 
 class Settlement:
@@ -141,7 +142,8 @@ class Settlement:
             and not near.channel.closed
             and any(self._cluster.window_of(t) == window for t in near.injected)
         ]
-        if awaited and now_s < self._claimed_at_s[window] + 2 * self._cluster.deadline_s:
+        soon = now_s < self._claimed_at_s[window] + 2 * self._cluster.deadline_s
+        if awaited and soon and max(self._claims) < window + CLAIM_WINDOWS - 1:
             return
         members = [near.claims[window] for near in self._near.values() if window in near.checked]
         members.append(self._claims[window])

@@ -18,6 +18,11 @@ from candor.network.wire import Kind
 
 # A daemon that is down for minutes is late once; whoever makes a habit of it pays nothing.
 LATE_MAX: Final = 3
+# Windows for which a habit is not served: many times those that it was not paid for. Not for good:
+# an agent that crashes often, or is at the end of a bad line, is late like one that does not pay.
+LATE_OUT_WINDOWS: Final = 16
+# Windows over here until all of one is settled: a referee may wait for others' claims for three.
+SETTLE_WINDOWS: Final = 6
 # Windows to settle for one lateness to be forgotten: a habit saves less than it risks.
 LATE_FORGOTTEN: Final = 16
 # Windows for which a claim is waited for: longer than a daemon is down, not longer than the others'
@@ -38,11 +43,13 @@ Step: TypeAlias = Persist | ReadRecords | Log | To
 
 @dataclass(slots=True)
 class EdgeWindow:
-    """A window on an edge, with the neighbour's bill and since when it waits to be settled."""
+    """A window on an edge, with the neighbour's bill and since when it waits to be settled; then
+    `since_window` was the first that was not over."""
 
     state: State = State.OPEN
     bill: SignedBill | None = None
     since_s: float | None = None
+    since_window: int = 0
 
 
 @dataclass(slots=True)
@@ -53,8 +60,11 @@ class Edge:
     channel: ledger.Channel
     public: bytes
     windows: dict[int, EdgeWindow] = field(default_factory=dict)
+    withheld: int = 0  # windows of which a claim, a bill or a signature did not come in time
     lateness: int = 0  # how often that began, times LATE_FORGOTTEN, less what was settled since
     banned: str | None = None  # why the neighbour is never served again: it lied, or does not pay
+    out_until: int | None = None  # the window whose bill ends that it is out for its lateness
+    billed_window: int = -1  # the last one here
     over_limit: bool = False  # it owes us all that it may
     owing: bool = False  # and we it
     reading: bool = False  # records for the neighbour: one request at a time
@@ -88,6 +98,11 @@ class Edge:
             return self.banned
         if late := self.of(State.LATE):
             return f"it has not claimed window {late[0]}"
+        if self.out_until is not None:
+            return (
+                f"its claims or bills came late or never, more than {LATE_MAX} times: not served "
+                f"until window {self.out_until} is billed"
+            )
         if self.overdue:
             return f"it has not settled window {self.channel.settled_window + 1}"
         if self.channel.status is not ledger.Status.OPEN:
@@ -111,6 +126,7 @@ class Edge:
         if self.passed_over(window):
             return self.pass_by(window, late=True)
         self.lateness += LATE_FORGOTTEN * (not self.of(State.LATE))
+        self.withheld += 1
         self._move(window, Event.MISSED)
         return [log(logging.WARNING, "claim_missed", peer=self.peer, window=window)]
 
@@ -130,6 +146,7 @@ class Edge:
         if not late:
             return ended
         self.lateness += LATE_FORGOTTEN
+        self.withheld += 1
         missed = log(logging.WARNING, "bill_missed", peer=self.peer, window=window)
         return [missed, *self.judge_lateness(), *ended]
 
@@ -155,7 +172,12 @@ class Edge:
 
     def expire(self, billed: int) -> list[Step]:
         """With window `billed` billed, no claim keeps the neighbour out that has been missing for
-        so long: who has lost it with its disk could never come back."""
+        so long: who has lost it with its disk could never come back. Nor does a habit of being
+        late, of which one time is forgotten then."""
+        self.billed_window = billed
+        if self.out_until is not None and billed >= self.out_until:
+            self.out_until = None
+            self.lateness = max(0, self.lateness - LATE_FORGOTTEN)
         expired = [w for w in self.of(State.LATE) if w <= billed - LATE_WINDOWS_MAX]
         for window in expired:
             self._move(window, Event.EXPIRED)
@@ -171,26 +193,33 @@ class Edge:
         done = max(done, self.channel.settled_window)
         self.windows = {w: held for w, held in self.windows.items() if w > done}
 
-    def wait(self, windows: Sequence[int], now_s: float, overdue_s: float) -> None:
-        """Note which windows wait to be settled. Whoever does not claim, bill, propose or accept
-        does not pay: it is `overdue` where one has waited for too long. Each counts by itself: an
-        edge that always has one under way is not overdue."""
+    def wait(self, windows: Sequence[int], coming: int, now_s: float, overdue_s: float) -> None:
+        """Note which windows wait to be settled; `coming` is the first that is not over. Whoever
+        does not claim, bill, propose or accept does not pay: it is `overdue` where one has waited
+        for too long, in windows or in seconds. Each counts by itself: an edge that always has one
+        under way is not overdue."""
         unsynced = not (windows or self.channel.idle or self.channel.paying)
         since = now_s if self.unsynced_since_s is None else self.unsynced_since_s
         self.unsynced_since_s = since if unsynced else None
         waiting = [since] if unsynced else []
+        windows_waited = 0
         for window in windows:
             held = self.windows.setdefault(window, EdgeWindow())
-            held.since_s = now_s if held.since_s is None else held.since_s
+            if held.since_s is None:
+                held.since_s, held.since_window = now_s, coming
             waiting.append(held.since_s)
-        self.overdue = any(now_s - since_s > overdue_s for since_s in waiting)
+            windows_waited = max(windows_waited, coming - held.since_window)
+        before, too_long = self.overdue, any(now_s - at_s > overdue_s for at_s in waiting)
+        self.overdue = too_long or windows_waited >= SETTLE_WINDOWS
+        self.withheld += self.overdue and not before
 
     def judge_lateness(self) -> list[Step]:
-        """Ban the neighbour when being late has become a habit: what is not billed is not paid."""
-        if self.lateness <= LATE_MAX * LATE_FORGOTTEN or self.banned is not None:
+        """Leave the neighbour out for some time when being late has become a habit: what is not
+        billed is not paid."""
+        if self.lateness <= LATE_MAX * LATE_FORGOTTEN or self.out_until is not None:
             return []
-        self.banned = f"its claims or bills came late or never, more than {LATE_MAX} times"
-        return [log(logging.WARNING, "lateness_refused", peer=self.peer, detail=self.banned)]
+        self.out_until = self.billed_window + LATE_OUT_WINDOWS
+        return [log(logging.WARNING, "lateness_refused", peer=self.peer, detail=self.bar or "")]
 
     def _move(self, window: int, event: Event) -> None:
         state = after(self.state(window), event)

@@ -27,6 +27,9 @@ from candor.topologies.encoding.signatures import SigningKey
 
 # Claims of a neighbour that is ahead wait here until our own window is over, ours until settled.
 CLAIMS_KEPT: Final = WINDOWS_KEPT
+# Windows over here with a claim not in: its sender says it before anything of the next window, so
+# that three say enough, however short they are.
+CLAIM_WINDOWS: Final = 3
 CLAIM_KEY: Final = "claim/"
 BILL_KEY: Final = "bill/"
 
@@ -39,6 +42,12 @@ class Published:
     claim: SignedClaim
     bill_by_s: float = math.inf
     bill: SignedBill | None = None
+    bill_by_window: int | None = None  # the first that is open here when it is made at the latest
+
+    def due(self, coming: int, now_s: float) -> bool:
+        """Whether its bill waits for no claim any more; `coming` is the first open window."""
+        by_window = self.bill_by_window
+        return now_s >= self.bill_by_s or (by_window is not None and coming >= by_window)
 
 
 class Referee:
@@ -137,15 +146,16 @@ class Referee:
 
     def wanted(self, window: int) -> bool:
         """Whether a neighbour's claim can still be settled: a window open here, or claimed."""
-        return window in self._published or 0 <= window - self._coming < CLAIMS_KEPT
+        return window in self._published or 0 <= window - self.coming < CLAIMS_KEPT
 
     def near(self, window: int) -> bool:
         """Whether a neighbour's bill says something of what is open here: also that of a window
         which is not, since its `previous` tells what the neighbour has passed over."""
-        return -CLAIMS_KEPT <= window - self._coming < CLAIMS_KEPT
+        return -CLAIMS_KEPT <= window - self.coming < CLAIMS_KEPT
 
     @property
-    def _coming(self) -> int:
+    def coming(self) -> int:
+        """The first window that is not over here."""
         return self._resting if self._next_window is None else self._next_window
 
     def keep(self, agent: str, window: int, signed: SignedClaim) -> bool:
@@ -184,10 +194,13 @@ class Referee:
     # --- bills ------------------------------------------------------------------------------
 
     def unbilled(self, now_s: float) -> list[Published]:
-        """What is to be billed, in order; from now on each waits for claims at its own deadline."""
+        """What is to be billed, in order; from now on each waits for claims at its own deadline, in
+        seconds and in windows."""
         unbilled = [held for held in self.published(-1) if held.bill is None]
         for held in unbilled:
             held.bill_by_s = min(held.bill_by_s, now_s + self._patience_s)
+            if held.bill_by_window is None:
+                held.bill_by_window = self.coming + CLAIM_WINDOWS - 1
         return unbilled
 
     def awaited(self, window: int, agents: Iterable[str]) -> list[str]:

@@ -13,7 +13,7 @@ from candor.agent.core.effects import Persist, PutValue
 from candor.agent.core.settlement.contradictions import Collector
 from candor.agent.core.settlement.edge import Edge, Step, To, log
 from candor.agent.core.settlement.evidence_book import WINDOWS_KEPT, EvidenceBook
-from candor.agent.core.settlement.referee import Referee
+from candor.agent.core.settlement.referee import CLAIM_WINDOWS, Referee
 from candor.agent.core.settlement.window import ENDS, State
 from candor.mechanisms.evidence.claims import SignedClaim, claim_bytes_max
 from candor.mechanisms.evidence.examiner import Examined
@@ -104,6 +104,10 @@ class Settlement:
         """Why a neighbour is not served, or None."""
         return self._edges[agent].bar
 
+    def withheld(self, agent: str) -> int:
+        """How many windows had to be billed or settled without a neighbour, in this life."""
+        return self._edges[agent].withheld
+
     def owing(self, agent: str) -> bool:
         """Whether we owe a neighbour all that its credit limit allows."""
         return self._edges[agent].owing
@@ -152,7 +156,7 @@ class Settlement:
         edge = self._edges[agent]
         steps = self._bill(now_s)
         unsettled = self._unsettled(agent)
-        edge.wait(unsettled, now_s, self._overdue_s)
+        edge.wait(unsettled, self._referee.coming, now_s, self._overdue_s)
         if (edge.channel.idle and not unsettled) or now_s < edge.resend_s:
             return steps
         edge.resend_s = now_s + RESEND_S
@@ -281,6 +285,8 @@ class Settlement:
         for window in self._referee.round_over(round_number, rounds):
             stored, claim = self._referee.claim(window)
             steps.append(Persist((stored,)))
+            # What is open of the windows before may have been lost: who has not got it would wait.
+            steps += [step for agent in self._edges for step in self._open(agent, window - 1)]
             steps += [To(agent, ClaimMessage(claim)) for agent in self._edges]
             self._forget_settled()
         return [*steps, *self._bill(now_s)]
@@ -352,7 +358,7 @@ class Settlement:
             served = [agent for agent, edge in edges.items() if edge.banned is None]
             missing = self._referee.awaited(window, served)
             awaited = [agent for agent in missing if not edges[agent].passed_over(window)]
-            if awaited and now_s < held.bill_by_s:
+            if awaited and not held.due(self._referee.coming, now_s):
                 break
             for agent in missing:
                 steps += edges[agent].missed(window)
@@ -416,12 +422,14 @@ class Settlement:
         edge.banned = f"it refused our bill: {message.code}"
         return [log(logging.ERROR, "bill_rejected_by_peer", peer=agent, code=message.code)]
 
-    def _open(self, agent: str) -> list[To]:
-        """Own claims and bills that an edge has not settled yet, oldest first."""
+    def _open(self, agent: str, last: int | None = None) -> list[To]:
+        """Own claims and bills that an edge has not settled yet, oldest first; those of the latest
+        windows up to `last`, if that is given."""
         edge = self._edges[agent]
+        first = -1 if last is None else last - CLAIM_WINDOWS
         steps: list[To] = []
-        for held in self._referee.published(edge.channel.settled_window):
-            if edge.state(held.window) in ENDS:
+        for held in self._referee.published(max(edge.channel.settled_window, first)):
+            if edge.state(held.window) in ENDS or (last is not None and held.window > last):
                 continue
             steps.append(To(agent, ClaimMessage(held.claim.encode())))
             if held.bill is not None:

@@ -297,6 +297,42 @@ async def test_a_flood_of_tiny_frames_in_whole_messages_is_dropped_frame_by_fram
     assert b.link("a").messages_dropped == 1
 
 
+async def test_who_floods_is_cut_off_for_a_while_and_others_are_served(
+    neighbourhood, receive, raw, eventually
+) -> None:
+    limits = TransportLimits(messages_burst=200.0, messages_per_s_max=100.0, hang_up_s=1.0)
+    b = await neighbourhood.start("b", "a", "c", limits=limits)
+    client = raw()
+    taken = 0
+
+    async def flooded() -> bool:
+        nonlocal taken
+        with contextlib.suppress(zmq.Again):
+            while True:
+                client.socket.send(b"junk", zmq.NOBLOCK)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.05):
+                while True:
+                    await b.receive()
+                    taken += 1
+        return bool(neighbourhood.told["b"])
+
+    while not await flooded():
+        pass
+    [(event, fields)] = neighbourhood.told["b"]
+    assert (event, fields["peer"]) == ("connection_cut", "a")
+    c = await neighbourhood.start("c", "b", limits=limits)
+    c.post("b", [b"served"])
+    while (delivery := await receive(b)).sender != "c":  # what had been read before
+        pass
+    assert delivery.frames == (b"served",)
+    # And comes back once the time is over.
+    a = await neighbourhood.start("a", "b", limits=limits)
+    a.post("b", [b"sorry"])
+    while (await receive(b)).frames != (b"sorry",):
+        pass
+
+
 @bare_sockets
 async def test_a_daemon_s_memory_comes_back_after_a_flood(neighbourhood, eventually) -> None:
     """A process of its own holds what 40 connections leave unfinished, and returns it."""

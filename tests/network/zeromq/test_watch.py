@@ -90,6 +90,32 @@ def test_a_connection_is_cut_above_the_limit_and_not_at_it(
     assert fields["address"] == f"127.0.0.1:{pair[0].getsockname()[1]}"
 
 
+def test_who_floods_loses_its_connections_and_gets_no_other_for_a_while(watched: Watched) -> None:
+    pair, beside, other = watched.connect("a"), watched.connect("a"), watched.connect("b")
+    for _ in range(int(LIMITS.messages_burst)):
+        watched.deliver(pair, "a", 1.0)
+    assert not _is_cut(pair)
+    watched.deliver(pair, "a", 1.0)
+    assert _is_cut(pair)
+    assert _is_cut(beside)
+    assert not _is_cut(other)
+    [(event, fields)] = watched.told
+    assert (event, fields["peer"]) == ("connection_cut", "a")
+    assert "none is let in for 10 s" in str(fields["reason"])
+    assert not watched.watch.admits("a", 1.0 + LIMITS.hang_up_s - 0.1)
+    assert watched.watch.admits("b", 1.0)
+    assert watched.watch.admits("a", 1.0 + LIMITS.hang_up_s)
+
+
+def test_messages_beyond_the_limits_end_the_same_way(watched: Watched) -> None:
+    pair = watched.connect("a")
+    for _ in range(10):
+        watched.watch.refused("a", 1.0)
+    assert not _is_cut(pair)
+    watched.watch.refused("a", 1.0)
+    assert _is_cut(pair)
+
+
 def test_what_the_kernel_holds_and_libzmq_has_not_read_does_not_count(watched: Watched) -> None:
     pair = watched.connect("a")
     _send(pair, 4 * IDLE_MAX, read=False)

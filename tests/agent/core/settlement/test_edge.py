@@ -6,7 +6,9 @@ from candor.agent.core.effects import Log, Persist
 from candor.agent.core.settlement.edge import (
     LATE_FORGOTTEN,
     LATE_MAX,
+    LATE_OUT_WINDOWS,
     LATE_WINDOWS_MAX,
+    SETTLE_WINDOWS,
     Edge,
     To,
 )
@@ -225,8 +227,15 @@ def test_a_habit_of_being_late_begins_beyond_a_number_of_times() -> None:
     assert edge.bar is None
     edge.missed(LATE_MAX)
     assert events(edge.claimed(LATE_MAX)) == [("lateness_refused", None)]
-    assert "more than" in str(edge.banned)
+    assert "more than" in str(edge.bar)
+    assert edge.banned is None  # not for good
     assert edge.judge_lateness() == []  # it is said once
+    edge.expire(LATE_OUT_WINDOWS - 2)
+    assert edge.bar is not None
+    edge.expire(LATE_OUT_WINDOWS - 1)
+    assert edge.bar is None
+    edge.missed(99)
+    assert events(edge.claimed(99)) == [("lateness_refused", None)]  # again the first time
 
 
 def test_a_lateness_is_forgotten_after_as_many_windows_settled_as_it_costs() -> None:
@@ -293,26 +302,37 @@ def test_whoever_leaves_a_window_unsettled_for_too_long_is_overdue() -> None:
     pair = Pair()
     pair.hand(0)
     edge = pair.edges["a0"]
-    edge.wait([1], 10.0, overdue_s=2.0)
-    edge.wait([1, 2], 11.0, overdue_s=2.0)
-    edge.wait([1, 2], 12.0, overdue_s=2.0)
+    edge.wait([1], 2, 10.0, overdue_s=2.0)
+    edge.wait([1, 2], 3, 11.0, overdue_s=2.0)
+    edge.wait([1, 2], 3, 12.0, overdue_s=2.0)
     assert not edge.overdue
-    edge.wait([1, 2], 12.1, overdue_s=2.0)
+    edge.wait([1, 2], 3, 12.1, overdue_s=2.0)
     assert edge.overdue
-    edge.wait([2], 12.9, overdue_s=2.0)  # window 1 came, and each counts by itself
+    edge.wait([2], 3, 12.9, overdue_s=2.0)  # window 1 came, and each counts by itself
     assert not edge.overdue
-    edge.wait([2], 13.1, overdue_s=2.0)
+    edge.wait([2], 3, 13.1, overdue_s=2.0)
     assert edge.overdue
-    edge.wait([], 99.0, overdue_s=2.0)
+    edge.wait([], 4, 99.0, overdue_s=2.0)
+    assert not edge.overdue
+
+
+def test_windows_bound_what_is_left_unsettled_however_short_they_are() -> None:
+    edge = make_edge()
+    for coming in range(2, 2 + SETTLE_WINDOWS):
+        edge.wait([1], coming, 10.0, overdue_s=2.0)
+        assert not edge.overdue
+    edge.wait([1], 2 + SETTLE_WINDOWS, 10.0, overdue_s=2.0)
+    assert edge.overdue
+    edge.wait([7], 2 + SETTLE_WINDOWS, 10.0, overdue_s=2.0)
     assert not edge.overdue
 
 
 def test_an_edge_that_never_gets_up_to_date_is_overdue() -> None:
     edge = make_edge()
-    edge.wait([], 10.0, overdue_s=2.0)
-    edge.wait([], 12.0, overdue_s=2.0)
+    edge.wait([], 1, 10.0, overdue_s=2.0)
+    edge.wait([], 2, 12.0, overdue_s=2.0)
     assert not edge.overdue
-    edge.wait([], 12.1, overdue_s=2.0)
+    edge.wait([], 2, 12.1, overdue_s=2.0)
     assert edge.overdue
 
 
