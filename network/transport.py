@@ -47,6 +47,9 @@ class TransportLimits:
     # One to talk through, one that a restart or a lost network left half open, and two for checks
     # of the cluster beside the daemon; each has a high-water mark of its own.
     connections_max: int = 4
+    # Connections that have not said whose they are, or two for each neighbour if that is more: the
+    # oldest gives way. A neighbour's says so within milliseconds; a stranger's costs a descriptor.
+    unknown_connections_max: int = 64
     # A daemon speaks first as soon as the handshake is over.
     first_message_s: float = 10.0
     # Every message costs the receiver some 30 microseconds before anyone can tell what it is. The

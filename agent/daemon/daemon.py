@@ -8,6 +8,7 @@ in the store's own. The two share no state: the models that pass between them ar
 """
 
 import asyncio
+import errno
 import logging
 import os
 import time
@@ -80,6 +81,7 @@ from candor.topologies.encoding.canonical import MalformedError
 TICK_S: Final = 0.05  # the resolution of every deadline
 DRAIN_S: Final = 2.0
 PAYMENTS_EVERY_S: Final = 1.0
+OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
 # What a death without a farewell costs of the model. A large one on a slow disk is saved less
 # often: that takes a hundredth of the time at most.
 MODEL_EVERY_S: Final = 2.0
@@ -587,7 +589,18 @@ class Daemon:
             try:
                 self._do(effect)
             except OSError as exc:  # raised in a callback, it would end nothing
-                self._fail(exc)
+                if exc.errno not in OUT_OF_DESCRIPTORS:
+                    self._fail(exc)
+                    continue
+                self._pending.appendleft(effect)
+                self._persisting = True  # strangers hold them for seconds: nothing else is done
+                self._loop.call_later(TICK_S, self._do_again)
+                return
+
+    def _do_again(self) -> None:
+        self._persisting = False
+        if not self._closed:
+            self._drain()
 
     def _persisted_soon(self, persist: Persist, began: float, done: Future[None]) -> None:
         self._loop.call_soon_threadsafe(self._persisted, persist, done, began)

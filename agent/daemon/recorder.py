@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Self
 
 from candor.agent.core.agent import AgentCore, Stage
-from candor.agent.daemon.daemon import RoundOutcome
+from candor.agent.daemon.daemon import OUT_OF_DESCRIPTORS, RoundOutcome
 from candor.agent.daemon.metrics import FILE_NAME as METRICS_NAME
 from candor.agent.daemon.metrics import (
     SKETCHES_NAME,
@@ -147,8 +147,13 @@ class Recorder:
 
     def ticked(self, core: AgentCore) -> None:
         """Keep the status fresh while nothing else happens."""
-        if time.monotonic() - self._written_s >= STATUS_EVERY_S:
+        if time.monotonic() - self._written_s < STATUS_EVERY_S:
+            return
+        try:
             self._write(core)
+        except OSError as exc:  # with the next one, when there are descriptors again
+            if exc.errno not in OUT_OF_DESCRIPTORS:
+                raise
 
     def ended(self, core: AgentCore, state: State) -> None:
         """The last word."""

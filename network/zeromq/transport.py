@@ -72,7 +72,7 @@ class ZeroMqTransport:
         self._peers = dict(peers)
         self._limits = limits or TransportLimits()
         self._links: dict[str, Link] = {}
-        self._watch = ConnectionWatch(self._limits, tell or _logged)
+        self._watch = ConnectionWatch(self._limits, tell or _logged, len(self._peers))
         self._context: Context | None = None
         self._router: Socket | None = None
         self._monitor: Socket | None = None

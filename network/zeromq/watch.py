@@ -14,6 +14,9 @@ connection may be cut for them, and is dialled anew.)
 Whoever sends more messages than any round needs, or is named by `hang_up`, loses its connections
 and gets no other for a while.
 
+Of connections that nobody has spoken on yet, who may be anybody, the oldest give way: each costs a
+descriptor.
+
 Whose a connection is shows with its first message, which every daemon sends at once. A key that was
 let in counts against its owner until then, and who says nothing is cut. Byte counts need Linux
 (TCP_INFO); elsewhere only connections are counted.
@@ -61,9 +64,10 @@ class _Connection:
 class ConnectionWatch:
     """Follows accepted connections by descriptor; overshoots by what arrives between two sweeps."""
 
-    def __init__(self, limits: TransportLimits, tell: Tell) -> None:
+    def __init__(self, limits: TransportLimits, tell: Tell, neighbours: int = 0) -> None:
         """`tell` hears of each offender once a minute at most."""
         self._limits, self._tell = limits, tell
+        self._unknown_max = max(limits.unknown_connections_max, 2 * neighbours)
         self._connections: dict[int, _Connection] = {}  # in order of acceptance
         self._let_in: dict[str, list[float]] = defaultdict(list)  # not yet seen in a message
         self._told_s: dict[str, float] = {}
@@ -77,6 +81,8 @@ class ConnectionWatch:
         """libzmq accepted a connection."""
         self._connections.pop(fd, None)
         self._connections[fd] = _Connection(now_s)
+        for oldest in self._of(None)[: -self._unknown_max]:
+            self._cut(oldest, f"more than {self._unknown_max} that say nothing", now_s)
 
     def disconnected(self, fd: int) -> bool:
         """libzmq closed a connection; whether it was one that had been cut here."""

@@ -107,6 +107,15 @@ def test_who_floods_loses_its_connections_and_gets_no_other_for_a_while(watched:
     assert watched.watch.admits("a", 1.0 + LIMITS.hang_up_s)
 
 
+def test_of_connections_that_say_nothing_the_oldest_give_way(watched: Watched) -> None:
+    spoken = watched.connect("a")
+    silent = [watched.connect() for _ in range(LIMITS.unknown_connections_max)]
+    assert not any(map(_is_cut, silent))
+    more = [watched.connect() for _ in range(2)]
+    assert [_is_cut(pair) for pair in silent[:3]] == [True, True, False]
+    assert not any(map(_is_cut, [spoken, *more]))
+
+
 def test_messages_beyond_the_limits_end_the_same_way(watched: Watched) -> None:
     pair = watched.connect("a")
     for _ in range(10):
