@@ -625,7 +625,10 @@ class Daemon:
         if self._probe is not None:
             self._probe.reached(failpoint)
 
-    def _send(self, send: Send) -> None:
+    def _to_transport(self, send: Send | HangUp) -> None:
+        if isinstance(send, HangUp):
+            self._transport.hang_up(send.peer)
+            return
         if self._probe is not None:
             self._probe.before_send(send.envelope)
         self._transport.post(send.peer, encode(send.envelope), bulk_round=send.bulk_step)
@@ -634,8 +637,8 @@ class Daemon:
 
     def _do(self, effect: Effect) -> None:
         match effect:
-            case Send():
-                self._send(effect)
+            case Send() | HangUp():
+                self._to_transport(effect)
             case Verify(peer, update):
                 job = partial(judge, update, self.core.examiner, self.core.codec)
                 self._in_worker("verify", job, self._verified(peer, update))
@@ -667,8 +670,6 @@ class Daemon:
                 self._in_background(self._show(effect))
             case Judge():
                 self._to_judge.put_nowait(effect)
-            case HangUp(peer):
-                self._transport.hang_up(peer)
             case Log(level, event, fields):
                 self._journal.log(level, event, fields)
             case Finished():
