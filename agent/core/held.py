@@ -26,6 +26,7 @@ class Held:
         self._agent = agent
         self._charged = terms.phases.charged if terms.fresh is not None else None
         self._vectors: dict[Source, Vector] = {}
+        self._round = 1  # under way here
 
     @property
     def keeps(self) -> bool:
@@ -53,12 +54,16 @@ class Held:
         place = place_of(statement)
         self._vectors.setdefault(place, vector)
         number, _, agent = place
-        for old in [s for s in self._vectors if s[2] == agent and s[0] <= number - ROUNDS_KEPT]:
-            del self._vectors[old]
+        # Not what the own statement under way names: its sender may run ahead, truly or not.
+        gone = number - ROUNDS_KEPT
+        for old in [s for s in self._vectors if s[2] == agent and s[0] <= gone]:
+            if old[0] not in (self._round - 1, self._round):
+                del self._vectors[old]
         self._let_go()
 
     def begin(self, round_number: int) -> None:
         """A round has begun: drop what no statement of it names."""
+        self._round = round_number
         for old in [
             s for s in self._vectors if s[0] < round_number - 1 - BEFORE * (s[2] == self._agent)
         ]:

@@ -51,3 +51,14 @@ def test_nothing_is_held_of_a_notice_or_without_fresh_sketches(terms) -> None:
     assert not held.vectors
     assert held.keeps == (terms is TERMS)
     assert not holding((1, "a0"), terms=make_terms()).vectors
+
+
+def test_a_neighbour_that_runs_ahead_takes_nothing_from_what_the_own_round_names() -> None:
+    held = holding((1, "a0"), (1, "a1"))
+    held.begin(2)
+    for t in range(2, 9):
+        held.add(RING.signed[t]["a1"].statement, RING.payloads[t]["a1"])
+    assert (1, "a1") in places(held)
+    assert (2, "a1") in places(held)
+    assert (3, "a1") not in places(held)
+    assert (8, "a1") in places(held)
