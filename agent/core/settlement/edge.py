@@ -196,8 +196,9 @@ class Edge:
     def wait(self, windows: Sequence[int], coming: int, now_s: float, overdue_s: float) -> None:
         """Note which windows wait to be settled; `coming` is the first that is not over. Whoever
         does not claim, bill, propose or accept does not pay: it is `overdue` where one has waited
-        for too long, in windows or in seconds. Each counts by itself: an edge that always has one
-        under way is not overdue."""
+        for too long, in windows or in seconds; in windows not where it owes all that it may, which
+        no record could go beyond. Each counts by itself: an edge that always has one under way is
+        not overdue."""
         unsynced = not (windows or self.channel.idle or self.channel.paying)
         since = now_s if self.unsynced_since_s is None else self.unsynced_since_s
         self.unsynced_since_s = since if unsynced else None
@@ -210,7 +211,8 @@ class Edge:
             waiting.append(held.since_s)
             windows_waited = max(windows_waited, coming - held.since_window)
         before, too_long = self.overdue, any(now_s - at_s > overdue_s for at_s in waiting)
-        self.overdue = too_long or windows_waited >= SETTLE_WINDOWS
+        withheld = windows_waited >= SETTLE_WINDOWS and not self.over_limit
+        self.overdue = too_long or withheld
         self.withheld += self.overdue and not before
 
     def judge_lateness(self) -> list[Step]:

@@ -491,7 +491,8 @@ def test_rows_of_thousands_of_entries_are_refused(arena):
     codes = set()
     for length in (4096, 4097, 60_000):
         row = Row(tuple((f"b{i:05}", 1.0 / length) for i in range(length)))
-        signed = stated(arena, node.core.round, row)
+        plain = node.core.examiner.state(node.core.round, 0, PEER, np.ones(DIM, np.float32), [row])
+        signed = SignedStatement.sign(plain, arena.key)  # with fresh sketches it is no header
         lines = flood(arena, said(arena, Update(signed.body, signed.signature, 4 * DIM)), 3)
         lines += flood(
             arena,

@@ -151,7 +151,7 @@ def test_an_agent_learns_what_it_has_forgotten_from_its_own_signature_alone() ->
     assert heard.forgotten_round == 7
     heard.heard("a2", head("a1", 8))
     assert heard.forgotten_round == 8
-    heard.stating(20)
+    heard.stating(20, 0)
     heard.recall(pack_of(head("a1", 20)))
     assert heard.forgotten_round == 8  # it is of this life
 
