@@ -12,8 +12,8 @@ from typing import Any, Final
 from candor.agent.daemon.status import Status
 
 # A neighbour that nobody went on without is named if it took so much of an agent's time: a slow one
-# takes up to a third, and on a busy host each takes a tenth of the others'.
-TOLD_SHARE: Final = 0.2
+# takes up to a third; where rounds are short, each takes a fifth of the others'.
+TOLD_SHARE: Final = 0.3
 NAMED_MAX: Final = 4  # neighbours of an agent in a sentence; the rest is counted
 
 
