@@ -531,6 +531,7 @@ class AgentCore:
         energy = self.book.seen(self.settings.agent, window).energies.get(number)
         self.injected_norm = None if energy is None else math.sqrt(energy)
         self._own, self._asked = earlier.own.payload, False
+        self._held.begin(number)
         self._held.add(earlier.own.signed.statement, earlier.own.payload)
         self.patience.out(now_s)
         return effects + self._reception.update(earlier.own, {}) + self._advance(now_s)
@@ -776,6 +777,7 @@ class AgentCore:
         self.mixed_neighbours = 1
         self._earlier = self._unclaimed = None
         self.stage, self.step = Stage.RUNNING, step
+        self._held.begin(number + 1)  # whoever is entered from may run on before this is mixed
         return [
             _log(logging.INFO, "re_entered", peer=peer, round=number + 1),
             Combine(number, phase, ((peer, 1.0, self._whole(buffer, peer)),), reentry=True),

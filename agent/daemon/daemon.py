@@ -612,7 +612,7 @@ class Daemon:
             return
         error = done.exception()
         if error is not None:
-            self._fail(Finished(f"the ledger cannot be written: {error}", 1))
+            self._fail(error)
             return
         self._reached(AFTER_PERSIST)
         puts = (one for one in persist.operations if isinstance(one, PutValue))

@@ -27,12 +27,22 @@ from candor.agent.daemon.checkpoint import CheckpointFile
 from candor.agent.daemon.daemon import Checkpoints, Daemon, Observer, Result, Work
 from candor.agent.daemon.exports import write_exports
 from candor.agent.daemon.failpoints import Probe
-from candor.agent.daemon.journal import BYTES_MAX, ENDED, FAILED, KEPT, Format, Journal, log_event
+from candor.agent.daemon.journal import (
+    BYTES_MAX,
+    ENDED,
+    FAILED,
+    KEPT,
+    Format,
+    Journal,
+    log_event,
+    tell,
+)
 from candor.agent.daemon.judging import Judging
 from candor.agent.daemon.kept_rounds import KeptRounds
 from candor.agent.daemon.model_file import ModelFile
 from candor.agent.daemon.recorder import Recorder
 from candor.agent.daemon.revision_dirs import move_on, open_store
+from candor.agent.daemon.room import Room, first_cause, lacks_room
 from candor.agent.daemon.snapshot import SnapshotFile
 from candor.agent.daemon.status import DataDirLock, State, read_status
 from candor.agent.daemon.store import Store, StoreError
@@ -137,29 +147,82 @@ def _lead(
     """`run_agent` of the process that is the agent."""
     _make_data_dir(settings.data_dir)
     try:
-        with ExitStack() as stack:
-            stack.enter_context(DataDirLock(settings.data_dir))
-            moved = move_on(settings.data_dir, cluster, settings.agent, identity.signing_key)
-            store = stack.enter_context(open_store(settings.data_dir, cluster, settings.agent))
-            learner, place = rows.learner, settings.data_dir
-            models = ModelFile(
-                *(place, cluster.fingerprint, learner.state_dict, learner.private),
-                cluster.task.better_values,
-            )
-            checkpoints = _checkpoints(cluster, place, learner.private)
-            learner.restore(_private(models, checkpoints))
-            if not isinstance(learner, Leading):  # of several processes one may have failed alone
-                rows.tell = partial(_sat_out, agent=settings.agent)
-            kept = kept_rounds(cluster, settings, learner.private, identity.signing_key)
-            result = _run(
-                *(cluster, identity, settings, work, store, models, stack, probe, moved, kept),
-                checkpoints,
-            )
+        with DataDirLock(settings.data_dir):
+            result = _lives(cluster, identity, settings, work, rows, probe)
     except (MalformedError, StoreError, OSError) as exc:
         return f"{settings.data_dir}: {_told(exc)}", 1
     except ProcessGone as exc:
         return str(exc), 1
     return result.failure, result.exit_code
+
+
+def _lives(
+    cluster: Cluster,
+    identity: Identity,
+    settings: HostSettings,
+    work: Work,
+    rows: TrainedRows,
+    probe: Probe | None,
+) -> Result:
+    """One life, and others where one ended for want of room and there is room again. Not of several
+    processes, which others would have to be told of."""
+    room, alone = _room(settings, work), not isinstance(rows.learner, Leading)
+    while True:
+        try:
+            return _life(cluster, identity, settings, work, rows, probe)
+        except (StoreError, OSError) as exc:
+            if not alone or not lacks_room(exc):
+                raise
+            _tell(settings, "no_room", {"detail": f"{_cause(exc)}; waiting for room"})
+            if (waited_s := room.awaited()) is None:
+                raise
+        _tell(settings, "room_again", {"waited_s": round(waited_s, 1)})
+        work, rows = prepare(cluster, settings)
+
+
+def _room(settings: HostSettings, work: Work) -> Room:
+    """The room that another life needs: that of a model, four times, beside what any run does."""
+    places = {settings.data_dir, (settings.log_file or settings.data_dir / "log").parent}
+    parent = os.getppid()
+    return Room(
+        places,
+        4 * work.initial.numel() * work.initial.element_size(),
+        lambda: not settings.exit_with_parent or os.getppid() == parent,
+    )
+
+
+def _tell(settings: HostSettings, event: str, fields: Mapping[str, str | float]) -> None:
+    """A warning to whoever watches, between two lives."""
+    if settings.log_level <= logging.WARNING:
+        tell(settings.agent, settings.log_format, event, fields)
+
+
+def _life(
+    cluster: Cluster,
+    identity: Identity,
+    settings: HostSettings,
+    work: Work,
+    rows: TrainedRows,
+    probe: Probe | None,
+) -> Result:
+    """From what is on disk to the end of the run, or of this life."""
+    with ExitStack() as stack:
+        moved = move_on(settings.data_dir, cluster, settings.agent, identity.signing_key)
+        store = stack.enter_context(open_store(settings.data_dir, cluster, settings.agent))
+        learner, place = rows.learner, settings.data_dir
+        models = ModelFile(
+            *(place, cluster.fingerprint, learner.state_dict, learner.private),
+            cluster.task.better_values,
+        )
+        checkpoints = _checkpoints(cluster, place, learner.private)
+        learner.restore(_private(models, checkpoints))
+        if not isinstance(learner, Leading):  # of several processes one may have failed alone
+            rows.tell = partial(_sat_out, agent=settings.agent)
+        kept = kept_rounds(cluster, settings, learner.private, identity.signing_key)
+        return _run(
+            *(cluster, identity, settings, work, store, models, stack, probe, moved, kept),
+            checkpoints,
+        )
 
 
 def _checkpoints(
@@ -198,12 +261,17 @@ def _done(data_dir: Path, cluster: Cluster) -> bool:
 
 
 def _told(exc: BaseException) -> str:
-    """What went wrong first: files that cannot be written can often not be closed either."""
-    while isinstance(exc.__context__, OSError | StoreError):
-        exc = exc.__context__
-    if isinstance(exc, OSError) and exc.errno in _NO_ROOM:
-        return f"{exc.strerror}; make room and start again, nothing settled is lost"
-    return str(exc)
+    """What went wrong, and what can be done about it."""
+    first = first_cause(exc)
+    if isinstance(first, OSError) and first.errno in _NO_ROOM:
+        return f"{first.strerror}; make room and start again, nothing settled is lost"
+    return str(first)
+
+
+def _cause(exc: BaseException) -> str:
+    """What the system lacks, in its words."""
+    first = first_cause(exc)
+    return (first.strerror if isinstance(first, OSError) else None) or str(first)
 
 
 def _check_addresses(cluster: Cluster, settings: HostSettings) -> None:

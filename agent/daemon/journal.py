@@ -88,6 +88,19 @@ def log_event(agent: str, level: int, event: str, fields: Mapping[str, str | int
     logger.log(level, event, extra={"fields": dict(fields), "agent": agent})
 
 
+def tell(agent: str, form: Format, event: str, fields: Mapping[str, str | int | float]) -> None:
+    """Say a warning to standard error alone, where no journal can be written."""
+    about = {"name": LOGGER_NAME, "levelno": logging.WARNING, "levelname": "WARNING", "msg": event}
+    record = logging.makeLogRecord({**about, "agent": agent, "fields": dict(fields)})
+    _to_person(form).emit(record)
+
+
+def _to_person(form: Format) -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine() if form == "text" else _JsonLines())
+    return handler
+
+
 class Journal:
     """The log of one agent: info and above to its file, `level` and above to standard error.
 
@@ -121,8 +134,7 @@ class Journal:
         self._to_file = _LogFile(path, encoding="utf-8", maxBytes=bytes_max, backupCount=kept)
         self._to_file.setFormatter(_JsonLines())
         self._to_file.setLevel(logging.INFO)
-        to_person = logging.StreamHandler(sys.stderr)
-        to_person.setFormatter(_OneLine() if form == "text" else _JsonLines())
+        to_person = _to_person(form)
         if form == "text":  # where the command's own last line says it
             to_person.addFilter(lambda record: record.getMessage() not in (ENDED, FAILED))
         to_person.setLevel(level)

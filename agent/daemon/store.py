@@ -26,7 +26,12 @@ T = TypeVar("T")
 
 
 class StoreError(Exception):
-    """The database could not be written or read: one line that names the file."""
+    """The database could not be written or read: one line that names the file. `code`: SQLite's
+    own number for why."""
+
+    def __init__(self, told: str, code: int = sqlite3.SQLITE_ERROR) -> None:
+        super().__init__(told)
+        self.code = code
 
 
 class Store:
@@ -128,7 +133,8 @@ class Store:
         try:
             return work(self._connection)
         except sqlite3.Error as exc:
-            raise StoreError(_explain(self._path, exc)) from exc
+            code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # of some, none is known
+            raise StoreError(_explain(self._path, exc), code) from exc
 
 
 def _explain(path: Path, exc: Exception) -> str:

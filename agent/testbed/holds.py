@@ -56,6 +56,11 @@ class Holds:
         """Those that the plan keeps from going on."""
         return self.killed | self.stopped | self.filled
 
+    @property
+    def idle(self) -> set[str]:
+        """Those whose process may live, and does nothing: stopped, or waiting for room."""
+        return self.stopped | self.filled
+
     def forget(self, agent: str) -> None:
         """What was done to a process is not of its next one."""
         for those in (self.killed, self.stopped, self.filled, self.freed):

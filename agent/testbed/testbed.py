@@ -164,9 +164,9 @@ class Testbed:
         ]
 
     def all_held(self) -> bool:
-        """Whether nobody lives but whom the plan has stopped, and it will revive somebody at a
+        """Whether nobody lives but whom the plan keeps from working, and it will revive somebody at a
         time: a run that somebody has finished has nobody to come back to."""
-        if set(self.running()) - self.holds.stopped:
+        if set(self.running()) - self.holds.idle:
             return False
         held = self.holds.held
         waiting = [fault for fault in self.faults if fault.revives() and fault.at_s is not None]
@@ -392,7 +392,7 @@ def watch(
     Raises:
         ConfigurationError: one could not start; the others are stopped by the caller.
     """
-    while set(testbed.running()) - testbed.holds.stopped or testbed.all_held():
+    while set(testbed.running()) - testbed.holds.idle or testbed.all_held():
         testbed.refresh()
         for happened in testbed.inject_faults():
             tell(happened)

@@ -222,13 +222,14 @@ def one_run(
     bed.export_for_the_dead()
     lives = [asdict(life) for life in campaign.lives]
     (run_dir / "lives.json").write_text(json.dumps(lives, indent=1), encoding="utf-8")
-    _judge_ledgers(run_dir, verdict)
+    judge_ledgers(run_dir, verdict)
     _judge_journals(bed, campaign.lives, verdict, catch_up_max_s)
     verdict.seconds = time.monotonic() - began
     return verdict
 
 
-def _judge_ledgers(run_dir: Path, verdict: RunVerdict) -> None:
+def judge_ledgers(run_dir: Path, verdict: RunVerdict) -> None:
+    """Audit a run directory, and compare the ends of every edge; the verdict has what is wrong."""
     cluster, audit = audit_run_directory(run_dir)
     verdict.failures += [f"audit: {finding}" for finding in audit.findings]
     verdict.windows = sum(edge.windows for edge in audit.edges)

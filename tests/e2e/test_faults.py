@@ -2,8 +2,10 @@
 and everybody killed."""
 
 import json
+import shutil
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -12,7 +14,10 @@ from candor.agent.daemon.metrics import read_metrics
 from candor.agent.runs import fault_log
 from candor.agent.testbed.drawn_faults import Drawing, draw_faults
 from candor.agent.testbed.fault_file import load_faults
+from candor.agent.testbed.testbed import prepare, stopping_on_signals
 from tests import paced
+from tests.campaigns.crashes import RunVerdict, judge_ledgers
+from tests.campaigns.crashes import plan as plan_of
 
 pytestmark = pytest.mark.e2e
 
@@ -143,23 +148,67 @@ def test_a_plan_that_kills_everybody_for_good_is_no_finished_run(tmp_path):
     assert "candor: error: the fault plan has left nobody to finish the run" in done.stderr
 
 
-def test_an_agent_on_a_full_disk_stops_in_one_line_and_goes_on_with_room(tmp_path):
+def test_an_agent_on_a_full_disk_waits_for_room_and_goes_on(tmp_path):
     text = '[[event]]\nat_round = 6\nuntil_round = 10\ndisk_full = "a1"\n'
     # On a loaded machine others are late, which a1 would warn of: the deadline is longer than that.
     summary, events = run_under(tmp_path, text, agents=3, rounds=50, deadline_s=10)
-    # One line of its first life and two of its second, each after a word on its local steps.
+    # One line when there is no room and one when there is, each life after a word on local steps.
     lines = (tmp_path / "run/agents/a1/stderr.log").read_text().splitlines()
-    exposed, stopped, again, part, ended = lines
+    exposed, lacks, room, again, part, ended = lines
     assert exposed == again
     assert exposed.startswith("candor a1: warning: exposed detail=an update is of ")
-    assert stopped.startswith("candor: error: a1: ")
-    assert stopped.endswith("make room and start again, nothing settled is lost")
+    assert lacks == "candor a1: warning: no_room detail=File too large; waiting for room"
+    assert room.startswith("candor a1: warning: room_again waited_s=")
     assert part.startswith("candor: as a1 saw it, ")
     assert "a1 performed " in part  # not the rounds between its two lives
     assert ended.startswith(f"candor: a1: done after round {summary['rounds']}")
     assert [event["event"] for event in events["a1"]].count("started") == 2
     assert "re_entered" in {event["event"] for event in events["a1"]}
     assert set(summary["accuracy"]) == {"a0", "a1", "a2"}
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 24 MiB, where the system lets us mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mounted, capture_output=True).returncode:
+        pytest.skip("no rights to mount a file system")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_run_whose_disk_is_full_for_all_goes_on_when_there_is_room(small_disk):
+    run = prepare(plan_of(3, "ring", 60, 1, "norm:2e-5"), small_disk / "run")
+
+    def foremost():
+        run.refresh()
+        return max(status.round for status in run.statuses.values())
+
+    def all_wait():
+        """By what each has said: there may be no room left for that either."""
+        with suppress(OSError):
+            fill.write(bytes(1 << 12))
+        return all("no_room" in (run.data_dir(a) / "stderr.log").read_text() for a in run.statuses)
+
+    with stopping_on_signals(run), (small_disk / "filled").open("wb", buffering=0) as fill:
+        run.start()
+        paced.until(lambda: foremost() >= 6)
+        for size in (1 << 20, 1 << 12):
+            with suppress(OSError):
+                while fill.write(bytes(size)) == size:
+                    pass
+        with suppress(AssertionError):
+            paced.until(all_wait, 20)
+        stopped = foremost()
+        fill.truncate(0)
+        paced.until(lambda: not run.running())
+        assert not run.failed()
+    assert stopped < 60
+    verdict = RunVerdict(1, 60)
+    judge_ledgers(run.run_dir, verdict)
+    assert not verdict.failures
 
 
 def test_an_agent_that_was_left_alone_is_warned_of_everywhere(tmp_path, capsys):

@@ -6,8 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from candor.agent.core.effects import Combine
 from candor.mechanisms.evidence.fresh import values_of
 from candor.mechanisms.evidence.sketch import SignSketch, signs_seed, window_of
+from candor.mechanisms.evidence.statements import ROUNDS_KEPT
 from tests.runs import DIM, LocalRun, finish, write_cluster
 
 ACCUSATIONS = ("claim_refused", "bill_refused", "update_refused", "misbehaviour_proven")
@@ -79,6 +81,35 @@ def test_who_comes_back_is_accused_of_nothing(tmp_path) -> None:
     run.start("a2")
     run.run(until_s=400.0)
     assert run.nodes["a2"].events("re_entered")
+    assert accused(run) == set()
+    run.close()
+
+
+class TakesItsTime(LocalRun):
+    """An agent that enters again is not done with that before its neighbours are rounds ahead."""
+
+    entering: Combine | None = None
+
+    def _perform(self, agent, effects):
+        found = [one for one in effects if isinstance(one, Combine) and one.reentry]
+        if found and self.entering is None:
+            (self.entering,) = found
+            effects = [one for one in effects if one is not self.entering]
+        super()._perform(agent, effects)
+
+
+def test_what_is_entered_from_is_held_however_far_its_agent_is_meanwhile(tmp_path) -> None:
+    run = TakesItsTime(tmp_path, write_cluster(tmp_path, "ring", 4, rounds=24))
+    run.start()
+    run.advance_until(lambda: run.nodes["a2"].core.round >= 2)
+    run.kill("a2")
+    run.advance_until(lambda: run.nodes["a1"].core.round >= 7)
+    run.start("a2")
+    run.advance_until(lambda: run.entering is not None)
+    beyond = run.entering.round + 2 * ROUNDS_KEPT
+    run.advance_until(lambda: run.nodes["a1"].core.round >= beyond)
+    run._perform("a2", [run.entering])
+    run.run(until_s=400.0)
     assert accused(run) == set()
     run.close()
 

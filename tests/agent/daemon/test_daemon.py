@@ -22,8 +22,9 @@ from candor.agent.daemon.daemon import RoundOutcome, Work
 from candor.agent.daemon.exports import LEDGER_NAME
 from candor.agent.daemon.host import build_daemon
 from candor.agent.daemon.journal import Journal
+from candor.agent.daemon.room import lacks_room
 from candor.agent.daemon.snapshot import SnapshotFile
-from candor.agent.daemon.store import FILE_NAME, Store
+from candor.agent.daemon.store import FILE_NAME, Store, StoreError
 from candor.agent.daemon.tensorboard import TensorBoard
 from candor.agent.learning.given import GivenGradients
 from candor.agent.tasks.measured import Measured
@@ -145,8 +146,9 @@ def test_nothing_is_sent_once_the_ledger_could_not_be_written(pair, caplog):
     # SQLite's own limit: "database or disk is full", as of a disk that is.
     store._writer.submit(store._connection.execute, "PRAGMA max_page_count=1").result()
     ended = asyncio.run(both(full, other))
-    assert ended.failure.startswith("the ledger cannot be written: ")
-    assert "make room and start again" in ended.failure
+    assert isinstance(ended, StoreError)
+    assert "make room and start again" in str(ended)
+    assert lacks_room(ended)
     assert seen["posted"] == []
     assert not [record for record in caplog.records if record.name == "asyncio"]
 
