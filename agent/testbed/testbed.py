@@ -164,7 +164,7 @@ class Testbed:
         ]
 
     def all_held(self) -> bool:
-        """Whether nobody lives but whom the plan keeps from working, and it will revive somebody at a
+        """Whether nobody works but whom the plan keeps from it, and it will revive somebody at a
         time: a run that somebody has finished has nobody to come back to."""
         if set(self.running()) - self.holds.idle:
             return False

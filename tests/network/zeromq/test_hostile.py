@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -334,8 +333,11 @@ async def test_who_floods_is_cut_off_for_a_while_and_others_are_served(
 
 
 @bare_sockets
-async def test_a_daemon_s_memory_comes_back_after_a_flood(neighbourhood, eventually) -> None:
-    """A process of its own holds what 40 connections leave unfinished, and returns it."""
+async def test_a_daemon_s_memory_is_bounded_in_a_flood_and_comes_back(
+    neighbourhood, eventually
+) -> None:
+    """Of 320 MiB that 40 connections leave unfinished a process of its own holds what a neighbour
+    may make it hold, and what comes between two looks; then nothing. Strangers leave nothing."""
     code = "import sys; from tests.network.zeromq.test_hostile import serve; serve(sys.argv[1:])"
     words = [neighbourhood.endpoint("b"), *(key.decode() for key in neighbourhood.keys("b"))]
     words.append(neighbourhood.keys("a")[0].decode())
@@ -345,8 +347,13 @@ async def test_a_daemon_s_memory_comes_back_after_a_flood(neighbourhood, eventua
         assert server.stdout is not None
         try:
             await asyncio.to_thread(server.stdout.readline)
+            await asyncio.to_thread(_refused, neighbourhood, 20)
             before = _resident_bytes(server.pid)
+            await asyncio.to_thread(_refused, neighbourhood, 300)
+            assert _resident_bytes(server.pid) - before < 4 * MIB
             await asyncio.to_thread(_flood_from_many, neighbourhood)
+            bound = TransportLimits().undelivered_bytes_max + 128 * MIB
+            assert _resident_bytes(server.pid, "VmHWM") - before < bound
             await eventually(lambda: _resident_bytes(server.pid) - before < 48 * MIB)
         finally:
             server.kill()
@@ -378,9 +385,18 @@ def _flood_from_many(neighbourhood) -> None:
                         break
 
 
-def _resident_bytes(pid: int) -> int:
-    pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+def _refused(neighbourhood, times: int) -> None:
+    """So many handshakes with a key that b does not know."""
+    for _ in range(times):
+        with pytest.raises(OSError), bare(neighbourhood, "stranger"):  # noqa: PT011  whichever
+            pass
+
+
+def _resident_bytes(pid: int, which: str = "VmRSS") -> int:
+    """Of a process; `VmHWM`: the most so far."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (found,) = [line.split()[1] for line in lines if line.startswith(f"{which}:")]
+    return int(found) * 1024
 
 
 async def test_a_peer_that_answers_on_the_sending_socket_is_cut_off(
