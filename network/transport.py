@@ -60,6 +60,12 @@ class TransportLimits:
     # Whoever floods or sends what is refused is not let in for so long: a hundred bad messages in
     # this time are noise, and an honest neighbour behind a fault misses few rounds.
     hang_up_s: float = 10.0
+    # Records whose place among the messages is not known yet: as many as libzmq would hold.
+    early_records_max: int = 8
+    # Bytes of a record that is waited for have to come in this time, or it is asked for over CURVE.
+    bulk_still_s: float = 5.0
+    # And then come in this time: it is the next thing on that connection.
+    bulk_again_s: float = 30.0
     # A vanished host (no FIN) is noticed within 10 s, five beats; a busy one is not given up.
     heartbeat_s: float = 2.0
     heartbeat_timeout_s: float = 10.0
@@ -94,11 +100,13 @@ class PeerAddress:
     """Where a neighbour listens and the CURVE key (z85, 40 characters) it must prove to hold.
 
     It is one neighbour wherever it answers: the others are dialled in turn when `endpoint` fails.
+    `bulk`: whether another port of its host can be dialled, if it offers one for large frames.
     """
 
     endpoint: str
     curve_public: str
     other_endpoints: tuple[str, ...] = ()
+    bulk: bool = True
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -121,7 +129,7 @@ class LinkStats:
     `connected` speaks of our own connection to it, the one we send on; a peer that can reach us
     while we cannot reach it still delivers.
     `messages_dropped` counts both ways: ours that a bound of the outbox discarded, and theirs that
-    broke a limit of the transport.
+    broke a limit of the transport. `bulk`: whether large frames go to it sealed, beside CURVE.
     """
 
     bytes_sent: int = 0
@@ -131,6 +139,7 @@ class LinkStats:
     messages_dropped: int = 0
     connected: bool = False
     reason: str | None = None
+    bulk: bool = False
 
 
 class Transport(Protocol):
@@ -199,7 +208,7 @@ class OutboxEntry:
     @property
     def size_bytes(self) -> int:
         """The bytes of all frames."""
-        return sum(map(len, self.frames))
+        return sum(map(byte_count, self.frames))
 
 
 class Outbox:

@@ -31,6 +31,7 @@ from candor.agent.reports.terminal import isolation
 from candor.mechanisms.payments.credits import format_credits
 from candor.topologies.specs.specs import ConfigurationError
 
+PORT_MAX = 2**16 - 1
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -57,6 +58,14 @@ LEVELS = ("debug", "info", "warning", "error")
     metavar="ID=ENDPOINT",
     callback=lambda _context, _option, texts: _addresses(texts),
     help="Dial this neighbour here instead of where the cluster file says: a tunnel or a relay.",
+)
+@click.option(
+    "--bulk-port",
+    default="0",
+    metavar="PORT|off",
+    callback=lambda _context, _option, text: _port(text),
+    help="Take neighbours' models at this port, sealed for each. What cannot be sent there comes "
+    "to the port of the cluster file; with off, everything.  [default: any that is free]",
 )
 @organiser_option(
     "Take only a file that this organiser signed: an identity in hex, or a public.toml.  "
@@ -169,6 +178,14 @@ def _addresses(texts: tuple[str, ...]) -> dict[str, str]:
     if len(dict(pairs)) < len(pairs):
         raise ConfigurationError("--dial: a neighbour is named twice")
     return dict(pairs)
+
+
+def _port(text: str) -> int | None:
+    if text == "off":
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) > PORT_MAX:
+        raise ConfigurationError(f"--bulk-port {text}: a port, 0 for any that is free, or off")
+    return int(text)
 
 
 def _last_words(data_dir: Path) -> None:

@@ -87,6 +87,7 @@ class HostSettings:
     data_dir: Path
     listen: tuple[str, ...] = ()
     dials: Mapping[str, str] = field(default_factory=dict)
+    bulk_port: int | None = 0
     organiser: str | None = None
     strategy: str = "honest"
     initial: Path | None = None
@@ -455,6 +456,7 @@ def _run(
         kept=kept,
         judging=_judging(cluster, settings),
         checkpoints=checkpoints,
+        bulk_port=settings.bulk_port,
     )
     journal.round = lambda: min(daemon.core.round, cluster.rounds.rounds)
     recorder.link_bytes = daemon.link_bytes
@@ -552,14 +554,16 @@ def build_daemon(
     kept: KeptRounds | None = None,
     judging: Judging | None = None,
     checkpoints: Checkpoints | None = None,
+    bulk_port: int | None = None,
 ) -> Daemon:
-    """A daemon on ZeroMQ, its sockets closed to everyone but the agent's neighbours."""
+    """A daemon on ZeroMQ, its sockets closed to everyone but the agent's neighbours; without a
+    `bulk_port` it has no other."""
     limits = TransportLimits()
     entries = map(cluster.agent, cluster.neighbours(agent))
     peers = {
         peer.id: PeerAddress(peer.endpoint, peer.curve, peer.other_endpoints)
         if peer.id not in dials
-        else PeerAddress(dials[peer.id], peer.curve)
+        else PeerAddress(dials[peer.id], peer.curve, bulk=False)  # it may lead to that port alone
         for peer in entries
     }
     first, *others = distinct_binds(listen) or cluster.agent(agent).listens_at
@@ -572,6 +576,7 @@ def build_daemon(
         limits,
         other_binds=others,
         tell=partial(journal.log, logging.WARNING),
+        bulk_port=bulk_port,
     )
     left, trained = snapshot.read(), None if checkpoints is None else checkpoints.left
     if left.damage is not None:

@@ -9,14 +9,17 @@ that no peer, however slow, can hold anything up.
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from candor.network.bulk.outgoing import BulkLink
+from candor.network.sealed import AskOffer, Note, Offer, Reference, Resent, encode, is_note
 from candor.network.transport import (
+    Buffer,
     LinkStats,
     Outbox,
     OutboxEntry,
@@ -77,9 +80,14 @@ class Link:
         keys: tuple[str, str],
         limits: TransportLimits,
         guard: Callable[[Callable[[], None]], Callable[[], None]],
+        on_connected: Callable[[], None],
+        bulk_unreachable: Callable[[str], None],
     ) -> None:
         """`keys`: our own CURVE public and secret key, z85."""
         self.counters = Counters()
+        self._on_connected = on_connected
+        self._bulk = BulkLink(guard, self._send_waiting, self._ask_offer, bulk_unreachable)
+        self._owed = False  # another offer was to be asked for while it was not connected
         self._routes, self._guard = routes(address.endpoints), guard
         self._turn = 0  # which route is tried, counted on beyond the last
         self._succeeded = False  # this attempt led to a connection
@@ -142,12 +150,13 @@ class Link:
             counters.messages_refused + self._outbox.dropped,
             self._connected,
             self._reason,
+            self._bulk.open,
         )
 
     @property
     def drained(self) -> bool:
         """Nothing waits, or nobody is there to send it to."""
-        return not (self._connected and len(self._outbox))
+        return not (self._connected and len(self._outbox)) and self._bulk.drained
 
     def post(self, entry: OutboxEntry) -> None:
         """Queue an entry and send at once what the peer has room for."""
@@ -167,25 +176,52 @@ class Link:
         if self._probe is not None:
             self._probe.cancel()
             await asyncio.wait({self._probe})
+        await self._bulk.close()
         self._close(linger_s)
+
+    # Bulk
+
+    def offered(self, offer: Offer) -> None:
+        """The peer takes large frames at a port of its own."""
+        self._bulk.offered(offer, host_and_port(self._route.endpoint)[0])
+
+    def say(self, note: Note, frames: Sequence[Buffer] = ()) -> None:
+        """Say something of bulk."""
+        self.post(OutboxEntry((encode(note), *frames), None))
+
+    def send_again(self, of: Reference) -> None:
+        """The peer lacks a record: send its message over CURVE, or say that it is gone."""
+        entry = self._bulk.kept(of)
+        self.say(Resent(of), () if entry is None else entry.frames)
+
+    def _ask_offer(self) -> None:
+        self._owed = not self._connected
+        if self._connected:
+            self.say(AskOffer())
 
     # Sending
 
     def _send_waiting(self) -> None:
         # Not to a connection that we do not know of yet: it may be about to be given up.
         while self._connected and self._has_room() and len(self._outbox):
-            frames = self._outbox.first().frames
-            size = sum(byte_count(frame) for frame in frames)
+            entry = self._outbox.first()
+            by_record = self._bulk.open and is_bulk(entry)
+            if by_record and not self._bulk.has_room:
+                self._wait_for_room(False)  # it calls when there is some
+                return
+            frames, size = entry.frames, entry.size_bytes
+            if by_record:
+                frames = (encode(self._bulk.send(entry)), *frames[:-1])
             try:
                 # Room for the first frame is room for all: libzmq counts whole messages.
-                self._socket.send_multipart(
-                    frames, zmq.NOBLOCK, copy=size < ZERO_COPY_BYTES_MIN, track=False
-                )
+                copied = by_record or size < ZERO_COPY_BYTES_MIN
+                self._socket.send_multipart(frames, zmq.NOBLOCK, copy=copied, track=False)
             except zmq.Again:  # the peer left between the two calls
                 continue
             self._outbox.remove_first()
-            self.counters.messages_sent += 1
-            self.counters.bytes_sent += size
+            if not is_note(entry.frames[0]):
+                self.counters.messages_sent += 1
+                self.counters.bytes_sent += size
         self._wait_for_room(self._connected and len(self._outbox) > 0)
 
     def _has_room(self) -> bool:
@@ -221,6 +257,9 @@ class Link:
                 self._reasons.clear()
                 self._cancel_redial()
                 self._has_room()  # libzmq greets when its socket is next asked for something
+                self._on_connected()
+                if self._owed:
+                    self._ask_offer()
                 self._send_waiting()
             case zmq.Event.DISCONNECTED:
                 self._on_disconnected()
@@ -292,6 +331,13 @@ class Link:
     def _on_explained(self, probe: asyncio.Task[None]) -> None:
         if not probe.cancelled():
             self._guard(probe.result)()
+
+
+def is_bulk(entry: OutboxEntry) -> bool:
+    """Whether the last frame of a message is worth a record of its own."""
+    last = entry.frames[-1]
+    bulk = entry.bulk_round is not None and len(entry.frames) > 1
+    return bulk and byte_count(last) >= ZERO_COPY_BYTES_MIN
 
 
 def handshake_failure(event: zmq.Event, value: int) -> str | None:

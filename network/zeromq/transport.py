@@ -10,13 +10,28 @@ What one neighbour can make us hold is bounded by `network.zeromq.watch`.
 
 import asyncio
 import logging
+import math
+import os
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from candor.network.errors import LocalProtocolError, TransportError
+from candor.network.bulk.incoming import BulkListener, Handlers
+from candor.network.errors import LocalProtocolError, RemoteProtocolError, TransportError
 from candor.network.memory import give_back, keep_freed_memory
+from candor.network.sealed import (
+    Again,
+    AskOffer,
+    InOrder,
+    Note,
+    Offer,
+    Reference,
+    Resent,
+    decode,
+)
 from candor.network.transport import (
     Buffer,
     Delivery,
@@ -24,10 +39,11 @@ from candor.network.transport import (
     OutboxEntry,
     PeerAddress,
     TransportLimits,
+    byte_count,
     freeze,
 )
 from candor.network.zeromq.link import Link
-from candor.network.zeromq.options import Context, Socket, bind, receiving_socket
+from candor.network.zeromq.options import Context, Socket, bind, host_and_port, receiving_socket
 from candor.network.zeromq.watch import ConnectionWatch, Tell
 from candor.network.zeromq.zap import ZapHandler
 
@@ -43,6 +59,8 @@ _GIVE_BACK_S = 0.5
 # up.
 _LINGER_S_MIN = 0.2
 _DRAIN_POLL_S = 0.005
+# A peer asks for another offer of bulk no oftener: each closes the connection of the one before.
+_OFFER_S = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -61,10 +79,11 @@ class ZeroMqTransport:
         *,
         other_binds: Sequence[str] = (),
         tell: Tell | None = None,
+        bulk_port: int | None = None,
     ) -> None:
         """`bind_endpoint` may have port 0, any free one; after start() `endpoint` tells which.
         A host with several addresses listens at `other_binds`, too. `tell` hears of peers that were
-        cut."""
+        cut. With a `bulk_port`, 0 for any that is free, large frames are taken there, sealed."""
         self.agent_id = agent_id
         self.endpoint = bind_endpoint
         self._other_binds = tuple(other_binds)
@@ -72,7 +91,8 @@ class ZeroMqTransport:
         self._peers = dict(peers)
         self._limits = limits or TransportLimits()
         self._links: dict[str, Link] = {}
-        self._watch = ConnectionWatch(self._limits, tell or _logged, len(self._peers))
+        self._tell = tell or _logged
+        self._watch = ConnectionWatch(self._limits, self._tell, len(self._peers))
         self._context: Context | None = None
         self._router: Socket | None = None
         self._monitor: Socket | None = None
@@ -83,6 +103,15 @@ class ZeroMqTransport:
         self._waiter: asyncio.Future[None] | None = None
         self._burst = 0
         self._open = False
+        self._bulk_port = bulk_port
+        self._bulk: BulkListener | None = None
+        limits = self._limits
+        self._inbound = {
+            peer: InOrder(limits.undelivered_bytes_max, limits.outbox_control_messages_max)
+            for peer in self._peers
+        }
+        self._arrived: deque[Delivery] = deque()
+        self._offered_s: dict[str, float] = {}
 
     async def start(self) -> None:
         """Listen and dial. Raises TransportError: port taken, bad address or malformed key."""
@@ -99,7 +128,8 @@ class ZeroMqTransport:
             self._listen()
             for peer, address in self._peers.items():
                 self._links[peer] = Link(
-                    self._context, address, self._keys, self._limits, self._guard
+                    *(self._context, address, self._keys, self._limits, self._guard),
+                    *(partial(self._offer_bulk, peer), partial(self._bulk_unreachable, peer)),
                 )
                 self._links[peer].dial()
         except BaseException:
@@ -120,6 +150,8 @@ class ZeroMqTransport:
     def hang_up(self, peer: str) -> None:
         """Close a peer's connections to our ROUTER, and let none in for a while."""
         self._watch.hang_up(peer, "what it sends is refused", self._loop.time())
+        if self._bulk is not None:
+            self._bulk.forget(peer)
 
     async def receive(self) -> Delivery:
         """The next message from any peer, one caller at a time; safe to cancel.
@@ -180,12 +212,23 @@ class ZeroMqTransport:
         self.endpoint = bind(self._router, self.endpoint)
         for endpoint in self._other_binds:
             bind(self._router, endpoint)
+        if self._bulk_port is not None:
+            self._listen_for_bulk(self._bulk_port)
         self._sweep()
+
+    def _listen_for_bulk(self, port: int) -> None:
+        handlers = Handlers(self._on_record, self._on_bulk_ended, self._has_many_early)
+        self._bulk = BulkListener(self._limits, self._guard, handlers, os.urandom)
+        hosts = [host_and_port(endpoint)[0] for endpoint in (self.endpoint, *self._other_binds)]
+        for host in dict.fromkeys(hosts):
+            self._bulk.listen(host, self._bulk.port or port)
 
     def _stop_listening(self) -> None:
         for timer in (self._sweep_timer, self._give_back_timer):
             if timer is not None:
                 timer.cancel()
+        if self._bulk is not None:
+            self._bulk.close()
         if self._router is not None and self._monitor is not None:
             self._loop.remove_reader(self._monitor.FD)
             self._router.disable_monitor()
@@ -218,6 +261,7 @@ class ZeroMqTransport:
 
     def _sweep(self) -> None:
         self._watch.sweep(self._loop.time(), self._nothing_waits)
+        self._sweep_bulk(self._loop.time())
         self._sweep_timer = self._loop.call_later(_SWEEP_S, self._guard(self._sweep))
 
     def _nothing_waits(self) -> bool:
@@ -232,30 +276,133 @@ class ZeroMqTransport:
 
     def _take(self) -> Delivery | None:
         """The next acceptable message that has arrived, None when there is none."""
-        assert self._router is not None
-        while True:
+        while not self._arrived:
             try:
-                self._router.recv(zmq.NOBLOCK)  # the routing id, which says nothing
+                message = self._next_message()
             except zmq.Again:
                 return None
-            frames, complete = self._frames()
-            sender = frames[0].get("User-Id") if frames else None
-            if sender not in self._links:  # no frame, or no authenticated name: libzmq's bug
+            if message is not None:
+                self._place(*message)
+        return self._arrived.popleft()
+
+    def _next_message(self) -> tuple[str, tuple[Buffer, ...]] | None:
+        """Who sent the next message, and its frames; None if it is not to be kept.
+
+        Raises:
+            zmq.Again: there is none.
+        """
+        assert self._router is not None
+        self._router.recv(zmq.NOBLOCK)  # the routing id, which says nothing
+        frames, complete = self._frames()
+        sender = frames[0].get("User-Id") if frames else None
+        if sender not in self._links:  # no frame, or no authenticated name: libzmq's bug
+            return None
+        self._on_connections()  # a connection's acceptance comes before its messages
+        self._watch.delivered(int(frames[0].get(zmq.SRCFD)), sender, self._loop.time())
+        self._links[sender].heard_from()
+        if complete and len(frames) == 1 and not len(frames[0]):
+            return None  # the greeting of a connection
+        if complete and sum(len(frame) for frame in frames) <= self._limits.message_bytes_max:
+            return sender, tuple(_contents(frame) for frame in frames)
+        self._refuse(sender)
+        return None
+
+    def _place(self, sender: str, frames: tuple[Buffer, ...]) -> None:
+        """Deliver a message, or keep it behind one whose record is still to come."""
+        try:
+            note = decode(frames[0])
+        except RemoteProtocolError:
+            self._refuse(sender)
+            return
+        if note is None and not self._inbound[sender]:
+            self._deliver(sender, frames)
+            return
+        if note is None:
+            self._inbound[sender].message(frames)
+        else:
+            self._noted(sender, note, frames[1:])
+        self._deliver_ready(sender)
+
+    def _deliver(self, sender: str, frames: tuple[Buffer, ...]) -> None:
+        size = sum(map(byte_count, frames))
+        if not frames or size > self._limits.message_bytes_max:
+            self._refuse(sender)
+            return
+        counters = self._links[sender].counters
+        counters.messages_received += 1
+        counters.bytes_received += size
+        self._arrived.append(Delivery(sender, frames))
+
+    def _deliver_ready(self, sender: str) -> None:
+        for frames in self._inbound[sender].ready():
+            self._deliver(sender, frames)
+        if self._bulk is not None and not self._has_many_early(sender):
+            self._bulk.resume(sender)
+
+    def _refuse(self, sender: str) -> None:
+        self._links[sender].counters.messages_refused += 1
+        self._watch.refused(sender, self._loop.time())
+
+    # Bulk beside CURVE
+
+    def _noted(self, sender: str, note: Note, frames: tuple[Buffer, ...]) -> None:
+        link, inbound = self._links[sender], self._inbound[sender]
+        match note:
+            case Offer() if self._peers[sender].bulk:
+                link.offered(note)
+            case AskOffer():
+                self._offer_bulk(sender)
+            case Reference(ticket):
+                there = inbound.reference(note, frames)
+                if not there and (self._bulk is None or not self._bulk.holds(sender, ticket)):
+                    self._ask_again(sender, ticket)
+            case Again(of):
+                link.send_again(of)
+            case Resent(of):
+                inbound.resent(of, frames)
+
+    def _offer_bulk(self, peer: str) -> None:
+        now_s = self._loop.time()
+        if self._bulk is None or now_s < self._offered_s.get(peer, -math.inf) + _OFFER_S:
+            return
+        self._offered_s[peer] = now_s
+        self._links[peer].say(self._bulk.offer(peer))
+
+    def _bulk_unreachable(self, peer: str, place: str) -> None:
+        detail = f"no way to {place}: what is large goes to the port of the cluster file, slower"
+        self._tell("bulk_unreachable", {"peer": peer, "detail": detail})
+
+    def _on_record(self, peer: str, of: Reference, data: bytes) -> None:
+        self._inbound[peer].record(of, data)
+        self._deliver_ready(peer)
+        if self._arrived:
+            self._wake()
+
+    def _has_many_early(self, peer: str) -> bool:
+        return self._inbound[peer].early >= self._limits.early_records_max
+
+    def _on_bulk_ended(self, peer: str, ticket: bytes) -> None:
+        self._ask_again(peer, ticket)
+
+    def _ask_again(self, peer: str, ticket: bytes) -> None:
+        until_s = self._loop.time() + self._limits.bulk_again_s
+        for of in self._inbound[peer].ask(ticket, until_s):
+            self._links[peer].say(Again(of))
+
+    def _sweep_bulk(self, now_s: float) -> None:
+        if self._bulk is None:
+            return
+        self._bulk.sweep(now_s)
+        for peer, inbound in self._inbound.items():
+            if not inbound:
                 continue
-            self._on_connections()  # a connection's acceptance comes before its messages
-            self._watch.delivered(int(frames[0].get(zmq.SRCFD)), sender, self._loop.time())
-            link = self._links[sender]
-            link.heard_from()
-            if complete and len(frames) == 1 and not len(frames[0]):
-                continue  # the greeting of a connection
-            size = sum(len(frame) for frame in frames)
-            if complete and size <= self._limits.message_bytes_max:
-                delivery = Delivery(sender, tuple(_contents(frame) for frame in frames))
-                link.counters.messages_received += 1
-                link.counters.bytes_received += size
-                return delivery
-            link.counters.messages_refused += 1
-            self._watch.refused(sender, self._loop.time())
+            since_s = now_s - self._limits.bulk_still_s
+            if inbound.waits and self._bulk.stands_still(peer, since_s):
+                self._bulk.forget(peer)
+            inbound.overdue(now_s)
+            self._deliver_ready(peer)
+        if self._arrived:
+            self._wake()
 
     def _frames(self) -> tuple[list[zmq.Frame], bool]:
         """The first frames of a message, and whether they are all; others are not kept."""

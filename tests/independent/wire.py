@@ -377,6 +377,8 @@ class Sockets:
         _, *frames = self._router.recv_multipart(copy=False)
         if [frame.bytes for frame in frames] == [b""]:  # the greeting of a connection
             return self.receive(0)
+        if frames[0].bytes[:1] == b"\xc1":  # of bulk beside CURVE, which nobody has to take
+            return self.receive(0)
         sender = frames[0].get("User-Id") if frames else ""
         return str(sender), [frame.bytes for frame in frames]
 

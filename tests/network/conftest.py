@@ -13,7 +13,7 @@ from candor.network.zeromq.transport import ZeroMqTransport
 
 DEADLINE_S = 60.0
 # Quick to reconnect, so that a test of it is quick too.
-LIMITS = TransportLimits(reconnect_s_min=0.02, reconnect_s_max=0.1)
+LIMITS = TransportLimits(reconnect_s_min=0.02, reconnect_s_max=0.1, bulk_still_s=0.3)
 
 
 @dataclass
@@ -21,6 +21,7 @@ class Neighbourhood:
     """Agents with keys and ports; `start` makes a transport for one of them."""
 
     limits: TransportLimits = LIMITS
+    bulk_port: int | None = None
     _keys: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
     _endpoints: dict[str, str] = field(default_factory=dict)
     _started: list[ZeroMqTransport] = field(default_factory=list)
@@ -59,6 +60,7 @@ class Neighbourhood:
             peers,
             limits or self.limits,
             tell=lambda event, fields: told.append((event, fields)),
+            bulk_port=self.bulk_port,
         )
         await transport.start()
         self._started.append(transport)

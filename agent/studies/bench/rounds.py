@@ -405,6 +405,7 @@ def _child(run_dir: Path, agent: str, pipe: Connection) -> None:
                 None,
             ),
             checkpoints=Checkpoints(CheckpointFile(data_dir, cluster.fingerprint)),
+            bulk_port=0,
         )
         watch.seconds = daemon.seconds
         result = asyncio.run(daemon.run())
