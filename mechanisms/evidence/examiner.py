@@ -388,7 +388,7 @@ class Examiner:
         if not has_fresh(statement, self.terms):
             return statement
         named = [vectors[source] for source in named_sources(statement, self.terms.phases)]
-        values = self.fresh_sketch(statement)(np.stack([payload, *named]))
+        values = self.fresh_sketch(statement).of_each([payload, *named])
         return replace(statement, fresh=values.astype("<f8").tobytes())
 
     def fresh_sketch(self, statement: Statement) -> FreshSketch:
@@ -567,7 +567,7 @@ class Examiner:
         if not known:
             return
         stated = np.frombuffer(statement.fresh, "<f8").reshape(1 + len(places), -1)
-        due = self.fresh_sketch(statement)(np.stack([*known.values()]))
+        due = self.fresh_sketch(statement).of_each(known.values())
         if due.astype("<f8").tobytes() != stated[[*known]].tobytes():
             raise EvidenceError(FRESH, "not that of a vector which is held here")
 

@@ -19,7 +19,7 @@ bytes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -83,10 +83,14 @@ class FreshSketch:
 
     def __call__(self, vectors: Vector) -> Floats:
         """Sketch float32 vectors (..., dim) into float64 (..., m)."""
+        found = self.of_each(vectors.reshape(-1, self.dim))
+        return found.reshape(*vectors.shape[:-1], self.size)
+
+    def of_each(self, vectors: Iterable[Vector]) -> Floats:
+        """Sketch float32 vectors (dim,), wherever they lie, into float64 (vectors, m)."""
         with np.errstate(invalid="ignore"):  # a peer's NaN may signal; evidence refuses it
-            rows = vectors.reshape(-1, self.dim)
-            found = np.stack([self._added(row) for row in rows])  # (vectors, n)
-            return _transformed(found)[:, self._kept].reshape(*vectors.shape[:-1], self.size)
+            found = np.stack([self._added(vector) for vector in vectors])  # (vectors, n)
+            return _transformed(found)[:, self._kept]
 
     def _added(self, vector: Vector) -> Floats:
         """The rows of a vector, turned and under their signs, added in order: (n,)."""
