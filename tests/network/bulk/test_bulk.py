@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -238,6 +238,8 @@ async def test_a_neighbour_that_restarts_offers_anew(
 async def test_references_to_records_that_never_come_hold_nothing_up_for_long(pair) -> None:
     a, b = pair
     link = a.transport._links["b"]
+    link.send_again = lambda of: None  # nor does it say that they are gone
+    b.transport._limits = replace(LIMITS, bulk_again_s=0.5)
     for number in range(5000):  # more than is ever kept
         link.say(Reference(bytes(16), number), [b"header"])
         if number % 500 == 0:
