@@ -3,7 +3,7 @@
 Each message knows its fields on the wire; parsing refuses wrong types, lengths and ranges.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self, TypeAlias, assert_never
 
@@ -152,12 +152,21 @@ class ShownMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class RevisionMessage:
+    """The text of a cluster file, signed by the organiser: the next one, or, to whoever has an
+    earlier one, that in use."""
+
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Bye:
     """The sender has finished; `heard` says that it has received ours."""
 
     heard: bool
 
 
+Opaque: TypeAlias = ClaimMessage | BillMessage | EvidenceMessage | RevisionMessage
 Message: TypeAlias = (
     Hello
     | Update
@@ -172,8 +181,19 @@ Message: TypeAlias = (
     | Waiting
     | Ask
     | ShownMessage
+    | RevisionMessage
     | Bye
 )
+
+
+# Of one field each, whose bytes others read.
+_OPAQUE: Final[Mapping[Kind, type[Opaque]]] = {
+    Kind.CLAIM: ClaimMessage,
+    Kind.BILL: BillMessage,
+    Kind.EVIDENCE: EvidenceMessage,
+    Kind.REVISION: RevisionMessage,
+}
+_KIND_OF: Final = {message: kind for kind, message in _OPAQUE.items()}
 
 
 def to_envelope(message: Message, nonce: bytes) -> Envelope:
@@ -191,12 +211,8 @@ def to_envelope(message: Message, nonce: bytes) -> Envelope:
             return Envelope(Kind.CHUNK, nonce, [number, phase, offset], data)
         case Ack(number, phase, code):
             return Envelope(Kind.ACK, nonce, [number, phase, code])
-        case ClaimMessage(claim):
-            return Envelope(Kind.CLAIM, nonce, [claim])
-        case BillMessage(bundle):
-            return Envelope(Kind.BILL, nonce, [bundle])
-        case EvidenceMessage(proof):
-            return Envelope(Kind.EVIDENCE, nonce, [proof])
+        case ClaimMessage(held) | BillMessage(held) | EvidenceMessage(held) | RevisionMessage(held):
+            return Envelope(_KIND_OF[type(message)], nonce, [held])
         case LedgerMessage(kind, fields):
             return Envelope(kind, nonce, fields)
         case Heads(number, phase, heads):
@@ -243,12 +259,8 @@ def from_envelope(envelope: Envelope) -> Message:
             number, phase
         ) and _is_code(code):
             return Ack(number, phase, code)
-        case Kind.CLAIM, [bytes(claim)]:
-            return ClaimMessage(claim)
-        case Kind.EVIDENCE, [bytes(proof)]:
-            return EvidenceMessage(proof)
-        case Kind.BILL, [bytes(bundle)]:
-            return BillMessage(bundle)
+        case ((Kind.CLAIM | Kind.BILL | Kind.EVIDENCE | Kind.REVISION), [bytes(held)]):
+            return _OPAQUE[kind](held)
         case Kind.HEADS, [int(number), int(phase), list(heads)] if _is_place(number, phase):
             return Heads(number, phase, _heads(heads))
         case Kind.WAITING, [int(number), int(phase)] if _is_place(number, phase):

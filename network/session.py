@@ -160,7 +160,8 @@ class Session:
 
     `memory` is what this end has of the peer's own hand, to be set by who uses the session, and
     `own_memory` what the peer's last HELLO had of ours: both opaque, and not checked here.
-    `peer_behind`: it is refused for an earlier revision of our file, and may come back with ours.
+    `peer_behind`: it is refused for an earlier revision of our file, and may come back with ours;
+    `peer_ahead`: for a later one, and we may come back with that.
     """
 
     def __init__(
@@ -186,7 +187,7 @@ class Session:
         self.peer_nonce: bytes | None = None
         self.peer_round = 0
         self.memory = self.own_memory = b""
-        self.peer_behind = False
+        self.peer_behind = self.peer_ahead = False
         self.state = SessionState.CONNECTING
         self.reason: str | None = None
         self._candidate = b""  # the peer's latest nonce, echoed but not yet proven fresh
@@ -241,9 +242,14 @@ class Session:
         if moved:
             self.peer_nonce = greeting.nonce
             self.state, self.reason = SessionState.ESTABLISHED, None
-            self.peer_behind = False
+            self.peer_behind = self.peer_ahead = False
             self._retry_s = HELLO_RETRY_FIRST_S
         return Greeted((self._hello(own_round),) if reply else (), established=moved)
+
+    @property
+    def heard_nonce(self) -> bytes:
+        """That of the peer's life which was heard last, whether it is served or not; b"" before."""
+        return self._candidate
 
     def misaddressed(self) -> None:
         """A message came that bears another nonce than ours: tell the peer which one is."""
@@ -257,6 +263,7 @@ class Session:
         moved = self.reason != reason
         self.state, self.reason, self.peer_nonce = SessionState.REFUSED, reason, None
         self.peer_behind = 0 < greeting.revision < self._revision
+        self.peer_ahead = 0 < self._revision < greeting.revision
         # The peer learns of it from our own fingerprint; what is lost, the ticks repeat.
         replies = (self._hello(own_round),) if reply and moved else ()
         return Greeted(replies, refused=reason if moved else None)

@@ -44,6 +44,7 @@ class Kind(IntEnum):
     HEADS = 16
     ASK = 17
     SHOWN = 18
+    REVISION = 19
 
 
 RAW_KINDS: Final = frozenset({Kind.CHUNK, Kind.SHOWN})

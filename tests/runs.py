@@ -35,7 +35,7 @@ from candor.agent.core.effects import (
 )
 from candor.agent.core.faces import told_apart
 from candor.agent.core.stating import stated
-from candor.agent.core.terms import channel_terms, codec_of
+from candor.agent.core.terms import all_channel_terms, codec_of
 from candor.agent.core.verification import derive, judge
 from candor.agent.daemon import keys
 from candor.agent.daemon.exports import write_exports
@@ -254,9 +254,9 @@ class LocalRun:
     def _node(self, agent: str) -> Node:
         self._lives += 1
         identity = keys.load(self.run_dir / "agents" / agent / "keys")
-        terms = list(channel_terms(self.cluster, agent).values())
+        terms, grows = [*all_channel_terms(self.cluster, agent).values()], self.cluster.after > 0
         path = self.run_dir / "agents" / agent / "ledger.sqlite"
-        store = Store.open(path, fingerprint=self.cluster.fingerprint, channels=terms)
+        store = Store.open(path, fingerprint=self.cluster.run, channels=terms, grows=grows)
         earlier = self.nodes.get(agent)
         trained = earlier.trained if earlier else None
         core = assemble(
@@ -302,7 +302,7 @@ class LocalRun:
         """The run's algorithm from a model (1, dim) on, with the agent's reports."""
 
         def mass(t: int) -> float:
-            return self.cluster.round_weights.of(t).mass[agent]
+            return self.cluster.memberships.of(t).mass[agent]
 
         given = self._performers.get(agent) or GivenGradients(self._reports[agent], mass)
         rounded = codec_of(self.cluster).rounded
@@ -395,7 +395,7 @@ class LocalRun:
     def _train(self, agent: str, node: Node) -> None:
         """A round begins, or another exchange of it, unless the run is over."""
         takes_s = 0.0 if node.carried else self.takes_s.get(agent, 0.0)
-        node.due = node.core.round <= self.cluster.rounds.rounds
+        node.due = node.core.round <= node.core.last_round
         node.carried, node.ready_s = False, self.now_s + takes_s
 
     def _publish(self, agent: str) -> list[Effect]:

@@ -136,9 +136,10 @@ def command(
 
     Stop it with Ctrl-C or SIGTERM; SIGHUP only opens its log anew. Started again on the same data
     directory it keeps its ledger and enters the run again from a neighbour's model. Where its run
-    is done it says so and ends with 0. It counts in which rounds it mixed whom; with
-    --require-participation it ends with 5 where the run is done and it, or a neighbour as it saw
-    it, took part in fewer.
+    is done it says so and ends with 0. A revision of the cluster file that goes on with the run is
+    taken up when it is put in its place, or handed over by a neighbour. It counts in which rounds
+    it mixed whom; with --require-participation it ends with 5 where the run is done and it, or a
+    neighbour as it saw it, took part in fewer.
 
     \b
     Example:

@@ -48,6 +48,7 @@ from candor.agent.core.patience import Patience
 from candor.agent.core.reception import Reception
 from candor.agent.core.settlement.evidence_book import EvidenceBook
 from candor.agent.core.settlement.settlement import Settlement
+from candor.agent.core.succession import LEFT_KEY, Succession
 from candor.mechanisms.evidence.attestations import Told
 from candor.mechanisms.evidence.disclosures import ShownRound, SignedDisclosure
 from candor.mechanisms.evidence.examiner import Examined, Examiner
@@ -63,6 +64,7 @@ from candor.mechanisms.evidence.statements import (
 from candor.mechanisms.ledger.channel import Record
 from candor.mechanisms.rewards.barter import Rating
 from candor.network.codecs import Codec
+from candor.network.errors import RemoteProtocolError
 from candor.network.messages import Bye, Waiting
 from candor.network.slots import BufferPool
 from candor.network.wire import Buffer
@@ -75,6 +77,11 @@ BYE_RETRY_S: Final = 0.5
 KEPT: Final = "its ledger is kept and exported"
 # A neighbour may be late with its claim, and a referee waits for it before it bills.
 LAST_DEADLINES: Final = 3
+# Where members change: how long the last window is settled before, and how long neighbours are
+# waited for after. Whoever waited for others still finds those who did not, and is waited for in
+# the first round itself: all of it together takes less than a deadline.
+CHANGE_SETTLE: Final = 1 / 4
+CHANGE_START: Final = 1 / 2
 # A window is settled during the next one, or the one after where claims or acceptances are late.
 FORGOTTEN_WINDOWS: Final = 2
 # All is settled by then: a farewell that is not answered costs nothing but this wait.
@@ -113,7 +120,8 @@ class CoreSettings:
     """What the core needs of the cluster file and the data directory.
 
     `reserved_round` is the last round that an earlier life may have stated (0 for a fresh data
-    directory).
+    directory). `after`: the last round of the membership before this one, 0 where there is none;
+    `newcomers`: who was not in that.
     """
 
     agent: str
@@ -124,6 +132,8 @@ class CoreSettings:
     chunk_bytes: int
     reserved_round: int
     window_rounds: int
+    after: int = 0
+    newcomers: frozenset[str] = frozenset()
 
 
 class AgentCore:
@@ -145,8 +155,10 @@ class AgentCore:
         unclaimed: int | None = None,
         memories: Sequence[bytes] = (),
         earlier: Earlier | None = None,
+        succession: Succession,
     ) -> None:
         self.settings = settings
+        self.succession = succession
         self.stage = Stage.STARTING
         self.phases = examiner.terms.phases
         self.step = 0  # the exchange under way, see `Phases`; 0 before the first
@@ -173,6 +185,7 @@ class AgentCore:
             settings.agent,
             disclosures,
             self._held,
+            succession,
             memories,
         )
         self._unclaimed = unclaimed  # the window in which an earlier life ended, to be claimed
@@ -194,6 +207,7 @@ class AgentCore:
         self._bye_s = 0.0
         self._rejoining_s = 0.0
         self._refused_s = math.inf  # since when all have refused us
+        self._abandoned_s = math.inf  # since when all have left, before the last round
         self.missing: tuple[str, ...] = ()
         # Heard in this round's exchange of what is billed, and given no weight by the run's rule.
         self.weightless: tuple[str, ...] = ()
@@ -203,6 +217,18 @@ class AgentCore:
     def round(self) -> int:
         """The round under way, 0 before the first."""
         return self.phases.at(self.step)[0]
+
+    @property
+    def last_round(self) -> int:
+        """The last round of the run, or of its present membership where it is known by then that
+        another one follows."""
+        until = self.succession.last_round
+        return until if self.round <= until + 1 else self.settings.rounds
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether this agent begins a membership with what it has stated in the one before."""
+        return self._earlier is not None and self._earlier.closed
 
     @property
     def opens_window(self) -> bool:
@@ -222,7 +248,9 @@ class AgentCore:
         """Greet the neighbours; an agent without any begins at once."""
         if self.stage not in HEEDED["start"]:
             return []
-        self._deadline_s = now_s + self.settings.start_deadline_s
+        limits = self.settings
+        wait_s = CHANGE_START * limits.deadline_s if self._goes_on else limits.start_deadline_s
+        self._deadline_s = now_s + min(wait_s, limits.start_deadline_s)
         return self.tick(now_s)
 
     def tick(self, now_s: float) -> list[Effect]:
@@ -358,9 +386,12 @@ class AgentCore:
         effects: list[Effect] = []
         if self.phases.at(self.step)[1] == 0:
             effects += self._settle(now_s)
-        if self.round > self.settings.rounds:
+        if self.round > self.last_round:
             self.stage = Stage.SETTLING
-            self._deadline_s = now_s + LAST_DEADLINES * self.settings.deadline_s
+            # What is open with those that stay can be settled later, too.
+            over = self.round > self.settings.rounds
+            deadlines = LAST_DEADLINES if over else CHANGE_SETTLE
+            self._deadline_s = now_s + deadlines * self.settings.deadline_s
         return effects + self._advance(now_s)
 
     def records_read(self, channel_id: bytes, records: list[Record], now_s: float) -> list[Effect]:
@@ -399,6 +430,15 @@ class AgentCore:
         steps = self.settlement.told(before, stored)
         return self._reception.addressed(steps) + self._advance(now_s)
 
+    def handed(self, text: bytes, now_s: float) -> list[Effect]:
+        """A cluster file that the operator has put in place of the one in use; one that cannot
+        follow it is refused with a line."""
+        try:
+            effects = self._reception.handed(text, self.round, brought=self.round > 0)
+            return effects + self._advance(now_s)
+        except RemoteProtocolError as exc:
+            return [_log(logging.WARNING, "revision_refused", detail=exc.detail)]
+
     def echoes(self, combine: Combine) -> tuple[Echo, ...]:
         """What the neighbours in an exchange have stated, with what they commit to: of them that
         is, of the first exchange of a round, who has mixed this agent in the one before."""
@@ -419,7 +459,7 @@ class AgentCore:
         ratings = None if said is None else said.statement.ratings
         return None if ratings is None else dict(ratings.of).get(agent)
 
-    def stop(self, failure: str = "") -> list[Effect]:
+    def stop(self, failure: str = "", exit_code: int = 1) -> list[Effect]:
         """Leave now, at the operator's wish: tell the neighbours, so that none waits for us."""
         if self.stage not in HEEDED["stop"]:
             return []
@@ -429,7 +469,7 @@ class AgentCore:
         effects: list[Effect] = []
         for neighbour in self.neighbours.values():
             effects += self._reception.send(neighbour, Bye(neighbour.left))
-        return [*effects, Finished(failure, 1)]
+        return [*effects, Finished(failure, exit_code)]
 
     def _diverged(self) -> list[Effect]:
         """Every neighbour would refuse such an update: better to say so here."""
@@ -451,7 +491,30 @@ class AgentCore:
 
     # --- progress ---------------------------------------------------------------------------
 
+    @property
+    def _left_behind(self) -> bool:
+        """Whether most neighbours that stay are in the next revision already, of which this agent
+        knows, or some are and nobody else is there: then nothing comes any more of the present one.
+        One of many alone could make an agent leave its rounds."""
+        heir = self.succession.heir
+        if heir is None or self.stage not in (Stage.STARTING, Stage.REJOINING, Stage.RUNNING):
+            return False
+        staying = [n for a, n in self.neighbours.items() if a in heir.ids]
+        gone = sum(n.session.peer_ahead for n in staying)
+        here = sum(n.session.established and not n.left for n in staying)
+        return 2 * gone > len(staying) or gone > 0 == here
+
+    def _strayed(self) -> list[Effect]:
+        """Rounds beyond the membership's last may have been stated, and are not claimed."""
+        until = self.succession.last_round
+        if self._reserved <= until:
+            return []
+        return [Persist((PutValue(LEFT_KEY, b"%d-%d" % (until + 1, self._reserved)),))]
+
     def _advance(self, now_s: float) -> list[Effect]:
+        if self._left_behind:
+            gone = f"the others have gone on by revision {self.succession.number}"
+            return [*self._strayed(), *self.stop(gone, exit_code=0)]
         match self.stage:
             case Stage.STARTING:
                 return self._recall() + self._try_begin(now_s)
@@ -482,14 +545,18 @@ class AgentCore:
         self._refused_s = math.inf
         if self._is_past():
             return self._let_go() + self._try_begin(now_s)
-        if there and self._comes_late(there):
+        joins = self.settings.after > 0 and self._earlier is None
+        if there and (joins or self._comes_late(there)):
             return self._rejoin(now_s)
         catching_up = not all(self.settlement.caught_up(agent) for agent in there)
-        expected = len(there) + len(refused) < len(sessions) or catching_up
+        # Nor those that join: they enter by a neighbour's model.
+        entering = self.settings.newcomers
+        stay, heard = (len(set(some) - entering) for some in (sessions, there))
+        expected = heard + len(refused) < stay or catching_up
         if expected and now_s < self._deadline_s:
             return []
         absent = [agent for agent in sessions if agent not in there]
-        if sessions and not there:
+        if sessions and not there and not self._goes_on:
             named = "; ".join(map(self._unreachable, absent))
             waited = f"{self.settings.start_deadline_s:g} s"
             return self._finish(f"no neighbour could be reached in {waited}: {named}")
@@ -509,6 +576,8 @@ class AgentCore:
         rounds, earlier = [self.neighbours[a].session.peer_round for a in there], self._earlier
         own = 0 if earlier is None else earlier.round
         ahead_of_us = 2 * sum(number >= own + 2 for number in rounds) > len(self.neighbours)
+        if earlier is not None and earlier.closed:
+            return ahead_of_us
         if earlier is None:
             return ahead_of_us or self._reserved > 0
         return ahead_of_us or (earlier.own is None and (any(rounds) or not earlier.goes_back))
@@ -518,11 +587,14 @@ class AgentCore:
         self._earlier = self._unclaimed = None
         self.step, self.stage = earlier.step, Stage.RUNNING
         number, phase = self.phases.at(earlier.step)
+        inside = earlier.own is not None and not earlier.closed
         effects: list[Effect] = [
-            _log(logging.INFO, "resumed", round=number, inside=int(earlier.own is not None)),
-            Resume(number, phase, inside=earlier.own is not None),
+            _log(logging.INFO, "resumed", round=number, inside=int(inside)),
+            Resume(number, phase, inside=inside),
         ]
-        if earlier.own is None:  # nothing of its vector is there to be mixed
+        if earlier.own is not None and earlier.closed:
+            self._held.add(earlier.own.signed.statement, earlier.own.payload)
+        if earlier.own is None or earlier.closed:  # nothing of its vector is there to be mixed
             self.missing = tuple(sorted(self._taken(number)))
             self.mixed_neighbours = 0
             self.book.mixed(earlier.step, {self.settings.agent: 1.0})
@@ -545,7 +617,8 @@ class AgentCore:
         in a later window, for which they want the claim of its one."""
         if self._earlier is None:
             return False
-        end = last_of_window(self._earlier.round, self.settings.window_rounds)
+        window_rounds, closed = self.settings.window_rounds, self._earlier.closed
+        end = last_of_window(self._earlier.round + closed, window_rounds)
         there = [n for n in self.neighbours.values() if n.session.established]
         beyond = [n for n in there if max(n.last_round, n.session.peer_round) > end]
         shown = self._reception.forgotten_round > 0 or self.settlement.restored
@@ -655,7 +728,7 @@ class AgentCore:
         goes_on = any(n.speaking for n in self.neighbours.values()) and now_s < self._deadline_s
         if lead is None:
             return [] if goes_on else self._rejoin(now_s)
-        newer = lead[0] > self._lead_step or self.phases.at(lead[0])[0] == self.settings.rounds
+        newer = lead[0] > self._lead_step or self.phases.at(lead[0])[0] == self.last_round
         return self._reenter(*lead) if newer or not goes_on else []
 
     def _close_windows(self, now_s: float) -> list[Effect]:
@@ -669,7 +742,7 @@ class AgentCore:
         if over < self.round or over <= self._closed:
             return []
         self._closed = over
-        steps = self.settlement.round_over(over, self.settings.rounds, now_s)
+        steps = self.settlement.round_over(over, self.last_round, now_s)
         return self._reception.addressed(steps)
 
     def _try_combine(self, now_s: float) -> list[Effect]:
@@ -677,6 +750,8 @@ class AgentCore:
             return []
         if self._own is None:
             return self._close_windows(now_s)
+        if self._abandoned(now_s):
+            return []
         lead = ahead(self.neighbours, self.step)
         if self.unstated:
             return self._catch_up(lead, now_s)
@@ -693,6 +768,17 @@ class AgentCore:
                 _log(logging.WARNING, "neighbour_missed", peer=neighbour.agent, round=self.round)
             )
         return [*effects, self._combine()]
+
+    def _abandoned(self, now_s: float) -> bool:
+        """Whether all neighbours have just left: they may have gone on by a revision that this
+        agent does not know of, and tell it soon. It learns alone only if they do not."""
+        known = self.succession
+        if known.present.revision is None or known.heir is not None or not self.neighbours:
+            return False
+        if self.round >= self.last_round or not all(n.left for n in self.neighbours.values()):
+            return False
+        self._abandoned_s = min(self._abandoned_s, now_s)
+        return now_s < self._abandoned_s + self.settings.deadline_s
 
     def _waits_until_s(self, awaited: Sequence[Neighbour], now_s: float) -> list[float]:
         """Until when each of these is waited for. A dead agent holds its neighbours up, and they
@@ -795,7 +881,7 @@ class AgentCore:
 
     def _settle(self, now_s: float) -> list[Effect]:
         """Claim the windows that ended with the last round."""
-        steps = self.settlement.round_over(self.round - 1, self.settings.rounds, now_s)
+        steps = self.settlement.round_over(self.round - 1, self.last_round, now_s)
         return self._reception.addressed(steps)
 
     def _try_leave(self, now_s: float) -> list[Effect]:

@@ -18,6 +18,7 @@ from candor.agent.core.settlement.edge import Edge
 from candor.agent.core.settlement.evidence_book import WINDOWS_KEPT, EvidenceBook
 from candor.agent.core.settlement.referee import bill_key, claim_key
 from candor.agent.core.settlement.settlement import Settlement
+from candor.agent.core.succession import LEFT_KEY, NEXT_KEY, Succession
 from candor.agent.core.terms import bill_terms, channel_terms, codec_of, evidence_terms
 from candor.mechanisms.evidence.claims import claim_bytes_max
 from candor.mechanisms.evidence.examiner import Examiner
@@ -111,6 +112,7 @@ def assemble(
             peer,
             Channel(channel, key, store.channel_state(channel.channel_id)),
             terms.publics[peer],
+            first=window_of(cluster.memberships.since(agent, peer), terms.window_rounds),
         )
         for peer, channel in channel_terms(cluster, agent).items()
     }
@@ -127,7 +129,9 @@ def assemble(
         overdue_s=SETTLE_DEADLINES * cluster.rounds.deadline_s,
         resting=reserved_round // terms.window_rounds,
     )
-    _restore_claims(settlement, store, window_of(reserved_round, terms.window_rounds))
+    strayed = _strayed(store, terms.window_rounds)
+    last = window_of(reserved_round, terms.window_rounds)
+    _restore_claims(settlement, store, last, strayed)
     if snapshot and reserved_round == 0:
         raise ConfigurationError(
             "the ledger database is new, but window.bin is of an earlier life of this agent; "
@@ -136,11 +140,14 @@ def assemble(
     before, unclaimed = None, None
     try:
         left = Snapshot.decode(snapshot) if snapshot else Snapshot(b"", ())
-        if left.seen:
+        if left.seen and book.window_of_snapshot(left.seen) not in strayed:
             unclaimed, claimed = settlement.take_back(left.seen)
             if newest and left.exchange is not None:
                 signed = book.go_on(left.exchange)
-                before = earlier(book, signed, checkpoint, key, claimed=claimed)
+                after = cluster.after
+                before = earlier(book, signed, checkpoint, key, claimed=claimed, after=after)
+                if before is not None and before.round < after:
+                    before = None  # its neighbours are elsewhere by now
     except MalformedError as exc:
         raise MalformedError(
             f"window.bin is damaged ({exc}); without it the agent can start again, but claims "
@@ -157,6 +164,8 @@ def assemble(
         chunk_bytes=chunk_bytes,
         reserved_round=reserved_round,
         window_rounds=terms.window_rounds,
+        after=cluster.after,
+        newcomers=_newcomers(cluster),
     )
     return AgentCore(
         settings,
@@ -181,7 +190,15 @@ def assemble(
         unclaimed=unclaimed,
         memories=left.memories,
         earlier=before,
+        succession=Succession(cluster, store.value(NEXT_KEY) or b""),
     )
+
+
+def _newcomers(cluster: Cluster) -> frozenset[str]:
+    """Who is in and was not in the membership before, of which a run's first file has none."""
+    if cluster.continued is None:
+        return frozenset()
+    return frozenset(cluster.ids) - {one.id for one in cluster.continued.before[-1].members}
 
 
 def _party(cluster: Cluster, agent: str) -> Party:
@@ -207,9 +224,18 @@ def _check_bundles(terms: BillTerms, agent: str) -> None:
             )
 
 
-def _restore_claims(settlement: Settlement, store: Stored, last: int) -> None:
+def _strayed(store: Stored, window_rounds: int) -> range:
+    """The windows whose rounds an agent has done after the end of its membership, not knowing of
+    it: nobody judges them."""
+    first, _, last = (store.value(LEFT_KEY) or b"").partition(b"-")
+    if not (first.isdigit() and last.isdigit()):
+        return range(0)
+    return range(window_of(int(first), window_rounds), window_of(int(last), window_rounds) + 1)
+
+
+def _restore_claims(settlement: Settlement, store: Stored, last: int, strayed: range) -> None:
     """The claims and bills of an earlier life that a neighbour may not have settled yet."""
     for window in range(max(0, last - WINDOWS_KEPT + 1), last + 1):
         claim = store.value(claim_key(window))
-        if claim is not None:
+        if claim is not None and window not in strayed:
             settlement.restore(window, claim, store.value(bill_key(window)))

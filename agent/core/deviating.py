@@ -18,7 +18,7 @@ def reporting_of(cluster: Cluster, specs: Mapping[str, str], only: str | None = 
     """
     around = tuple(tuple(map(cluster.index, cluster.neighbours(a))) for a in cluster.ids)
     known = KnownRun(
-        bytes.fromhex(cluster.fingerprint),
+        bytes.fromhex(cluster.run),
         cluster.payments.window,
         cluster.payments.sketch_size,
         cluster.algorithm.max_byzantine or 1,

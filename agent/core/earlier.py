@@ -59,12 +59,14 @@ class Snapshot:
 class Earlier:
     """The last exchange that an earlier life has stated, and its round: nothing up to it is stated
     anew. `own` is what it sent, if its vector is there; `goes_back`: the vector of an earlier
-    exchange is, and the algorithm allows to go on from that."""
+    exchange is, and the algorithm allows to go on from that. `closed`: with it the membership has
+    ended, so that nobody mixes it any more; `own` is gone on from as it was stated."""
 
     step: int
     round: int
     own: SignedFace | None = None
     goes_back: bool = False
+    closed: bool = False
 
     @property
     def goes_on(self) -> bool:
@@ -79,10 +81,12 @@ def earlier(
     key: SigningKey,
     *,
     claimed: bool,
+    after: int = 0,
 ) -> Earlier | None:
     """What can be gone on with after the statement `signed`, the last that this agent knows of,
     whose exchange the book has taken back; None where the checkpoint shows a later one, or where
-    more of a window would be stated that is `claimed`."""
+    more of a window would be stated that is `claimed`. `after`: the last round of the membership
+    before this one."""
     said, terms = signed.statement, book.examiner.terms
     step = book.step_of(said)
     ends = min(terms.rounds, last_of_window(said.round, terms.window_rounds))
@@ -97,7 +101,8 @@ def earlier(
     witnesses = book.witnesses(said)
     if not _is_of(signed, kept, book, (one.body for one in witnesses)):
         return Earlier(step, said.round)
-    return Earlier(step, said.round, SignedFace.of(signed, witnesses, kept.vector, key))
+    face = SignedFace.of(signed, witnesses, kept.vector, key)
+    return Earlier(step, said.round, face, closed=said.round == after)
 
 
 def may_go_back(terms: RunTerms) -> bool:

@@ -31,6 +31,7 @@ from candor.agent.core.settlement.edge import Step, To
 from candor.agent.core.settlement.evidence_book import EvidenceBook
 from candor.agent.core.settlement.hearsay import Hearsay
 from candor.agent.core.settlement.settlement import Settlement
+from candor.agent.core.succession import NEXT_KEY, Succession
 from candor.mechanisms.evidence.attestations import Told
 from candor.mechanisms.evidence.blocks import LEAF_BYTES, leaves
 from candor.mechanisms.evidence.disclosures import ShownRound, SignedDisclosure
@@ -59,6 +60,7 @@ from candor.network.messages import (
     Hello,
     LedgerMessage,
     Message,
+    RevisionMessage,
     ShownMessage,
     Update,
     Waiting,
@@ -69,6 +71,7 @@ from candor.network.messages import (
 from candor.network.slots import BufferPool, Slot
 from candor.network.wire import Buffer, decode
 from candor.topologies.encoding.canonical import MalformedError, pack
+from candor.topologies.specs.specs import ConfigurationError, SignatureError
 
 K = TypeVar("K")
 
@@ -109,9 +112,11 @@ class Reception:
         agent: str,
         disclosures: Disclosures,
         held: Held,
+        succession: Succession,
         memories: Sequence[bytes] = (),
     ) -> None:
         self._held = held
+        self._succession = succession
         self._neighbours = neighbours
         self._disclosures = disclosures
         self._settlement = settlement
@@ -192,6 +197,8 @@ class Reception:
             if envelope.nonce != neighbour.session.nonce:
                 neighbour.session.misaddressed()
                 return []  # said to an earlier life: expected, not served
+            if isinstance(message, RevisionMessage):  # the organiser's signature is what counts
+                return [*self.handed(message.text, own_round), *self._junked(sender, now_s)]
             if not neighbour.session.established:
                 return []
             if isinstance(message, Bye):
@@ -203,6 +210,31 @@ class Reception:
         except MalformedError as exc:
             refused = self._refused(sender, "malformed", str(exc))
         return [*self.settlement_changed(), *refused, *self._junked(sender, now_s)]
+
+    def handed(self, text: bytes, own_round: int, *, brought: bool = False) -> list[Effect]:
+        """The next revision, from a neighbour or `brought` by the operator: it is kept, then told
+        to all neighbours.
+
+        Raises:
+            RemoteProtocolError: it is not one that may follow.
+        """
+        try:
+            if not self._succession.take(text, own_round, brought=brought):
+                return []
+        except (ConfigurationError, SignatureError) as exc:
+            raise RemoteProtocolError("revision", str(exc)) from exc
+        found = self._succession
+        about = {"number": found.number, "after_round": found.last_round}
+        told = [e for n in self._neighbours.values() for e in self.send(n, RevisionMessage(text))]
+        kept = Persist((PutValue(NEXT_KEY, text),))
+        return [kept, Log(logging.INFO, "revision_awaited", about), *told]
+
+    def _hand_over(self, neighbour: Neighbour) -> list[Effect]:
+        """The file of ours to a neighbour that is behind, which no other message reaches."""
+        session, text = neighbour.session, self._succession.handed
+        if not (session.peer_behind and text and session.heard_nonce):
+            return []
+        return [Send(neighbour.agent, to_envelope(RevisionMessage(text), session.heard_nonce))]
 
     def verified(
         self, peer: str, update: Arrived, outcome: Examined | EvidenceError, own_step: int
@@ -375,8 +407,13 @@ class Reception:
             Send(neighbour.agent, to_envelope(reply, b"")) for reply in greeted.replies
         ]
         if greeted.refused is not None:
-            about = {"detail": greeted.refused}
-            effects.append(_told(logging.ERROR, "peer_refused", neighbour, about))
+            session, known = neighbour.session, self._succession
+            # Around a change of members some are earlier there than others.
+            late = session.peer_behind and known.handed
+            early = session.peer_ahead and known.heir is not None
+            level = logging.INFO if late or early else logging.ERROR
+            effects.append(_told(level, "peer_refused", neighbour, {"detail": greeted.refused}))
+        effects += self._hand_over(neighbour)
         if greeted.established:
             neighbour.restarted(own_round)
             self._hearsay.recall(neighbour.session.own_memory)
@@ -387,6 +424,8 @@ class Reception:
                 neighbour.agent, neighbour.session.nonce, nonce, now_s
             )
             effects += self.addressed(connected)
+            if text := self._succession.text:
+                effects += self.send(neighbour, RevisionMessage(text))
         return effects
 
     def _update(self, neighbour: Neighbour, message: Update, now_s: float) -> list[Effect]:

@@ -21,13 +21,13 @@ from candor.topologies.specs.specs import ConfigurationError
 def run_terms(cluster: Cluster) -> RunTerms:
     """What every proof of the run is judged by."""
     return RunTerms(
-        run=bytes.fromhex(cluster.fingerprint),
+        run=bytes.fromhex(cluster.run),
         dim=cluster.task.parameters,
         sketch_size=cluster.payments.sketch_size,
         window_rounds=cluster.payments.window,
-        publics={agent.id: bytes.fromhex(agent.identity) for agent in cluster.agents},
+        publics=_publics(cluster),
         phases=phases_of(cluster.algorithm),
-        weights=cluster.round_weights.of,
+        weights=cluster.memberships.of,
         rounds=cluster.rounds.rounds,
         precision=_precision(cluster),
         trade=trade_of(cluster),
@@ -74,17 +74,19 @@ def bill_terms(cluster: Cluster) -> BillTerms:
         ConfigurationError: the cluster's payment rule is not known here.
     """
     trace_size = min(cluster.task.parameters, cluster.payments.sketch_size, TRACE_SIZE)
+    rounds = cluster.payments.window
     return BillTerms(
-        run=bytes.fromhex(cluster.fingerprint),
+        run=bytes.fromhex(cluster.run),
         window_rounds=cluster.payments.window,
         trace_size=trace_size,
-        publics={agent.id: bytes.fromhex(agent.identity) for agent in cluster.agents},
-        neighbours={agent: frozenset(cluster.neighbours(agent)) for agent in cluster.ids},
+        publics=_publics(cluster),
+        neighbours=cluster.memberships.neighbours(cluster.after + 1),
+        earlier=lambda window: cluster.memberships.neighbours(1 + window * rounds),
         payments=parse_rule(cluster.payments.rule),
         fresh=_stated_fresh(cluster),
         takes=lambda t, taker, giver: (
             # A claim of somebody else's neighbour may name any round.
-            t <= cluster.rounds.rounds and giver in cluster.round_weights.of(t).taken[taker]
+            t <= cluster.rounds.rounds and giver in cluster.memberships.of(t).taken[taker]
         ),
     )
 
@@ -98,7 +100,7 @@ def audit_facts(cluster: Cluster) -> AuditFacts:
     return AuditFacts(
         run_id=cluster.run_id,
         credit_limit=cluster.payments.credit_limit,
-        edges=frozenset((min(edge), max(edge)) for edge in cluster.graph.edges),
+        edges=cluster.memberships.edges,
         bills=bill_terms(cluster),
     )
 
@@ -107,12 +109,12 @@ def evidence_terms(cluster: Cluster, initial: NDArray[np.float32]) -> Terms:
     """What every statement of the run is judged against."""
     algorithm = cluster.algorithm
     return Terms(
-        run=bytes.fromhex(cluster.fingerprint),
+        run=bytes.fromhex(cluster.run),
         dim=cluster.task.parameters,
         sketch_size=cluster.payments.sketch_size,
         window_rounds=cluster.payments.window,
-        publics={entry.id: bytes.fromhex(entry.identity) for entry in cluster.agents},
-        weights=cluster.round_weights.of,
+        publics=_publics(cluster),
+        weights=cluster.memberships.of,
         step_size=step_schedule(algorithm.step_size, algorithm.step_decay),
         initial=initial,
         rounds=cluster.rounds.rounds,
@@ -129,14 +131,26 @@ def channel_terms(cluster: Cluster, agent: str) -> dict[str, ChannelTerms]:
     return {peer: _terms(cluster, *sorted((agent, peer))) for peer in cluster.neighbours(agent)}
 
 
+def all_channel_terms(cluster: Cluster, agent: str) -> dict[str, ChannelTerms]:
+    """The same by whoever is or was a neighbour in the run."""
+    peers = cluster.memberships.ever(agent)
+    return {peer: _terms(cluster, *sorted((agent, peer))) for peer in peers}
+
+
+def _publics(cluster: Cluster) -> dict[str, bytes]:
+    """The keys of everyone who is or was in the run."""
+    return {agent: bytes.fromhex(key) for agent, key in cluster.memberships.identities.items()}
+
+
 def _terms(cluster: Cluster, lo: str, hi: str) -> ChannelTerms:
+    publics = cluster.memberships.identities
     return ChannelTerms(
         lo=lo,
         hi=hi,
-        public_lo=bytes.fromhex(cluster.agent(lo).identity),
-        public_hi=bytes.fromhex(cluster.agent(hi).identity),
+        public_lo=bytes.fromhex(publics[lo]),
+        public_hi=bytes.fromhex(publics[hi]),
         run_id=cluster.run_id,
-        fingerprint=bytes.fromhex(cluster.fingerprint),
+        fingerprint=bytes.fromhex(cluster.run),
         credit_limit=cluster.payments.credit_limit,
     )
 

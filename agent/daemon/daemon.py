@@ -81,6 +81,7 @@ from candor.topologies.encoding.canonical import MalformedError
 TICK_S: Final = 0.05  # the resolution of every deadline
 DRAIN_S: Final = 2.0
 PAYMENTS_EVERY_S: Final = 1.0
+REVISIONS_EVERY_S: Final = 0.25
 OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
 # What a death without a farewell costs of the model. A large one on a slow disk is saved less
 # often: that takes a hundredth of the time at most.
@@ -192,11 +193,14 @@ class Daemon:
         kept: KeptRounds | None = None,
         judging: Judging | None = None,
         checkpoints: Checkpoints | None = None,
+        revisions: Callable[[], bytes | None] = lambda: None,
     ) -> None:
         self.core = core
+        self._revisions = revisions  # answers a cluster file that the operator has brought
         self._checkpoints = checkpoints
         self._writes = False  # a checkpoint is being written
         self._unwritten: Training | None = None  # the models stated last, where none is of them
+        self._newest: Training | None = None  # the same, whether one is or not
         self._resumed: Driver | None = None  # inside an exchange that an earlier life has begun
         self._kept = kept
         self._judging = judging
@@ -280,9 +284,20 @@ class Daemon:
         if self._checkpoints is not None and self._unwritten is not None:
             self._checkpoints.file.write(self._checkpointed(self._unwritten, self._checkpoints))
 
+    def hand_on(self) -> None:
+        """Write the checkpoint of the last exchange of this membership, from which the next one is
+        gone on with; raises as `keep` does."""
+        self._unwritten = self._newest
+        self.keep()
+
     def interrupt(self) -> None:
         """Leave with a farewell, soon; may be called by a signal's handler, at any time."""
         self._interrupted = True
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the operator wants it to end."""
+        return self._interrupted
 
     async def _run_tasks(self) -> Finished:
         self._perform(self.core.start(self._now()))
@@ -293,6 +308,7 @@ class Daemon:
                     self._receive_loop(),
                     self._tick_loop(),
                     self._payments_loop(),
+                    self._revisions_loop(),
                     self._judge_loop(),
                     self._train_loop(),
                 )
@@ -341,6 +357,14 @@ class Daemon:
             before = self.core.settlement.payments()
             stored = await self._loop.run_in_executor(None, self._store.payments)
             self._perform(self.core.told(before, stored, self._now()))
+
+    async def _revisions_loop(self) -> None:
+        """Another cluster file than the one that this daemon was started with."""
+        while True:
+            brought = await self._loop.run_in_executor(None, self._revisions)
+            if brought is not None:
+                self._perform(self.core.handed(brought, self._now()))
+            await asyncio.sleep(REVISIONS_EVERY_S)
 
     async def _judge_loop(self) -> None:
         """Do again what neighbours have shown, all that has come by then at a time."""
@@ -394,7 +418,7 @@ class Daemon:
             observer.started(self.core)
         x, start, state = await self._resumed_round(begun), begun.round, begun.state
         carried: Tensor | None = None
-        while start <= self._work.rounds:
+        while self.core.stage is Stage.RUNNING:
             x, start, carried = await self._run_algorithm(x, start, state, carried)
             state = {}  # after a re-entry
 
@@ -422,7 +446,7 @@ class Daemon:
         self, x: Tensor, start: int, state: State, carried: Tensor | None
     ) -> tuple[Tensor, int, Tensor | None]:
         """Drive the algorithm from round `start` until the run ends or re-enters."""
-        work, phases = self._work, self.core.phases
+        phases = self.core.phases
         driver = self._driver(x, start, state, carried)
         answer: Tensor | Heard | None = None
         await self._begin_kept(start, x, driver, fresh=True)
@@ -437,7 +461,7 @@ class Daemon:
             if out.phase == phases.model:
                 moves = None if driver.moves is None else int(driver.moves[0])
                 await self._round_over(out.round, _model(answer), moves)
-            if out.phase == phases.model and out.round == work.rounds:
+            if out.phase == phases.model and self.core.stage is not Stage.RUNNING:
                 return _model(answer), out.round + 1, None
             if out.phase == phases.model:
                 await self._begin_kept(out.round + 1, _model(answer), driver, fresh=False)
@@ -494,7 +518,7 @@ class Daemon:
         kept = self._checkpoints
         if kept is None:
             return
-        self._unwritten = training
+        self._unwritten = self._newest = training
         if not self._writes and kept.file.due(time.monotonic()):
             self._writes, self._unwritten = True, None
             self._in_background(self._write(training, kept))
@@ -514,7 +538,7 @@ class Daemon:
         """A round is over, which this life has trained, or an earlier one as is `left` of it."""
         work, core = self._work, self.core
         measured: Measured | None = None
-        if work.evaluate_every and (t % work.evaluate_every == 0 or t == work.rounds):
+        if work.evaluate_every and (t % work.evaluate_every == 0 or t == core.last_round):
             (measured,) = await self._trained("rest", work.trainer.evaluate, x)
             if self._models is not None:
                 own = measured.value if measured.local is None else measured.local

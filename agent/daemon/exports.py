@@ -50,14 +50,14 @@ def export_channels(
         ConfigurationError: the key or the database is not the agent's.
         SignatureError: what is stored does not hold; nobody's signature belongs under that.
     """
-    if key.public.hex() != cluster.agent(agent_id).identity:
+    if key.public.hex() != cluster.memberships.identities.get(agent_id):
         raise ConfigurationError(
             f"the key is not that of agent {agent_id!r} in run {cluster.run_id!r}"
         )
     facts = audit_facts(cluster)
     known = {terms.channel_id for terms in store.channels()}
     exports: dict[str, bytes] = {}
-    for neighbour in cluster.neighbours(agent_id):
+    for neighbour in cluster.memberships.ever(agent_id):
         lo, hi = sorted((agent_id, neighbour))
         terms = facts.terms(lo, hi)
         if terms.channel_id not in known:
@@ -128,6 +128,6 @@ def _proofs(store: "Store", cluster: Cluster) -> dict[str, bytes]:
     kept = {
         f"{kind}-{agent}.proof": store.value(f"proof/{kind}/{agent}")
         for kind in KINDS
-        for agent in cluster.ids
+        for agent in cluster.memberships.identities
     }
     return {name: data for name, data in kept.items() if data is not None}

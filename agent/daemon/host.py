@@ -21,6 +21,7 @@ from candor.agent.algorithms.catalogue import check_breakdown, coin_of, phases_o
 from candor.agent.core.assembly import assemble
 from candor.agent.core.deviating import reporting_of
 from candor.agent.core.earlier import Checkpoint
+from candor.agent.core.succession import number_of
 from candor.agent.daemon import keys, organisers, tensorboard
 from candor.agent.daemon.callback import RoundCallback
 from candor.agent.daemon.checkpoint import CheckpointFile
@@ -41,7 +42,8 @@ from candor.agent.daemon.judging import Judging
 from candor.agent.daemon.kept_rounds import KeptRounds
 from candor.agent.daemon.model_file import ModelFile
 from candor.agent.daemon.recorder import Recorder
-from candor.agent.daemon.revision_dirs import move_on, open_store
+from candor.agent.daemon.revision_dirs import hand_on, in_use, move_on, open_store
+from candor.agent.daemon.revision_file import RevisionFile
 from candor.agent.daemon.room import Room, first_cause, lacks_room
 from candor.agent.daemon.snapshot import SnapshotFile
 from candor.agent.daemon.status import DataDirLock, State, read_status
@@ -117,21 +119,23 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
         TransportError: the endpoint cannot be bound.
     """
     probe = Probe.from_environment(os.environ)
-    cluster = load_cluster(cluster_path)
+    given = load_cluster(cluster_path)
+    organisers.check_signer(given, cluster_path, settings.organiser, settings.keys)
+    cluster = in_use(settings.data_dir, given)
     _check_addresses(cluster, settings)
-    organisers.check_signer(cluster, cluster_path, settings.organiser, settings.keys)
     identity = keys.load_of(cluster.agent(settings.agent), settings.keys)
     if _done(settings.data_dir, cluster):
         return f"this run is done; model, metrics and ledger are in {settings.data_dir}", 0
     if settings.tensorboard is not None:
         tensorboard.require()
+    brought = RevisionFile(cluster_path, started_with=cluster is given)
     with joined(ranks_of(os.environ)) as group:
         work, rows = prepare(cluster, settings, group)
         if group is not None and not group.ranks.leads:
             gone = follow(rows.learner, group)
             return gone, 0 if gone is None else 1
         try:
-            return _lead(cluster, identity, settings, work, rows, probe)
+            return _lead(cluster, identity, settings, work, rows, probe, brought)
         finally:
             if isinstance(rows.learner, Leading):
                 rows.learner.end()
@@ -144,17 +148,52 @@ def _lead(
     work: Work,
     rows: TrainedRows,
     probe: Probe | None,
+    brought: RevisionFile,
 ) -> tuple[str | None, int]:
     """`run_agent` of the process that is the agent."""
     _make_data_dir(settings.data_dir)
     try:
         with DataDirLock(settings.data_dir):
-            result = _lives(cluster, identity, settings, work, rows, probe)
+            return _memberships(cluster, identity, settings, work, rows, probe, brought)
     except (MalformedError, StoreError, OSError) as exc:
         return f"{settings.data_dir}: {_told(exc)}", 1
     except ProcessGone as exc:
         return str(exc), 1
-    return result.failure, result.exit_code
+
+
+def _memberships(
+    cluster: Cluster,
+    identity: Identity,
+    settings: HostSettings,
+    work: Work,
+    rows: TrainedRows,
+    probe: Probe | None,
+    brought: RevisionFile,
+) -> tuple[str | None, int]:
+    """One membership of the run after the other, to its end or that of the agent's part in it."""
+    agent = settings.agent
+    while True:
+        result, heir = _lives(cluster, identity, settings, work, rows, probe, brought)
+        if heir is None:
+            return result.failure, result.exit_code
+        number = number_of(heir)
+        if agent not in heir.ids:
+            return f"the run goes on without {agent} from revision {number} on", 0
+        if isinstance(rows.learner, Leading):
+            return f"start its processes again to go on by revision {number}", 0
+        identity = keys.load_of(heir.agent(agent), settings.keys)
+        if not _trains_alike(cluster, heir, settings):
+            work, rows = prepare(heir, settings)
+        cluster = heir
+
+
+def _trains_alike(cluster: Cluster, heir: Cluster, settings: HostSettings) -> bool:
+    """Whether this agent trains on the same samples with another membership, and needs to know no
+    more of it: then nothing is read anew while the others wait."""
+    agent = settings.agent
+    same_place = cluster.index(agent) == heir.index(agent) and len(cluster.ids) == len(heir.ids)
+    same_rounds = cluster.rounds.rounds == heir.rounds.rounds
+    return same_place and same_rounds and settings.strategy == "honest"
 
 
 def _lives(
@@ -164,13 +203,15 @@ def _lives(
     work: Work,
     rows: TrainedRows,
     probe: Probe | None,
-) -> Result:
+    brought: RevisionFile,
+) -> tuple[Result, Cluster | None]:
     """One life, and others where one ended for want of room and there is room again. Not of several
-    processes, which others would have to be told of."""
+    processes, which others would have to be told of. Answers besides with what the run goes on by,
+    None at its end."""
     room, alone = _room(settings, work), not isinstance(rows.learner, Leading)
     while True:
         try:
-            return _life(cluster, identity, settings, work, rows, probe)
+            return _life(cluster, identity, settings, work, rows, probe, brought)
         except (StoreError, OSError) as exc:
             if not alone or not lacks_room(exc):
                 raise
@@ -205,14 +246,15 @@ def _life(
     work: Work,
     rows: TrainedRows,
     probe: Probe | None,
-) -> Result:
-    """From what is on disk to the end of the run, or of this life."""
+    brought: RevisionFile,
+) -> tuple[Result, Cluster | None]:
+    """From what is on disk to the end of the membership, or of this life."""
     with ExitStack() as stack:
         moved = move_on(settings.data_dir, cluster, settings.agent, identity.signing_key)
         store = stack.enter_context(open_store(settings.data_dir, cluster, settings.agent))
         learner, place = rows.learner, settings.data_dir
         models = ModelFile(
-            *(place, cluster.fingerprint, learner.state_dict, learner.private),
+            *(place, cluster.run, learner.state_dict, learner.private),
             cluster.task.better_values,
         )
         checkpoints = _checkpoints(cluster, place, learner.private)
@@ -220,10 +262,13 @@ def _life(
         if not isinstance(learner, Leading):  # of several processes one may have failed alone
             rows.tell = partial(_sat_out, agent=settings.agent)
         kept = kept_rounds(cluster, settings, learner.private, identity.signing_key)
-        return _run(
+        result, heir = _run(
             *(cluster, identity, settings, work, store, models, stack, probe, moved, kept),
-            checkpoints,
+            *(checkpoints, brought),
         )
+        if heir is not None and settings.agent in heir.ids:
+            hand_on(settings.data_dir, heir)
+        return result, heir
 
 
 def _checkpoints(
@@ -233,7 +278,7 @@ def _checkpoints(
     what is kept of them."""
     if cluster.payments.replay is not None:
         return None
-    file = CheckpointFile(data_dir, cluster.fingerprint)
+    file = CheckpointFile(data_dir, cluster.run)
     return Checkpoints(file, private, file.read())
 
 
@@ -317,7 +362,7 @@ def prepare(
         learner = Leading(learner, group)
 
     def mass(t: int) -> Tensor:
-        return torch.tensor([[cluster.round_weights.of(t).mass[settings.agent]]])
+        return torch.tensor([[cluster.memberships.of(t).mass[settings.agent]]])
 
     rows, held = TrainedRows(learner, reporting, mass), learner.samples(0)
     work = Work(
@@ -397,7 +442,8 @@ def _run(
     moved: Path | None,
     kept: KeptRounds | None,
     checkpoints: Checkpoints | None,
-) -> Result:
+    brought: RevisionFile,
+) -> tuple[Result, Cluster | None]:
     agent, data_dir = settings.agent, settings.data_dir
     journal = _journal(settings)
     stack.callback(journal.close)
@@ -421,9 +467,10 @@ def _run(
             fingerprint=cluster.fingerprint,
             rounds=cluster.rounds.rounds,
             record_sketches=settings.record_sketches,
-            taken=lambda t: cluster.round_weights.of(t).taken[agent],
+            taken=lambda t: cluster.memberships.of(t).taken[agent],
             metric=cluster.task.metric_name,
             better=cluster.task.better_values,
+            since=cluster.memberships.joined(agent),
         )
     )
     observers: list[Observer] = [recorder]
@@ -457,6 +504,7 @@ def _run(
         judging=_judging(cluster, settings),
         checkpoints=checkpoints,
         bulk_port=settings.bulk_port,
+        revisions=brought.read,
     )
     journal.round = lambda: min(daemon.core.round, cluster.rounds.rounds)
     recorder.link_bytes = daemon.link_bytes
@@ -475,20 +523,31 @@ def _run(
             finally:
                 models.save(*daemon.model)
                 models.save_best()
-            if result.exit_code != 0:
+            heir = None if result.exit_code or daemon.interrupted else daemon.core.succession.heir
+            if heir is not None and agent in heir.ids:
+                daemon.hand_on()
+            elif result.exit_code != 0 or daemon.interrupted:
                 daemon.keep()
             elif checkpoints is not None:
                 checkpoints.file.remove()
             _export(store, cluster, agent, identity, data_dir)
+            if heir is not None and agent in heir.ids:
+                state = "settling"
+                journal.log(logging.INFO, "goes_on", _gone_on(heir))
+                return result, heir
             state = _STATES.get(result.exit_code, "failed")
             _tell_end(journal, result)
-            return result
+            return result, heir
         except Exception as exc:
             with suppress(OSError):  # it may be what has failed
                 journal.log(logging.ERROR, FAILED, {"detail": _told(exc)})
             raise
         finally:
             recorder.ended(daemon.core, state)
+
+
+def _gone_on(heir: Cluster) -> dict[str, str | int]:
+    return {"number": number_of(heir), "members": ", ".join(heir.ids)}
 
 
 def _export(store: Store, cluster: Cluster, agent: str, identity: Identity, data_dir: Path) -> None:
@@ -555,6 +614,7 @@ def build_daemon(
     judging: Judging | None = None,
     checkpoints: Checkpoints | None = None,
     bulk_port: int | None = None,
+    revisions: Callable[[], bytes | None] = lambda: None,
 ) -> Daemon:
     """A daemon on ZeroMQ, its sockets closed to everyone but the agent's neighbours; without a
     `bulk_port` it has no other."""
@@ -609,4 +669,5 @@ def build_daemon(
         kept,
         judging,
         checkpoints,
+        revisions,
     )

@@ -6,7 +6,8 @@ models. Rounds that a neighbour did not perform itself say nothing of others. Wh
 all were away that would have mixed it shows by its own rounds: a share is the lesser of two,
 
     mixed / due             of the rounds that neighbours performed and were to mix it in
-    performed / rounds      of the rounds of the run, up to the last that anybody has reached
+    performed / rounds      of the rounds of the run since it is in, up to the last that anybody
+                            has reached
 
 so that rounds before a late start and those between a death and a re-entry count as missed. Given
 no weight by an aggregator is taking part: it was heard.
@@ -46,11 +47,12 @@ class View:
     performed: int = 0
     reached: int = 0
     heard: dict[str, Heard] = field(default_factory=dict)
+    since: int = 1  # the first round in which it was in the run
 
     @classmethod
-    def of_lines(cls, lines: Iterable[RoundMetrics], taken: Taken) -> Self:
-        """What the lines of its metrics.csv say."""
-        view = cls()
+    def of_lines(cls, lines: Iterable[RoundMetrics], taken: Taken, since: int = 1) -> Self:
+        """What the lines of its metrics.csv say of an agent that was in `since` a round."""
+        view = cls(since=since)
         for line in lines:
             view.count(line.round, taken(line.round), line.missing)
         return view
@@ -64,7 +66,7 @@ class View:
             agent: Heard(seen.due_rounds, seen.mixed_rounds, seen.last_round)
             for agent, seen in status.neighbours.items()
         }
-        return cls(status.performed_rounds, status.round, heard)
+        return cls(status.performed_rounds, status.round, heard, status.since_round)
 
     def count(self, t: int, taken: Collection[str], missing: Collection[str]) -> None:
         """It performed round t, had `taken` to mix, and did without some."""
@@ -113,7 +115,9 @@ def _part(agent: str, views: Mapping[str, View], rounds: int) -> Part | None:
     heard = [view.heard[agent] for view in views.values() if agent in view.heard]
     due, mixed = sum(one.due for one in heard), sum(one.mixed for one in heard)
     own = views.get(agent)
-    shares = ([mixed / due] if due else []) + ([own.performed / rounds] if own else [])
+    shares = [mixed / due] if due else []
+    if own is not None:
+        shares.append(min(1.0, own.performed / max(1, rounds - own.since + 1)))
     if not shares:
         return None
     last = max((one.last for one in heard), default=own.reached if own else 0)

@@ -38,7 +38,8 @@ _STATES: Final[Mapping[Stage, State]] = {
 class Recorder:
     """Writes metrics.csv, status.json and, when asked, sketches.f64; use as a context manager.
 
-    `taken`: whom the agent mixes in a round. What earlier lives wrote in metrics.csv counts on.
+    `taken`: whom the agent mixes in a round; `since`: the first in which it is in the run. What
+    earlier lives wrote in metrics.csv counts on.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Recorder:
         taken: Taken,
         metric: str = DEFAULT_METRIC,
         better: Better = "higher",
+        since: int = 1,
     ) -> None:
         self._data_dir = data_dir
         self._run_id = run_id
@@ -69,7 +71,7 @@ class Recorder:
         self._evaluated: RoundMetrics | None = None  # the last round that was
         # Rounds, of earlier lives too: alone, and by neighbour those in which it got no weight.
         self._alone = 0
-        self._view = View()
+        self._view = View(since=since)
         self._weightless: Counter[str] = Counter()
         self._began = time.monotonic()
         self._written_s = float("-inf")
@@ -192,6 +194,7 @@ class Recorder:
                 metrics={} if found is None else found.metrics,
                 local_metric=None if found is None else found.local_metric,
                 performed_rounds=self._view.performed,
+                since_round=self._view.since,
                 last_error=error,
                 last_error_s=error_s,
                 score=None if (own := core.rating(agent, agent)) is None else own.score,

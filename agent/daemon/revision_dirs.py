@@ -1,6 +1,8 @@
 """A data directory from one revision of the cluster file to the next: ledgers are kept, not mixed.
 
-The run begins anew with each revision: its fingerprint stands in everything that is signed, so no
+A revision that goes on with its run takes the place of the file before, and that is all: from the
+instant on in which it does, the directory is of that revision.
+The run begins anew with every other one: its fingerprint stands in everything that is signed, so no
 old record fits a new ledger. What an agent has under the old one moves to `revision-N/`, exported,
 with the file that it is audited by. The daemon holds the directory's lock meanwhile; killed at any
 point it goes on from there when it is started again, and never goes back to an older revision.
@@ -14,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from candor.agent.core.terms import channel_terms
+from candor.agent.core.terms import all_channel_terms
 from candor.agent.daemon import journal, kept_rounds, metrics, status, store
 from candor.agent.daemon.checkpoint import CHECKPOINT_NAME, DURABLE_NAME
 from candor.agent.daemon.exports import CLUSTER_NAME, EVIDENCE_NAME, LEDGER_NAME, write_exports
@@ -22,7 +24,7 @@ from candor.agent.daemon.model_file import BEST_NAME, MODEL_NAME, PRIVATE_NAME
 from candor.agent.daemon.snapshot import FILE_NAME as SNAPSHOT_NAME
 from candor.agent.daemon.store import Store, StoreError
 from candor.topologies.cluster.file import Cluster, dump_cluster, load_cluster
-from candor.topologies.cluster.revisions import check_succession
+from candor.topologies.cluster.revisions import check_succession, continues
 from candor.topologies.encoding.signatures import SigningKey
 from candor.topologies.specs.files import replace_file, sync, system_errors
 from candor.topologies.specs.specs import ConfigurationError, SignatureError, located
@@ -48,6 +50,30 @@ _OF_ONE_REVISION: Final = (
     CLUSTER_NAME,
 )
 _KEPT: Final = re.compile(r"revision-([1-9][0-9]{0,15})")
+
+
+def in_use(data_dir: Path, given: Cluster) -> Cluster:
+    """The cluster file that an agent goes on with which is started with `given`: that of the data
+    directory, where the one goes on with the run of the other. Which of the two is later, the
+    directory knows: what has not come into effect yet is taken up when it does.
+
+    Raises:
+        ConfigurationError: the file that is there cannot be read.
+    """
+    present = data_dir / CLUSTER_NAME
+    if given.revision is None or not present.exists():
+        return given
+    found = load_cluster(present)
+    return found if continues(found, given) or continues(given, found) else given
+
+
+def hand_on(data_dir: Path, heir: Cluster) -> None:
+    """From now on the directory is of the revision that goes on with its run.
+
+    Raises:
+        OSError: the system refused; it is of the one before.
+    """
+    _keep(data_dir, heir)
 
 
 def move_on(data_dir: Path, cluster: Cluster, agent: str, key: SigningKey) -> Path | None:
@@ -98,8 +124,9 @@ def open_store(data_dir: Path, cluster: Cluster, agent: str) -> Iterator[Store]:
     path = data_dir / store.FILE_NAME
     if not path.exists():
         _keep(data_dir, cluster)
-    terms = list(channel_terms(cluster, agent).values())
-    with Store.open(path, fingerprint=cluster.fingerprint, channels=terms) as opened:
+    terms = list(all_channel_terms(cluster, agent).values())
+    grows = cluster.continued is not None
+    with Store.open(path, fingerprint=cluster.run, channels=terms, grows=grows) as opened:
         _keep(data_dir, cluster)
         yield opened
 

@@ -82,6 +82,7 @@ class Status:
     all its lives in which it should have mixed others' models and mixed nobody's; `seconds` counts
     from the daemon's start. `score` is what it makes of its own last update, where models are
     traded. `performed_rounds` are those of all its lives, None where nobody counts them;
+    `since_round` is the first of the run in which it was a member;
     `last_error` is what it last logged as a warning or worse, `last_error_s` seconds after 1970.
     What is of the last round, of the last evaluation and of the last error is of an earlier life
     until this one has its own.
@@ -112,6 +113,7 @@ class Status:
     performed_rounds: int | None = None
     last_error: str | None = None
     last_error_s: float | None = None
+    since_round: int = 1
 
 
 def weightless_shares(statuses: Iterable[Status]) -> dict[str, float]:

@@ -49,6 +49,7 @@ class Store:
         *,
         fingerprint: str | None = None,
         channels: Sequence[ChannelTerms] = (),
+        grows: bool = False,
         to_tell: bool = False,
     ) -> Self:
         """Open the database of a run, creating it when needed; or, without a fingerprint, open an
@@ -57,6 +58,7 @@ class Store:
         Args:
             fingerprint: of the cluster file, 64 hex.
             channels: the agent's edges; records can be stored of these only.
+            grows: whether there may be more of them than before.
             to_tell: without a fingerprint, to commit `StorePayment` beside a running daemon.
 
         Raises:
@@ -65,7 +67,7 @@ class Store:
         """
         writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         try:
-            connection = writer.submit(_open, path, fingerprint, channels, to_tell).result()
+            connection = writer.submit(_open, path, fingerprint, channels, grows, to_tell).result()
         except (sqlite3.Error, OSError) as exc:
             writer.shutdown()
             raise ConfigurationError(_explain(path, exc)) from exc
@@ -158,7 +160,11 @@ def _explain(path: Path, exc: Exception) -> str:
 
 
 def _open(
-    path: Path, fingerprint: str | None, channels: Sequence[ChannelTerms], to_tell: bool
+    path: Path,
+    fingerprint: str | None,
+    channels: Sequence[ChannelTerms],
+    grows: bool,
+    to_tell: bool,
 ) -> sqlite3.Connection:
     if fingerprint is None and not path.exists():
         raise ConfigurationError(f"{path}: no such database")
@@ -178,7 +184,7 @@ def _open(
             if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError("database disk image is malformed")
             connection.execute("PRAGMA synchronous=FULL")
-            store_tables.prepare(connection, path, fingerprint, channels)
+            store_tables.prepare(connection, path, fingerprint, channels, grows=grows)
     except BaseException:
         connection.close()
         raise

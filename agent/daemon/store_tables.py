@@ -106,7 +106,12 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def prepare(
-    connection: sqlite3.Connection, path: Path, fingerprint: str, channels: Sequence[ChannelTerms]
+    connection: sqlite3.Connection,
+    path: Path,
+    fingerprint: str,
+    channels: Sequence[ChannelTerms],
+    *,
+    grows: bool,
 ) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -124,7 +129,8 @@ def prepare(
                 f"{fingerprint[:12]}…); use another --data-dir"
             )
         known = {row[0] for row in connection.execute("SELECT channel_id FROM channels")}
-        if known and channels and known != {terms.channel_id for terms in channels}:
+        given = {terms.channel_id for terms in channels}
+        if known and channels and not (known == given or (grows and known < given)):
             raise ConfigurationError(
                 f"{path}: belongs to another agent of this run; use another --data-dir"
             )

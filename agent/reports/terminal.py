@@ -351,11 +351,23 @@ def _who_paid_whom(payments: Sequence[tuple[str, str, int]]) -> Group:
     return Group(Text(_PAID_TITLE, style="bold"), table, *rest, "")
 
 
+def _members(summary: Mapping[str, object]) -> str:
+    """Who joined and who left while the run went on."""
+    found = []
+    for key, word in (("left", "left after round"), ("joined", "joined with round")):
+        changed = summary.get(key)
+        of = changed.items() if isinstance(changed, dict) else ()
+        found += [f"{agent} {word} {number}" for agent, number in of]
+    return "; ".join(found)
+
+
 def _outcome(summary: Mapping[str, object], run_dir: Path | None) -> Group:
     lines = [] if summary.get("simulated") else [_verdict(summary.get("audit"), run_dir)]
     lines += _accused(summary)
     if told := participation_words(parts_of(summary.get("participation"))):
         lines.append(Text.assemble(("participation  ", "dim"), literal(told)))
+    if told := _members(summary):
+        lines.append(Text.assemble(("members  ", "dim"), literal(told)))
     lines += [literal(told, "yellow") for told in late_words(late_from(summary.get("late")))]
     lines += _beyond_credit(summary.get("beyond_credit"))
     lines += [literal(warning, "bold red") for warning in isolations(summary)]

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from candor.agent.algorithms.catalogue import aggregator_of, check_breakdown
+from candor.agent.core.succession import check_continuable
 from candor.agent.daemon import keys
 from candor.agent.runs.declared import check_declared, declaring, samples_of
 from candor.mechanisms.payments.credits import format_credits
@@ -164,6 +165,8 @@ def next_cluster(
     requests = [load_request(path) for path in joining]
     after = revisions.amended(before, key, joining=requests, changes=changes, **changed)
     check_breakdown(after)
+    if after.continued is not None:
+        check_continuable(after)
     return after
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from candor.agent.core.succession import number_of
 from candor.agent.core.terms import audit_facts
 from candor.agent.daemon.exports import AGENTS_NAME, CLUSTER_NAME, LEDGER_NAME, checked_records
 from candor.agent.runs.data_dirs import STORE_NAME, cluster_beside, is_data_dir, owner
@@ -16,6 +17,7 @@ from candor.mechanisms.ledger.export_audit import AuditFacts
 from candor.mechanisms.ledger.records import Record
 from candor.mechanisms.payments.bills import SignedBill
 from candor.topologies.cluster.file import Cluster, load_cluster
+from candor.topologies.cluster.revisions import continues
 from candor.topologies.encoding.canonical import MalformedError
 from candor.topologies.specs.files import read_bytes
 from candor.topologies.specs.specs import ConfigurationError, SignatureError
@@ -117,11 +119,12 @@ def _run_in(run_dir: Path) -> tuple[Cluster, Path]:
     beside = sorted(run_dir.glob(f"*/{CLUSTER_NAME}"))
     if (run_dir / CLUSTER_NAME).exists() or not beside:
         return load_cluster(run_dir / CLUSTER_NAME), run_dir / AGENTS_NAME
-    first, *others = map(load_cluster, beside)
-    for path, other in zip(beside[1:], others, strict=True):
-        if other.fingerprint != first.fingerprint:
+    held = [*map(load_cluster, beside)]
+    last = max(held, key=number_of)  # it tells the whole run, if that was gone on with
+    for path, other in zip(beside, held, strict=True):
+        if other.fingerprint != last.fingerprint and not continues(other, last):
             raise ConfigurationError(
-                f"{beside[0]} and {path} are different files: audit the data directories of one "
-                "run and revision at a time"
+                f"{beside[held.index(last)]} and {path} are different files: audit the data "
+                "directories of one run and revision at a time"
             )
-    return first, run_dir
+    return last, run_dir

@@ -65,6 +65,7 @@ def summarise(
         "beyond_credit": {agent: status.beyond_credit for agent, status in statuses.items()},
         "alone_rounds": {agent: status.alone_rounds for agent, status in statuses.items()},
         "participation": participation_of(cluster, lines),
+        **changed_members(cluster),
         "bytes_sent": {agent: status.bytes_sent for agent, status in statuses.items()},
         **rewards_of_run(standings_of(statuses.values())),
         **({"late": late} if (late := late_json(statuses.values())) else {}),
@@ -83,6 +84,15 @@ def accused_of_run(cluster: Cluster, run_dir: Path) -> dict[str, Any]:
     proven = sorted({str(verdict) for verdict in accused.proven.values()})
     owed = {bond.agent: bond.whole for bond in accused.bonds}
     return ({"proven": proven} if proven else {}) | ({"bonds": owed} if owed else {})
+
+
+def changed_members(cluster: Cluster) -> dict[str, Any]:
+    """By agent, the first round of those that joined while the run went on, and the last one of
+    those that left; nothing where nobody did."""
+    held = cluster.memberships
+    joined = {agent: held.joined(agent) for agent in held.identities if held.joined(agent) > 1}
+    left = {agent: last for agent in held.identities if (last := held.left(agent)) is not None}
+    return ({"joined": joined} if joined else {}) | ({"left": left} if left else {})
 
 
 def rewards_of_run(standings: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
@@ -169,14 +179,16 @@ def participation_of(
     """Each agent's part in the run, in the order of the cluster file, from all agents' lines of
     metrics: those of one that was killed are whole where its last status may be late."""
     views = {
-        agent: View.of_lines(rounds, partial(_taken, cluster, agent))
+        agent: View.of_lines(
+            rounds, partial(_taken, cluster, agent), cluster.memberships.joined(agent)
+        )
         for agent, rounds in lines.items()
     }
     return {agent: asdict(part) for agent, part in participation(views).items()}
 
 
 def _taken(cluster: Cluster, agent: str, t: int) -> Collection[str]:
-    return cluster.round_weights.of(t).taken[agent]
+    return cluster.memberships.of(t).taken.get(agent, {})
 
 
 def _lines(run_dir: Path, agent: str) -> list[RoundMetrics]:
@@ -217,7 +229,7 @@ def consensus_distance(
     models = []
     for agent in (one for one in cluster.ids if one not in byzantine):
         path = run_dir / "agents" / agent / MODEL_NAME
-        if rounds_behind(path, cluster.fingerprint) == cluster.rounds.rounds:
+        if rounds_behind(path, cluster.run) == cluster.rounds.rounds:
             tensors = load_file(path)
             models.append(np.concatenate([tensors[name].ravel() for name in sorted(tensors)]))
     if len(models) < 2:
@@ -235,9 +247,9 @@ def spread(models: Tensor) -> float:
 
 def _edges(cluster: Cluster, statuses: Mapping[str, Status]) -> list[dict[str, Any]]:
     edges = []
-    for lo, hi in sorted(tuple(sorted(edge)) for edge in cluster.graph.edges):
-        seen = statuses.get(lo)
-        neighbour = seen.neighbours.get(hi) if seen else None
-        balance = neighbour.balance if neighbour else 0
+    for lo, hi in sorted(cluster.memberships.edges):
+        ends = [(statuses.get(lo), hi, 1), (statuses.get(hi), lo, -1)]  # who left knows it still
+        seen = [(s.neighbours[k], sign) for s, k, sign in ends if s and k in s.neighbours]
+        balance = seen[0][0].balance * seen[0][1] if seen else 0
         edges.append({"lo": lo, "hi": hi, "balance_lo": balance})
     return edges

@@ -75,6 +75,8 @@ class _Event(Section):
     delay: _Agents | None = None
     bandwidth: _Agents | None = None
     heal: Annotated[_Names, BeforeValidator(_everyone)] | None = None
+    join: _Agents | None = None
+    leave: _Agents | None = None
     speed: _Share | None = None
     loss_share: _Share | None = None
     delay_s: Annotated[Number, Field(gt=0, le=DELAY_S_MAX)] | None = None
@@ -139,9 +141,10 @@ def load_faults(path: Path, agents: Sequence[str], rounds: int) -> tuple[Fault, 
     plan = validated(_Plan, read_toml(path, "fault plan", _PLAN_BYTES_MAX), str(path))
     at = partial(_event, path)
     faults: list[Fault] = []
+    joining = [agent for event in plan.event for agent in event.join or ()]
     for place, event in enumerate(plan.event):
         with at(place):
-            faults.append(_fault(event, agents))
+            faults.append(_fault(event, agents, joining))
     check(faults, agents, rounds, at)
     return tuple(faults)
 
@@ -172,11 +175,12 @@ def _keys(fault: Fault, agents: Collection[str]) -> Iterator[tuple[str, Any]]:
         yield AMOUNTS[fault.action], fault.amount
 
 
-def _fault(event: _Event, agents: Collection[str]) -> Fault:
+def _fault(event: _Event, agents: Collection[str], joining: Collection[str]) -> Fault:
+    """What an event says; `joining` are in later, and not among all."""
     ((action, named),) = event.actions().items()
     groups = named if action == "partition" else (named,)
     listed = tuple(chain.from_iterable(groups))
-    if unknown := sorted(set(listed) - {ALL, *agents}):
+    if unknown := sorted(set(listed) - {ALL, *agents, *joining}):
         raise ConfigurationError(f"{action} = {unknown[0]!r}: the run has no such agent")
     chosen = tuple(agents) if ALL in listed else tuple(dict.fromkeys(listed))
     for_s = event.for_s

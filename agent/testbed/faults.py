@@ -11,6 +11,8 @@
     delay               what they send and get is on its way for `delay_s` longer
     bandwidth           they send `bytes_per_s`, and get as many, over all their connections
     heal                their connections are as before
+    join                new agents take part from the end of a window on, with a model of the others
+    leave               agents take no part any more from the end of a window on
 
 Timing only: `agent.testbed.testbed` performs what is done to processes, `agent.testbed.links` says
 what connections suffer. What cannot come about (a heal of nothing, a round that nobody reaches) is
@@ -32,6 +34,7 @@ AMOUNTS: Final[Mapping[str, str]] = {
 }
 """What says how much, by action."""
 HOLDS: Final = ("kill", "stop", "disk_full")  # whom they do that to finishes no round
+MEMBERS: Final = ("join", "leave")  # what changes who takes part
 LINK_ACTIONS: Final = ("partition", "corrupt", "loss", "delay", "bandwidth")
 PASSING: Final = (*HOLDS, "slow", *LINK_ACTIONS)
 """What can be undone, and so have an end."""
@@ -98,6 +101,7 @@ def check(
     Raises:
         ConfigurationError: the first such event, in one line.
     """
+    _check_members(faults, agents, located)
     for place, fault in enumerate(faults):
         with located(place):
             _check_rounds(fault, rounds)
@@ -107,6 +111,28 @@ def check(
             raise ConfigurationError(
                 "nobody is left by then to reach that round; give it a time, at_s or for_s"
             )
+
+
+def _check_members(
+    faults: Sequence[Fault],
+    agents: Collection[str],
+    located: Callable[[int], AbstractContextManager[None]],
+) -> None:
+    """Who joins is new, who leaves was in, each once; connections are of those that are in all
+    along."""
+    changes = [(place, fault) for place, fault in enumerate(faults) if fault.action in MEMBERS]
+    seen: set[str] = set()
+    for place, fault in changes:
+        with located(place):
+            for agent in fault.agents:
+                if agent in seen or (agent in agents) == (fault.action == "join"):
+                    known = "was in already" if fault.action == "join" else "is not in by then"
+                    raise ConfigurationError(f"{fault.action}: {agent} {known}")
+            seen.update(fault.agents)
+    for place, fault in enumerate(faults) if changes else ():
+        with located(place):
+            if fault.action in LINK_ACTIONS:
+                raise ConfigurationError(f"{fault.action} does not go with join and leave")
 
 
 def _check_rounds(fault: Fault, rounds: int) -> None:

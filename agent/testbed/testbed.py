@@ -30,10 +30,11 @@ from candor.agent.runs.cluster_parts import LOOPBACK, entry_of
 from candor.agent.runs.declared import as_asked
 from candor.agent.runs.placeholder_agents import stand_in_entries
 from candor.agent.runs.plan import Plan, cluster_of, graph_of, make_run_dir
+from candor.agent.testbed.churn import Churn, in_effect, round_to_know_by
 from candor.agent.testbed.drawn_faults import KINDS, draw_faults, parse_drawing
 from candor.agent.testbed.fault_file import FILE_NAME as FAULTS_NAME
 from candor.agent.testbed.fault_file import dump_faults, load_faults
-from candor.agent.testbed.faults import LINK_ACTIONS, Fault
+from candor.agent.testbed.faults import LINK_ACTIONS, MEMBERS, Fault
 from candor.agent.testbed.holds import FILLS, STARTED, Holds
 from candor.agent.testbed.links import Pair
 from candor.agent.testbed.network import NETWORK_ACTIONS, Network
@@ -60,8 +61,9 @@ class Testbed:
 
     `holds`: what the fault plan has done to them; `restarted` are those with more than one life.
     `network`: what is between neighbours, where the plan has faults of it. `launchers`: what starts
-    an agent in place of Python. `nursery`: forks all the others, once there is need. `log_format`:
-    what is in `stderr.log`.
+    an agent in place of Python. `churn`: who changes the members, where the
+    plan does. `nursery`: forks all the others, once there is need. `log_format`: what is in
+    `stderr.log`.
     """
 
     run_dir: Path
@@ -78,6 +80,7 @@ class Testbed:
     launchers: dict[str, Sequence[str]] = field(default_factory=dict)
     nursery: Nursery | None = None
     log_format: Format = "text"
+    churn: Churn | None = None
 
     def data_dir(self, agent: str) -> Path:
         """Where an agent keeps its things."""
@@ -112,10 +115,16 @@ class Testbed:
         foremost = max((status.round for status in self.statuses.values()), default=0)
         seconds = time.monotonic() - self.started_s
         happened = []
-        for fault in [fault for fault in self.faults if fault.due(foremost, seconds)]:
+        due = [fault for fault in self.faults if fault.due(foremost, seconds)]
+        changes = [fault for fault in due if fault.action in MEMBERS and self._can_change()]
+        changed = self._change(changes, foremost, seconds) if changes else ""
+        for fault in changes + [fault for fault in due if fault.action not in MEMBERS]:
             self.faults.remove(fault)
             done = fault_log.Happened(
-                *(round(seconds, 3), foremost, fault.action, fault.agents, self._perform(fault)),
+                *(round(seconds, 3), foremost, fault.action, fault.agents),
+                f"{self._named(fault.agents)} {changed}"
+                if fault in changes
+                else self._perform(fault),
                 of=None if fault.of is None else fault.of.action,
             )
             happened.append(done)
@@ -127,6 +136,24 @@ class Testbed:
         except OSError as exc:
             raise RunFailed(f"{self.run_dir / fault_log.FILE_NAME}: {exc.strerror}") from exc
         return happened
+
+    def _can_change(self) -> bool:
+        """Whether the last change of members has come into effect, so that another one may."""
+        return in_effect(self.cluster, self.statuses, self.running())
+
+    def _change(self, faults: Sequence[Fault], foremost: int, seconds: float) -> str:
+        """Change the members by one revision; answers from when on."""
+        assert self.churn is not None, "a plan with such changes has one"
+        by_action = {
+            action: [a for fault in faults if fault.action == action for a in fault.agents]
+            for action in MEMBERS
+        }
+        entries = _entries(by_action["join"], self.run_dir)
+        by = round_to_know_by(foremost, seconds, len(self.cluster.ids))
+        self.cluster = self.churn.next(self.cluster, entries, by_action["leave"], by)
+        for agent in by_action["join"]:
+            self._start(agent)
+        return f"from round {self.cluster.after + 1} on"
 
     def _perform(self, fault: Fault) -> str:
         """Do what an event says; answers with what was done."""
@@ -152,7 +179,8 @@ class Testbed:
 
     def left_to_nobody(self) -> bool:
         """Whether the plan has held everybody who did not fail, so that nobody has finished."""
-        return not self.failed() and all(one.state != "done" for one in self.statuses.values())
+        present = [self.statuses[agent] for agent in self.cluster.ids]
+        return not self.failed() and all(one.state != "done" for one in present)
 
     def never_due(self) -> list[str]:
         """The events of the plan, and the ends of some, that the run was too short for."""
@@ -170,7 +198,7 @@ class Testbed:
             return False
         held = self.holds.held
         waiting = [fault for fault in self.faults if fault.revives() and fault.at_s is not None]
-        finished = any(process.poll() == 0 for process in self.processes.values())
+        finished = any(self.processes[agent].poll() == 0 for agent in self.cluster.ids)
         return not finished and any(not held.isdisjoint(fault.agents) for fault in waiting)
 
     def restart(self, agent: str, environment: Mapping[str, str] | None = None) -> None:
@@ -183,9 +211,9 @@ class Testbed:
         self.restarted.add(agent)
 
     def refresh(self) -> None:
-        """Read what the daemons say; `statuses` keeps the order of the cluster file."""
+        """Read what the daemons say, of whoever is or was in; `statuses` keeps their order."""
         found = {}
-        for agent in self.cluster.ids:
+        for agent in self.cluster.memberships.identities:
             try:
                 found[agent] = read_status(self.data_dir(agent))
             except ConfigurationError:
@@ -298,12 +326,17 @@ def prepare(plan: Plan, run_dir: Path) -> Testbed:
     faults, remark = _planned(plan, ids, stand_in.rounds.rounds)
     check_samples(stand_in, plan.data_root, plan.initial, metric=True)
     make_run_dir(run_dir)
-    for agent in ids:
+    joining = [agent for fault in faults if fault.action == "join" for agent in fault.agents]
+    for agent in (*ids, *joining):
         keys.generate(run_dir / "agents" / agent / "keys")
     counted = replace(plan, weights=as_asked(stand_in.agents))  # data are read once
     cluster = cluster_of(counted, run_dir, partial(_entries, run_dir=run_dir))
+    churn = None
+    if any(fault.action in MEMBERS for fault in faults):
+        churn = Churn(run_dir)
+        cluster = churn.first(cluster)
     (run_dir / "cluster.toml").write_text(dump_cluster(cluster), encoding="utf-8")
-    bed = Testbed(run_dir, cluster, plan, faults=list(faults))
+    bed = Testbed(run_dir, cluster, plan, faults=list(faults), churn=churn)
     if remark:
         (run_dir / FAULTS_NAME).write_text(dump_faults(faults, ids, remark), encoding="utf-8")
     if any(fault.action in LINK_ACTIONS for fault in faults):

@@ -234,7 +234,8 @@ class SignedBill:
 class BillTerms:
     """What every bill of a run is judged against.
 
-    `neighbours`: of each agent of the run, in the graph of the cluster file.
+    `neighbours`: of each agent of the run, in the graph of the cluster file; `earlier` gives those
+    of a window, where members join and leave while the run goes on.
     `takes(t, i, k)`: whether agent i mixes the vector of its neighbour k in round t. `fresh`: how
     what sketches hide is seen, None where nothing of it is.
     """
@@ -247,6 +248,11 @@ class BillTerms:
     payments: Payments
     fresh: Fresh | None = None
     takes: Callable[[int, str, str], bool] = lambda _round, _taker, _giver: True
+    earlier: Callable[[int], Mapping[str, frozenset[str]]] | None = None
+
+    def around(self, window: int) -> Mapping[str, frozenset[str]]:
+        """The neighbours of each agent in a window."""
+        return self.neighbours if self.earlier is None else self.earlier(window)
 
 
 def make_bill(
@@ -296,9 +302,10 @@ def neighbourhood(terms: BillTerms, referee: Claim, claims: Sequence[Claim]) -> 
         hidden[m] = _hidden(terms, rounds)
     energies, products = with_hidden(energies, mask, products, hidden)
     index = next(m for m, claim in enumerate(claims) if claim.agent == referee.agent)
-    near = [terms.neighbours[claim.agent] for claim in claims]
+    held = terms.around(referee.window)
+    near = [held[claim.agent] for claim in claims]
     degrees = np.array([float(len(around)) for around in near])
-    referees = np.array([float(referees_of(around, terms.neighbours)) for around in near])
+    referees = np.array([float(referees_of(around, held)) for around in near])
     around = (degrees, referees, referee.window)
     return Neighbourhood(energies, mask, traces, products, index, *around)
 
@@ -342,7 +349,7 @@ def check_sealed(terms: BillTerms, signed: SignedBill, referee: str) -> Bill:
     """
     bill = _check_by_itself(terms, signed, referee)
     members = {row.member for row in bill.rows}
-    if not members <= terms.neighbours[referee]:
+    if not members <= terms.around(bill.window)[referee]:
         raise BillError("bill-claims", f"members that are no neighbours of {referee}")
     if not len(bill.claims) == len(set(bill.claims)) == len(members) + 1:
         raise BillError("bill-claims", "not one claim of each member and the referee")
@@ -375,7 +382,7 @@ def check_bill(terms: BillTerms, signed: SignedBill, referee: str) -> Bill:
     claims = {signed_claim.claim().agent: signed_claim for signed_claim in signed.claims}
     if len(claims) != len(signed.claims) or referee not in claims:
         raise BillError("bill-claims", "an agent's claim is missing or there twice")
-    if not claims.keys() <= terms.neighbours[referee] | {referee}:
+    if not claims.keys() <= terms.around(bill.window)[referee] | {referee}:
         raise BillError("bill-claims", f"claims of others than the neighbours of {referee}")
     for agent, signed_claim in claims.items():
         _check_claim(terms, bill, agent, signed_claim)

@@ -117,7 +117,7 @@ class Peer:
     def _greet(self, peer: str) -> None:
         near, agents = self.near[peer], self.cluster.agents
         curves = [agents[self.own]["curve"], agents[peer]["curve"]]
-        names = [5, self.cluster.run.hex(), self.own, peer, *curves]
+        names = [5, self.cluster.fingerprint.hex(), self.own, peer, *curves]
         state = [self.nonce, near.heard, near.settled_hello, self.round, self.certificate, 0]
         body = wire.pack([*names, *state, self.hearsay.memory(peer)])
         self._send(peer, wire.HELLO, body, wire.sign(self.keys.identity, "candor/hello/v1", body))
@@ -137,7 +137,7 @@ class Peer:
             raise Refused("hello-address")
         if curves != [agents[peer]["curve"], agents[self.own]["curve"]]:
             raise Refused("hello-curve")
-        if fingerprint != self.cluster.run.hex():
+        if fingerprint != self.cluster.fingerprint.hex():
             raise Refused("fingerprint")
         wire.check_certificate(self.cluster, peer, encoded, time.time())
         near.heard = nonce

@@ -137,6 +137,7 @@ AGENT = (
     *("id", "endpoint", "identity", "curve", "other_endpoints", "bind", "join", "serial", "weight"),
 )
 REVISION = ("number", "organiser", "previous", "departed")
+MEMBER = ("id", "identity", "weight")
 LISTS = ("turns", "weights", "other_endpoints", "bind", "departed")
 OPTIONAL = (
     *(*LISTS, "join", "serial", "weight", "previous", "codec"),
@@ -144,11 +145,27 @@ OPTIONAL = (
 )
 
 
+def _continued(table: dict) -> list:
+    """What a revision goes on from: the run, and its memberships so far."""
+    return [
+        table["run"],
+        [
+            [
+                held["until"],
+                _present(held["graph"], TABLES["graph"]),
+                [_present(one, MEMBER) for one in held["members"]],
+            ]
+            for held in table["before"]
+        ],
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class Cluster:
     """What the cluster file fixes."""
 
     file: dict
+    fingerprint: bytes
     run: bytes
     run_id: str
     dim: int
@@ -173,12 +190,16 @@ class Cluster:
         fields.append([_present(agent, AGENT) for agent in file["agents"]])
         if "revision" in file:
             fields.append(_present(file["revision"], REVISION))
+        if "continued" in file:
+            fields.append(_continued(file["continued"]))
+        fingerprint = sha256(pack(fields))
         edges = file["graph"]["edges"]
         agents = {agent["id"]: agent for agent in file["agents"]}
         near = {a: sorted({b for edge in edges if a in edge for b in edge} - {a}) for a in agents}
         return cls(
             file=file,
-            run=sha256(pack(fields)),
+            fingerprint=fingerprint,
+            run=bytes.fromhex(file["continued"]["run"]) if "continued" in file else fingerprint,
             run_id=file["run_id"],
             dim=file["task"]["parameters"],
             window=file["payments"]["window"],

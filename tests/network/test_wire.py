@@ -148,6 +148,7 @@ def test_the_numbers_of_the_kinds_are_part_of_the_protocol() -> None:
         "HEADS": 16,
         "ASK": 17,
         "SHOWN": 18,
+        "REVISION": 19,
     }
     assert {kind.name for kind in LEDGER_KINDS} == {
         "STATE",

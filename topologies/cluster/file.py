@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, model_validator
 
 from candor.topologies.cluster.graph_section import settings_of
+from candor.topologies.cluster.memberships import Continued, Member, Memberships
 from candor.topologies.cluster.requests import AgentEntry as AgentEntry
 from candor.topologies.cluster.requests import check_join
 from candor.topologies.encoding import canonical
@@ -211,7 +212,8 @@ class Cluster(Section):
     """A whole run, valid by construction: unique agents on a simple connected graph.
 
     With a `revision`, every agent's `join` holds, and `signature` does where it is there: it is
-    None only between assembly and `signed`.
+    None only between assembly and `signed`. A revision that is `continued` goes on with the rounds,
+    models and ledgers of its run; the others are runs of their own.
     """
 
     version: Literal[1]
@@ -225,6 +227,7 @@ class Cluster(Section):
     agents: Annotated[tuple[AgentEntry, ...], Field(max_length=graphs.AGENTS_MAX)]
     revision: Revision | None = None
     signature: Hex128 | None = None
+    continued: Continued | None = None
 
     @model_validator(mode="after")
     def _check_relations(self) -> "Cluster":
@@ -235,7 +238,19 @@ class Cluster(Section):
         _check_unique("identity", [(agent.id, agent.identity) for agent in self.agents])
         _check_unique("curve", [(agent.id, agent.curve) for agent in self.agents])
         self._check_signatures()
+        self._check_continued()
         return self
+
+    def _check_continued(self) -> None:
+        if self.continued is None:
+            return
+        if self.revision is None:
+            raise ConfigurationError("continued: only a signed revision goes on with its run")
+        if self.round_weights.push_sum:
+            raise ConfigurationError(f"continued: {PUSH_SUM} has masses of one membership alone")
+        if self.payments.replay is not None:
+            raise ConfigurationError("continued: rounds that are kept are of one membership alone")
+        self.continued.check(self.members, self.payments.window, self.rounds.rounds)
 
     def _check_mixing(self) -> None:
         silent = [agent.id for agent in self.agents if agent.weight is None]
@@ -276,6 +291,27 @@ class Cluster(Section):
         order; optional ones that are absent are left out at the end of each array."""
         stated = _fields(self, ("signature",))
         return canonical.sha256(canonical.pack([FINGERPRINT_DOMAIN, *stated])).hex()
+
+    @property
+    def run(self) -> str:
+        """What names the run in all that is signed in it (64 hex): its first file's fingerprint."""
+        return self.fingerprint if self.continued is None else self.continued.run
+
+    @property
+    def after(self) -> int:
+        """The last round of the membership before this one, 0 where there is none."""
+        return 0 if self.continued is None else self.continued.after
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Who is in, as the next revision remembers it."""
+        return tuple(Member(id=a.id, identity=a.identity, weight=a.weight) for a in self.agents)
+
+    @cached_property
+    def memberships(self) -> Memberships:
+        """Who is and was in, in which rounds."""
+        before = () if self.continued is None else self.continued.before
+        return Memberships(self.round_weights, self.members, before)
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -372,9 +408,18 @@ def load_cluster(path: FilePath) -> Cluster:
     Raises:
         ConfigurationError: one line that names the file, the key and the mend.
     """
-    cluster = validated(Cluster, read_toml(path, "cluster file"), str(path))
+    return parse_cluster(read_toml(path, "cluster file"), str(path))
+
+
+def parse_cluster(tables: Mapping[str, Any], source: str) -> Cluster:
+    """A checked cluster from the tables of its file, of which `source` is the name.
+
+    Raises:
+        ConfigurationError: as `load_cluster` does.
+    """
+    cluster = validated(Cluster, tables, source)
     if cluster.revision is not None and cluster.signature is None:
-        raise SignatureError(f"{path}: is a revision without the organiser's signature")
+        raise SignatureError(f"{source}: is a revision without the organiser's signature")
     return cluster
 
 

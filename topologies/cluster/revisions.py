@@ -1,8 +1,9 @@
 """Revisions of a signed cluster file: agents join and leave, and each file names the one before.
 
-A revision has its own fingerprint, so nothing that was signed under one can be used under another:
-sessions, statements and ledgers all begin anew, and daemons of different revisions refuse each
-other. What was settled stays where it is, see `agent.daemon.revision_dirs`.
+A revision has its own fingerprint, and daemons of different revisions refuse each other. It is a
+run of its own, whose statements and ledgers begin anew: what was settled stays where it is, see
+`agent.daemon.revision_dirs`. Or it goes on with its run after a window of that: then it only says
+who takes part from there on, and nothing else is changed but how many rounds there are.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from types import MappingProxyType
 
 from candor.topologies.cluster.file import AgentEntry, Cluster, Revision, algorithm_for, signed
 from candor.topologies.cluster.graph_section import redrawn
+from candor.topologies.cluster.memberships import Continued, Membership
 from candor.topologies.cluster.requests import JoinRequest, entries_for
 from candor.topologies.encoding.signatures import SigningKey
 from candor.topologies.specs.files import Section, validated
@@ -30,18 +32,21 @@ def amended(
     topology: str | None = None,
     mixing_name: str | None = None,
     changes: Mapping[str, Section] = MappingProxyType({}),
+    after_round: int | None = None,
 ) -> Cluster:
     """The next revision, signed: members changed, the graph drawn anew by its spec.
 
     Agents keep their order, new ones come last. An agent that asks again under its id and identity
     has its entry replaced: that is how it moves or changes its CURVE key. `topology` and
     `mixing_name` replace the run's own, see `drawing.redrawn`; `changes` are further sections of
-    the file, by name.
+    the file, by name. With `after_round` the run goes on, with its new members after the window of
+    that round; then new agents take the places of those that leave, so that the others keep theirs,
+    by which bundled data are dealt.
 
     Raises:
         ConfigurationError: not this organiser's file or requests, an agent unknown or there
             already, a request older than the one that is in, nothing changes, or a graph that does
-            not fit its new members.
+            not fit its new members; or the run cannot go on so.
     """
     revision = _signed_revision(cluster)
     organiser = key.public.hex()
@@ -50,7 +55,7 @@ def amended(
             f"revision {revision.number} is of the organiser {revision.organiser[:12]}…, and these "
             f"are the keys of {organiser[:12]}…; only the same one may go on"
         )
-    agents = _members(cluster, entries_for(joining, organiser), leaving)
+    agents = _members(cluster, entries_for(joining, organiser), leaving, seated=bool(after_round))
     present = {entry.identity for entry in agents}
     same = all(getattr(cluster, name) == section for name, section in changes.items())
     if topology is None and mixing_name is None and agents == cluster.agents and same:
@@ -75,10 +80,63 @@ def amended(
             departed=tuple(one for one in _serials(cluster).items() if one[0] not in present),
         ),
         "signature": None,
+        "continued": None if after_round is None else _continued(cluster, after_round),
     }
     kept = {field: getattr(cluster, field) for field in Cluster.model_fields}
     source = f"revision {revision.number + 1} of run {cluster.run_id!r}"
-    return signed(validated(Cluster, kept | changed, source), key)
+    made = signed(validated(Cluster, kept | changed, source), key)
+    if after_round is not None:
+        check_continuation(cluster, made)
+    return made
+
+
+def _continued(cluster: Cluster, after_round: int) -> Continued:
+    """What a revision goes on from that takes effect after the window of a round of `cluster`."""
+    if after_round <= cluster.after:
+        raise ConfigurationError(f"round {after_round} is over in the file that is gone on from")
+    until = -(-after_round // cluster.payments.window) * cluster.payments.window
+    ended = Membership(until=until, graph=cluster.graph, members=cluster.members)
+    before = () if cluster.continued is None else cluster.continued.before
+    return Continued(run=cluster.run, before=(*before, ended))
+
+
+def continues(old: Cluster, new: Cluster) -> bool:
+    """Whether `new` goes on with the run of `old`, directly or by revisions in between."""
+    try:
+        check_continuation(old, new)
+    except (ConfigurationError, SignatureError):
+        return False
+    return True
+
+
+def check_continuation(old: Cluster, new: Cluster) -> None:
+    """Check that `new` is a later revision that goes on with the run of `old`, directly or by
+    revisions in between.
+
+    Raises:
+        SignatureError: as `check_succession` does, or it tells another past of the run.
+        ConfigurationError: it is a run of its own, changes more than who takes part on which graph
+            for how many rounds, or what is done in the run cannot be gone on with.
+    """
+    check_succession(old, new)
+    if new.continued is None or new.run != old.run:
+        raise ConfigurationError(
+            "it is a run of its own: all daemons are stopped, and started with it"
+        )
+    before = () if old.continued is None else old.continued.before
+    told = new.continued.before
+    if len(told) <= len(before) or told[: len(before)] != before:
+        raise SignatureError("it tells another past of this run than the revision in use")
+    ended = told[len(before)]
+    if (ended.graph, ended.members) != (old.graph, old.members):
+        raise SignatureError("it says of others that they took part before it")
+    for name in ("seed", "task", "algorithm", "payments"):
+        if getattr(old, name) != getattr(new, name):
+            raise ConfigurationError(f"[{name}] stays what it is while a run goes on")
+    if old.rounds.model_copy(update={"rounds": new.rounds.rounds}) != new.rounds:
+        raise ConfigurationError("of [rounds] only their number may change while a run goes on")
+    if ended.until >= old.rounds.rounds:
+        raise ConfigurationError(f"the run is over with round {old.rounds.rounds}")
 
 
 def check_succession(old: Cluster, new: Cluster) -> None:
@@ -159,8 +217,9 @@ def _outdated(cluster: Cluster, entries: Iterable[AgentEntry]) -> AgentEntry | N
 
 
 def _members(
-    cluster: Cluster, joining: Mapping[str, AgentEntry], leaving: Sequence[str]
+    cluster: Cluster, joining: Mapping[str, AgentEntry], leaving: Sequence[str], *, seated: bool
 ) -> tuple[AgentEntry, ...]:
+    """The members of the next revision; new ones come last or, if `seated`, where others leave."""
     for agent in leaving:
         cluster.index(agent)  # an unknown one is refused
     if outdated := _outdated(cluster, joining.values()):
@@ -178,4 +237,8 @@ def _members(
         members[agent] = entry
     if not members:
         raise ConfigurationError("nobody would be left")
-    return tuple(members.values())
+    if not seated:
+        return tuple(members.values())
+    new = iter([entry for agent, entry in members.items() if agent not in cluster.ids])
+    places = [members[agent] if agent in members else next(new, None) for agent in cluster.ids]
+    return tuple(entry for entry in (*places, *new) if entry is not None)

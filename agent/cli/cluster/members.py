@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from candor.agent.cli.options import (
+    COUNT,
     FOLDER,
     PATH,
     FiniteRange,
@@ -121,6 +122,12 @@ _amending = stacked(
     ),
     initial_option,
     click.option("--rounds", type=int, help="Rounds to train.  [default: as many as before]"),
+    click.option(
+        "--after-round",
+        type=COUNT,
+        help="Go on with the run while its daemons run: the new members take part after the window "
+        "of settlement that this round is in.  [default: a run of its own]",
+    ),
     data_root_option,
     output_option("Write the new cluster file here."),
     json_option,
@@ -142,12 +149,20 @@ def _amend(file: Path, sign_with: Path, output: Path, as_json: bool, **changed: 
 @click.command()
 @click.argument("file", type=PATH)
 @click.argument("requests", nargs=-1, required=True, type=PATH)
+@click.option(
+    "--without",
+    "leaving",
+    multiple=True,
+    metavar="ID",
+    help="Take this agent out with the same revision; may be repeated.",
+)
 @_amending
 def add(file: Path, requests: tuple[Path, ...], **options: Any) -> None:
     """Let agents join by their REQUESTS: sign the next revision of a cluster FILE.
 
     An agent that is in already and asks again, with the same identity, gets its new addresses.
-    Training begins anew, or goes on from a model that an agent has left: --initial.
+    Training begins anew, or goes on from a model that an agent has left: --initial. Or the run goes
+    on: --after-round.
 
     \b
     Example:
@@ -164,7 +179,8 @@ def add(file: Path, requests: tuple[Path, ...], **options: Any) -> None:
 def remove(file: Path, ids: tuple[str, ...], **options: Any) -> None:
     """Take agents out: sign the next revision of a cluster FILE, without them.
 
-    Training begins anew, or goes on from a model that an agent has left: --initial.
+    Training begins anew, or goes on from a model that an agent has left: --initial. Or the run goes
+    on: --after-round.
 
     \b
     Example:
@@ -204,7 +220,10 @@ def tell_written(path: Path, cluster: Cluster, as_json: bool, initial: Path | No
     click.echo("without --no-dial once the others run, to see whether they answer.")
     if initial is not None:
         click.echo(f"All of them need {initial}, too: each gives it to its daemon as --initial.")
-    if cluster.revision and cluster.revision.number > 1:
+    if cluster.continued is not None:
+        click.echo(f"The run goes on by it after round {cluster.after}: put it in the place of the")
+        click.echo("file that a daemon was started with; neighbours pass it on. Who joins starts.")
+    elif cluster.revision and cluster.revision.number > 1:
         click.echo("Then stop all daemons and start them with it: revisions do not mix.")
         if initial is None:
             click.echo("If an earlier one had --initial, check and daemons need that model still.")
@@ -216,6 +235,8 @@ def signed_line(cluster: Cluster) -> str:
         return "by nobody: compare the fingerprint with the others'"
     number, previous = cluster.revision.number, cluster.revision.previous
     follows = f", follows {previous[:16]}" if previous else ""
+    if cluster.continued is not None:
+        follows += f" and goes on with its run after round {cluster.after}"
     return f"revision {number} by organiser {cluster.revision.organiser}{follows}"
 
 

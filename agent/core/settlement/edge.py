@@ -59,6 +59,7 @@ class Edge:
     peer: str
     channel: ledger.Channel
     public: bytes
+    first: int = 0  # the window since which they are neighbours without a break
     windows: dict[int, EdgeWindow] = field(default_factory=dict)
     withheld: int = 0  # windows of which a claim, a bill or a signature did not come in time
     lateness: int = 0  # how often that began, times LATE_FORGOTTEN, less what was settled since
@@ -76,6 +77,8 @@ class Edge:
 
     def state(self, window: int) -> State:
         """What has become of a window."""
+        if window < self.first:
+            return State.PASSED  # of an earlier membership
         state = self.windows[window].state if window in self.windows else State.OPEN
         return after(state, Event.RECORDED) if window <= self.channel.settled_window else state
 

@@ -11,7 +11,7 @@ from candor.agent.testbed.fault_file import (
     dump_faults,
     load_faults,
 )
-from candor.agent.testbed.faults import AMOUNTS, PASSING, Fault
+from candor.agent.testbed.faults import AMOUNTS, MEMBERS, PASSING, Fault
 from candor.topologies.specs.specs import ConfigurationError
 
 ROUNDS = 40
@@ -102,7 +102,8 @@ def test_an_event_says_how_much_and_until_when(tmp_path, text, until_round, for_
 
 def test_what_has_an_amount_or_an_end_is_an_action():
     assert {*AMOUNTS, *PASSING} < set(ACTIONS)
-    assert set(ACTIONS) - set(PASSING) == {"restart", "continue", "disk_free", "heal"}
+    lasting = {"restart", "continue", "disk_free", "heal", *MEMBERS}
+    assert set(ACTIONS) - set(PASSING) == lasting
 
 
 @pytest.mark.parametrize("seed", range(40))

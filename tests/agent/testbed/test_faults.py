@@ -105,3 +105,14 @@ def test_what_is_healed_of_a_fault_is_taken_out_of_it():
     assert left is not None
     assert (left.agents, left.groups) == (("a0", "a3"), (("a0",), ("a3",)))
     assert left.without(AGENTS) is None
+
+
+def test_who_joins_is_new_and_who_leaves_was_in():
+    assert wrong(at(3, "join", ("a4",)), at(3, "leave", A1)) is None
+    assert wrong(at(3, "kill", ("a2",)), at(5, "join", ("a4",))) is None
+    assert wrong(at(3, "join", A1)) == "0: join: a1 was in already"
+    assert wrong(at(3, "leave", ("a9",))) == "0: leave: a9 is not in by then"
+    assert "was in already" in wrong(at(3, "leave", A1), at(9, "join", A1))
+    assert wrong(at(3, "partition"), at(5, "leave", A1)) == (
+        "0: partition does not go with join and leave"
+    )
