@@ -1,5 +1,6 @@
 """The cluster workflow with real daemons: join, run, change members; revisions never mix."""
 
+import json
 import shutil
 import socket
 from collections.abc import Mapping
@@ -10,12 +11,15 @@ from pathlib import Path
 import pytest
 
 from candor.agent.cli import main as cli
+from candor.agent.daemon.metrics import read_metrics
 from candor.agent.daemon.status import read_status
+from candor.agent.runs.ledger_audit import audit_run_directory
 from candor.agent.testbed.nursery import Nursery
 from candor.agent.testbed.testbed import free_ports
 from candor.topologies.cluster.file import load_cluster
 
 RUN_S = 240
+EXAMPLES = Path(__file__).parents[2] / "examples"
 FIRST, SECOND = ("alice", "bob", "carol"), ("alice", "bob", "dave")
 pytestmark = pytest.mark.e2e
 
@@ -156,3 +160,29 @@ def test_daemons_of_two_revisions_refuse_each_other_and_say_why(
         assert "cluster files differ" in told
         assert "alice needs revision 2" in told
         assert "Traceback" not in told
+
+
+def test_members_change_while_the_others_run(tmp_path: Path) -> None:
+    """The example's plan: of a ring of six one leaves and another joins, nobody is started anew."""
+    place, plan = tmp_path / "run", EXAMPLES / "churn.toml"
+    words = ["--agents", "6", "--topology", "ring", "--task", "digits", "--rounds", "112"]
+    words += ["--deadline-s", "10", "--evaluate-every", "0", "--strategy", "a4=scale:3"]
+    candor("testbed", *words, "--faults", plan, "--run-dir", place)
+    summary = json.loads((place / "summary.json").read_text())
+    assert summary["audit"] == "ok"
+    (last,), (first,) = summary["left"].values(), summary["joined"].values()
+    assert first == last + 1
+    assert last % 16 == 0
+    cluster = load_cluster(place / "cluster.toml")
+    assert cluster.ids == ("a0", "a1", "a6", "a3", "a4", "a5")
+    for agent in cluster.ids:
+        assert read_status(place / "agents" / agent).state == "done"
+        events = (place / "agents" / agent / "log.jsonl").read_text()
+        assert "refused" not in events.replace("peer_refused", "")
+        assert events.count('"started"') == (2 if agent != "a6" else 1)
+    lines = read_metrics(place / "agents" / "a0" / "metrics.csv")
+    assert [line.round for line in lines] == [*range(1, 113)]
+    assert summary["balances"]["a4"] < 0  # it had lied before the change, and it has not forgotten
+    _, audit = audit_run_directory(place)
+    windows = {(edge.lo, edge.hi): edge.windows for edge in audit.edges}
+    assert windows["a1", "a2"] <= last // 16 < windows["a4", "a5"]
