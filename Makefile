@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # In the order of the folders: the long files, of the agent and with daemons, come first.
 SPREAD := -n logical --dist loadscope --no-loadscope-reorder
 
-.PHONY: setup demo test quick check bench bench-gossipy bench-byzfl fuzz crash mutants pins clean
+.PHONY: setup demo test quick check bench bench-gossipy bench-byzfl fuzz crash cuts floods soak mutants pins clean
 
 setup: $(VENV)/installed
 
@@ -66,6 +66,18 @@ fuzz: setup
 # Some 320 deaths of real daemons: a quarter of an hour on two cores.
 crash: setup
 	$(BIN)/python -m tests.campaigns.crashes --kills 200 --each-failpoint 20
+
+# Links between real daemons cut and healed at random, 20 seeds: 25 minutes on two cores.
+cuts: setup
+	$(BIN)/python -m tests.campaigns.cuts --seeds 20
+
+# One daemon flooded by silent connections, unknown keys and messages without an end: three minutes.
+floods: setup
+	$(BIN)/python -m tests.campaigns.floods
+
+# 10,000 rounds of eight daemons, each started again five times: 17 minutes on two idle cores.
+soak: setup
+	$(BIN)/python -m tests.campaigns.soak --rounds 10000 --restarts 5 --seconds 1200
 
 # Small changes of the pure modules that no test of theirs notices: an hour, and more where many are.
 mutants: setup

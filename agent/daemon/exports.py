@@ -66,13 +66,28 @@ def export_channels(
                 f"those of {agent_id}, and it belongs to another agent or run"
             )
         name = file_name(lo, hi)
-        records = checked_records(store, terms)
-        exports[name] = export_channel(terms, agent_id, key, records, opened)
-        if audited:
-            whole = export_channel(terms, agent_id, key, records, range(WINDOW_LIMIT))
-            if found := audit_export(name, whole, facts, agent_id).findings:
-                raise SignatureError(_DAMAGED.format(f"edge {found[0].edge}: {found[0].told}"))
+        exports[name], whole = _exported(store, terms, agent_id, key, opened, audited=audited)
+        if audited and (found := audit_export(name, whole, facts, agent_id).findings):
+            raise SignatureError(_DAMAGED.format(f"edge {found[0].edge}: {found[0].told}"))
     return exports
+
+
+def _exported(
+    store: "Store",
+    terms: ChannelTerms,
+    agent_id: str,
+    key: SigningKey,
+    opened: Container[int],
+    *,
+    audited: bool,
+) -> tuple[bytes, bytes]:
+    """The export of one edge, and where it is `audited` one with all claims. Only here are its
+    records in memory, of one edge at a time: long runs have many."""
+    records = checked_records(store, terms)
+    whole = b""
+    if audited:
+        whole = export_channel(terms, agent_id, key, records, range(WINDOW_LIMIT))
+    return export_channel(terms, agent_id, key, records, opened), whole
 
 
 def checked_records(store: "Store", terms: ChannelTerms) -> list[Record]:

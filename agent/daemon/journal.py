@@ -5,11 +5,14 @@ An event has a stable name and flat fields; keys and tensors never go in. The ro
 one under way, unless the event is of another.
 """
 
+import errno
+import fcntl
 import logging
 import stat
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Final, Literal
@@ -23,6 +26,7 @@ LOGGER_NAME: Final = "candor"
 # a noisy one.
 BYTES_MAX: Final = 2**24
 KEPT: Final = 4
+_NO_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 # The last event of a life: the run is over or was interrupted, or it could not go on.
 ENDED: Final = "ended"
 FAILED: Final = "failed"
@@ -57,9 +61,23 @@ def _told(record: logging.LogRecord) -> str:
 
 
 class _LogFile(RotatingFileHandler):
-    """`reopen`, once set, has the file opened anew: by then the old one may have another name."""
+    """`reopen`, once set, has the file opened anew: by then the old one may have another name.
+    Locked while it is open: two that turn one file over would do so to each other's lines."""
 
     reopen = False
+
+    def _open(self) -> TextIOWrapper:
+        stream = super()._open()
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.close()
+            taken = f"{self.baseFilename}: another process logs there; name another file"
+            raise ConfigurationError(taken) from None
+        except OSError as exc:  # some network file systems have no locks
+            if exc.errno not in _NO_LOCKS:
+                raise
+        return stream
 
     def emit(self, record: logging.LogRecord) -> None:
         self.open_anew()
@@ -110,7 +128,7 @@ class Journal:
     since 1970, and what.
 
     Raises:
-        ConfigurationError: `file` is no regular file.
+        ConfigurationError: `file` is no regular file, or another process logs there.
         OSError: it cannot be written.
     """
 

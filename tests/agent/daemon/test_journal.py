@@ -99,3 +99,16 @@ def test_a_pipe_or_a_folder_in_the_place_of_a_log_is_named_at_once(tmp_path, jou
     for place in (tmp_path / "pipe", tmp_path):
         with pytest.raises(ConfigurationError, match=f"^{place}: cannot log there"):
             journal(file=place)
+
+
+def test_two_agents_do_not_turn_one_log_over_for_each_other(tmp_path, journal):
+    named = {"file": tmp_path / "both.log", "bytes_max": 200}
+    one = journal(**named)
+    for number in range(9):
+        one.log(logging.INFO, "counted", {"number": number})
+    taken = f"^{tmp_path}/both.log: another process logs there; name another file$"
+    with pytest.raises(ConfigurationError, match=taken):
+        journal(**named)
+    one.log(logging.INFO, "counted", {"number": 9})
+    one.close()
+    journal(**named)
