@@ -200,6 +200,7 @@ class AgentCore:
         self._deriving: Derive | None = None  # what a row is derived of, before it is combined
         self.patience = Patience(neighbours, settings.deadline_s)
         self._asked = False  # for patience, in this step
+        self._reached: dict[str, int] = {}  # by neighbour, its step when the last exchange was over
         self._closed = 0  # the last round of windows claimed when others were beyond
         self._lead_step = 0  # that others had reached when the last vector came too late
         self.unstated = False  # whether the last vector came too late to be stated
@@ -375,11 +376,15 @@ class AgentCore:
 
     def _next(self, now_s: float) -> list[Effect]:
         """The exchange under way is over."""
-        near = [
-            a for a, n in self.neighbours.items() if n.last_step >= self.step - self.phases.count
+        reached = {agent: n.last_step for agent, n in self.neighbours.items()}
+        keep_pace = [
+            agent
+            for agent, step in reached.items()
+            if step >= self.step - self.phases.count or step > self._reached.get(agent, step)
         ]
+        self._reached = reached
         self.step += 1
-        self.patience.over(near, now_s, round_over=self.phases.at(self.step)[1] == 0)
+        self.patience.over(keep_pace, now_s, round_over=self.phases.at(self.step)[1] == 0)
         for neighbour in self.neighbours.values():
             neighbour.forget_before(self.step, self._pool)
         self._held.begin(self.round)

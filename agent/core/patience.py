@@ -4,9 +4,10 @@ An exchange is *due* once the agent's own update is out and more than half of it
 there: the agent, those that it has heard and those that it still waits for. No neighbour alone sets
 that moment, and who is as slow as most is not late. What somebody takes beyond it is drawn from the
 *grace* that the agent has for it, which grows by a share of the usual time with every exchange in
-which it was there, or not more than a round behind. So whoever is late now and then is waited for,
-as is who is always half as slow again as most; whoever is late again and again costs a share of the
-time, and is mixed when it is there.
+which it was there, or not more than a round behind, or went on itself. So whoever is late now and
+then is waited for, as is who is always half as slow again as most; whoever is late again and again
+costs a share of the time, and is mixed when it is there. And parts of the graph that were cut off
+from each other, and are as fast as each other, do not stay rounds apart: who is ahead waits.
 
     usual      from the end of the exchange before to when this one was due
     longest    the most that grace comes to: `ROUNDS_MAX` usual rounds, within bounds
@@ -94,13 +95,13 @@ class Patience:
         self._awaited -= {peer}
         self.missed[peer] += 1
 
-    def over(self, near: Collection[str], now_s: float, *, round_over: bool) -> None:
-        """An exchange is over; `near` are those that were there, or not more than a round behind,
-        `round_over` says that it was the last of its round."""
+    def over(self, keep_pace: Collection[str], now_s: float, *, round_over: bool) -> None:
+        """An exchange is over; `keep_pace` are those that were there, or not more than a round
+        behind, or went on in it; `round_over` says that it was the last of its round."""
         if self._began_s is not None and self._due_s is not None:
             usual_s = self._due_s - self._began_s
             self._round_s += usual_s
-            for peer in near:
+            for peer in keep_pace:
                 self._grace_s[peer] += SHARE * usual_s
             if round_over:
                 self._usual_s.append(self._round_s)

@@ -74,6 +74,24 @@ def test_what_was_trained_in_vain_is_carried_to_the_newest_model(started):
     assert energy == pytest.approx(float((run.report("a2", in_vain) ** 2).sum()), rel=1e-3)
 
 
+def test_halves_that_were_cut_from_each_other_do_not_stay_rounds_apart(started):
+    run = paced(started)
+    behind = ("a2", "a3")
+    run.network.partition([behind])
+    run.takes_s |= dict.fromkeys(behind, 3 * BUSY_S)
+    run.advance(5.0)
+    run.takes_s = dict.fromkeys(run.cluster.ids, BUSY_S)
+    run.network.heal()
+    rounds = [node.core.round for node in run.nodes.values()]
+    assert max(rounds) > min(rounds) + 6
+
+    def together():
+        across = (("a0", "a3"), ("a3", "a0"), ("a1", "a2"), ("a2", "a1"))
+        return all(max(mixed_rounds(run, *pair), default=0) > max(rounds) + 3 for pair in across)
+
+    run.advance_until(together, 15.0)
+
+
 def test_who_is_overtaken_to_the_end_of_the_run_ends_well(started):
     run = started("ring", 4, rounds=12, window=WINDOW, deadline_s=1.0)
     run.takes_s = dict.fromkeys(run.cluster.ids, BUSY_S) | {"a2": 6.0}
