@@ -505,7 +505,8 @@ class AgentCore:
         if heir is None or self.stage not in (Stage.STARTING, Stage.REJOINING, Stage.RUNNING):
             return False
         staying = [n for a, n in self.neighbours.items() if a in heir.ids]
-        gone = sum(n.session.peer_ahead for n in staying)
+        looks = self.stage is not Stage.RUNNING  # for somebody who is still in its rounds
+        gone = sum(n.session.peer_ahead or (looks and n.left) for n in staying)
         here = sum(n.session.established and not n.left for n in staying)
         return 2 * gone > len(staying) or gone > 0 == here
 
@@ -705,6 +706,8 @@ class AgentCore:
             return claim + self._reenter(*lead)
         if self._earlier is not None and self._earlier.goes_on and patience_over:
             return self._resume(self._earlier, now_s)
+        if self._abandoned(now_s):
+            return claim
         if all(n.left for n in self.neighbours.values()):
             gone = ", ".join(self.neighbours)
             failure = f"the run ended without this agent: {gone} have left; {KEPT}"
@@ -755,7 +758,7 @@ class AgentCore:
             return []
         if self._own is None:
             return self._close_windows(now_s)
-        if self._abandoned(now_s):
+        if self.round < self.last_round and self._abandoned(now_s):
             return []
         lead = ahead(self.neighbours, self.step)
         if self.unstated:
@@ -780,7 +783,7 @@ class AgentCore:
         known = self.succession
         if known.present.revision is None or known.heir is not None or not self.neighbours:
             return False
-        if self.round >= self.last_round or not all(n.left for n in self.neighbours.values()):
+        if not all(n.left for n in self.neighbours.values()):
             return False
         self._abandoned_s = min(self._abandoned_s, now_s)
         return now_s < self._abandoned_s + self.settings.deadline_s

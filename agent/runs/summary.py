@@ -51,7 +51,8 @@ def summarise(
         agent: _measured(status)
         for agent, status in statuses.items()
         # Whoever is done has been evaluated last: without a number, its metric is undefined.
-        if status.test_accuracy is not None or status.state == "done"
+        # Who left is measured no more: means are of who is in at the end.
+        if agent in cluster.ids and (status.test_accuracy is not None or status.state == "done")
     }
     _, audit = audit_run_directory(run_dir)
     lines = {agent: _lines(run_dir, agent) for agent in cluster.ids}

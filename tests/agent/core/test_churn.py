@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from candor.agent.core.agent import Stage
 from candor.agent.core.effects import Log, Send
 from candor.agent.daemon import keys
 from candor.agent.runs.cluster_parts import entry_of
@@ -167,6 +168,23 @@ def test_who_does_not_know_of_it_is_told_by_those_that_have_gone_on(run: Changin
     run.begin("a5", run.second)
     run.finish()
     assert run.went["a4"] >= AFTER
+    run.check()
+
+
+def test_who_comes_back_while_the_others_settle_goes_on_with_them(run: ChangingRun) -> None:
+    run.until("a0", 2)
+    run.hand("a0")
+    run.until("a4", AFTER)
+    run.said += run.nodes["a4"].sent
+    run.kill("a4")
+    settling = (Stage.SETTLING, Stage.LEAVING)
+    run.advance_until(lambda: any(n.core.stage in settling for n in run.nodes.values()))
+    run.begin("a4", run.first)
+    run.until("a0", AFTER + 1)
+    run.begin("a5", run.second)
+    run.finish()
+    assert run.nodes["a4"].core.succession.present.fingerprint == run.second.fingerprint
+    assert run.nodes["a4"].ended == run.nodes["a0"].ended
     run.check()
 
 
