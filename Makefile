@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # In the order of the folders: the long files, of the agent and with daemons, come first.
 SPREAD := -n logical --dist loadscope --no-loadscope-reorder
 
-.PHONY: setup demo test quick check bench bench-gossipy bench-byzfl fuzz crash cuts floods soak mutants pins clean
+.PHONY: setup demo test quick check bench bench-gossipy bench-byzfl fuzz losses crash cuts floods soak mutants pins clean
 
 setup: $(VENV)/installed
 
@@ -62,6 +62,12 @@ benchmarks/byzfl/.venv/installed: pyproject.toml constraints.txt benchmarks/byzf
 fuzz: setup
 	$(BIN)/python -m tests.campaigns.fuzz_peer --frames 1000000
 	$(BIN)/python -m tests.campaigns.fuzz_peer --socket --frames 50000
+
+# What daemons have on disk is taken from them, 16 times: a quarter of an hour.
+losses: setup
+	$(BIN)/python -m tests.campaigns.losses --loss copy --times 10
+	$(BIN)/python -m tests.campaigns.losses --loss ledger --times 3 --away-s 25 --agents 6
+	$(BIN)/python -m tests.campaigns.losses --loss both --times 3 --away-s 25 --agents 6
 
 # Some 320 deaths of real daemons: a quarter of an hour on two cores.
 crash: setup

@@ -3,8 +3,9 @@
 Each message knows its fields on the wire; parsing refuses wrong types, lengths and ranges.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, Self, TypeAlias, assert_never
 
 from candor.network.errors import RemoteProtocolError
@@ -160,6 +161,31 @@ class RevisionMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class Recall:
+    """The sender has lost what an earlier life of its has signed: give it back."""
+
+
+class What(StrEnum):
+    """What is given back; `NOTHING` says that there is nothing."""
+
+    STATEMENT = "statement"
+    CLAIM = "claim"
+    BILL = "bill"
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """One of the `count` things of the receiver's own hand that the sender has: encoded, of a
+    statement the pair of body and signature, with the bodies of the statements it commits to."""
+
+    what: What
+    data: bytes = b""
+    sources: tuple[bytes, ...] = ()
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Bye:
     """The sender has finished; `heard` says that it has received ours."""
 
@@ -182,6 +208,8 @@ Message: TypeAlias = (
     | Ask
     | ShownMessage
     | RevisionMessage
+    | Recall
+    | Returned
     | Bye
 )
 
@@ -198,6 +226,8 @@ _KIND_OF: Final = {message: kind for kind, message in _OPAQUE.items()}
 
 def to_envelope(message: Message, nonce: bytes) -> Envelope:
     """Address a message to the receiver whose session nonce is `nonce` (empty for HELLO)."""
+    if isinstance(message, Ask | ShownMessage | Recall | Returned):
+        return _of_the_past(message, nonce)
     match message:
         case Hello(body, signature):
             return Envelope(Kind.HELLO, b"", [body, signature])
@@ -220,14 +250,22 @@ def to_envelope(message: Message, nonce: bytes) -> Envelope:
             return Envelope(Kind.HEADS, nonce, [number, phase, named])
         case Waiting(number, phase):
             return Envelope(Kind.WAITING, nonce, [number, phase])
-        case Ask(window, offset):
-            return Envelope(Kind.ASK, nonce, [window, offset])
-        case ShownMessage(window, body, signature, offset, data):
-            return Envelope(Kind.SHOWN, nonce, [window, body, signature, offset], data)
         case Bye(heard):
             return Envelope(Kind.BYE, nonce, [heard])
         case _:
             assert_never(message)
+
+
+def _of_the_past(message: Ask | ShownMessage | Recall | Returned, nonce: bytes) -> Envelope:
+    match message:
+        case Ask(window, offset):
+            return Envelope(Kind.ASK, nonce, [window, offset])
+        case ShownMessage(window, body, signature, offset, data):
+            return Envelope(Kind.SHOWN, nonce, [window, body, signature, offset], data)
+        case Recall():
+            return Envelope(Kind.RECALL, nonce, [])
+        case Returned(what, data, sources, count):
+            return Envelope(Kind.RETURNED, nonce, [str(what), data, list(sources), count])
 
 
 def from_envelope(envelope: Envelope) -> Message:
@@ -239,8 +277,8 @@ def from_envelope(envelope: Envelope) -> Message:
     kind, fields = envelope.kind, list(envelope.fields)
     if kind in LEDGER_KINDS:
         return LedgerMessage(kind, fields)
-    if kind in (Kind.ASK, Kind.SHOWN):
-        return _of_disclosures(envelope)
+    if kind in _PARSED_APART:
+        return _PARSED_APART[kind](envelope)
     match kind, fields:
         case Kind.HELLO, [bytes(body), bytes(signature)]:
             return Hello(body, signature)
@@ -282,6 +320,17 @@ def _of_disclosures(envelope: Envelope) -> Ask | ShownMessage:
     raise _wrong_fields(envelope.kind)
 
 
+def _of_recalls(envelope: Envelope) -> Recall | Returned:
+    match envelope.kind, list(envelope.fields):
+        case Kind.RECALL, []:
+            return Recall()
+        case Kind.RETURNED, [str(what), bytes(data), [*sources], int(count)] if is_count(count):
+            bodies = tuple(body for body in sources if isinstance(body, bytes))
+            if what in tuple(What) and len(bodies) == len(sources):
+                return Returned(What(what), data, bodies, count)
+    raise _wrong_fields(envelope.kind)
+
+
 def _is_place(number: int, phase: int) -> bool:
     """Whether these can be a round and a phase of it; how many a round has, others know."""
     return is_count(number) and is_count(phase)
@@ -319,6 +368,14 @@ def _heads(entries: Sequence[Value]) -> tuple[tuple[str, bytes, bytes], ...]:
             case _:
                 raise _wrong_fields(Kind.HEADS)
     return tuple(heads)
+
+
+_PARSED_APART: Final[Mapping[Kind, Callable[[Envelope], Message]]] = {
+    Kind.ASK: _of_disclosures,
+    Kind.SHOWN: _of_disclosures,
+    Kind.RECALL: _of_recalls,
+    Kind.RETURNED: _of_recalls,
+}
 
 
 def _wrong_fields(kind: Kind) -> RemoteProtocolError:

@@ -45,6 +45,8 @@ class Kind(IntEnum):
     ASK = 17
     SHOWN = 18
     REVISION = 19
+    RECALL = 20
+    RETURNED = 21
 
 
 RAW_KINDS: Final = frozenset({Kind.CHUNK, Kind.SHOWN})

@@ -45,6 +45,7 @@ from candor.agent.core.faces import Face, Faces, SignedFace
 from candor.agent.core.held import Held
 from candor.agent.core.neighbour import Neighbour, ahead
 from candor.agent.core.patience import Patience
+from candor.agent.core.recalls import Recalls
 from candor.agent.core.reception import Reception
 from candor.agent.core.settlement.evidence_book import EvidenceBook
 from candor.agent.core.settlement.settlement import Settlement
@@ -152,7 +153,6 @@ class AgentCore:
         codec: Codec,
         link_reason: Callable[[str], str | None],
         disclosures: Disclosures,
-        unclaimed: int | None = None,
         memories: Sequence[bytes] = (),
         earlier: Earlier | None = None,
         succession: Succession,
@@ -174,6 +174,7 @@ class AgentCore:
         self._pool = pool
         self._link_reason = link_reason
         self._disclosures = disclosures
+        self._recalls = Recalls(neighbours)
         self._reception = Reception(
             neighbours,
             settlement,
@@ -186,13 +187,16 @@ class AgentCore:
             disclosures,
             self._held,
             succession,
+            self._recalls,
             memories,
         )
-        self._unclaimed = unclaimed  # the window in which an earlier life ended, to be claimed
         if earlier is not None:
             self._reception.stated(*self.phases.at(earlier.step))
         self._faces = Faces(book, key, self._held)
         self._reserved = settings.reserved_round
+        self._earlier_window = -1  # the last that an earlier life may have stated anything in
+        if earlier is None and settings.reserved_round > 0:
+            self._look_back()
         self._earlier = earlier  # until this life goes on from it, or from something else
         self._own: NDArray[np.float32] | None = None  # this step's payload once published
         self._lent: list[NDArray[np.float32]] = []  # buffers inside a Derive or Combine under way
@@ -258,7 +262,8 @@ class AgentCore:
         """Time has passed: retries and deadlines."""
         if self.stage not in HEEDED["tick"]:
             return []
-        return self._reception.tick(now_s, self.round) + self._advance(now_s)
+        effects = self._reception.tick(now_s, self.round)
+        return [*effects, *self._account_late(now_s), *self._advance(now_s)]
 
     def received(
         self, sender: str, frames: Sequence[Buffer], now_s: float, wall_s: float
@@ -550,7 +555,8 @@ class AgentCore:
             return self._finish(str(refused[0]), exit_code=2) if over else []
         self._refused_s = math.inf
         if self._is_past():
-            return self._let_go() + self._try_begin(now_s)
+            self._let_go()
+            return self._try_begin(now_s)
         joins = self.settings.after > 0 and self._earlier is None
         if there and (joins or self._comes_late(there)):
             return self._rejoin(now_s)
@@ -590,7 +596,7 @@ class AgentCore:
 
     def _resume(self, earlier: Earlier, now_s: float) -> list[Effect]:
         """Go on from what an earlier life has left: in its exchange, or after it."""
-        self._earlier = self._unclaimed = None
+        self._earlier = None
         self.step, self.stage = earlier.step, Stage.RUNNING
         number, phase = self.phases.at(earlier.step)
         inside = earlier.own is not None and not earlier.closed
@@ -630,19 +636,30 @@ class AgentCore:
         shown = self._reception.forgotten_round > 0 or self.settlement.restored
         return shown or 2 * len(beyond) > len(there)
 
-    def _let_go(self) -> list[Effect]:
-        """What an earlier life has left is not gone on with: the rest of its window is sat out, and
-        what it stated of that is claimed; but not where neighbours show more, as such a claim would
-        be refused and, unlike none at all, be for ever."""
-        window, self._earlier, self._unclaimed = self._unclaimed, None, None
-        if window is None:
-            return []
-        stated = max(self.book.seen(self.settings.agent, window).energies, default=0)
-        shown = self._reception.forgotten_round
-        more = shown > stated and window_of(shown, self.settings.window_rounds) == window
-        claim = self.settlement.end_window(window, claims=not more)
-        about = _log(logging.WARNING, "window_forgotten", window=window, round=shown)
-        return [about] if more else [Persist(claim)] if claim else []
+    def _let_go(self) -> None:
+        """What an earlier life has left is not gone on with: the rest of its window is sat out."""
+        self._earlier = None
+        self._look_back()
+
+    def _look_back(self) -> None:
+        """Ask the neighbours for what an earlier life has signed, before anything is stated,
+        claimed or billed anew."""
+        self._recalls.open = self.settlement.recalling = True
+
+    def _account(self, now_s: float) -> list[Effect]:
+        """What an earlier life has signed has come back, or patience is over: claim what it stated
+        and did not claim. Who has not answered yet is asked on, and claims may come late."""
+        whole = self._recalls.answered(self.neighbours)
+        self._recalls.open = not whole
+        if self.settlement.recalling:
+            self._earlier_window = window_of(max(1, self._reserved), self.settings.window_rounds)
+        steps = self.settlement.account(self._earlier_window, now_s, whole=whole)
+        return self._reception.addressed(steps)
+
+    def _account_late(self, now_s: float) -> list[Effect]:
+        late = self._recalls.open and not self.settlement.recalling
+        answered = late and self._recalls.answered(self.neighbours)
+        return self._account(now_s) if answered else []
 
     def _unreachable(self, agent: str) -> str:
         return f"{agent} ({self.settings.endpoints[agent]}): {self.why_absent(agent)}"
@@ -678,6 +695,8 @@ class AgentCore:
         self.stage = Stage.REJOINING
         self._rejoining_s = now_s
         self._deadline_s = now_s + self.settings.start_deadline_s
+        if self._earlier is None and (self.step == 0 or self.round <= self._forgotten):
+            self._look_back()
         log = _log(logging.INFO, "rejoining")
         return [log, *self._recall(), *self._try_rejoin(now_s)]
 
@@ -685,7 +704,8 @@ class AgentCore:
         if self._combining:
             return []
         if self._is_past():
-            return self._let_go() + self._try_rejoin(now_s)
+            self._let_go()
+            return self._try_rejoin(now_s)
         patience_over = now_s >= self._rejoining_s + self.settings.deadline_s
         # Of two neighbours that come back together each would wait for the other for ever.
         in_rounds = {
@@ -698,9 +718,10 @@ class AgentCore:
         all_there = all(n.session.established for n in self.neighbours.values())
         # Nor is anything stated before the ledgers have told what an earlier life has stated.
         caught_up = all(self.settlement.caught_up(agent) for agent in self.neighbours)
-        heard_all = (all_there and caught_up) or patience_over
+        recalled = not self.settlement.recalling or self._recalls.answered(self.neighbours)
+        heard_all = (all_there and caught_up and recalled) or patience_over
         reached = self.phases.at(lead[0])[0] if lead is not None else 0
-        claim = self._let_go() if self._earlier is None and (all_there or patience_over) else []
+        claim = self._account(now_s) if self.settlement.recalling and heard_all else []
         stated = self._reserved if self._earlier is None else self._earlier.round
         if lead is not None and reached >= max(1, stated) and heard_all:
             return claim + self._reenter(*lead)
@@ -869,7 +890,7 @@ class AgentCore:
         self.missing = tuple(agent for agent in sorted(self._taken(number)) if agent != peer)
         self.weightless = ()
         self.mixed_neighbours = 1
-        self._earlier = self._unclaimed = None
+        self._earlier = None
         self.stage, self.step = Stage.RUNNING, step
         self._held.begin(number + 1)  # whoever is entered from may run on before this is mixed
         return [

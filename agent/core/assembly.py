@@ -3,7 +3,8 @@
 Used by every runtime that runs the real core; drivers differ in clock, sockets and disk only.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Final, Protocol
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from candor.agent.core.agent import RESERVED_KEY, AgentCore, CoreSettings
 from candor.agent.core.disclosures import Disclosures, shower_key
-from candor.agent.core.earlier import Checkpoint, Snapshot, earlier
+from candor.agent.core.earlier import Checkpoint, Earlier, Snapshot, earlier
 from candor.agent.core.neighbour import Neighbour
 from candor.agent.core.settlement.edge import Edge
 from candor.agent.core.settlement.evidence_book import WINDOWS_KEPT, EvidenceBook
@@ -30,6 +31,7 @@ from candor.network.session import Party, Session
 from candor.network.slots import SLOTS_PER_NEIGHBOUR, BufferPool, Inbox
 from candor.topologies.cluster.file import Cluster
 from candor.topologies.encoding.canonical import MalformedError
+from candor.topologies.encoding.signatures import SigningKey
 from candor.topologies.specs.specs import ConfigurationError
 
 # A neighbour may end its window two deadlines after us,
@@ -116,10 +118,15 @@ def assemble(
         )
         for peer, channel in channel_terms(cluster, agent).items()
     }
-    reserved = store.value(RESERVED_KEY) or b"0"
-    if not reserved.isdigit():
-        raise MalformedError("the stored reserve is not a number")
-    reserved_round = int(reserved)
+    reserved_round = _reserved(store)
+    with _our_own("window.bin"):
+        left = Snapshot.decode(snapshot) if snapshot else Snapshot(b"", ())
+        under_way = (
+            (book.window_of_snapshot(left.seen) + 1) * terms.window_rounds if left.seen else 0
+        )
+    # A reserve is stored before what it is for is stated: this database is older than the snapshot.
+    newest = newest and reserved_round >= under_way
+    reserved_round = max(reserved_round, under_way)
     settlement = Settlement(
         key,
         book,
@@ -132,29 +139,12 @@ def assemble(
     strayed = _strayed(store, terms.window_rounds)
     last = window_of(reserved_round, terms.window_rounds)
     _restore_claims(settlement, store, last, strayed)
-    if snapshot and reserved_round == 0:
-        raise ConfigurationError(
-            "the ledger database is new, but window.bin is of an earlier life of this agent; "
-            "bring the database back, or start with a new data directory"
-        )
-    before, unclaimed = None, None
-    try:
-        left = Snapshot.decode(snapshot) if snapshot else Snapshot(b"", ())
+    before = None
+    with _our_own("window.bin"):
         if left.seen and book.window_of_snapshot(left.seen) not in strayed:
-            unclaimed, claimed = settlement.take_back(left.seen)
-            if newest and left.exchange is not None:
-                signed = book.go_on(left.exchange)
-                after = cluster.after
-                before = earlier(book, signed, checkpoint, key, claimed=claimed, after=after)
-                if before is not None and before.round < after:
-                    before = None  # its neighbours are elsewhere by now
-    except MalformedError as exc:
-        raise MalformedError(
-            f"window.bin is damaged ({exc}); without it the agent can start again, but claims "
-            "nothing of the window that it was in"
-        ) from exc
-    if before is not None and unclaimed is not None:
-        settlement.go_on(unclaimed)
+            before = _gone_on_with(
+                settlement, book, left, checkpoint, key, newest=newest, after=cluster.after
+            )
     settings = CoreSettings(
         agent=agent,
         endpoints={p: ", ".join(cluster.agent(p).endpoints) for p in peers} | dict(dials),
@@ -187,7 +177,6 @@ def assemble(
                 peer: held for peer in peers if (held := store.value(shower_key(peer))) is not None
             },
         ),
-        unclaimed=unclaimed,
         memories=left.memories,
         earlier=before,
         succession=Succession(cluster, store.value(NEXT_KEY) or b""),
@@ -199,6 +188,52 @@ def _newcomers(cluster: Cluster) -> frozenset[str]:
     if cluster.continued is None:
         return frozenset()
     return frozenset(cluster.ids) - {one.id for one in cluster.continued.before[-1].members}
+
+
+def _gone_on_with(
+    settlement: Settlement,
+    book: EvidenceBook,
+    left: Snapshot,
+    checkpoint: Checkpoint | None,
+    key: SigningKey,
+    *,
+    newest: bool,
+    after: int,
+) -> Earlier | None:
+    """Take back the window in which an earlier life ended; answers what can be gone on with."""
+    window, claimed = settlement.take_back(left.seen)
+    if left.exchange is None:
+        return None
+    if not claimed:
+        book.restore_sketches(left.exchange)
+    if not newest:
+        return None
+    signed = book.go_on(left.exchange)
+    before = earlier(book, signed, checkpoint, key, claimed=claimed, after=after)
+    if before is None or before.round < after:
+        return None  # its neighbours are elsewhere by now
+    settlement.go_on(window)
+    return before
+
+
+def _reserved(store: Stored) -> int:
+    """The last round that an earlier life may have stated, as far as it was stored."""
+    reserved = store.value(RESERVED_KEY) or b"0"
+    if not reserved.isdigit():
+        raise MalformedError("the stored reserve is not a number")
+    return int(reserved)
+
+
+@contextmanager
+def _our_own(name: str) -> Iterator[None]:
+    """Tells what can be done about a damaged file of an earlier life."""
+    try:
+        yield
+    except MalformedError as exc:
+        raise MalformedError(
+            f"{name} is damaged ({exc}); without it the agent can start again, and asks its "
+            "neighbours for what it has signed"
+        ) from exc
 
 
 def _party(cluster: Cluster, agent: str) -> Party:

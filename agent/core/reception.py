@@ -27,6 +27,7 @@ from candor.agent.core.effects import (
 from candor.agent.core.faces import SignedFace
 from candor.agent.core.held import Held
 from candor.agent.core.neighbour import Neighbour
+from candor.agent.core.recalls import Recalls
 from candor.agent.core.settlement.edge import Step, To
 from candor.agent.core.settlement.evidence_book import EvidenceBook
 from candor.agent.core.settlement.hearsay import Hearsay
@@ -60,17 +61,20 @@ from candor.network.messages import (
     Hello,
     LedgerMessage,
     Message,
+    Recall,
+    Returned,
     RevisionMessage,
     ShownMessage,
     Update,
     Waiting,
+    What,
     Witnesses,
     from_envelope,
     to_envelope,
 )
 from candor.network.slots import BufferPool, Slot
-from candor.network.wire import Buffer, decode
-from candor.topologies.encoding.canonical import MalformedError, pack
+from candor.network.wire import HEADER_BYTES_MAX, Buffer, decode
+from candor.topologies.encoding.canonical import MalformedError, pack, unpack
 from candor.topologies.specs.specs import ConfigurationError, SignatureError
 
 K = TypeVar("K")
@@ -92,6 +96,7 @@ REPEATABLE: Final = frozenset(
         "peer_refused",
         "neighbour_left",
         "claim_ignored",
+        "recalled",
         "ledger_ignored",
     }
 )
@@ -113,10 +118,12 @@ class Reception:
         disclosures: Disclosures,
         held: Held,
         succession: Succession,
+        recalls: Recalls,
         memories: Sequence[bytes] = (),
     ) -> None:
         self._held = held
         self._succession = succession
+        self._recalls = recalls
         self._neighbours = neighbours
         self._disclosures = disclosures
         self._settlement = settlement
@@ -153,6 +160,8 @@ class Reception:
             if neighbour.session.established:
                 effects += self.addressed(self._settlement.tick(neighbour.agent, now_s))
                 effects += self._tell_heads(neighbour)
+                asks = self._recalls.asks(neighbour.agent, now_s)
+                effects += self.send(neighbour, Recall()) if asks else []
             there = neighbour.served and not neighbour.left
             told, ask = self._disclosures.tick(neighbour.agent, now_s, there=there)
             effects += [*told, *([] if ask is None else self.send(neighbour, ask))]
@@ -368,8 +377,8 @@ class Reception:
             case Waiting():
                 neighbour.waiting = True
                 return []
-            case Ask() | ShownMessage():
-                return self._disclosed(neighbour, message, now_s)
+            case Ask() | ShownMessage() | Recall() | Returned():
+                return self._of_the_past(neighbour, message, now_s)
         raise RemoteProtocolError("kind", type(message).__name__)
 
     def _witnesses(self, neighbour: Neighbour, message: Witnesses) -> list[Effect]:
@@ -382,9 +391,36 @@ class Reception:
             slot.add_witness((said.round, said.phase, said.agent), witness)
         return self._judge(neighbour, slot)
 
-    def _disclosed(
-        self, neighbour: Neighbour, message: Ask | ShownMessage, now_s: float
+    def _give_back(self, neighbour: Neighbour, now_s: float) -> list[Effect]:
+        """Return to a neighbour what is here of its own hand, whether it is served or not."""
+        if not self._recalls.answers(neighbour.agent, now_s):
+            return self._junked(neighbour.agent, now_s)
+        kept = self._settlement.kept_of(neighbour.agent)
+        about = {"count": kept[0].count}
+        told = _told(logging.INFO, "recalled", neighbour, about)
+        return [told, *(e for one in kept for e in self.send(neighbour, one))]
+
+    def _take_back(self, neighbour: Neighbour, message: Returned, now_s: float) -> list[Effect]:
+        """What an earlier life has signed comes back."""
+        if not self._recalls.took(neighbour.agent, message):
+            return [] if self._recalls.open else self._junked(neighbour.agent, now_s)
+        if message.what is not What.STATEMENT:
+            steps = self._settlement.returned(message.what, message.data)
+            return self.addressed(steps)
+        match unpack(message.data, bytes_max=HEADER_BYTES_MAX):
+            case [bytes(body), bytes(signature)]:
+                self._book.recover(self._decode(body, signature), message.sources)
+                return []
+        raise MalformedError("not a statement")
+
+    def _of_the_past(
+        self, neighbour: Neighbour, message: Ask | ShownMessage | Recall | Returned, now_s: float
     ) -> list[Effect]:
+        """Rounds that are shown, and what is given back to who has lost it."""
+        if isinstance(message, Recall):
+            return self._give_back(neighbour, now_s)
+        if isinstance(message, Returned):
+            return self._take_back(neighbour, message, now_s)
         if isinstance(message, Ask):
             return self._disclosures.asked(neighbour.agent, message)
         judge, ask = self._disclosures.shown(neighbour.agent, message, now_s)

@@ -231,6 +231,7 @@ class World:
         self._crash_chance = 0.02 * draw()
         # Of its own, so that what is drawn of checkpoints changes no other fault of a seed.
         self._of_disks = np.random.default_rng([0x6469736B, seed])
+        self._of_losses = np.random.default_rng([0x6C6F7374, seed])
         self._keep_chance = float(self._of_disks.choice([0.0, 0.3, 1.0]))
         self._all_die_s = float(self._of_disks.uniform(0.0, 2.5 * FAULTS_S))
         self._paces = paces = _paces(seed, self._cluster.ids)
@@ -333,6 +334,21 @@ class World:
             self._disks[agent].replace(self._backups[agent])
             self._disks[agent].newest = bool(self._of_disks.random() < 0.1)  # taken for that
             self._checks.restore(agent)
+        self._lose(agent)
+
+    def _lose(self, agent: str) -> None:
+        """Now and then what an agent had on its disk is gone: its database, its snapshot, all."""
+        lost = self._of_losses.random()
+        if lost >= 0.15:
+            return
+        self._out.lost += 1
+        self._say(agent, "has lost " + ("its database" if lost < 0.1 else "its snapshot"))
+        disk = self._disks[agent]
+        snapshot = None if lost >= 0.05 else disk.snapshot
+        emptied = Disk() if lost < 0.1 else disk.copy()
+        emptied.snapshot, emptied.newest = snapshot, disk.newest
+        disk.replace(emptied)
+        self._checks.restore(agent)
 
     # --- agents -----------------------------------------------------------------------------
 

@@ -68,6 +68,8 @@ class Peer:
             wire.BYE: self._on_bye,
             wire.WAITING: self._on_waiting,
             wire.HEADS: self._on_heads,
+            wire.RECALL: self._on_recall,
+            wire.RETURNED: lambda peer, *what: self._meet("returned"),
             wire.EVIDENCE: lambda peer, proof: self._meet("evidence"),
         }
 
@@ -394,6 +396,14 @@ class Peer:
 
     def _on_waiting(self, peer: str, number: int, phase: int) -> None:
         self.near[peer].waiting = True
+
+    def _on_recall(self, peer: str) -> None:
+        """Give back the claims of a neighbour's that are here; this peer keeps nothing else."""
+        held = [claim.encoded for claim in self.near[peer].claims.values()]
+        for claim in held:
+            self._send(peer, wire.RETURNED, "claim", claim, [], len(held))
+        if not held:
+            self._send(peer, wire.RETURNED, "nothing", b"", [], 0)
 
     def _on_heads(self, peer: str, number: int, phase: int, heads: list) -> None:
         self._step_of(number, phase)

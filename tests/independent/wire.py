@@ -19,6 +19,7 @@ from tests.independent.phases import PHASES, Phase, aggregated
 
 HELLO, UPDATE, WITNESSES, CHUNK, ACK, CLAIM, STATE, PROPOSE, ACCEPT, REJECT = range(1, 11)
 EVIDENCE, RECORDS, BYE, WAITING, BILL, HEADS = 11, 12, 13, 14, 15, 16
+RECALL, RETURNED = 20, 21
 HEADER_BYTES_MAX = 2**21
 FRAME_BYTES_MAX = 2**21 + 2**16
 CHUNK_BYTES = 2**21
@@ -41,6 +42,8 @@ FIELDS = {
     WAITING: (int, int),
     BILL: (bytes,),
     HEADS: (int, int, list),
+    RECALL: (),
+    RETURNED: (str, bytes, list, int),
 }
 
 

@@ -149,6 +149,8 @@ def test_the_numbers_of_the_kinds_are_part_of_the_protocol() -> None:
         "ASK": 17,
         "SHOWN": 18,
         "REVISION": 19,
+        "RECALL": 20,
+        "RETURNED": 21,
     }
     assert {kind.name for kind in LEDGER_KINDS} == {
         "STATE",

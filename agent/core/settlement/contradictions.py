@@ -6,7 +6,7 @@ bookkeeping over `mechanisms.proofs`; what a proof leads to is `agent.core.recep
 """
 
 from collections.abc import Callable, Hashable
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
 from candor.mechanisms.evidence.claims import SignedClaim
 from candor.mechanisms.evidence.examiner import RunTerms
@@ -19,9 +19,17 @@ from candor.mechanisms.proofs import TWO_BILLS, TWO_CLAIMS, Proof, Signed, contr
 SIGNED_BYTES_MAX: Final = 2**24
 # A round of four neighbours, each with five sources, has about 200 KiB: windows of hundreds.
 STATED_BYTES_MAX: Final = 2**26
+# Windows for which statements that were never claimed are kept for their agent, which may come back
+# without them: for as long as a claim is waited for.
+UNCLAIMED_KEPT: Final = 16
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+
+Place: TypeAlias = tuple[str, int, int]
+"""Of a statement: agent, round and phase."""
+Said: TypeAlias = tuple[SignedStatement, tuple[bytes, ...]]
+"""A statement, and the bodies of those that it commits to."""
 
 
 class Newest(Generic[K, V]):
@@ -40,6 +48,10 @@ class Newest(Generic[K, V]):
     def values(self) -> list[V]:
         """What is held, oldest first."""
         return [value for value, _ in self._held.values()]
+
+    def items(self) -> list[tuple[K, V]]:
+        """What is held, with its keys, oldest first."""
+        return [(key, value) for key, (value, _) in self._held.items()]
 
     def keep(self, key: K, value: V, size_bytes: int) -> None:
         """Hold a value that takes `size_bytes`, unless there is one."""
@@ -78,20 +90,41 @@ class Collector:
         self._agent = agent
         self._terms = terms
         self._signed: Newest[tuple[str, str, int], Signed] = Newest(SIGNED_BYTES_MAX)
-        self._stated: Newest[tuple[str, int], tuple[SignedStatement, tuple[bytes, ...]]] = Newest(
-            STATED_BYTES_MAX
-        )
+        self._stated: Newest[Place, Said] = Newest(STATED_BYTES_MAX)
         self._found: list[Proof] = []
 
     def stated(self, signed: SignedStatement, sources: tuple[bytes, ...]) -> None:
         """A neighbour's update was accepted; `sources` are the bodies it commits to."""
         size_bytes = len(signed.body) + sum(map(len, sources))
-        key = (signed.statement.agent, signed.statement.round)
-        self._stated.keep(key, (signed, sources), size_bytes)
+        said = signed.statement
+        self._stated.keep((said.agent, said.round, said.phase), (signed, sources), size_bytes)
 
-    def said(self, agent: str, number: int) -> tuple[SignedStatement, tuple[bytes, ...]] | None:
+    def said(self, agent: str, number: int) -> Said | None:
         """What a neighbour stated first in a round, with the bodies that it commits to."""
-        return self._stated.get((agent, number))
+        return self._stated.get((agent, number, 0))
+
+    def said_unclaimed(self, agent: str) -> list[Said]:
+        """What a neighbour stated in windows of which no claim of its was met, as long as that is
+        kept: it takes no more to claim them."""
+        return [
+            said
+            for said in self._stated.values()
+            if said[0].statement.agent == agent
+            and not self._has_claimed(agent, self._window(said[0].statement.round))
+        ]
+
+    def keeps(self, agent: str, window: int) -> bool:
+        """Whether anything is kept that an agent has stated in a window."""
+        places = (place for place, _ in self._stated.items())
+        return any(place[0] == agent and self._window(place[1]) == window for place in places)
+
+    def claims_of(self, agent: str, after: int) -> list[Signed]:
+        """The claims of an agent that were met, of windows beyond `after`."""
+        return [
+            signed
+            for (kind, whose, window), signed in self._signed.items()
+            if kind == TWO_CLAIMS and whose == agent and window > after
+        ]
 
     def claimed(self, signed: SignedClaim) -> None:
         """A claim was met, whoever showed it."""
@@ -123,8 +156,18 @@ class Collector:
             self._found.append(proof)
 
     def forget(self, window: int) -> None:
-        """Drop the statements of windows before this one: their claims are judged."""
-        self._stated.forget(lambda key: self._window(key[1]) < window)
+        """Drop the statements of windows before this one: their claims are judged; those of windows
+        that are not claimed later, as it takes them to claim these."""
+
+        def old(place: Place) -> bool:
+            agent, of = place[0], self._window(place[1])
+            claimed = self._has_claimed(agent, of)
+            return of < window if claimed else of < window - UNCLAIMED_KEPT
+
+        self._stated.forget(old)
+
+    def _has_claimed(self, agent: str, window: int) -> bool:
+        return self._signed.get((TWO_CLAIMS, agent, window)) is not None
 
     def take(self) -> list[Proof]:
         """The proofs found since the last time."""

@@ -68,6 +68,7 @@ class Edge:
     billed_window: int = -1  # the last one here
     over_limit: bool = False  # it owes us all that it may
     owing: bool = False  # and we it
+    voided: dict[int, str] = field(default_factory=dict)  # windows not settled, and the code
     reading: bool = False  # records for the neighbour: one request at a time
     resend_s: float = 0.0
     unsynced_since_s: float | None = None  # nothing to settle, and not up to date all the same
@@ -123,14 +124,17 @@ class Edge:
         later = next((bill for bill in bills if bill is not None), None)
         return later is not None and later.bill().previous < window
 
-    def missed(self, window: int) -> list[Step]:
+    def missed(self, window: int, *, claimable: bool = True) -> list[Step]:
         """The own bill is due without the neighbour's claim: it is barred until that comes, and
-        late once for windows in a row. It will not claim any more what it has billed past."""
+        late once for windows in a row. It will not claim any more what it has billed past; nor can
+        it be made to where it is not `claimable`: what was stated may be kept nowhere."""
         if self.passed_over(window):
             return self.pass_by(window, late=True)
         self.lateness += LATE_FORGOTTEN * (not self.of(State.LATE))
         self.withheld += 1
         self._move(window, Event.MISSED)
+        if not claimable:
+            self._move(window, Event.EXPIRED)
         return [log(logging.WARNING, "claim_missed", peer=self.peer, window=window)]
 
     def claimed(self, window: int) -> list[Step]:
@@ -168,6 +172,22 @@ class Edge:
             steps.append(log(logging.WARNING, "bill_withdrawn", **about))
         return steps
 
+    def forfeit(self, window: int, detail: str) -> list[Step]:
+        """The neighbour's claim is not all that it stated, as of who has lost data: it is left out
+        of the own bill, which counts as being late."""
+        self.lateness += LATE_FORGOTTEN * (self.state(window) is State.OPEN)
+        self.withheld += 1
+        self._move(window, Event.CLAIMED)
+        about: dict[str, str | int] = {"peer": self.peer, "window": window, "detail": detail}
+        return [log(logging.WARNING, "claim_forfeited", **about), *self.judge_lateness()]
+
+    def void(self, window: int, code: str, detail: str, *, late: bool) -> list[Step]:
+        """One end has claimed a window twice, or has lost its claim: it is not settled, which the
+        other end is told by this `code`. That is `late` of the neighbour if it is the one."""
+        self.voided[window] = code
+        self.lateness += LATE_FORGOTTEN * late
+        return [*self.refuse(window, "window_voided", detail), *self.judge_lateness()]
+
     def refuse(self, window: int, event: str, detail: str) -> list[Step]:
         """A window is never settled here; `event` and `detail` tell why."""
         refused = log(logging.WARNING, event, peer=self.peer, window=window, detail=detail)
@@ -195,6 +215,7 @@ class Edge:
         """Let go of the windows up to `done`, and of those on record."""
         done = max(done, self.channel.settled_window)
         self.windows = {w: held for w, held in self.windows.items() if w > done}
+        self.voided = {window: code for window, code in self.voided.items() if window > done}
 
     def wait(self, windows: Sequence[int], coming: int, now_s: float, overdue_s: float) -> None:
         """Note which windows wait to be settled; `coming` is the first that is not over. Whoever

@@ -7,6 +7,7 @@ inject in a window, and what do I claim for myself. Pure bookkeeping over
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Final, TypeVar
 
 import numpy as np
@@ -19,12 +20,15 @@ from candor.mechanisms.evidence.sketch import window_of
 from candor.mechanisms.evidence.statements import (
     ROUNDS_KEPT,
     Attested,
+    EvidenceError,
     Formed,
     Row,
     SignedStatement,
     Source,
     Statement,
+    commitment,
     named_sources,
+    place_of,
 )
 from candor.mechanisms.proofs import Proof, equivocation
 from candor.topologies.encoding.canonical import MalformedError, Value, pack, unpack
@@ -356,6 +360,48 @@ class EvidenceBook:
         self._heard[window] = dict(map(_heard_from, heard))
         return window
 
+    def recover(self, signed: SignedStatement, bodies: Sequence[bytes]) -> bool:
+        """Take back an own statement that a neighbour has returned with the `bodies` that it
+        commits to; answers whether that is news.
+
+        Raises:
+            EvidenceError, MalformedError: it is not what this agent has signed.
+        """
+        said, limit = signed.statement, self.examiner.terms.sketch_bytes
+        if not signed.verify(self.examiner.terms.publics[self.agent]) or said.agent != self.agent:
+            raise EvidenceError("returned", "not signed by its receiver")
+        if said.run != self.examiner.terms.run or commitment(bodies) != said.sources:
+            raise EvidenceError("returned", "of another run, or with other sources")
+        named = named_sources(said, self.phases)
+        decoded = [Statement.decode(body, sketch_bytes_max=limit) for body in bodies]
+        if tuple(map(place_of, decoded)) != named:
+            raise EvidenceError("returned", "sources are not those that it names")
+        self._recover_heard(said)
+        if said.phase != self.phases.charged:
+            return False
+        window = self._window(said.round)
+        seen = self._seen.setdefault(self.agent, {}).setdefault(window, Seen())
+        # Of rounds without sketches nobody could tell the products.
+        if said.round in seen.energies or len(seen.energies) != len(seen.sketches):
+            return False
+        sources = [SignedStatement(*one) for one in zip(bodies, repeat(b""), decoded)]
+        seen.add(said.round, self.examiner.shown(said, dict(zip(named, sources, strict=True))))
+        return True
+
+    def _recover_heard(self, said: Statement) -> None:
+        told = self.phases.told
+        if told is None or told[0] != said.phase:
+            return
+        heard, number = said.told(told[1]), said.round - told[2]
+        if heard is not None and number > 0:
+            held = self._heard.setdefault(self._window(number), {})
+            held.setdefault(number, tuple(sorted(heard)))
+
+    def windows_stated(self) -> list[int]:
+        """The windows in which this agent has stated anything, as far as it knows, ascending."""
+        own = self._seen.get(self.agent, {})
+        return sorted(window for window, seen in own.items() if seen.energies)
+
     def exchange(self, signed: SignedStatement) -> Value:
         """What `go_on` needs of the exchange that was just stated: the statements of a round back,
         each with how new its update was, the rows by phase, and the own sketches of the window."""
@@ -374,23 +420,35 @@ class EvidenceBook:
         sketches: list[Value] = [[t, sketch.astype("<f8").tobytes()] for t, sketch in own.items()]
         return [signed.body, statements, rows, sketches]
 
-    def go_on(self, exchange: Value) -> SignedStatement:
-        """Take back the exchange that an earlier life was in, after `restore`; answers its own
-        statement of that.
+    def restore_sketches(self, exchange: Value) -> None:
+        """Take back the own sketches of the window under way, after `restore`: rounds of it that
+        neighbours return have products with those that are here.
 
         Raises:
             MalformedError: our own file is damaged.
         """
         match exchange:
-            case [bytes(own), [*statements], [*rows], [*sketches]]:
+            case [bytes(), [*_], [*_], [*sketches]]:
+                held = self._seen.get(self.agent, {}).get(self._present_window, Seen())
+                held.sketches.update(map(_sketch_from, sketches))
+                return
+        raise MalformedError("not an exchange under way")
+
+    def go_on(self, exchange: Value) -> SignedStatement:
+        """Take back the exchange that an earlier life was in, after `restore_sketches`; answers its
+        own statement of that.
+
+        Raises:
+            MalformedError: our own file is damaged.
+        """
+        match exchange:
+            case [bytes(own), [*statements], [*rows], [*_]]:
                 for signed, new in map(self._statement_from, statements):
                     said = signed.statement
                     self._statements.setdefault(said.agent, {})[self.step_of(said)] = signed
                     self._new.setdefault(said.agent, {})[self.step_of(said)] = new
                 for phase, step, row in map(_row_from, rows):
                     self._rows[phase] = step, row
-                held = self._seen.get(self.agent, {}).get(self._present_window, Seen())
-                held.sketches.update(map(_sketch_from, sketches))
                 last = self.last(self.agent)
                 if last is not None and last.body == own:
                     self._mixed_step = self.step_of(last.statement) - 1

@@ -8,7 +8,7 @@ is settled, is the business of `agent.core.settlement.settlement`.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -30,18 +30,31 @@ CLAIMS_KEPT: Final = WINDOWS_KEPT
 # Windows over here with a claim not in: its sender says it before anything of the next window, so
 # that three say enough, however short they are.
 CLAIM_WINDOWS: Final = 3
+# Codes of bills that are not settled, as an end has lost what it had signed.
+CLAIMED_TWICE: Final = "claimed-twice"
+CLAIM_FORGOTTEN: Final = "claim-forgotten"
 CLAIM_KEY: Final = "claim/"
 BILL_KEY: Final = "bill/"
 
 
 @dataclass(slots=True)
 class Published:
-    """A window that is over here: the own claim, when its bill is made at the latest, the bill."""
+    """A window that is over here: the own claim, when its bill is made at the latest, the bill.
+    What was seen of neighbours in it is lost where it is `blind`: nobody else can be billed, and it
+    is billed only if it is known that no neighbour has a bill of it, `alone`."""
 
     window: int
     claim: SignedClaim
     bill_by_s: float = math.inf
     bill: SignedBill | None = None
+    blind: bool = field(default=False, kw_only=True)
+    alone: bool = field(default=False, kw_only=True)
+
+    @property
+    def never_billed(self) -> bool:
+        """Whether it has no bill and will have none."""
+        return self.bill is None and self.blind and not self.alone
+
     bill_by_window: int | None = None  # the first that is open here when it is made at the latest
 
     def due(self, coming: int, now_s: float) -> bool:
@@ -101,14 +114,40 @@ class Referee:
     def claim(self, window: int) -> tuple[PutValue, bytes]:
         """Claim a window; answers what to persist before the claim is sent, and the claim."""
         signed = SignedClaim.sign(self._book.claim(window), self._key)
-        self._published[window] = Published(window, signed)
-        encoded = signed.encode()
-        stored = pack([encoded, self._book.encode_seen(window)])
-        return PutValue(claim_key(window), stored), encoded
+        return self._publish(Published(window, signed)), signed.encode()
+
+    def adopt(self, signed: SignedClaim, bill: SignedBill | None = None) -> PutValue:
+        """Take back a claim that an earlier life has signed, perhaps with the bill of the window;
+        answers what to persist."""
+        window = signed.claim().window
+        if bill is not None:
+            self._billed = max(self._billed, window)
+            self._pass_over()
+        return self._publish(Published(window, signed, bill=bill, blind=True))
+
+    def recover(self, window: int) -> PutValue:
+        """Claim a window of an earlier life, of which neighbours have returned some."""
+        signed = SignedClaim.sign(self._book.claim(window), self._key)
+        return self._publish(Published(window, signed, blind=True))
+
+    def _publish(self, held: Published) -> PutValue:
+        self._published[held.window] = held
+        stored = [held.claim.encode(), self._book.encode_seen(held.window)]
+        return PutValue(claim_key(held.window), pack([*stored, *([True] if held.blind else [])]))
 
     def has_claimed(self, window: int) -> bool:
         """Whether an own claim of a window is known here."""
         return window in self._published
+
+    def held(self, window: int) -> Published | None:
+        """The own claim of a window, with its bill if there is one."""
+        return self._published.get(window)
+
+    def takes_back(self, window: int, *, billed: bool = False) -> bool:
+        """Whether a claim of an earlier life, perhaps with the bill, is of any use: windows are
+        billed in order."""
+        held = self._published.get(window)
+        return window > self._billed if held is None else billed and held.bill is None
 
     def published(self, after: int) -> list[Published]:
         """The own claims, and bills if made, of the windows beyond `after`, in order."""
@@ -119,18 +158,22 @@ class Referee:
         and the bill if it was made, which it answers; raises MalformedError when our own file is
         damaged."""
         match unpack(data, bytes_max=2 * SEEN_BYTES_MAX):
-            case [bytes(claim), bytes(seen)]:
+            case [bytes(claim), bytes(seen), *blind] if blind in ([], [True]):
                 made = SignedBill.decode(bill) if bill is not None else None
-                self._published[window] = Published(window, SignedClaim.decode(claim), bill=made)
+                signed = SignedClaim.decode(claim)
+                self._published[window] = Published(window, signed, bill=made, blind=bool(blind))
                 self._billed = max(self._billed, window) if made is not None else self._billed
                 self._book.restore_seen(window, seen)
             case _:
                 raise MalformedError("not a claim with what was seen")
-        # Windows are billed in order: what a restored backup passed over stays so.
+        self._pass_over()
+        return made
+
+    def _pass_over(self) -> None:
+        """Windows are billed in order: what an earlier life passed over stays so."""
         for passed in [w for w, held in self._published.items() if held.bill is None]:
             if passed < self._billed:
                 del self._published[passed]
-        return made
 
     def forget(self, done: int) -> None:
         """Drop windows up to `done`, which all edges have settled, and those far behind."""
@@ -196,12 +239,18 @@ class Referee:
     def unbilled(self, now_s: float) -> list[Published]:
         """What is to be billed, in order; from now on each waits for claims at its own deadline, in
         seconds and in windows."""
-        unbilled = [held for held in self.published(-1) if held.bill is None]
+        published = self.published(-1)
+        unbilled = [held for held in published if held.bill is None and not held.never_billed]
         for held in unbilled:
             held.bill_by_s = min(held.bill_by_s, now_s + self._patience_s)
             if held.bill_by_window is None:
                 held.bill_by_window = self.coming + CLAIM_WINDOWS - 1
         return unbilled
+
+    def bill_alone(self) -> None:
+        """No neighbour has a bill of ours that is not known here."""
+        for held in self._published.values():
+            held.alone = held.blind
 
     def awaited(self, window: int, agents: Iterable[str]) -> list[str]:
         """Those of `agents` that stated rounds in a window and have not claimed it."""
@@ -226,23 +275,29 @@ class Referee:
             self.drop(agent, window)
         return PutValue(bill_key(window), held.bill.encode())
 
-    def has_billed(self, digest: bytes) -> bool:
-        """Whether an own bill has this digest."""
-        bills = (held.bill for held in self._published.values())
-        return any(bill is not None and bill.digest == digest for bill in bills)
+    def billed_as(self, digest: bytes) -> int | None:
+        """The window of the own bill with this digest."""
+        bills = ((window, held.bill) for window, held in self._published.items())
+        found = (window for window, bill in bills if bill is not None and bill.digest == digest)
+        return next(found, None)
 
-    def has_forgotten(self, signed: SignedBill) -> bool:
-        """Whether a neighbour's bill holds a claim that this agent has signed and no longer knows
-        of: it has restored a backup, and can neither bill that window nor blame the referee."""
-        said = (claim.claim() for claim in signed.claims)
-        return any(c.agent == self._book.agent and c.window not in self._published for c in said)
+    def forgotten(self, signed: SignedBill) -> SignedClaim | None:
+        """The claim in a neighbour's bill that this agent has signed and does not know of, or knows
+        another one in its place: it has lost data, and cannot blame the referee."""
+        for claim in signed.claims:
+            said = claim.claim()
+            own = self._published.get(said.window)
+            known = own is not None and own.claim.body == claim.body
+            if said.agent == self._book.agent and not known and claim.verify(self._key.public):
+                return claim
+        return None
 
     def match(self, agent: str, signed: SignedBill) -> None:
         """Our own claim in a neighbour's bill must be the one we made; so must its own there be
         the one it sent us, if it did.
 
         Raises:
-            BillError: one of them is not.
+            BillError: one of them is not; `CLAIMED_TWICE` of its own, which a lost disk explains.
         """
         for claim in signed.claims:
             said = claim.claim()
@@ -251,7 +306,7 @@ class Referee:
                 if own is None or own.claim.body != claim.body:
                     raise BillError("bill-claims", "our claim is not the one we made")
             elif said.agent == agent and not self.keep(agent, said.window, claim):
-                raise BillError("bill-claims", f"{agent} sent us another claim")
+                raise BillError(CLAIMED_TWICE, f"{agent} sent us another claim")
 
     # --- what can be paid ---------------------------------------------------------------------
 

@@ -7,13 +7,20 @@ Pure: it answers with steps for the core, in order.
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from candor.agent.core.effects import Persist, PutValue
 from candor.agent.core.settlement.contradictions import Collector
 from candor.agent.core.settlement.edge import Edge, Step, To, log
 from candor.agent.core.settlement.evidence_book import WINDOWS_KEPT, EvidenceBook
-from candor.agent.core.settlement.referee import CLAIM_WINDOWS, Referee
+from candor.agent.core.settlement.referee import (
+    CLAIM_FORGOTTEN,
+    CLAIM_WINDOWS,
+    CLAIMED_TWICE,
+    Referee,
+    bill_key,
+)
 from candor.agent.core.settlement.window import ENDS, State
 from candor.mechanisms.evidence.claims import SignedClaim, claim_bytes_max
 from candor.mechanisms.evidence.examiner import Examined
@@ -31,13 +38,15 @@ from candor.mechanisms.payments.bills import (
 )
 from candor.mechanisms.payments.credits import AmountError
 from candor.network.errors import RemoteProtocolError
-from candor.network.messages import BillMessage, ClaimMessage, LedgerMessage
+from candor.network.messages import BillMessage, ClaimMessage, LedgerMessage, Returned, What
 from candor.network.wire import Kind
-from candor.topologies.encoding.canonical import MalformedError, Value
+from candor.topologies.encoding.canonical import MalformedError, Value, pack
 from candor.topologies.encoding.signatures import SigningKey
 
 # A proposal or a state without an answer is repeated this often; the first nearly always lands.
 RESEND_S: Final = 1.0
+# Of a statement's sources, so that one that is given back fits a message.
+RETURNED_BYTES_MAX: Final = 2**20
 
 
 class Settlement:
@@ -61,6 +70,8 @@ class Settlement:
         self._edges = edges
         self._overdue_s = overdue_s
         self.forgotten_window = -1  # the last that was claimed, as a neighbour shows, and forgotten
+        # Neighbours are asked for what an earlier life has signed: nothing is billed meanwhile.
+        self.recalling = False
         self.bills: list[tuple[str, SignedBill]] = []  # accepted since the core has looked, or made
         self.collector = Collector(book.agent, book.examiner.terms)
         limit = min(limits, default=0)
@@ -172,7 +183,7 @@ class Settlement:
         """
         edge = self._edges[agent]
         message = ledger.parse_message(kind.name, fields)
-        if isinstance(message, Reject) and self._referee.has_billed(message.body_hash):
+        if isinstance(message, Reject) and self._referee.billed_as(message.body_hash) is not None:
             return self._bill_rejected(agent, edge, message)
         if isinstance(message, Records):
             self._check_adopted(edge, message)
@@ -242,33 +253,60 @@ class Settlement:
             raise RemoteProtocolError("bill-run", "of another run")
         if not edge.settles(bill.window):
             self._collect(agent, bill, signed)
-            return []
+            code = edge.voided.get(bill.window)
+            return [self._rejected(agent, signed, code)] if code is not None else []
         if not self._referee.near(bill.window):
             return [log(logging.DEBUG, "bill_ignored", peer=agent, window=bill.window)]
-        known = edge.bill(bill.window)
-        if known is not None:
+        held = edge.bill(bill.window)
+        if held is not None:
             self._collect(agent, bill, signed)
-            if known.body != signed.body:
+            if held.body != signed.body:
                 raise RemoteProtocolError("bill-changed", f"window {bill.window}")
             return []
         if bill.referee != agent or not signed.verify(edge.public):
             raise RemoteProtocolError("bill-signature", f"not {agent}'s")
         try:
             check_bill(self._terms, signed, agent)
-            if self._referee.has_forgotten(signed):
-                self.forgotten_window = max(self.forgotten_window, bill.window)
-                return edge.refuse(bill.window, "claim_forgotten", "restored backup")
+            known = self._remember(agent, signed)
+            if not edge.settles(bill.window):
+                return known
             self._referee.match(agent, signed)
         except (BillError, MalformedError) as exc:
             code = exc.code if isinstance(exc, BillError) else "bill"
             if code == "claim-signature":  # which the bill's own does not cover
                 raise RemoteProtocolError(code, str(exc)) from exc
             self._collect(agent, bill, signed)
+            if code == CLAIMED_TWICE:
+                return self._void(agent, signed, late=True)
             return self._refuse_bill(agent, edge, signed, bill.window, code, str(exc))
         self._collect(agent, bill, signed)
         self.bills.append((agent, signed))
         taken = edge.billed(signed, bill.previous, bill.window)
-        return [*taken, *self._bill(now_s), *self._settle(agent)]
+        return [*known, *taken, *self._bill(now_s), *self._settle(agent)]
+
+    def _remember(self, agent: str, signed: SignedBill) -> list[Step]:
+        """Take back the own claim in a neighbour's bill, where it is not known here: an earlier
+        life has made it. Where there is another one of that window by now, nothing is settled."""
+        claim, window = self._referee.forgotten(signed), signed.bill().window
+        if claim is None:
+            return []
+        self.forgotten_window = max(self.forgotten_window, window)
+        if self._referee.takes_back(window):
+            return [Persist((self._referee.adopt(claim),))]
+        return self._void(agent, signed, late=False)
+
+    def _void(self, agent: str, signed: SignedBill, *, late: bool) -> list[Step]:
+        """A neighbour's bill has another claim of its or of ours than is known here."""
+        whose = "its" if late else "our"
+        edge, detail = self._edges[agent], f"the bill has another claim of {whose} own"
+        code = CLAIMED_TWICE if late else CLAIM_FORGOTTEN
+        told = self._rejected(agent, signed, code)
+        return [*edge.void(signed.bill().window, code, detail, late=late), told]
+
+    def _rejected(self, agent: str, signed: SignedBill, code: str) -> To:
+        channel_id = self._edges[agent].channel.channel_id
+        reject = Reject.sign(self._key, channel_id, signed.digest, code)
+        return To(agent, LedgerMessage(Kind.REJECT, reject.to_fields()))
 
     def _collect(self, agent: str, bill: Bill, signed: SignedBill) -> None:
         """Remember a neighbour's bill, in case that there is another one of its window."""
@@ -308,13 +346,72 @@ class Settlement:
         """Rounds of a window that was taken back are still to come."""
         self._referee.go_on(window)
 
-    def end_window(self, window: int, *, claims: bool) -> tuple[PutValue, ...]:
-        """No more rounds are stated of a window that was taken back; answers what to persist before
-        its claim is sent, if this agent `claims` it."""
-        self._referee.go_on(window + 1)
-        if self._referee.has_claimed(window) or not (self.settles and claims):
-            return ()
-        return (self._referee.claim(window)[0],)
+    # --- what an earlier life has signed ----------------------------------------------------
+
+    def kept_of(self, agent: str) -> list[Returned]:
+        """What is here of a neighbour's own hand, and may not be there any more."""
+        edge, settled = self._edges[agent], self._edges[agent].channel.settled_window
+        found = [
+            Returned(What.STATEMENT, pack([said.body, said.signature]), sources)
+            for said, sources in self.collector.said_unclaimed(agent)
+            if sum(map(len, sources)) < RETURNED_BYTES_MAX
+        ]
+        claims = self.collector.claims_of(agent, settled)
+        found += [Returned(What.CLAIM, pack([*claim])) for claim in claims]
+        bills = [held.bill for w, held in sorted(edge.windows.items()) if w > settled]
+        found += [Returned(What.BILL, bill.encode()) for bill in bills if bill is not None]
+        found = found or [Returned(What.NOTHING)]
+        count = 0 if found[0].what is What.NOTHING else len(found)
+        return [replace(one, count=count) for one in found]
+
+    def returned(self, what: What, data: bytes) -> list[Step]:
+        """A claim or a bill of this agent's own hand comes back from a neighbour.
+
+        Raises:
+            RemoteProtocolError, MalformedError: it is not.
+        """
+        bill = SignedBill.decode(data) if what is What.BILL else None
+        own = bill.claims if bill is not None else (SignedClaim.decode(data),)
+        claim = next((one for one in own if one.claim().agent == self._agent), None)
+        if claim is None or not claim.verify(self._key.public):
+            raise RemoteProtocolError("returned", "a claim that is not its receiver's")
+        if bill is not None and not bill.verify(self._key.public):
+            raise RemoteProtocolError("returned", "a bill that is not its receiver's")
+        if claim.claim().run != self._terms.run:
+            raise RemoteProtocolError("returned", "of another run")
+        return self._adopt(claim, bill)
+
+    def _adopt(self, claim: SignedClaim, bill: SignedBill | None) -> list[Step]:
+        window = claim.claim().window
+        held = self._referee.held(window)
+        news = held is None or (bill is not None and held.bill is None)
+        if not news or not self._referee.takes_back(window, billed=bill is not None):
+            return []
+        self.forgotten_window = max(self.forgotten_window, window)
+        stored = [self._referee.adopt(claim, bill)]
+        if bill is not None:
+            stored.append(PutValue(bill_key(window), bill.encode()))
+        return [Persist(tuple(stored))]
+
+    def account(self, last: int, now_s: float, *, whole: bool) -> list[Step]:
+        """Nothing more of what an earlier life has signed comes back: claim what it stated up to
+        window `last` and did not claim; what is settled it has claimed. Windows of which neighbours
+        can not be billed any more, as what was seen of them is lost, are billed without them if the
+        `whole` neighbourhood has answered, so that none of it has a bill already."""
+        stated = self._book.windows_stated() if self.settles else []
+        unclaimed = [
+            window
+            for window in stated
+            if self.settled_window < window <= last and self._referee.takes_back(window)
+        ]
+        steps: list[Step] = [Persist((self._referee.recover(w),)) for w in unclaimed]
+        if self.recalling:
+            self._referee.go_on(last + 1)
+        if self.recalling and whole:
+            self._referee.bill_alone()
+        self.recalling = False
+        steps += self._bill(now_s)
+        return [*steps, *(step for agent in self._edges for step in self._settle(agent))]
 
     def payments(self) -> dict[str, int]:
         """The payment that each edge's channel was told of, as a record's delta; 0 for none."""
@@ -351,18 +448,21 @@ class Settlement:
 
     def _bill(self, now_s: float) -> list[Step]:
         """Bill, in order, the windows whose claims are all here or whose deadline has passed."""
+        if self.recalling:
+            return []
         steps: list[Step] = []
         for held in self._referee.unbilled(now_s):
             window = held.window
             edges = {a: edge for a, edge in self._edges.items() if edge.settles(window)}
             served = [agent for agent, edge in edges.items() if edge.banned is None]
-            missing = self._referee.awaited(window, served)
+            missing = [] if held.blind else self._referee.awaited(window, served)
             awaited = [agent for agent in missing if not edges[agent].passed_over(window)]
             if awaited and not held.due(self._referee.coming, now_s):
                 break
             for agent in missing:
-                steps += edges[agent].missed(window)
-            for agent in edges:
+                kept = self.collector.keeps(agent, window)
+                steps += edges[agent].missed(window, claimable=kept)
+            for agent in () if held.blind else edges:
                 steps += self._judge(agent, window)
             steps += self._publish_bill(window)
         return steps + self._take_late_claims()
@@ -375,6 +475,9 @@ class Settlement:
         try:
             self._referee.judge(claim)
         except EvidenceError as exc:
+            if exc.code == "claim-incomplete":
+                self._referee.drop(agent, window)
+                return edge.forfeit(window, str(exc))
             edge.banned = f"claim of window {window} refused: {exc}"
             self.collector.refused(claim)
             return edge.refuse(window, "claim_refused", str(exc))
@@ -382,14 +485,15 @@ class Settlement:
 
     def _publish_bill(self, window: int) -> list[Step]:
         """Bill all whose claims hold, tell everyone, and settle what can be settled now."""
+        held = self._referee.held(window)
+        assert held is not None
         members = [
             agent
             for agent, edge in self._edges.items()
-            if edge.banned is None and edge.settles(window)
+            if edge.banned is None and edge.settles(window) and not held.blind
         ]
         stored = self._referee.bill(window, members)
-        made = self._referee.published(window - 1)[0].bill
-        self.bills += [] if made is None else [(self._agent, made)]
+        self.bills += [] if held.bill is None else [(self._agent, held.bill)]
         steps: list[Step] = [Persist((stored,))]
         steps += [To(agent, BillMessage(stored.value)) for agent in self._edges]
         for agent, edge in self._edges.items():
@@ -410,13 +514,17 @@ class Settlement:
         self, agent: str, edge: Edge, signed: SignedBill, window: int, code: str, detail: str
     ) -> list[Step]:
         edge.banned = f"bill of window {window} refused: {detail}"
-        reject = Reject.sign(self._key, edge.channel.channel_id, signed.digest, code)
-        message = LedgerMessage(Kind.REJECT, reject.to_fields())
-        return [*edge.refuse(window, "bill_refused", detail), To(agent, message)]
+        told = self._rejected(agent, signed, code)
+        return [*edge.refuse(window, "bill_refused", detail), told]
 
     def _bill_rejected(self, agent: str, edge: Edge, message: Reject) -> list[Step]:
         if not message.verify(edge.public, edge.channel.channel_id):
             raise RemoteProtocolError("bill-signature", f"a REJECT is not signed by {agent}")
+        if message.code in (CLAIMED_TWICE, CLAIM_FORGOTTEN):
+            window, late = self._referee.billed_as(message.body_hash), message.code != CLAIMED_TWICE
+            if window is None or not edge.settles(window):
+                return []
+            return edge.void(window, message.code, "it says so of our bill", late=late)
         if edge.banned is not None:
             return []
         edge.banned = f"it refused our bill: {message.code}"
@@ -446,10 +554,13 @@ class Settlement:
             theirs = edge.bill(held.window)
             if held.bill is not None and theirs is not None:
                 steps += self._settle_window(agent, edge, held.window, held.bill, theirs)
-            elif held.bill is None or not edge.passed_over(held.window):
+            elif held.never_billed and not self.recalling and theirs is not None:
+                steps += self._void(agent, theirs, late=False)  # it waits for a bill of ours
+            elif not edge.passed_over(held.window) or (held.bill is None and not held.never_billed):
                 break  # in order: both ends must see the same windows
             else:
-                steps += edge.pass_by(held.window, late=held.bill.names(agent))
+                named = held.bill is not None and held.bill.names(agent)
+                steps += edge.pass_by(held.window, late=named)
         return steps
 
     def _settle_window(

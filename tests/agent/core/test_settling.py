@@ -278,9 +278,11 @@ def test_a_claim_must_cover_every_round_that_was_stated(started):
     run.tamper = tampering("a1", alter)
     finish(run)
     for neighbour in ("a0", "a2"):
-        (refused,) = run.nodes[neighbour].events("claim_refused")
-        assert "claim-incomplete" in refused["detail"]
-        assert "claim-incomplete" in run.nodes[neighbour].core.neighbours["a1"].reason
+        (left_out,) = run.nodes[neighbour].events("claim_forfeited")
+        assert "claim-incomplete" in left_out["detail"]
+        settlement = run.nodes[neighbour].core.settlement
+        assert settlement._edges["a1"].lateness > 0
+        assert not settlement._referee.held(0).bill.names("a1")
 
 
 def claiming(run, agent, alter):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from candor.agent.core.settlement import contradictions as collector
-from candor.agent.core.settlement.contradictions import Collector, Newest
+from candor.agent.core.settlement.contradictions import UNCLAIMED_KEPT, Collector, Newest
 from candor.mechanisms.evidence.claims import Claim, ClaimedRound, SignedClaim
 from candor.mechanisms.payments.bills import Bill, SignedBill
 from candor.mechanisms.proofs import CONTRADICTORY, TWO_BILLS, TWO_CLAIMS, verify_proof
@@ -117,11 +117,25 @@ def test_a_refused_claim_is_proven_with_the_statements_of_its_window() -> None:
 
 def test_statements_of_windows_that_are_over_are_forgotten() -> None:
     held = filled(Ring().play(7), range(1, 8))
+    claim = false_claim("a2", 1)
+    held.claimed(claim)
     held.forget(2)
-    held.refused(false_claim("a2", 1))
+    held.refused(claim)
     assert found(held) == []
     held.refused(false_claim("a2", 2))
     assert found(held) == [(CONTRADICTORY, "a2", "round 7")]
+
+
+def test_those_of_windows_that_were_not_claimed_are_kept_for_their_agent() -> None:
+    held = filled(Ring().play(7), range(1, 8))
+    held.forget(2)
+    stated = {said.statement.round for said, _ in held.said_unclaimed("a2")}
+    assert held.keeps("a2", 1)
+    held.claimed(false_claim("a2", 1))
+    claimed = {said.statement.round for said, _ in held.said_unclaimed("a2")}
+    assert claimed < stated
+    held.forget(2 + UNCLAIMED_KEPT)
+    assert not held.keeps("a2", 0)
 
 
 def test_statements_beyond_the_bound_give_way_oldest_first(monkeypatch) -> None:

@@ -191,8 +191,8 @@ def test_a_bill_is_of_members_that_have_claimed_and_names_the_one_before() -> No
     second = SignedBill.decode(referee.bill(2, ["a2"]).value)
     assert (second.bill().window, second.bill().previous) == (2, 0)
     assert [claim.claim().agent for claim in second.claims] == ["a1", "a2"]
-    assert referee.has_billed(first.digest)
-    assert not referee.has_billed(bytes(32))
+    assert referee.billed_as(first.digest) == first.bill().window
+    assert referee.billed_as(bytes(32)) is None
 
 
 def test_bills_of_an_earlier_life_are_taken_back_and_what_they_passed_over_stays_so() -> None:
@@ -226,8 +226,8 @@ def test_a_bill_holds_the_claims_that_were_made() -> None:
     unknown = SignedClaim.sign(Claim(RUN, 1, OWN, (entry,)), KEYS[OWN])
     with pytest.raises(BillError, match="not the one we made"):
         referee.match("a0", billed(unknown))
-    assert referee.has_forgotten(billed(theirs, unknown))
-    assert not referee.has_forgotten(billed(theirs, own))
+    assert referee.forgotten(billed(theirs, unknown)) == unknown
+    assert referee.forgotten(billed(theirs, own)) is None
 
 
 # --- what can be paid -----------------------------------------------------------------------------
