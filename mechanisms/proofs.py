@@ -264,7 +264,7 @@ def _left_out(claim: Claim, said: Statement, terms: RunTerms) -> str:
         return f"round {said.round}"
     if terms.phases.told is not None and terms.phases.told[0] == said.phase:
         _, place, before = terms.phases.told
-        entry, heard = _claimed(claim, said.round - before), said.told(place)
+        entry, heard = _claimed(claim, said.round_of(before=before)), said.told(place)
         if entry is not None and heard is not None and set(entry.heard) != heard:
             return f"round {entry.round}"
     raise ProofError("the claim agrees with the statement")

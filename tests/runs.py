@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ from candor.agent.core.effects import (
     Verify,
 )
 from candor.agent.core.faces import told_apart
-from candor.agent.core.stating import stated
+from candor.agent.core.stating import aimed, stated
 from candor.agent.core.terms import all_channel_terms, codec_of
 from candor.agent.core.verification import derive, judge
 from candor.agent.daemon import keys
@@ -84,6 +85,7 @@ def write_cluster(
     codec: str = "float32",
     weights: str = EQUAL,
     rewards: str | None = None,
+    pace: Literal["async"] | None = None,
     **settings: float,
 ) -> Cluster:
     """Keys in RUN_DIR/agents/<id>/keys and RUN_DIR/cluster.toml; the task is never resolved.
@@ -123,6 +125,7 @@ def write_cluster(
             deadline_s=settings.get("deadline_s", 2.0),
             start_deadline_s=settings.get("start_deadline_s", 5.0),
             codec=codec,
+            pace=pace,
         ),
         payments=PaymentSettings(
             rule=rule,
@@ -405,6 +408,8 @@ class LocalRun:
         node.due = False
         self.advancing(agent, node)
         out = node.driver.advance(node.answer)
+        self._perform(agent, node.core.aim(self.now_s))
+        out = aimed(node.core, node.driver, out)
         node.phase = out.phase
         node.mixes = out.mixes
         attested = None if out.attested is None else out.attested[0].numpy()

@@ -218,7 +218,8 @@ def limit_of(cluster: Cluster) -> Limit | None:
 def check_breakdown(cluster: Cluster) -> None:
     """Refuse an aggregator below its breakdown point, for the graph of any round; and sketches so
     short that anything could be hidden from them, where rows follow from them; and rewards that do
-    not go with the rest; and rounds that cannot be done again; and a bound that cannot be held.
+    not go with the rest; and rounds that cannot be done again; and a bound that cannot be held; and
+    rounds that cannot be sat out.
 
     Raises:
         ConfigurationError: naming an agent with too few neighbours for what is to be withstood, or
@@ -227,6 +228,7 @@ def check_breakdown(cluster: Cluster) -> None:
     rewards_of(cluster)
     limit_of(cluster)
     _check_replay(cluster)
+    _check_pace(cluster)
     aggregator = aggregator_of(cluster.algorithm)
     if aggregator is None:
         return
@@ -267,6 +269,29 @@ def _check_replay(cluster: Cluster) -> None:
     else:
         return
     raise ConfigurationError(f"replay: {why}")
+
+
+def _check_pace(cluster: Cluster) -> None:
+    """Refuse to sit rounds out where what an agent goes on from cannot be an earlier round."""
+    if cluster.rounds.pace is None:
+        return
+    algorithm = cluster.algorithm
+    if phases_of(algorithm) != MIXED_MODEL:
+        why = (
+            "only what is mixed once a round by the graph's weights is gone on from later; choose "
+            "algorithm decentralized-sgd or diloco, without an --aggregator"
+        )
+    elif cluster.round_weights.push_sum:
+        why = "under push-sum masses move every round; choose a graph without directions"
+    elif rewards_of(cluster) is not None:
+        why = "who sits rounds out is not rated in them; leave out --rewards"
+    elif algorithm.influence is not None:
+        why = "a window's sum needs each of its rounds; leave out --influence"
+    elif cluster.payments.replay is not None:
+        why = "no kept round tells which one is gone on from; leave out --replay"
+    else:
+        return
+    raise ConfigurationError(f"pace {cluster.rounds.pace}: {why}")
 
 
 def _check_agreement(cluster: Cluster) -> None:

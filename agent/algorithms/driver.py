@@ -182,9 +182,11 @@ class Driver:
         self._agreeing: Tensor | None = None  # policies (agents, dim) that are being averaged
         averages = settings.name in POLICY_ALGORITHMS
         self.moves = torch.zeros(len(x), dtype=torch.int64, device=x.device) if averages else None
-        self._rounds = _loaded(settings.name)(x, hyper, self.state, start)
+        self._text, self._hyper = _loaded(settings.name), hyper
+        self._rounds = self._text(x, hyper, self.state, start)
         self._base = x  # (agents, dim), what the last exchange was mixed to
         self._begun = False
+        self._trained: State = {}  # the state when the last local steps were done
 
     def combined(self, answer: Tensor | Heard) -> Tensor | Heard:
         """What an exchange comes to: what was heard, put together by the run's aggregator where the
@@ -237,11 +239,22 @@ class Driver:
                     return Outgoing(t, phase, vectors, attested, sums, apart)
             effect = self._rounds.send(made)
 
+    def later(self, t: int) -> Outgoing:
+        """The exchange under way as one of a later round t, of an algorithm with one a round that
+        carries its gradients: what was trained is stepped from the same model by the step size of
+        t, as if the rounds between had not been."""
+        self.state.clear()
+        self.state.update(self._trained)
+        self._carried = self.gradient
+        self._rounds, self._begun = self._text(self._base, self._hyper, self.state, t), False
+        return self.advance()
+
     def _local_steps(self, x: Tensor, t: int) -> Tensor:
         made, self._carried = self._carried, None
         if made is None:
             made = self._performer.local_steps(x, t, self._step_size(t), self.state)
         self.gradient = made if self._carries else None
+        self._trained = dict(self.state) if self._carries else {}
         return made
 
     def within(self, out: Outgoing, kept: Sequence[float], *, opens: bool) -> Outgoing:

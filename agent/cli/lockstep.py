@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from rich.console import Console
@@ -44,6 +44,7 @@ BATCH = 20
     metavar="C",
     help="How many times the usual around it an agent may inject in a window.",
 )
+@click.option("--pace", type=click.Choice(["async"]), help="Who is slow sits rounds out.")
 @click.option("-v", "--verbose", is_flag=True, help="Print what happens, event by event.")
 @json_option
 def command(
@@ -55,6 +56,7 @@ def command(
     aggregator: str | None,
     rewards: str | None,
     influence: float | None,
+    pace: Literal["async"] | None,
     verbose: bool,
     as_json: bool,
 ) -> None:
@@ -81,6 +83,7 @@ def command(
         aggregator=aggregator,
         rewards=rewards,
         influence=influence,
+        pace=pace,
     )
     chosen, began_s = range(first_seed, first_seed + seeds), time.monotonic()
     outcomes: list[Outcome] = []

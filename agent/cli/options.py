@@ -301,6 +301,12 @@ SETTINGS: tuple[tuple[type[BaseModel], str, str], ...] = (
     ),
     (RoundSettings, "deadline_s", "Longest wait for a neighbour's vector, seconds."),
     (RoundSettings, "start_deadline_s", "Longest wait for neighbours at the start, seconds."),
+    (
+        RoundSettings,
+        "pace",
+        "Nobody waits for who is slow, who sits rounds out and goes on from its own model; for "
+        "daemons only (docs/howto/pace.md).  [default: all go in step]",
+    ),
     (RoundSettings, "codec", f"How vectors travel: {', '.join(CODECS)}."),
     (PaymentSettings, "rule", "Payment rule with its price, or none."),
     (PaymentSettings, "window", "Rounds settled together."),

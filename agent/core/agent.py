@@ -43,8 +43,8 @@ from candor.agent.core.effects import (
 )
 from candor.agent.core.faces import Face, Faces, SignedFace
 from candor.agent.core.held import Held
-from candor.agent.core.neighbour import Neighbour, ahead
-from candor.agent.core.patience import Patience
+from candor.agent.core.neighbour import Neighbour, ahead, reached
+from candor.agent.core.patience import ASYNC, SYNC, Patience
 from candor.agent.core.recalls import Recalls
 from candor.agent.core.reception import Reception
 from candor.agent.core.settlement.evidence_book import EvidenceBook
@@ -108,6 +108,7 @@ _ALIVE: Final = frozenset(Stage) - {Stage.DONE}
 # agent that is done still answers a farewell.
 HEEDED: Final[Mapping[str, frozenset[Stage]]] = {
     "start": frozenset({Stage.STARTING}),
+    "aim": frozenset({Stage.RUNNING}),
     "published": frozenset({Stage.RUNNING}),
     "derived": frozenset({Stage.RUNNING}),
     "combined": frozenset({Stage.RUNNING}),
@@ -202,7 +203,9 @@ class AgentCore:
         self._lent: list[NDArray[np.float32]] = []  # buffers inside a Derive or Combine under way
         self._combining = False
         self._deriving: Derive | None = None  # what a row is derived of, before it is combined
-        self.patience = Patience(neighbours, settings.deadline_s)
+        pace = ASYNC if examiner.terms.sits_out else SYNC
+        self.patience = Patience(neighbours, settings.deadline_s, pace)
+        self._late = False  # whether most neighbours went on without this agent the last time
         self._asked = False  # for patience, in this step
         self._reached: dict[str, int] = {}  # by neighbour, its step when the last exchange was over
         self._closed = 0  # the last round of windows claimed when others were beyond
@@ -279,6 +282,30 @@ class AgentCore:
         )
         return effects + self._advance(now_s)
 
+    def aim(self, now_s: float) -> list[Effect]:
+        """What was trained is about to be stated: in the step under way or, where rounds are sat
+        out and most neighbours are beyond it, in the one in which they will be when it arrives.
+        What it is stepped from stays; `round` tells."""
+        idle = self._own is None and not self._combining
+        if self.stage not in HEEDED["aim"] or not idle or not self.examiner.terms.sits_out:
+            return []
+        lead = reached(self.neighbours)
+        step = min(lead + 1, self.settings.rounds)
+        if lead + self._late <= self.step or step == self.step or not self._goes_on_in(step):
+            return []
+        log = _log(logging.INFO, "sat_out", round=step, rounds=step - self.step)
+        mixed = self.round - 1 - self.book.sat_out(self.step)
+        self.step = step
+        for neighbour in self.neighbours.values():
+            neighbour.forget_before(step, self._pool)
+        self._held.begin(step, mixed)
+        return [log, *self._settle(now_s)]
+
+    def _goes_on_in(self, step: int) -> bool:
+        """Whether what this agent mixed last can be gone on from in a step."""
+        terms, (number, _) = self.examiner.terms, self.phases.at(self.step)
+        return terms.reached(number - 1 - self.book.sat_out(self.step), self.phases.at(step)[0])
+
     def stated(
         self, payload: NDArray[np.float32], attested: NDArray[np.float32] | None = None
     ) -> Statement:
@@ -288,7 +315,8 @@ class AgentCore:
         number, phase = self.phases.at(self.step)
         sketch = b"" if attested is None else self.examiner.attested(number, attested)
         formed = self.book.formed(self.step, sketch)
-        said = self.examiner.state(number, phase, self.settings.agent, payload, formed)
+        agent, sat_out = self.settings.agent, self.book.sat_out(self.step)
+        said = self.examiner.state(number, phase, agent, payload, formed, sat_out)
         return self.examiner.freshened(self.book.rated(said), payload, self._held.vectors)
 
     def faces(
@@ -339,13 +367,15 @@ class AgentCore:
         own = SignedFace.of(signed, witnesses, payload, self._key)
         told = {peer: self._faces.sign(peer, face, own) for peer, face in faces.items()}
         effects += self._reception.update(own, told)
+        if self.round == self.settings.rounds:
+            self._agree()
         return effects + self._advance(now_s)
 
     def verified(
         self, peer: str, update: Arrived, outcome: Examined | EvidenceError, now_s: float
     ) -> list[Effect]:
         """The verdict on an update that was handed out by `Verify`."""
-        effects = self._reception.verified(peer, update, outcome, self.step)
+        effects = self._reception.verified(peer, update, outcome, self.step + self._combining)
         return effects + self._advance(now_s)
 
     def derived(self, answer: Derived) -> list[Effect]:
@@ -579,6 +609,8 @@ class AgentCore:
         if self._earlier is not None:
             return [*effects, *self._resume(self._earlier, now_s)]
         self.stage, self.step = Stage.RUNNING, 1
+        if self.examiner.terms.sits_out:
+            self.patience.begin(now_s)
         return [*effects, Begin()]
 
     def _comes_late(self, there: Sequence[str]) -> bool:
@@ -618,6 +650,7 @@ class AgentCore:
         self._held.begin(number)
         self._held.add(earlier.own.signed.statement, earlier.own.payload)
         self.patience.out(now_s)
+        self._agree()
         return effects + self._reception.update(earlier.own, {}) + self._advance(now_s)
 
     def _taken(self, number: int) -> Mapping[str, float]:
@@ -739,10 +772,22 @@ class AgentCore:
             return claim + self._finish(failure)
         return claim
 
+    def _ahead(self) -> tuple[int, str] | None:
+        """What to re-enter from; nothing where the rounds that others are ahead are sat out."""
+        lead = ahead(self.neighbours, self.step)
+        sits_out = self.examiner.terms.sits_out
+        return None if lead is None or (sits_out and self._goes_on_in(lead[0] + 1)) else lead
+
+    def _agree(self) -> None:
+        """Mix in this exchange whoever is there: nobody goes on from it, or its neighbours may have
+        told an earlier life already whether they mix it."""
+        for neighbour in self.neighbours.values():
+            neighbour.answered(self.step, "")
+
     def _comes_too_late(self, payload: NDArray[np.float32], now_s: float) -> bool:
         """Whether this agent's vector is ready when nobody waits for it any more, or when an
         earlier life may have stated more than this one knows: then it is not stated."""
-        lead = ahead(self.neighbours, self.step)
+        lead = self._ahead()
         self.unstated = lead is not None or self.round <= max(self._forgotten, self._closed)
         if self.unstated:
             self._own = payload  # the driver waits, as if it had been stated
@@ -781,7 +826,7 @@ class AgentCore:
             return self._close_windows(now_s)
         if self.round < self.last_round and self._abandoned(now_s):
             return []
-        lead = ahead(self.neighbours, self.step)
+        lead = self._ahead()
         if self.unstated:
             return self._catch_up(lead, now_s)
         if lead is not None:
@@ -815,12 +860,15 @@ class AgentCore:
         as agents giving up on living ones."""
         there = sum(n.there(self.step) for n in self.neighbours.values())
         self.patience.look([n.agent for n in awaited], there, now_s)
-        return [self.patience.until_s(n.agent, waits=n.waiting) for n in awaited]
+        waits = {n.agent: n.waiting or n.undecided(self.step) for n in awaited}
+        return [self.patience.until_s(agent, waits=so) for agent, so in waits.items()]
 
     def _ask_for_patience(
         self, awaited: Sequence[Neighbour], until_s: float, now_s: float
     ) -> list[Effect]:
-        if self._asked or now_s < self.patience.asks_s(until_s):
+        # Where rounds are sat out, whoever is given up loses nothing by it.
+        sits_out = self.examiner.terms.sits_out
+        if sits_out or self._asked or now_s < self.patience.asks_s(until_s):
             return []
         self._asked = True
         others = [n for n in self.neighbours.values() if n.served and n not in awaited]
@@ -835,11 +883,15 @@ class AgentCore:
         weights: dict[str, float] = {}
         payloads = {agent: own}
         for peer, weight in sorted(taken.items()):
-            buffer = self.neighbours[peer].ready.pop(step, None)
+            mixed = self.neighbours[peer].mutual(step)
+            buffer = self.neighbours[peer].ready.pop(step, None) if mixed else None
             if buffer is not None:
                 weights[peer], payloads[peer] = weight, buffer
                 self._lent.append(buffer)
         self.missing = tuple(peer for peer in sorted(taken) if peer not in weights)
+        self._late = 2 * sum(
+            n.answered_step == step and not n.agrees for n in self.neighbours.values()
+        ) > len(taken)
         for neighbour in self.neighbours.values() if phase == self.phases.model else ():
             if neighbour.served and not neighbour.left and neighbour.last_step < step:
                 neighbour.unreturned += 1

@@ -106,6 +106,7 @@ def assemble(
             ),
             Inbox(pool, codec.payload_bytes(terms.dim)),
             terms.phases,
+            answers=terms.sits_out,
         )
         for peer in peers
     }

@@ -105,7 +105,8 @@ class Faces:
                 self._as_told(peer, number, part, one)
                 for part, one in zip(parts, formed, strict=True)
             ]
-            said = examiner.state(number, phase, agent, payload, as_told)
+            sat_out = self._book.sat_out(step)
+            said = examiner.state(number, phase, agent, payload, as_told, sat_out)
             said = examiner.bounded(said, self._sources(peer, said))
             known = dict(self._held.vectors) | self._given.get(peer, {})
             faces[peer] = Face(payload, examiner.freshened(said, payload, known))

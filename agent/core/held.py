@@ -26,7 +26,9 @@ class Held:
         self._agent = agent
         self._charged = terms.phases.charged if terms.fresh is not None else None
         self._vectors: dict[Source, Vector] = {}
-        self._round = 1  # under way here
+        self._round, self._mixed = 1, 0  # under way here, and what it goes on from
+        self._reached = terms.rounds_reached if terms.sits_out else 0
+        self._latest: dict[str, int] = {}  # that neighbours have stated
 
     @property
     def keeps(self) -> bool:
@@ -49,7 +51,11 @@ class Held:
     def add(self, statement: Statement, vector: Vector) -> None:
         """Keep the vector (dim,) that an agent has stated, where it was given: the empty one of a
         notice is none."""
-        if statement.phase != self._charged or not len(vector):
+        if statement.phase != self._charged:
+            return
+        if statement.agent != self._agent:
+            self._latest[statement.agent] = statement.round
+        if not len(vector):
             return
         place = place_of(statement)
         self._vectors.setdefault(place, vector)
@@ -57,17 +63,29 @@ class Held:
         # Not what the own statement under way names: its sender may run ahead, truly or not.
         gone = number - ROUNDS_KEPT
         for old in [s for s in self._vectors if s[2] == agent and s[0] <= gone]:
-            if old[0] not in (self._round - 1, self._round):
+            if old[0] not in (self._mixed, self._round) and not self._gone_on_from(old):
                 del self._vectors[old]
         self._let_go()
 
-    def begin(self, round_number: int) -> None:
-        """A round has begun: drop what no statement of it names."""
-        self._round = round_number
+    def begin(self, round_number: int, mixed: int | None = None) -> None:
+        """A round has begun, from what was `mixed` in the round before, or in an earlier one: drop
+        what no statement of it names."""
+        self._round, self._mixed = round_number, round_number - 1 if mixed is None else mixed
         for old in [
-            s for s in self._vectors if s[0] < round_number - 1 - BEFORE * (s[2] == self._agent)
+            s for s in self._vectors if s[0] < self._mixed - BEFORE * (s[2] == self._agent)
         ]:
-            del self._vectors[old]
+            if not self._gone_on_from(old):
+                del self._vectors[old]
+
+    def _gone_on_from(self, source: Source) -> bool:
+        """Whether a neighbour that sits rounds out may still go on from a vector: it is of the last
+        round that it has stated here, its own or this agent's."""
+        number, _, agent = source
+        if number < self._round - self._reached:
+            return False
+        return number in (
+            [self._latest.get(agent)] if agent != self._agent else self._latest.values()
+        )
 
     def _let_go(self) -> None:
         """Drop neighbours' vectors that this agent and they themselves have gone on from."""

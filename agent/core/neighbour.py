@@ -26,6 +26,8 @@ VERIFYING_MAX: Final = 3
 # Coming back takes what is left of a window, and a few rounds; then it is taking without giving.
 UNRETURNED_MAX: Final = 32
 TRIAL_EVERY: Final = 16
+# The word on an update that was accepted, and came when its exchange was over.
+LATE: Final = "late"
 
 
 @dataclass(slots=True)
@@ -41,6 +43,8 @@ class Neighbour:
     `owed`: we owe it all that the credit limit allows.
     `misrated`: how many of its updates were refused for what it says or gives where models are
     traded, the latest of step `misrated_step`.
+    `answers`: the run is one in which two mix each other or not at all; in the latest exchange of
+    which it has told what became of our update, `answered_step`, it `agrees` to mix it.
     """
 
     agent: str
@@ -62,6 +66,9 @@ class Neighbour:
     owed: bool = False
     misrated: int = 0
     misrated_step: int = 0
+    answers: bool = False
+    answered_step: int = 0
+    agrees: bool = False
 
     @property
     def last_round(self) -> int:
@@ -136,6 +143,8 @@ class Neighbour:
 
     def awaited(self, step: int) -> bool:
         """Whether a step should wait for its update: it may still come and has no verdict yet."""
+        if self.undecided(step):
+            return True
         slot = self.inbox.slot(step)
         if step in self.verifying or (slot is not None and slot.complete):
             return True  # it has come, even if its sender has left since
@@ -146,6 +155,21 @@ class Neighbour:
         # One connection keeps its order: once a later step is announced, no more of an earlier one
         # will come (its sender drops what is unsent of it).
         return self.inbox.latest_step <= step
+
+    def undecided(self, step: int) -> bool:
+        """Whether its vector of a step is here, and its word on ours is not and may still come: it
+        is given before a later step is announced."""
+        open_ = step in self.ready and self.answered_step < step
+        return self.answers and open_ and self.speaking and self.inbox.latest_step <= step
+
+    def mutual(self, step: int) -> bool:
+        """Whether it mixes us in a step as we mix it, where that is told."""
+        return not self.answers or (self.answered_step == step and self.agrees)
+
+    def answered(self, step: int, code: str) -> None:
+        """It tells what became of our update of a step; its first word of that counts."""
+        if step > self.answered_step:
+            self.answered_step, self.agrees = step, not code
 
     def there(self, step: int) -> bool:
         """Whether its update of a step, or of a later one, has come, whatever was made of it."""
@@ -182,7 +206,8 @@ class Neighbour:
     def keep(self, step: int, payload: NDArray[np.float32], current: int, pool: BufferPool) -> None:
         """Hold a verified payload unless its step is over; the buffer goes back otherwise, and so
         does the empty one of a notice. Notices may lie between payloads: one whose statement the
-        book has forgotten meanwhile could be mixed, and not be shown."""
+        book has forgotten meanwhile could be mixed, and not be shown. What it was told to be mixed
+        in the current step is."""
         self.last_step = max(self.last_step, step)
         self.unreturned = 0
         if step < current or len(payload) == 0:
@@ -190,7 +215,8 @@ class Neighbour:
         else:
             self.ready[step] = payload
         forgotten = self.last_step - ROUNDS_KEPT * self.phases.count
-        for old in sorted(self.ready):
+        promised = current if self.answers else 0
+        for old in [t for t in sorted(self.ready) if t != promised]:
             if old <= forgotten or len(self.ready) > self.kept:
                 pool.give(self.ready.pop(old))
 
@@ -217,6 +243,12 @@ class Neighbour:
         self.inbox.restart()
         self.given_up = current > 1
         self.left = self.heard_our_bye = False
+
+
+def reached(neighbours: Mapping[str, Neighbour]) -> int:
+    """The latest step that more than half of those that speak have stated, 0 before the first."""
+    stated = sorted((n.last_step for n in neighbours.values() if n.speaking), reverse=True)
+    return stated[len(stated) // 2] if stated else 0
 
 
 def ahead(

@@ -10,8 +10,9 @@ costs a share of the time, and is mixed when it is there. And parts of the graph
 from each other, and are as fast as each other, do not stay rounds apart: who is ahead waits.
 
     usual      from the end of the exchange before to when this one was due
-    longest    the most that grace comes to: `ROUNDS_MAX` usual rounds, within bounds
-    grace      `longest` at first; + SHARE * usual with each exchange; - what was waited beyond due
+    longest    the most that grace comes to: so many usual rounds, within bounds
+    grace      `longest` at first; + a share of usual with each exchange; - what was waited beyond
+    due
 
 Who says that it waits for others itself has `longest` more, which its grace then lacks: it may say
 so as often as it likes.
@@ -22,16 +23,32 @@ Pure bookkeeping in seconds; who is waited for, and what follows, is the busines
 
 from collections import deque
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How patient an agent is: the `share` of the usual time by which grace grows, and the bounds
+    of `longest`, in usual rounds and in seconds. Who was waited for in vain is not again before its
+    grace has grown to `rested_rounds` usual ones."""
+
+    share: float
+    rounds_max: int
+    longest_s_min: float
+    rested_rounds: int
+
+
 # One neighbour takes a third of the time at most: an agent keeps two thirds of its pace, whoever is
-# slow, and who takes up to half as long again as most is always waited for.
-SHARE: Final = 0.5
-# Who pauses for longer, as to be started again, is not waited for; it comes back.
-ROUNDS_MAX: Final = 16
-# The third try of a lost segment comes after 3 s; a busy machine or a slow disk pause a process.
-LONGEST_S_MIN: Final = 5.0
+# slow, and who takes up to half as long again as most is always waited for. Who pauses for longer
+# than 16 rounds, as to be started again, is not waited for; it comes back. The third try of a lost
+# segment comes after 3 s; a busy machine or a slow disk pause a process.
+SYNC: Final = Pace(1 / 2, 16, 5.0, 0)
+# Who is late sits rounds out, and loses nothing by it: one neighbour takes a ninth of the time at
+# most, two slow ones a fifth. A tenth of a second is two looks at the clock. One long wait brings
+# two that are as fast as each other, and out of step, into step again; many short ones never do.
+ASYNC: Final = Pace(1 / 8, 2, 0.1, 1)
 # One long round, as with an evaluation, says nothing; a change of pace is learned in seconds.
 USUAL_KEPT: Final = 15
 
@@ -43,12 +60,15 @@ class Patience:
     agent went on without it.
     """
 
-    def __init__(self, neighbours: Collection[str], deadline_s: float) -> None:
+    def __init__(self, neighbours: Collection[str], deadline_s: float, pace: Pace = SYNC) -> None:
         """`deadline_s`: the longest wait in an exchange, of who does not wait itself."""
+        self._pace = pace
         self._deadline_s = deadline_s
         self._grace_s = dict.fromkeys(neighbours, deadline_s)
         self._usual_s: deque[float] = deque(maxlen=USUAL_KEPT)  # of whole rounds
         self._round_s = 0.0  # of the round under way, the exchanges so far
+        self._learns = False
+        self._resting: set[str] = set()  # who was waited for in vain
         self._began_s: float | None = None
         self._out_s = 0.0
         self._due_s: float | None = None
@@ -61,8 +81,12 @@ class Patience:
         """The longest wait beyond due, as learned from the last rounds."""
         if not self._usual_s:
             return self._deadline_s
-        learned = ROUNDS_MAX * median(self._usual_s)
-        return min(self._deadline_s, max(LONGEST_S_MIN, learned))
+        learned = self._pace.rounds_max * median(self._usual_s)
+        return min(self._deadline_s, max(self._pace.longest_s_min, learned))
+
+    def begin(self, now_s: float) -> None:
+        """The first round begins, which is learned from as soon as it is due."""
+        self._began_s, self._learns = now_s, True
 
     def out(self, now_s: float) -> None:
         """The agent's own update of an exchange is out."""
@@ -76,14 +100,18 @@ class Patience:
         self._awaited = left
         if self._due_s is None and 2 * (1 + heard) > 1 + heard + len(left):
             self._due_s = now_s
+            if self._learns and not self._usual_s and self._began_s is not None:
+                self._usual_s.append(now_s - self._began_s)
 
     def until_s(self, peer: str, *, waits: bool) -> float:
         """Until when a neighbour is waited for; `waits`: it says that it waits itself."""
         at_most = self._out_s + self._deadline_s * (1 + waits)
         if self._due_s is None:
             return at_most
-        more_s = self.longest_s if waits else 0.0
-        return min(at_most, self._due_s + max(0.0, self._grace_s[peer] + more_s))
+        longest_s = self.longest_s
+        grace_s = 0.0 if peer in self._resting else min(longest_s, self._grace_s[peer])
+        more_s = longest_s if waits else 0.0
+        return min(at_most, self._due_s + max(0.0, grace_s + more_s))
 
     def asks_s(self, until_s: float) -> float:
         """When to say that one waits itself, if the first is given up at `until_s`: half way."""
@@ -93,6 +121,7 @@ class Patience:
         """An exchange goes on without somebody."""
         self._draw(peer, now_s)
         self._awaited -= {peer}
+        self._resting |= {peer} if self._pace.rested_rounds else set()
         self.missed[peer] += 1
 
     def over(self, keep_pace: Collection[str], now_s: float, *, round_over: bool) -> None:
@@ -102,7 +131,7 @@ class Patience:
             usual_s = self._due_s - self._began_s
             self._round_s += usual_s
             for peer in keep_pace:
-                self._grace_s[peer] += SHARE * usual_s
+                self._grace_s[peer] += self._pace.share * usual_s
             if round_over:
                 self._usual_s.append(self._round_s)
         if round_over:
@@ -110,6 +139,9 @@ class Patience:
         longest_s = self.longest_s
         for peer, grace_s in self._grace_s.items():
             self._grace_s[peer] = max(-longest_s, min(longest_s, grace_s))
+        if self._usual_s:
+            rested_s = self._pace.rested_rounds * median(self._usual_s)
+            self._resting = {peer for peer in self._resting if self._grace_s[peer] < rested_s}
         self._began_s, self._due_s = now_s, None
 
     def _draw(self, peer: str, now_s: float) -> None:

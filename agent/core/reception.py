@@ -26,7 +26,7 @@ from candor.agent.core.effects import (
 )
 from candor.agent.core.faces import SignedFace
 from candor.agent.core.held import Held
-from candor.agent.core.neighbour import Neighbour
+from candor.agent.core.neighbour import LATE, Neighbour
 from candor.agent.core.recalls import Recalls
 from candor.agent.core.settlement.edge import Step, To
 from candor.agent.core.settlement.evidence_book import EvidenceBook
@@ -36,7 +36,7 @@ from candor.agent.core.succession import NEXT_KEY, Succession
 from candor.mechanisms.evidence.attestations import Told
 from candor.mechanisms.evidence.blocks import LEAF_BYTES, leaves
 from candor.mechanisms.evidence.disclosures import ShownRound, SignedDisclosure
-from candor.mechanisms.evidence.examiner import Examined, Examiner
+from candor.mechanisms.evidence.examiner import SAT_OUT, Examined, Examiner
 from candor.mechanisms.evidence.statements import (
     EvidenceError,
     Head,
@@ -258,6 +258,8 @@ class Reception:
             if self._settlement.too_large(found):
                 reason = f"an energy of {found:g} could cost more than the credit limit"
                 outcome = EvidenceError("injected-too-large", reason)
+        if isinstance(outcome, Examined) and self._book.mixed_since(statement):
+            outcome = EvidenceError(SAT_OUT, "it has stated a later round than it goes on from")
         if isinstance(outcome, EvidenceError):
             self._pool.give(slot.buffer)
             refused = self._refuse(neighbour, slot.step, outcome)
@@ -276,7 +278,8 @@ class Reception:
         self._held.add(statement, slot.buffer)
         neighbour.keep(slot.step, slot.buffer, own_step, self._pool)
         back = _told(logging.INFO, "neighbour_returned", neighbour, {"round": statement.round})
-        told = self.send(neighbour, Ack(statement.round, statement.phase, ""))
+        late = neighbour.answers and slot.step < own_step
+        told = self.send(neighbour, Ack(statement.round, statement.phase, LATE if late else ""))
         return [*proven, *([back] if returned else []), *told, *self._judge_next(neighbour)]
 
     def _disproved(
@@ -355,7 +358,9 @@ class Reception:
             case Chunk(number, phase, offset, data):
                 return self._chunk(neighbour, self._step(number, phase), offset, data, now_s)
             case Ack(number, phase, code):
-                if not code:
+                if neighbour.answers:
+                    neighbour.answered(self._step(number, phase), code)
+                if code in ("", LATE):
                     return []
                 about: dict[str, str | int] = {"round": number, "phase": phase, "code": code}
                 return [_told(logging.WARNING, "own_update_refused", neighbour, about)]

@@ -37,6 +37,12 @@ def stated(
     return Stated(payload, core.stated(payload, attested), kept)
 
 
+def aimed(core: AgentCore, driver: Driver, out: Outgoing) -> Outgoing:
+    """An exchange about to be stated, of the round that the core has aimed at (`AgentCore.aim`)."""
+    later = core.examiner.terms.sits_out and core.round > out.round
+    return driver.later(core.round) if later else out
+
+
 def _payload(out: Outgoing) -> NDArray[np.float32]:
     payload: NDArray[np.float32] = out.vectors[0].cpu().contiguous().numpy()
     payload.flags.writeable = False  # it stays on its way to neighbours for a while

@@ -33,6 +33,7 @@ def run_terms(cluster: Cluster) -> RunTerms:
         trade=trade_of(cluster),
         limit=limit_of(cluster),
         fresh=_stated_fresh(cluster),
+        sits_out=cluster.rounds.pace is not None,
     )
 
 
@@ -123,6 +124,7 @@ def evidence_terms(cluster: Cluster, initial: NDArray[np.float32]) -> Terms:
         trade=trade_of(cluster),
         limit=limit_of(cluster),
         fresh=_stated_fresh(cluster),
+        sits_out=cluster.rounds.pace is not None,
     )
 
 

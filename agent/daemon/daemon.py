@@ -49,7 +49,7 @@ from candor.agent.core.effects import (
 )
 from candor.agent.core.faces import Face, told_apart
 from candor.agent.core.settlement.referee import BILL_KEY, bill_key
-from candor.agent.core.stating import stated
+from candor.agent.core.stating import aimed, stated
 from candor.agent.core.verification import derive, judge
 from candor.agent.daemon.checkpoint import CheckpointFile, Training
 from candor.agent.daemon.failpoints import (
@@ -451,7 +451,7 @@ class Daemon:
         answer: Tensor | Heard | None = None
         await self._begin_kept(start, x, driver, fresh=True)
         while True:
-            out = await self._trained("train", driver.advance, answer)
+            out = await self._aimed(await self._trained("train", driver.advance, answer), driver)
             answer, reentered = await self._exchange(out, driver)
             if reentered:
                 vain = self.core.unstated and out.phase == 0
@@ -471,6 +471,11 @@ class Daemon:
         if self._kept is not None:
             begin = partial(self._kept.begin, t, x, driver.state, fresh=fresh)
             await self._trained("keep", begin)
+
+    async def _aimed(self, out: Outgoing, driver: Driver) -> Outgoing:
+        """What was trained, as of the round in which it is to be stated."""
+        self._perform(self.core.aim(self._now()))
+        return await self._trained("train", aimed, self.core, driver, out)
 
     async def _exchange(self, out: Outgoing, driver: Driver) -> tuple[Tensor | Heard, bool]:
         """An exchange over the network: state the vector, send it, wait, and combine."""

@@ -9,7 +9,7 @@ ledgers must be equal.
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ from candor.agent.core.effects import (
 )
 from candor.agent.core.settlement.edge import SETTLE_WINDOWS
 from candor.agent.core.settlement.referee import CLAIM_WINDOWS
-from candor.agent.core.stating import stated
+from candor.agent.core.stating import aimed, stated
 from candor.agent.core.terms import codec_of
 from candor.agent.core.verification import derive, judge
 from candor.agent.learning.given import GivenGradients
@@ -74,6 +74,7 @@ ROUNDS_PACED: Final = (
     18  # where somebody is slow or withholds: some windows more than are waited for
 )
 WINDOW: Final = 2
+WINDOW_SAT_OUT: Final = 4  # where rounds are sat out: up to seven of them
 FAULTS_S: Final = 6.0  # while things break
 RUN_S: Final = 40.0  # for each exchange of a round: by then everyone has ended, whatever broke
 DRAIN_S: Final = 8.0  # a start of everyone on a network that works
@@ -144,22 +145,23 @@ class _Paces:
     kinds: frozenset[Kind] = frozenset()
     calm: bool = False
 
-    @property
-    def served_max(self) -> int:
-        """The last round in which who is not slow may still serve who withholds; what a round
-        brings is judged at its end, when an update of the next may have been accepted."""
+    def served_max(self, window: int) -> int:
+        """With windows of so many rounds, the last round in which who is not slow may still serve
+        who withholds; what a round brings is judged at its end, when an update of the next may have
+        been accepted."""
         windows = CLAIM_WINDOWS if Kind.CLAIM in self.kinds else 1 + SETTLE_WINDOWS
-        return WINDOW * windows + 1
+        return window * windows + 1
 
     def withheld(self, send: Send) -> bool:
         """Whether a message of who withholds does not leave."""
         return send.envelope.kind in self.kinds
 
 
-def _paces(seed: int, ids: Sequence[str]) -> _Paces:
-    """The paces of a seed, of draws of their own: of seven seeds in eight everybody is alike."""
+def _paces(seed: int, ids: Sequence[str], pace: str | None) -> _Paces:
+    """The paces of a seed, of draws of their own: of seven seeds in eight everybody is alike, of
+    one in four where rounds are sat out."""
     own = np.random.default_rng([0x70616365, seed])
-    if own.random() < 0.875:
+    if own.random() < (0.875 if pace is None else 0.25):
         return _Paces()
     slow, withholds = (str(agent) for agent in own.choice(ids, 2, replace=False))
     kinds = ((Kind.CLAIM, Kind.BILL), (Kind.BILL,), ())[int(own.integers(3))]
@@ -185,12 +187,14 @@ def run_seed(
     aggregator: str | None = None,
     rewards: str | None = None,
     influence: float | None = None,
+    pace: Literal["async"] | None = None,
 ) -> Outcome:
     """One schedule, from its seed alone; the seed also draws the algorithm where none is named, and
     then the aggregator where none is named. With `rewards` models are traded by that rule, on
     graphs without directions and by the algorithm that is named, else the default one; so is what
-    agents inject bounded by `influence`, by algorithms and aggregators that allow it."""
-    return World(seed, algorithm, rule, trace, aggregator, rewards, influence).run()
+    agents inject bounded by `influence`, by algorithms and aggregators that allow it; and so are
+    rounds sat out with a `pace`, where in three seeds of four somebody is slow or withholds."""
+    return World(seed, algorithm, rule, trace, aggregator, rewards, influence, pace).run()
 
 
 class World:
@@ -211,13 +215,14 @@ class World:
         aggregator: str | None = None,
         rewards: str | None = None,
         influence: float | None = None,
+        pace: Literal["async"] | None = None,
     ) -> None:
-        if rewards is not None or influence is not None:
+        if rewards is not None or influence is not None or pace is not None:
             algorithm = algorithm or DEFAULT_ALGORITHM
         self._random = np.random.default_rng([0x6C6F636B, seed])
         self._trace = trace
         self._cluster, self._identities = _cluster(
-            *(self._random, rule, algorithm, aggregator, rewards, influence, seed)
+            *(self._random, rule, algorithm, aggregator, rewards, influence, seed, pace)
         )
         self._dim = self._cluster.task.parameters
         draw = self._random.random
@@ -234,7 +239,7 @@ class World:
         self._of_losses = np.random.default_rng([0x6C6F7374, seed])
         self._keep_chance = float(self._of_disks.choice([0.0, 0.3, 1.0]))
         self._all_die_s = float(self._of_disks.uniform(0.0, 2.5 * FAULTS_S))
-        self._paces = paces = _paces(seed, self._cluster.ids)
+        self._paces = paces = _paces(seed, self._cluster.ids, pace)
         if paces.calm:
             self._network = MemoryNetwork(seed, delay_s=(0.0, 0.05))
         self._now_s = 0.0
@@ -248,7 +253,7 @@ class World:
         self._checks = Checks(self._cluster, self._disks, strict=self.strict)
         self._checks.withholds = self._paces.withholds
         if self._paces.calm:
-            self._checks.served_max = self._paces.served_max
+            self._checks.served_max = self._paces.served_max(self._cluster.payments.window)
 
     def run(self) -> Outcome:
         """The schedule: faults, then peace, then one more start of everyone."""
@@ -430,6 +435,8 @@ class World:
     def _publish(self, agent: str, life: _Life) -> None:
         life.due = False
         out = life.driver.advance(life.answer)
+        self._perform(agent, life.core.aim(self._now_s))
+        out = aimed(life.core, life.driver, out)
         life.mixes, life.phase = out.mixes, out.phase
         attested = None if out.attested is None else out.attested[0].numpy()
         sent = stated(life.core, life.driver, out, attested)
@@ -560,6 +567,7 @@ def _cluster(
     rewards: str | None,
     influence: float | None,
     seed: int,
+    pace: Literal["async"] | None,
 ) -> tuple[Cluster, Mapping[str, Identity]]:
     """Three or four agents on one of `TOPOLOGIES`. Algorithm, codec, aggregator and the length of
     models have draws of their own, so that a seed's faults are the same whatever there is to choose
@@ -569,7 +577,7 @@ def _cluster(
     schedule = schedules.build(topology, agents)
     if schedule.push_sum and algorithm not in (None, DEFAULT_ALGORITHM, PUSH_SUM_ALGORITHM):
         schedule = schedules.build("ring", agents)  # what is asked for runs on no directed graph
-    if rewards is not None and schedule.rule == schedules.ARCS:
+    if (rewards or pace) and schedule.rule == schedules.ARCS:
         schedule = schedules.build("ring", agents)
     own = np.random.default_rng([0x616C676F, seed])
     drawn = str(own.choice(UNDIRECTED))
@@ -597,12 +605,19 @@ def _cluster(
             np.random.default_rng([0x61676772, seed]) if algorithm is None else None,
         ).model_copy(update={"rewards": rewards, "influence": influence}),
         rounds=RoundSettings(
-            rounds=ROUNDS_PACED if _paces(seed, list(schedule.agents)) != _Paces() else ROUNDS,
+            rounds=ROUNDS_PACED
+            if _paces(seed, list(schedule.agents), pace) != _Paces()
+            else ROUNDS,
             deadline_s=1.0,
             start_deadline_s=3.0,
             codec="float32" if algorithm else str(own.choice(list(CODECS))),
+            pace=pace,
         ),
-        payments=PaymentSettings(rule=rule, window=WINDOW, sketch_size=SKETCH_SIZE),
+        payments=PaymentSettings(
+            rule=rule,
+            window=WINDOW if pace is None else WINDOW_SAT_OUT,
+            sketch_size=SKETCH_SIZE,
+        ),
     )
     return cluster, {agent: _KEYS[agent] for agent in cluster.ids}
 

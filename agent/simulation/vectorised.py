@@ -174,6 +174,11 @@ class Simulation:
         threads: int = 1,
         held_out: float = 0.0,
     ) -> None:
+        if cluster.rounds.pace is not None:
+            raise ConfigurationError(
+                "pace: in a simulation nobody is slow; leave out --pace, or run the daemons of "
+                "`candor testbed`"
+            )
         if cluster.algorithm.local_seconds is not None:
             raise ConfigurationError(
                 "local_seconds: a simulation has not the hosts' time; give --local-steps or "

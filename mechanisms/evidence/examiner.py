@@ -75,6 +75,7 @@ ROW_TOLERANCE: Final = 1e-12
 MIXING_ROW: Final = "mixing-row"
 NOT_AS_FORMED: Final = "not-as-formed"
 INFLUENCE: Final = "influence"
+SAT_OUT: Final = "sat-out"
 STEP_TOLERANCE: Final = 1e-12
 # Squared norms of a payload and of its sketch agree within a few percent unless someone has placed
 # values where the sketch's known signs cancel them. Only what is absurd is refused here: a payload
@@ -120,17 +121,18 @@ def formed_parts(
             value = np.zeros(len(statement.sketch) // 8)
             if isinstance(formed, Attested):
                 value = np.frombuffer(formed.sketch, "<f8")
-            elif terms.trade is not None and statement.round > part.before:
+            elif terms.trade is not None and not statement.starts:
                 stated = {k: sources[statement.round - 1, MODEL, k] for k, _ in formed.weights}
                 sketches = {k: _as_mixed(one, statement, terms) for k, one in stated.items()}
                 value = mixed_sketch(statement, formed, sources, sketches, initial, terms.trade)
-            elif statement.round == part.before and formed.weights:
+            elif part.before and statement.starts and formed.weights:
                 if initial is None:
                     raise EvidenceError("witness-missing", "the initial model")
                 value = initial
             else:
                 for agent, weight in formed.weights:
-                    source = sources[statement.round - part.before, part.phase, agent]
+                    of_round = statement.round_of(before=part.before)
+                    source = sources[of_round, part.phase, agent]
                     value += weight * _as_mixed(source, statement, terms)
             found.append(-statement.step_size * value if part.stepped else value)
     return found
@@ -191,7 +193,8 @@ class RunTerms:
 
     `weights(t)` are those for mixing round t; `rounds` is the last one; `trade` is None where all
     give all of their models, `limit` where what an agent injects in a window is not bounded,
-    `fresh` where statements of the charged phase have no fresh sketches.
+    `fresh` where statements of the charged phase have no fresh sketches. `sits_out`: who is slower
+    than others sits rounds out, and goes on from what it mixed before them.
     """
 
     run: bytes
@@ -206,6 +209,18 @@ class RunTerms:
     trade: Trade | None = field(default=None, kw_only=True)
     limit: Limit | None = field(default=None, kw_only=True)
     fresh: Fresh | None = field(default=None, kw_only=True)
+    sits_out: bool = field(default=False, kw_only=True)
+
+    @property
+    def rounds_reached(self) -> int:
+        """From how many rounds back rows may name statements."""
+        return 2 * self.window_rounds if self.sits_out else 1
+
+    def reached(self, mixed: int, t: int) -> bool:
+        """Whether round t may be stated from what was `mixed`, a round before: in the same window
+        or the one before, since statements are sketched under the signs of these."""
+        windows = window_of(t, self.window_rounds) - window_of(mixed, self.window_rounds)
+        return mixed == t - 1 or (self.sits_out and windows <= 1)
 
     @property
     def sketch_bytes(self) -> int:
@@ -328,9 +343,11 @@ class Examiner:
         agent: str,
         payload: NDArray[np.float32],
         formed: Sequence[Formed],
+        sat_out: int = 0,
     ) -> Statement:
         """The statement of `payload` (dim,) sent in a phase of round t, stepped from what was
-        `formed`; whoever signs it adds the commitment to its sources."""
+        `formed` before as many rounds were `sat_out`; whoever signs it adds the commitment to its
+        sources."""
         terms = self.terms
         window = window_of(t, terms.window_rounds)
         return Statement(
@@ -345,6 +362,7 @@ class Examiner:
             step_size=terms.stated_step(agent, t, phase),
             sketch=self.sketch(window)(payload).astype("<f8").tobytes(),
             next_sketch=self._next_sketch(t, phase, payload),
+            sat_out=sat_out,
         )
 
     def rated(
@@ -438,8 +456,8 @@ class Examiner:
         terms = self.terms
         window = window_of(t, terms.window_rounds)
         whole = terms.dim <= terms.sketch_size  # the vector itself, under any signs
-        last = window_of(t + 1, terms.window_rounds) != window
-        if whole or not last or not terms.phases.carried(phase):
+        needed = terms.sits_out or window_of(t + 1, terms.window_rounds) != window
+        if whole or not needed or not terms.phases.carried(phase):
             return b""
         return self.sketch(window + 1)(payload).astype("<f8").tobytes()
 
@@ -619,7 +637,7 @@ class Examiner:
         if not statement.fresh or self.terms.fresh is None:
             return None
         first = None
-        if statement.round == 1 and self.terms.phases.phases[statement.phase].parts:
+        if statement.starts and self.terms.phases.phases[statement.phase].parts:
             first = self.fresh_sketch(statement)(self.terms.initial)
         return fresh_energy(statement, self.terms, first)
 
@@ -628,7 +646,7 @@ class Examiner:
     ) -> tuple[Floats, list[Floats], NDArray[np.float32]]:
         """What was injected (k,), the parts before it, and its trace."""
         window = window_of(statement.round, self.terms.window_rounds)
-        starts = statement.round == 1 or self.terms.trade is not None
+        starts = statement.starts or self.terms.trade is not None
         first = self._initial_sketch(window) if starts else None
         stated = {source: signed.statement for source, signed in sources.items()}
         parts = formed_parts(statement, stated, self.terms, first)
@@ -702,9 +720,11 @@ def examine_parts(statement: Statement, terms: RunTerms) -> None:
     as far as it shows by itself.
 
     Raises:
-        EvidenceError: with `MIXING_ROW`, or as `named_sources` does.
+        EvidenceError: with `MIXING_ROW` or `SAT_OUT`, or as `named_sources` does.
     """
     named_sources(statement, terms.phases)
+    if not terms.reached(statement.round_of(before=True), statement.round):
+        raise EvidenceError(SAT_OUT, f"{statement.sat_out} rounds before {statement.round}")
     parts = terms.phases.phases[statement.phase].parts
     for part, formed in zip(parts, statement.formed, strict=True):
         _examine_part(statement, part, formed, terms)
@@ -712,7 +732,7 @@ def examine_parts(statement: Statement, terms: RunTerms) -> None:
 
 def _examine_part(statement: Statement, part: Part, formed: Formed, terms: RunTerms) -> None:
     """That a part was formed as the run forms it, as far as it shows by itself."""
-    agent, of_round = statement.agent, statement.round - part.before
+    agent, of_round = statement.agent, statement.round_of(before=part.before)
     taken = terms.weights(of_round).taken[agent] if of_round else {}
     of_models = part.phase == terms.phases.model
     if isinstance(formed, Attested):
@@ -773,7 +793,7 @@ def examine_derived(
     for part, formed in zip(parts, statement.formed, strict=True):
         if not isinstance(formed, Row) or not formed.rule:
             continue
-        of_round = statement.round - part.before
+        of_round = statement.round_of(before=part.before)
         stated = {k: sources[of_round, part.phase, k].statement for k, _ in formed.weights}
         due = derived_row(statement.agent, of_round, formed.rule, stated, terms)
         if dict(formed.weights) != due:
@@ -827,7 +847,7 @@ def fresh_energy(statement: Statement, terms: RunTerms, initial: Floats | None =
     with np.errstate(all="ignore"):  # what peers state may overflow; the result is judged
         for formed in statement.formed:
             assert isinstance(formed, Row)
-            if statement.round == 1 and formed.weights:
+            if statement.starts and formed.weights:
                 if initial is None:
                     raise EvidenceError("witness-missing", "the initial model")
                 base = base + initial

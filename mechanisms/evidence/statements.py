@@ -133,7 +133,9 @@ class Statement:
     twice could make its victim's claim look false. `salt` keeps those who see a head alone from
     testing what was stated. `ratings` are there where models are traded, `influence` where what an
     agent injects is bounded. `fresh` are the fresh sketches of the vector and of those of the named
-    sources, in their order, little-endian float64, where the run has them.
+    sources, in their order, little-endian float64, where the run has them. `sat_out`: how many
+    rounds before this one its agent did not state; its rows name what it mixed in the last that it
+    did.
     """
 
     run: bytes
@@ -152,6 +154,7 @@ class Statement:
     ratings: Ratings | None = None
     influence: Influence | None = None
     fresh: bytes = b""
+    sat_out: int = 0
 
     def encode(self) -> bytes:
         """The canonical bytes of the body."""
@@ -171,6 +174,7 @@ class Statement:
                 self.next_sketch,
                 self.sources,
                 self.salt,
+                *([self.sat_out] if self.sat_out else []),
                 *(last.fields() for last in (self.ratings, self.influence) if last is not None),
                 *([self.fresh] if self.fresh else []),
             ]
@@ -223,11 +227,22 @@ class Statement:
         if len(parts) > PARTS_MAX or sum(isinstance(part, Attested) for part in parts) > 1:
             raise MalformedError("a statement of too many parts")
         head = (run, round_number, phase, agent, codec, digest, dim, parts)
-        others, fresh = _fresh(rest)
+        sat_out, behind = _sat_out(rest, round_number)
+        others, fresh = _fresh(behind)
         influence = _influence(others, len(sketch))
         ratings = _ratings(others) if influence is None else None
-        last = (ratings, influence, fresh)
+        last = (ratings, influence, fresh, sat_out)
         return cls(*head, step_size, sketch, next_sketch, sources, salt, *last)
+
+    def round_of(self, *, before: bool) -> int:
+        """The round that a part of it is made of: its own, or `before` that the last one that its
+        agent mixed; 0 is the initial model."""
+        return self.round - before * (1 + self.sat_out)
+
+    @property
+    def starts(self) -> bool:
+        """Whether nothing was mixed before it: it starts from the initial model."""
+        return self.round_of(before=True) == 0
 
     def values(self, window: int, window_rounds: int) -> Floats:
         """The sketch (k,) under the signs of `window`: its own or the next.
@@ -272,7 +287,7 @@ def named_sources(statement: Statement, phases: Phases) -> tuple[Source, ...]:
         raise EvidenceError("statement-parts", f"{len(statement.formed)}, not {len(parts)}")
     found: dict[Source, None] = {}
     for part, formed in zip(parts, statement.formed, strict=True):
-        of_round = statement.round - part.before
+        of_round = statement.round_of(before=part.before)
         if isinstance(formed, Row) and of_round > 0:
             found |= {(of_round, part.phase, agent): None for agent, _ in formed.weights}
     return tuple(found)
@@ -307,6 +322,14 @@ def _formed(part: Value, sketch_bytes: int) -> Formed:
                 raise MalformedError("an attested sketch has the wrong length")
             return Attested(rule, _ids(heard), sketch)
     raise MalformedError("not how a vector was formed")
+
+
+def _sat_out(rest: Sequence[Value], round_number: int) -> tuple[int, Sequence[Value]]:
+    """How many rounds were not stated before one, and what there is behind that."""
+    match rest:
+        case [int(sat_out), *others] if is_count(sat_out, least=1) and sat_out < round_number:
+            return sat_out, others
+    return 0, rest
 
 
 def _fresh(rest: Sequence[Value]) -> tuple[Sequence[Value], bytes]:

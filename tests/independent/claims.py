@@ -170,10 +170,15 @@ def told(cluster: Cluster, number: int, stated: dict[int, Statement]) -> list[st
     for phase, one in enumerate(cluster.phases):
         for place, part in enumerate(one.parts):
             if part.phase == cluster.charged and part.made != OWN:
-                later = number + part.before
-                said = stated.get(cluster.step(later, phase))
-                if said is None or cluster.window_of(later) != cluster.window_of(number):
+                window = cluster.window_of(number)
+                later = [
+                    said
+                    for said in stated.values()
+                    if said.phase == phase and said.number_of(part) == number
+                ]
+                if not later or cluster.window_of(later[0].round) != window:
                     return None
+                said = later[0]
                 return rounds.told(said.formed[place], said.agent)
     return None
 

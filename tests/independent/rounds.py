@@ -60,7 +60,8 @@ def sketch(cluster: Cluster, window: int, vector: np.ndarray) -> bytes:
 def next_sketch(cluster: Cluster, number: int, phase: int, vector: np.ndarray) -> bytes:
     """S vector under the next window's signs, where a statement of this exchange has it."""
     used = any(part.before and part.phase == phase for one in cluster.phases for part in one.parts)
-    if not cluster.ends_window(number) or cluster.k == cluster.dim or not used:
+    needed = cluster.sits_out or cluster.ends_window(number)
+    if not needed or cluster.k == cluster.dim or not used:
         return b""
     return sketch(cluster, cluster.window_of(number) + 1, vector)
 
@@ -107,6 +108,7 @@ class Statement:
     rewards: list | None = None  # [trace, [[id, reputation, score, groups], ...]]
     influence: list | None = None  # [total, bound, most, slack]
     fresh: bytes = b""  # of its vector and those that its rows name
+    sat_out: int = 0
 
     @classmethod
     def parse(cls, cluster: Cluster, body: bytes, signature: bytes) -> "Statement":
@@ -117,6 +119,7 @@ class Statement:
             raise Refused("malformed")
         version, run, number, phase, agent, codec, digest, dim, formed, _, *last = fields
         own, after, to_sources, salt, *rewards = last
+        sat_out = rewards.pop(0) if rewards and fits(rewards[:1], int) else 0
         told_fresh = rewards.pop() if rewards and fits(rewards[-1:], bytes) else None
         sound = (
             version == 4
@@ -136,6 +139,8 @@ class Statement:
             and all(_is_part(part, len(own)) for part in formed)
             and sum(part[0] == ATTESTED for part in formed) <= 1
             and (len(rewards) <= 1)
+            and 0 <= sat_out < max(number, 1)
+            and (sat_out > 0 or len(fields) == 14 or not fits(fields[14:15], int))
         )
         bounds = bool(rewards) and fits(rewards[0], bytes, float, float, float)
         if bounds:
@@ -146,7 +151,11 @@ class Statement:
         if not sound or (rewards and not bounds and not _are_rewards(rewards[0])):
             raise Refused("malformed")
         told = [None, rewards[0]] if bounds else [*rewards, None, None][:2]
-        return cls(body, signature, *fields[1:14], *told, told_fresh or b"")
+        return cls(body, signature, *fields[1:14], *told, told_fresh or b"", sat_out)
+
+    def number_of(self, part: Part) -> int:
+        """The round that a part is made of: its own, or the last that its agent mixed."""
+        return self.round - (1 + self.sat_out) * part.before
 
     @property
     def trace(self) -> np.ndarray:
@@ -243,15 +252,18 @@ def told(formed: Formed, agent: str) -> list[str] | None:
     return [one for one, _ in formed[-1] if one != agent] if formed[-1] else None
 
 
-def named(cluster: Cluster, number: int, phase: int, formed: list[Formed]) -> list[Source]:
+def named(
+    cluster: Cluster, number: int, phase: int, formed: list[Formed], sat_out: int = 0
+) -> list[Source]:
     """The statements that the rows of a statement name, each once. Raises Refused."""
     parts = cluster.phases[phase].parts
     if len(parts) != len(formed):
         raise Refused("statement-parts")
     found: dict[Source, None] = {}
     for part, how in zip(parts, formed, strict=True):
-        if how[0] != ATTESTED and number > part.before:
-            found |= {(number - part.before, part.phase, agent): None for agent, _ in how[-1]}
+        of = number - (1 + sat_out) * part.before
+        if how[0] != ATTESTED and of > 0:
+            found |= {(of, part.phase, agent): None for agent, _ in how[-1]}
     return list(found)
 
 
@@ -353,7 +365,7 @@ def digest_of(cluster: Cluster, vector: np.ndarray) -> bytes:
 
 def is_formed(cluster: Cluster, stated: Statement, part: Part, formed: Formed) -> bool:
     """Whether a part was formed in a way that the page allows."""
-    agent, number = stated.agent, stated.round - part.before
+    agent, number = stated.agent, stated.number_of(part)
     near = graphs.taken(cluster, number, agent) if number else {}
     if formed[0] == ATTESTED:
         return part.made == MEDIAN == formed[1] and number > 0 and set(formed[2]) <= set(near)
@@ -400,16 +412,20 @@ def check_announced(cluster: Cluster, sender: str, stated: Statement) -> None:
         raise Refused("statement-round")
     if stated.codec != cluster.codec:
         raise Refused("statement-codec")
-    named(cluster, stated.round, stated.phase, stated.formed)
+    named(cluster, stated.round, stated.phase, stated.formed, stated.sat_out)
     due = step_size_of(cluster, stated.round, stated.phase, sender)
     if not math.isclose(stated.step_size, due, rel_tol=1e-12):
         raise Refused("step-size")
+    mixed_in = cluster.window_of(stated.round - 1 - stated.sat_out)
+    reaches = cluster.sits_out and cluster.window_of(stated.round) - mixed_in <= 1
+    if stated.sat_out and not reaches:
+        raise Refused("sat-out")
     parts = cluster.phases[stated.phase].parts
     if not all(is_formed(cluster, stated, *one) for one in zip(parts, stated.formed, strict=True)):
         raise Refused("mixing-row")
     check_given(cluster, stated)
     check_bounded(cluster, stated)
-    vectors = 1 + len(named(cluster, stated.round, stated.phase, stated.formed))
+    vectors = 1 + len(named(cluster, stated.round, stated.phase, stated.formed, stated.sat_out))
     size = 8 * fresh.values(cluster) if stated.phase == cluster.charged else 0
     if len(stated.fresh) != vectors * size:
         raise Refused("fresh-sketch")
@@ -433,14 +449,16 @@ def whole_energy(cluster: Cluster, stated: Statement, initial: np.ndarray) -> fl
     if not stated.fresh:
         return None
     own, *others = fresh_of(cluster, stated)
-    sources = named(cluster, stated.round, stated.phase, stated.formed)
+    sources = named(cluster, stated.round, stated.phase, stated.formed, stated.sat_out)
     of = {agent: values for (_, _, agent), values in zip(sources, others, strict=True)}
     base = np.zeros(len(own))
     for formed in stated.formed:
         value = np.zeros(len(own))
-        if stated.round == 1 and formed[-1]:
-            value = fresh.sketch(stated.run, stated.agent, 1, stated.digest, initial)
-        elif stated.round > 1:
+        starts = stated.round == 1 + stated.sat_out
+        if starts and formed[-1]:
+            place = (stated.run, stated.agent, stated.round, stated.digest)
+            value = fresh.sketch(*place, initial)
+        elif not starts:
             for agent, weight in formed[-1]:
                 value = value + weight * of[agent]
         base = base + value
@@ -643,7 +661,7 @@ def _check_derived(cluster: Cluster, stated: Statement, sources: dict[Source, St
     """Raises Refused where a derived row is another than that which follows."""
     for part, formed in zip(cluster.phases[stated.phase].parts, stated.formed, strict=True):
         if formed[0] == DERIVED:
-            number = stated.round - part.before
+            number = stated.number_of(part)
             said = {one: sources[number, part.phase, one] for one, _ in formed[2]}
             if derived_row(cluster, stated.agent, formed[1], said) != dict(formed[2]):
                 raise Refused("mixing-row")
@@ -655,7 +673,7 @@ def _parts(
     """The sketches of the parts, as they are added."""
     window, found = cluster.window_of(stated.round), []
     for part, formed in zip(cluster.phases[stated.phase].parts, stated.formed, strict=True):
-        number, value = stated.round - part.before, np.zeros(cluster.k)
+        number, value = stated.number_of(part), np.zeros(cluster.k)
         if formed[0] == ATTESTED:
             value = np.frombuffer(formed[3], "<f8")
         elif number == 0 and formed[-1]:
@@ -677,7 +695,7 @@ def mixed(
     formed: Formed,
 ) -> list[tuple[float, np.ndarray]]:
     """The weights and sketches of what a row adds up, in its order."""
-    window, number = cluster.window_of(stated.round), stated.round - part.before
+    window, number = cluster.window_of(stated.round), stated.number_of(part)
     there = [(sources[number, part.phase, agent], weight) for agent, weight in formed[-1]]
     return [(weight, source.sketch_for(cluster, window)) for source, weight in there]
 

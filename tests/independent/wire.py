@@ -123,7 +123,7 @@ TABLES = {
         *("aggregator", "max_byzantine", "large_batch", "small_batch"),
         *("switch_probability", "agreement_rounds", "estimator", "rewards", "influence"),
     ),
-    "rounds": ("rounds", "deadline_s", "start_deadline_s", "codec"),
+    "rounds": ("rounds", "deadline_s", "start_deadline_s", "codec", "pace"),
     "payments": ("rule", "window", "credit_limit", "sketch_size", "replay"),
     "graph": ("topology", "mixing", "schedule", "edges", "turns", "weights"),
 }
@@ -142,8 +142,9 @@ AGENT = (
 REVISION = ("number", "organiser", "previous", "departed")
 MEMBER = ("id", "identity", "weight")
 LISTS = ("turns", "weights", "other_endpoints", "bind", "departed")
+DEFAULTS = {**{key: [] for key in LISTS}, "codec": "float32"}
 OPTIONAL = (
-    *(*LISTS, "join", "serial", "weight", "previous", "codec"),
+    *(*LISTS, "join", "serial", "weight", "previous", "codec", "pace"),
     *(*TABLES["algorithm"][5:], *TABLES["task"][5:], *TABLES["payments"][4:]),
 )
 
@@ -221,6 +222,11 @@ class Cluster:
         )
 
     @property
+    def sits_out(self) -> bool:
+        """Whether who is slow sits rounds out."""
+        return self.file["rounds"].get("pace") == "async"
+
+    @property
     def k(self) -> int:
         return min(self.dim, self.sketch_size)
 
@@ -262,7 +268,7 @@ def _present(table: dict, keys: tuple[str, ...]) -> list:
     present = list(keys)
     while present[-1] in OPTIONAL and table.get(present[-1]) in (None, [], "float32"):
         present.pop()
-    values = [(key, table.get(key, [] if key in LISTS else None)) for key in present]
+    values = [(key, table.get(key, DEFAULTS.get(key))) for key in present]
     return [float(v) if key in REALS and v is not None else v for key, v in values]
 
 

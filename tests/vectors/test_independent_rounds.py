@@ -30,6 +30,8 @@ RUNS = [
     ("decentralized-sgd + influence", "float32"),
     ("diloco + influence", "float16"),
     ("gradient-push + influence", "float32"),
+    ("decentralized-sgd + pace", "float32"),
+    ("diloco + pace", "float16"),
 ]
 REWARDS = {"rewards": "cgsv:beta=2,tolerance=0.25", "sketch_size": 36}
 
@@ -47,6 +49,8 @@ def written(folder, algorithm, codec):
         robust = REWARDS
     elif aggregator == "influence":
         robust = {"influence": 1.0}
+    elif aggregator == "pace":
+        robust = {"pace": "async"}
     settings = {"rounds": ROUNDS, "window": WINDOW, "algorithm": name, "codec": codec, **robust}
     write_cluster(folder, topology, 4, **settings)
     path = folder / "cluster.toml"
@@ -59,6 +63,8 @@ def test_what_daemons_state_holds_for_the_independent_checks(tmp_path, algorithm
     sent = []
     run = LocalRun(tmp_path, ours)
     run.tamper = lambda agent, send: sent.append((agent, send)) or send
+    sits_out = "pace" in algorithm
+    run.takes_s = dict.fromkeys(ours.ids, 0.5) | {"a2": 1.6} if sits_out else {}
     finish(run)
     run.close()
     stated, injected, claimed, novelties, wholes, sent_vectors = {}, {}, {}, {}, {}, {}
@@ -107,6 +113,9 @@ def test_what_daemons_state_holds_for_the_independent_checks(tmp_path, algorithm
             assert all((one.whole is None) == (not fresh.values(cluster)) for one in claim.rounds)
             claimed[agent, claim.window] = [one.round for one in claim.rounds]
     assert len(stated) == 4
+    assert any(one.sat_out for one in stated["a2"].values()) == sits_out
+    if sits_out:
+        return
     assert all(len(steps) == ROUNDS * len(cluster.phases) for steps in stated.values())
     assert sorted(number for numbers in claimed.values() for number in numbers) == sorted(
         4 * list(range(1, ROUNDS + 1))

@@ -166,6 +166,9 @@ class RoundSettings(Section):
     start_deadline_s: Number = Field(default=60.0, gt=0)
     # How vectors travel; younger than the fingerprint, so absent from it where it is this one.
     codec: Line = DEFAULT_CODEC
+    # Absent ones are left out of a fingerprint from the end: new fields go last. Whether nobody
+    # waits for who is slow, who then sits rounds out; None: all go in step.
+    pace: Literal["async"] | None = None
 
 
 class PaymentSettings(Section):

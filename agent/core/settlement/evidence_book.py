@@ -193,7 +193,7 @@ class EvidenceBook:
     @property
     def steps_kept(self) -> int:
         """Of how many exchanges statements are kept."""
-        return ROUNDS_KEPT * self.phases.count
+        return max(ROUNDS_KEPT, self.examiner.terms.rounds_reached) * self.phases.count
 
     def step_of(self, statement: Statement) -> int:
         """The step that a statement is of."""
@@ -227,7 +227,8 @@ class EvidenceBook:
         if told is None or told[0] != statement.phase:
             return
         # Not across windows: who crashed after its claim may have entered the next one otherwise.
-        in_window, of_round = seen.get(self._window(statement.round)), statement.round - told[2]
+        in_window = seen.get(self._window(statement.round))
+        of_round = statement.round_of(before=told[2])
         heard = statement.told(told[1])
         if heard is not None and in_window is not None and of_round in in_window.energies:
             in_window.heard.setdefault(of_round, heard)
@@ -268,6 +269,24 @@ class EvidenceBook:
         self._rows.clear()
         self.mixed(step, {peer: 1.0})
 
+    def sat_out(self, step: int) -> int:
+        """How many rounds before a step this agent has not mixed, where such are sat out."""
+        if not self.examiner.terms.sits_out:
+            return 0
+        at, _ = self._rows.get(self.phases.model, (0, Row(())))
+        return self.phases.at(step)[0] - self.phases.at(at)[0] - 1
+
+    def mixed_since(self, statement: Statement) -> bool:
+        """Whether the agent of a statement has stated another round between it and what it names:
+        it would choose what it is measured from."""
+        held, step = self._statements.get(statement.agent, {}), self.step_of(statement)
+        mixed = self.step_of_mixed(statement)
+        return statement.sat_out > 0 and any(mixed < other < step for other in held)
+
+    def step_of_mixed(self, statement: Statement) -> int:
+        """The step of models that a statement of the same phase goes on from."""
+        return self.phases.step(statement.round_of(before=True), statement.phase)
+
     def formed(self, step: int, attested: bytes = b"") -> tuple[Formed, ...]:
         """How the parts of this agent's vector of a step came about; `attested` is the sketch of
         the aggregate among them."""
@@ -277,7 +296,7 @@ class EvidenceBook:
     def _formed(self, step: int, part: Part, attested: bytes) -> Formed:
         if part.how is How.OWN:
             return Row(((self.agent, 1.0),))
-        source = self.phases.source(step, part)
+        source = self.phases.source(step - self.sat_out(step) * self.phases.count, part)
         at, row = self._rows.get(part.phase, (0, Row(())))
         if source <= 0 and part.phase == self.phases.model:
             return Row(((self.agent, 1.0),))  # the initial model
@@ -404,13 +423,14 @@ class EvidenceBook:
 
     def exchange(self, signed: SignedStatement) -> Value:
         """What `go_on` needs of the exchange that was just stated: the statements of a round back,
-        each with how new its update was, the rows by phase, and the own sketches of the window."""
-        oldest = self.step_of(signed.statement) - self.phases.count
+        and of what was mixed last, each with how new its update was, the rows by phase, and the own
+        sketches of the window."""
+        step, mixed = self.step_of(signed.statement), self.step_of_mixed(signed.statement)
         statements: list[Value] = [
-            [one.body, one.signature, self._new[agent][step]]
+            [one.body, one.signature, self._new[agent][at]]
             for agent, held in self._statements.items()
-            for step, one in held.items()
-            if step >= oldest
+            for at, one in held.items()
+            if at == mixed or at >= step - self.phases.count
         ]
         rows: list[Value] = [
             [phase, step, row.rule, [[*pair] for pair in row.weights]]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from candor.agent.core.patience import LONGEST_S_MIN, ROUNDS_MAX, SHARE, Patience
+from candor.agent.core.patience import ASYNC, SYNC, Patience
 
 PEERS = ("a1", "a2")
 
@@ -45,7 +45,7 @@ def test_before_anything_is_known_the_deadline_holds() -> None:
 
 @pytest.mark.parametrize(
     ("usual_s", "longest_s"),
-    [(0.01, LONGEST_S_MIN), (0.5, 0.5 * ROUNDS_MAX), (60.0, 30.0)],
+    [(0.01, SYNC.longest_s_min), (0.5, 0.5 * SYNC.rounds_max), (60.0, 30.0)],
 )
 def test_the_longest_wait_is_so_many_usual_rounds_within_bounds(usual_s, longest_s) -> None:
     patience = Patience(PEERS, 30.0)
@@ -60,15 +60,15 @@ def test_one_long_round_is_not_usual() -> None:
     now_s = 0.0
     for usual_s in (1.0, 1.0, 1.0, 100.0, 1.0):
         now_s = exchange(patience, now_s, usual_s, {})
-    assert patience.longest_s == pytest.approx(ROUNDS_MAX)
+    assert patience.longest_s == pytest.approx(SYNC.rounds_max)
 
 
 def test_who_takes_half_as_long_again_as_most_is_always_waited_for() -> None:
     patience = Patience(PEERS, 30.0)
-    taken_s = rounds(patience, 400, late_s=0.99 * SHARE)
+    taken_s = rounds(patience, 400, late_s=0.99 * SYNC.share)
     assert patience.missed["a2"] == 0
-    assert patience.waited_s["a2"] == pytest.approx(400 * 0.99 * SHARE)
-    assert taken_s == pytest.approx(400 * (1 + 0.99 * SHARE))
+    assert patience.waited_s["a2"] == pytest.approx(400 * 0.99 * SYNC.share)
+    assert taken_s == pytest.approx(400 * (1 + 0.99 * SYNC.share))
 
 
 @pytest.mark.parametrize("late_s", [1.0, 9.0, 28.5])
@@ -78,7 +78,7 @@ def test_who_is_late_again_and_again_takes_a_third_of_the_time_at_most(late_s: f
     taken_s = rounds(patience, 400, late_s, now_s=1.0)
     assert patience.missed["a2"] > 0
     # What it had at first, then the share.
-    assert taken_s <= 400 * (1 + SHARE) + 30.0
+    assert taken_s <= 400 * (1 + SYNC.share) + 30.0
     assert 400 / taken_s > 0.6
 
 
@@ -137,7 +137,7 @@ def test_who_is_more_than_a_round_behind_gains_no_grace() -> None:
         patience.over(near, 2.0, round_over=True)
         patience.out(3.0)
         patience.look(("a2",), 1, 3.0)
-    assert one.until_s("a2", waits=False) == 3.0 + SHARE
+    assert one.until_s("a2", waits=False) == 3.0 + SYNC.share
     assert other.until_s("a2", waits=False) == 3.0
 
 
@@ -151,4 +151,20 @@ def test_the_exchanges_of_a_round_are_learned_together() -> None:
             patience.out(now_s)
             patience.look((), 2, now_s)
             patience.over(PEERS, now_s, round_over=phase == 3)
-    assert patience.longest_s == pytest.approx(4 * ROUNDS_MAX)
+    assert patience.longest_s == pytest.approx(4 * SYNC.rounds_max)
+
+
+def test_who_sits_rounds_out_is_waited_for_an_eighth_of_the_time() -> None:
+    """In few long waits: many short ones in vain would bring nobody into step again."""
+    patience = Patience(PEERS, 30.0, ASYNC)
+    patience.begin(0.0)
+    now_s = exchange(patience, 0.0, 1.0, {"a2": 10.0})
+    assert now_s == pytest.approx(1.0 + ASYNC.rounds_max)  # learned as soon as it was due
+    taken_s = rounds(patience, 400, 10.0, now_s)
+    assert taken_s <= 400 * (1 + ASYNC.share) + 1.0
+    assert patience.missed["a2"] == 401
+    now_s, waits = now_s + taken_s, []
+    for _ in range(16):
+        waits.append(rounds(patience, 1, 10.0, now_s))
+        now_s += waits[-1]
+    assert sorted(waits)[:14] == pytest.approx([1.0] * 14)

@@ -16,6 +16,7 @@ from tests.runs import DIM, freshened
 EVENTS = (
     "start",
     "tick",
+    "aim",
     "received",
     "published",
     "verified",
@@ -73,7 +74,7 @@ def fed(run, event, seen, draw, agent="a0"):
     node, now_s = run.nodes[agent], run.now_s
     core: AgentCore = node.core
     match event:
-        case "start" | "tick":
+        case "start" | "tick" | "aim":
             return getattr(core, event)(now_s)
         case "derived":
             return core.derived(Derived({agent: 1.0}, {}))

@@ -304,3 +304,9 @@ def test_a_simulation_has_not_the_seconds_of_hosts() -> None:
     timed = cluster().model_copy(update={"algorithm": AlgorithmSettings(local_seconds=2.0)})
     with pytest.raises(ConfigurationError, match=r"^local_seconds: .* or --local-epochs$"):
         Simulation(timed, {}, measured=False)
+
+
+def test_nobody_is_slow_in_a_simulation() -> None:
+    sits = RoundSettings(rounds=4, pace="async")
+    with pytest.raises(ConfigurationError, match=r"^pace: .* `candor testbed`$"):
+        Simulation(cluster().model_copy(update={"rounds": sits}), {}, measured=False)
