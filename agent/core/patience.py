@@ -105,10 +105,12 @@ class Patience:
 
     def until_s(self, peer: str, *, waits: bool) -> float:
         """Until when a neighbour is waited for; `waits`: it says that it waits itself."""
-        at_most = self._out_s + self._deadline_s * (1 + waits)
+        longest_s = self.longest_s
+        # Where rounds are sat out it does not matter who is the fast one.
+        bound_s = longest_s if self._pace.rested_rounds else self._deadline_s
+        at_most = self._out_s + bound_s * (1 + waits)
         if self._due_s is None:
             return at_most
-        longest_s = self.longest_s
         grace_s = 0.0 if peer in self._resting else min(longest_s, self._grace_s[peer])
         more_s = longest_s if waits else 0.0
         return min(at_most, self._due_s + max(0.0, grace_s + more_s))
