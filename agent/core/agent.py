@@ -939,7 +939,6 @@ class AgentCore:
         self.book.re_entered(step, peer)
         self._combining = True
         number, phase = self.phases.at(step)
-        self._held.begin(number + 1)  # at once: who gave it may run on meanwhile
         self.missing = tuple(agent for agent in sorted(self._taken(number)) if agent != peer)
         self.weightless = ()
         self.mixed_neighbours = 1
