@@ -411,7 +411,7 @@ class EvidenceBook:
         told = self.phases.told
         if told is None or told[0] != said.phase:
             return
-        heard, number = said.told(told[1]), said.round - told[2]
+        heard, number = said.told(told[1]), said.round_of(before=told[2])
         if heard is not None and number > 0:
             held = self._heard.setdefault(self._window(number), {})
             held.setdefault(number, tuple(sorted(heard)))
