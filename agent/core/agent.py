@@ -685,7 +685,8 @@ class AgentCore:
         whole = self._recalls.answered(self.neighbours)
         self._recalls.open = not whole
         if self.settlement.recalling:
-            self._earlier_window = window_of(max(1, self._reserved), self.settings.window_rounds)
+            reserved, window_rounds = self._reserved, self.settings.window_rounds
+            self._earlier_window = window_of(reserved, window_rounds) if reserved else -1
         steps = self.settlement.account(self._earlier_window, now_s, whole=whole)
         return self._reception.addressed(steps)
 

@@ -94,7 +94,6 @@ def other_traces(claim: Claim, _: str) -> Claim:
         (other_traces, "round 2"),
         (of_less_in_the_whole, "round 2"),
         (denying, "round 1"),
-        (without_the_last, "round 4"),
     ],
 )
 def test_a_false_claim_ends_as_a_proof_at_both_neighbours(run, lie, place) -> None:
@@ -115,6 +114,21 @@ def test_a_false_claim_ends_as_a_proof_at_both_neighbours(run, lie, place) -> No
         assert second == {"peer": LIAR, "kind": "two-claims", "place": "window 0"}
         assert "claim of window 0 refused" in run.nodes[neighbour].core.neighbours[LIAR].barred
     assert accused(run) == {LIAR}
+
+
+def test_a_claim_that_leaves_a_round_out_is_late_and_bars_nobody(run) -> None:
+    """Whoever has lost what it stated cannot claim it: its window is left out of the bills. That
+    its own bill has another claim is proven, as of any two."""
+    claiming(run, without_the_last)
+    finish(run)
+    for neighbour in ("a0", "a2"):
+        node = run.nodes[neighbour]
+        left_out = [event["detail"] for event in node.events("claim_forfeited")]
+        assert left_out == [f"claim-incomplete: round {t} was stated" for t in (4, 8)]
+        assert node.events("contradiction_proven") == [
+            {"peer": LIAR, "kind": "two-claims", "place": "window 0"}
+        ]
+        assert node.core.neighbours[LIAR].barred is None
 
 
 def test_two_claims_that_both_hold_are_proven_by_who_sees_both_in_bills(run) -> None:

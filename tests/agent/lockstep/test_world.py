@@ -49,10 +49,10 @@ def test_nothing_breaks_it_where_models_are_traded() -> None:
 def test_nothing_breaks_it_where_rounds_are_sat_out() -> None:
     """And nobody honest is accused, however slow it is, or killed meanwhile."""
     told: list[str] = []
-    outcomes = [run_seed(seed, pace="async", trace=told.append) for seed in range(7)]
+    outcomes = [run_seed(seed, pace="async", trace=told.append) for seed in range(10)]
     assert [(o.seed, o.violations) for o in outcomes if o.violations] == []
-    assert sum(o.crashes for o in outcomes) > 3
-    assert any("sat_out" in line for line in told)
+    assert sum(o.crashes for o in outcomes) > 5
+    assert sum("sat_out" in line for line in told) >= 4
 
 
 def test_nothing_breaks_it_within_agreement_either() -> None:
