@@ -25,6 +25,10 @@ class Allowance:
         self._left -= 1.0
         return True
 
+    def put_back(self) -> None:
+        """What was taken last cost nothing."""
+        self._left = min(self.burst, self._left + 1.0)
+
     def refill(self) -> None:
         """Whoever was punished begins anew."""
         self._left = self.burst

@@ -85,6 +85,10 @@ WHOLE: Final = -1  # of a vector: all its groups, also where it has none
 # with a restart. Each costs a verification at most.
 JUNK_PER_S_MAX: Final = 10.0
 JUNK_BURST: Final = 100.0
+# Revisions that are refused: before its signature can be checked one is read, which takes seconds
+# where it is made for that.
+REVISIONS_PER_S_MAX: Final = 0.05
+REVISIONS_BURST: Final = 4.0
 REFUSALS_TOLD: Final = 10
 REFUSALS_EVERY: Final = 1000
 # What a neighbour can make us log with one message each, as often as it likes.
@@ -143,6 +147,7 @@ class Reception:
         self._denies = False  # an attacker keeps proofs of what it does to itself
         self._refusals: Counter[tuple[str, str]] = Counter()
         self._junk: dict[str, Allowance] = {}
+        self._revisions: dict[str, Allowance] = {}
         self._repeated: Counter[tuple[str, str, str]] = Counter()  # in the present round
         self._repeated_round = 0
 
@@ -207,7 +212,8 @@ class Reception:
                 neighbour.session.misaddressed()
                 return []  # said to an earlier life: expected, not served
             if isinstance(message, RevisionMessage):  # the organiser's signature is what counts
-                return [*self.handed(message.text, own_round), *self._junked(sender, now_s)]
+                taken = self._handed_by(sender, message.text, own_round, now_s)
+                return [*taken, *self._junked(sender, now_s)]
             if not neighbour.session.established:
                 return []
             if isinstance(message, Bye):
@@ -237,6 +243,17 @@ class Reception:
         told = [e for n in self._neighbours.values() for e in self.send(n, RevisionMessage(text))]
         kept = Persist((PutValue(NEXT_KEY, text),))
         return [kept, Log(logging.INFO, "revision_awaited", about), *told]
+
+    def _handed_by(self, sender: str, text: bytes, own_round: int, now_s: float) -> list[Effect]:
+        """The next revision from a neighbour, unless too many of its were refused lately."""
+        allowed = self._revisions.setdefault(
+            sender, Allowance(REVISIONS_PER_S_MAX, REVISIONS_BURST)
+        )
+        if not allowed.take(now_s):
+            return []
+        effects = self.handed(text, own_round)
+        allowed.put_back()
+        return effects
 
     def _hand_over(self, neighbour: Neighbour) -> list[Effect]:
         """The file of ours to a neighbour that is behind, which no other message reaches."""

@@ -8,13 +8,13 @@ it would claim. So that all know it in time, the operator's is refused where it 
 travel through the run. Pure.
 """
 
-import tomllib
 from typing import Final
 
 from candor.agent.algorithms.catalogue import limit_of, phases_of, rewards_of
 from candor.mechanisms.evidence.phases import How
 from candor.topologies.cluster.file import Cluster, dump_cluster, parse_cluster
 from candor.topologies.cluster.revisions import check_continuation
+from candor.topologies.specs.files import parse_toml
 from candor.topologies.specs.specs import ConfigurationError, SignatureError
 
 NEXT_KEY: Final = "next_revision"
@@ -82,10 +82,8 @@ class Succession:
             return False
         if len(text) > BYTES_MAX:
             raise ConfigurationError(f"a revision of {len(text)} bytes is too long")
-        try:
-            found = parse_cluster(tomllib.loads(text.decode()), "the next revision")
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as exc:
-            raise ConfigurationError(f"the next revision is no TOML: {exc}") from exc
+        source = "the next revision"
+        found = parse_cluster(parse_toml(text, source), source)
         if found.fingerprint in (self.present.fingerprint, self._fingerprint):
             return False
         check_continuation(self.present, found)

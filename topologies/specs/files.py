@@ -112,14 +112,22 @@ def read_toml(path: FilePath, what: str, bytes_max: int | None = None) -> dict[s
     Raises:
         ConfigurationError: as `read_bytes`; not TOML; a key of more than 33 parts.
     """
-    data = read_bytes(path, what, bytes_max)
+    return parse_toml(read_bytes(path, what, bytes_max), f"{path}: the {what}")
+
+
+def parse_toml(data: bytes, source: str) -> dict[str, Any]:
+    """The tables of a TOML text, wherever it comes from; `source` names it in messages.
+
+    Raises:
+        ConfigurationError: not TOML; a key of more than 33 parts.
+    """
     try:
         text = data.decode()
         _check_keys(text)
         return tomllib.loads(text)
     # A ValueError is bad TOML, bad UTF-8 or a whole number of thousands of digits.
     except (ValueError, RecursionError) as exc:
-        raise ConfigurationError(f"{path}: the {what} is not TOML: {exc}") from exc
+        raise ConfigurationError(f"{source} is not TOML: {exc}") from exc
 
 
 def _check_keys(text: str) -> None:

@@ -174,7 +174,10 @@ def _place(exc: BaseException) -> str:
 
 def shown(value: object) -> str:
     """A value as a message has it: its representation, cut where it is long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits, somewhere inside
+        return "a number too long to show"
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 

@@ -228,3 +228,27 @@ def test_what_comes_too_late_or_is_not_the_organisers_is_refused(run: ChangingRu
     run.finish()
     assert all(node.core.succession.heir is None for node in run.nodes.values())
     assert all(node.core.round == 25 for node in run.nodes.values())  # all of the run, as before
+
+
+def test_what_a_neighbour_hands_on_is_refused_whatever_it_is_and_read_seldom(
+    run: ChangingRun,
+) -> None:
+    run.until("a0", 2)
+    core = run.nodes["a1"].core
+    nonce = core.neighbours["a0"].session.nonce
+
+    def refused(text: bytes) -> list[str]:
+        frames = encode(to_envelope(RevisionMessage(text), nonce))
+        effects = core.received("a0", frames, run.now_s, 1_700_000_000.0)
+        return [str(e.fields["detail"]) for e in effects if isinstance(e, Log)]
+
+    vast = b"0x" + b"f" * 6000  # has too many digits to be shown
+    assert "is not TOML" in refused(b"version = " + b"1" * 5000)[0]
+    assert "33 parts" in refused(b".".join([b"a"] * 16_000) + b" = 1")[0]
+    assert "too long to show" in refused(run.text.replace(b"rounds = 24", b"rounds = " + vast))[0]
+    assert "is not TOML" in refused(b"\xff")[0]
+    assert refused(b"\xff") == []  # not even read
+    assert core.succession.heir is None
+    run.hand("a0")
+    run.advance(2.0)
+    assert core.succession.number == 2  # by another neighbour
