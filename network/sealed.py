@@ -191,7 +191,10 @@ class InOrder:
         self._bytes_max, self._messages_max = bytes_max, messages_max
         self._messages: deque[_Message] = deque()
         self._bytes = 0
+        self._awaiting: dict[Reference, _Message] = {}  # in order
+        self._ready: deque[tuple[Buffer, ...]] = deque()
         self._early: dict[Reference, bytes] = {}
+        self._referred: Reference | None = None
         self.lost = 0
 
     @property
@@ -201,7 +204,7 @@ class InOrder:
 
     def __bool__(self) -> bool:
         """Whether anything is kept, so that a message has to take its place behind it."""
-        return bool(self._messages)
+        return bool(self._messages or self._ready)
 
     def message(self, frames: tuple[Buffer, ...]) -> None:
         """A whole message came."""
@@ -210,6 +213,10 @@ class InOrder:
     def reference(self, of: Reference, frames: tuple[Buffer, ...]) -> bool:
         """A message came but for its last frame, which a record brings; answers whether that was
         there. Records are referred to in order, so that earlier ones belong to nothing."""
+        if of in self._awaiting:  # once is enough
+            self.lost += 1
+            return True
+        self._referred = of
         for old in [
             one for one in self._early if one.ticket != of.ticket or one.number < of.number
         ]:
@@ -218,76 +225,99 @@ class InOrder:
         if data is not None:
             self._append(_Message((*frames, data)))
             return True
-        self._append(_Message(frames, of))
+        self._awaiting[of] = message = _Message(frames, of)
+        self._append(message)
         return False
 
     def record(self, of: Reference, data: bytes) -> None:
         """A record came."""
-        for message in self._messages:
-            if message.awaits == of:
-                self._fill(message, (*message.frames, data))
-                return
-        self._early[of] = data
+        message, last = self._awaiting.get(of), self._referred
+        if message is not None:
+            self._fill(message, (*message.frames, data))
+        elif last is None or last.ticket != of.ticket or last.number < of.number:
+            self._early[of] = data
 
     def resent(self, of: Reference, frames: tuple[Buffer, ...]) -> bool:
         """A message that was asked for again came over CURVE, or no frames if its sender has it no
         more; answers whether it was still waited for."""
-        for message in self._messages:
-            if message.awaits == of:
-                if frames:
-                    self._fill(message, frames)
-                else:
-                    self._lose(message)
-                return True
-        return False
+        message = self._awaiting.get(of)
+        if message is None:
+            return False
+        if frames:
+            self._fill(message, frames)
+        else:
+            self._lose(message)
+        return True
 
     @property
     def waits(self) -> bool:
         """Whether a message waits for a record that has not been asked for again."""
-        return any(one.awaits is not None and one.until_s is None for one in self._messages)
+        return any(one.until_s is None for one in self._awaiting.values())
 
     def ask(self, ticket: bytes, until_s: float) -> list[Reference]:
         """The records of a connection that messages wait for, to be asked for again now; what has
         not come at `until_s` is given up."""
         asked = []
-        for message in self._messages:
-            of = message.awaits
-            if of is not None and of.ticket == ticket and message.until_s is None:
+        for of, message in self._awaiting.items():
+            if of.ticket == ticket and message.until_s is None:
                 message.until_s = until_s
                 asked.append(of)
         return asked
 
+    def ask_for(self, of: Reference, until_s: float) -> list[Reference]:
+        """The same of one record, the last that was referred to."""
+        message = self._awaiting.get(of)
+        if message is None or message.until_s is not None:
+            return []
+        message.until_s = until_s
+        return [of]
+
     def overdue(self, now_s: float) -> None:
         """Give up what was asked for again and has not come."""
-        for message in list(self._messages):
-            if message.awaits is not None and (message.until_s or math.inf) <= now_s:
+        for message in list(self._awaiting.values()):
+            if (message.until_s or math.inf) <= now_s:
                 self._lose(message)
 
     def ready(self) -> Iterator[tuple[Buffer, ...]]:
         """Take the messages that are there, up to the first that waits for its record."""
+        self._release()
+        while self._ready:
+            yield self._ready.popleft()
+
+    def _release(self) -> None:
         while self._messages and self._messages[0].awaits is None:
             message = self._messages.popleft()
             self._bytes -= sum(map(len, message.frames))
-            yield message.frames
+            self._ready.append(message.frames)
 
     def _append(self, message: _Message) -> None:
         self._messages.append(message)
         self._bytes += sum(map(len, message.frames))
-        while self._too_much and (first := self._first_awaiting()) is not None:
-            self._lose(first)
+        self._bound()
+
+    def _bound(self) -> None:
+        self._release()
+        while self._too_much:
+            self._lose(next(iter(self._awaiting.values())))  # what stands first awaits its record
+            self._release()
 
     @property
     def _too_much(self) -> bool:
         return self._bytes > self._bytes_max or len(self._messages) > self._messages_max
 
-    def _first_awaiting(self) -> _Message | None:
-        return next((one for one in self._messages if one.awaits is not None), None)
-
     def _fill(self, message: _Message, frames: Sequence[Buffer]) -> None:
         self._bytes += sum(map(len, frames)) - sum(map(len, message.frames))
-        message.frames, message.awaits = tuple(frames), None
+        self._let_go(message)
+        message.frames = tuple(frames)
+        self._bound()
 
     def _lose(self, message: _Message) -> None:
+        self._let_go(message)
         self._messages.remove(message)
         self._bytes -= sum(map(len, message.frames))
         self.lost += 1
+
+    def _let_go(self, message: _Message) -> None:
+        if message.awaits is not None:
+            del self._awaiting[message.awaits]
+            message.awaits = None

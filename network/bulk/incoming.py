@@ -101,6 +101,7 @@ class BulkListener:
         """End a neighbour's connection and take back what it was offered."""
         for ticket in [one for one, (whose, _) in self._offers.items() if whose == peer]:
             del self._offers[ticket]
+            self._handlers.ended(peer, ticket)
         if (connection := self._connections.get(peer)) is not None:
             self._end(connection)
 
@@ -110,9 +111,12 @@ class BulkListener:
         return ticket in self._offers or (connection is not None and connection.ticket == ticket)
 
     def stands_still(self, peer: str, since_s: float) -> bool:
-        """Whether a neighbour's connection has brought nothing since then, though it could."""
+        """Whether a neighbour's connection has brought nothing since then, though it could; one
+        that never came has not, either."""
         connection = self._connections.get(peer)
-        return connection is not None and not connection.held_up and connection.moved_s < since_s
+        if connection is None:
+            return any(whose == peer for whose, _ in self._offers.values())
+        return not connection.held_up and connection.moved_s < since_s
 
     def resume(self, peer: str) -> None:
         """What had filled up has been taken: read on."""

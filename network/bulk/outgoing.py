@@ -8,8 +8,8 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Final
 
 from candor.network.bulk.incoming import Guard, prepare
@@ -21,12 +21,6 @@ _CONNECT_S: Final = 2.0
 _ASK_S_MIN, _ASK_S_MAX = 1.0, 60.0
 # Records on their way to the kernel, of 2 MiB: one that is being sent and one that follows it.
 _RECORDS_MAX: Final = 2
-
-
-@dataclass(slots=True)
-class _Kept:
-    reference: Reference
-    entry: OutboxEntry
 
 
 class BulkLink:
@@ -52,7 +46,7 @@ class BulkLink:
         self._ticket = b""
         self._waiting: deque[memoryview] = deque()
         self._watched = False
-        self._kept: deque[_Kept] = deque()
+        self._kept: dict[Reference, OutboxEntry] = {}
         self._ask_s = _ASK_S_MIN
         self._timer: asyncio.TimerHandle | None = None
 
@@ -89,9 +83,10 @@ class BulkLink:
         self._write()
         return reference
 
-    def kept(self, reference: Reference) -> OutboxEntry | None:
-        """The message of a record that was sent, if it is still of use."""
-        return next((one.entry for one in self._kept if one.reference == reference), None)
+    def take(self, reference: Reference) -> OutboxEntry | None:
+        """The message of a record that was sent, if it is still of use: once, or a few bytes would
+        be answered with a large frame as often as they are sent."""
+        return self._kept.pop(reference, None)
 
     async def close(self) -> None:
         """Close the connection; what the kernel has still leaves."""
@@ -103,9 +98,9 @@ class BulkLink:
             await asyncio.wait({self._dialling})
 
     def _keep(self, reference: Reference, entry: OutboxEntry) -> None:
-        while self._kept and self._kept[0].entry.bulk_round != entry.bulk_round:
-            self._kept.popleft()
-        self._kept.append(_Kept(reference, entry))
+        if any(one.bulk_round != entry.bulk_round for one in islice(self._kept.values(), 1)):
+            self._kept.clear()
+        self._kept[reference] = entry
 
     # The connection
 
@@ -128,11 +123,11 @@ class BulkLink:
             self._guard(task.result)()
 
     def _heard(self) -> None:
-        """The other end says nothing: what can be read is its end."""
+        """The other end says nothing: what can be read is its end, and who speaks is no neighbour,
+        or one that would have us listen."""
         assert self._socket is not None
         try:
-            if self._socket.recv(1):
-                return
+            self._socket.recv(1)
         except BlockingIOError:
             return
         except OSError:

@@ -191,7 +191,7 @@ class Link:
 
     def send_again(self, of: Reference) -> None:
         """The peer lacks a record: send its message over CURVE, or say that it is gone."""
-        entry = self._bulk.kept(of)
+        entry = self._bulk.take(of)
         self.say(Resent(of), () if entry is None else entry.frames)
 
     def _ask_offer(self) -> None:

@@ -112,6 +112,7 @@ class ZeroMqTransport:
         }
         self._arrived: deque[Delivery] = deque()
         self._offered_s: dict[str, float] = {}
+        self._waits_s: dict[str, float] = {}  # since when each neighbour's records are waited for
 
     async def start(self) -> None:
         """Listen and dial. Raises TransportError: port taken, bad address or malformed key."""
@@ -355,7 +356,7 @@ class ZeroMqTransport:
             case Reference(ticket):
                 there = inbound.reference(note, frames)
                 if not there and (self._bulk is None or not self._bulk.holds(sender, ticket)):
-                    self._ask_again(sender, ticket)
+                    self._say_again(sender, inbound.ask_for(note, self._again_until_s))
             case Again(of):
                 link.send_again(of)
             case Resent(of):
@@ -385,20 +386,27 @@ class ZeroMqTransport:
         self._ask_again(peer, ticket)
 
     def _ask_again(self, peer: str, ticket: bytes) -> None:
-        until_s = self._loop.time() + self._limits.bulk_again_s
-        for of in self._inbound[peer].ask(ticket, until_s):
+        self._say_again(peer, self._inbound[peer].ask(ticket, self._again_until_s))
+
+    @property
+    def _again_until_s(self) -> float:
+        return self._loop.time() + self._limits.bulk_again_s
+
+    def _say_again(self, peer: str, asked: Sequence[Reference]) -> None:
+        for of in asked:
             self._links[peer].say(Again(of))
 
     def _sweep_bulk(self, now_s: float) -> None:
-        if self._bulk is None:
-            return
-        self._bulk.sweep(now_s)
+        bulk, since_s = self._bulk, now_s - self._limits.bulk_still_s
+        if bulk is not None:
+            bulk.sweep(now_s)
         for peer, inbound in self._inbound.items():
+            if not inbound.waits:
+                self._waits_s[peer] = now_s
             if not inbound:
                 continue
-            since_s = now_s - self._limits.bulk_still_s
-            if inbound.waits and self._bulk.stands_still(peer, since_s):
-                self._bulk.forget(peer)
+            if self._waits_s[peer] < since_s and bulk and bulk.stands_still(peer, since_s):
+                bulk.forget(peer)
             inbound.overdue(now_s)
             self._deliver_ready(peer)
         if self._arrived:

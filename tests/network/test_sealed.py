@@ -173,6 +173,34 @@ def test_what_stands_behind_a_missing_record_is_bounded(bound: str) -> None:
     assert inbound.lost == 1
 
 
+@pytest.mark.parametrize("how", ["record", "resent"])
+def test_records_behind_a_missing_one_count_where_they_stand(how: str) -> None:
+    """All are referred to before any comes: each takes next to nothing until it does."""
+    inbound = InOrder(1000, 10**6)
+    for number in range(100):
+        inbound.reference(Reference(TICKET, number), (b"head",))
+    for number in range(1, 100):
+        of = Reference(TICKET, number)
+        if how == "record":
+            inbound.record(of, bytes(100))
+        else:
+            inbound.resent(of, (b"head", bytes(100)))
+    assert inbound.lost == 1
+    assert len(taken(inbound)) == 99
+
+
+def test_a_record_is_referred_to_once_and_those_before_it_are_not_kept() -> None:
+    inbound = InOrder(10**6, 10**3)
+    assert not inbound.reference(Reference(TICKET, 20), (b"head",))
+    for number in range(1, 20):
+        inbound.record(Reference(TICKET, number), b"its reference was lost")
+    assert inbound.early == 0
+    assert inbound.reference(Reference(TICKET, 20), (b"again",))
+    inbound.record(Reference(TICKET, 20), b"20")
+    assert taken(inbound) == [b"20"]
+    assert (inbound.lost, bool(inbound)) == (1, False)
+
+
 def test_records_of_lost_references_are_let_go() -> None:
     inbound = InOrder(10**6, 10**3)
     for number in range(1, 6):

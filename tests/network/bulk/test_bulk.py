@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from candor.network.sealed import Reference
+from candor.network.sealed import Again, Reference
 from candor.network.transport import Delivery, OutboxEntry
 from candor.network.zeromq.transport import ZeroMqTransport
 from tests.network.conftest import LIMITS
@@ -267,3 +267,50 @@ async def test_records_that_nothing_refers_to_are_not_read_beyond_a_bound(pair, 
     await eventually(lambda: a.transport.link("b").bulk)
     await exchange(a, b, 4)
     assert inbound.early == 0
+
+
+async def test_a_connection_whose_ticket_never_comes_holds_nothing_up_for_long(
+    neighbourhood, reading, eventually
+) -> None:
+    """Somebody on the wire takes the connection, and passes on nothing from its first byte."""
+    neighbourhood.bulk_port = 0
+    b = reading(await neighbourhood.start("b", "a"))
+    between = Between(passes=lambda data: b"")
+    server = await between.run(b.transport._bulk.port)
+    b.transport._bulk.port = server.sockets[0].getsockname()[1]
+    a = reading(await neighbourhood.start("a", "b"))
+    await eventually(lambda: a.transport.link("b").bulk)
+    await exchange(a, b, 4)
+    server.close()
+
+
+async def test_an_offer_that_is_taken_back_holds_nothing_up(pair) -> None:
+    a, b = pair
+    offer = b.transport._bulk.offer("a")  # which a does not hear of, and takes all the same
+    a.transport._links["b"].say(Reference(offer.ticket, 1), [b"header"])
+    a.transport.post("b", [b"after"])
+    await asyncio.sleep(0.1)
+    b.transport._bulk.offer("a")
+    assert await b.next() == [b"after"]
+
+
+async def test_what_is_asked_for_again_is_sent_once(pair, eventually) -> None:
+    a, b = pair
+    a.transport.post("b", [b"head", bytes(CHUNK)], bulk_round=1)
+    assert len(await b.next()) == 2
+    link = a.transport._links["b"]
+    (of,) = link._bulk._kept
+    said = []
+    link.say = lambda note, frames=(): said.append(len(frames))
+    for _ in range(3):
+        b.transport._links["a"].say(Again(of))
+    await eventually(lambda: len(said) == 3)
+    assert said == [2, 0, 0]
+
+
+async def test_who_speaks_where_nothing_is_to_be_said_is_hung_up_on(pair, eventually) -> None:
+    a, b = pair
+    b.transport._bulk._connections["a"].socket.send(bytes(1000))
+    await eventually(lambda: not a.transport.link("b").bulk)
+    await eventually(lambda: a.transport.link("b").bulk)
+    await exchange(a, b, 4)
