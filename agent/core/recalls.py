@@ -17,6 +17,8 @@ from candor.topologies.encoding.canonical import sha256
 ASK_S: Final = 1.0
 # How often somebody is answered: a window of statements may have some MB.
 ANSWER_S: Final = 0.5
+# Things that one neighbour returns: windows of statements, of which its bytes are bounded, too.
+THINGS_MAX: Final = 2**16
 
 
 @dataclass(slots=True)
@@ -52,7 +54,7 @@ class Recalls:
     def took(self, peer: str, returned: Returned) -> bool:
         """Note what a neighbour has returned; answers whether that is news."""
         asked, digest = self._asked[peer], sha256(returned.data)
-        if not self.open or digest in asked.came:
+        if not self.open or digest in asked.came or len(asked.came) >= THINGS_MAX:
             return False
         asked.due = returned.count
         if returned.what is What.NOTHING:

@@ -5,6 +5,7 @@ not open everything goes over CURVE, so that nobody waits for it.
 """
 
 import asyncio
+import math
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from candor.network.sealed import Offer, Reference, Sealer
 from candor.network.transport import OutboxEntry
 
 _CONNECT_S: Final = 2.0
+# Offers are dialled no oftener than they are made: whoever makes up more names ports of others.
+_DIAL_S: Final = 0.5
 # After an offer came to nothing another one is asked for, the next time later.
 _ASK_S_MIN, _ASK_S_MAX = 1.0, 60.0
 # Records on their way to the kernel, of 2 MiB: one that is being sent and one that follows it.
@@ -48,6 +51,7 @@ class BulkLink:
         self._watched = False
         self._kept: dict[Reference, OutboxEntry] = {}
         self._ask_s = _ASK_S_MIN
+        self._dial_s = -math.inf  # when it was dialled last
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -105,6 +109,8 @@ class BulkLink:
     # The connection
 
     async def _dial(self, offer: Offer, host: str) -> None:
+        await asyncio.sleep(max(0.0, self._dial_s + _DIAL_S - self._loop.time()))
+        self._dial_s = self._loop.time()
         made = await _connected(host, offer.port)
         if made is None:
             if self._unreachable is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from candor.network.sealed import Again, Reference
+from candor.network.sealed import Again, Offer, Reference
 from candor.network.transport import Delivery, OutboxEntry
 from candor.network.zeromq.transport import ZeroMqTransport
 from tests.network.conftest import LIMITS
@@ -314,3 +314,25 @@ async def test_who_speaks_where_nothing_is_to_be_said_is_hung_up_on(pair, eventu
     await eventually(lambda: not a.transport.link("b").bulk)
     await eventually(lambda: a.transport.link("b").bulk)
     await exchange(a, b, 4)
+
+
+async def test_offers_in_a_row_are_dialled_now_and_then_the_last_one_too(pair, eventually) -> None:
+    a, b = pair
+    dialled = 0
+
+    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal dialled
+        dialled += 1
+        writer.close()
+
+    server = await asyncio.start_server(count, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    link = b.transport._links["a"]
+    for _ in range(50):
+        link.say(Offer(bytes(16), bytes(32), port))
+        await asyncio.sleep(0.01)
+    link.say(b.transport._bulk.offer("a"))
+    await eventually(lambda: "a" in b.transport._bulk._connections)
+    assert dialled <= 4
+    await exchange(a, b, 4)
+    server.close()
