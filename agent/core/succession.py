@@ -88,7 +88,7 @@ class Succession:
             return False
         check_continuation(self.present, found)
         check_continuable(found)
-        if self.last_round < round_number:
+        if self.last_round + 1 < round_number:
             self.heir = None  # it never came into effect here
         if not self._goes_before(found):
             return False

@@ -14,6 +14,7 @@ from candor.mechanisms.evidence.statements import SignedStatement
 from candor.network.messages import RevisionMessage, Update, from_envelope, to_envelope
 from candor.network.wire import Kind, encode
 from candor.topologies.cluster.file import Cluster, dump_cluster
+from candor.topologies.cluster.revisions import amended
 from candor.topologies.encoding.canonical import sha256
 from tests.runs import LocalRun, write_cluster
 
@@ -35,6 +36,7 @@ class ChangingRun(LocalRun):
         super().__init__(run_dir, signer.first(first), keeps=lambda t: True)
         self.first = self.cluster
         self.second = signer.next(self.first, [joining], ["a2"], AFTER)
+        self.third = amended(self.second, signer._key, leaving=["a3"], after_round=AFTER + 4)
         self.went: dict[str, int] = {}  # in which round each has left the first membership
         self.said: list[Send] = []
         self.windows: dict[tuple[str, str], int] = {}
@@ -185,6 +187,25 @@ def test_who_comes_back_while_the_others_settle_goes_on_with_them(run: ChangingR
     run.finish()
     assert run.nodes["a4"].core.succession.present.fingerprint == run.second.fingerprint
     assert run.nodes["a4"].ended == run.nodes["a0"].ended
+    run.check()
+
+
+def test_one_that_follows_later_does_not_take_the_place_of_the_one_that_begins(
+    run: ChangingRun,
+) -> None:
+    """A neighbour hands it over when the membership is over, and is being settled."""
+    run.until("a0", 2)
+    run.hand("a0")
+    core = run.nodes["a1"].core
+    run.advance_until(lambda: core.stage is Stage.SETTLING)
+    assert core.round == AFTER + 1
+    nonce = core.neighbours["a0"].session.nonce
+    frames = encode(to_envelope(RevisionMessage(dump_cluster(run.third).encode()), nonce))
+    run._perform("a1", core.received("a0", frames, run.now_s, 1_700_000_000.0))
+    assert core.succession.number == 2
+    run.until("a0", AFTER + 1)
+    run.begin("a5", run.second)
+    run.finish()
     run.check()
 
 
