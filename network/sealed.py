@@ -1,12 +1,12 @@
 """Bulk beside CURVE: what two neighbours say of it, how it is sealed, and in which order it counts.
 
-A receiver *offers* a port, a ticket and a fresh AES-256 key to a neighbour, over CURVE. The
-neighbour dials the port, shows the ticket, and from then on sends large frames there, each sealed
-with AES-256-GCM under that key and a nonce that counts up; what stood around the frame goes over
-CURVE as before, with a *reference* to the record. The receiver puts the two together again, in the
-order in which CURVE brought the references. A record that does not come is asked for *again*, and
-then comes over CURVE, as everything does where no offer was taken: there is no plain text to fall
-back to, so nothing is gained by cutting the way of the records.
+A receiver *offers* a port and a fresh AES-256 key to a neighbour, over CURVE. The neighbour dials
+the port, shows a ticket that follows from the key, and from then on sends large frames there, each
+sealed with AES-256-GCM under that key and a nonce that counts up; what stood around the frame goes
+over CURVE as before, with a *reference* to the record. The receiver puts the two together again, in
+the order in which CURVE brought the references. A record that does not come is asked for *again*,
+and then comes over CURVE, as everything does where no offer was taken: there is no plain text to
+fall back to, so nothing is gained by cutting the way of the records.
 
 AES in hardware seals as fast as memory is copied, so that each neighbour has a key of its own: one
 ciphertext for all would have saved a quarter of a millisecond for 2 MiB, and have let every holder
@@ -15,7 +15,7 @@ of the key write records in the sender's name.
     connection   ticket (16) | record | record | …
     record       bytes of what follows, 4, big-endian | ciphertext | tag (16)
 
-Pure: sockets are the business of `network.bulk`, keys and tickets are given.
+Pure: sockets are the business of `network.bulk`, keys are given.
 """
 
 import math
@@ -29,8 +29,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from candor.network.errors import RemoteProtocolError
 from candor.network.wire import Buffer
+from candor.topologies.encoding.canonical import sha256
 
 TICKET_BYTES: Final = 16
+TICKET_DOMAIN: Final = "candor/bulk-ticket/v1"
 KEY_BYTES: Final = 32
 TAG_BYTES: Final = 16
 PREFIX_BYTES: Final = 4
@@ -42,11 +44,17 @@ _NUMBER_BYTES: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Where a neighbour may send bulk, and under which key: for one connection."""
+    """Where a neighbour may send bulk, and under which key: for one connection, which begins with
+    the ticket. That follows from the key, or whoever offers could choose what the neighbour sends
+    to whatever listens there."""
 
-    ticket: bytes
     key: bytes
     port: int
+
+    @property
+    def ticket(self) -> bytes:
+        """What the connection shows first."""
+        return sha256(TICKET_DOMAIN.encode() + self.key)[:TICKET_BYTES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +90,8 @@ Note: TypeAlias = Offer | AskOffer | Reference | Again | Resent
 def encode(note: Note) -> bytes:
     """The frame that says something of bulk; the frames of a message may follow it."""
     match note:
-        case Offer(ticket, key, port):
-            return bytes((_MARK, _OFFER)) + ticket + key + port.to_bytes(2)
+        case Offer(key, port):
+            return bytes((_MARK, _OFFER)) + key + port.to_bytes(2)
         case AskOffer():
             return bytes((_MARK, _ASK))
         case Reference():
@@ -109,13 +117,13 @@ def decode(frame: Buffer) -> Note | None:
         return None
     data = bytes(frame)
     kind, rest = data[1:2], data[2:]
-    sizes = {_OFFER: TICKET_BYTES + KEY_BYTES + 2, _ASK: 0}
+    sizes = {_OFFER: KEY_BYTES + 2, _ASK: 0}
     if not kind or len(rest) != sizes.get(kind[0], TICKET_BYTES + _NUMBER_BYTES):
         raise RemoteProtocolError("bulk-note", f"{len(data)} bytes")
     ticket, more = rest[:TICKET_BYTES], rest[TICKET_BYTES:]
     match kind[0]:
         case k if k == _OFFER:
-            return Offer(ticket, more[:KEY_BYTES], int.from_bytes(more[KEY_BYTES:]))
+            return Offer(rest[:KEY_BYTES], int.from_bytes(rest[KEY_BYTES:]))
         case k if k == _ASK:
             return AskOffer()
         case k if k == _REFERENCE:

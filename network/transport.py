@@ -64,6 +64,8 @@ class TransportLimits:
     early_records_max: int = 8
     # Bytes of a record that is waited for have to come in this time, or it is asked for over CURVE.
     bulk_still_s: float = 5.0
+    # A record that has begun is whole in this time, or comes over CURVE: 70 kB a second of 2 MiB.
+    bulk_record_s: float = 30.0
     # And then come in this time: it is the next thing on that connection.
     bulk_again_s: float = 30.0
     # A vanished host (no FIN) is noticed within 10 s, five beats; a busy one is not given up.

@@ -32,7 +32,7 @@ _BACKLOG: Final = 128
 @dataclass(eq=False, slots=True)
 class _Connection:
     """One connection: its ticket first, then records. `peer` is whose ticket it has shown,
-    `moved_s` when bytes came last."""
+    `moved_s` when bytes came last, `began_s` when the record under way was announced."""
 
     socket: socket.socket
     moved_s: float
@@ -43,6 +43,7 @@ class _Connection:
     opener: Opener | None = None
     in_record: bool = False
     held_up: bool = False
+    began_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -93,9 +94,9 @@ class BulkListener:
     def offer(self, peer: str) -> Offer:
         """A fresh offer to a neighbour, in place of any before it."""
         self.forget(peer)
-        ticket, key = self._random(TICKET_BYTES), self._random(KEY_BYTES)
-        self._offers[ticket] = (peer, key)
-        return Offer(ticket, key, self.port)
+        offer = Offer(self._random(KEY_BYTES), self.port)
+        self._offers[offer.ticket] = (peer, offer.key)
+        return offer
 
     def forget(self, peer: str) -> None:
         """End a neighbour's connection and take back what it was offered."""
@@ -126,10 +127,13 @@ class BulkListener:
             self._watch(connection)
 
     def sweep(self, now_s: float) -> None:
-        """Hang up on who shows no ticket."""
+        """Hang up on who shows no ticket, and on records that trickle."""
         for stranger in list(self._strangers):
             if now_s - stranger.moved_s > self._limits.handshake_s:
                 self._end(stranger)
+        for connection in list(self._connections.values()):
+            if connection.in_record and now_s - connection.began_s > self._limits.bulk_record_s:
+                self._end(connection)
 
     def close(self) -> None:
         """Close every socket."""
@@ -188,6 +192,7 @@ class BulkListener:
             if not TAG_BYTES < size <= self._limits.message_bytes_max + TAG_BYTES:
                 raise RemoteProtocolError("bulk-record", f"of {size} bytes")
             connection.in_record, connection.buffer = True, self._take(size)
+            connection.began_s = self._loop.time()
         else:
             self._opened(
                 connection, connection.opener.open(memoryview(data)), connection.opener.number

@@ -364,10 +364,15 @@ class ZeroMqTransport:
 
     def _offer_bulk(self, peer: str) -> None:
         now_s = self._loop.time()
-        if self._bulk is None or now_s < self._offered_s.get(peer, -math.inf) + _OFFER_S:
+        early_s = self._offered_s.get(peer, -math.inf) + _OFFER_S - now_s
+        if self._bulk is None or early_s > _OFFER_S:  # one is on its way already
             return
-        self._offered_s[peer] = now_s
-        self._links[peer].say(self._bulk.offer(peer))
+        self._offered_s[peer] = max(now_s, now_s + early_s)
+        self._loop.call_later(max(0.0, early_s), self._guard(partial(self._offer_now, peer)))
+
+    def _offer_now(self, peer: str) -> None:
+        if self._open and self._bulk is not None:
+            self._links[peer].say(self._bulk.offer(peer))
 
     def _bulk_unreachable(self, peer: str, place: str) -> None:
         detail = f"no way to {place}: what is large goes to the port of the cluster file, slower"

@@ -27,7 +27,7 @@ from tests.golden import assert_golden
 TICKET = bytes(range(16))
 KEY = bytes(range(32, 64))
 NOTES = [
-    Offer(TICKET, KEY, 7001),
+    Offer(KEY, 7001),
     AskOffer(),
     Reference(TICKET, 1),
     Again(Reference(TICKET, 2**40)),
@@ -94,7 +94,7 @@ def test_the_bytes_of_notes_and_records() -> None:
     assert_golden(
         "sealed.json",
         {
-            "ticket": TICKET.hex(),
+            "ticket": Offer(KEY, 7001).ticket.hex(),
             "key": KEY.hex(),
             "notes": [encode(note).hex() for note in NOTES],
             "frames": [frame.hex() for frame in frames],

@@ -329,10 +329,27 @@ async def test_offers_in_a_row_are_dialled_now_and_then_the_last_one_too(pair, e
     port = server.sockets[0].getsockname()[1]
     link = b.transport._links["a"]
     for _ in range(50):
-        link.say(Offer(bytes(16), bytes(32), port))
+        link.say(Offer(bytes(32), port))
         await asyncio.sleep(0.01)
     link.say(b.transport._bulk.offer("a"))
     await eventually(lambda: "a" in b.transport._bulk._connections)
     assert dialled <= 4
     await exchange(a, b, 4)
     server.close()
+
+
+async def test_a_record_that_trickles_is_not_waited_for(pair) -> None:
+    a, b = pair
+    listener = b.transport._bulk
+    listener._limits = replace(LIMITS, bulk_record_s=0.3)
+    offer = listener.offer("a")  # which a does not hear of
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+    writer.write(offer.ticket + (1000).to_bytes(4, "big"))
+    ends = asyncio.create_task(hung_up(reader))
+    async with asyncio.timeout(60):
+        while not ends.done():
+            writer.write(b"x")
+            await asyncio.sleep(0.05)
+    assert await ends
+    writer.close()
+    await exchange(a, b, 4)
