@@ -65,7 +65,8 @@ LEVELS = ("debug", "info", "warning", "error")
     metavar="PORT|off",
     callback=lambda _context, _option, text: _port(text),
     help="Take neighbours' models at this port, sealed for each. What cannot be sent there comes "
-    "to the port of the cluster file; with off, everything.  [default: any that is free]",
+    "to the port of the cluster file; with off, everything; with 0, the default, it is any that "
+    "is free.",
 )
 @organiser_option(
     "Take only a file that this organiser signed: an identity in hex, or a public.toml.  "

@@ -46,7 +46,7 @@ from candor.agent.daemon.revision_dirs import hand_on, in_use, move_on, open_sto
 from candor.agent.daemon.revision_file import RevisionFile
 from candor.agent.daemon.room import Room, first_cause, lacks_room
 from candor.agent.daemon.snapshot import SnapshotFile
-from candor.agent.daemon.status import DataDirLock, State, read_status
+from candor.agent.daemon.status import DataDirLock, State, Status, read_status
 from candor.agent.daemon.store import Store, StoreError
 from candor.agent.daemon.tensorboard import TensorBoard
 from candor.agent.exits import INTERRUPTED
@@ -70,6 +70,7 @@ from candor.network.transport import PeerAddress, TransportLimits
 from candor.network.wire import NONCE_BYTES
 from candor.network.zeromq.transport import ZeroMqTransport
 from candor.topologies.cluster.file import Cluster, load_cluster
+from candor.topologies.cluster.revisions import continues
 from candor.topologies.encoding.canonical import MalformedError
 from candor.topologies.encoding.signatures import SigningKey
 from candor.topologies.specs.fields import distinct_binds, split_bind, split_endpoint
@@ -110,7 +111,8 @@ class HostSettings:
 @private_files()
 def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, int]:
     """Run a daemon to its end; answers with one line on what kept it from that, if anything, and
-    the exit code. A run that this directory has finished is not run again, and nothing is touched.
+    the exit code. A run that this directory has finished is not run again, and nothing is touched;
+    who has left it goes on by a later revision that has it in again.
 
     Raises:
         ConfigurationError: anything wrong with cluster file, keys, addresses, task, strategy,
@@ -122,10 +124,18 @@ def run_agent(cluster_path: Path, settings: HostSettings) -> tuple[str | None, i
     given = load_cluster(cluster_path)
     organisers.check_signer(given, cluster_path, settings.organiser, settings.keys)
     cluster = in_use(settings.data_dir, given)
+    ended = _ended(settings.data_dir, cluster)
+    if ended is not None and ended.left is not None and continues(cluster, given):
+        if settings.agent not in given.ids:
+            return _gone_on_without(settings.agent, given), 0
+        cluster, ended = given, None
     _check_addresses(cluster, settings)
     identity = keys.load_of(cluster.agent(settings.agent), settings.keys)
-    if _done(settings.data_dir, cluster):
-        return f"this run is done; model, metrics and ledger are in {settings.data_dir}", 0
+    if ended is not None:
+        how = "this run is done"
+        if ended.left is not None:
+            how = f"{settings.agent} left this run after round {ended.left}"
+        return f"{how}; model, metrics and ledger are in {settings.data_dir}", 0
     if settings.tensorboard is not None:
         tensorboard.require()
     brought = RevisionFile(cluster_path, started_with=cluster is given)
@@ -176,11 +186,10 @@ def _memberships(
         result, heir = _lives(cluster, identity, settings, work, rows, probe, brought)
         if heir is None:
             return result.failure, result.exit_code
-        number = number_of(heir)
         if agent not in heir.ids:
-            return f"the run goes on without {agent} from revision {number} on", 0
+            return _gone_on_without(agent, heir), 0
         if isinstance(rows.learner, Leading):
-            return f"start its processes again to go on by revision {number}", 0
+            return f"start its processes again to go on by revision {number_of(heir)}", 0
         identity = keys.load_of(heir.agent(agent), settings.keys)
         if not _trains_alike(cluster, heir, settings):
             work, rows = prepare(heir, settings)
@@ -295,15 +304,21 @@ def _sat_out(t: int, why: str, agent: str) -> None:
     log_event(agent, logging.WARNING, "round_sat_out", {"round": t, "detail": why})
 
 
-def _done(data_dir: Path, cluster: Cluster) -> bool:
-    """Whether this run has been finished here: its neighbours have left, and all is written."""
+def _ended(data_dir: Path, cluster: Cluster) -> Status | None:
+    """The last status, if the agent's part in this run has ended here: all is written, and its
+    neighbours have left, or it has left them."""
     try:
         status = read_status(data_dir)
     except (
         ConfigurationError
     ):  # none, or one that a power cut has left half written: not of the end
-        return False
-    return (status.state, status.fingerprint) == ("done", cluster.fingerprint)
+        return None
+    ended = (status.state, status.fingerprint) == ("done", cluster.fingerprint)
+    return status if ended else None
+
+
+def _gone_on_without(agent: str, heir: Cluster) -> str:
+    return f"the run goes on without {agent} from revision {number_of(heir)} on"
 
 
 def _told(exc: BaseException) -> str:

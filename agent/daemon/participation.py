@@ -7,7 +7,7 @@ all were away that would have mixed it shows by its own rounds: a share is the l
 
     mixed / due             of the rounds that neighbours performed and were to mix it in
     performed / rounds      of the rounds of the run since it is in, up to the last that anybody
-                            has reached
+                            has reached, or its own last if it has left
 
 so that rounds before a late start and those between a death and a re-entry count as missed. Given
 no weight by an aggregator is taking part: it was heard.
@@ -41,18 +41,26 @@ class Heard:
 
 @dataclass(slots=True)
 class View:
-    """What one agent saw in all its lives: how many rounds it `performed`, the last one that it
-    `reached`, and each neighbour that was due."""
+    """What one agent saw in all its lives: how many rounds it `performed` since it was in, the last
+    one that it `reached`, and each neighbour that was due."""
 
     performed: int = 0
     reached: int = 0
     heard: dict[str, Heard] = field(default_factory=dict)
     since: int = 1  # the first round in which it was in the run
+    left: int | None = None  # the last one, if the run goes on without it
 
     @classmethod
-    def of_lines(cls, lines: Iterable[RoundMetrics], taken: Taken, since: int = 1) -> Self:
-        """What the lines of its metrics.csv say of an agent that was in `since` a round."""
-        view = cls(since=since)
+    def of_lines(
+        cls,
+        lines: Iterable[RoundMetrics],
+        taken: Taken,
+        since: int = 1,
+        left: int | None = None,
+    ) -> Self:
+        """What the lines of its metrics.csv say of an agent that was in `since` a round, and `left`
+        after one, if it did."""
+        view = cls(since=since, left=left)
         for line in lines:
             view.count(line.round, taken(line.round), line.missing)
         return view
@@ -66,11 +74,11 @@ class View:
             agent: Heard(seen.due_rounds, seen.mixed_rounds, seen.last_round)
             for agent, seen in status.neighbours.items()
         }
-        return cls(status.performed_rounds, status.round, heard, status.since_round)
+        return cls(status.performed_rounds, status.round, heard, status.since_round, status.left)
 
     def count(self, t: int, taken: Collection[str], missing: Collection[str]) -> None:
         """It performed round t, had `taken` to mix, and did without some."""
-        self.performed += 1
+        self.performed += t >= self.since
         self.reached = max(self.reached, t)
         for agent in taken:
             heard = self.heard.setdefault(agent, Heard())
@@ -117,7 +125,8 @@ def _part(agent: str, views: Mapping[str, View], rounds: int) -> Part | None:
     own = views.get(agent)
     shares = [mixed / due] if due else []
     if own is not None:
-        shares.append(min(1.0, own.performed / max(1, rounds - own.since + 1)))
+        until = rounds if own.left is None else own.left
+        shares.append(min(1.0, own.performed / max(1, until - own.since + 1)))
     if not shares:
         return None
     last = max((one.last for one in heard), default=own.reached if own else 0)

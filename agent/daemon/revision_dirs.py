@@ -20,6 +20,7 @@ from candor.agent.core.terms import all_channel_terms
 from candor.agent.daemon import journal, kept_rounds, metrics, status, store
 from candor.agent.daemon.checkpoint import CHECKPOINT_NAME, DURABLE_NAME
 from candor.agent.daemon.exports import CLUSTER_NAME, EVIDENCE_NAME, LEDGER_NAME, write_exports
+from candor.agent.daemon.metrics import read_metrics
 from candor.agent.daemon.model_file import BEST_NAME, MODEL_NAME, PRIVATE_NAME
 from candor.agent.daemon.snapshot import FILE_NAME as SNAPSHOT_NAME
 from candor.agent.daemon.store import Store, StoreError
@@ -102,6 +103,9 @@ def move_on(data_dir: Path, cluster: Cluster, agent: str, key: SigningKey) -> Pa
     old = load_cluster(present)
     if old.revision is None or old.fingerprint == cluster.fingerprint:
         return None  # the database itself refuses the file of another run
+    if continues(old, cluster) or _replaces(data_dir, old, cluster):
+        hand_on(data_dir, cluster)  # it is in again after it had left, or waited to be let in
+        return None
     with located(str(data_dir)):
         check_succession(old, cluster)
     destination = data_dir / f"revision-{old.revision.number}"
@@ -137,6 +141,17 @@ def _keep(data_dir: Path, cluster: Cluster) -> None:
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return
     replace_file(path, text.encode(), durable=True)
+
+
+def _replaces(data_dir: Path, old: Cluster, new: Cluster) -> bool:
+    """Whether `new` stands in for a revision that never came into effect, as it came too late for
+    the others: of its number and organiser, for the same run, of which no round was ended by it."""
+    if old.continued is None or new.continued is None or old.run != new.run:
+        return False
+    if old.revision != new.revision:
+        return False
+    path = data_dir / metrics.FILE_NAME
+    return not path.exists() or all(line.round <= old.after for line in read_metrics(path))
 
 
 def _kept(data_dir: Path) -> dict[int, Path]:

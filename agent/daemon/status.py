@@ -115,6 +115,11 @@ class Status:
     last_error_s: float | None = None
     since_round: int = 1
 
+    @property
+    def left(self) -> int | None:
+        """Its last round, if it has left a run that goes on without it."""
+        return self.round if self.state == "done" and self.round < self.rounds else None
+
 
 def weightless_shares(statuses: Iterable[Status]) -> dict[str, float]:
     """By agent, in which share of its neighbours' rounds their rule gave it no weight; only those

@@ -236,6 +236,9 @@ def state_text(state: str) -> Text:
 
 def refusals(status: Status) -> list[Text]:
     """Whom an agent is without; at the end of a run all have left, which is no news."""
+    if status.left is not None:
+        last = str(status.left)
+        return [_sentence("{} left after round {}: the run goes on without it", status.agent, last)]
     lines = []
     for neighbour, seen in sorted(status.neighbours.items()):
         if seen.reason is not None:

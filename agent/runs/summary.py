@@ -181,7 +181,10 @@ def participation_of(
     metrics: those of one that was killed are whole where its last status may be late."""
     views = {
         agent: View.of_lines(
-            rounds, partial(_taken, cluster, agent), cluster.memberships.joined(agent)
+            rounds,
+            partial(_taken, cluster, agent),
+            cluster.memberships.joined(agent),
+            cluster.memberships.left(agent),
         )
         for agent, rounds in lines.items()
     }

@@ -5,6 +5,7 @@ and a neighbour has one. What it sends is read at the pace at which it is taken.
 """
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,7 +85,9 @@ class BulkListener:
         try:
             listener = _listener(host, port)
         except OSError as exc:
-            why = (exc.strerror or str(exc)).lower()
+            # What `create_server` raises says the address once more.
+            number = exc.errno or 0
+            why = (os.strerror(number) if number > 0 else exc.strerror or str(exc)).lower()
             raise TransportError(f"cannot listen for bulk on {host}:{port}: {why}") from exc
         listener.setblocking(False)
         self._listeners.append(listener)

@@ -98,6 +98,22 @@ def test_an_agent_alone_has_its_own_word_only():
     assert "a0 performed 75 % of the rounds, last seen in round 4" in participation_words(parts)
 
 
+def test_who_left_and_who_came_back_are_judged_by_the_rounds_that_they_were_in():
+    """a2 leaves after round 16; a1 did, and is in again since round 25."""
+    away = lambda t: ["a1"] if 8 < t < 25 else []  # noqa: E731
+    taken = lambda t: [a for a in ("a1", "a3") if a not in away(t)]  # noqa: E731
+    views = {
+        "a0": View.of_lines(lines(range(1, 41)), taken),
+        "a1": View.of_lines(lines([*range(1, 9), *range(25, 39)]), lambda _: ["a0"], since=25),
+        "a2": View.of_lines(lines(range(1, 17)), lambda _: [], left=16),
+    }
+    parts = participation(views)
+    assert parts["a2"].throughout
+    assert (parts["a1"].share, parts["a1"].performed) == (14 / 16, 14)
+    left = Status("demo", "a2", "ab", 1, "done", 16, 40, performed_rounds=16)
+    assert View.of_status(left) == View(16, 16, {}, 1, 16)
+
+
 def test_before_the_first_round_nothing_is_said():
     assert participation({}) == participation({"a0": View()}) == {}
     assert participation_words({}) == ""

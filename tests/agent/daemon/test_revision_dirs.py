@@ -1,6 +1,7 @@
 """A data directory moves on with the revision of its file, and loses no ledger on the way."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ import pytest
 from candor.agent.daemon import keys
 from candor.agent.daemon import revision_dirs as succession
 from candor.agent.daemon.exports import CLUSTER_NAME, LEDGER_NAME
+from candor.agent.daemon.host import HostSettings, run_agent
+from candor.agent.daemon.metrics import MetricsWriter, RoundMetrics
 from candor.agent.daemon.revision_dirs import move_on, open_store
+from candor.agent.daemon.status import Status, StatusFile
 from candor.agent.daemon.store import FILE_NAME as STORE_NAME
 from candor.agent.daemon.store import PutValue, Store
 from candor.network.identity import Identity
-from candor.topologies.cluster.file import Cluster, load_cluster
-from candor.topologies.cluster.requests import make_request
+from candor.topologies.cluster.file import Cluster, RoundSettings, dump_cluster, load_cluster
+from candor.topologies.cluster.requests import JoinRequest, make_request
 from candor.topologies.cluster.revisions import amended
 from candor.topologies.encoding.signatures import SigningKey
 from candor.topologies.specs.specs import ConfigurationError, SignatureError
@@ -31,15 +35,18 @@ def identity(tmp_path: Path) -> Identity:
 @pytest.fixture
 def first(identity: Identity) -> Cluster:
     """Four agents on a ring, of which a holds the keys that are on disk."""
-    own = make_request(
+    return amended(make("bcd"), ORGANISER, joining=[own_request(identity, 1)])
+
+
+def own_request(identity: Identity, serial: int) -> JoinRequest:
+    return make_request(
         identity.signing_key,
         organiser=ORGANISER.public.hex(),
         agent=AGENT,
         curve=identity.curve_public,
         endpoints=["tcp://own.example:7000"],
-        serial=1,
+        serial=serial,
     )
-    return amended(make("bcd"), ORGANISER, joining=[own])
 
 
 def run(data_dir: Path, cluster: Cluster, key: SigningKey, mark: bytes) -> Path | None:
@@ -201,3 +208,59 @@ def test_unsigned_files_are_the_databases_business(tmp_path: Path, identity: Ide
     with pytest.raises(ConfigurationError, match="use another --data-dir"):
         run(data, unsigned(6), key, b"six")
     assert mark_of(data) == b"five"
+
+
+def test_who_left_goes_on_by_the_revision_that_has_it_in_again(
+    tmp_path: Path, identity: Identity, first: Cluster
+) -> None:
+    key, data_dir = identity.signing_key, tmp_path / "data"
+    there = amended(first, ORGANISER, changes={"rounds": RoundSettings(rounds=60)})
+    away = amended(there, ORGANISER, leaving=[AGENT], after_round=4)
+    back = amended(away, ORGANISER, joining=[own_request(identity, 2)], after_round=20)
+    run(data_dir, there, key, b"1")
+    assert move_on(data_dir, back, AGENT, key) is None
+    assert load_cluster(data_dir / CLUSTER_NAME) == back
+    assert mark_of(data_dir) == b"1"
+    assert run(data_dir, back, key, b"2") is None
+    assert not list(data_dir.glob("revision-*"))
+
+
+def test_who_waited_by_a_revision_that_came_too_late_takes_the_one_in_its_place(
+    tmp_path: Path, identity: Identity, first: Cluster
+) -> None:
+    key, data_dir, longer = identity.signing_key, tmp_path / "data", RoundSettings(rounds=60)
+    alone = amended(first, ORGANISER, leaving=[AGENT], changes={"rounds": longer})
+    asks = own_request(identity, 2)
+    late, later, latest = (
+        amended(alone, ORGANISER, joining=[asks], after_round=after) for after in (8, 20, 40)
+    )
+    run(data_dir, late, key, b"1")
+    run(data_dir, later, key, b"2")
+    assert load_cluster(data_dir / CLUSTER_NAME) == later
+    assert not list(data_dir.glob("revision-*"))
+    (data_dir / "metrics.csv").unlink()
+    with MetricsWriter(data_dir / "metrics.csv") as metrics:
+        metrics.write(RoundMetrics(33, 0.1, 0.5, None, 1.0, 0, 0, 0, 2, ()))
+    with pytest.raises(SignatureError, match="two different files as revision"):
+        move_on(data_dir, latest, AGENT, key)
+
+
+def test_who_left_is_not_started_again_and_is_told_why(
+    tmp_path: Path, identity: Identity, first: Cluster
+) -> None:
+    data_dir, files = tmp_path / "data", [tmp_path / "1.toml", tmp_path / "2.toml"]
+    away = amended(first, ORGANISER, leaving=[AGENT], after_round=4)
+    for file, cluster in zip(files, (first, away), strict=True):
+        file.write_text(dump_cluster(cluster))
+    run(data_dir, first, identity.signing_key, b"1")
+    left = Status("demo", AGENT, first.fingerprint, 1, "done", 4, 20)
+    StatusFile(data_dir).write(left)
+    settings = HostSettings(agent=AGENT, keys=tmp_path / "keys", data_dir=data_dir)
+    place = f"model, metrics and ledger are in {data_dir}"
+    told = [run_agent(file, settings) for file in files]
+    assert told == [
+        (f"a left this run after round 4; {place}", 0),
+        (f"the run goes on without a from revision {away.revision.number} on", 0),
+    ]
+    StatusFile(data_dir).write(replace(left, round=20))
+    assert [run_agent(file, settings) for file in files] == [(f"this run is done; {place}", 0)] * 2

@@ -11,6 +11,7 @@ from candor.agent.reports.terminal import (
     format_bytes,
     live_table,
     payments_of,
+    refusals,
     status_view,
     summary_view,
 )
@@ -134,6 +135,13 @@ def test_whom_neighbours_give_little_is_told_the_least_first() -> None:
 
 def _words(view: RenderableType) -> str:
     return " ".join(_shown(view).split())
+
+
+def test_who_has_left_is_said_to_have_and_not_to_be_without_others() -> None:
+    gone = NeighbourStatus("left", 7, 0, "left after round 7")
+    status = _status("a0", state="done", neighbours={"a1": gone})
+    (told,) = refusals(status)
+    assert told.plain == "a0 left after round 7: the run goes on without it"
 
 
 def _status(agent: str, **changes: object) -> Status:

@@ -3,11 +3,13 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 
 import pytest
 
+from candor.network.bulk.incoming import BulkListener, Handlers
+from candor.network.errors import TransportError
 from candor.network.sealed import Again, Offer, Reference
 from candor.network.transport import Delivery, OutboxEntry
 from candor.network.zeromq.transport import ZeroMqTransport
@@ -353,3 +355,14 @@ async def test_a_record_that_trickles_is_not_waited_for(pair) -> None:
     assert await ends
     writer.close()
     await exchange(a, b, 4)
+
+
+async def test_a_port_that_is_taken_is_named_once() -> None:
+    quiet = Handlers(lambda *_: None, lambda *_: None, lambda _: False)
+    listeners = [BulkListener(LIMITS, lambda back: back, quiet, os.urandom) for _ in range(2)]
+    with closing(listeners[0]), closing(listeners[1]):
+        listeners[0].listen("127.0.0.1", 0)
+        place = f"127.0.0.1:{listeners[0].port}"
+        with pytest.raises(TransportError) as caught:
+            listeners[1].listen("127.0.0.1", listeners[0].port)
+        assert str(caught.value) == f"cannot listen for bulk on {place}: address already in use"
