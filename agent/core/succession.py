@@ -14,8 +14,8 @@ from candor.agent.algorithms.catalogue import limit_of, phases_of, rewards_of
 from candor.mechanisms.evidence.phases import How
 from candor.topologies.cluster.file import Cluster, dump_cluster, parse_cluster
 from candor.topologies.cluster.revisions import check_continuation
-from candor.topologies.specs.files import parse_toml
 from candor.topologies.specs.specs import ConfigurationError, SignatureError
+from candor.topologies.specs.toml import parse_toml
 
 NEXT_KEY: Final = "next_revision"
 LEFT_KEY: Final = "left_round"

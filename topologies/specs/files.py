@@ -8,9 +8,7 @@ import errno
 import json
 import math
 import os
-import re
 import stat
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar
@@ -19,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from candor.topologies.specs.specs import ConfigurationError, SignatureError, shown
+from candor.topologies.specs.toml import parse_toml
 
 
 class SupportsFspath(Protocol):
@@ -31,11 +30,6 @@ FilePath: TypeAlias = str | SupportsFspath
 
 
 FILE_BYTES_MAX = 2**26  # a graph of a million edges
-_KEY_DOTS_MAX = 32
-# What a line has beside keys: strings, of which one may also go on in the next line, and comments.
-_LONG_STRINGS = ('"""', "'''")
-_TOML_TOKEN = re.compile(r'"""|\'\'\'|"(?:[^"\\]|\\.)*"?|\'[^\']*\'?|#.*')
-_NEVER_IN_KEYS = re.compile(r"[,=\[\]{}]")
 
 
 class Section(BaseModel):
@@ -113,35 +107,6 @@ def read_toml(path: FilePath, what: str, bytes_max: int | None = None) -> dict[s
         ConfigurationError: as `read_bytes`; not TOML; a key of more than 33 parts.
     """
     return parse_toml(read_bytes(path, what, bytes_max), f"{path}: the {what}")
-
-
-def parse_toml(data: bytes, source: str) -> dict[str, Any]:
-    """The tables of a TOML text, wherever it comes from; `source` names it in messages.
-
-    Raises:
-        ConfigurationError: not TOML; a key of more than 33 parts.
-    """
-    try:
-        text = data.decode()
-        _check_keys(text)
-        return tomllib.loads(text)
-    # A ValueError is bad TOML, bad UTF-8 or a whole number of thousands of digits.
-    except (ValueError, RecursionError) as exc:
-        raise ConfigurationError(f"{source} is not TOML: {exc}") from exc
-
-
-def _check_keys(text: str) -> None:
-    """Refuse dotted keys (`a.b.c = 1`) of many parts: reading one takes time and memory with the
-    square of its parts, gigabytes for a file of 100 KB."""
-    lines = text.split("\n")
-    if max(line.count(".") for line in lines) <= _KEY_DOTS_MAX:
-        return
-    for number, line in enumerate(lines, start=1):
-        if any(token in _LONG_STRINGS for token in _TOML_TOKEN.findall(line)):
-            raise ValueError(f"line {number}: write the string in one line")
-        pieces = _NEVER_IN_KEYS.split(_TOML_TOKEN.sub("", line))
-        if max(piece.count(".") for piece in pieces) > _KEY_DOTS_MAX:
-            raise ValueError(f"line {number}: a key has more than {_KEY_DOTS_MAX + 1} parts")
 
 
 def json_text(value: object, indent: int | None = None) -> str:
