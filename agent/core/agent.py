@@ -214,6 +214,7 @@ class AgentCore:
         self._deadline_s = 0.0
         self._bye_s = 0.0
         self._rejoining_s = 0.0
+        self._known_steps = dict.fromkeys(neighbours, 0)  # when it began to look for a way in
         self._refused_s = math.inf  # since when all have refused us
         self._abandoned_s = math.inf  # since when all have left, before the last round
         self.missing: tuple[str, ...] = ()
@@ -728,6 +729,7 @@ class AgentCore:
         """The run goes on without us: whoever is there can let us in again."""
         self.stage = Stage.REJOINING
         self._rejoining_s = now_s
+        self._known_steps = {agent: n.last_step for agent, n in self.neighbours.items()}
         self._deadline_s = now_s + self.settings.start_deadline_s
         if self._earlier is None and (self.step == 0 or self.round <= self._forgotten):
             self._look_back()
@@ -741,11 +743,13 @@ class AgentCore:
             self._let_go()
             return self._try_rejoin(now_s)
         patience_over = now_s >= self._rejoining_s + self.settings.deadline_s
-        # Of two neighbours that come back together each would wait for the other for ever.
+        # Of two neighbours that come back together, or have fallen behind, each would wait for the
+        # other for ever: who says nothing new all the while is in no round, either.
         in_rounds = {
             agent: n
             for agent, n in self.neighbours.items()
-            if n.last_step or (n.session.peer_round > 0 and not patience_over)
+            if n.last_step > self._known_steps[agent]
+            or (not patience_over and (n.last_step or n.session.peer_round > 0))
         }
         lead = ahead(in_rounds, -1)
         # The first to answer may be one among many: a majority needs the others to be heard.

@@ -83,6 +83,24 @@ def test_two_neighbours_that_come_back_together_are_both_let_in(started, back_to
         assert run.nodes[agent].events("re_entered")
 
 
+@pytest.mark.parametrize("apart_s", [0.0, 0.3])
+def test_two_neighbours_that_have_fallen_behind_are_both_let_in(started, apart_s):
+    """Each has heard the other, in rounds that are over, and is no majority with the one ahead."""
+    run = started("ring", 5, rounds=120, deadline_s=1.0)
+    run.start()
+    run.advance(0.6)
+    for agent in ("a2", "a3"):
+        run.asleep.add(agent)
+    run.advance(2.5)
+    for agent in ("a2", "a3"):
+        run.asleep.remove(agent)
+        run.advance(apart_s)
+    run.run()
+    for agent in ("a2", "a3"):
+        assert run.nodes[agent].ended.failure is None
+        assert run.nodes[agent].events("re_entered")
+
+
 def test_the_reserve_is_persisted_before_the_first_statement_beyond_it(started):
     run = started("ring", 3, rounds=2)
     run.start()
