@@ -185,7 +185,7 @@ def _addresses(texts: tuple[str, ...]) -> dict[str, str]:
 def _port(text: str) -> int | None:
     if text == "off":
         return None
-    if not text.isascii() or not text.isdigit() or int(text) > PORT_MAX:
+    if not text.isascii() or not text.isdigit() or len(text) > 5 or int(text) > PORT_MAX:
         raise ConfigurationError(f"--bulk-port {text}: a port, 0 for any that is free, or off")
     return int(text)
 
