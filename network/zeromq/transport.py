@@ -218,7 +218,7 @@ class ZeroMqTransport:
         self._sweep()
 
     def _listen_for_bulk(self, port: int) -> None:
-        handlers = Handlers(self._on_record, self._on_bulk_ended, self._has_many_early)
+        handlers = Handlers(self._on_record, self._ask_again, self._has_many_early)
         self._bulk = BulkListener(self._limits, self._guard, handlers, os.urandom)
         hosts = [host_and_port(endpoint)[0] for endpoint in (self.endpoint, *self._other_binds)]
         for host in dict.fromkeys(hosts):
@@ -386,9 +386,6 @@ class ZeroMqTransport:
 
     def _has_many_early(self, peer: str) -> bool:
         return self._inbound[peer].early >= self._limits.early_records_max
-
-    def _on_bulk_ended(self, peer: str, ticket: bytes) -> None:
-        self._ask_again(peer, ticket)
 
     def _ask_again(self, peer: str, ticket: bytes) -> None:
         self._say_again(peer, self._inbound[peer].ask(ticket, self._again_until_s))
